@@ -1,0 +1,1 @@
+"""The generated Python of the vectorshard contract. `vectorshard.v1` is the public one."""

@@ -1,0 +1,1 @@
+"""What vectorshard processes say to each other; not part of the contract."""
