@@ -1,0 +1,63 @@
+"""How a shard behaves and what it refuses: values with their defaults and consequences.
+
+Vocabulary: plain dataclasses, no environment. The edge fills them from its command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SLOTS_TOTAL = 4_096
+"""Hash buckets of the placement. Part of what is on disk: never changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on requests. What exceeds them is refused before anything is done."""
+
+    message_bytes: int = 64 * 1024 * 1024
+    dim: int = 8_192
+    k: int = 10_000
+    queries: int = 10_000
+    hits: int = 1_000_000  # queries * k
+    rows: int = 100_000
+    id_bytes: int = 512
+    metadata_bytes: int = 64 * 1024
+    page_size: int = 10_000
+    nlist: int = 65_536
+    collections: int = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferConfig:
+    """When buffered rows move into the index, and when writers are slowed."""
+
+    # Affects performance.
+    absorb_rows: int = 2_000  # larger: fewer absorptions, a longer exact part of every search
+    absorb_piece_rows: int = 100  # larger: faster absorption, longer pauses of searches
+    slow_writers_rows: int = 20_000  # buffered beyond the first training: writers wait above this
+    slow_writers_wait_s: float = 5.0  # longest that one group of writes waits for the buffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How an index is trained, and how often it is written to disk."""
+
+    # Affects behaviour.
+    seed: int = 7  # same rows, same seed: same index
+    # Affects performance.
+    points_per_list: int = 64  # rows sampled for k-means; fewer: faster, poorer lists
+    calibration_queries: int = 256  # own rows that measure recall; fewer: faster, noisier nprobe
+    checkpoint_growth: float = 0.2  # rows absorbed since the last index file, relative to it
+    checkpoint_min_rows: int = 10_000  # below this many new rows the index file is not rewritten
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything that a shard's engine can be told."""
+
+    limits: Limits = field(default_factory=Limits)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    search_threads: int = 1  # searches that one shard runs at the same time
+    search_cores: int = 1  # cores that one FAISS call may use

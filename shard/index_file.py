@@ -1,0 +1,94 @@
+"""The index on disk, so that a restart need not train.
+
+Derived data: a file that is missing, damaged or of another row count is ignored, and its rows are
+buffered again. Each checkpoint is a file of its own, so that a crash between writing one and
+recording it cannot spoil the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from shard.calibration import Calibration, CalibrationPoint
+from shard.checksum import checksum
+from shard.disk import Disk
+from shard.ivf_index import IvfIndex
+from shard.row_store import IndexFile, RowStore
+from shard.snapshot import Snapshot, TrainedIndex
+
+
+def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
+    """Return a recovered snapshot with the stored index in it, or as it is without a sound one."""
+    stored = row_store.index_file
+    if stored is None:
+        return snapshot
+    try:
+        serialized = (directory / stored.name).read_bytes()
+    except FileNotFoundError:
+        return snapshot
+    if checksum(serialized) != stored.crc32c:
+        return snapshot
+    ivf = IvfIndex.from_bytes(row_store.entry.config.index.kind, serialized)
+    if ivf.rows != stored.absorbed_until - stored.rows_skipped:
+        return snapshot
+    index = TrainedIndex(
+        ivf=ivf,
+        generation=stored.generation,
+        calibration=Calibration(
+            tuple(
+                CalibrationPoint(target_recall, int(nprobe), measured_recall)
+                for target_recall, nprobe, measured_recall in stored.calibration
+            )
+        ),
+        live_when_trained=stored.live_when_trained,
+        rows_trained_on=stored.rows_trained_on,
+        trained_at=stored.trained_at,
+        training_s=stored.training_s,
+    )
+    return replace(
+        snapshot,
+        index=index,
+        absorbed_until=stored.absorbed_until,
+        rows_skipped=stored.rows_skipped,
+    )
+
+
+def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot) -> None:
+    """Write the snapshot's index to a new file, record it, and remove the file before it.
+
+    Nobody may add to the index meanwhile.
+    """
+    index = snapshot.index
+    if index is None:
+        return
+    serialized = index.ivf.to_bytes()
+    name = f"index-{index.generation}-{snapshot.absorbed_until}.faiss"
+    disk.write_new_file(directory / name, serialized.data)
+    row_store.set_index_file(
+        IndexFile(
+            name=name,
+            generation=index.generation,
+            absorbed_until=snapshot.absorbed_until,
+            rows_skipped=snapshot.rows_skipped,
+            crc32c=checksum(serialized),
+            file_bytes=len(serialized),
+            live_when_trained=index.live_when_trained,
+            rows_trained_on=index.rows_trained_on,
+            trained_at=index.trained_at,
+            training_s=index.training_s,
+            calibration=tuple(
+                (point.target_recall, point.nprobe, point.measured_recall)
+                for point in index.calibration.points
+            ),
+        )
+    )
+    remove_stray_index_files(disk, directory, row_store)
+
+
+def remove_stray_index_files(disk: Disk, directory: Path, row_store: RowStore) -> None:
+    """Remove index files that are not in use: the one before, and what a crash left."""
+    current = row_store.index_file
+    for path in directory.glob("index-*"):
+        if current is None or path.name != current.name:
+            disk.remove(path)

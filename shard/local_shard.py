@@ -1,0 +1,405 @@
+"""A shard in this process: many collections behind the Shard protocol.
+
+The event loop only hands over: searches, reads and commits run in threads of their own, so that
+neither waits for the other. Of each collection one group of writes is committed at a time, and
+whoever arrives meanwhile travels with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from shard.coalescer import Coalescer
+from shard.collection import Collection
+from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
+from shard.config import SLOTS_TOTAL, EngineConfig
+from shard.data_directory import DataDirectory, ShardIdentity
+from shard.disk import Disk
+from shard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    DeadlineExceeded,
+    IncarnationMismatch,
+    InvalidParameter,
+    Overloaded,
+    PlacementMismatch,
+    ShardUnavailable,
+)
+from shard.ivf_index import use_cores
+from shard.slots import slots_of
+from shard.trainer import Trainer, TrainingAbandoned
+from shard.types import (
+    NO_LIMIT,
+    Call,
+    CollectionConfig,
+    CollectionDescription,
+    CollectionEntry,
+    CountRequest,
+    Cursor,
+    DeleteRequest,
+    DeleteResult,
+    GetRequest,
+    ListRequest,
+    Receipt,
+    Role,
+    Rows,
+    SearchRequest,
+    SearchResult,
+    ShardDescription,
+    ShardPlacement,
+    Token,
+    TopK,
+    Topology,
+    TrainRequest,
+    UpsertRequest,
+    UpsertResult,
+)
+
+PAGE_SIZE_DEFAULT = 1_000
+
+QUERY_BATCH_BYTES = 256 * 1024
+QUERY_BATCH_MAX = 64
+"""Beyond 64 queries the shared product no longer gets cheaper a query; beyond 256 KiB of queries
+they no longer stay in a core's cache."""
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A collection and the queue of its writes."""
+
+    collection: Collection
+    writes: Coalescer[UpsertRequest | DeleteRequest, WriteOutcome]
+
+
+class LocalShard:
+    """Collections whose rows live in this process's data directory. Use `open`."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: DataDirectory,
+        engine: EngineConfig,
+        clock: Callable[[], float],
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._identity = directory.identity
+        self._engine = engine
+        self._owned = np.zeros(SLOTS_TOTAL, dtype=np.bool_)
+        for first, last in directory.identity.slots:
+            self._owned[first : last + 1] = True
+        self._trainer = Trainer(clock)
+        self._served: dict[str, _Served] = {}
+        self._changing = asyncio.Lock()
+        prefix = f"shard-{self._identity.shard}"
+        self._search_threads = ThreadPoolExecutor(
+            engine.search_threads, f"{prefix}-search", use_cores, (engine.search_cores,)
+        )
+        self._read_threads = ThreadPoolExecutor(2, f"{prefix}-read")
+        self._commit_threads = ThreadPoolExecutor(2, f"{prefix}-commit")
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        path: Path,
+        identity: ShardIdentity,
+        engine: EngineConfig,
+        clock: Callable[[], float] = time.time,
+    ) -> LocalShard:
+        """Open a shard's data directory and all collections in it; blocking.
+
+        Raises
+        ------
+        DataDirectoryError
+            If the directory is in use, too new, or another shard's.
+        CorruptData
+            If a collection's committed rows are not what was written.
+        """
+        directory = DataDirectory.open(disk, path, identity)
+        try:
+            shard = cls(disk, directory, engine, clock)
+            for collection_directory in directory.collection_directories():
+                shard._serve(
+                    Collection.open(disk, collection_directory, directory.identity.shard, engine)
+                )
+        except BaseException:
+            directory.close()
+            raise
+        shard._trainer.start()
+        return shard
+
+    def _serve(self, collection: Collection) -> _Served:
+        served = _Served(collection, Coalescer(collection.apply, self._commit_threads))
+        self._served[collection.entry.config.name] = served
+        self._trainer.attach(collection)
+        return served
+
+    # ---- collections ----------------------------------------------------------------------------
+
+    async def topology(self) -> Topology:
+        """Say who this is: one leaf shard and its slots."""
+        identity = self._identity
+        return Topology(
+            role=Role.SHARD,
+            cluster=identity.cluster,
+            placement_epoch=identity.placement_epoch,
+            shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
+        )
+
+    async def create_collection(
+        self, config: CollectionConfig, *, call: Call = NO_LIMIT
+    ) -> tuple[CollectionEntry, bool]:
+        """Create a collection, durably."""
+        async with self._changing:
+            if (served := self._served.get(config.name)) is not None:
+                return self._existing(served.collection.entry, config, call), False
+            if len(self._served) >= self._engine.limits.collections:
+                raise Overloaded(
+                    f"this shard holds {len(self._served)} collections already, its limit"
+                )
+            entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
+            collection = await self._in_thread(self._commit_threads, self._create, entry)
+            self._serve(collection)
+            return entry, True
+
+    @staticmethod
+    def _existing(entry: CollectionEntry, config: CollectionConfig, call: Call) -> CollectionEntry:
+        if entry.config != config:
+            raise CollectionExists(
+                f"collection {config.name} exists with another configuration: {entry.config}"
+            )
+        if call.incarnation and call.incarnation != entry.incarnation:
+            raise IncarnationMismatch(f"collection {config.name} exists as another incarnation")
+        return entry
+
+    def _create(self, entry: CollectionEntry) -> Collection:
+        shard, engine = self._identity.shard, self._engine
+        with self._directory.creating_collection(entry.config.name) as building:
+            Collection.create(self._disk, building, shard, entry, engine)
+        return Collection.open(
+            self._disk, self._directory.collection_directory(entry.config.name), shard, engine
+        )
+
+    async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
+        """Drop a collection: writes in flight finish, then its files go."""
+        async with self._changing:
+            served = self._find(name, call)
+            del self._served[name]
+            await served.writes.drain()
+            self._trainer.detach(served.collection)
+            await self._in_thread(self._commit_threads, self._drop, served.collection)
+
+    def _drop(self, collection: Collection) -> None:
+        collection.close()
+        self._directory.drop_collection(collection.entry.config.name, collection.entry.incarnation)
+
+    async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
+        """Return the collections by name."""
+        return [self._served[name].collection.entry for name in sorted(self._served)]
+
+    async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
+        """Describe a collection on this shard."""
+        collection = self._find(name, call).collection
+        description = await self._read(collection, collection.describe)
+        return CollectionDescription(
+            config=collection.entry.config,
+            incarnation=collection.entry.incarnation,
+            shards=(description,),
+            recommended_batch_size=recommended_batch_size(collection.entry.config.dim),
+        )
+
+    # ---- writes ---------------------------------------------------------------------------------
+
+    async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        """Write rows; when it returns they are durable and searchable."""
+        served = self._find(request.collection, call)
+        self._check_placement(request)
+        outcome = await served.writes.submit(request)
+        assert isinstance(outcome, UpsertOutcome)
+        return UpsertResult(
+            accepted=outcome.accepted,
+            errors=outcome.errors,
+            token=self._token(served.collection, outcome.sequence),
+        )
+
+    async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
+        """Delete rows; when it returns they are gone, durably."""
+        served = self._find(request.collection, call)
+        outcome = await served.writes.submit(request)
+        assert isinstance(outcome, DeleteOutcome)
+        return DeleteResult(
+            deleted=outcome.deleted, token=self._token(served.collection, outcome.sequence)
+        )
+
+    def _token(self, collection: Collection, sequence: int) -> Token:
+        return Token(
+            incarnation=collection.entry.incarnation,
+            sequences={self._identity.shard: sequence},
+        )
+
+    def _check_placement(self, request: UpsertRequest) -> None:
+        """Refuse rows of other shards: no router may ever misplace one."""
+        slots = slots_of(request.ids)
+        misplaced = ~self._owned[slots]
+        if misplaced.any():
+            row = int(misplaced.argmax())
+            raise PlacementMismatch(
+                f"row {row} belongs to slot {int(slots[row])}, which shard "
+                f"{self._identity.shard} does not own; the caller's placement is wrong"
+            )
+
+    # ---- reads ----------------------------------------------------------------------------------
+
+    async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """Return the rows of the ids that exist, in the order asked."""
+        collection = self._find(request.collection, call).collection
+        return await self._read(collection, collection.get, request.ids, request.include)
+
+    async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        """Count live rows."""
+        collection = self._find(request.collection, call).collection
+        return await self._read(collection, collection.count, request.ids)
+
+    async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """Return a page of live rows, in the order of their row numbers."""
+        collection = self._find(request.collection, call).collection
+        first_row = 0
+        if request.cursor is not None:
+            if request.cursor.incarnation != collection.entry.incarnation:
+                raise InvalidParameter("belongs to another collection", field="cursor")
+            first_row = request.cursor.row
+        page, next_row = await self._read(
+            collection,
+            collection.list_rows,
+            first_row,
+            request.page_size or PAGE_SIZE_DEFAULT,
+            request.include,
+        )
+        if next_row is None:
+            return page
+        cursor = Cursor(
+            incarnation=collection.entry.incarnation, shard=self._identity.shard, row=next_row
+        )
+        return replace(page, cursor=cursor)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        """Find the k best rows of this shard for each query."""
+        collection = self._find(request.collection, call).collection
+        if call.deadline is not None and time.monotonic() > call.deadline:
+            raise DeadlineExceeded("the deadline passed before the search began")
+        if request.token is not None:
+            self._check_token(collection, request.token)
+        found = await self._read_in(self._search_threads, collection, collection.search, request)
+        return SearchResult(
+            hits=TopK(counts=found.ranked.counts, ids=found.ranked.ids, scores=found.ranked.scores),
+            receipt=Receipt(shards=(found.receipt,), coverage=1.0),
+            vectors=found.vectors,
+            metadata=found.metadata,
+        )
+
+    def _check_token(self, collection: Collection, token: Token) -> None:
+        """Refuse a token this shard cannot have issued: with one copy, it sees all it issued."""
+        newest = token.sequences.get(self._identity.shard, 0)
+        if token.incarnation != collection.entry.incarnation:
+            raise InvalidParameter("belongs to another collection", field="token")
+        if newest > collection.snapshot.sequence:
+            raise InvalidParameter("is newer than every write of this shard", field="token")
+
+    async def train(
+        self, request: TrainRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardDescription]:
+        """Train a new index from the rows that live now."""
+        served = self._find(request.collection, call)
+        collection = served.collection
+        trained = collection.ask_for_training()
+        if request.wait:
+            try:
+                await asyncio.wrap_future(trained)
+            except TrainingAbandoned:
+                if self._served.get(request.collection) is served:
+                    raise ShardUnavailable("the shard stops before the training ends") from None
+                raise CollectionNotFound(
+                    f"collection {request.collection} was dropped meanwhile"
+                ) from None
+        return [await self._read(collection, collection.describe)]
+
+    # ---- common ---------------------------------------------------------------------------------
+
+    def _find(self, name: str, call: Call) -> _Served:
+        served = self._served.get(name)
+        if served is None:
+            raise CollectionNotFound(f"no collection {name}; create it first")
+        if call.incarnation and call.incarnation != served.collection.entry.incarnation:
+            raise IncarnationMismatch(f"collection {name} was dropped and created anew")
+        return served
+
+    async def _read(self, collection: Collection, read: Callable[..., T], *arguments: object) -> T:
+        """Run a short read in a thread."""
+        return await self._read_in(self._read_threads, collection, read, *arguments)
+
+    async def _read_in(
+        self,
+        threads: ThreadPoolExecutor,
+        collection: Collection,
+        read: Callable[..., T],
+        *arguments: object,
+    ) -> T:
+        """Run a read in a thread; one that a drop overtook finds no collection.
+
+        Even if it found an answer: another collection's files may be in place by now.
+        """
+        try:
+            answer = await self._in_thread(threads, read, *arguments)
+        except Exception:
+            if not collection.closed:
+                raise
+        else:
+            if not collection.closed:
+                return answer
+        raise CollectionNotFound(f"collection {collection.entry.config.name} was dropped meanwhile")
+
+    @staticmethod
+    async def _in_thread(
+        threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
+    ) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+    async def close(self) -> None:
+        """Finish the writes in flight, write the index files that are due, let go."""
+        served_all = list(self._served.values())
+        for served in served_all:
+            await served.writes.drain()
+        await asyncio.to_thread(self._close, [served.collection for served in served_all])
+
+    def _close(self, collections: Sequence[Collection]) -> None:
+        self._trainer.stop()
+        for threads in (self._search_threads, self._read_threads, self._commit_threads):
+            threads.shutdown()
+        for collection in collections:
+            if collection.rows_since_checkpoint >= self._engine.buffer.absorb_rows:
+                try:
+                    collection.checkpoint()
+                except Exception:
+                    _log.exception("checkpoint failed", collection=collection.entry.config.name)
+            collection.close()
+        self._directory.close()
+
+
+def recommended_batch_size(dim: int) -> int:
+    """Return how many queries a Search message should carry for the best throughput."""
+    return max(1, min(QUERY_BATCH_MAX, QUERY_BATCH_BYTES // (4 * dim)))

@@ -1,0 +1,141 @@
+"""A gRPC server around a Shard: listening, health, reflection, and a drain that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from shard.config import Limits
+from shard.errors import InvalidParameter
+from shard.protocol import Shard
+from shard.service import SERVICE_NAME, VectorService
+from shard.telemetry import LedgerCollector, RpcMetrics, serve_metrics
+
+DRAIN_S = 30.0
+"""How long calls that run may take to finish once the server is told to stop."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a Python thread keeps the others waiting; measured, 5 ms makes a search's p50 11 ms."""
+
+_log = structlog.get_logger(__name__)
+
+
+def split_address(address: str, field: str) -> tuple[str, int]:
+    """Split HOST:PORT.
+
+    Raises
+    ------
+    InvalidParameter
+        If it is not of that form.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65_535:
+        raise InvalidParameter(f"{address!r} is not HOST:PORT", field=field)
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", limits.message_bytes),
+        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
+    ]
+
+
+class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
+    """grpc.health.v1: everything serves until the drain.
+
+    Unlike grpc's own servicer it ends the calls of watchers, for which the drain would wait.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = frozenset(services)
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Serve no more."""
+        self._draining.set()
+
+    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
+        statuses = health_pb2.HealthCheckResponse
+        if service not in self._services:
+            return statuses(status=statuses.SERVICE_UNKNOWN)
+        draining = self._draining.is_set()
+        return statuses(status=statuses.NOT_SERVING if draining else statuses.SERVING)
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Tell a service's status."""
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service}")
+        return self._answer(request.service)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Tell a service's status now, and when it changes: once, at the end."""
+        await context.write(self._answer(request.service))
+        await self._draining.wait()
+        await context.write(self._answer(request.service))
+
+
+async def run_server(
+    shard: Shard, limits: Limits, listen: str, metrics_listen: str | None = None
+) -> None:
+    """Serve `shard` until SIGTERM or SIGINT, then drain and close it.
+
+    Prints ``listening on HOST:PORT`` once it can serve.
+
+    Raises
+    ------
+    InvalidParameter
+        If it cannot listen on an address.
+    """
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopping.set)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    registry = CollectorRegistry()
+    service = VectorService(shard, limits, version("vectorshard"), RpcMetrics(registry))
+    server = grpc.aio.server(options=_options(limits))
+    server.add_generic_rpc_handlers((service.handler(),))
+    health_service = _Health(("", SERVICE_NAME))
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+
+    host, port = split_address(listen, "listen")
+    try:
+        bound_port = server.add_insecure_port(listen)
+    except RuntimeError:
+        raise InvalidParameter(
+            f"cannot listen on {listen}: is another server using the port?", field="listen"
+        ) from None
+    if metrics_listen is not None:
+        registry.register(LedgerCollector(shard, loop))
+        try:
+            serve_metrics(registry, *split_address(metrics_listen, "metrics"))
+        except OSError as error:
+            raise InvalidParameter(
+                f"cannot listen on {metrics_listen}: {error.strerror}", field="metrics"
+            ) from None
+    await server.start()
+    print(f"listening on {host}:{bound_port or port}", flush=True)
+
+    await stopping.wait()
+    _log.info("draining", calls_may_take_s=DRAIN_S)
+    health_service.drain()
+    service.drain()
+    await server.stop(DRAIN_S)
+    _log.info("stopped")

@@ -1,0 +1,290 @@
+"""VectorService over any Shard: bytes in, the Shard protocol, bytes out.
+
+Handlers take raw bytes and parse them themselves: left to grpc, unparsable bytes would be UNKNOWN
+and end a stream. A shard and a router are served by this same class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+import structlog
+
+from shard import wire
+from shard.config import Limits
+from shard.errors import ShardUnavailable, Unsupported, VectorShardError
+from shard.protocol import Shard
+from shard.status import internal_status, status_code, status_of
+from shard.telemetry import RpcMetrics
+from shard.types import NO_LIMIT, Call
+
+SERVICE_NAME: Final = "vectorshard.v1.VectorService"
+
+STREAM_WINDOW: Final = 8
+"""Messages of one upload that are read but not yet acknowledged; the next waits in the network."""
+
+_log = structlog.get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Answer = Callable[[bytes, Call], Awaitable[bytes]]
+
+
+class VectorService:
+    """Serves a shard.
+
+    Parameters
+    ----------
+    shard
+        Who does the work.
+    limits
+        The bounds that requests are held to.
+    version
+        What GetServerInfo says.
+    metrics
+        Where calls are counted.
+    """
+
+    def __init__(self, shard: Shard, limits: Limits, version: str, metrics: RpcMetrics) -> None:
+        self._shard = shard
+        self._limits = limits
+        self._version = version
+        self._metrics = metrics
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """End the open streams, after what they have sent so far."""
+        self._draining.set()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the handler to add to a server."""
+        unary: dict[str, Answer] = {
+            "CreateCollection": self._create_collection,
+            "DropCollection": self._drop_collection,
+            "ListCollections": self._list_collections,
+            "DescribeCollection": self._describe_collection,
+            "Upsert": self._upsert,
+            "Delete": self._delete,
+            "Get": self._get,
+            "Count": self._count,
+            "List": self._list,
+            "Search": self._search,
+            "Explain": self._explain,
+            "Train": self._train,
+            "GetServerInfo": self._get_server_info,
+        }
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
+            for name, answer in unary.items()
+        }
+        handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
+        handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(self._search_stream)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+    # ---- how a call runs ------------------------------------------------------------------------
+
+    def _unary(self, name: str, answer: Answer) -> Any:
+        async def handle(payload: bytes, context: Context) -> bytes:
+            with self._metrics.call(name) as outcome:
+                try:
+                    return await answer(payload, _call(context))
+                except Exception as error:
+                    outcome.code = status_code(error)
+                    await _abort(context, name, error)
+
+        return handle
+
+    # ---- collections ----------------------------------------------------------------------------
+
+    async def _create_collection(self, payload: bytes, call: Call) -> bytes:
+        config = wire.decode_create_collection_request(payload, self._limits)
+        entry, created = await self._shard.create_collection(config, call=call)
+        return wire.encode_create_collection_response(entry.config, created)
+
+    async def _drop_collection(self, payload: bytes, call: Call) -> bytes:
+        await self._shard.drop_collection(wire.decode_drop_collection_request(payload), call=call)
+        return wire.encode_drop_collection_response()
+
+    async def _list_collections(self, payload: bytes, call: Call) -> bytes:
+        wire.decode_list_collections_request(payload)
+        entries = await self._shard.list_collections(call=call)
+        return wire.encode_list_collections_response([entry.config for entry in entries])
+
+    async def _describe_collection(self, payload: bytes, call: Call) -> bytes:
+        name = wire.decode_describe_collection_request(payload)
+        return wire.encode_describe_collection_response(await self._shard.describe(name, call=call))
+
+    # ---- writes ---------------------------------------------------------------------------------
+
+    async def _upsert(self, payload: bytes, call: Call) -> bytes:
+        request, request_id = wire.decode_upsert_request(payload, self._limits)
+        return wire.encode_upsert_response(await self._shard.upsert(request, call=call), request_id)
+
+    async def _delete(self, payload: bytes, call: Call) -> bytes:
+        request = wire.decode_delete_request(payload, self._limits)
+        return wire.encode_delete_response(await self._shard.delete(request, call=call))
+
+    async def _upsert_stream(
+        self, payloads: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        """Acknowledge each message in order, while the next ones are read and written already."""
+        with self._metrics.call("UpsertStream") as outcome:
+            upload = _Upload(
+                payloads, lambda payload: self._upsert(payload, NO_LIMIT), self._draining
+            )
+            try:
+                async for acknowledgement in upload.acknowledgements():
+                    yield acknowledgement
+            except Exception as error:
+                outcome.code = status_code(error)
+                await _abort(context, "UpsertStream", error)
+            finally:
+                await upload.close()
+
+    # ---- reads ----------------------------------------------------------------------------------
+
+    async def _get(self, payload: bytes, call: Call) -> bytes:
+        request = wire.decode_get_request(payload, self._limits)
+        return wire.encode_get_response(await self._shard.get(request, call=call), self._limits)
+
+    async def _count(self, payload: bytes, call: Call) -> bytes:
+        request = wire.decode_count_request(payload, self._limits)
+        return wire.encode_count_response(await self._shard.count(request, call=call))
+
+    async def _list(self, payload: bytes, call: Call) -> bytes:
+        request = wire.decode_list_request(payload, self._limits)
+        rows = await self._shard.list_rows(request, call=call)
+        return wire.encode_list_response(rows, self._limits)
+
+    async def _search(self, payload: bytes, call: Call) -> bytes:
+        request = wire.decode_search_request(payload, self._limits)
+        result = await self._shard.search(request, call=call)
+        return wire.encode_search_response(result, self._limits)
+
+    async def _search_stream(
+        self, payloads: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        with self._metrics.call("SearchStream") as outcome:
+            try:
+                async for payload in payloads:
+                    wire.decode_search_stream_request(payload)
+                raise Unsupported("SearchStream is not part of this release")
+            except Exception as error:
+                outcome.code = status_code(error)
+                await _abort(context, "SearchStream", error)
+        for response in list[bytes]():  # an async generator that never answers
+            yield response
+
+    async def _explain(self, payload: bytes, call: Call) -> bytes:
+        wire.decode_explain_request(payload)
+
+    # ---- index and server -----------------------------------------------------------------------
+
+    async def _train(self, payload: bytes, call: Call) -> bytes:
+        request = wire.decode_train_request(payload)
+        return wire.encode_train_response(await self._shard.train(request, call=call))
+
+    async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
+        wire.decode_get_server_info_request(payload)
+        topology = await self._shard.topology()
+        return wire.encode_get_server_info_response(self._version, topology, self._limits)
+
+
+class _Upload:
+    """The messages of one UpsertStream: read ahead within a window, acknowledged in order."""
+
+    def __init__(
+        self,
+        payloads: AsyncIterator[bytes],
+        write: Callable[[bytes], Awaitable[bytes]],
+        draining: asyncio.Event,
+    ) -> None:
+        self._payloads = payloads
+        self._write = write
+        self._draining = draining
+        self._turned_away = False
+        self._window: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        """Start writing each message as it arrives; None ends the window.
+
+        The second waits until the first is written: by then the router knows the collection, and
+        all later writes reach the shards in the order in which they are started here.
+        """
+        first = True
+        try:
+            async for payload in self._payloads:
+                if self._draining.is_set():
+                    self._turned_away = True
+                    return
+                writing = asyncio.ensure_future(self._write(payload))
+                writing.add_done_callback(_look_at)
+                await self._window.put(writing)
+                if first:
+                    await asyncio.wait({writing})
+                    first = False
+        finally:
+            await self._window.put(None)
+
+    async def acknowledgements(self) -> AsyncIterator[bytes]:
+        """Yield the acknowledgements in order; raise the first message's error.
+
+        Raises
+        ------
+        ShardUnavailable
+            If the server drains: what was not acknowledged must be sent again elsewhere.
+        """
+        drained = asyncio.ensure_future(self._draining.wait())
+        try:
+            while True:
+                taken = asyncio.ensure_future(self._window.get())
+                await asyncio.wait({taken, drained}, return_when=asyncio.FIRST_COMPLETED)
+                writing = taken.result() if taken.done() else None
+                if writing is not None:
+                    yield await writing
+                elif taken.done() and not self._turned_away:
+                    return
+                else:
+                    taken.cancel()
+                    raise ShardUnavailable("the server is draining; send the rest elsewhere")
+        finally:
+            drained.cancel()
+
+    async def close(self) -> None:
+        """Stop reading. Messages whose writing began are written, though nobody is told."""
+        self._reader.cancel()
+        while not self._window.empty():  # make room for the reader's last word
+            self._window.get_nowait()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+
+def _look_at(writing: asyncio.Future[bytes]) -> None:
+    """Take note of an outcome that perhaps nobody waits for, so that asyncio does not report it."""
+    if not writing.cancelled():
+        writing.exception()
+
+
+def _call(context: Context) -> Call:
+    remaining_s = context.time_remaining()
+    return NO_LIMIT if remaining_s is None else Call(deadline=time.monotonic() + remaining_s)
+
+
+async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
+    """End the call with the error's status; an unexpected error shows an opaque id only."""
+    if isinstance(error, VectorShardError):
+        status = status_of(error)
+    else:
+        error_id = uuid.uuid4().hex[:16]
+        _log.error("internal error", method=method, error_id=error_id, exc_info=error)
+        status = internal_status(error_id)
+    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(_CODE_BY_NUMBER[status.code], status.message, trailing)
+    raise AssertionError("abort raises")
+
+
+_CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

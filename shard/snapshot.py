@@ -1,0 +1,89 @@
+"""What one search sees: an immutable view of a collection on a shard. Pure.
+
+A snapshot is replaced as a whole, by a commit, by absorbing or by a new index, so that an upsert's
+new row and the tombstone of the old one become visible together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shard.calibration import Calibration
+from shard.ivf_index import IvfIndex
+from shard.tombstones import Tombstones
+from shard.training_buffer import TrainingBuffer
+from shard.types import Float32Array, Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedIndex:
+    """One generation of the index, and how it came to be."""
+
+    ivf: IvfIndex
+    generation: int
+    calibration: Calibration
+    live_when_trained: int
+    rows_trained_on: int
+    trained_at: float
+    training_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Committed rows, who of them is dead, and which of them the index holds."""
+
+    sequence: int
+    """The newest commit in it."""
+    vectors: Float32Array
+    """(rows, dim): a read-only view of the row file."""
+    squared_norms: Float32Array
+    """(rows,)"""
+    tombstones: Tombstones = field(default_factory=Tombstones)
+    replaced: int = 0
+    deleted: int = 0
+    index: TrainedIndex | None = None
+    absorbed_until: int = 0
+    """The index holds the rows below this that lived when they were absorbed."""
+    rows_skipped: int = 0
+    """Rows below `absorbed_until` that were dead by then, so the index does not hold them."""
+
+    @property
+    def rows(self) -> int:
+        """Rows ever committed; the next row's number."""
+        return len(self.vectors)
+
+    @property
+    def live(self) -> int:
+        """Rows that searches see."""
+        return self.rows - self.tombstones.count
+
+    @property
+    def buffer(self) -> TrainingBuffer:
+        """The rows that the index does not hold."""
+        return self.between(self.absorbed_until)
+
+    @property
+    def everything(self) -> TrainingBuffer:
+        """All rows, for an exact search."""
+        return self.between(0)
+
+    def between(self, first: int) -> TrainingBuffer:
+        """Return the rows from `first` on."""
+        return TrainingBuffer(self.vectors, self.squared_norms, self.tombstones, first, self.rows)
+
+    def ledger(self) -> Ledger:
+        """Say where every accepted row is, counting what the index really holds.
+
+        Call it while the index is not being added to.
+        """
+        indexed = 0
+        if self.index is not None:
+            dead = self.tombstones.count_between(0, self.absorbed_until) - self.rows_skipped
+            indexed = self.index.ivf.rows - dead
+        return Ledger(
+            accepted=self.rows,
+            buffered=self.buffer.live,
+            indexed=indexed,
+            deleted=self.deleted,
+            replaced=self.replaced,
+        )

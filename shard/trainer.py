@@ -1,0 +1,248 @@
+"""The background work of a shard: building indexes, absorbing the buffer, writing checkpoints.
+
+Two threads. One builds new indexes, which may take long and disturbs nobody: the new index is
+private until it replaces the old one in one step. The other absorbs, so that the old index keeps
+growing meanwhile, and writes checkpoints. Both only look; the collection knows what is due.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import structlog
+
+from shard.calibration import CALIBRATION_K, Calibration, calibrate, nlist_for, recall
+from shard.collection import Collection
+from shard.exact import exact_scores, rank
+from shard.ivf_index import IvfIndex, use_cores
+from shard.snapshot import Snapshot, TrainedIndex
+from shard.types import Int64Array
+
+BUILD_PIECE_ROWS: Final = 4_096
+"""Rows added to a private index in one call; only memory limits it."""
+
+BUILDER_NICENESS: Final = 10
+"""Searches come before training where they compete for a core."""
+
+BUILDER_FAREWELL_S: Final = 1.0
+"""How long a stop waits for the builder. FAISS's k-means cannot be interrupted and may take
+minutes; what it builds is derived data, so a stop leaves it behind."""
+
+_log = structlog.get_logger(__name__)
+
+
+class TrainingAbandoned(Exception):
+    """The shard stops; nobody needs the index any more."""
+
+
+def build_index(
+    collection: Collection, clock: Callable[[], float], is_stopping: Callable[[], bool] = bool
+) -> None:
+    """Train a new index on the live rows, fill it, calibrate it, and put it in the old one's place.
+
+    `clock` gives seconds since 1970. Without live rows there is nothing to train on.
+
+    Raises
+    ------
+    TrainingAbandoned
+        If `is_stopping` says so between two steps.
+    """
+
+    def go_on() -> None:
+        if is_stopping() or collection.closed:
+            raise TrainingAbandoned
+
+    started = clock()
+    config, training = collection.entry.config, collection.engine.training
+    snapshot = collection.snapshot
+    live_rows = snapshot.tombstones.live_rows(0, snapshot.rows)
+    if len(live_rows) == 0:
+        return
+    random = np.random.default_rng(training.seed)
+    nlist = nlist_for(config.index, len(live_rows))
+    wanted = min(len(live_rows), nlist * training.points_per_list)
+    sample_rows = np.sort(random.choice(live_rows, size=wanted, replace=False))
+    ivf = IvfIndex.train(
+        config.index.kind, config.metric, snapshot.vectors[sample_rows], nlist, training.seed
+    )
+    absorbed_until, rows_skipped = 0, 0
+    go_on()
+    while collection.snapshot.rows - absorbed_until > collection.engine.buffer.absorb_rows or (
+        absorbed_until == 0
+    ):
+        snapshot = collection.snapshot
+        rows_skipped += _absorb(ivf, snapshot, absorbed_until, snapshot.rows, go_on)
+        absorbed_until = snapshot.rows
+    calibration = _calibrate(collection, ivf, snapshot, absorbed_until, random, go_on)
+    now = clock()
+    collection.publish_index(
+        TrainedIndex(
+            ivf=ivf,
+            generation=collection.next_generation(),
+            calibration=calibration,
+            live_when_trained=len(live_rows),
+            rows_trained_on=len(sample_rows),
+            trained_at=now,
+            training_s=now - started,
+        ),
+        absorbed_until,
+        rows_skipped,
+    )
+
+
+def _absorb(
+    ivf: IvfIndex, snapshot: Snapshot, first: int, last: int, go_on: Callable[[], None]
+) -> int:
+    """Add the live rows of [first, last) to a private index; return how many were dead."""
+    skipped = 0
+    for piece in range(first, last, BUILD_PIECE_ROWS):
+        go_on()
+        piece_last = min(piece + BUILD_PIECE_ROWS, last)
+        rows = snapshot.tombstones.live_rows(piece, piece_last)
+        ivf.add(rows, snapshot.vectors[rows])
+        skipped += piece_last - piece - len(rows)
+    return skipped
+
+
+def _calibrate(
+    collection: Collection,
+    ivf: IvfIndex,
+    snapshot: Snapshot,
+    absorbed_until: int,
+    random: np.random.Generator,
+    go_on: Callable[[], None],
+) -> Calibration:
+    """Measure the recall of an index on a sample of its own rows, each left out of its answer."""
+    metric = collection.entry.config.metric
+    live_rows = snapshot.tombstones.live_rows(0, absorbed_until)
+    size = min(len(live_rows), collection.engine.training.calibration_queries)
+    query_rows = np.sort(random.choice(live_rows, size=size, replace=False))
+    queries = np.ascontiguousarray(snapshot.vectors[query_rows])
+
+    def answer(nprobe: int | None) -> Sequence[Int64Array]:
+        go_on()
+        k = CALIBRATION_K + 1
+        if nprobe is None:
+            candidates = snapshot.everything.propose(metric, queries, k)
+        else:
+            candidates = ivf.propose(
+                queries, k, nprobe, snapshot.tombstones, snapshot.squared_norms
+            )
+        scores = exact_scores(metric, queries, snapshot.vectors, candidates)
+        ranked = rank(metric, candidates, scores, lambda rows: rows, size, k)
+        answers = np.split(ranked.rows, np.cumsum(ranked.counts))[:-1]  # none of no queries
+        return [
+            rows[rows != own][:CALIBRATION_K] for rows, own in zip(answers, query_rows, strict=True)
+        ]
+
+    truth = answer(None)
+    return calibrate(lambda nprobe: recall(answer(nprobe), truth), ivf.nlist)
+
+
+class Trainer:
+    """Runs the background work of many collections on two threads.
+
+    Parameters
+    ----------
+    clock
+        Seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._changes = 0
+        self._collections: tuple[Collection, ...] = ()
+        self._stopping = False
+        self._builder = self._thread("builder", self._build, BUILDER_NICENESS)
+        self._absorber = self._thread("absorber", self._absorb, 0)
+
+    def _thread(
+        self, name: str, step: Callable[[Collection], bool], niceness: int
+    ) -> threading.Thread:
+        return threading.Thread(target=self._loop, args=(step, niceness), name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._builder.start()
+        self._absorber.start()
+
+    def attach(self, collection: Collection) -> None:
+        """Take care of a collection from now on."""
+        collection.on_change = self._wake
+        with self._changed:
+            self._collections = (*self._collections, collection)
+        self._wake()
+
+    def detach(self, collection: Collection) -> None:
+        """Take no more care of a collection. A step that runs finishes."""
+        with self._changed:
+            self._collections = tuple(c for c in self._collections if c is not collection)
+
+    def stop(self) -> None:
+        """End the threads after the steps that run; a k-means that takes long is left behind."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._absorber.join()
+        self._builder.join(BUILDER_FAREWELL_S)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+    def _loop(self, step: Callable[[Collection], bool], niceness: int) -> None:
+        use_cores(1)
+        if niceness:  # on Linux, of this thread alone
+            os.nice(niceness)
+        seen = -1
+        while not self._stopping:
+            with self._changed:
+                while self._changes == seen and not self._stopping:
+                    self._changed.wait()
+                seen = self._changes
+            for collection in self._collections:
+                self._run(step, collection)
+
+    def _run(self, step: Callable[[Collection], bool], collection: Collection) -> None:
+        """Run a collection's step until it has nothing to do; its failure is nobody else's."""
+        name = collection.entry.config.name
+        try:
+            while not self._stopping and not collection.closed and step(collection):
+                pass
+        except TrainingAbandoned:
+            pass
+        except Exception:
+            if not collection.closed:
+                _log.exception("background work failed", collection=name)
+
+    def _build(self, collection: Collection) -> bool:
+        if not collection.wants_training:
+            return False
+        asked = collection.begin_training()
+        try:
+            build_index(collection, self._clock, lambda: self._stopping)
+        except BaseException as error:
+            for future in asked:
+                future.set_exception(error)
+            raise
+        finally:
+            collection.end_training()
+        for future in asked:
+            future.set_result(None)
+        return True
+
+    def _absorb(self, collection: Collection) -> bool:
+        if collection.wants_absorbing:
+            until = collection.snapshot.rows
+            while collection.snapshot.absorbed_until < until and collection.absorb_piece():
+                if self._stopping or collection.closed:
+                    return False
+        if collection.wants_checkpoint:
+            collection.checkpoint()
+        return collection.wants_absorbing

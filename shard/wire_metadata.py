@@ -1,0 +1,169 @@
+"""Metadata: mappings to the bytes of a google.protobuf.Struct and back, in one deterministic form.
+
+Part of shard.wire, which says more. Equal metadata has equal bytes, so that bytes can be compared
+and checksummed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf import struct_pb2
+from google.protobuf.message import DecodeError, EncodeError
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard.config import Limits
+from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+
+_DEEP_METADATA_BYTES = 190  # shorter ones cannot nest too deep: 2 bytes a level, about 100 levels
+_EXACT_INTEGER = 2**53  # the largest magnitude up to which a double holds every integer
+
+
+def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) -> bytes:
+    """Return metadata as the deterministic bytes of a google.protobuf.Struct; {} is b"".
+
+    Parameters
+    ----------
+    mapping
+        Values are None, bool, numbers, str, and mappings and sequences of these. Numbers are
+        doubles.
+    row
+        Names the row in an error.
+
+    Raises
+    ------
+    InvalidParameter
+        For another type, an integer that no double holds, text that is not UTF-8, or nesting that
+        no message holds.
+    """
+    struct = struct_pb2.Struct()
+    try:
+        _fill_struct(struct, mapping)
+        metadata = struct.SerializeToString(deterministic=True)
+        _check_depth(metadata)
+    except (RecursionError, DecodeError):
+        raise InvalidParameter("nests too deep", field="metadata", row=row) from None
+    except (TypeError, ValueError, EncodeError) as error:
+        raise InvalidParameter(str(error), field="metadata", row=row) from None
+    return metadata
+
+
+def _fill_struct(struct: struct_pb2.Struct, mapping: Mapping[str, Any]) -> None:
+    for name, value in mapping.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is no text")
+        _fill_value(struct.fields[name], value)
+
+
+def _fill_value(target: struct_pb2.Value, value: Any) -> None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        target.null_value = struct_pb2.NULL_VALUE
+    elif isinstance(value, bool):
+        target.bool_value = value
+    elif isinstance(value, int) and not -_EXACT_INTEGER <= value <= _EXACT_INTEGER:
+        raise ValueError(f"{value} is beyond the integers that a double holds; write it as text")
+    elif isinstance(value, int | float):
+        target.number_value = value
+    elif isinstance(value, str):
+        target.string_value = value
+    elif isinstance(value, Mapping):
+        target.struct_value.SetInParent()
+        _fill_struct(target.struct_value, value)
+    elif isinstance(value, list | tuple | np.ndarray):
+        target.list_value.SetInParent()
+        for element in value:
+            _fill_value(target.list_value.values.add(), element)
+    else:
+        raise TypeError(f"metadata cannot hold a {type(value).__name__}")
+
+
+def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
+    """Return what `metadata_from_mapping` took. A number that is an integer comes back as int.
+
+    Raises
+    ------
+    MalformedMessage
+        If the bytes are no google.protobuf.Struct.
+    """
+    if not metadata:
+        return {}
+    try:
+        return _mapping_of(struct_pb2.Struct.FromString(metadata))
+    except DecodeError as error:
+        raise MalformedMessage(str(error), field="metadata") from None
+
+
+def _mapping_of(struct: struct_pb2.Struct) -> dict[str, Any]:
+    return {name: _value_of(value) for name, value in struct.fields.items()}
+
+
+def _value_of(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "struct_value":
+        return _mapping_of(value.struct_value)
+    if kind == "list_value":
+        return [_value_of(element) for element in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        exact = number.is_integer() and abs(number) <= _EXACT_INTEGER
+        return int(number) if exact else number
+    return getattr(value, kind)
+
+
+def canonical_metadata(metadata: Sequence[bytes], limits: Limits) -> list[bytes]:
+    """Return each row's metadata in its one deterministic form: equal ones have equal bytes.
+
+    Raises MalformedMessage for what is no Struct or nests too deep, LimitExceeded for more bytes
+    than the limits allow.
+    """
+    return [_canonical_struct(struct, row, limits) for row, struct in enumerate(metadata)]
+
+
+def _canonical_struct(metadata: bytes, row: int, limits: Limits) -> bytes:
+    if not metadata:
+        return b""
+    try:
+        canonical = struct_pb2.Struct.FromString(metadata).SerializeToString(deterministic=True)
+        _check_depth(canonical)
+    except (DecodeError, EncodeError) as error:
+        raise MalformedMessage(
+            f"no google.protobuf.Struct: {error}", field="metadata", row=row
+        ) from None
+    if len(canonical) > limits.metadata_bytes:
+        raise LimitExceeded(
+            f"{len(canonical):,} bytes, at most {limits.metadata_bytes:,}",
+            field="metadata",
+            row=row,
+        )
+    return canonical
+
+
+def _check_depth(metadata: bytes) -> None:
+    """Raise DecodeError when it nests so deep that an answer around it would not parse.
+
+    protobuf refuses about 100 levels of messages, counted from the outermost, and of all answers
+    SearchStreamResponse wraps metadata most deeply.
+    """
+    if len(metadata) < _DEEP_METADATA_BYTES:
+        return
+    response = twins.SearchResponseTwin(metadata=[metadata]).SerializeToString()
+    outer = v1.SearchStreamResponse.DESCRIPTOR.fields_by_name["response"].number
+    v1.SearchStreamResponse.FromString(_delimited(outer, response))
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    """Return a length-delimited field, as the protobuf encoding defines it (wire type 2)."""
+    head = bytearray([number << 3 | 2])
+    length = len(content)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + content
