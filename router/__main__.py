@@ -1,0 +1,39 @@
+"""Where `vectorshard` and `python -m router` start: the environment first, then the command line.
+
+What is imported at the head of this file must not load numpy, faiss or grpc: they read these
+variables once, when they are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # matrix products run inside the shards' own threads
+    "OMP_NUM_THREADS": "1",  # faiss: threads that may use more cores ask for them
+    "OMP_WAIT_POLICY": "PASSIVE",  # an idle OpenMP thread spins on a core that a search needs
+    "GRPC_VERBOSITY": "NONE",  # what it notes on stderr is told by our own errors
+}
+"""Defaults; what the caller has set wins."""
+
+REFUSED_OPTIMIZED = (
+    "vectorshard does not run under `python -O` or PYTHONOPTIMIZE: "
+    "faiss would no longer check the dimension of what it is given"
+)
+
+
+def main() -> None:
+    """Run the command line; exit with code 2 under `python -O`."""
+    if sys.flags.optimize:
+        print(REFUSED_OPTIMIZED, file=sys.stderr)
+        sys.exit(2)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from router.console import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""One process: a router over shards of its own, without a socket between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from router.placement import slots_of_shard
+from router.router import Router
+from shard.config import EngineConfig
+from shard.data_directory import ShardIdentity
+from shard.disk import Disk
+from shard.local_shard import LocalShard
+from shard.server import run_server
+from shard.types import Role
+
+PLACEMENT_EPOCH = 1
+
+
+def shard_directory(data: Path, shard: int) -> Path:
+    """Return where an embedded shard keeps its rows."""
+    return data / f"shard-{shard}"
+
+
+async def open_embedded(
+    data: Path, shards: int, engine: EngineConfig, disk: Disk | None = None
+) -> Router:
+    """Open the shards below `data` and a router over them.
+
+    Raises
+    ------
+    DataDirectoryError
+        If a directory is in use, too new, or was made for another number of shards.
+    """
+    disk = disk or Disk()
+    local_shards: list[LocalShard] = []
+    cluster = ""
+    try:
+        for shard in range(shards):
+            identity = ShardIdentity(
+                cluster=cluster,
+                shard=shard,
+                shards_total=shards,
+                slots=slots_of_shard(shard, shards),
+                placement_epoch=PLACEMENT_EPOCH,
+            )
+            local_shard = await asyncio.to_thread(
+                LocalShard.open, disk, shard_directory(data, shard), identity, engine
+            )
+            local_shards.append(local_shard)
+            cluster = (await local_shard.topology()).cluster
+        return await Router.connect(local_shards, Role.EMBEDDED)
+    except BaseException:
+        for local_shard in local_shards:
+            await local_shard.close()
+        raise
+
+
+def engine_for(shards: int, cores: int) -> EngineConfig:
+    """Share the machine's cores among the shards of one process."""
+    return EngineConfig(search_cores=max(1, cores // shards))
+
+
+async def serve(*, shards: int, data: Path, listen: str, metrics: str | None) -> None:
+    """Serve until SIGTERM or SIGINT; every acknowledged write is durable at any moment of it.
+
+    Raises
+    ------
+    DataDirectoryError, CorruptData
+        If the data directory cannot be opened.
+    InvalidParameter
+        If it cannot listen on an address.
+    """
+    engine = engine_for(shards, len(os.sched_getaffinity(0)))
+    router = await open_embedded(data, shards, engine)
+    try:
+        await run_server(router, engine.limits, listen, metrics)
+    finally:
+        await router.close()
