@@ -1,0 +1,70 @@
+# `make` lists the targets. Everything is installed into .venv, from requirements.lock, by hash.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
+BIN := .venv/bin
+STAMP := .venv/vectorshard.stamp
+
+LISTEN ?= 127.0.0.1:7700
+DATA ?= data
+SHARDS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo serve test check fix bench lock release-contract clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install everything into .venv; done again only when a dependency changed
+
+demo: setup ## put 20,000 words in over gRPC, and search them while the index trains
+	$(BIN)/vectorshard demo
+
+serve: setup ## leave a server running on LISTEN, with its rows in DATA
+	$(BIN)/vectorshard serve --shards $(SHARDS) --data $(DATA) --listen $(LISTEN)
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+check: setup ## linters, types, the contract, and the rules of the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+	mkdir -p build
+	$(BIN)/python protos/generate.py --image build/contract.binpb
+	$(BIN)/buf lint build/contract.binpb
+	$(BIN)/buf breaking build/contract.binpb --against protos/released.binpb
+	$(BIN)/python -m pytest --quiet tests/test_house.py
+
+fix: setup ## generate the contract's Python anew; format; repair what the linter can repair
+	$(BIN)/python protos/generate.py
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup ## the measurements of benchmarks/README.md
+	$(BIN)/python -m benchmarks
+
+lock: setup ## resolve pyproject.toml into requirements.lock; LOCK=--upgrade takes what is newest
+	$(BIN)/uv --no-config pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
+	  --universal --python-version 3.11 --all-extras $(LOCK) pyproject.toml -o requirements.lock
+
+release-contract: setup ## state that the contract is released as it is: what breaks it is refused
+	$(BIN)/python protos/generate.py --image protos/released.binpb
+
+clean: ## remove everything that the other targets made, except DATA
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find protos shard router tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# Wheels only: building a dependency from source would pull in what the lock does not pin.
+$(STAMP): pyproject.toml requirements.lock
+	@test -x $(BIN)/pip || "$(PYTHON)" -c \
+	  'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "needs Python 3.11 or later with its venv module: apt-get install python3-venv," \
+	    "or make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/pip || "$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --only-binary :all: --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,75 @@
+"""The measurements of benchmarks/README.md: python -m benchmarks [--quick] [--only NAME]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+
+from rich.console import Console
+
+from benchmarks.report import (
+    Table,
+    command_of,
+    markdown,
+    rich_table,
+    this_machine,
+    write_json,
+)
+
+LOG_WIDTH = 130
+"""Columns where there is no terminal."""
+
+
+def measurements() -> Mapping[str, Callable[[bool], Table]]:
+    """Return each measurement by its name; it is told whether to be quick.
+
+    numpy reads its environment when it is loaded, so nothing that loads it may come before.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin on a core
+    from benchmarks import batch, exact, ingest, start
+
+    return {
+        "batch": batch.measure,
+        "start": start.measure,
+        "ingest": ingest.measure,
+        "exact": exact.measure,
+    }
+
+
+def main() -> None:
+    """Run what the command line asks for and print its tables."""
+    names = ("batch", "start", "ingest", "exact")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: a try")
+    parser.add_argument("--only", choices=names, action="append", help="may be repeated")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown for the README")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, unrounded")
+    arguments = parser.parse_args()
+    console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    machine = this_machine()
+    options = ["--quick"] if arguments.quick else []
+    tables = []
+    for name, measure in measurements().items():
+        if arguments.only and name not in arguments.only:
+            continue
+        load_before, start = os.getloadavg()[0], perf_counter()
+        progress.print(f"{name} ...")
+        table = measure(arguments.quick)
+        took_s = perf_counter() - start
+        ran_on = f"{machine}; load average {load_before:.1f} before, {took_s:.0f} s"
+        tables.append(table)
+        if arguments.markdown:
+            print(markdown(table, command_of(table, options), ran_on), flush=True)
+        else:
+            console.print(rich_table(table, command_of(table, options), ran_on), markup=False)
+    if arguments.json:
+        write_json(arguments.json, tables, machine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""A real server to measure: `vectorshard serve` as a child process on a port of its own choice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from router.client import Client
+from shard.config import BufferConfig
+from shard.types import CollectionDescription, ShardState
+
+SHARDS = 2
+LISTENING = "listening on "
+TIMEOUT_S = 120.0
+POLL_S = 0.02
+
+
+@dataclass(slots=True)
+class Server:
+    """A running server: where it listens, and when it was started and could serve.
+
+    `started` and `served` are readings of time.perf_counter().
+    """
+
+    child: subprocess.Popen[str]
+    target: str
+    started: float
+    served: float
+
+    def connect(self) -> Client:
+        """Return a new client of it."""
+        return Client(self.target, timeout_s=TIMEOUT_S)
+
+    def cpu_s(self) -> float:
+        """Return the seconds of CPU that it has used so far, on all cores."""
+        # proc(5): utime and stime are fields 14 and 15; the second, a name, may hold blanks.
+        fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """Ask it to end by SIGTERM, and wait until it has."""
+        self.child.send_signal(signal.SIGTERM)
+        if code := self.child.wait(TIMEOUT_S):
+            raise RuntimeError(f"the server ended with code {code}")
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.child.kill()
+        self.child.wait(TIMEOUT_S)
+
+
+def start(directory: Path) -> Server:
+    """Start a server over a data directory, with its log beside it, and wait until it serves.
+
+    Raises
+    ------
+    RuntimeError
+        If it ends instead.
+    """
+    command = [str(Path(sys.executable).with_name("vectorshard")), "serve", "--shards", str(SHARDS)]
+    command += ["--data", str(directory), "--listen", "127.0.0.1:0"]
+    log = directory.with_suffix(".log")
+    started = perf_counter()
+    with log.open("ab") as stderr:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    served = perf_counter()
+    if not line.startswith(LISTENING):
+        child.kill()
+        child.wait()
+        raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+    return Server(child, line.removeprefix(LISTENING).strip(), started, served)
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[Server]:
+    """Run a server; it is killed when the context ends, unless it was stopped before."""
+    server = start(directory)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a directory for this measurement alone; TMPDIR says on which disk."""
+    with tempfile.TemporaryDirectory(prefix="vectorshard-bench-") as name:
+        yield Path(name)
+
+
+def absorbed(description: CollectionDescription) -> bool:
+    """Whether every shard is trained and its buffer is what absorbing leaves."""
+    return all(
+        shard.state is ShardState.TRAINED and shard.ledger.buffered < BufferConfig().absorb_rows
+        for shard in description.shards
+    )
+
+
+def at_rest(description: CollectionDescription) -> bool:
+    """Whether every shard has also ended its training."""
+    return absorbed(description) and not any(shard.training for shard in description.shards)
+
+
+def wait_until_at_rest(client: Client, name: str) -> CollectionDescription:
+    """Return the description of a collection once no background work disturbs a measurement.
+
+    Raises
+    ------
+    TimeoutError
+        If it does not come to rest in time.
+    """
+    end = perf_counter() + TIMEOUT_S
+    while not at_rest(description := client.describe(name)):
+        if perf_counter() > end:
+            raise TimeoutError(f"{name} did not come to rest in {TIMEOUT_S:g} s: {description}")
+        time.sleep(POLL_S)
+    return description
+
+
+def described(description: CollectionDescription) -> str:
+    """Return the state of the index on all shards in a few words."""
+    states = sorted({shard.state.name for shard in description.shards})
+    return f"{' / '.join(states)}, {description.ledger.buffered:,} buffered"

@@ -1,0 +1,1 @@
+"""What must hold. Mirrors shard/ and router/; test_house.py holds the rules of the house."""

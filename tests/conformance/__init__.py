@@ -1,0 +1,1 @@
+"""One suite over the Shard protocol: whoever implements it must pass."""

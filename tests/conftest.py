@@ -1,0 +1,8 @@
+"""What holds for all tests: hypothesis counts no milliseconds, for the machine has other work too."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")

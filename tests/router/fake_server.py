@@ -1,0 +1,275 @@
+"""A small server of the tests' own, and an AsyncClient that is called as a Client is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+
+from router.calls import id_array
+from router.client import AsyncClient
+from shard import wire
+from shard.config import Limits
+from shard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    VectorShardError,
+)
+from shard.status import DETAILS_KEY, status_code, status_of
+from shard.types import (
+    CollectionConfig,
+    CollectionDescription,
+    Cursor,
+    DeleteResult,
+    Ledger,
+    Receipt,
+    Role,
+    Rows,
+    SearchRequest,
+    SearchResult,
+    ShardDescription,
+    ShardPlacement,
+    ShardReceipt,
+    ShardState,
+    Token,
+    TopK,
+    Topology,
+    TrainRequest,
+    UpsertRequest,
+    UpsertResult,
+)
+
+TOKEN = Token(incarnation="x1", sequences={0: 7})
+TOPOLOGY = Topology(
+    role=Role.SHARD,
+    cluster="c1",
+    placement_epoch=2,
+    shards=(ShardPlacement(shard=0, slots=((0, 4095),)),),
+)
+RECEIPT = Receipt(shards=(ShardReceipt(shard=0, rows_visible=3, rows_exact=3),), coverage=1.0)
+SHARD = ShardDescription(
+    shard=0, state=ShardState.BUFFERING, training=False, ledger=Ledger(accepted=3, buffered=3)
+)
+
+
+class FakeServer:
+    """Keeps one collection of rows in order, in plain lists; remembers what it was asked.
+
+    `error`, when set, is what every call ends with; `silent` calls last until the test ends.
+    `acknowledge` answers an upload's messages.
+    """
+
+    def __init__(self) -> None:
+        self.configs: dict[str, CollectionConfig] = {}
+        self.limits = Limits()
+        self.rows: dict[int | str, tuple[Any, bytes]] = {}
+        self.error: Exception | None = None
+        self.silent = False
+        self.asked: list[str] = []
+        self.searches: list[SearchRequest] = []
+        self.trains: list[TrainRequest] = []
+        self.upserts: list[UpsertRequest] = []
+        self.released = threading.Event()
+        self.acknowledge: Callable[[Iterator[bytes]], Iterator[bytes]] = self.acknowledge_each
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the handler to add to a server."""
+        unary = {
+            "CreateCollection": self._create_collection,
+            "DropCollection": self._drop_collection,
+            "ListCollections": self._list_collections,
+            "DescribeCollection": self._describe,
+            "Upsert": self.upsert,
+            "Delete": self._delete,
+            "Get": self._get,
+            "Count": self._count,
+            "List": self._list,
+            "Search": self._search,
+            "Train": self._train,
+            "GetServerInfo": self._server_info,
+        }
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
+            for name, answer in unary.items()
+        }
+        handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
+        return grpc.method_handlers_generic_handler("vectorshard.v1.VectorService", handlers)
+
+    def _unary(self, name: str, answer: Callable[[bytes], bytes]) -> Any:
+        def handle(payload: bytes, context: grpc.ServicerContext) -> bytes:
+            self.asked.append(name)
+            if self.silent:
+                self.released.wait()
+            try:
+                if self.error is not None:
+                    raise self.error
+                return answer(payload)
+            except VectorShardError as error:
+                abort(context, error)
+                raise
+
+        return handle
+
+    def _upsert_stream(
+        self, payloads: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        self.asked.append("UpsertStream")
+        context.add_callback(self.released.set)
+        try:
+            yield from self.acknowledge(payloads)
+        except VectorShardError as error:
+            abort(context, error)
+
+    def acknowledge_each(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
+        """Write and acknowledge every message of an upload."""
+        for payload in payloads:
+            yield self.upsert(payload)
+
+    def upsert(self, payload: bytes) -> bytes:
+        """Write a batch."""
+        request, request_id = wire.decode_upsert_request(payload, self.limits)
+        self.upserts.append(request)
+        metadata = request.metadata or [b""] * len(request.ids)
+        for id_, vector, struct in zip(
+            request.ids.tolist(), request.vectors, metadata, strict=True
+        ):
+            self.rows[id_] = (vector.astype(np.float32), struct)
+        result = UpsertResult(accepted=len(request.ids), errors=(), token=TOKEN)
+        return wire.encode_upsert_response(result, request_id)
+
+    def _create_collection(self, payload: bytes) -> bytes:
+        config = wire.decode_create_collection_request(payload, self.limits)
+        if self.configs.setdefault(config.name, config) != config:
+            raise CollectionExists(f"{config.name} is another one")
+        return wire.encode_create_collection_response(config, True)
+
+    def _drop_collection(self, payload: bytes) -> bytes:
+        name = wire.decode_drop_collection_request(payload)
+        if self.configs.pop(name, None) is None:
+            raise CollectionNotFound(name)
+        return wire.encode_drop_collection_response()
+
+    def _list_collections(self, payload: bytes) -> bytes:
+        return wire.encode_list_collections_response(self.configs.values())
+
+    def _describe(self, payload: bytes) -> bytes:
+        config = self.configs[wire.decode_describe_collection_request(payload)]
+        return wire.encode_describe_collection_response(
+            CollectionDescription(
+                config=config, incarnation="x1", shards=(SHARD,), recommended_batch_size=64
+            )
+        )
+
+    def _delete(self, payload: bytes) -> bytes:
+        request = wire.decode_delete_request(payload, self.limits)
+        gone = [self.rows.pop(id_, None) for id_ in request.ids.tolist()]
+        deleted = sum(row is not None for row in gone)
+        return wire.encode_delete_response(DeleteResult(deleted=deleted, token=TOKEN))
+
+    def _rows(self, ids: Sequence[Any], vectors: bool, metadata: bool, cursor: Any = None) -> Rows:
+        found = [self.rows[id_] for id_ in ids]
+        return Rows(
+            ids=id_array(ids),
+            vectors=np.array([vector for vector, _ in found] or np.empty((0, 3)))
+            if vectors
+            else None,
+            metadata=[struct for _, struct in found] if metadata else None,
+            cursor=cursor,
+        )
+
+    def _get(self, payload: bytes) -> bytes:
+        request = wire.decode_get_request(payload, self.limits)
+        ids = [id_ for id_ in request.ids.tolist() if id_ in self.rows]
+        rows = self._rows(ids, request.include.vectors, request.include.metadata)
+        return wire.encode_get_response(rows, self.limits)
+
+    def _count(self, payload: bytes) -> bytes:
+        request = wire.decode_count_request(payload, self.limits)
+        if request.ids is None:
+            return wire.encode_count_response(len(self.rows))
+        return wire.encode_count_response(sum(id_ in self.rows for id_ in request.ids.tolist()))
+
+    def _list(self, payload: bytes) -> bytes:
+        request = wire.decode_list_request(payload, self.limits)
+        first = 0 if request.cursor is None else request.cursor.row
+        last = first + request.page_size
+        cursor = Cursor(incarnation="x1", shard=0, row=last) if last < len(self.rows) else None
+        page = self._rows(
+            list(self.rows)[first:last], request.include.vectors, request.include.metadata, cursor
+        )
+        return wire.encode_list_response(page, self.limits)
+
+    def _search(self, payload: bytes) -> bytes:
+        request = wire.decode_search_request(payload, self.limits)
+        self.searches.append(request)
+        ids = np.array(list(self.rows))
+        vectors = np.array([vector for vector, _ in self.rows.values()])
+        queries = request.queries.astype(np.float32).reshape(-1, vectors.shape[1])
+        scores = queries @ vectors.T
+        # One hit fewer for each further query, so that counts differ.
+        best = [np.argsort(-row)[: request.k - query] for query, row in enumerate(scores)]
+        found = [row[of] for row, of in zip(scores, best, strict=True)]
+        hits = TopK(
+            counts=np.array([len(of) for of in best], dtype=np.uint32),
+            ids=id_array(ids[np.concatenate([np.empty(0, dtype=np.int64), *best])]),
+            scores=np.concatenate([np.empty(0, dtype=np.float32), *found]),
+        )
+        rows = self._rows(hits.ids.tolist(), request.include.vectors, request.include.metadata)
+        result = SearchResult(
+            hits=hits, receipt=RECEIPT, vectors=rows.vectors, metadata=rows.metadata
+        )
+        return wire.encode_search_response(result, self.limits)
+
+    def _train(self, payload: bytes) -> bytes:
+        self.trains.append(wire.decode_train_request(payload))
+        return wire.encode_train_response([SHARD])
+
+    def _server_info(self, payload: bytes) -> bytes:
+        return wire.encode_get_server_info_response("1.2.3", TOPOLOGY, self.limits)
+
+
+def abort(context: grpc.ServicerContext, error: VectorShardError) -> None:
+    """End a call with the error's status."""
+    status = status_of(error)
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    context.abort(status_code(error), status.message)
+
+
+class Blocking:
+    """An AsyncClient whose methods are called as the sync client's are."""
+
+    def __init__(self, target: str, timeout_s: float) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = self._loop.run_until_complete(self._made(target, timeout_s))
+
+    async def _made(self, target: str, timeout_s: float) -> AsyncClient:
+        return await AsyncClient(target, timeout_s=timeout_s).__aenter__()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            return self._loop.run_until_complete(method(*arguments, **keywords))
+
+        return call
+
+    def list_rows(self, *arguments: Any, **keywords: Any) -> list[Any]:
+        """Return all pages."""
+
+        async def pages() -> list[Any]:
+            return [page async for page in self._client.list_rows(*arguments, **keywords)]
+
+        return self._loop.run_until_complete(pages())
+
+    def close(self) -> None:
+        """Close the client and its loop."""
+        self._loop.run_until_complete(self._client.__aexit__(None, None, None))
+        self._loop.close()
+
+
+Connect = Callable[..., Any]
+"""Connects a client of either kind to a target."""

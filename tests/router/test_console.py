@@ -1,0 +1,302 @@
+"""The command line: what is asked of the client, what is shown, how a failure is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from router import console, embedded, logs
+from shard import errors
+from shard.types import IdType, Metric
+from tests.router.client_in_memory import ClientInMemory
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def client() -> ClientInMemory:
+    """A client whose server knows nothing yet."""
+    return ClientInMemory()
+
+
+@pytest.fixture
+def run(client: ClientInMemory, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command against `client`."""
+    monkeypatch.setattr(console, "connect", lambda target, timeout_s: client)
+    return lambda *arguments: CliRunner().invoke(console.app, [str(part) for part in arguments])
+
+
+@pytest.fixture
+def words_file(tmp_path: Path) -> Path:
+    """Seven words on the unit circle, 10 degrees apart."""
+    angles = np.deg2rad(np.arange(7) * 10)
+    path = tmp_path / "words.npz"
+    vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float16)
+    np.savez(path, vectors=vectors, words=np.array(list("abcdefg")))
+    return path
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments, and these variables on top of ours."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("optimized", [["-O"], ["-OO"], []])
+def test_optimized_python_is_refused_before_anything_else(optimized: list[str]) -> None:
+    environment = {} if optimized else {"PYTHONOPTIMIZE": "1"}
+    ended = python(*optimized, "-m", "router", "--version", **environment)
+    assert ended.returncode == 2
+    assert "python -O" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not ended.stdout
+
+
+def test_threads_are_limited_before_numpy_is_loaded_and_a_wish_of_the_caller_wins() -> None:
+    program = (
+        "import os, sys\n"
+        "del os.environ['OMP_NUM_THREADS']\n"
+        "import router.__main__ as start\n"
+        "assert 'numpy' not in sys.modules\n"
+        "sys.argv = ['vectorshard', '--version']\n"
+        "try: start.main()\n"
+        "except SystemExit: pass\n"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['OMP_NUM_THREADS'])\n"
+    )
+    ended = python("-c", program, OPENBLAS_NUM_THREADS="3", OMP_NUM_THREADS="9")
+    assert ended.stdout.splitlines()[1:] == ["3 1"]
+
+
+def test_the_version_is_one_line() -> None:
+    ended = python("-m", "router", "--version")
+    assert re.fullmatch(r"vectorshard \d+\.\d+\.\d+\n", ended.stdout)
+
+
+def test_the_commands_are_those_that_are_documented() -> None:
+    commands = {
+        command.callback.__name__ for command in console.app.registered_commands if command.callback
+    }
+    assert commands == {"demo", "serve", "ingest", "search", "describe"}
+
+
+def test_ingest_creates_the_collection_and_writes_every_row_once(
+    run: Run, client: ClientInMemory, words_file: Path
+) -> None:
+    ended = run("ingest", words_file, "--collection", "w", "--ids-key", "words", "--batch", 3)
+    assert ended.exit_code == 0, ended.output
+    config = client.collections["w"]
+    assert (config.dim, config.metric, config.id_type) == (2, Metric.COSINE, IdType.STRING)
+    assert sorted(map(str, client.rows["w"])) == list("abcdefg")
+    assert "7 rows accepted, 0 refused" in ended.output
+    assert "7 accepted, adds up" in ended.output
+
+
+def test_ingest_without_ids_numbers_the_rows(
+    run: Run, client: ClientInMemory, words_file: Path
+) -> None:
+    assert run("ingest", words_file, "--collection", "w", "--metric", "l2").exit_code == 0
+    assert client.collections["w"].metric is Metric.L2
+    assert list(client.rows["w"]) == list(range(7))
+
+
+def test_ingest_tells_the_refused_rows_by_their_number_in_the_file(
+    run: Run, client: ClientInMemory, words_file: Path
+) -> None:
+    client.refused_rows = (1,)
+    ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
+    assert ended.exit_code == 1
+    assert "5 rows accepted, 2 refused" in ended.output
+    assert re.findall(r"row (\d+): exists", ended.output) == ["1", "4"]
+
+
+@pytest.mark.parametrize(
+    ("dim", "metric", "id_type", "options", "told"),
+    [
+        (3, Metric.COSINE, IdType.INT64, [], "dim: 2, but w has 3"),
+        (2, Metric.L2, IdType.INT64, ["--metric", "cosine"], "exists with metric l2"),
+        (2, Metric.L2, IdType.STRING, [], "exists with string ids"),
+    ],
+)
+def test_ingest_refuses_a_collection_that_the_file_does_not_fit(
+    run: Run,
+    client: ClientInMemory,
+    words_file: Path,
+    dim: int,
+    metric: Metric,
+    id_type: IdType,
+    options: list[str],
+    told: str,
+) -> None:
+    client.create_collection("w", dim=dim, metric=metric, id_type=id_type)
+    ended = run("ingest", words_file, "--collection", "w", *options)
+    assert ended.exit_code == 1
+    assert told in ended.stderr
+    assert not client.rows["w"]
+
+
+def test_ingest_adds_to_a_collection_that_fits_whatever_its_metric(
+    run: Run, client: ClientInMemory, words_file: Path
+) -> None:
+    client.create_collection("w", dim=2, metric=Metric.L2, id_type=IdType.INT64)
+    assert run("ingest", words_file, "--collection", "w").exit_code == 0
+    assert len(client.rows["w"]) == 7
+
+
+def test_ingest_of_a_missing_file_is_one_line(run: Run, tmp_path: Path) -> None:
+    ended = run("ingest", tmp_path / "absent.npy", "--collection", "w")
+    assert ended.exit_code == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "absent.npy" in ended.stderr
+
+
+@pytest.fixture
+def filled(run: Run, words_file: Path) -> None:
+    """The words, in collection w."""
+    assert run("ingest", words_file, "--collection", "w", "--ids-key", "words").exit_code == 0
+
+
+@pytest.mark.usefixtures("filled")
+def test_search_shows_hits_and_receipt(run: Run, client: ClientInMemory) -> None:
+    ended = run("search", "--collection", "w", "--id", "c", "--k", 3, "--exact")
+    assert ended.exit_code == 0, ended.output
+    assert re.findall(r"\b([a-g]) +[123] +[01]\.?\d*", ended.output) in (
+        ["c", "b", "d"],
+        ["c", "d", "b"],
+    )
+    assert "1 of 1 shards answered, coverage 100%" in ended.output
+    assert client.searches[-1]["exact"] is True
+    assert (client.searches[-1]["k"], client.searches[-1]["nprobe"]) == (3, None)
+
+
+@pytest.mark.usefixtures("filled")
+def test_search_asks_with_a_typed_vector_or_with_a_file(
+    run: Run, client: ClientInMemory, tmp_path: Path
+) -> None:
+    assert run("search", "--collection", "w", "--vector", "1, 0", "--nprobe", 4).exit_code == 0
+    assert client.searches[-1]["queries"] == [[1.0, 0.0]]
+    assert client.searches[-1]["nprobe"] == 4
+    np.save(tmp_path / "q.npy", np.eye(2))
+    ended = run("search", "--collection", "w", "--file", tmp_path / "q.npy", "--k", 1)
+    assert client.searches[-1]["queries"] == [[1.0, 0.0], [0.0, 1.0]]
+    assert re.findall(r"row (\d) +([a-g])", ended.output) == [("0", "a"), ("1", "g")]
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--id", "a", "--vector", "1,2"],
+        ["--vector", "1,x"],
+        ["--id", "absent"],
+        ["--id", "a", "--exact", "--nprobe", "3"],
+        ["--id", "a", "--nprobe", "3", "--target-recall", "0.9"],
+        ["--id", "a", "--k", "0"],
+    ],
+)
+def test_a_search_that_makes_no_sense_is_a_usage_error(
+    run: Run, client: ClientInMemory, arguments: list[str]
+) -> None:
+    ended = run("search", "--collection", "w", *arguments)
+    assert ended.exit_code == 2
+    assert "Traceback" not in ended.output
+    assert not client.searches
+
+
+@pytest.mark.usefixtures("filled")
+def test_brackets_in_ids_are_shown_as_they_are(run: Run, client: ClientInMemory) -> None:
+    client.rows["w"]["[red]x"] = np.array([1.0, 0.0], dtype=np.float32)
+    assert "[red]x" in run("search", "--collection", "w", "--id", "a", "--k", 2).output
+
+
+@pytest.mark.usefixtures("filled")
+def test_describe_shows_the_ledger_or_lists_the_collections(run: Run) -> None:
+    ledger = run("describe", "w")
+    assert ledger.exit_code == 0
+    assert re.search(r"0 +BUFFERING +7 +7 +0 +0 +0", ledger.output)
+    assert re.search(r"w +COSINE +STRING", run("describe").output)
+
+
+@pytest.mark.usefixtures("filled")
+def test_describe_fails_when_the_ledger_does_not_add_up(run: Run, client: ClientInMemory) -> None:
+    client.lose_rows = 2
+    ended = run("describe", "w")
+    assert ended.exit_code == 1
+    assert "DOES NOT ADD UP" in ended.output
+
+
+def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
+    ended = run("describe", "absent")
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines() == [
+        "error: no collection 'absent' - `vectorshard describe` lists the collections"
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.CollectionExists("x"),
+        errors.DimensionMismatch("x", field="dim"),
+        errors.ShardUnavailable("x"),
+        errors.DeadlineExceeded("x"),
+        errors.Overloaded("x"),
+        errors.WritesStopped("x"),
+        errors.RowFileCorrupt("x"),
+        errors.InternalError("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failure_that_a_person_can_mend_says_how(error: errors.VectorShardError) -> None:
+    assert console.next_step(error)
+
+
+@pytest.mark.parametrize(
+    "failure", [errors.DataDirectoryLocked("rows are in use\nby 7"), OSError(28, "No space left")]
+)
+def test_a_server_that_cannot_start_says_why_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception
+) -> None:
+    async def serve(**_settings: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(embedded, "serve", serve)
+    monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
+    ended = run("serve", "--data", tmp_path)
+    assert ended.exit_code == 1
+    assert not ended.stdout
+    assert ended.stderr == f"error: {' '.join(str(failure).split())}\n"
+
+
+def test_serve_passes_on_what_it_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: dict[str, object] = {}
+
+    async def serve(**settings: object) -> None:
+        told.update(settings)
+
+    monkeypatch.setattr(embedded, "serve", serve)
+    monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
+    options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
+    assert run("serve", "--data", tmp_path, *options).exit_code == 0
+    assert told == {
+        "shards": 3,
+        "data": tmp_path,
+        "listen": "127.0.0.1:0",
+        "metrics": None,
+        "log": "json",
+    }

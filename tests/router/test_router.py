@@ -1,0 +1,380 @@
+"""The router over fakes: what it asks of whom, and what it makes of their answers and failures.
+
+What it shares with every other shard is in tests/conformance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from router.router import Router
+from shard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    DeadlineExceeded,
+    IncarnationMismatch,
+    Overloaded,
+    PlacementMismatch,
+    RowFileCorrupt,
+    ShardUnavailable,
+    VectorShardError,
+)
+from shard.types import (
+    Call,
+    CollectionEntry,
+    CountRequest,
+    DeleteRequest,
+    GetRequest,
+    Role,
+    SearchRequest,
+    SearchResult,
+    TrainRequest,
+    UpsertRequest,
+)
+from tests.router.fake_shard import FakeShard
+from tests.shard.samples import config_of, int64s, some_vectors
+
+HITS = [[(3, 0.5), (1, 2.0)], [(30, 0.0), (10, 1.0)], [(200, 0.25), (100, 9.0)]]
+
+
+def search(**changes: object) -> SearchRequest:
+    request = SearchRequest(collection="words", queries=some_vectors(1), k=10)
+    return replace(request, **changes)  # type: ignore[arg-type]  # by name
+
+
+def upsert(ids: np.ndarray) -> UpsertRequest:  # type: ignore[type-arg]  # of int64
+    return UpsertRequest(collection="words", ids=ids, vectors=some_vectors(len(ids)))
+
+
+@pytest.fixture
+def children() -> list[FakeShard]:
+    """Three shards that have the collection and a few hits each."""
+    return [FakeShard(shard, 3, hits=[HITS[shard]]).with_collection() for shard in range(3)]
+
+
+async def found(router: Router, **changes: object) -> SearchResult:
+    return await router.search(search(**changes))
+
+
+async def remembering(children: list[FakeShard]) -> Router:
+    """Return a router that knows the collection already."""
+    router = await Router.connect(children)
+    await router.count(CountRequest(collection="words"))
+    return router
+
+
+# ---- searches -----------------------------------------------------------------------------------
+
+
+async def test_hits_of_all_children_are_merged_best_first(children: list[FakeShard]) -> None:
+    result = await found(await Router.connect(children), k=4)
+    assert result.hits.ids.tolist() == [30, 200, 3, 10]
+    assert [shard.rows_visible for shard in result.receipt.shards] == [2, 2, 2]
+    assert result.receipt.coverage == 1.0
+
+
+@pytest.mark.parametrize(
+    "failure", [ShardUnavailable("gone fishing"), DeadlineExceeded("too late")]
+)
+async def test_a_missing_child_fails_the_search_and_is_named(
+    children: list[FakeShard], failure: VectorShardError
+) -> None:
+    router = await remembering(children)
+    children[1].failure = failure
+    with pytest.raises(ShardUnavailable, match=f"shard 1: .*{failure}") as caught:
+        await found(router)
+    assert "shard 0:" not in str(caught.value)
+    assert "shard 2:" not in str(caught.value)
+
+
+async def test_a_search_that_asks_for_less_is_answered_and_says_what_is_missing(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    children[1].failure = ShardUnavailable("gone fishing")
+    result = await found(router, min_coverage=0.6)
+    assert result.hits.ids.tolist() == [200, 3, 1, 100]
+    receipt = result.receipt
+    assert receipt.coverage == pytest.approx(2 / 3, abs=1e-3)
+    assert (receipt.shards_total, receipt.shards_answered) == (3, 2)
+    assert [shard.shard for shard in receipt.shards] == [0, 1, 2]
+    assert [bool(shard.missing_reason) for shard in receipt.shards] == [False, True, False]
+    assert "gone fishing" in receipt.shards[1].missing_reason
+    with pytest.raises(ShardUnavailable, match=r"coverage is 0\.66., 0\.700 is asked for"):
+        await found(router, min_coverage=0.7)
+
+
+async def test_one_of_three_is_enough_for_who_asks_for_no_more(children: list[FakeShard]) -> None:
+    router = await remembering(children)
+    for child in children[:2]:
+        child.failure = ShardUnavailable("gone")
+    result = await found(router, min_coverage=0.3)
+    assert result.hits.ids.tolist() == [200, 100]
+    assert result.receipt.shards_answered == 1
+
+
+async def test_nothing_at_all_is_no_answer_whatever_is_asked_for(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    for child in children:
+        child.failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await found(router, min_coverage=0.0)
+
+
+async def test_what_a_router_below_does_not_cover_is_not_covered_here(
+    children: list[FakeShard],
+) -> None:
+    children[2].coverage = 0.0
+    router = await remembering(children)
+    with pytest.raises(ShardUnavailable, match="shard 2: asleep"):
+        await found(router)
+    result = await found(router, min_coverage=0.5)
+    assert result.receipt.coverage == pytest.approx(2 / 3, abs=1e-3)
+    assert result.receipt.shards[2].missing_reason == "asleep"
+
+
+@pytest.mark.parametrize(
+    "failure", [RowFileCorrupt("bits"), Overloaded("full"), RuntimeError("bug")]
+)
+async def test_a_failure_that_is_no_absence_is_passed_on_and_never_hidden(
+    children: list[FakeShard], failure: VectorShardError
+) -> None:
+    router = await remembering(children)
+    children[1].failure = failure
+    with pytest.raises(type(failure), match=str(failure)):
+        await found(router, min_coverage=0.0)
+
+
+async def test_a_router_over_routers_names_the_leaf_shards(children: list[FakeShard]) -> None:
+    below = [await Router.connect(children[:2]), await Router.connect(children[2:])]
+    router = await Router.connect(below)
+    topology = await router.topology()
+    assert (topology.role, len(topology.shards)) == (Role.ROUTER, 3)
+    result = await found(router)
+    assert result.hits.ids.tolist() == [30, 200, 3, 10, 1, 100]
+    assert [shard.shard for shard in result.receipt.shards] == [0, 1, 2]
+    children[0].failure = ShardUnavailable("gone fishing")
+    with pytest.raises(ShardUnavailable, match="gone fishing"):
+        await found(router)
+
+
+# ---- writes and reads ---------------------------------------------------------------------------
+
+
+async def test_each_row_goes_to_the_shard_of_its_slot_and_errors_come_back_by_its_index(
+    children: list[FakeShard],
+) -> None:
+    for child in children:
+        child.row_errors = [2]
+    ids = np.random.default_rng(5).permutation(60)
+    result = await (await Router.connect(children)).upsert(upsert(ids))
+    assert result.accepted == 57
+    assert result.token.sequences == {0: 40, 1: 41, 2: 42}
+    parts = [child.asked("upsert")[0] for child in children]
+    expected = []
+    for part in parts:
+        assert isinstance(part, UpsertRequest)
+        positions = [ids.tolist().index(id_) for id_ in part.ids.tolist()]
+        assert positions == sorted(positions)
+        np.testing.assert_array_equal(part.vectors, some_vectors(60)[positions])
+        expected.append(positions[2])
+    assert [error.row for error in result.errors] == sorted(expected)
+    assert sum(len(part.ids) for part in parts if isinstance(part, UpsertRequest)) == 60
+
+
+async def test_rows_of_one_shard_trouble_no_other(children: list[FakeShard]) -> None:
+    router = await remembering(children)
+    await router.upsert(upsert(int64s(7)))
+    await router.delete(DeleteRequest(collection="words", ids=int64s(7)))
+    await router.get(GetRequest(collection="words", ids=int64s(7)))
+    for method in ("upsert", "delete", "get"):
+        assert sorted(len(child.asked(method)) for child in children) == [0, 0, 1]
+
+
+async def test_a_write_to_a_missing_child_fails_though_others_may_have_written(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    children[1].failure = ShardUnavailable("gone fishing")
+    with pytest.raises(ShardUnavailable, match="gone fishing"):
+        await router.upsert(upsert(np.arange(60)))
+    with pytest.raises(ShardUnavailable):
+        await router.delete(DeleteRequest(collection="words", ids=np.arange(60)))
+
+
+async def test_counts_and_deletions_are_summed_and_gets_are_put_in_the_order_asked(
+    children: list[FakeShard],
+) -> None:
+    router = await Router.connect(children)
+    ids = np.random.default_rng(5).permutation(60)
+    assert await router.count(CountRequest(collection="words")) == 0 + 1 + 2
+    assert await router.count(CountRequest(collection="words", ids=ids)) == 60
+    assert (await router.delete(DeleteRequest(collection="words", ids=ids))).deleted == 60
+    rows = await router.get(GetRequest(collection="words", ids=ids))
+    assert rows.ids.tolist() == [id_ for id_ in ids.tolist() if id_ % 2 == 0]
+
+
+async def test_descriptions_are_gathered_by_shard(children: list[FakeShard]) -> None:
+    router = await Router.connect(children[::-1])
+    description = await router.describe("words")
+    assert [shard.shard for shard in description.shards] == [0, 1, 2]
+    assert description.ledger.accepted == 33
+    assert description.ledger.adds_up
+    trained = await router.train(TrainRequest(collection="words"))
+    assert [shard.shard for shard in trained] == [0, 1, 2]
+
+
+async def test_the_deadline_travels_with_every_call(children: list[FakeShard]) -> None:
+    router = await Router.connect(children)
+    call = Call(deadline=12_345.0)
+    await router.search(search(), call=call)
+    await router.upsert(upsert(np.arange(60)), call=call)
+    await router.count(CountRequest(collection="words"), call=call)
+    await router.describe("words", call=call)
+    for child in children:
+        assert {each.deadline for _, _, each in child.calls} == {12_345.0}
+
+
+# ---- collections --------------------------------------------------------------------------------
+
+
+async def test_a_creation_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
+    del children[0].entries["words"], children[2].entries["words"]
+    entry, new = await (await Router.connect(children)).create_collection(config_of())
+    assert (entry.incarnation, new) == ("first", True)
+    assert {child.entries["words"].incarnation for child in children} == {"first"}
+
+
+async def test_a_creation_that_fails_on_some_can_be_repeated(children: list[FakeShard]) -> None:
+    for child in children:
+        child.entries.clear()
+    router = await Router.connect(children)
+    children[2].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await router.create_collection(config_of())
+    children[2].failure = None
+    entry, _ = await router.create_collection(config_of())
+    assert {child.entries["words"] for child in children} == {entry}
+
+
+async def test_a_name_that_any_child_uses_for_something_else_is_taken(
+    children: list[FakeShard],
+) -> None:
+    children[0].entries.clear()
+    other = CollectionEntry(config=config_of(dim=99), incarnation="other")
+    children[2].entries["words"] = other
+    with pytest.raises(CollectionExists):
+        await (await Router.connect(children)).create_collection(config_of())
+    assert children[0].entries == {}
+
+
+async def test_leftovers_of_a_half_finished_drop_are_refused_by_a_creation(
+    children: list[FakeShard],
+) -> None:
+    children[2].with_collection(incarnation="second")
+    router = await Router.connect(children)
+    with pytest.raises(IncarnationMismatch, match="drop it once more"):
+        await router.create_collection(config_of())
+    await router.drop_collection("words")
+    await router.create_collection(config_of())
+
+
+async def test_who_is_slower_in_creating_the_same_takes_what_is_there(
+    children: list[FakeShard],
+) -> None:
+    for child in children:
+        child.entries.clear()
+
+    class Faster(FakeShard):
+        """Somebody else creates the collection here just before."""
+
+        async def create_collection(self, config, *, call=Call()):  # type: ignore[no-untyped-def]  # noqa: ANN, B008
+            if not self.entries:
+                self.with_collection(incarnation="theirs")
+            return await super().create_collection(config, call=call)
+
+    children[0] = Faster(0, 3)
+    entry, _ = await (await Router.connect(children)).create_collection(config_of())
+    assert entry.incarnation == "theirs"
+    assert {child.entries["words"].incarnation for child in children} == {"theirs"}
+
+
+async def test_a_drop_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
+    router = await Router.connect(children)
+    children[1].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await router.drop_collection("words")
+    children[1].failure = None
+    assert [bool(child.entries) for child in children] == [False, True, False]
+    await router.drop_collection("words")
+    assert not any(child.entries for child in children)
+    with pytest.raises(CollectionNotFound):
+        await router.drop_collection("words")
+
+
+async def test_collections_of_any_child_are_listed_once(children: list[FakeShard]) -> None:
+    children[1].with_collection("another")
+    listed = await (await Router.connect(children)).list_collections()
+    assert [entry.config.name for entry in listed] == ["another", "words"]
+
+
+async def test_a_collection_is_looked_up_once_and_its_incarnation_sent_with_every_call(
+    children: list[FakeShard],
+) -> None:
+    router = await Router.connect(children)
+    for _ in range(3):
+        await router.search(search())
+    for child in children:
+        assert len(child.asked("list collections")) == 1
+        sent = {call.incarnation for name, _, call in child.calls if name == "search"}
+        assert sent == {"first"}
+
+
+async def test_a_router_that_remembers_a_dropped_collection_looks_again(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    for child in children:
+        child.with_collection(incarnation="second")
+    assert await router.count(CountRequest(collection="words")) == 3
+    for child in children:
+        child.entries.clear()
+    with pytest.raises(CollectionNotFound):
+        await router.search(search())
+    for child in children:
+        child.with_collection(incarnation="third")
+    result = await router.search(search())
+    assert result.receipt.coverage == 1.0
+
+
+async def test_a_caller_that_means_another_incarnation_is_not_helped_on(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    with pytest.raises(IncarnationMismatch):
+        await router.search(search(), call=Call(incarnation="older"))
+    await router.search(search(), call=Call(incarnation="first"))
+
+
+# ---- the tree -----------------------------------------------------------------------------------
+
+
+async def test_children_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(PlacementMismatch):
+        await Router.connect([FakeShard(0, 2), FakeShard(0, 2)])
+
+
+async def test_rows_of_a_slot_that_no_child_owns_have_no_shard(children: list[FakeShard]) -> None:
+    router = await Router.connect(children[:2])
+    with pytest.raises(ShardUnavailable, match="no shard is known"):
+        await router.upsert(upsert(np.arange(60)))
+
+
+async def test_closing_closes_the_children(children: list[FakeShard]) -> None:
+    await (await Router.connect(children)).close()
+    assert all(child.closed for child in children)

@@ -1,0 +1,280 @@
+"""What the tests of the wire share: messages made by hand, strategies, every decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types, wire
+from shard.config import Limits
+from shard.errors import (
+    InvalidRequest,
+)
+from shard.wire_metadata import metadata_from_mapping
+
+LIMITS = Limits()
+
+uint32s = st.integers(0, 2**32 - 1)
+uint64s = st.integers(0, 2**64 - 1)
+float32s = st.floats(0, 1, width=32).map(lambda value: float(str(np.float32(value))))
+texts = st.text(max_size=8)
+names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True)
+int64_ids = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=6).map(
+    lambda ids: np.array(ids, dtype=np.int64)
+)
+string_ids = st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=6).map(
+    lambda ids: np.array([*ids, None], dtype=object)[:-1]
+)
+id_arrays = st.one_of(int64_ids, string_ids)
+includes = st.builds(types.Include, vectors=st.booleans(), metadata=st.booleans())
+metadata_values = st.recursive(
+    st.none() | st.booleans() | texts | st.floats(allow_nan=False) | st.integers(-(2**53), 2**53),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+mappings = st.dictionaries(texts, metadata_values, max_size=3)
+tokens = st.builds(
+    types.Token,
+    incarnation=st.text(min_size=1, max_size=8),
+    sequences=st.dictionaries(uint32s, uint64s, max_size=4),
+)
+cursors = st.builds(
+    types.Cursor, incarnation=st.text(min_size=1, max_size=8), shard=uint32s, row=uint64s
+)
+ledgers = st.builds(types.Ledger, **{f.name: uint64s for f in dataclasses.fields(types.Ledger)})
+shard_descriptions = st.builds(
+    types.ShardDescription,
+    shard=uint32s,
+    state=st.sampled_from(types.ShardState),
+    training=st.booleans(),
+    ledger=ledgers,
+    nlist=uint32s,
+    nprobe=uint32s,
+    measured_recall=float32s,
+    generation=uint64s,
+    rows_trained_on=uint64s,
+    list_imbalance=float32s,
+    last_training_s=st.integers(0, 10**9).map(lambda ms: ms / 1000),
+    last_trained_at=st.integers(0, 2**41).map(lambda ms: ms / 1000),
+    memory_bytes=uint64s,
+    disk_bytes=uint64s,
+)
+receipts = st.builds(
+    types.Receipt,
+    shards=st.lists(
+        st.builds(
+            types.ShardReceipt,
+            shard=uint32s,
+            missing_reason=texts,
+            rows_visible=uint64s,
+            rows_exact=uint64s,
+            nlist=uint32s,
+            nprobe=uint32s,
+            generation=uint64s,
+        ),
+        max_size=3,
+    ).map(tuple),
+    coverage=float32s,
+)
+lists_rules = st.one_of(
+    st.sampled_from([types.NlistRule.SQRT_4, types.NlistRule.SQRT_8, types.NlistRule.SQRT_16]).map(
+        lambda rule: {"nlist_rule": rule}
+    ),
+    st.integers(1, LIMITS.nlist).map(
+        lambda nlist: {"nlist_rule": types.NlistRule.FIXED, "nlist": nlist}
+    ),
+)
+indexes = st.builds(
+    lambda kind, size, rule: types.IndexConfig(kind=kind, min_training_size=size, **rule),
+    st.sampled_from([types.IndexKind.IVF_FLAT, types.IndexKind.IVF_SQ8]),
+    st.integers(1, 2**32 - 1),
+    lists_rules,
+)
+configs = st.builds(
+    types.CollectionConfig,
+    name=names,
+    dim=st.integers(1, LIMITS.dim),
+    metric=st.sampled_from(types.Metric),
+    id_type=st.sampled_from(types.IdType),
+    index=indexes,
+    target_recall=float32s.filter(lambda recall: recall > 0),
+    filter_fields=st.lists(
+        st.builds(
+            types.FilterField, st.text(min_size=1, max_size=8), st.sampled_from(types.FieldType)
+        ),
+        max_size=3,
+        unique_by=lambda field: field.name,
+    ).map(tuple),
+)
+
+
+def matrices(rows: int, dtypes: Sequence[Any] = (np.float32, np.float16)) -> st.SearchStrategy[Any]:
+    """Return arrays (rows, 3), of whatever bits."""
+    return st.sampled_from(dtypes).flatmap(
+        lambda dtype: hnp.arrays(dtype, (rows, 3), elements=st.floats(width=16))
+    )
+
+
+def metadata_of(rows: int) -> st.SearchStrategy[list[bytes]]:
+    """Return the metadata of so many rows."""
+    return st.lists(mappings.map(metadata_from_mapping), min_size=rows, max_size=rows)
+
+
+@st.composite
+def upsert_requests(draw: st.DrawFn) -> types.UpsertRequest:
+    """Return a batch of up to 6 rows."""
+    ids = draw(id_arrays)
+    metadata = draw(st.none() | metadata_of(len(ids)))
+    return types.UpsertRequest(
+        collection=draw(names),
+        ids=ids,
+        vectors=draw(matrices(len(ids))),
+        metadata=metadata or None,
+        mode=draw(st.sampled_from(types.WriteMode)),
+    )
+
+
+@st.composite
+def rows_with_include(draw: st.DrawFn) -> tuple[types.Rows, types.Include]:
+    """Return rows and what of them was asked for."""
+    ids = draw(id_arrays)
+    include = draw(includes)
+    rows = types.Rows(
+        ids=ids,
+        vectors=draw(matrices(len(ids), [np.float32])) if include.vectors else None,
+        metadata=draw(metadata_of(len(ids))) if include.metadata else None,
+    )
+    return rows, include
+
+
+@st.composite
+def search_results(draw: st.DrawFn) -> tuple[types.SearchResult, types.Include]:
+    """Return the hits of a few queries, and what of them was asked for."""
+    rows, include = draw(rows_with_include())
+    cuts = sorted(draw(st.lists(st.integers(0, len(rows.ids)), max_size=3)))
+    counts = np.diff([0, *cuts, len(rows.ids)]).astype(np.uint32)
+    scores = draw(hnp.arrays(np.float32, len(rows.ids), elements=st.floats(width=32)))
+    result = types.SearchResult(
+        hits=types.TopK(counts=counts, ids=rows.ids, scores=scores),
+        receipt=draw(receipts),
+        vectors=rows.vectors,
+        metadata=rows.metadata,
+    )
+    return result, include
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Assert that two values of the vocabulary are equal, arrays bit for bit."""
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        assert type(one) is type(other)
+        for field in dataclasses.fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        if one.dtype == np.object_:
+            assert one.tolist() == other.tolist()
+        else:
+            assert one.tobytes() == other.tobytes()
+    else:
+        assert one == other
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """Return a length-delimited field of fewer than 16,384 bytes, made by hand."""
+    length = len(content)
+    head = [length] if length < 128 else [length & 127 | 128, length >> 7]
+    return bytes([number << 3 | 2, *head]) + content
+
+
+def upsert_bytes(**parts: Any) -> bytes:
+    """Return an Upsert of two rows of dim 2, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "collection": "words",
+        "ids": v1.Ids(int64s=v1.Int64Ids(values=[1, 2])),
+        "vectors": v1.Matrix(
+            data=np.arange(4, dtype="<f4").tobytes(), dim=2, dtype=v1.D_TYPE_FLOAT32
+        ),
+    }
+    return v1.UpsertRequest(**(whole | parts)).SerializeToString()
+
+
+def search_bytes(**parts: Any) -> bytes:
+    """Return a Search of one query of dim 2, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "collection": "words",
+        "k": 3,
+        "queries": v1.Matrix(
+            data=np.arange(2, dtype="<f4").tobytes(), dim=2, dtype=v1.D_TYPE_FLOAT32
+        ),
+    }
+    return v1.SearchRequest(**(whole | parts)).SerializeToString()
+
+
+def create_bytes(**parts: Any) -> bytes:
+    """Return the smallest CreateCollection, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "name": "words",
+        "dim": 3,
+        "metric": v1.METRIC_L2,
+        "id_type": v1.ID_TYPE_INT64,
+    }
+    return v1.CreateCollectionRequest(
+        config=v1.CollectionConfig(**(whole | parts))
+    ).SerializeToString()
+
+
+def refusal(
+    kind: type[InvalidRequest], decode: Callable[..., object], *arguments: Any
+) -> tuple[str, int | None]:
+    """Return the field and row that a refusal names."""
+    with pytest.raises(kind) as raised:
+        decode(*arguments)
+    assert type(raised.value) is kind
+    return raised.value.field, raised.value.row
+
+
+def matrix(**parts: Any) -> v1.Matrix:
+    """Return a (2, 2) matrix with some parts replaced."""
+    whole: dict[str, Any] = {"data": bytes(16), "dim": 2, "dtype": v1.D_TYPE_FLOAT32}
+    return v1.Matrix(**(whole | parts))
+
+
+DECODERS: dict[str, Callable[[bytes], object]] = {
+    "create_collection": lambda p: wire.decode_create_collection_request(p, LIMITS),
+    "drop_collection": wire.decode_drop_collection_request,
+    "list_collections": wire.decode_list_collections_request,
+    "describe_collection": wire.decode_describe_collection_request,
+    "upsert": lambda p: wire.decode_upsert_request(p, LIMITS),
+    "upsert_stream": lambda p: wire.decode_upsert_stream_request(p, LIMITS),
+    "delete": lambda p: wire.decode_delete_request(p, LIMITS),
+    "get": lambda p: wire.decode_get_request(p, LIMITS),
+    "count": lambda p: wire.decode_count_request(p, LIMITS),
+    "list": lambda p: wire.decode_list_request(p, LIMITS),
+    "search": lambda p: wire.decode_search_request(p, LIMITS),
+    "search_stream": wire.decode_search_stream_request,
+    "explain": wire.decode_explain_request,
+    "train": wire.decode_train_request,
+    "get_server_info": wire.decode_get_server_info_request,
+}
+ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
+    "create_collection": wire.decode_create_collection_response,
+    "drop_collection": wire.decode_drop_collection_response,
+    "list_collections": wire.decode_list_collections_response,
+    "describe_collection": wire.decode_describe_collection_response,
+    "upsert": wire.decode_upsert_response,
+    "delete": wire.decode_delete_response,
+    "get": lambda p: wire.decode_get_response(p, types.Include()),
+    "count": wire.decode_count_response,
+    "list": lambda p: wire.decode_list_response(p, types.Include()),
+    "search": lambda p: wire.decode_search_response(p, types.Include()),
+    "train": wire.decode_train_response,
+    "get_server_info": wire.decode_get_server_info_response,
+}

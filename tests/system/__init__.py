@@ -1,0 +1,1 @@
+"""Tests of the whole: real server processes, asked over real sockets."""

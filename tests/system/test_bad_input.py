@@ -1,0 +1,643 @@
+"""What is refused: with which code, naming which field and row, and that nothing was written.
+
+Over the bare wire: a client of ours would refuse half of it before it is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import struct_pb2
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from tests.system.conftest import (
+    VECTORSHARD,
+    Refusal,
+    ServerProcess,
+    StartServer,
+    Stub,
+    int64s,
+    ledger_of,
+    matrix,
+    new_name,
+    refused,
+    stream_bytes,
+    strings,
+    unary_bytes,
+    wait_until,
+)
+
+pytestmark = pytest.mark.system
+
+DIM = 4
+NAN, INF = float("nan"), float("inf")
+GOOD = np.eye(3, DIM, dtype=np.float32)
+UNPARSABLE = b"\xff\xff\xff"
+UNARY_RPCS = (
+    "CreateCollection",
+    "DropCollection",
+    "ListCollections",
+    "DescribeCollection",
+    "Upsert",
+    "Delete",
+    "Get",
+    "Count",
+    "List",
+    "Search",
+    "Explain",
+    "Train",
+    "GetServerInfo",
+)
+NOT_IN_A_NAME = ("", "A", "-a", "_a", "a b", "a/b", "..", "ä", "a" * 65, "a\n")
+FILTER = v1.Filter(exists=v1.FieldExists(field="year"))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Collections of dim 4 with three rows each, by what they are."""
+
+    l2: str
+    inner_product: str
+    cosine: str
+    """Its ids are strings."""
+
+
+@pytest.fixture(scope="module")
+def names(shared_server: ServerProcess) -> Iterator[Names]:
+    """Three collections."""
+    names = Names(new_name(), new_name(), new_name())
+    with shared_server.stub() as stub:
+        for name, metric, id_type, ids in (
+            (names.l2, v1.METRIC_L2, v1.ID_TYPE_INT64, int64s(1, 2, 3)),
+            (names.inner_product, v1.METRIC_INNER_PRODUCT, v1.ID_TYPE_INT64, int64s(1, 2, 3)),
+            (names.cosine, v1.METRIC_COSINE, v1.ID_TYPE_STRING, strings("a", "b", "c")),
+        ):
+            stub.CreateCollection(
+                create_request(name=name, metric=metric, id_type=id_type), wait_for_ready=True
+            )
+            stub.Upsert(v1.UpsertRequest(collection=name, ids=ids, vectors=matrix(GOOD)))
+        yield names
+        for name in (names.l2, names.inner_product, names.cosine):
+            stub.DropCollection(v1.DropCollectionRequest(collection=name))
+
+
+@pytest.fixture
+def untouched(stub: Stub, names: Names) -> Iterator[None]:
+    """Assert that the test leaves all rows as they are."""
+    everything = (names.l2, names.inner_product, names.cosine)
+    before = [ledger_of(stub, name) for name in everything]
+    yield
+    assert [ledger_of(stub, name) for name in everything] == before
+    for name in everything:
+        assert stub.Count(v1.CountRequest(collection=name)).count == 3
+        page = stub.List(v1.ListRequest(collection=name, include=v1.Include(vectors=True)))
+        stored = np.frombuffer(page.vectors.data, dtype="<f4").reshape(-1, DIM)
+        assert sorted(stored.tolist()) == sorted(GOOD.tolist())
+
+
+def create_request(**changes: Any) -> v1.CreateCollectionRequest:
+    """Return a request for a collection that could be, but for `changes`."""
+    config: dict[str, Any] = {
+        "name": "never-created",
+        "dim": DIM,
+        "metric": v1.METRIC_L2,
+        "id_type": v1.ID_TYPE_INT64,
+    }
+    return v1.CreateCollectionRequest(config=v1.CollectionConfig(**(config | changes)))
+
+
+def check(refusal: Refusal, field: str, row: int | None = None) -> None:
+    """Assert that a call was refused as the caller's mistake, naming field and row."""
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT, refusal
+    assert refusal.fields == (field,)
+    assert refusal.facts["field"] == field
+    assert refusal.facts.get("row") == (None if row is None else str(row))
+    assert refusal.descriptions[0].startswith(f"row {row}: ") is (row is not None)
+    assert refusal.message.startswith(f"{field}: ")
+    assert re.fullmatch(r"[A-Z]+(_[A-Z]+)*", refusal.reason)
+
+
+def with_row(row: int, components: list[float]) -> v1.Matrix:
+    """Return three good vectors, but for one of them."""
+    vectors = GOOD.copy()
+    vectors[row] = components
+    return matrix(vectors)
+
+
+def half(*rows: list[float]) -> v1.Matrix:
+    """Return vectors as FLOAT16."""
+    array = np.array(rows, dtype="<f2")
+    return v1.Matrix(data=array.tobytes(), dim=array.shape[1], dtype=v1.D_TYPE_FLOAT16)
+
+
+TWO, THREE = int64s(7, 8), int64s(7, 8, 9)
+WORDS = strings("x", "y", "z")
+
+Case = tuple[str, dict[str, Any], str, int | None]
+
+BAD_UPSERTS: dict[str, Case] = {
+    "wrong dim": ("l2", {"ids": THREE, "vectors": matrix(np.ones((3, 5)))}, "vectors", None),
+    "no whole number of rows": (
+        "l2",
+        {
+            "ids": TWO,
+            "vectors": v1.Matrix(data=b"\0" * 31, dim=DIM, dtype=v1.D_TYPE_FLOAT32),
+        },
+        "vectors",
+        None,
+    ),
+    "components without a dim": (
+        "l2",
+        {"ids": TWO, "vectors": v1.Matrix(data=b"\0" * 32, dtype=v1.D_TYPE_FLOAT32)},
+        "vectors",
+        None,
+    ),
+    "no dtype": (
+        "l2",
+        {"ids": TWO, "vectors": v1.Matrix(data=b"\0" * 32, dim=DIM)},
+        "vectors.dtype",
+        None,
+    ),
+    "unknown dtype": (
+        "l2",
+        {"ids": TWO, "vectors": v1.Matrix(data=b"\0" * 32, dim=DIM, dtype=9)},  # type: ignore[arg-type]  # a number that the enum lacks
+        "vectors.dtype",
+        None,
+    ),
+    "NaN": ("l2", {"ids": THREE, "vectors": with_row(1, [0, NAN, 0, 0])}, "vectors", 1),
+    "Inf": ("l2", {"ids": THREE, "vectors": with_row(2, [0, 0, 0, INF])}, "vectors", 2),
+    "-Inf": ("l2", {"ids": THREE, "vectors": with_row(0, [-INF, 0, 0, 0])}, "vectors", 0),
+    "NaN under COSINE": (
+        "cosine",
+        {"ids": WORDS, "vectors": with_row(1, [0, NAN, 0, 0])},
+        "vectors",
+        1,
+    ),
+    "float16 Inf": (
+        "l2",
+        {"ids": TWO, "vectors": half([1, 0, 0, 0], [INF, 0, 0, 0])},
+        "vectors",
+        1,
+    ),
+    "float16 NaN": (
+        "l2",
+        {"ids": TWO, "vectors": half([NAN, 0, 0, 0], [1, 0, 0, 0])},
+        "vectors",
+        0,
+    ),
+    "overflowing distance": (
+        "l2",
+        {"ids": THREE, "vectors": with_row(2, [2e19, 0, 0, 0])},
+        "vectors",
+        2,
+    ),
+    "overflowing product": (
+        "inner_product",
+        {"ids": THREE, "vectors": with_row(1, [3e38, 0, 0, 0])},
+        "vectors",
+        1,
+    ),
+    "norm 0 under COSINE": (
+        "cosine",
+        {"ids": WORDS, "vectors": with_row(1, [0, 0, 0, 0])},
+        "vectors",
+        1,
+    ),
+    "an int64 id twice": ("l2", {"ids": int64s(7, 9, 7), "vectors": matrix(GOOD)}, "ids", 2),
+    "a string id twice": (
+        "cosine",
+        {"ids": strings("x", "x", "y"), "vectors": matrix(GOOD)},
+        "ids",
+        1,
+    ),
+    "more vectors than ids": ("l2", {"ids": TWO, "vectors": matrix(GOOD)}, "vectors", None),
+    "fewer vectors than ids": ("l2", {"ids": THREE, "vectors": matrix(GOOD[:2])}, "vectors", None),
+    "no ids": ("l2", {"vectors": matrix(GOOD)}, "vectors", None),
+    "no vectors": ("l2", {"ids": THREE}, "vectors", None),
+    "fewer metadata than ids": (
+        "l2",
+        {"ids": THREE, "vectors": matrix(GOOD), "metadata": [struct_pb2.Struct()]},
+        "metadata",
+        None,
+    ),
+    "over-long metadata": (
+        "l2",
+        {
+            "ids": TWO,
+            "vectors": matrix(GOOD[:2]),
+            "metadata": [
+                struct_pb2.Struct(),
+                struct_pb2.Struct(fields={"t": struct_pb2.Value(string_value="x" * 65_537)}),
+            ],
+        },
+        "metadata",
+        1,
+    ),
+    "an empty id": ("cosine", {"ids": strings("x", "", "y"), "vectors": matrix(GOOD)}, "ids", 1),
+    "an over-long id": (
+        "cosine",
+        {"ids": strings("x", "y", "z" * 513), "vectors": matrix(GOOD)},
+        "ids",
+        2,
+    ),
+    "an id of 257 letters of two bytes": (
+        "cosine",
+        {"ids": strings("ä" * 257, "y", "z"), "vectors": matrix(GOOD)},
+        "ids",
+        0,
+    ),
+    "strings for int64s": ("l2", {"ids": WORDS, "vectors": matrix(GOOD)}, "ids", None),
+    "int64s for strings": ("cosine", {"ids": THREE, "vectors": matrix(GOOD)}, "ids", None),
+    "an unknown mode": ("l2", {"ids": THREE, "vectors": matrix(GOOD), "mode": 9}, "mode", None),
+    "too many rows": (
+        "l2",
+        {"ids": int64s(*range(100_001)), "vectors": matrix(np.ones((100_001, DIM)))},
+        "ids",
+        None,
+    ),
+}
+
+
+def upsert_request(names: Names, case: Case) -> v1.UpsertRequest:
+    """Return the request of a case."""
+    return v1.UpsertRequest(collection=getattr(names, case[0]), **case[1])
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("case", BAD_UPSERTS.values(), ids=BAD_UPSERTS.keys())
+def test_a_bad_upsert_is_refused_by_field_and_row_and_writes_nothing(
+    stub: Stub, names: Names, case: Case
+) -> None:
+    request = upsert_request(names, case)
+    check(refused(lambda: stub.Upsert(request)), *case[2:])
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("case", BAD_UPSERTS.values(), ids=BAD_UPSERTS.keys())
+def test_a_bad_upsert_ends_a_stream_with_the_same_status(
+    stub: Stub, names: Names, case: Case
+) -> None:
+    request = upsert_request(names, case)
+    check(refused(lambda: list(stub.UpsertStream(iter([request])))), *case[2:])
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_row_that_one_shard_would_refuse_keeps_the_others_from_being_written(
+    stub: Stub, names: Names
+) -> None:
+    vectors = np.ones((64, DIM), dtype=np.float32)
+    vectors[63, 0] = NAN
+    request = v1.UpsertRequest(
+        collection=names.l2, ids=int64s(*range(100, 164)), vectors=matrix(vectors)
+    )
+    check(refused(lambda: stub.Upsert(request)), "vectors", 63)
+
+
+BAD_SEARCHES: dict[str, Case] = {
+    "k of 0": ("l2", {"k": 0}, "k", None),
+    "k over the limit": ("l2", {"k": 10_001}, "k", None),
+    "too many hits": ("l2", {"k": 10_000, "queries": matrix(np.ones((101, DIM)))}, "k", None),
+    "too many queries": ("l2", {"queries": matrix(np.ones((10_001, DIM)))}, "queries", None),
+    "wrong dim": ("l2", {"queries": matrix(np.ones((2, 5)))}, "queries", None),
+    "no whole number of rows": (
+        "l2",
+        {"queries": v1.Matrix(data=b"\0" * 15, dim=DIM, dtype=v1.D_TYPE_FLOAT32)},
+        "queries",
+        None,
+    ),
+    "no dtype": ("l2", {"queries": v1.Matrix(data=b"\0" * 16, dim=DIM)}, "queries.dtype", None),
+    "NaN": ("l2", {"queries": with_row(2, [NAN, 0, 0, 0])}, "queries", 2),
+    "Inf": ("inner_product", {"queries": with_row(1, [INF, 0, 0, 0])}, "queries", 1),
+    "overflow": ("inner_product", {"queries": with_row(0, [3e38, 0, 0, 0])}, "queries", 0),
+    "norm 0 under COSINE": ("cosine", {"queries": with_row(1, [0, 0, 0, 0])}, "queries", 1),
+    "nprobe of 0": ("l2", {"nprobe": 0}, "nprobe", None),
+    "nprobe over the limit": ("l2", {"nprobe": 65_537}, "nprobe", None),
+    "target_recall of 0": ("l2", {"target_recall": 0.0}, "target_recall", None),
+    "target_recall over 1": ("l2", {"target_recall": 1.5}, "target_recall", None),
+    "target_recall NaN": ("l2", {"target_recall": NAN}, "target_recall", None),
+    "score_threshold NaN": ("l2", {"score_threshold": NAN}, "score_threshold", None),
+    "min_coverage over 1": ("l2", {"min_coverage": 1.1}, "min_coverage", None),
+    "min_coverage NaN": ("l2", {"min_coverage": NAN}, "min_coverage", None),
+    "a token of nobody's": ("l2", {"token": b"\x0a\x01xjunk"}, "token", None),
+}
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("case", BAD_SEARCHES.values(), ids=BAD_SEARCHES.keys())
+def test_a_bad_search_is_refused_by_field_and_row(stub: Stub, names: Names, case: Case) -> None:
+    asked: dict[str, Any] = {"collection": getattr(names, case[0]), "k": 3, "queries": matrix(GOOD)}
+    request = v1.SearchRequest(**(asked | case[1]))
+    check(refused(lambda: stub.Search(request)), *case[2:])
+
+
+def test_a_token_of_another_collection_is_refused(stub: Stub, names: Names) -> None:
+    token = stub.Delete(v1.DeleteRequest(collection=names.l2, ids=int64s(12345))).token
+    stub.Search(v1.SearchRequest(collection=names.l2, k=1, queries=matrix(GOOD), token=token))
+    request = v1.SearchRequest(
+        collection=names.inner_product, k=1, queries=matrix(GOOD), token=token
+    )
+    check(refused(lambda: stub.Search(request)), "token")
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("rpc", ["Delete", "Get", "Count"])
+@pytest.mark.parametrize(
+    ("collection", "ids", "row"),
+    [
+        ("l2", int64s(1, 2, 1), 2),
+        ("cosine", strings("a", "b", "b"), 2),
+        ("cosine", strings("a", ""), 1),
+        ("cosine", strings("a" * 513), 0),
+        ("l2", strings("a"), None),
+        ("cosine", int64s(1), None),
+        ("l2", int64s(*range(100_001)), None),
+    ],
+    ids=[
+        "an int64 twice",
+        "a string twice",
+        "an empty string",
+        "an over-long string",
+        "a string for an int64",
+        "an int64 for a string",
+        "too many",
+    ],
+)
+def test_bad_ids_are_refused_wherever_rows_are_named(
+    stub: Stub, names: Names, rpc: str, collection: str, ids: v1.Ids, row: int | None
+) -> None:
+    request = getattr(v1, f"{rpc}Request")(collection=getattr(names, collection), ids=ids)
+    check(refused(lambda: getattr(stub, rpc)(request)), "ids", row)
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("rpc", ["Delete", "Get"])
+def test_rows_must_be_named(stub: Stub, names: Names, rpc: str) -> None:
+    request = getattr(v1, f"{rpc}Request")(collection=names.l2)
+    check(refused(lambda: getattr(stub, rpc)(request)), "ids")
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"page_size": 10_001}, "page_size"),
+        ({"cursor": b"junk"}, "cursor"),
+        ({"cursor": b"\x0a\x01x\x10\x63"}, "cursor"),
+    ],
+    ids=["page_size", "cursor", "cursor of nobody's"],
+)
+def test_a_bad_page_is_refused(stub: Stub, names: Names, asked: dict[str, Any], field: str) -> None:
+    request = v1.ListRequest(collection=names.l2, **asked)
+    check(refused(lambda: stub.List(request)), field)
+
+
+BAD_CONFIGS: dict[str, tuple[dict[str, Any], str, int | None]] = {
+    "dim of 0": ({"dim": 0}, "config.dim", None),
+    "dim over the limit": ({"dim": 8_193}, "config.dim", None),
+    "no metric": ({"metric": 0}, "config.metric", None),
+    "an unknown metric": ({"metric": 9}, "config.metric", None),
+    "no id type": ({"id_type": 0}, "config.id_type", None),
+    "an unknown id type": ({"id_type": 9}, "config.id_type", None),
+    "an unknown kind": ({"index": {"kind": 9}}, "config.index.kind", None),
+    "an unknown nlist rule": ({"index": {"nlist_rule": 9}}, "config.index.nlist_rule", None),
+    "nlist with a rule": (
+        {"index": {"nlist_rule": v1.NLIST_RULE_SQRT_8, "nlist": 3}},
+        "config.index.nlist",
+        None,
+    ),
+    "FIXED without nlist": (
+        {"index": {"nlist_rule": v1.NLIST_RULE_FIXED}},
+        "config.index.nlist",
+        None,
+    ),
+    "nlist over the limit": ({"index": {"nlist": 65_537}}, "config.index.nlist", None),
+    "target_recall over 1": ({"target_recall": 1.01}, "config.target_recall", None),
+    "target_recall NaN": ({"target_recall": NAN}, "config.target_recall", None),
+    "negative target_recall": ({"target_recall": -0.5}, "config.target_recall", None),
+    "an unknown type of field": (
+        {"filter_fields": [{"name": "a", "type": 1}, {"name": "b", "type": 9}]},
+        "config.filter_fields",
+        1,
+    ),
+    "a field twice": (
+        {"filter_fields": [{"name": "a", "type": 1}, {"name": "a", "type": 2}]},
+        "config.filter_fields",
+        1,
+    ),
+    **{f"name {name[:8]!r}": ({"name": name}, "config.name", None) for name in NOT_IN_A_NAME},
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+def test_a_collection_that_cannot_be_is_refused_and_not_created(
+    stub: Stub, case: tuple[dict[str, Any], str, int | None]
+) -> None:
+    before = stub.ListCollections(v1.ListCollectionsRequest()).collections
+    changes, field, row = case
+    check(refused(lambda: stub.CreateCollection(create_request(**changes))), field, row)
+    assert stub.ListCollections(v1.ListCollectionsRequest()).collections == before
+
+
+def test_a_missing_configuration_is_refused(stub: Stub) -> None:
+    check(refused(lambda: stub.CreateCollection(v1.CreateCollectionRequest())), "config")
+
+
+def test_another_configuration_under_a_name_is_already_exists(stub: Stub, names: Names) -> None:
+    same = stub.CreateCollection(create_request(name=names.l2))
+    assert not same.created
+    refusal = refused(lambda: stub.CreateCollection(create_request(name=names.l2, dim=5)))
+    assert refusal.code is grpc.StatusCode.ALREADY_EXISTS
+    assert refusal.reason == "COLLECTION_EXISTS"
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("rpc", UNARY_RPCS)
+def test_bytes_that_do_not_parse_are_refused_by_every_call(
+    shared_server: ServerProcess, rpc: str
+) -> None:
+    with shared_server.channel() as channel:
+        check(refused(lambda: unary_bytes(channel, rpc)(UNPARSABLE)), "message")
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("rpc", ["UpsertStream", "SearchStream"])
+def test_bytes_that_do_not_parse_end_a_stream_with_a_status(
+    shared_server: ServerProcess, rpc: str
+) -> None:
+    with shared_server.channel() as channel:
+        stream = stream_bytes(channel, rpc)
+        check(refused(lambda: list(stream(iter([UNPARSABLE])))), "message")
+
+
+@pytest.mark.parametrize("name", ["absent", "", "Not A Name"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stub, name: stub.DropCollection(v1.DropCollectionRequest(collection=name)),
+        lambda stub, name: stub.DescribeCollection(v1.DescribeCollectionRequest(collection=name)),
+        lambda stub, name: stub.Upsert(
+            v1.UpsertRequest(collection=name, ids=THREE, vectors=matrix(GOOD))
+        ),
+        lambda stub, name: list(
+            stub.UpsertStream(
+                iter([v1.UpsertRequest(collection=name, ids=THREE, vectors=matrix(GOOD))])
+            )
+        ),
+        lambda stub, name: stub.Delete(v1.DeleteRequest(collection=name, ids=THREE)),
+        lambda stub, name: stub.Get(v1.GetRequest(collection=name, ids=THREE)),
+        lambda stub, name: stub.Count(v1.CountRequest(collection=name)),
+        lambda stub, name: stub.List(v1.ListRequest(collection=name)),
+        lambda stub, name: stub.Search(
+            v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1)
+        ),
+        lambda stub, name: stub.Train(v1.TrainRequest(collection=name, wait=True)),
+    ],
+    ids=[
+        "Drop",
+        "Describe",
+        "Upsert",
+        "UpsertStream",
+        "Delete",
+        "Get",
+        "Count",
+        "List",
+        "Search",
+        "Train",
+    ],
+)
+def test_an_unknown_collection_is_not_found(
+    stub: Stub, call: Callable[[Stub, str], object], name: str
+) -> None:
+    refusal = refused(lambda: call(stub, name))
+    assert refusal.code is grpc.StatusCode.NOT_FOUND
+    assert refusal.reason == "COLLECTION_NOT_FOUND"
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("rpc", ["Upsert", "Search", "UpsertStream"])
+def test_a_message_over_the_limit_is_resource_exhausted(
+    shared_server: ServerProcess, stub: Stub, rpc: str
+) -> None:
+    limit = stub.GetServerInfo(v1.GetServerInfoRequest()).limits.message_bytes
+    payload = bytes(limit + 1)
+    with shared_server.channel() as channel:
+        if rpc == "UpsertStream":
+            stream = stream_bytes(channel, rpc)
+            refusal = refused(lambda: list(stream(iter([payload]))))
+        else:
+            refusal = refused(lambda: unary_bytes(channel, rpc)(payload))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stub, name: stub.Delete(v1.DeleteRequest(collection=name, filter=FILTER)),
+        lambda stub, name: stub.Get(v1.GetRequest(collection=name, filter=FILTER)),
+        lambda stub, name: stub.Count(v1.CountRequest(collection=name, filter=FILTER)),
+        lambda stub, name: stub.List(v1.ListRequest(collection=name, filter=FILTER)),
+        lambda stub, name: stub.Search(
+            v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1, filter=FILTER)
+        ),
+        lambda stub, name: stub.Explain(
+            v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1))
+        ),
+        lambda stub, name: list(
+            stub.SearchStream(
+                iter(
+                    [
+                        v1.SearchStreamRequest(
+                            request_id=1,
+                            search=v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1),
+                        )
+                    ]
+                )
+            )
+        ),
+        lambda stub, name: list(stub.SearchStream(iter([]))),
+        lambda stub, name: stub.CreateCollection(
+            create_request(index=v1.IndexConfig(kind=v1.INDEX_KIND_IVF_PQ))
+        ),
+    ],
+    ids=[
+        "Delete by filter",
+        "Get by filter",
+        "Count by filter",
+        "List by filter",
+        "Search by filter",
+        "Explain",
+        "SearchStream",
+        "SearchStream, nothing sent",
+        "IVF_PQ",
+    ],
+)
+def test_what_this_release_lacks_is_unimplemented(
+    stub: Stub, names: Names, call: Callable[[Stub, str], object]
+) -> None:
+    refusal = refused(lambda: call(stub, names.l2))
+    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+    assert refusal.reason == "UNSUPPORTED"
+
+
+def test_an_error_of_the_servers_own_is_opaque_and_its_text_goes_to_the_log_only(
+    start_server: StartServer,
+) -> None:
+    server = start_server(1)
+    with server.stub() as stub:
+        for name in ("lost", "kept"):
+            stub.CreateCollection(create_request(name=name))
+            stub.Upsert(v1.UpsertRequest(collection=name, ids=THREE, vectors=matrix(GOOD)))
+        shutil.rmtree(server.data / "shard-0" / "collections" / "lost")
+        drop = v1.DropCollectionRequest(collection="lost")
+        refusal = refused(lambda: stub.DropCollection(drop))
+        assert refusal.code is grpc.StatusCode.INTERNAL
+        assert refusal.reason == "INTERNAL_ERROR"
+        error_id = refusal.facts["error_id"]
+        assert re.fullmatch(r"[0-9a-f]{16}", error_id)
+        assert error_id in refusal.message
+        assert not re.search(r"shard-0|lost|No such file|Traceback|\.py", refusal.message)
+        assert refusal.facts == {"error_id": error_id}
+
+        wait_until(lambda: error_id in server.log_text())
+        [told] = [line for line in server.log_text().splitlines() if error_id in line]
+        assert "FileNotFoundError" in told
+        assert "Traceback" in told
+        assert stub.Count(v1.CountRequest(collection="kept")).count == 3
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("command", "environment"),
+    [
+        ([sys.executable, "-O", "-m", "router"], {}),
+        ([str(VECTORSHARD)], {"PYTHONOPTIMIZE": "1"}),
+    ],
+    ids=["python -O", "PYTHONOPTIMIZE"],
+)
+def test_a_server_without_assertions_is_refused_at_its_start(
+    start_server: StartServer, command: list[str], environment: dict[str, str]
+) -> None:
+    server = start_server(1, start=False)
+    ended = subprocess.run(
+        [*command, "serve", "--data", str(server.data), "--listen", "127.0.0.1:0"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1
+    assert "python -O" in ended.stderr
+    assert not server.data.exists()
