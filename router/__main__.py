@@ -23,16 +23,28 @@ REFUSED_OPTIMIZED = (
 )
 
 
+def set_environment() -> None:
+    """Set what the libraries read when they are loaded, where the caller has not."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
-    """Run the command line; exit with code 2 under `python -O`."""
+    """Run the command line and end the process; with code 2 under `python -O`."""
     if sys.flags.optimize:
         print(REFUSED_OPTIMIZED, file=sys.stderr)
         sys.exit(2)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     from router.console import app
 
-    app()
+    try:
+        app()
+    except SystemExit as leaving:
+        # A training that a server left behind runs on in its thread, inside FAISS, and would not
+        # survive Python taking itself apart around it. Everything else is closed by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(leaving.code if isinstance(leaving.code, int) else bool(leaving.code))
 
 
 if __name__ == "__main__":

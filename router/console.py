@@ -8,8 +8,6 @@ imported by the commands that need them, so that `--help` does not wait for them
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -178,10 +176,6 @@ def serve(
     configure_logs(log_format.value)
     with one_line_errors():
         asyncio.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
-    sys.stdout.flush()
-    # Everything is closed. A training that was left behind runs on in its thread and would not
-    # survive Python taking itself apart around it.
-    os._exit(0)
 
 
 @app.command()

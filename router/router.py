@@ -18,6 +18,7 @@ import numpy as np
 from router.merge import merge_top_k
 from router.placement import Placement
 from shard.admission import check_ids, check_vectors
+from shard.config import PAGE_SIZE_DEFAULT
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -27,7 +28,6 @@ from shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from shard.local_shard import PAGE_SIZE_DEFAULT
 from shard.protocol import Shard
 from shard.types import (
     NO_LIMIT,

@@ -361,7 +361,7 @@ class Collection:
     def _included(
         self, snapshot: Snapshot, rows: Int64Array, include: Include
     ) -> tuple[Float32Array | None, Sequence[bytes] | None]:
-        """Return what is to be included of rows; no vector leaves without its checksum's consent."""
+        """Return what is included of rows; vectors are verified before they leave."""
         if include.vectors:
             self._verify(snapshot, np.unique(rows))
         vectors = np.asarray(snapshot.vectors[rows]) if include.vectors else None

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 SLOTS_TOTAL = 4_096
 """Hash buckets of the placement. Part of what is on disk: never changes."""
 
+PAGE_SIZE_DEFAULT = 1_000
+"""Rows of a List page whose request names no size."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

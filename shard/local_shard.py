@@ -22,7 +22,7 @@ import structlog
 from shard.coalescer import Coalescer
 from shard.collection import Collection
 from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
-from shard.config import SLOTS_TOTAL, EngineConfig
+from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
 from shard.data_directory import DataDirectory, ShardIdentity
 from shard.disk import Disk
 from shard.errors import (
@@ -64,8 +64,6 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
-
-PAGE_SIZE_DEFAULT = 1_000
 
 QUERY_BATCH_BYTES = 256 * 1024
 QUERY_BATCH_MAX = 64

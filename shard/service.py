@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -20,7 +21,7 @@ from shard.config import Limits
 from shard.errors import ShardUnavailable, Unsupported, VectorShardError
 from shard.protocol import Shard
 from shard.status import internal_status, status_code, status_of
-from shard.telemetry import RpcMetrics
+from shard.telemetry import Outcome, RpcMetrics
 from shard.types import NO_LIMIT, Call
 
 SERVICE_NAME: Final = "vectorshard.v1.VectorService"
@@ -55,10 +56,31 @@ class VectorService:
         self._version = version
         self._metrics = metrics
         self._draining = asyncio.Event()
+        self._running = 0
+        self._finished = asyncio.Event()
 
     def drain(self) -> None:
         """End the open streams, after what they have sent so far."""
         self._draining.set()
+        self._look_whether_finished()
+
+    async def drained(self) -> None:
+        """Return when `drain` was called and no call runs any more."""
+        await self._finished.wait()
+
+    @contextmanager
+    def _run(self, name: str) -> Iterator[Outcome]:
+        self._running += 1
+        try:
+            with self._metrics.call(name) as outcome:
+                yield outcome
+        finally:
+            self._running -= 1
+            self._look_whether_finished()
+
+    def _look_whether_finished(self) -> None:
+        if self._draining.is_set() and not self._running:
+            self._finished.set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler to add to a server."""
@@ -89,7 +111,7 @@ class VectorService:
 
     def _unary(self, name: str, answer: Answer) -> Any:
         async def handle(payload: bytes, context: Context) -> bytes:
-            with self._metrics.call(name) as outcome:
+            with self._run(name) as outcome:
                 try:
                     return await answer(payload, _call(context))
                 except Exception as error:
@@ -132,7 +154,7 @@ class VectorService:
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Acknowledge each message in order, while the next ones are read and written already."""
-        with self._metrics.call("UpsertStream") as outcome:
+        with self._run("UpsertStream") as outcome:
             upload = _Upload(
                 payloads, lambda payload: self._upsert(payload, NO_LIMIT), self._draining
             )
@@ -168,7 +190,7 @@ class VectorService:
     async def _search_stream(
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        with self._metrics.call("SearchStream") as outcome:
+        with self._run("SearchStream") as outcome:
             try:
                 async for payload in payloads:
                     wire.decode_search_stream_request(payload)

@@ -206,8 +206,12 @@ class Trainer:
                 while self._changes == seen and not self._stopping:
                     self._changed.wait()
                 seen = self._changes
-            for collection in self._collections:
-                self._run(step, collection)
+            self._run_all(step)
+
+    def _run_all(self, step: Callable[[Collection], bool]) -> None:
+        """Run a step for all collections; the thread that waits again keeps none of them alive."""
+        for collection in self._collections:
+            self._run(step, collection)
 
     def _run(self, step: Callable[[Collection], bool], collection: Collection) -> None:
         """Run a collection's step until it has nothing to do; its failure is nobody else's."""

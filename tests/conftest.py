@@ -1,4 +1,4 @@
-"""What holds for all tests: hypothesis counts no milliseconds, for the machine has other work too."""
+"""What holds for all tests: hypothesis counts no milliseconds; the machine has other work too."""
 
 from __future__ import annotations
 

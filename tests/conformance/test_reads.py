@@ -41,14 +41,14 @@ async def test_get_brings_only_what_is_asked_for(stage: Stage) -> None:
     assert (await stage.get(corpus.ids, vectors=False)).vectors is None
 
 
-@pytest.mark.parametrize("ids", [int64s(), int64s(1, 2)], ids=["no ids", "absent ids"])
-async def test_get_of_nothing_is_empty_in_every_part(stage: Stage, ids: IdArray) -> None:
+async def test_get_of_nothing_is_empty_in_every_part(stage: Stage) -> None:
     await stage.create(config_of())
-    rows = await stage.get(ids)
-    assert rows.ids.shape == (0,)
-    assert rows.vectors is not None
-    assert rows.vectors.shape == (0, 8)
-    assert list(rows.metadata or []) == []
+    for ids in (int64s(), int64s(1, 2)):
+        rows = await stage.get(ids)
+        assert rows.ids.shape == (0,)
+        assert rows.vectors is not None
+        assert rows.vectors.shape == (0, 8)
+        assert list(rows.metadata or []) == []
 
 
 async def test_a_cosine_collection_returns_unit_vectors(stage: Stage) -> None:
@@ -79,21 +79,19 @@ async def test_count_counts_live_rows_or_the_live_among_some_ids(
     assert await count(corpus.ids[:0]) == 0
 
 
-@pytest.mark.parametrize("page_size", [1, 7, 20, 64, 1_000])
-async def test_pages_hold_every_row_once_and_no_page_is_larger_than_asked(
-    stage: Stage, page_size: int
-) -> None:
+async def test_pages_hold_every_row_once_and_no_page_is_larger_than_asked(stage: Stage) -> None:
     await stage.create(config_of())
     corpus = corpus_of(60)
     await stage.put(corpus)
     await stage.delete(corpus.ids[::4])
-    pages = await stage.list_all(page_size)
-    sizes = [len(page.ids) for page in pages]
-    assert max(sizes) <= page_size
-    assert min(sizes) > 0
-    listed = np.concatenate([page.ids for page in pages]).tolist()
-    assert sorted(listed) == sorted(set(corpus.ids.tolist()) - set(corpus.ids[::4].tolist()))
-    assert len(pages) == -(-45 // page_size)
+    live = sorted(set(corpus.ids.tolist()) - set(corpus.ids[::4].tolist()))
+    for page_size in (1, 7, 20, 45, 1_000):
+        pages = await stage.list_all(page_size)
+        sizes = [len(page.ids) for page in pages]
+        assert max(sizes) <= page_size
+        assert min(sizes) > 0
+        assert sorted(np.concatenate([page.ids for page in pages]).tolist()) == live
+        assert len(pages) == -(-45 // page_size)
 
 
 async def test_a_page_of_unstated_size_is_full_of_rows_with_what_is_included(

@@ -83,25 +83,28 @@ async def test_probing_every_list_of_ivf_flat_is_brute_force(stage: Stage, metri
 
 
 @pytest.mark.parametrize("id_type", list(IdType))
-@pytest.mark.parametrize("trained", [False, True], ids=["buffered", "indexed"])
 @ALL_METRICS
 async def test_equal_scores_rank_by_id_and_k_cuts_them_there(
-    stage: Stage, metric: Metric, trained: bool, id_type: IdType
+    stage: Stage, metric: Metric, id_type: IdType
 ) -> None:
     await stage.create(config_of(metric=metric, id_type=id_type))
     distinct = some_vectors(12, seed=2)
     chosen = np.random.default_rng(3).integers(0, 12, 400)
     corpus = Corpus(corpus_of(400, id_type=id_type).ids, distinct[chosen])
     await stage.put(corpus)
-    if trained:
-        await stage.train()
     queries = distinct[:4]
-    for k in (1, 10, 45):
-        for result in (
-            await stage.search(queries, k, exact=True),
-            await stage.search(queries, k, nprobe=EVERY_LIST),
-        ):
-            assert_exact(result, metric, queries, corpus, k)
+
+    async def rank_by_id() -> None:
+        for k in (1, 10, 45):
+            for result in (
+                await stage.search(queries, k, exact=True),
+                await stage.search(queries, k, nprobe=EVERY_LIST),
+            ):
+                assert_exact(result, metric, queries, corpus, k)
+
+    await rank_by_id()
+    await stage.train()
+    await rank_by_id()
 
 
 @pytest.mark.parametrize("metric", [Metric.L2, Metric.INNER_PRODUCT])
@@ -154,19 +157,16 @@ async def test_the_target_recall_is_met_by_queries_like_the_rows(
     assert sum(shard.nprobe for shard in default.receipt.shards) == probed[1]
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["buffered", "indexed"])
-async def test_k_beyond_the_collection_returns_every_row_and_no_padding(
-    stage: Stage, trained: bool
-) -> None:
+async def test_k_beyond_the_collection_returns_every_row_and_no_padding(stage: Stage) -> None:
     await stage.create(config_of())
     corpus, queries = corpus_of(90), some_vectors(3, seed=1)
     await stage.put(corpus)
-    if trained:
+    for _ in range(2):
+        for k in (90, 91, 1_000):
+            result = await stage.search(queries, k, nprobe=EVERY_LIST)
+            assert result.hits.counts.tolist() == [90, 90, 90]
+            assert_exact(result, Metric.L2, queries, corpus, k)
         await stage.train()
-    for k in (90, 91, 1_000):
-        result = await stage.search(queries, k, nprobe=EVERY_LIST)
-        assert result.hits.counts.tolist() == [90, 90, 90]
-        assert_exact(result, Metric.L2, queries, corpus, k)
 
 
 async def test_an_empty_collection_has_no_hits_but_a_receipt(stage: Stage) -> None:
@@ -181,17 +181,16 @@ async def test_an_empty_collection_has_no_hits_but_a_receipt(stage: Stage) -> No
     assert result.receipt.coverage == 1.0
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["buffered", "indexed"])
-async def test_an_empty_batch_is_answered_emptily(stage: Stage, trained: bool) -> None:
+async def test_an_empty_batch_is_answered_emptily(stage: Stage) -> None:
     await stage.create(config_of())
     await stage.put(corpus_of(200))
-    if trained:
+    for _ in range(2):
+        for exact in (False, True):
+            result = await stage.search(some_vectors(0), exact=exact)
+            assert result.hits.counts.shape == (0,)
+            assert len(result.hits.ids) == len(result.hits.scores) == 0
+            assert result.receipt.shards_answered == stage.shards_total
         await stage.train()
-    for exact in (False, True):
-        result = await stage.search(some_vectors(0), exact=exact)
-        assert result.hits.counts.shape == (0,)
-        assert len(result.hits.ids) == len(result.hits.scores) == 0
-        assert result.receipt.shards_answered == stage.shards_total
 
 
 async def test_a_row_is_its_own_nearest_hit_at_distance_zero(stage: Stage) -> None:
@@ -214,16 +213,14 @@ def same_bits(batch: SearchResult, singles: list[SearchResult]) -> bool:
     )
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["buffered", "indexed"])
 @ALL_METRICS
 async def test_a_batch_answers_bit_by_bit_as_its_queries_do_one_by_one(
-    stage: Stage, metric: Metric, trained: bool
+    stage: Stage, metric: Metric
 ) -> None:
     await stage.create(config_of(dim=24, metric=metric))
     corpus, queries = corpus_of(500, dim=24), some_vectors(40, dim=24, seed=1)
     await stage.put(corpus.take(slice(0, 470)))
-    if trained:
-        await stage.train()
+    await stage.train()
     await stage.put(corpus.take(slice(470, 500)))
     for exact, nprobe in ((True, 0), (False, 0), (False, 2)):
         batch = await stage.search(queries, exact=exact, nprobe=nprobe)

@@ -75,7 +75,8 @@ def test_merging_is_sorting_everything_in_whatever_order_the_shards_answer(
     for order in (blocks, blocks[::-1]):
         merged, came_from = merge_top_k([block_of(block, id_type) for block in order], k, metric)
         assert queries_of(merged) == expected
-        assert (merged.counts.dtype, merged.scores.dtype) == (np.uint32, np.float32)
+        assert merged.counts.dtype == np.uint32
+        assert merged.scores.dtype == np.float32
         everything = [hit for block in order for query in block for hit in query]
         hits = [hit for query in expected for hit in query]
         assert [everything[position] for position in came_from.tolist()] == hits

@@ -23,11 +23,14 @@ from shard.errors import (
     VectorShardError,
 )
 from shard.types import (
+    NO_LIMIT,
     Call,
+    CollectionConfig,
     CollectionEntry,
     CountRequest,
     DeleteRequest,
     GetRequest,
+    Int64Array,
     Role,
     SearchRequest,
     SearchResult,
@@ -45,7 +48,7 @@ def search(**changes: object) -> SearchRequest:
     return replace(request, **changes)  # type: ignore[arg-type]  # by name
 
 
-def upsert(ids: np.ndarray) -> UpsertRequest:  # type: ignore[type-arg]  # of int64
+def upsert(ids: Int64Array) -> UpsertRequest:
     return UpsertRequest(collection="words", ids=ids, vectors=some_vectors(len(ids)))
 
 
@@ -293,7 +296,9 @@ async def test_who_is_slower_in_creating_the_same_takes_what_is_there(
     class Faster(FakeShard):
         """Somebody else creates the collection here just before."""
 
-        async def create_collection(self, config, *, call=Call()):  # type: ignore[no-untyped-def]  # noqa: ANN, B008
+        async def create_collection(
+            self, config: CollectionConfig, *, call: Call = NO_LIMIT
+        ) -> tuple[CollectionEntry, bool]:
             if not self.entries:
                 self.with_collection(incarnation="theirs")
             return await super().create_collection(config, call=call)

@@ -115,7 +115,7 @@ async def test_who_gives_up_before_its_batch_starts_takes_its_item_back(
     second.cancel()
     await asyncio.sleep(0)
     work.allow(2)
-    assert await asyncio.gather(first, third) == [1, 9]
+    assert list(await asyncio.gather(first, third)) == [1, 9]
     assert work.batches == [[1], [3]]
     assert second.cancelled()
 

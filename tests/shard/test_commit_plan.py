@@ -11,6 +11,7 @@ from shard.commit_plan import (
     ALREADY_EXISTS_CODE,
     AdmittedDelete,
     AdmittedUpsert,
+    AdmittedWrite,
     CommitPlan,
     DeleteOutcome,
     UpsertOutcome,
@@ -142,7 +143,7 @@ def test_a_delete_kills_the_rows_that_live() -> None:
 def test_writes_of_different_ids_travel_together(id_type: IdType) -> None:
     committed = Committed(id_type=id_type)
     plan = committed.plan()
-    writes = [
+    writes: list[AdmittedWrite] = [
         upsert(ids_of(id_type, [20, 21]), some_vectors(2, seed=1)),
         AdmittedDelete(ids=ids_of(id_type, [0, 1])),
         upsert(ids_of(id_type, [2, 22]), some_vectors(2, seed=2), [b"x", b"y"]),

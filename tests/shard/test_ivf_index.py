@@ -21,7 +21,8 @@ NOBODY = Tombstones()
 
 
 def squared_norms(vectors: Float32Array) -> Float32Array:
-    return np.einsum("ij,ij->i", vectors, vectors).astype(np.float32)
+    norms: Float32Array = np.einsum("ij,ij->i", vectors, vectors)
+    return norms
 
 
 def trained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from shard.config import BufferConfig, EngineConfig, TrainingConfig
 from shard.disk import Disk
 from shard.errors import CollectionNotFound
 from shard.trainer import Trainer, TrainingAbandoned, build_index
-from shard.types import Effort, IndexKind, Metric, SearchRequest, ShardState
+from shard.types import Effort, IndexKind, Metric, SearchRequest, ShardState, UInt8Array
 from tests.shard.samples import (
     DEADLINE_S,
     SMALL_ENGINE,
@@ -174,7 +175,7 @@ def test_a_build_that_nobody_needs_any_more_is_abandoned(collection: Collection)
 
 
 def test_the_same_rows_give_the_same_index(tmp_path: Path) -> None:
-    serialized = []
+    serialized: list[UInt8Array] = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         collection = open_collection(tmp_path / name)
@@ -184,7 +185,7 @@ def test_the_same_rows_give_the_same_index(tmp_path: Path) -> None:
         assert index is not None
         serialized.append(index.ivf.to_bytes())
         collection.close()
-    np.testing.assert_array_equal(*serialized)
+    np.testing.assert_array_equal(serialized[0], serialized[1])
 
 
 def test_few_points_a_list_are_sampled_from_many_rows(tmp_path: Path) -> None:
@@ -345,6 +346,20 @@ def test_a_detached_collection_is_left_alone(collection: Collection, care: Care)
     write(collection, corpus_of(60))
     assert collection.wants_training
     assert collection.describe().state is ShardState.BUFFERING
+
+
+def test_a_trainer_without_work_keeps_no_collection_alive(tmp_path: Path, care: Care) -> None:
+    def trained_and_detached() -> weakref.ref[Collection]:
+        collection = open_collection(tmp_path, config_of(min_training_size=50))
+        care.take(collection)
+        write(collection, corpus_of(60))
+        care.until(lambda: collection.describe().state is ShardState.TRAINED)
+        care.trainer.detach(collection)
+        collection.close()
+        return weakref.ref(collection)
+
+    detached = trained_and_detached()
+    poll_until(lambda: detached() is None)
 
 
 def test_writers_wait_for_the_absorber_when_the_buffer_has_grown_too_large(

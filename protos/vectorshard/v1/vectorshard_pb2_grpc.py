@@ -160,7 +160,8 @@ class VectorServiceServicer:
 
     def UpsertStream(self, request_iterator, context):
         """Bulk load: one UpsertResponse for each UpsertRequest, in order, with its request_id. A message
-        that Upsert would refuse ends the stream with that error; what was acknowledged stays.
+        that Upsert would refuse ends the stream with that error; what was acknowledged stays, and a few
+        of the messages behind it may have been written too. An upload may be repeated as a whole.
         It is the same message as Upsert's on purpose: a client writes one encoder.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME

@@ -1,0 +1,287 @@
+"""The service in this process, over its bare bytes: statuses, streams and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
+
+from shard import wire
+from shard.config import Limits
+from shard.errors import (
+    CollectionNotFound,
+    InternalError,
+    InvalidVector,
+    MalformedMessage,
+    Overloaded,
+    ShardUnavailable,
+    Unsupported,
+    VectorShardError,
+)
+from shard.local_shard import LocalShard
+from shard.service import SERVICE_NAME, STREAM_WINDOW, VectorService
+from shard.status import error_from_rpc
+from shard.telemetry import RpcMetrics
+from shard.types import (
+    NO_LIMIT,
+    Call,
+    CountRequest,
+    Include,
+    Role,
+    SearchRequest,
+    UpsertRequest,
+    UpsertResult,
+)
+from tests.shard.samples import (
+    DEADLINE_S,
+    config_of,
+    corpus_of,
+    identity_of,
+    int64s,
+    open_shard,
+    some_vectors,
+)
+
+LIMITS = Limits()
+
+Unary = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
+
+@dataclass
+class Served:
+    """A shard behind a service on a port of this machine, and ways to call it with bytes."""
+
+    shard: LocalShard
+    service: VectorService
+    channel: grpc.aio.Channel
+    registry: CollectorRegistry
+
+    async def call(self, method: str, payload: bytes, timeout_s: float = DEADLINE_S) -> bytes:
+        rpc: Unary = self.channel.unary_unary(f"/{SERVICE_NAME}/{method}")
+        answer: bytes = await rpc(payload, timeout=timeout_s)
+        return answer
+
+    def stream(self, method: str) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+        return self.channel.stream_stream(f"/{SERVICE_NAME}/{method}")(timeout=DEADLINE_S)
+
+    async def refusal(self, method: str, payload: bytes = b"") -> tuple[str, VectorShardError]:
+        """Call what must fail; return the code and the error that it stands for."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.call(method, payload)
+        return caught.value.code().name, error_from_rpc(caught.value)
+
+    def counted(self, method: str, code: str) -> float | None:
+        labels = {"method": method, "code": code}
+        return self.registry.get_sample_value("vectorshard_calls_total", labels)
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    shard = open_shard(tmp_path)
+    await shard.create_collection(config_of())
+    registry = CollectorRegistry()
+    service = VectorService(shard, LIMITS, "1.2.3", RpcMetrics(registry))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((service.handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Served(shard, service, channel, registry)
+    await server.stop(None)
+    await shard.close()
+
+
+def upsert_of(first: int, rows: int = 5, request_id: int = 0) -> bytes:
+    ids = np.arange(first, first + rows)
+    vectors = some_vectors(rows, seed=first)
+    request = UpsertRequest(collection="words", ids=ids, vectors=vectors)
+    return wire.encode_upsert_request(request, request_id)
+
+
+SEARCH = SearchRequest(collection="words", queries=some_vectors(2), k=3)
+
+
+# ---- unary calls --------------------------------------------------------------------------------
+
+
+async def test_a_search_over_the_wire_answers_as_the_shard_does(served: Served) -> None:
+    corpus = corpus_of(50)
+    await served.shard.upsert(
+        UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors)
+    )
+    payload = await served.call("Search", wire.encode_search_request(SEARCH))
+    over_wire = wire.decode_search_response(payload, Include())
+    direct = await served.shard.search(SEARCH)
+    assert over_wire.hits.ids.tolist() == direct.hits.ids.tolist()
+    assert over_wire.hits.scores.tobytes() == direct.hits.scores.tobytes()
+    assert over_wire.receipt == direct.receipt
+    assert served.counted("Search", "OK") == 1
+
+
+async def test_the_server_says_its_version_topology_and_limits(served: Served) -> None:
+    payload = await served.call("GetServerInfo", wire.encode_get_server_info_request())
+    version, topology, limits = wire.decode_get_server_info_response(payload)
+    assert (version, topology.role, limits.k) == ("1.2.3", Role.SHARD, LIMITS.k)
+    assert topology.cluster == identity_of().cluster
+
+
+@pytest.mark.parametrize("method", ["Search", "Upsert", "Get", "CreateCollection", "Train"])
+async def test_bytes_that_do_not_parse_are_the_callers_mistake(served: Served, method: str) -> None:
+    code, error = await served.refusal(method, b"\xff\xff\xff")
+    assert code == "INVALID_ARGUMENT"
+    assert isinstance(error, MalformedMessage)
+    assert served.counted(method, "INVALID_ARGUMENT") == 1
+
+
+async def test_an_error_keeps_its_kind_field_and_row_over_the_wire(served: Served) -> None:
+    code, error = await served.refusal(
+        "Count", wire.encode_count_request(CountRequest(collection="absent"))
+    )
+    assert code == "NOT_FOUND"
+    assert isinstance(error, CollectionNotFound)
+    vectors = some_vectors(3)
+    vectors[2, 2] = np.nan
+    request = UpsertRequest(collection="words", ids=int64s(1, 2, 3), vectors=vectors)
+    code, error = await served.refusal("Upsert", wire.encode_upsert_request(request))
+    assert code == "INVALID_ARGUMENT"
+    assert isinstance(error, InvalidVector)
+    assert (error.field, error.row) == ("vectors", 2)
+
+
+async def test_what_is_not_in_this_release_is_unimplemented(served: Served) -> None:
+    code, error = await served.refusal("Explain")
+    assert code == "UNIMPLEMENTED"
+    assert isinstance(error, Unsupported)
+    stream = served.stream("SearchStream")
+    await stream.write(b"")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spoiled(request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        raise KeyError("the secret")
+
+    monkeypatch.setattr(served.shard, "count", spoiled)
+    code, error = await served.refusal(
+        "Count", wire.encode_count_request(CountRequest(collection="words"))
+    )
+    assert code == "INTERNAL"
+    assert isinstance(error, InternalError)
+    assert len(error.error_id) == 16
+    assert "secret" not in str(error)
+    assert served.counted("Count", "INTERNAL") == 1
+
+
+async def test_the_callers_deadline_reaches_the_shard(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Call] = []
+
+    async def count(request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        calls.append(call)
+        return 7
+
+    monkeypatch.setattr(served.shard, "count", count)
+    payload = wire.encode_count_request(CountRequest(collection="words"))
+    assert wire.decode_count_response(await served.call("Count", payload)) == 7
+    rpc: Unary = served.channel.unary_unary(f"/{SERVICE_NAME}/Count")
+    await rpc(payload)
+    assert calls[0].deadline is not None
+    assert calls[1].deadline is None
+
+
+# ---- UpsertStream -------------------------------------------------------------------------------
+
+
+async def test_each_message_of_an_upload_is_acknowledged_in_order(served: Served) -> None:
+    stream = served.stream("UpsertStream")
+    messages = 5 * STREAM_WINDOW
+
+    async def send() -> None:
+        for number in range(messages):
+            await stream.write(upsert_of(5 * number, request_id=number + 1))
+        await stream.done_writing()
+
+    sending = asyncio.ensure_future(send())
+    results = [wire.decode_upsert_response(payload) async for payload in stream]
+    await sending
+    assert [request_id for _, request_id in results] == list(range(1, messages + 1))
+    assert {result.accepted for result, _ in results} == {5}
+    assert await served.shard.count(CountRequest(collection="words")) == 5 * messages
+    assert served.counted("UpsertStream", "OK") == 1
+
+
+async def test_an_empty_upload_ends_well(served: Served) -> None:
+    stream = served.stream("UpsertStream")
+    await stream.done_writing()
+    assert [payload async for payload in stream] == []
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_bad_message_ends_an_upload_after_the_acknowledgements_before_it(
+    served: Served,
+) -> None:
+    stream = served.stream("UpsertStream")
+    await stream.write(upsert_of(0, request_id=1))
+    await stream.write(upsert_of(5, request_id=2))
+    await stream.write(b"\xff\xff\xff")
+    for request_id in (1, 2):
+        acknowledgement = await stream.read()
+        assert isinstance(acknowledgement, bytes)
+        assert wire.decode_upsert_response(acknowledgement)[1] == request_id
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert isinstance(error_from_rpc(caught.value), MalformedMessage)
+    assert await served.shard.count(CountRequest(collection="words")) == 10
+    assert served.counted("UpsertStream", "INVALID_ARGUMENT") == 1
+
+
+async def test_an_error_of_the_shard_ends_an_upload_with_its_status(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        raise Overloaded("the disk is full")
+
+    monkeypatch.setattr(served.shard, "upsert", full)
+    stream = served.stream("UpsertStream")
+    await stream.write(upsert_of(0))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert isinstance(error_from_rpc(caught.value), Overloaded)
+
+
+async def test_a_drain_ends_an_open_upload_and_keeps_what_was_acknowledged(served: Served) -> None:
+    stream = served.stream("UpsertStream")
+    await stream.write(upsert_of(0, request_id=1))
+    acknowledged = await stream.read()
+    assert isinstance(acknowledged, bytes)
+    assert wire.decode_upsert_response(acknowledged)[1] == 1
+    served.service.drain()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(error_from_rpc(caught.value), ShardUnavailable)
+    assert await served.shard.count(CountRequest(collection="words")) == 5
+
+
+async def test_an_upload_that_its_caller_abandons_harms_nobody(served: Served) -> None:
+    stream = served.stream("UpsertStream")
+    for number in range(3):
+        await stream.write(upsert_of(5 * number))
+    await stream.read()
+    stream.cancel()
+    payload = wire.encode_count_request(CountRequest(collection="words"))
+    counted = wire.decode_count_response(await served.call("Count", payload))
+    assert counted in {5, 10, 15}
