@@ -52,7 +52,6 @@ from shard.types import (
     UInt32Array,
     VectorArray,
 )
-from shard.wire_metadata import mapping_from_metadata, metadata_from_mapping
 
 AnswerT = TypeVar("AnswerT")
 _EnumT = TypeVar("_EnumT", bound=Enum)
@@ -251,13 +250,13 @@ def metadata_bytes(metadata: Sequence[Mapping[str, Any] | None] | None) -> list[
     if metadata is None:
         return None
     return [
-        metadata_from_mapping(mapping, row) if mapping else b""
+        wire.metadata_from_mapping(mapping, row) if mapping else b""
         for row, mapping in enumerate(metadata)
     ]
 
 
 def _mappings(metadata: Sequence[bytes] | None) -> list[dict[str, Any]] | None:
-    return None if metadata is None else [mapping_from_metadata(row) for row in metadata]
+    return None if metadata is None else [wire.mapping_from_metadata(row) for row in metadata]
 
 
 def member_of(

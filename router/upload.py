@@ -24,7 +24,6 @@ from shard.errors import (
     VectorShardError,
 )
 from shard.types import IdArray, RowError, Token, UpsertRequest, WriteMode
-from shard.wire_bulk import check_ids
 
 MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Rows go into messages of about this: larger ones gain nothing and delay what shares the line."""
@@ -93,7 +92,7 @@ class Upload:
         self._mode = member_of(WriteMode, mode, "mode", InvalidParameter)
         self._progress = progress
         self._check_counts()
-        check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
+        wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
         self._spans = _spans(self._row_bytes(), limits)
         self._acknowledged = 0
         self._accepted = 0

@@ -1,8 +1,4 @@
-"""Metadata: mappings to the bytes of a google.protobuf.Struct and back, in one deterministic form.
-
-Part of shard.wire, which says more. Equal metadata has equal bytes, so that bytes can be compared
-and checksummed.
-"""
+"""Metadata: mappings to the one deterministic form of a google.protobuf.Struct, and back."""
 
 from __future__ import annotations
 

@@ -1,23 +1,17 @@
-"""What the tests of the wire share: messages made by hand, strategies, every decoder."""
+"""Values of the vocabulary, drawn by hypothesis, and their equality bit for bit."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types, wire
 from shard.config import Limits
-from shard.errors import (
-    InvalidRequest,
-)
-from shard.wire_metadata import metadata_from_mapping
 
 LIMITS = Limits()
 
@@ -124,7 +118,7 @@ def matrices(rows: int, dtypes: Sequence[Any] = (np.float32, np.float16)) -> st.
 
 def metadata_of(rows: int) -> st.SearchStrategy[list[bytes]]:
     """Return the metadata of so many rows."""
-    return st.lists(mappings.map(metadata_from_mapping), min_size=rows, max_size=rows)
+    return st.lists(mappings.map(wire.metadata_from_mapping), min_size=rows, max_size=rows)
 
 
 @st.composite
@@ -185,96 +179,3 @@ def assert_same(one: Any, other: Any) -> None:
             assert one.tobytes() == other.tobytes()
     else:
         assert one == other
-
-
-def delimited(number: int, content: bytes) -> bytes:
-    """Return a length-delimited field of fewer than 16,384 bytes, made by hand."""
-    length = len(content)
-    head = [length] if length < 128 else [length & 127 | 128, length >> 7]
-    return bytes([number << 3 | 2, *head]) + content
-
-
-def upsert_bytes(**parts: Any) -> bytes:
-    """Return an Upsert of two rows of dim 2, with some parts replaced."""
-    whole: dict[str, Any] = {
-        "collection": "words",
-        "ids": v1.Ids(int64s=v1.Int64Ids(values=[1, 2])),
-        "vectors": v1.Matrix(
-            data=np.arange(4, dtype="<f4").tobytes(), dim=2, dtype=v1.D_TYPE_FLOAT32
-        ),
-    }
-    return v1.UpsertRequest(**(whole | parts)).SerializeToString()
-
-
-def search_bytes(**parts: Any) -> bytes:
-    """Return a Search of one query of dim 2, with some parts replaced."""
-    whole: dict[str, Any] = {
-        "collection": "words",
-        "k": 3,
-        "queries": v1.Matrix(
-            data=np.arange(2, dtype="<f4").tobytes(), dim=2, dtype=v1.D_TYPE_FLOAT32
-        ),
-    }
-    return v1.SearchRequest(**(whole | parts)).SerializeToString()
-
-
-def create_bytes(**parts: Any) -> bytes:
-    """Return the smallest CreateCollection, with some parts replaced."""
-    whole: dict[str, Any] = {
-        "name": "words",
-        "dim": 3,
-        "metric": v1.METRIC_L2,
-        "id_type": v1.ID_TYPE_INT64,
-    }
-    return v1.CreateCollectionRequest(
-        config=v1.CollectionConfig(**(whole | parts))
-    ).SerializeToString()
-
-
-def refusal(
-    kind: type[InvalidRequest], decode: Callable[..., object], *arguments: Any
-) -> tuple[str, int | None]:
-    """Return the field and row that a refusal names."""
-    with pytest.raises(kind) as raised:
-        decode(*arguments)
-    assert type(raised.value) is kind
-    return raised.value.field, raised.value.row
-
-
-def matrix(**parts: Any) -> v1.Matrix:
-    """Return a (2, 2) matrix with some parts replaced."""
-    whole: dict[str, Any] = {"data": bytes(16), "dim": 2, "dtype": v1.D_TYPE_FLOAT32}
-    return v1.Matrix(**(whole | parts))
-
-
-DECODERS: dict[str, Callable[[bytes], object]] = {
-    "create_collection": lambda p: wire.decode_create_collection_request(p, LIMITS),
-    "drop_collection": wire.decode_drop_collection_request,
-    "list_collections": wire.decode_list_collections_request,
-    "describe_collection": wire.decode_describe_collection_request,
-    "upsert": lambda p: wire.decode_upsert_request(p, LIMITS),
-    "upsert_stream": lambda p: wire.decode_upsert_stream_request(p, LIMITS),
-    "delete": lambda p: wire.decode_delete_request(p, LIMITS),
-    "get": lambda p: wire.decode_get_request(p, LIMITS),
-    "count": lambda p: wire.decode_count_request(p, LIMITS),
-    "list": lambda p: wire.decode_list_request(p, LIMITS),
-    "search": lambda p: wire.decode_search_request(p, LIMITS),
-    "search_stream": wire.decode_search_stream_request,
-    "explain": wire.decode_explain_request,
-    "train": wire.decode_train_request,
-    "get_server_info": wire.decode_get_server_info_request,
-}
-ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
-    "create_collection": wire.decode_create_collection_response,
-    "drop_collection": wire.decode_drop_collection_response,
-    "list_collections": wire.decode_list_collections_response,
-    "describe_collection": wire.decode_describe_collection_response,
-    "upsert": wire.decode_upsert_response,
-    "delete": wire.decode_delete_response,
-    "get": lambda p: wire.decode_get_response(p, types.Include()),
-    "count": wire.decode_count_response,
-    "list": lambda p: wire.decode_list_response(p, types.Include()),
-    "search": lambda p: wire.decode_search_response(p, types.Include()),
-    "train": wire.decode_train_response,
-    "get_server_info": wire.decode_get_server_info_response,
-}

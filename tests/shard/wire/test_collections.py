@@ -1,63 +1,31 @@
-"""Tokens, cursors and configurations: what comes back, and what is refused."""
+"""Collections: defaults filled in, and what cannot be a collection refused by field."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types, wire
-from shard.errors import (
-    InvalidConfig,
-    InvalidParameter,
-)
-from shard.wire_parts import decode_cursor, decode_token, encode_cursor, encode_token
-from tests.shard.wire_samples import (
-    DECODERS,
-    LIMITS,
-    create_bytes,
-    cursors,
-    refusal,
-    tokens,
-)
-
-# ---- tokens and cursors --------------------------------------------------------------------------
+from shard.errors import InvalidConfig
+from tests.shard.wire.messages import REQUEST_DECODERS, create_bytes, refusal
+from tests.shard.wire.strategies import LIMITS, configs
 
 
-@given(tokens, cursors)
-def test_tokens_and_cursors_come_back_as_they_were_sent(
-    token: types.Token, cursor: types.Cursor
+@given(configs)
+def test_a_resolved_configuration_comes_back_as_it_was_sent(
+    config: types.CollectionConfig,
 ) -> None:
-    assert decode_token(encode_token(token)) == token
-    assert decode_cursor(encode_cursor(cursor)) == cursor
-
-
-def test_no_token_is_a_token_without_an_incarnation() -> None:
-    assert encode_token(types.Token(incarnation="")) == b""
-    assert decode_token(b"") == types.Token(incarnation="")
-
-
-@given(st.binary(min_size=1, max_size=30))
-def test_garbage_is_no_token_and_no_cursor(garbage: bytes) -> None:
-    with contextlib.suppress(InvalidParameter):
-        assert encode_token(decode_token(garbage)) == garbage
-    with contextlib.suppress(InvalidParameter):
-        assert encode_cursor(decode_cursor(garbage)) == garbage
-
-
-@pytest.mark.parametrize("garbage", [b"", b"garbage", b"\x10\x01", b"\x0a\x01a\x10\x00"])
-def test_a_cursor_that_was_not_issued_is_refused(garbage: bytes) -> None:
-    assert refusal(InvalidParameter, decode_cursor, garbage) == ("cursor", None)
-    if garbage:
-        listing = v1.ListRequest(cursor=garbage).SerializeToString()
-        assert refusal(InvalidParameter, DECODERS["list"], listing) == ("cursor", None)
-
-
-# ---- collections ---------------------------------------------------------------------------------
+    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    request = wire.encode_create_collection_request(**parts)
+    assert wire.decode_create_collection_request(request, LIMITS) == config
+    response = wire.encode_create_collection_response(config, True)
+    assert wire.decode_create_collection_response(response) == (config, True)
+    listed = wire.encode_list_collections_response([config, config])
+    assert wire.decode_list_collections_response(listed) == [config, config]
 
 
 def test_defaults_are_filled_in() -> None:
@@ -135,12 +103,12 @@ FIELD = v1.FilterField(name="a", type=v1.FIELD_TYPE_KEYWORD)
 def test_a_collection_that_cannot_be_is_refused(
     parts: dict[str, Any], field: str, row: int | None
 ) -> None:
-    decode = DECODERS["create_collection"]
+    decode = REQUEST_DECODERS["create_collection"]
     assert refusal(InvalidConfig, decode, create_bytes(**parts)) == (field, row)
 
 
 def test_a_request_without_a_configuration_is_refused() -> None:
-    assert refusal(InvalidConfig, DECODERS["create_collection"], b"") == ("config", None)
+    assert refusal(InvalidConfig, REQUEST_DECODERS["create_collection"], b"") == ("config", None)
 
 
 def test_a_client_refuses_a_dim_that_it_cannot_write() -> None:
@@ -148,3 +116,10 @@ def test_a_client_refuses_a_dim_that_it_cannot_write() -> None:
         wire.encode_create_collection_request(
             name="a", dim=-1, metric=types.Metric.L2, id_type=types.IdType.INT64
         )
+
+
+def test_a_drop_and_a_listing_come_back_as_they_were_sent() -> None:
+    drop = wire.encode_drop_collection_request("words")
+    assert wire.decode_drop_collection_request(drop) == "words"
+    wire.decode_drop_collection_response(wire.encode_drop_collection_response())
+    wire.decode_list_collections_request(wire.encode_list_collections_request())

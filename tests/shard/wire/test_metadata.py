@@ -1,4 +1,4 @@
-"""Metadata keeps its values, has one form, and is refused by its row."""
+"""Metadata: one form for equal content, and nothing that an answer could not carry."""
 
 from __future__ import annotations
 
@@ -15,20 +15,14 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import wire
 from shard.config import Limits
-from shard.errors import (
-    InvalidParameter,
-    LimitExceeded,
-    MalformedMessage,
-)
-from shard.wire_metadata import mapping_from_metadata, metadata_from_mapping
-from tests.shard.wire_samples import (
-    DECODERS,
-    LIMITS,
-    delimited,
-    mappings,
-    refusal,
-    upsert_bytes,
-)
+from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from tests.shard.wire.messages import REQUEST_DECODERS, delimited, refusal, upsert_bytes
+from tests.shard.wire.strategies import LIMITS, mappings
+
+
+@given(mappings)
+def test_metadata_comes_back_as_it_was_given(mapping: dict[str, Any]) -> None:
+    assert wire.mapping_from_metadata(wire.metadata_from_mapping(mapping)) == mapping
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -41,7 +35,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 def test_metadata_that_is_none_is_refused_by_row() -> None:
     payload = upsert_bytes() + delimited(4, b"") + delimited(4, b"\x0a\x05abc")
-    assert refusal(MalformedMessage, DECODERS["upsert"], payload) == ("metadata", 1)
+    assert refusal(MalformedMessage, REQUEST_DECODERS["upsert"], payload) == ("metadata", 1)
 
 
 def test_metadata_over_its_limit_is_refused_by_row() -> None:
@@ -63,7 +57,7 @@ def test_equal_metadata_has_equal_bytes(mapping: dict[str, Any], random: Any) ->
     random.shuffle(shuffled)
     payload = upsert_bytes() + delimited(4, b"".join(shuffled)) + delimited(4, b"")
     request, _ = wire.decode_upsert_request(payload, LIMITS)
-    assert request.metadata == [metadata_from_mapping(mapping), b""]
+    assert request.metadata == [wire.metadata_from_mapping(mapping), b""]
 
 
 @given(st.integers(28, 52), st.booleans())
@@ -79,7 +73,7 @@ def test_metadata_is_refused_or_every_answer_with_it_parses(levels: int, lists: 
     deep = delimited(1, delimited(1, b"") + delimited(2, value))
     payload = upsert_bytes() + delimited(4, b"") + delimited(4, deep)
     if levels > 50:
-        decode = DECODERS["upsert"]
+        decode = REQUEST_DECODERS["upsert"]
         assert refusal(MalformedMessage, decode, payload) == ("metadata", 1)
     with contextlib.suppress(MalformedMessage):
         request, _ = wire.decode_upsert_request(payload, LIMITS)
@@ -108,13 +102,13 @@ def assert_an_answer_holds(metadata: Sequence[bytes] | None) -> None:
 )
 def test_metadata_that_no_struct_holds_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter) as raised:
-        metadata_from_mapping(bad, row=4)
+        wire.metadata_from_mapping(bad, row=4)
     assert (raised.value.field, raised.value.row) == ("metadata", 4)
 
 
 def test_metadata_of_numpy_values_is_taken() -> None:
     mapping = {"n": np.int64(3), "x": np.float32(0.5), "b": np.True_, "l": np.arange(2)}
-    decoded = mapping_from_metadata(metadata_from_mapping(mapping))
+    decoded = wire.mapping_from_metadata(wire.metadata_from_mapping(mapping))
     assert decoded == {"n": 3, "x": 0.5, "b": True, "l": [0, 1]}
     assert isinstance(decoded["n"], int)
 
@@ -122,9 +116,4 @@ def test_metadata_of_numpy_values_is_taken() -> None:
 def test_a_value_without_a_kind_reads_as_none() -> None:
     struct_of_nothing = Struct()
     struct_of_nothing.fields["a"].SetInParent()
-    assert mapping_from_metadata(struct_of_nothing.SerializeToString()) == {"a": None}
-
-
-@given(mappings)
-def test_metadata_comes_back_as_it_was_given(mapping: dict[str, Any]) -> None:
-    assert mapping_from_metadata(metadata_from_mapping(mapping)) == mapping
+    assert wire.mapping_from_metadata(struct_of_nothing.SerializeToString()) == {"a": None}

@@ -1,0 +1,207 @@
+"""Messages that carry many rows, read and written through their twins.
+
+The twins, in vectorshard.internal.v1, hold packed numbers as bytes. A sender may legally write such
+a field unpacked, in several pieces, or more than once; a twin then sees too little. So a twin is
+believed only when its fields account for every byte of the message. Otherwise the bytes are parsed
+as the original message and written anew, which packs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+from vectorshard.internal.v1 import internal_pb2 as twins
+
+from shard import types
+from shard.config import Limits
+from shard.errors import LimitExceeded, MalformedMessage
+from shard.wire.ids import encode_ids, ids_of, split_ids
+from shard.wire.matrices import decode_matrix, encode_matrix
+from shard.wire.primitives import parse
+
+_TwinT = TypeVar("_TwinT", twins.UpsertRequestTwin, twins.SearchResponseTwin, twins.RowsTwin)
+
+
+# ---- the account of bytes ------------------------------------------------------------------------
+
+
+def _varint_bytes(value: int) -> int:
+    return max(1, (value.bit_length() + 6) // 7)
+
+
+def field_bytes(length: int) -> int:
+    """Return the bytes of a field of `length` bytes: tag (numbers 1 to 15), length, content."""
+    return 1 + _varint_bytes(length) + length
+
+
+def number_bytes(value: int) -> int:
+    """Return the bytes of a varint field that is left out when it is zero."""
+    return 1 + _varint_bytes(value) if value else 0
+
+
+def content_bytes(length: int) -> int:
+    """Return the bytes of a field of `length` bytes that is left out when it is empty."""
+    return field_bytes(length) if length else 0
+
+
+def counts_bytes(counts: types.UInt32Array) -> int:
+    """Return the bytes of a field of packed varints: one each, and one for each 7 bits more."""
+    length = counts.size
+    if counts.max(initial=0) > 0x7F:
+        length += sum(int(np.count_nonzero(counts >> bits)) for bits in (7, 14, 21, 28))
+    return content_bytes(length)
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+class Bulk:
+    """The parts that all twins have, each taken out of its message once: every access copies it.
+
+    `account` is the number of bytes that these parts have in a message that was written packed.
+    """
+
+    __slots__ = ("_dim", "_dtype", "_id_bytes", "_strings", "_vectors_bytes", "account", "metadata")
+
+    def __init__(
+        self, twin: twins.UpsertRequestTwin | twins.SearchResponseTwin | twins.RowsTwin
+    ) -> None:
+        self._strings, self._id_bytes = split_ids(twin.ids)
+        self._vectors_bytes = twin.vectors.data
+        self._dim, self._dtype = twin.vectors.dim, twin.vectors.dtype
+        self.metadata = list(twin.metadata)
+        self.account = sum(map(field_bytes, map(len, self.metadata)))
+        if twin.HasField("ids"):
+            self.account += field_bytes(
+                twin.ids.ByteSize()
+                if self._id_bytes is None
+                else field_bytes(content_bytes(len(self._id_bytes)))
+            )
+        if twin.HasField("vectors"):
+            self.account += field_bytes(
+                content_bytes(len(self._vectors_bytes))
+                + number_bytes(self._dim)
+                + number_bytes(self._dtype)
+            )
+
+    def ids(self) -> types.IdArray:
+        """Return the ids (rows,), as `ids_of` does."""
+        return ids_of(self._strings, self._id_bytes)
+
+    def vectors(self) -> types.VectorArray:
+        """Return the vectors (rows, dim), as `decode_matrix` does."""
+        return decode_matrix(self._vectors_bytes, self._dim, self._dtype, "vectors")
+
+    def included(
+        self, include: types.Include, rows: int
+    ) -> tuple[types.Float32Array | None, list[bytes] | None]:
+        """Return vectors (rows, dim) and metadata of an answer, each None when not asked for.
+
+        Raises MalformedMessage when one of them has another number of rows.
+        """
+        vectors = self.vectors().astype("<f4", copy=False) if include.vectors else None
+        if vectors is not None:
+            check_count("vectors", len(vectors), rows)
+        metadata = self.metadata if include.metadata else None
+        if metadata is not None:
+            check_count("metadata", len(metadata), rows)
+        return vectors, metadata
+
+
+def check_count(field: str, count: int, ids: int) -> None:
+    """Raise MalformedMessage unless there are as many of `field` as there are ids."""
+    if count != ids:
+        raise MalformedMessage(f"{count:,} rows for {ids:,} ids", field=field)
+
+
+def read_twin(
+    kind: type[_TwinT],
+    original: type[Message],
+    payload: bytes,
+    other_bytes: Callable[[_TwinT], int],
+) -> tuple[_TwinT, Bulk]:
+    """Read the bytes of `original` through its twin.
+
+    Parameters
+    ----------
+    kind
+        The twin's class.
+    original
+        The class that the bytes are of.
+    payload
+        The bytes.
+    other_bytes
+        Returns the bytes of the fields that are no part of Bulk, written packed.
+
+    Raises
+    ------
+    MalformedMessage
+        If the bytes do not parse.
+    """
+    twin = parse(kind, payload)
+    bulk = Bulk(twin)
+    if bulk.account + other_bytes(twin) != len(payload):
+        twin = kind.FromString(packed(original, payload))
+        bulk = Bulk(twin)
+    return twin, bulk
+
+
+def packed(original: type[Message], payload: bytes) -> bytes:
+    """Return the message written anew: every field once, numbers packed."""
+    return parse(original, payload).SerializeToString()
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def write_answer(
+    twin: twins.SearchResponseTwin | twins.RowsTwin,
+    ids: types.IdArray,
+    vectors: types.Float32Array | None,
+    metadata: Sequence[bytes] | None,
+    limits: Limits,
+    *,
+    field: str,
+    advice: str,
+) -> bytes:
+    """Add the rows to an answer and return its bytes.
+
+    Parameters
+    ----------
+    twin
+        The answer, with all its other fields.
+    ids, vectors, metadata
+        (rows,), (rows, dim), one for each row.
+    limits
+        Bounds the bytes of a message.
+    field, advice
+        What the error names, and what it tells the caller to do.
+
+    Raises
+    ------
+    LimitExceeded
+        If the answer does not fit into one message.
+    """
+    # Looked at first: an answer that is far too large is not written at all.
+    large_bytes = (0 if vectors is None else vectors.nbytes) + sum(map(len, metadata or ()))
+    _check_size(large_bytes, limits, field, advice)
+    twin.ids.CopyFrom(encode_ids(ids))
+    if vectors is not None:
+        twin.vectors.CopyFrom(encode_matrix(vectors))
+    if metadata is not None:
+        twin.metadata.extend(metadata)
+    payload = twin.SerializeToString()
+    _check_size(len(payload), limits, field, advice)
+    return payload
+
+
+def _check_size(answer_bytes: int, limits: Limits, field: str, advice: str) -> None:
+    if answer_bytes > limits.message_bytes:
+        raise LimitExceeded(
+            f"the answer would take {answer_bytes:,} bytes, "
+            f"more than the {limits.message_bytes:,} of a message: {advice}",
+            field=field,
+        )

@@ -1,0 +1,246 @@
+"""CreateCollection, DropCollection, ListCollections, and the configuration that they carry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types
+from shard.config import Limits
+from shard.errors import InvalidConfig, InvalidRequest, MalformedMessage, Unsupported
+from shard.wire.primitives import (
+    FIELD_TYPES,
+    ID_TYPES,
+    INDEX_KINDS,
+    METRICS,
+    NLIST_RULES,
+    check_recall,
+    parse,
+    shortest_decimal,
+)
+
+_COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+# ---- the configuration ---------------------------------------------------------------------------
+
+
+def encode_config(config: types.CollectionConfig) -> v1.CollectionConfig:
+    """Write a resolved configuration."""
+    return v1.CollectionConfig(
+        name=config.name,
+        dim=config.dim,
+        metric=METRICS.number[config.metric],
+        id_type=ID_TYPES.number[config.id_type],
+        index=_encode_index(config.index),
+        target_recall=config.target_recall,
+        filter_fields=_encode_filter_fields(config.filter_fields),
+    )
+
+
+def _encode_index(index: types.IndexConfig) -> v1.IndexConfig:
+    return v1.IndexConfig(
+        kind=INDEX_KINDS.number[index.kind],
+        min_training_size=index.min_training_size,
+        nlist_rule=NLIST_RULES.number[index.nlist_rule],
+        nlist=index.nlist,
+    )
+
+
+def _encode_filter_fields(declared: Iterable[types.FilterField]) -> list[v1.FilterField]:
+    return [
+        v1.FilterField(name=field.name, type=FIELD_TYPES.number[field.type]) for field in declared
+    ]
+
+
+def decode_config(
+    config: v1.CollectionConfig, refuse: type[InvalidRequest] = MalformedMessage
+) -> types.CollectionConfig:
+    """Return a resolved configuration; raise `refuse` for an enum's value that is none."""
+    return types.CollectionConfig(
+        name=config.name,
+        dim=config.dim,
+        metric=METRICS.member(config.metric, "config.metric", refuse),
+        id_type=ID_TYPES.member(config.id_type, "config.id_type", refuse),
+        index=types.IndexConfig(
+            kind=INDEX_KINDS.member(config.index.kind, "config.index.kind", refuse),
+            min_training_size=config.index.min_training_size,
+            nlist_rule=NLIST_RULES.member(
+                config.index.nlist_rule, "config.index.nlist_rule", refuse
+            ),
+            nlist=config.index.nlist,
+        ),
+        target_recall=shortest_decimal(config.target_recall),
+        filter_fields=tuple(
+            types.FilterField(
+                field.name, FIELD_TYPES.member(field.type, "config.filter_fields", refuse, row)
+            )
+            for row, field in enumerate(config.filter_fields)
+        ),
+    )
+
+
+_DEFAULTS = encode_config(
+    types.CollectionConfig(name="", dim=0, metric=types.Metric.L2, id_type=types.IdType.INT64)
+)
+"""Only the parts that may be left out are read."""
+
+
+def _fill_in_defaults(config: v1.CollectionConfig) -> None:
+    config.target_recall = config.target_recall or _DEFAULTS.target_recall
+    index, default = config.index, _DEFAULTS.index
+    index.kind = index.kind or default.kind
+    index.min_training_size = index.min_training_size or default.min_training_size
+    default_rule = v1.NLIST_RULE_FIXED if index.nlist else default.nlist_rule
+    index.nlist_rule = index.nlist_rule or default_rule
+
+
+def _check_name_and_dim(config: v1.CollectionConfig, limits: Limits) -> None:
+    if not _COLLECTION_NAME.fullmatch(config.name):
+        raise InvalidConfig(
+            f"the name {config.name[:80]!r} is not {_COLLECTION_NAME.pattern}", field="config.name"
+        )
+    if not 1 <= config.dim <= limits.dim:
+        raise InvalidConfig(f"{config.dim} is not in 1..{limits.dim:,}", field="config.dim")
+
+
+def _check_index(index: types.IndexConfig, limits: Limits) -> None:
+    fixed = index.nlist_rule is types.NlistRule.FIXED
+    if fixed != (index.nlist > 0):
+        raise InvalidConfig(
+            "FIXED needs it" if fixed else f"only FIXED takes it, not {index.nlist_rule.name}",
+            field="config.index.nlist",
+        )
+    if index.nlist > limits.nlist:
+        raise InvalidConfig(
+            f"{index.nlist:,} lists, at most {limits.nlist:,}", field="config.index.nlist"
+        )
+    if index.kind is types.IndexKind.IVF_PQ:
+        raise Unsupported("the index kind IVF_PQ is not part of this release")
+
+
+def _check_filter_fields(declared: Iterable[types.FilterField]) -> None:
+    names: set[str] = set()
+    for row, field in enumerate(declared):
+        if not field.name or field.name in names:
+            raise InvalidConfig(
+                f"the name {field.name!r} comes twice" if field.name else "a name is empty",
+                field="config.filter_fields",
+                row=row,
+            )
+        names.add(field.name)
+
+
+# ---- CreateCollection ----------------------------------------------------------------------------
+
+
+def encode_create_collection_request(
+    *,
+    name: str,
+    dim: int,
+    metric: types.Metric,
+    id_type: types.IdType,
+    index: types.IndexConfig | None = None,
+    target_recall: float | None = None,
+    filter_fields: Iterable[types.FilterField] = (),
+) -> bytes:
+    """Ask for a collection; None leaves a part to the server's defaults.
+
+    Raises
+    ------
+    InvalidConfig
+        If `dim` is no uint32, or a name is not UTF-8.
+    """
+    try:
+        config = v1.CollectionConfig(
+            name=name,
+            dim=dim,
+            metric=METRICS.number[metric],
+            id_type=ID_TYPES.number[id_type],
+            index=None if index is None else _encode_index(index),
+            target_recall=target_recall,
+            filter_fields=_encode_filter_fields(filter_fields),
+        )
+    except (ValueError, TypeError) as error:
+        raise InvalidConfig(str(error), field="config") from None
+    return v1.CreateCollectionRequest(config=config).SerializeToString()
+
+
+def decode_create_collection_request(payload: bytes, limits: Limits) -> types.CollectionConfig:
+    """Return the resolved configuration, with the defaults filled in.
+
+    Raises
+    ------
+    MalformedMessage, InvalidConfig
+        For a configuration that cannot be.
+    Unsupported
+        For IVF_PQ.
+    """
+    request = parse(v1.CreateCollectionRequest, payload)
+    if not request.HasField("config"):
+        raise InvalidConfig("missing", field="config")
+    _check_name_and_dim(request.config, limits)
+    _fill_in_defaults(request.config)
+    config = decode_config(request.config, InvalidConfig)
+    _check_index(config.index, limits)
+    check_recall(config.target_recall, "config.target_recall", InvalidConfig)
+    _check_filter_fields(config.filter_fields)
+    return config
+
+
+def encode_create_collection_response(config: types.CollectionConfig, created: bool) -> bytes:
+    """Answer with the resolved configuration, and whether the collection is new."""
+    return v1.CreateCollectionResponse(
+        config=encode_config(config), created=created
+    ).SerializeToString()
+
+
+def decode_create_collection_response(payload: bytes) -> tuple[types.CollectionConfig, bool]:
+    """Return the resolved configuration, and whether the collection is new."""
+    response = parse(v1.CreateCollectionResponse, payload)
+    return decode_config(response.config), response.created
+
+
+def encode_drop_collection_request(collection: str) -> bytes:
+    """Name the collection to drop."""
+    return v1.DropCollectionRequest(collection=collection).SerializeToString()
+
+
+def decode_drop_collection_request(payload: bytes) -> str:
+    """Return the name of the collection to drop."""
+    return parse(v1.DropCollectionRequest, payload).collection
+
+
+def encode_drop_collection_response() -> bytes:
+    """Answer that the collection is gone."""
+    return v1.DropCollectionResponse().SerializeToString()
+
+
+def decode_drop_collection_response(payload: bytes) -> None:
+    """Check that this is the answer."""
+    parse(v1.DropCollectionResponse, payload)
+
+
+def encode_list_collections_request() -> bytes:
+    """Ask for all collections."""
+    return v1.ListCollectionsRequest().SerializeToString()
+
+
+def decode_list_collections_request(payload: bytes) -> None:
+    """Check that this is the request."""
+    parse(v1.ListCollectionsRequest, payload)
+
+
+def encode_list_collections_response(configs: Iterable[types.CollectionConfig]) -> bytes:
+    """Answer with the resolved configurations, in the order given."""
+    return v1.ListCollectionsResponse(
+        collections=[encode_config(config) for config in configs]
+    ).SerializeToString()
+
+
+def decode_list_collections_response(payload: bytes) -> list[types.CollectionConfig]:
+    """Return the resolved configurations, by name."""
+    response = parse(v1.ListCollectionsResponse, payload)
+    return [decode_config(config) for config in response.collections]

@@ -1,0 +1,121 @@
+"""DescribeCollection and Train: what the shards of a collection say of themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types
+from shard.errors import MalformedMessage
+from shard.wire.collections import decode_config, encode_config
+from shard.wire.primitives import SHARD_STATES, copied, parse, shortest_decimal
+
+
+def encode_describe_collection_request(collection: str) -> bytes:
+    """Name the collection to describe."""
+    return v1.DescribeCollectionRequest(collection=collection).SerializeToString()
+
+
+def decode_describe_collection_request(payload: bytes) -> str:
+    """Return the name of the collection to describe."""
+    return parse(v1.DescribeCollectionRequest, payload).collection
+
+
+def encode_describe_collection_response(description: types.CollectionDescription) -> bytes:
+    """Answer with a description. The incarnation stays behind: it is no part of the contract."""
+    return v1.DescribeCollectionResponse(
+        config=encode_config(description.config),
+        ledger=v1.Ledger(**copied(description.ledger, types.Ledger)),
+        shards=[_encode_shard(shard) for shard in description.shards],
+        recommended_batch_size=description.recommended_batch_size,
+    ).SerializeToString()
+
+
+def decode_describe_collection_response(payload: bytes) -> types.CollectionDescription:
+    """Return a description, with an empty incarnation; its ledger is the sum of the shards'."""
+    response = parse(v1.DescribeCollectionResponse, payload)
+    return types.CollectionDescription(
+        config=decode_config(response.config),
+        incarnation="",
+        shards=tuple(_decode_shard(shard) for shard in response.shards),
+        recommended_batch_size=response.recommended_batch_size,
+    )
+
+
+def encode_train_request(request: types.TrainRequest) -> bytes:
+    """Ask for a new index."""
+    return v1.TrainRequest(collection=request.collection, wait=request.wait).SerializeToString()
+
+
+def decode_train_request(payload: bytes) -> types.TrainRequest:
+    """Return what to train."""
+    request = parse(v1.TrainRequest, payload)
+    return types.TrainRequest(collection=request.collection, wait=request.wait)
+
+
+def encode_train_response(shards: Iterable[types.ShardDescription]) -> bytes:
+    """Answer with the shards, in the order given."""
+    return v1.TrainResponse(shards=[_encode_shard(shard) for shard in shards]).SerializeToString()
+
+
+def decode_train_response(payload: bytes) -> tuple[types.ShardDescription, ...]:
+    """Return the shards, by number."""
+    return tuple(_decode_shard(shard) for shard in parse(v1.TrainResponse, payload).shards)
+
+
+def _encode_shard(shard: types.ShardDescription) -> v1.ShardDescription:
+    message = v1.ShardDescription(
+        shard=shard.shard,
+        state=SHARD_STATES.number[shard.state],
+        training=shard.training,
+        ledger=v1.Ledger(**copied(shard.ledger, types.Ledger)),
+        nlist=shard.nlist,
+        nprobe=shard.nprobe,
+        measured_recall=shard.measured_recall,
+        generation=shard.generation,
+        rows_trained_on=shard.rows_trained_on,
+        list_imbalance=shard.list_imbalance,
+        memory_bytes=shard.memory_bytes,
+        disk_bytes=shard.disk_bytes,
+    )
+    if shard.last_training_s:
+        message.last_training_duration.CopyFrom(
+            duration_pb2.Duration(**_seconds_and_nanos(shard.last_training_s))
+        )
+    if shard.last_trained_at:
+        message.last_trained_at.CopyFrom(
+            timestamp_pb2.Timestamp(**_seconds_and_nanos(shard.last_trained_at))
+        )
+    return message
+
+
+def _seconds_and_nanos(seconds: float) -> dict[str, int]:
+    nanos = round(math.fmod(seconds, 1.0) * 1e9)
+    return {"seconds": int(seconds) + nanos // 10**9, "nanos": nanos % 10**9}
+
+
+def _seconds_of(message: duration_pb2.Duration | timestamp_pb2.Timestamp) -> float:
+    # Divided once as integers: the nearest double, which is the one that was sent.
+    return (message.seconds * 10**9 + message.nanos) / 10**9
+
+
+def _decode_shard(shard: v1.ShardDescription) -> types.ShardDescription:
+    return types.ShardDescription(
+        shard=shard.shard,
+        state=SHARD_STATES.member(shard.state, "shards.state", MalformedMessage),
+        training=shard.training,
+        ledger=types.Ledger(**copied(shard.ledger, types.Ledger)),
+        nlist=shard.nlist,
+        nprobe=shard.nprobe,
+        measured_recall=shortest_decimal(shard.measured_recall),
+        generation=shard.generation,
+        rows_trained_on=shard.rows_trained_on,
+        list_imbalance=shortest_decimal(shard.list_imbalance),
+        last_training_s=_seconds_of(shard.last_training_duration),
+        last_trained_at=_seconds_of(shard.last_trained_at),
+        memory_bytes=shard.memory_bytes,
+        disk_bytes=shard.disk_bytes,
+    )

@@ -1,0 +1,71 @@
+"""Tokens and cursors: what a caller keeps and brings back without looking inside."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+from vectorshard.internal.v1 import internal_pb2 as twins
+
+from shard import types
+from shard.errors import InvalidParameter
+
+_OpaqueT = TypeVar("_OpaqueT", twins.Token, twins.Cursor)
+
+
+def encode_token(token: types.Token) -> bytes:
+    """Return the opaque bytes of a token; b"" for one without an incarnation, which means none."""
+    if not token.incarnation:
+        return b""
+    return twins.Token(
+        incarnation=token.incarnation, sequences=dict(token.sequences)
+    ).SerializeToString(deterministic=True)
+
+
+def decode_token(token: bytes) -> types.Token:
+    """Return the token of `encode_token`'s bytes; b"" is one without an incarnation.
+
+    Raises
+    ------
+    InvalidParameter
+        If `encode_token` did not write these bytes.
+    """
+    if not token:
+        return types.Token(incarnation="")
+    message = _parse_issued(twins.Token, token, "token")
+    return types.Token(incarnation=message.incarnation, sequences=dict(message.sequences))
+
+
+def encode_cursor(cursor: types.Cursor | None) -> bytes:
+    """Return the opaque bytes of a List cursor; b"" for none."""
+    if cursor is None:
+        return b""
+    return twins.Cursor(
+        incarnation=cursor.incarnation, shard=cursor.shard, row=cursor.row
+    ).SerializeToString(deterministic=True)
+
+
+def decode_cursor(cursor: bytes) -> types.Cursor | None:
+    """Return the cursor of `encode_cursor`'s bytes; b"" is none.
+
+    Raises
+    ------
+    InvalidParameter
+        If `encode_cursor` did not write these bytes.
+    """
+    if not cursor:
+        return None
+    message = _parse_issued(twins.Cursor, cursor, "cursor")
+    return types.Cursor(incarnation=message.incarnation, shard=message.shard, row=message.row)
+
+
+def _parse_issued(kind: type[_OpaqueT], issued: bytes, field: str) -> _OpaqueT:
+    """Return the message of these bytes, if they are the ones that we would write for it."""
+    try:
+        message = kind.FromString(issued)
+    except DecodeError:
+        message = kind()
+    message.DiscardUnknownFields()
+    if not message.incarnation or message.SerializeToString(deterministic=True) != issued:
+        raise InvalidParameter(f"not a {field} of this service", field=field)
+    return message

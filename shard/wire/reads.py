@@ -1,0 +1,193 @@
+"""Get, Count and List."""
+
+from __future__ import annotations
+
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types
+from shard.config import PAGE_SIZE_DEFAULT, Limits
+from shard.errors import InvalidParameter, LimitExceeded
+from shard.wire.bulk import content_bytes, read_twin, write_answer
+from shard.wire.opaque import decode_cursor, encode_cursor
+from shard.wire.primitives import parse
+from shard.wire.selection import (
+    decode_include,
+    encode_include,
+    refuse_filter,
+    required_ids,
+    selected_ids,
+    set_ids,
+)
+
+
+def encode_get_request(request: types.GetRequest) -> bytes:
+    """Name the ids to return."""
+    message = v1.GetRequest(collection=request.collection, include=encode_include(request.include))
+    set_ids(message, request.ids)
+    return message.SerializeToString()
+
+
+def decode_get_request(payload: bytes, limits: Limits) -> types.GetRequest:
+    """Return the ids asked for; without an `include`, vectors and metadata are.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse, or neither ids nor filter.
+    InvalidId, LimitExceeded
+        For an id or a number of ids out of its range.
+    Unsupported
+        For a filter.
+    """
+    request = parse(v1.GetRequest, payload)
+    ids = required_ids(request, limits)
+    if not request.HasField("include"):
+        return types.GetRequest(collection=request.collection, ids=ids)
+    return types.GetRequest(
+        collection=request.collection, ids=ids, include=decode_include(request.include)
+    )
+
+
+def encode_get_response(rows: types.Rows, limits: Limits) -> bytes:
+    """Answer with rows.
+
+    Raises
+    ------
+    LimitExceeded
+        If they do not fit into one message.
+    """
+    return _encode_rows(rows, limits, field="ids", advice="ask for fewer ids")
+
+
+def _encode_rows(rows: types.Rows, limits: Limits, *, field: str, advice: str) -> bytes:
+    twin = twins.RowsTwin(cursor=encode_cursor(rows.cursor))
+    return write_answer(
+        twin, rows.ids, rows.vectors, rows.metadata, limits, field=field, advice=advice
+    )
+
+
+def decode_get_response(payload: bytes, include: types.Include) -> types.Rows:
+    """Return the rows. `include` is the request's.
+
+    Raises
+    ------
+    MalformedMessage
+        If the parts do not fit together, or one that was asked for is missing.
+    """
+    return _decode_rows(v1.GetResponse, payload, include)
+
+
+def _decode_rows(
+    original: type[v1.GetResponse] | type[v1.ListResponse], payload: bytes, include: types.Include
+) -> types.Rows:
+    twin, bulk = read_twin(
+        twins.RowsTwin, original, payload, lambda twin: content_bytes(len(twin.cursor))
+    )
+    ids = bulk.ids()
+    vectors, metadata = bulk.included(include, ids.size)
+    return types.Rows(
+        ids=ids, vectors=vectors, metadata=metadata, cursor=decode_cursor(twin.cursor)
+    )
+
+
+def encode_count_request(request: types.CountRequest) -> bytes:
+    """Ask for the number of live rows: all, or those of the ids."""
+    message = v1.CountRequest(collection=request.collection)
+    if request.ids is not None:
+        set_ids(message, request.ids)
+    return message.SerializeToString()
+
+
+def decode_count_request(payload: bytes, limits: Limits) -> types.CountRequest:
+    """Return what to count.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse.
+    InvalidId, LimitExceeded
+        For an id or a number of ids out of its range.
+    Unsupported
+        For a filter.
+    """
+    request = parse(v1.CountRequest, payload)
+    return types.CountRequest(collection=request.collection, ids=selected_ids(request, limits))
+
+
+def encode_count_response(count: int) -> bytes:
+    """Answer with the number of live rows."""
+    return v1.CountResponse(count=count).SerializeToString()
+
+
+def decode_count_response(payload: bytes) -> int:
+    """Return the number of live rows."""
+    return parse(v1.CountResponse, payload).count
+
+
+def encode_list_request(request: types.ListRequest) -> bytes:
+    """Ask for a page of rows.
+
+    Raises
+    ------
+    InvalidParameter
+        If the page size is no uint32.
+    """
+    try:
+        message = v1.ListRequest(
+            collection=request.collection,
+            page_size=request.page_size,
+            cursor=encode_cursor(request.cursor),
+            include=encode_include(request.include),
+        )
+    except (ValueError, TypeError) as error:
+        raise InvalidParameter(str(error), field="page_size") from None
+    return message.SerializeToString()
+
+
+def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
+    """Return which page to list, with its default size filled in.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse.
+    LimitExceeded, InvalidParameter
+        For a page size over the limit, a cursor that is none.
+    Unsupported
+        For a filter.
+    """
+    request = parse(v1.ListRequest, payload)
+    refuse_filter(request)
+    if request.page_size > limits.page_size:
+        raise LimitExceeded(
+            f"{request.page_size:,} rows a page, at most {limits.page_size:,}", field="page_size"
+        )
+    return types.ListRequest(
+        collection=request.collection,
+        page_size=request.page_size or min(PAGE_SIZE_DEFAULT, limits.page_size),
+        cursor=decode_cursor(request.cursor),
+        include=decode_include(request.include),
+    )
+
+
+def encode_list_response(rows: types.Rows, limits: Limits) -> bytes:
+    """Answer with a page of rows.
+
+    Raises
+    ------
+    LimitExceeded
+        If they do not fit into one message.
+    """
+    return _encode_rows(rows, limits, field="page_size", advice="ask for smaller pages")
+
+
+def decode_list_response(payload: bytes, include: types.Include) -> types.Rows:
+    """Return a page of rows. `include` is the request's.
+
+    Raises
+    ------
+    MalformedMessage
+        If the parts do not fit together, or one that was asked for is missing.
+    """
+    return _decode_rows(v1.ListResponse, payload, include)

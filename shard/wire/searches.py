@@ -1,0 +1,237 @@
+"""Search with its receipt, SearchStream and Explain."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+import numpy as np
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types
+from shard.config import Limits
+from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage, Unsupported
+from shard.wire.bulk import (
+    check_count,
+    content_bytes,
+    counts_bytes,
+    field_bytes,
+    read_twin,
+    write_answer,
+)
+from shard.wire.matrices import decode_matrix, encode_matrix
+from shard.wire.opaque import decode_token, encode_token
+from shard.wire.primitives import check_recall, copied, parse, shortest_decimal
+from shard.wire.selection import decode_include, encode_include, refuse_filter
+
+
+def encode_search_request(request: types.SearchRequest) -> bytes:
+    """Write a batch of queries: float16 as FLOAT16, others as FLOAT32.
+
+    Raises
+    ------
+    InvalidParameter
+        If k or nprobe is no uint32.
+    """
+    effort = request.effort
+    try:
+        message = v1.SearchRequest(
+            collection=request.collection,
+            queries=encode_matrix(request.queries),
+            k=request.k,
+            include=encode_include(request.include),
+            score_threshold=request.score_threshold,
+            min_coverage=request.min_coverage,
+            token=b"" if request.token is None else encode_token(request.token),
+        )
+        if effort.exact:
+            message.exact = True
+        elif effort.nprobe:
+            message.nprobe = effort.nprobe
+        elif effort.target_recall:
+            message.target_recall = effort.target_recall
+    except (ValueError, TypeError) as error:
+        raise InvalidParameter(str(error), field="k or nprobe") from None
+    return message.SerializeToString()
+
+
+def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest:
+    """Return the batch of queries, a read-only view, and how to search.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse, or a matrix that is none.
+    InvalidParameter, LimitExceeded
+        For a number out of its range.
+    Unsupported
+        For a filter.
+    """
+    request = parse(v1.SearchRequest, payload)
+    refuse_filter(request)
+    matrix = request.queries
+    queries = decode_matrix(matrix.data, matrix.dim, matrix.dtype, "queries")
+    _check_hits(len(queries), request.k, limits)
+    return types.SearchRequest(
+        collection=request.collection,
+        queries=queries,
+        k=request.k,
+        effort=_decode_effort(request, limits),
+        include=decode_include(request.include),
+        score_threshold=_decode_score_threshold(request),
+        min_coverage=_decode_min_coverage(request),
+        token=decode_token(request.token) if request.token else None,
+    )
+
+
+def _check_hits(queries: int, k: int, limits: Limits) -> None:
+    if not 1 <= k <= limits.k:
+        raise InvalidParameter(f"{k:,} is not in 1..{limits.k:,}", field="k")
+    if queries > limits.queries:
+        raise LimitExceeded(f"{queries:,} queries, at most {limits.queries:,}", field="queries")
+    if queries * k > limits.hits:
+        raise LimitExceeded(
+            f"{queries:,} queries of {k:,} hits, at most {limits.hits:,} hits together: "
+            "ask fewer queries or a smaller k",
+            field="k",
+        )
+
+
+def _decode_effort(request: v1.SearchRequest, limits: Limits) -> types.Effort:
+    kind = request.WhichOneof("effort")
+    if kind == "nprobe":
+        if not 1 <= request.nprobe <= limits.nlist:
+            raise InvalidParameter(
+                f"{request.nprobe:,} is not in 1..{limits.nlist:,}", field="nprobe"
+            )
+        return types.Effort(nprobe=request.nprobe)
+    if kind == "target_recall":
+        target_recall = shortest_decimal(request.target_recall)
+        check_recall(target_recall, "target_recall", InvalidParameter)
+        return types.Effort(target_recall=target_recall)
+    return types.Effort(exact=request.exact)
+
+
+def _decode_score_threshold(request: v1.SearchRequest) -> float | None:
+    if not request.HasField("score_threshold"):
+        return None
+    if math.isnan(request.score_threshold):
+        raise InvalidParameter("NaN", field="score_threshold")
+    return request.score_threshold
+
+
+def _decode_min_coverage(request: v1.SearchRequest) -> float:
+    if not request.HasField("min_coverage"):
+        return 1.0
+    coverage = shortest_decimal(request.min_coverage)
+    if not 0.0 <= coverage <= 1.0:
+        raise InvalidParameter(f"{coverage} is not in [0, 1]", field="min_coverage")
+    return coverage
+
+
+def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
+    """Answer a batch of queries.
+
+    Raises
+    ------
+    LimitExceeded
+        If the hits do not fit into one message.
+    """
+    hits = result.hits
+    twin = twins.SearchResponseTwin(
+        counts=hits.counts.tolist(),
+        scores=np.ascontiguousarray(hits.scores, dtype="<f4").tobytes(),
+        receipt=_encode_receipt(result.receipt),
+    )
+    return write_answer(
+        twin,
+        hits.ids,
+        result.vectors,
+        result.metadata,
+        limits,
+        field="k",
+        advice="ask fewer queries, a smaller k, or leave vectors and metadata out",
+    )
+
+
+def decode_search_response(payload: bytes, include: types.Include) -> types.SearchResult:
+    """Return the hits. `include` is the request's.
+
+    Raises
+    ------
+    MalformedMessage
+        If the parts do not fit together, or one that was asked for is missing.
+    """
+    twin, bulk = read_twin(
+        twins.SearchResponseTwin, v1.SearchResponse, payload, _other_response_bytes
+    )
+    ids = bulk.ids()
+    scores = twin.scores
+    if len(scores) % 4:
+        raise MalformedMessage(f"{len(scores)} bytes are no float32s", field="scores")
+    hits = types.TopK(
+        counts=np.array(twin.counts, dtype=np.uint32),
+        ids=ids,
+        scores=np.frombuffer(scores, dtype="<f4"),
+    )
+    check_count("scores", hits.scores.size, ids.size)
+    check_count("counts", int(hits.counts.sum(dtype=np.uint64)), ids.size)
+    vectors, metadata = bulk.included(include, ids.size)
+    return types.SearchResult(
+        hits=hits, receipt=_decode_receipt(twin.receipt), vectors=vectors, metadata=metadata
+    )
+
+
+def _other_response_bytes(twin: twins.SearchResponseTwin) -> int:
+    return (
+        counts_bytes(np.array(twin.counts, dtype=np.uint32))
+        + content_bytes(len(twin.scores))
+        + (field_bytes(twin.receipt.ByteSize()) if twin.HasField("receipt") else 0)
+    )
+
+
+def _encode_receipt(receipt: types.Receipt) -> v1.Receipt:
+    return v1.Receipt(
+        shards_total=receipt.shards_total,
+        shards_answered=receipt.shards_answered,
+        coverage=receipt.coverage,
+        shards=[v1.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards],
+    )
+
+
+def _decode_receipt(receipt: v1.Receipt) -> types.Receipt:
+    return types.Receipt(
+        coverage=shortest_decimal(receipt.coverage),
+        shards=tuple(
+            types.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards
+        ),
+    )
+
+
+def decode_search_stream_request(payload: bytes) -> NoReturn:
+    """Refuse: searches by stream are not part of this release.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse.
+    Unsupported
+        For all others.
+    """
+    parse(v1.SearchStreamRequest, payload)
+    raise Unsupported("SearchStream is not part of this release")
+
+
+def decode_explain_request(payload: bytes) -> NoReturn:
+    """Refuse: explanations are not part of this release.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse.
+    Unsupported
+        For all others.
+    """
+    parse(v1.ExplainRequest, payload)
+    raise Unsupported("Explain is not part of this release")

@@ -1,0 +1,59 @@
+"""GetServerInfo: who a server is, and the limits in force."""
+
+from __future__ import annotations
+
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types
+from shard.config import SLOTS_TOTAL, Limits
+from shard.errors import MalformedMessage
+from shard.wire.primitives import ROLES, copied, parse
+
+
+def encode_get_server_info_request() -> bytes:
+    """Ask about the server."""
+    return v1.GetServerInfoRequest().SerializeToString()
+
+
+def decode_get_server_info_request(payload: bytes) -> None:
+    """Check that this is the request."""
+    parse(v1.GetServerInfoRequest, payload)
+
+
+def encode_get_server_info_response(
+    version: str, topology: types.Topology, limits: Limits
+) -> bytes:
+    """Answer with the version, who the server is, and the bounds in force."""
+    return v1.GetServerInfoResponse(
+        version=version,
+        role=ROLES.number[topology.role],
+        cluster=topology.cluster,
+        placement_epoch=topology.placement_epoch,
+        slots_total=SLOTS_TOTAL,
+        shards=[
+            v1.ShardPlacement(
+                shard=placement.shard,
+                slots=[v1.SlotRange(first=first, last=last) for first, last in placement.slots],
+            )
+            for placement in topology.shards
+        ],
+        limits=v1.Limits(**copied(limits, Limits)),
+    ).SerializeToString()
+
+
+def decode_get_server_info_response(payload: bytes) -> tuple[str, types.Topology, Limits]:
+    """Return the version, who the server is, and the bounds in force."""
+    response = parse(v1.GetServerInfoResponse, payload)
+    topology = types.Topology(
+        role=ROLES.member(response.role, "role", MalformedMessage),
+        cluster=response.cluster,
+        placement_epoch=response.placement_epoch,
+        shards=tuple(
+            types.ShardPlacement(
+                shard=placement.shard,
+                slots=tuple((slots.first, slots.last) for slots in placement.slots),
+            )
+            for placement in response.shards
+        ),
+    )
+    return response.version, topology, Limits(**copied(response.limits, Limits))

@@ -1,0 +1,126 @@
+"""Upsert and its stream, Delete."""
+
+from __future__ import annotations
+
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types
+from shard.config import Limits
+from shard.errors import InvalidParameter
+from shard.wire.bulk import check_count, content_bytes, number_bytes, read_twin
+from shard.wire.ids import check_ids, encode_ids
+from shard.wire.matrices import encode_matrix
+from shard.wire.metadata import canonical_metadata
+from shard.wire.opaque import decode_token, encode_token
+from shard.wire.primitives import WRITE_MODES, copied, parse
+from shard.wire.selection import required_ids, set_ids
+
+
+def encode_upsert_request(request: types.UpsertRequest, request_id: int = 0) -> bytes:
+    """Write a batch of rows: float16 vectors as FLOAT16, others as FLOAT32.
+
+    Raises
+    ------
+    InvalidId
+        For a string that UTF-8 cannot write.
+    """
+    return twins.UpsertRequestTwin(
+        collection=request.collection,
+        ids=encode_ids(request.ids),
+        vectors=encode_matrix(request.vectors),
+        metadata=request.metadata,
+        mode=WRITE_MODES.number[request.mode],
+        request_id=request_id,
+    ).SerializeToString()
+
+
+def decode_upsert_request(payload: bytes, limits: Limits) -> tuple[types.UpsertRequest, int]:
+    """Return the batch and its request_id. Arrays are read-only views; metadata is canonical.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse, counts that do not match, a matrix or metadata that is none.
+    InvalidId, InvalidParameter, LimitExceeded
+        For an id, mode, or size out of its range.
+    """
+    twin, bulk = read_twin(twins.UpsertRequestTwin, v1.UpsertRequest, payload, _other_upsert_bytes)
+    ids = bulk.ids()
+    check_ids(ids, limits)
+    vectors = bulk.vectors()
+    check_count("vectors", len(vectors), ids.size)
+    metadata = None
+    if bulk.metadata:
+        check_count("metadata", len(bulk.metadata), ids.size)
+        metadata = canonical_metadata(bulk.metadata, limits)
+    mode = WRITE_MODES.member(twin.mode or v1.WRITE_MODE_UPSERT, "mode", InvalidParameter)
+    request = types.UpsertRequest(
+        collection=twin.collection, ids=ids, vectors=vectors, metadata=metadata, mode=mode
+    )
+    return request, twin.request_id
+
+
+def _other_upsert_bytes(twin: twins.UpsertRequestTwin) -> int:
+    return (
+        content_bytes(len(twin.collection.encode()))
+        + number_bytes(twin.mode)
+        + number_bytes(twin.request_id)
+    )
+
+
+def encode_upsert_response(result: types.UpsertResult, request_id: int = 0) -> bytes:
+    """Acknowledge a batch."""
+    return v1.UpsertResponse(
+        accepted=result.accepted,
+        errors=[v1.RowError(**copied(error, types.RowError)) for error in result.errors],
+        token=encode_token(result.token),
+        request_id=request_id,
+    ).SerializeToString()
+
+
+def decode_upsert_response(payload: bytes) -> tuple[types.UpsertResult, int]:
+    """Return the acknowledgement and its request_id."""
+    response = parse(v1.UpsertResponse, payload)
+    result = types.UpsertResult(
+        accepted=response.accepted,
+        errors=tuple(types.RowError(**copied(error, types.RowError)) for error in response.errors),
+        token=decode_token(response.token),
+    )
+    return result, response.request_id
+
+
+def encode_delete_request(request: types.DeleteRequest) -> bytes:
+    """Name the ids to delete."""
+    message = v1.DeleteRequest(collection=request.collection)
+    set_ids(message, request.ids)
+    return message.SerializeToString()
+
+
+def decode_delete_request(payload: bytes, limits: Limits) -> types.DeleteRequest:
+    """Return the ids to delete.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse, or neither ids nor filter.
+    InvalidId, LimitExceeded
+        For an id or a number of ids out of its range.
+    Unsupported
+        For a filter.
+    """
+    request = parse(v1.DeleteRequest, payload)
+    return types.DeleteRequest(collection=request.collection, ids=required_ids(request, limits))
+
+
+def encode_delete_response(result: types.DeleteResult) -> bytes:
+    """Answer how many rows are gone."""
+    return v1.DeleteResponse(
+        deleted=result.deleted, token=encode_token(result.token)
+    ).SerializeToString()
+
+
+def decode_delete_response(payload: bytes) -> types.DeleteResult:
+    """Return how many rows are gone."""
+    response = parse(v1.DeleteResponse, payload)
+    return types.DeleteResult(deleted=response.deleted, token=decode_token(response.token))

@@ -1,0 +1,116 @@
+"""Messages made by hand: the smallest legal ones, with parts replaced, and how they are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard import types, wire
+from shard.errors import InvalidRequest
+from tests.shard.wire.strategies import LIMITS
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """Return a length-delimited field of fewer than 16,384 bytes, made by hand."""
+    length = len(content)
+    head = [length] if length < 128 else [length & 127 | 128, length >> 7]
+    return bytes([number << 3 | 2, *head]) + content
+
+
+def matrix(**parts: Any) -> v1.Matrix:
+    """Return a (2, 2) matrix with some parts replaced."""
+    whole: dict[str, Any] = {"data": bytes(16), "dim": 2, "dtype": v1.D_TYPE_FLOAT32}
+    return v1.Matrix(**(whole | parts))
+
+
+def upsert_bytes(**parts: Any) -> bytes:
+    """Return an Upsert of two rows of dim 2, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "collection": "words",
+        "ids": v1.Ids(int64s=v1.Int64Ids(values=[1, 2])),
+        "vectors": matrix(data=np.arange(4, dtype="<f4").tobytes()),
+    }
+    return v1.UpsertRequest(**(whole | parts)).SerializeToString()
+
+
+def search_bytes(**parts: Any) -> bytes:
+    """Return a Search of one query of dim 2, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "collection": "words",
+        "k": 3,
+        "queries": matrix(data=np.arange(2, dtype="<f4").tobytes()),
+    }
+    return v1.SearchRequest(**(whole | parts)).SerializeToString()
+
+
+def create_bytes(**parts: Any) -> bytes:
+    """Return the smallest CreateCollection, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "name": "words",
+        "dim": 3,
+        "metric": v1.METRIC_L2,
+        "id_type": v1.ID_TYPE_INT64,
+    }
+    return v1.CreateCollectionRequest(
+        config=v1.CollectionConfig(**(whole | parts))
+    ).SerializeToString()
+
+
+def some_hits(vectors: types.Float32Array | None = None) -> types.SearchResult:
+    """Return 4 hits of 2 queries."""
+    return types.SearchResult(
+        hits=types.TopK(
+            counts=np.array([3, 1], dtype=np.uint32),
+            ids=np.arange(4),
+            scores=np.ones(4, dtype=np.float32),
+        ),
+        receipt=types.Receipt(shards=(), coverage=1.0),
+        vectors=vectors,
+    )
+
+
+def refusal(
+    kind: type[InvalidRequest], decode: Callable[..., object], *arguments: Any
+) -> tuple[str, int | None]:
+    """Return the field and row that a refusal names."""
+    with pytest.raises(kind) as raised:
+        decode(*arguments)
+    assert type(raised.value) is kind
+    return raised.value.field, raised.value.row
+
+
+REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
+    "create_collection": lambda p: wire.decode_create_collection_request(p, LIMITS),
+    "drop_collection": wire.decode_drop_collection_request,
+    "list_collections": wire.decode_list_collections_request,
+    "describe_collection": wire.decode_describe_collection_request,
+    "upsert": lambda p: wire.decode_upsert_request(p, LIMITS),
+    "upsert_stream": lambda p: wire.decode_upsert_request(p, LIMITS),
+    "delete": lambda p: wire.decode_delete_request(p, LIMITS),
+    "get": lambda p: wire.decode_get_request(p, LIMITS),
+    "count": lambda p: wire.decode_count_request(p, LIMITS),
+    "list": lambda p: wire.decode_list_request(p, LIMITS),
+    "search": lambda p: wire.decode_search_request(p, LIMITS),
+    "search_stream": wire.decode_search_stream_request,
+    "explain": wire.decode_explain_request,
+    "train": wire.decode_train_request,
+    "get_server_info": wire.decode_get_server_info_request,
+}
+ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
+    "create_collection": wire.decode_create_collection_response,
+    "drop_collection": wire.decode_drop_collection_response,
+    "list_collections": wire.decode_list_collections_response,
+    "describe_collection": wire.decode_describe_collection_response,
+    "upsert": wire.decode_upsert_response,
+    "delete": wire.decode_delete_response,
+    "get": lambda p: wire.decode_get_response(p, types.Include()),
+    "count": wire.decode_count_response,
+    "list": lambda p: wire.decode_list_response(p, types.Include()),
+    "search": lambda p: wire.decode_search_response(p, types.Include()),
+    "train": wire.decode_train_response,
+    "get_server_info": wire.decode_get_server_info_response,
+}

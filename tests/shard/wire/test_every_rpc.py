@@ -1,0 +1,89 @@
+"""What holds for every RPC: only our errors for whatever bytes, and what is not in this release."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard.errors import MalformedMessage, Unsupported, VectorShardError
+from tests.shard.wire.messages import (
+    ANSWER_DECODERS,
+    REQUEST_DECODERS,
+    create_bytes,
+    refusal,
+    search_bytes,
+    upsert_bytes,
+)
+
+
+def test_every_rpc_of_the_contract_has_its_decoder() -> None:
+    service = v1.DESCRIPTOR.services_by_name["VectorService"]
+    rpcs = {method.name.lower() for method in service.methods}
+    assert {name.replace("_", "") for name in REQUEST_DECODERS} == rpcs
+
+
+@pytest.mark.parametrize("rpc", REQUEST_DECODERS)
+def test_unparsable_requests_are_malformed(rpc: str) -> None:
+    for garbage in (b"\xff", b"\x0a\x7fabc", b"\x00"):
+        assert refusal(MalformedMessage, REQUEST_DECODERS[rpc], garbage) == ("message", None)
+
+
+@pytest.mark.parametrize("rpc", ANSWER_DECODERS)
+def test_unparsable_answers_are_malformed(rpc: str) -> None:
+    assert refusal(MalformedMessage, ANSWER_DECODERS[rpc], b"\x0a\x7fabc")[0] == "message"
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([*REQUEST_DECODERS.values(), *ANSWER_DECODERS.values()]), st.binary(max_size=40)
+)
+def test_no_bytes_raise_anything_but_our_errors(
+    decode: Callable[[bytes], object], payload: bytes
+) -> None:
+    with contextlib.suppress(VectorShardError):
+        decode(payload)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([upsert_bytes(metadata=[{"a": 1}, {}]), search_bytes(nprobe=3, token=b"x")]),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_no_flipped_bytes_raise_anything_but_our_errors(
+    payload: bytes, flips: list[tuple[int, int]]
+) -> None:
+    broken = bytearray(payload)
+    for position, value in flips:
+        broken[position % len(broken)] = value
+    for decode in (REQUEST_DECODERS["upsert"], REQUEST_DECODERS["search"]):
+        with contextlib.suppress(VectorShardError):
+            decode(bytes(broken))
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_"),
+    [
+        ("delete", v1.DeleteRequest(filter=v1.Filter())),
+        ("get", v1.GetRequest(filter=v1.Filter())),
+        ("count", v1.CountRequest(filter=v1.Filter())),
+        ("list", v1.ListRequest(filter=v1.Filter())),
+        ("search", v1.SearchRequest(filter=v1.Filter())),
+        ("search_stream", v1.SearchStreamRequest()),
+        ("explain", v1.ExplainRequest()),
+        (
+            "create_collection",
+            v1.CreateCollectionRequest.FromString(
+                create_bytes(index=v1.IndexConfig(kind=v1.INDEX_KIND_IVF_PQ))
+            ),
+        ),
+    ],
+)
+def test_what_is_not_in_this_release_is_unsupported(rpc: str, request_: Message) -> None:
+    with pytest.raises(Unsupported):
+        REQUEST_DECODERS[rpc](request_.SerializeToString())
