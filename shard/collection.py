@@ -22,6 +22,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,7 +126,8 @@ class Collection:
         self._id_index = IdIndex(self._ids)
         self._squared_norms = np.zeros(0, dtype=np.float32)
         self._snapshot = self._recover(stored)
-        self._generations = self._snapshot.index.generation if self._snapshot.index else 0
+        stored_index = row_store.index_file
+        self._generations = stored_index.generation if stored_index is not None else 0
         self._checkpointed_rows = self._snapshot.absorbed_until
         self._checkpointed_generation = self._generations
         self._building = False
@@ -153,19 +155,24 @@ class Collection:
         RowStoreCorrupt
             If the row store contradicts itself.
         """
-        row_store = RowStore.open(disk, directory)
-        remove_stray_index_files(disk, directory, row_store)
-        row_file = RowFile.open(disk, directory / row_store.row_file, row_store.entry.config.dim)
-        return cls(
-            disk=disk,
-            directory=directory,
-            shard=shard,
-            entry=row_store.entry,
-            engine=engine,
-            row_file=row_file,
-            row_store=row_store,
-            stored=row_store.load(),
-        )
+        with ExitStack() as opened:
+            row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
+            remove_stray_index_files(disk, directory, row_store)
+            dim = row_store.entry.config.dim
+            path = directory / row_store.row_file
+            row_file = opened.enter_context(closing(RowFile.open(disk, path, dim)))
+            collection = cls(
+                disk=disk,
+                directory=directory,
+                shard=shard,
+                entry=row_store.entry,
+                engine=engine,
+                row_file=row_file,
+                row_store=row_store,
+                stored=row_store.load(),
+            )
+            opened.pop_all()  # from here on they are the collection's to close
+            return collection
 
     # ---- recovery -------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The index on disk, so that a restart need not train.
 
-Derived data: a file that is missing, damaged or of another row count is ignored, and its rows are
-buffered again. Each checkpoint is a file of its own, so that a crash between writing one and
-recording it cannot spoil the last.
+Derived data: a file that is missing, unreadable, damaged or of another row count is ignored, and
+its rows are buffered again. Each checkpoint is a file of its own, so that a crash between writing
+one and recording it cannot spoil the last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         return snapshot
     try:
         serialized = (directory / stored.name).read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return snapshot
     if checksum(serialized) != stored.crc32c:
         return snapshot

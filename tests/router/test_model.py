@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import tempfile
+import traceback
 import zlib
 from collections import Counter
 from collections.abc import Coroutine, Sequence
@@ -197,6 +199,8 @@ class CollectionMachine(RuleBasedStateMachine):
     metric: Metric
     id_type: IdType
     shards: int
+    failures: list[str]
+    """Of all runs; background work may let the same steps fail elsewhere, or not, the next time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,6 +221,8 @@ class CollectionMachine(RuleBasedStateMachine):
         self.steps = self.steps_at_start = 0
 
     def teardown(self) -> None:
+        if isinstance(sys.exc_info()[1], Exception):
+            self.failures.append(traceback.format_exc())
         self.run(self.router.close())
         self.loop.close()
         shutil.rmtree(self.directory)
@@ -570,17 +576,21 @@ def split_by_query(result: SearchResult) -> tuple[list[list[Id]], list[Float32Ar
 def test_a_collection_answers_as_a_dictionary_would(
     metric: Metric, id_type: IdType, shards: int
 ) -> None:
-    machine = type(
-        "Machine", (CollectionMachine,), {"metric": metric, "id_type": id_type, "shards": shards}
+    failures: list[str] = []
+    kind = {"metric": metric, "id_type": id_type, "shards": shards, "failures": failures}
+    machine = type("Machine", (CollectionMachine,), kind)
+    steps = settings(
+        max_examples=4,
+        stateful_step_count=50,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # shrinking a failure takes minutes: add Phase.shrink for it
+        suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(
-        seed(zlib.crc32(f"{metric} {id_type} {shards}".encode()))(machine),
-        settings=settings(
-            max_examples=4,
-            stateful_step_count=50,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],  # shrinking a failure takes minutes: add Phase.shrink for it
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    number = zlib.crc32(f"{metric} {id_type} {shards}".encode())
+    try:
+        run_state_machine_as_test(seed(number)(machine), settings=steps)
+    except Exception as error:
+        if failures:
+            error.add_note(f"the first failure, of seed {number}:\n{failures[0]}")
+        raise

@@ -252,7 +252,8 @@ async def test_a_collection_dropped_while_its_index_is_written_leaves_nothing_be
     assert await asyncio.to_thread(disk.reached.wait, DEADLINE_S)
     dropping = asyncio.ensure_future(shard.drop_collection("words"))
     creating = asyncio.ensure_future(shard.create_collection(config_of()))
-    await asyncio.sleep(0)
+    ended, _ = await asyncio.wait({dropping, creating}, timeout=0.3)
+    assert not ended  # else the file would land among those of the new collection
     disk.let_go.set()
     await dropping
     await creating

@@ -262,6 +262,29 @@ def test_the_buffer_is_absorbed_and_an_old_index_keeps_growing_while_a_new_one_i
     assert_exact(collection, corpus)
 
 
+def test_rows_that_die_in_the_buffer_are_not_absorbed_and_rows_that_die_later_are_hidden(
+    collection: Collection,
+) -> None:
+    corpus = corpus_of(200)
+    write(collection, corpus.take(slice(0, 100)))
+    build_index(collection, lambda: 0.0)
+    write(collection, corpus.take(slice(100, 200)))
+    delete(collection, corpus.ids[90:130])
+    while collection.absorb_piece():
+        assert collection.ledger().adds_up
+    index = collection.snapshot.index
+    assert index is not None
+    assert index.ivf.rows == 100 + 70
+    ledger = collection.ledger()
+    assert (ledger.indexed, ledger.buffered, ledger.deleted) == (160, 0, 40)
+    delete(collection, corpus.ids[150:160])
+    assert collection.ledger().indexed == 150
+    live = np.flatnonzero(
+        (np.arange(200) < 90) | ((np.arange(200) >= 130) & (np.arange(200) // 10 != 15))
+    )
+    assert_exact(collection, corpus.take(live))
+
+
 def test_who_asks_while_a_training_runs_waits_for_the_next_one(
     collection: Collection, care: Care
 ) -> None:
