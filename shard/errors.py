@@ -38,6 +38,8 @@ class VectorShardError(Exception):
 
     retryable: ClassVar[bool] = False
     """The same call may succeed later, and repeating it does no harm."""
+    is_servers_own: ClassVar[bool] = False
+    """Its text is about the server itself: it goes to the log, and an id to the caller."""
 
     acknowledged_rows: int | None = None
     """Of an upload that this error ended: its first rows, which are written and stay."""
@@ -130,9 +132,13 @@ class DeadlineExceeded(VectorShardError):
 class WritesStopped(VectorShardError):
     """The disk failed a write. Reads go on; writes are refused until a restart."""
 
+    is_servers_own = True
+
 
 class CorruptData(VectorShardError):
     """Stored bytes do not match their checksum."""
+
+    is_servers_own = True
 
 
 class RowFileCorrupt(CorruptData):
@@ -145,6 +151,8 @@ class RowStoreCorrupt(CorruptData):
 
 class DataDirectoryError(VectorShardError):
     """A server cannot start on this data directory."""
+
+    is_servers_own = True
 
 
 class DataDirectoryLocked(DataDirectoryError):

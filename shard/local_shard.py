@@ -389,7 +389,8 @@ class LocalShard:
         for threads in (self._search_threads, self._read_threads, self._commit_threads):
             threads.shutdown()
         for collection in collections:
-            if collection.rows_since_checkpoint >= self._engine.buffer.absorb_rows:
+            absorbed = collection.rows_since_checkpoint
+            if collection.wants_checkpoint or absorbed >= self._engine.buffer.absorb_rows:
                 try:
                     collection.checkpoint()
                 except Exception:

@@ -20,7 +20,7 @@ from shard import wire
 from shard.config import Limits
 from shard.errors import ShardUnavailable, Unsupported, VectorShardError
 from shard.protocol import Shard
-from shard.status import internal_status, status_code, status_of
+from shard.status import opaque_status, status_code, status_of
 from shard.telemetry import Outcome, RpcMetrics
 from shard.types import NO_LIMIT, Call
 
@@ -297,13 +297,13 @@ def _call(context: Context) -> Call:
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
-    """End the call with the error's status; an unexpected error shows an opaque id only."""
-    if isinstance(error, VectorShardError):
+    """End the call with the error's status; the server's own errors show an opaque id only."""
+    if isinstance(error, VectorShardError) and not error.is_servers_own:
         status = status_of(error)
     else:
         error_id = uuid.uuid4().hex[:16]
-        _log.error("internal error", method=method, error_id=error_id, exc_info=error)
-        status = internal_status(error_id)
+        _log.error("a call failed", method=method, error_id=error_id, exc_info=error)
+        status = opaque_status(error, error_id)
     trailing = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(_CODE_BY_NUMBER[status.code], status.message, trailing)
     raise AssertionError("abort raises")

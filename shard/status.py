@@ -162,11 +162,22 @@ def status_of(error: VectorShardError) -> status_pb2.Status:
     return status
 
 
-def internal_status(error_id: str) -> status_pb2.Status:
-    """Return the status of a failure that nobody expected: opaque, but for what to look for."""
-    return status_of(
-        InternalError(f"internal error {error_id}; see the server's log", error_id=error_id)
+def opaque_status(error: Exception, error_id: str) -> status_pb2.Status:
+    """Return the status of a failure of the server's own: what kind it is and what to look for.
+
+    The error's text stays here. A failure that nobody expected is INTERNAL.
+    """
+    kind = _listed_class(error)
+    what = "Internal error." if kind is InternalError else (kind.__doc__ or "").strip()
+    status = status_pb2.Status(
+        code=STATUS_BY_ERROR[kind].value[0],
+        message=f"{what} The server's log tells more, under {error_id}.",
     )
+    facts = {"error_id": error_id}
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(domain=DOMAIN, reason=_reason_of(kind), metadata=facts)
+    )
+    return status
 
 
 def error_from_status(

@@ -25,6 +25,10 @@ from shard.types import Int64Array
 BUILD_PIECE_ROWS: Final = 4_096
 """Rows added to a private index in one call; only memory limits it."""
 
+CATCHING_UP_ROUNDS: Final = 3
+"""How often a private index takes in what was written meanwhile before it is published anyway:
+from then on, writers are slowed until the buffer is small."""
+
 BUILDER_NICENESS: Final = 10
 """Searches come before training where they compete for a core."""
 
@@ -71,12 +75,12 @@ def build_index(
     )
     absorbed_until, rows_skipped = 0, 0
     go_on()
-    while collection.snapshot.rows - absorbed_until > collection.engine.buffer.absorb_rows or (
-        absorbed_until == 0
-    ):
+    for _ in range(CATCHING_UP_ROUNDS):
         snapshot = collection.snapshot
         rows_skipped += _absorb(ivf, snapshot, absorbed_until, snapshot.rows, go_on)
         absorbed_until = snapshot.rows
+        if collection.snapshot.rows - absorbed_until <= collection.engine.buffer.absorb_rows:
+            break
     calibration = _calibrate(collection, ivf, snapshot, absorbed_until, random, go_on)
     now = clock()
     collection.publish_index(

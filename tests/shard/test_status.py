@@ -33,7 +33,7 @@ from shard.status import (
     TEXT_BYTES,
     error_from_rpc,
     error_from_status,
-    internal_status,
+    opaque_status,
     status_code,
     status_of,
 )
@@ -129,8 +129,24 @@ def test_the_callers_mistake_names_its_field_and_row() -> None:
     assert dict(info.metadata) == {"field": "vectors", "row": "5"}
 
 
+@pytest.mark.parametrize("kind", [kind for kind in STATUS_BY_ERROR if kind.is_servers_own])
+def test_what_is_the_servers_own_shows_its_kind_and_an_id_but_not_its_text(
+    kind: type[VectorShardError],
+) -> None:
+    error = kind("/secret/path: no such table")
+    status = opaque_status(error, "abc123")
+    assert status.code == status_code(error).value[0]
+    assert "secret" not in str(status)
+    assert "abc123" in status.message
+    [info] = details(status, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"error_id": "abc123"}
+    returned = error_from_status(status_code(error), status.message, status)
+    assert type(returned) is kind
+
+
 def test_a_failure_of_ours_shows_an_opaque_id_only() -> None:
-    status = internal_status("abc123")
+    status = opaque_status(ValueError("secret"), "abc123")
+    assert "secret" not in str(status)
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert "abc123" in status.message
     [info] = details(status, error_details_pb2.ErrorInfo)

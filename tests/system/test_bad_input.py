@@ -616,6 +616,26 @@ def test_an_error_of_the_servers_own_is_opaque_and_its_text_goes_to_the_log_only
     server.stop()
 
 
+def test_a_damaged_row_is_data_loss_and_what_is_damaged_goes_to_the_log_only(
+    start_server: StartServer,
+) -> None:
+    server = start_server(1)
+    with server.stub() as stub:
+        stub.CreateCollection(create_request(name="w"))
+        stub.Upsert(v1.UpsertRequest(collection="w", ids=THREE, vectors=matrix(GOOD)))
+        with (server.data / "shard-0" / "collections" / "w" / "rows-0.f32").open("r+b") as rows:
+            rows.write(b"\x55")
+        refusal = refused(lambda: stub.Get(v1.GetRequest(collection="w", ids=THREE)))
+        assert refusal.code is grpc.StatusCode.DATA_LOSS
+        assert refusal.reason == "ROW_FILE_CORRUPT"
+        assert "row 0" not in refusal.message
+        error_id = refusal.facts["error_id"]
+        wait_until(lambda: error_id in server.log_text())
+        [told] = [line for line in server.log_text().splitlines() if error_id in line]
+        assert "row 0" in told
+    server.stop()
+
+
 @pytest.mark.parametrize(
     ("command", "environment"),
     [
