@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything is installed into .venv, from requirements.lock, by hash.
 
-PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name))))
+PYTHON ?= python3.11 python3
 BIN := .venv/bin
 STAMP := .venv/vectorshard.stamp
 
@@ -58,13 +58,10 @@ clean: ## remove everything that the other targets made, except DATA
 
 # Wheels only: building a dependency from source would pull in what the lock does not pin.
 $(STAMP): pyproject.toml requirements.lock
-	@test -x $(BIN)/pip || "$(PYTHON)" -c \
-	  'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "needs Python 3.11 or later with its venv module: apt-get install python3-venv," \
-	    "or make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/pip || "$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@echo "setting up: installing requirements.lock into .venv, which may take a minute"
+	@test -x $(BIN)/pip || { python=$$(.ci/prerequisites $(PYTHON)) && "$$python" -m venv .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --only-binary :all: --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-deps --no-build-isolation -e .
-	touch $@
+	@touch $@

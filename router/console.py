@@ -187,10 +187,10 @@ def ingest(
         MetricName | None, typer.Option(help="Default: what the file says, else cosine.")
     ] = None,
     vectors_key: Annotated[
-        str, typer.Option(help="The array of vectors. [default: vectors, or train in an .hdf5]")
+        str, typer.Option(help="The array of vectors. Default: vectors, or train in an .hdf5.")
     ] = "",
     ids_key: Annotated[
-        str, typer.Option(help="The array of ids. [default: ids if it is there, else row numbers]")
+        str, typer.Option(help="The array of ids. Default: ids if it is there, else row numbers.")
     ] = "",
     batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows a call.")] = 5_000,
     timeout: Timeout = 60.0,

@@ -1,7 +1,7 @@
 """Merge the top-k of several shards into one.
 
-Pure: numpy in, numpy out. Placement is a partition, so the shards hold disjoint ids and nothing is
-deduplicated here. Equal scores rank by id: the answer must not depend on who replied first.
+Pure: numpy in, numpy out. The placement gives every id to one shard, so nothing is deduplicated
+here. Equal scores rank by id: the answer must not depend on who replied first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shard.exact import best_first, costs_of
 from shard.types import Int64Array, Metric, TopK
 
 
@@ -38,7 +39,7 @@ def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, I
     query_of = np.concatenate([np.repeat(np.arange(queries), block.counts) for block in blocks])
     scores = np.concatenate([block.scores for block in blocks])
     ids = np.concatenate([block.ids for block in blocks])
-    order = np.lexsort((ids, scores if metric.smaller_is_better else -scores, query_of))
+    order = best_first(query_of, costs_of(metric, scores), ids)
     counts = np.bincount(query_of, minlength=queries)
     first_of_query = np.cumsum(counts) - counts
     rank = np.arange(len(order)) - np.repeat(first_of_query, counts)

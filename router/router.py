@@ -25,6 +25,7 @@ from shard.errors import (
     DeadlineExceeded,
     IncarnationMismatch,
     InvalidParameter,
+    InvalidRequest,
     ShardUnavailable,
     VectorShardError,
 )
@@ -59,6 +60,9 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+
+MERGED_AT_ONCE = 10_000
+"""Hits that are merged on the event loop, in about a millisecond; more go to a thread."""
 
 T = TypeVar("T")
 Request = TypeVar("Request")
@@ -337,7 +341,9 @@ class Router:
             coverage=float(answered_slots / self._placement.slots_of_child.sum()),
         )
         _require_coverage(receipt, request.min_coverage)
-        return _merged(answers, receipt, request.k, entry.config)
+        if sum(len(answer.hits.scores) for answer in answers) < MERGED_AT_ONCE:
+            return _merged(answers, receipt, request.k, entry.config)
+        return await asyncio.to_thread(_merged, answers, receipt, request.k, entry.config)
 
     def _missing(self, child: int, reason: VectorShardError) -> list[ShardReceipt]:
         return [
@@ -373,11 +379,14 @@ class Router:
         entry = remembered or await self._look_up(name, call)
         try:
             return await ask(request, entry, replace(call, incarnation=entry.incarnation))
-        except (CollectionNotFound, IncarnationMismatch):
+        except (CollectionNotFound, IncarnationMismatch, InvalidRequest) as error:
             self._entries.pop(name, None)
             if remembered is None or call.incarnation:
                 raise
+            refused = error
         entry = await self._look_up(name, call)
+        if entry == remembered and isinstance(refused, InvalidRequest):
+            raise refused
         return await ask(request, entry, replace(call, incarnation=entry.incarnation))
 
     async def _look_up(self, name: str, call: Call) -> CollectionEntry:

@@ -26,19 +26,23 @@ class Coalescer(Generic[Item, Outcome]):
         goes to every caller of the batch.
     executor
         Where batches run.
-    batch_items
-        The most items of one batch.
+    weigh
+        How much of a batch an item takes.
+    batch_weight
+        Where a batch ends; its first item may weigh more.
     """
 
     def __init__(
         self,
         run: Callable[[Sequence[Item]], Sequence[Outcome | Exception]],
         executor: Executor,
-        batch_items: int = 1_024,
+        weigh: Callable[[Item], int] = lambda _: 1,
+        batch_weight: int = 1_024,
     ) -> None:
         self._run = run
         self._executor = executor
-        self._batch_items = batch_items
+        self._weigh = weigh
+        self._batch_weight = batch_weight
         self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -64,9 +68,7 @@ class Coalescer(Generic[Item, Outcome]):
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                taken = self._waiting[: self._batch_items]
-                del self._waiting[: self._batch_items]
-                batch = [(item, future) for item, future in taken if not future.done()]
+                batch = self._next_batch()
                 if not batch:
                     continue
                 items = [item for item, _ in batch]
@@ -78,6 +80,19 @@ class Coalescer(Generic[Item, Outcome]):
                     _settle(future, outcome)
         finally:
             self._runner = None
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        """Take the items of the next batch; those whose callers have left are forgotten."""
+        weight = 0
+        taken = 0
+        for item, _ in self._waiting:
+            weight += self._weigh(item)
+            if taken and weight > self._batch_weight:
+                break
+            taken += 1
+        batch = self._waiting[:taken]
+        del self._waiting[:taken]
+        return [(item, future) for item, future in batch if not future.done()]
 
 
 def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:

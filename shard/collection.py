@@ -69,8 +69,8 @@ from shard.types import (
     UpsertRequest,
 )
 
-COMMIT_ROWS_MAX = 20_000
-"""Rows of one group commit; a single larger write still goes as one."""
+COMMIT_IDS_MAX = 20_000
+"""Ids that one group commit writes or deletes; a single larger write still goes as one."""
 
 GROWTH_BEFORE_RETRAINING = 4
 """A new index is trained when the live rows are this many times those of the last training."""
@@ -131,14 +131,13 @@ class Collection:
         self._checkpointed_rows = self._snapshot.absorbed_until
         self._checkpointed_generation = self._generations
         self._building = False
+        self._rows_before_next_try = 0
         self._training_asked: list[Future[None]] = []
         self._writes_stopped = ""
         self.on_change: Callable[[], None] = lambda: None
 
     @classmethod
-    def create(
-        cls, disk: Disk, directory: Path, shard: int, entry: CollectionEntry, engine: EngineConfig
-    ) -> None:
+    def create(cls, disk: Disk, directory: Path, entry: CollectionEntry) -> None:
         """Create an empty collection's files in an existing, empty directory."""
         row_store = RowStore.create(disk, directory, entry)
         row_store.close()
@@ -408,7 +407,7 @@ class Collection:
         for request in requests:
             try:
                 write = self.admit(request)
-                if not plan.fits(write, COMMIT_ROWS_MAX):
+                if not plan.fits(write, COMMIT_IDS_MAX):
                     outcomes += self._outcomes(plan, planned)
                     plan, planned = self._new_plan(), []
                 planned.append(plan.add(write))
@@ -446,7 +445,7 @@ class Collection:
         if plan.rows:
             self._wait_for_absorption()
         ids, vectors = plan.ids, plan.vectors
-        squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+        squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
         try:
             if plan.rows:
                 self._row_file.append(plan.first_row, vectors)
@@ -459,7 +458,7 @@ class Collection:
                     first_row=plan.first_row,
                     ids=ids,
                     checksums=row_checksums(rows, ids, metadata, vectors),
-                    squared_norms=squared_norms.astype(np.float32),
+                    squared_norms=squared_norms,
                     metadata=plan.metadata,
                     replaced=plan.replaced,
                     deleted=plan.deleted,
@@ -467,7 +466,11 @@ class Collection:
             )
         except (OSError, sqlite3.Error) as error:
             raise self._write_failure(error) from error
-        self._publish_commit(plan, sequence, squared_norms.astype(np.float32))
+        try:
+            self._publish_commit(plan, sequence, squared_norms)
+        except BaseException as error:
+            # What is committed and what is published differ now: the next append would go astray.
+            raise self._stop_writes(f"a commit could not be published ({error!r})") from error
         return sequence
 
     def _write_failure(self, error: OSError | sqlite3.Error) -> Exception:
@@ -480,9 +483,12 @@ class Collection:
         full = full or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
         if full:
             return Overloaded("the disk is full: free some room and try again")
+        return self._stop_writes(f"the disk failed a write ({error})")
+
+    def _stop_writes(self, reason: str) -> WritesStopped:
         self._writes_stopped = (
-            f"collection {self.entry.config.name} takes no more writes: the disk failed one "
-            f"({error}); restart the shard once the disk is sound"
+            f"collection {self.entry.config.name} takes no more writes: {reason}; "
+            "restart the shard once its cause is gone"
         )
         return WritesStopped(self._writes_stopped)
 
@@ -530,13 +536,22 @@ class Collection:
 
     @property
     def wants_training(self) -> bool:
-        """Whether an index should be built: asked for, the first one is due, or much has grown."""
+        """Whether an index should be built.
+
+        It is asked for, the first one is due, the live rows have outgrown what the index was
+        trained on, or most of what it holds is dead.
+        """
         if self._training_asked:
             return True
         snapshot = self._snapshot
+        if snapshot.live == 0 or snapshot.rows < self._rows_before_next_try:
+            return False
         if snapshot.index is None:
             return snapshot.live >= self.entry.config.index.min_training_size
-        return snapshot.live >= GROWTH_BEFORE_RETRAINING * snapshot.index.live_when_trained
+        trained_on = snapshot.index.live_when_trained
+        held = snapshot.absorbed_until - snapshot.rows_skipped
+        outgrown = snapshot.live >= GROWTH_BEFORE_RETRAINING * trained_on
+        return outgrown or held >= GROWTH_BEFORE_RETRAINING * max(snapshot.live, trained_on)
 
     @property
     def wants_absorbing(self) -> bool:
@@ -582,6 +597,10 @@ class Collection:
     def end_training(self) -> None:
         """Leave a training, whether or not it published an index."""
         self._building = False
+
+    def put_off_training(self) -> None:
+        """After a training that failed, try no other before the rows have grown by a tenth."""
+        self._rows_before_next_try = self._snapshot.rows * 11 // 10 + 1
 
     def next_generation(self) -> int:
         """Return the number of the index that is about to be built."""

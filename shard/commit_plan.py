@@ -83,7 +83,9 @@ class CommitPlan:
         self._id_type = id_type
         self._lookup = lookup
         self._stored_metadata = stored_metadata
-        self._touched: list[IdArray] = []
+        self._touched: set[int | str] = set()  # filled only when a second write asks to join
+        self._untold: list[IdArray] = []  # ids of writes that are not in `_touched` yet
+        self._touched_ids = 0
         self._ids: list[IdArray] = []
         self._vectors: list[Float32Array] = []
         self._metadata: dict[int, bytes] = {}
@@ -92,20 +94,21 @@ class CommitPlan:
         self.first_row = snapshot.rows
         self.rows = 0
 
-    def fits(self, write: AdmittedWrite, rows_max: int) -> bool:
+    def fits(self, write: AdmittedWrite, ids_max: int) -> bool:
         """Whether the write may join: it touches no id twice and keeps the commit within bounds."""
-        if not self._touched:
+        if self._touched_ids == 0:
             return True
-        if self.rows + len(write.ids) > rows_max:
+        if self._touched_ids + len(write.ids) > ids_max:
             return False
-        touched = np.concatenate(self._touched)
-        if self._id_type is IdType.STRING:
-            return set(touched.tolist()).isdisjoint(write.ids.tolist())
-        return not bool(np.isin(write.ids, touched).any())
+        for ids in self._untold:
+            self._touched.update(ids.tolist())
+        self._untold.clear()
+        return self._touched.isdisjoint(write.ids.tolist())
 
     def add(self, write: AdmittedWrite) -> WriteOutcome:
         """Let a fitting write join; return its outcome, which holds once the plan is committed."""
-        self._touched.append(write.ids)
+        self._untold.append(write.ids)
+        self._touched_ids += len(write.ids)
         rows = self._lookup(write.ids)
         exists = rows >= 0
         exists[exists] = ~self._snapshot.tombstones.are_dead(rows[exists])

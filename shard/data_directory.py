@@ -137,14 +137,18 @@ class DataDirectory:
         exception the collection exists, durably and whole; after an exception or a crash it does
         not. Its path is then `collection_directory(name)`.
 
+        The caller knows that no collection of this name exists: a directory of that name is what an
+        attempt left whose last sync failed, and is removed.
+
         Raises
         ------
         OSError
-            If the disk fails, or a collection of this name exists.
+            If the disk fails.
         """
         building = self._collections / f"{_CREATING}{name}"
-        if building.exists():
-            self._disk.remove_tree(building)
+        for leftover in (building, self.collection_directory(name)):
+            if leftover.exists():
+                self._disk.remove_tree(leftover)
         self._disk.make_directory(building)
         yield building
         self._disk.sync_directory(building)
@@ -154,13 +158,18 @@ class DataDirectory:
     def drop_collection(self, name: str, incarnation: str) -> None:
         """Remove a collection's directory. It is gone, durably, before its files are removed.
 
+        May be repeated after it failed. The collection's files may still be open.
+
         Raises
         ------
         OSError
             If the disk fails before it is gone.
         """
         dropped = self._collections / f"{_DROPPED}{incarnation}"
-        self._disk.rename(self.collection_directory(name), dropped)
+        if self.collection_directory(name).exists() or not dropped.exists():
+            if dropped.exists():
+                self._disk.remove_tree(dropped)
+            self._disk.rename(self.collection_directory(name), dropped)
         self._disk.sync_directory(self._collections)
         with suppress(OSError):  # the drop is done; the next open removes what is left
             self._disk.remove_tree(dropped)

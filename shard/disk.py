@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -113,15 +113,20 @@ class Disk:
     def write_new_file(self, path: Path, contents: Bytes) -> None:
         """Write a whole file, durably: afterwards it is all there, before it is all as it was.
 
-        Goes through a temporary neighbour, `<name>.new`.
+        Goes through a temporary file beside it, `<name>.new`.
         """
         temporary = path.with_name(path.name + ".new")
         if temporary.exists():  # of an attempt that was cut short; it may be longer than this one
             self.remove(temporary)
-        with closing(self.open(temporary)) as file:
-            self.write(file, 0, contents)
-            self.sync(file)
-        self.rename(temporary, path)
+        try:
+            with closing(self.open(temporary)) as file:
+                self.write(file, 0, contents)
+                self.sync(file)
+            self.rename(temporary, path)
+        except OSError:
+            with suppress(OSError):  # a full disk stays full otherwise
+                self.remove(temporary)
+            raise
         self.sync_directory(path.parent)
 
     def connect(self, path: Path) -> sqlite3.Connection:

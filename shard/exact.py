@@ -197,11 +197,11 @@ def rank(
         exact = scores.astype(np.float64)
         good = exact <= score_threshold if metric.smaller_is_better else exact >= score_threshold
         candidates, scores = candidates.where(good), scores[good]
-    costs = _costs_of(metric, scores)
+    costs = costs_of(metric, scores)
     near = costs <= _kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
     candidates, scores, costs = candidates.where(near), scores[near], costs[near]
     ids = ids_of(candidates.row_of)
-    order = _best_first(candidates.query_of, costs, ids)
+    order = best_first(candidates.query_of, costs, ids)
     counts = np.bincount(candidates.query_of, minlength=queries)
     places = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     order = order[places < k]
@@ -213,13 +213,17 @@ def rank(
     )
 
 
-def _costs_of(metric: Metric, scores: Float32Array) -> Float32Array:
+def costs_of(metric: Metric, scores: Float32Array) -> Float32Array:
+    """Return scores turned so that smaller is better."""
     costs: Float32Array = scores if metric.smaller_is_better else -scores
     return costs
 
 
-def _best_first(query_of: Int64Array, costs: Float32Array, ids: IdArray) -> Int64Array:
-    """Return the order by query, cost and id. Ids are compared only when costs tie."""
+def best_first(query_of: Int64Array, costs: Float32Array, ids: IdArray) -> Int64Array:
+    """Return the order by query, cost and id, all (pairs,). Ids are compared only when costs tie.
+
+    A cost is a score turned so that smaller is better: see `costs_of`.
+    """
     order = np.lexsort((costs, query_of))
     sorted_costs, sorted_query_of = costs[order], query_of[order]
     ties = (sorted_costs[1:] == sorted_costs[:-1]) & (sorted_query_of[1:] == sorted_query_of[:-1])
@@ -377,7 +381,7 @@ class _Scan:
         """Score what is still too much, where bounds are too wide to tell, and keep k and ties."""
         if len(self.pool) <= self._pool_limit:
             return
-        costs = _costs_of(
+        costs = costs_of(
             self._metric, exact_scores(self._metric, self._queries, self._rows, self.pool)
         )
         kth = _kth_costs(self.pool.query_of, costs, len(self._queries), self._k)

@@ -172,15 +172,15 @@ class IdIndex:
         table = self._table
         positions = _first_positions(table, hashes)
         rows = table[positions]
-        pending = np.flatnonzero(self._other(rows, ids, hashes))
+        probing = np.flatnonzero(self._other(rows, ids, hashes))
         step = 0
-        while len(pending):
+        while len(probing):
             step += 1
-            at = (positions[pending] + step) & (len(table) - 1)
+            at = (positions[probing] + step) & (len(table) - 1)
             there = table[at]
-            positions[pending] = at
-            rows[pending] = there
-            pending = pending[self._other(there, ids[pending], hashes[pending])]
+            positions[probing] = at
+            rows[probing] = there
+            probing = probing[self._other(there, ids[probing], hashes[probing])]
         return positions, rows
 
     def _other(self, rows: Int64Array, ids: IdArray, hashes: UInt64Array) -> BoolArray:

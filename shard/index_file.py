@@ -29,7 +29,10 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         return snapshot
     if checksum(serialized) != stored.crc32c:
         return snapshot
-    ivf = IvfIndex.from_bytes(row_store.entry.config.index.kind, serialized)
+    try:
+        ivf = IvfIndex.from_bytes(row_store.entry.config.index.kind, serialized)
+    except RuntimeError:  # FAISS does not know what another version of it wrote
+        return snapshot
     if ivf.rows != stored.absorbed_until - stored.rows_skipped:
         return snapshot
     index = TrainedIndex(

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 
 from shard.coalescer import Coalescer
-from shard.collection import Collection
+from shard.collection import COMMIT_IDS_MAX, Collection
 from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
 from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
 from shard.data_directory import DataDirectory, ShardIdentity
@@ -103,12 +104,14 @@ class LocalShard:
         self._trainer = Trainer(clock)
         self._served: dict[str, _Served] = {}
         self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Future[Any]] = set()
         prefix = f"shard-{self._identity.shard}"
         self._search_threads = ThreadPoolExecutor(
             engine.search_threads, f"{prefix}-search", use_cores, (engine.search_cores,)
         )
         self._read_threads = ThreadPoolExecutor(2, f"{prefix}-read")
         self._commit_threads = ThreadPoolExecutor(2, f"{prefix}-commit")
+        self._change_threads = ThreadPoolExecutor(1, f"{prefix}-change")
 
     @classmethod
     def open(
@@ -142,7 +145,12 @@ class LocalShard:
         return shard
 
     def _serve(self, collection: Collection) -> _Served:
-        served = _Served(collection, Coalescer(collection.apply, self._commit_threads))
+        served = _Served(
+            collection,
+            Coalescer(
+                collection.apply, self._commit_threads, lambda write: len(write.ids), COMMIT_IDS_MAX
+            ),
+        )
         self._served[collection.entry.config.name] = served
         self._trainer.attach(collection)
         return served
@@ -162,7 +170,12 @@ class LocalShard:
     async def create_collection(
         self, config: CollectionConfig, *, call: Call = NO_LIMIT
     ) -> tuple[CollectionEntry, bool]:
-        """Create a collection, durably."""
+        """Create a collection, durably; once begun it runs to its end."""
+        return await self._to_its_end(self._create_collection(config, call))
+
+    async def _create_collection(
+        self, config: CollectionConfig, call: Call
+    ) -> tuple[CollectionEntry, bool]:
         async with self._changing:
             if (served := self._served.get(config.name)) is not None:
                 return self._existing(served.collection.entry, config, call), False
@@ -171,7 +184,7 @@ class LocalShard:
                     f"this shard holds {len(self._served)} collections already, its limit"
                 )
             entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
-            collection = await self._in_thread(self._commit_threads, self._create, entry)
+            collection = await self._in_thread(self._change_threads, self._create, entry)
             self._serve(collection)
             return entry, True
 
@@ -188,23 +201,47 @@ class LocalShard:
     def _create(self, entry: CollectionEntry) -> Collection:
         shard, engine = self._identity.shard, self._engine
         with self._directory.creating_collection(entry.config.name) as building:
-            Collection.create(self._disk, building, shard, entry, engine)
+            Collection.create(self._disk, building, entry)
         return Collection.open(
             self._disk, self._directory.collection_directory(entry.config.name), shard, engine
         )
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
-        """Drop a collection: writes in flight finish, then its files go."""
+        """Drop a collection: writes in flight finish, then its files go.
+
+        Once begun it runs to its end. When the disk fails it, the collection is there as before.
+        """
+        await self._to_its_end(self._drop_collection(name, call))
+
+    async def _drop_collection(self, name: str, call: Call) -> None:
         async with self._changing:
             served = self._find(name, call)
+            collection = served.collection
             del self._served[name]
             await served.writes.drain()
-            self._trainer.detach(served.collection)
-            await self._in_thread(self._commit_threads, self._drop, served.collection)
+            self._trainer.detach(collection)
+            try:
+                await self._in_thread(
+                    self._change_threads,
+                    self._directory.drop_collection,
+                    name,
+                    collection.entry.incarnation,
+                )
+            except BaseException:
+                self._served[name] = served
+                self._trainer.attach(collection)
+                raise
+            await self._in_thread(self._change_threads, collection.close)
 
-    def _drop(self, collection: Collection) -> None:
-        collection.close()
-        self._directory.drop_collection(collection.entry.config.name, collection.entry.incarnation)
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Change the set of collections, even if the caller is cancelled meanwhile.
+
+        A change that stopped halfway would leave a directory that nobody serves.
+        """
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """Return the collections by name."""
@@ -379,6 +416,7 @@ class LocalShard:
 
     async def close(self) -> None:
         """Finish the writes in flight, write the index files that are due, let go."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
         served_all = list(self._served.values())
         for served in served_all:
             await served.writes.drain()
@@ -386,17 +424,26 @@ class LocalShard:
 
     def _close(self, collections: Sequence[Collection]) -> None:
         self._trainer.stop()
-        for threads in (self._search_threads, self._read_threads, self._commit_threads):
+        for threads in (
+            self._search_threads,
+            self._read_threads,
+            self._commit_threads,
+            self._change_threads,
+        ):
             threads.shutdown()
-        for collection in collections:
-            absorbed = collection.rows_since_checkpoint
-            if collection.wants_checkpoint or absorbed >= self._engine.buffer.absorb_rows:
-                try:
-                    collection.checkpoint()
-                except Exception:
-                    _log.exception("checkpoint failed", collection=collection.entry.config.name)
-            collection.close()
-        self._directory.close()
+        with ExitStack() as closing:
+            closing.callback(self._directory.close)
+            for collection in collections:
+                closing.callback(collection.close)
+                self._checkpoint_if_due(collection)
+
+    def _checkpoint_if_due(self, collection: Collection) -> None:
+        absorbed = collection.rows_since_checkpoint
+        if collection.wants_checkpoint or absorbed >= self._engine.buffer.absorb_rows:
+            try:
+                collection.checkpoint()
+            except Exception:
+                _log.exception("checkpoint failed", collection=collection.entry.config.name)
 
 
 def recommended_batch_size(dim: int) -> int:

@@ -1,6 +1,7 @@
 """The seam of the house: what every shard can do, wherever its rows live.
 
-LocalShard, RemoteShard and Router implement it; callers never ask which one they hold.
+Local shards and routers implement it today; remote shards will. Callers never ask which one they
+hold.
 """
 
 from __future__ import annotations

@@ -47,6 +47,11 @@ def split_address(address: str, field: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """Return HOST:PORT, an IPv6 host in brackets: what `split_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
@@ -94,7 +99,7 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has n
 async def run_server(
     shard: Shard, limits: Limits, listen: str, metrics_listen: str | None = None
 ) -> None:
-    """Serve `shard` until SIGTERM or SIGINT, then drain and close it.
+    """Serve `shard` until SIGTERM or SIGINT, then drain. Closing the shard is the caller's.
 
     Prints ``listening on HOST:PORT`` once it can serve.
 
@@ -128,13 +133,15 @@ async def run_server(
     if metrics_listen is not None:
         registry.register(LedgerCollector(shard, loop))
         try:
-            serve_metrics(registry, *split_address(metrics_listen, "metrics"))
+            metrics_host, metrics_port = split_address(metrics_listen, "metrics")
+            metrics_port = serve_metrics(registry, metrics_host, metrics_port)
         except OSError as error:
             raise InvalidParameter(
                 f"cannot listen on {metrics_listen}: {error.strerror}", field="metrics"
             ) from None
+        _log.info("serving metrics", address=join_address(metrics_host, metrics_port))
     await server.start()
-    print(f"listening on {host}:{bound_port or port}", flush=True)
+    print(f"listening on {join_address(host, bound_port or port)}", flush=True)
 
     await stopping.wait()
     _log.info("draining", calls_may_take_s=DRAIN_S)

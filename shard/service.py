@@ -20,7 +20,7 @@ from shard import wire
 from shard.config import Limits
 from shard.errors import ShardUnavailable, Unsupported, VectorShardError
 from shard.protocol import Shard
-from shard.status import opaque_status, status_code, status_of
+from shard.status import DETAILS_KEY, opaque_status, status_code, status_of
 from shard.telemetry import Outcome, RpcMetrics
 from shard.types import NO_LIMIT, Call
 
@@ -191,13 +191,9 @@ class VectorService:
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         with self._run("SearchStream") as outcome:
-            try:
-                async for payload in payloads:
-                    wire.decode_search_stream_request(payload)
-                raise Unsupported("SearchStream is not part of this release")
-            except Exception as error:
-                outcome.code = status_code(error)
-                await _abort(context, "SearchStream", error)
+            refused = Unsupported("SearchStream is not part of this release")
+            outcome.code = status_code(refused)
+            await _abort(context, "SearchStream", refused)
         for response in list[bytes]():  # an async generator that never answers
             yield response
 
@@ -270,6 +266,7 @@ class _Upload:
                 if writing is not None:
                     yield await writing
                 elif taken.done() and not self._turned_away:
+                    await self._reader  # raises what ended it, if that was not the client's end
                     return
                 else:
                     taken.cancel()
@@ -304,7 +301,7 @@ async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
         error_id = uuid.uuid4().hex[:16]
         _log.error("a call failed", method=method, error_id=error_id, exc_info=error)
         status = opaque_status(error, error_id)
-    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+    trailing = ((DETAILS_KEY, status.SerializeToString()),)
     await context.abort(_CODE_BY_NUMBER[status.code], status.message, trailing)
     raise AssertionError("abort raises")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 
 import grpc
@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shard.errors import CollectionNotFound
 from shard.protocol import Shard
 from shard.types import CollectionDescription, Ledger
 
@@ -105,10 +106,17 @@ class LedgerCollector(Collector):
         return []
 
     async def _look(self) -> list[CollectionDescription]:
-        entries = await self._shard.list_collections()
-        return [await self._shard.describe(entry.config.name) for entry in entries]
+        descriptions = []
+        for entry in await self._shard.list_collections():
+            with suppress(CollectionNotFound):  # dropped since
+                descriptions.append(await self._shard.describe(entry.config.name))
+        return descriptions
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> None:
-    """Serve the registry over HTTP from a thread of its own, until the process ends."""
-    start_http_server(port, host, registry)
+def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> int:
+    """Serve the registry over HTTP from a thread of its own, until the process ends.
+
+    Port 0 picks one. Returns the port. Raises OSError if it cannot listen.
+    """
+    server, _ = start_http_server(port, host, registry)
+    return server.server_port

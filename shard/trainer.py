@@ -29,6 +29,9 @@ CATCHING_UP_ROUNDS: Final = 3
 """How often a private index takes in what was written meanwhile before it is published anyway:
 from then on, writers are slowed until the buffer is small."""
 
+ABSORBED_PIECES: Final = 200
+"""Pieces that one collection absorbs before it is the next one's turn."""
+
 BUILDER_NICENESS: Final = 10
 """Searches come before training where they compete for a core."""
 
@@ -213,21 +216,26 @@ class Trainer:
             self._run_all(step)
 
     def _run_all(self, step: Callable[[Collection], bool]) -> None:
-        """Run a step for all collections; the thread that waits again keeps none of them alive."""
-        for collection in self._collections:
-            self._run(step, collection)
+        """Run a step for all collections in turn, until none has anything left to do.
 
-    def _run(self, step: Callable[[Collection], bool], collection: Collection) -> None:
-        """Run a collection's step until it has nothing to do; its failure is nobody else's."""
-        name = collection.entry.config.name
+        Apart from the thread's loop: a thread that waits keeps no collection alive.
+        """
+        busy = True
+        while busy and not self._stopping:
+            busy = False
+            for collection in self._collections:
+                busy |= self._run(step, collection)
+
+    def _run(self, step: Callable[[Collection], bool], collection: Collection) -> bool:
+        """Run a step; say whether there is more to do. Its failure is nobody else's."""
         try:
-            while not self._stopping and not collection.closed and step(collection):
-                pass
+            return not self._stopping and not collection.closed and step(collection)
         except TrainingAbandoned:
-            pass
+            return False
         except Exception:
             if not collection.closed:
-                _log.exception("background work failed", collection=name)
+                _log.exception("background work failed", collection=collection.entry.config.name)
+            return False
 
     def _build(self, collection: Collection) -> bool:
         if not collection.wants_training:
@@ -236,6 +244,7 @@ class Trainer:
         try:
             build_index(collection, self._clock, lambda: self._stopping)
         except BaseException as error:
+            collection.put_off_training()
             for future in asked:
                 future.set_exception(error)
             raise
@@ -247,10 +256,9 @@ class Trainer:
 
     def _absorb(self, collection: Collection) -> bool:
         if collection.wants_absorbing:
-            until = collection.snapshot.rows
-            while collection.snapshot.absorbed_until < until and collection.absorb_piece():
-                if self._stopping or collection.closed:
-                    return False
+            for _ in range(ABSORBED_PIECES):
+                if self._stopping or collection.closed or not collection.absorb_piece():
+                    break
         if collection.wants_checkpoint:
             collection.checkpoint()
         return collection.wants_absorbing

@@ -55,7 +55,6 @@ from shard.wire.searches import (
     decode_explain_request,
     decode_search_request,
     decode_search_response,
-    decode_search_stream_request,
     encode_search_request,
     encode_search_response,
 )
@@ -99,7 +98,6 @@ __all__ = [
     "decode_list_response",
     "decode_search_request",
     "decode_search_response",
-    "decode_search_stream_request",
     "decode_train_request",
     "decode_train_response",
     "decode_upsert_request",

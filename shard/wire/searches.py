@@ -209,20 +209,6 @@ def _decode_receipt(receipt: v1.Receipt) -> types.Receipt:
     )
 
 
-def decode_search_stream_request(payload: bytes) -> NoReturn:
-    """Refuse: searches by stream are not part of this release.
-
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse.
-    Unsupported
-        For all others.
-    """
-    parse(v1.SearchStreamRequest, payload)
-    raise Unsupported("SearchStream is not part of this release")
-
-
 def decode_explain_request(payload: bytes) -> NoReturn:
     """Refuse: explanations are not part of this release.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.testing import CliRunner, Result
 
 from router import console, embedded, logs
@@ -53,6 +55,21 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("command", ["serve", "ingest", "search", "describe", "demo"])
+def test_help_shows_every_word_of_every_option(command: str) -> None:
+    """Rich takes words in brackets for a style and leaves them out."""
+    told = CliRunner().invoke(console.app, [command, "--help"], env={"COLUMNS": "300"}).stdout
+    app = typer.main.get_command(console.app)
+    assert isinstance(app, TyperGroup)
+    texts = [
+        parameter.help
+        for parameter in app.commands[command].params
+        if isinstance(parameter, TyperOption | TyperArgument) and parameter.name != "help"
+    ]
+    assert texts
+    assert not [text for text in texts if not text or text not in told]
 
 
 @pytest.mark.parametrize("optimized", [["-O"], ["-OO"], []])

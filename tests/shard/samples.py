@@ -189,7 +189,7 @@ def open_collection(
 ) -> Collection:
     """Create a collection in an empty directory and open it, without a shard or a thread."""
     entry = CollectionEntry(config=config or config_of(), incarnation="incarnation")
-    Collection.create(disk or Disk(), directory, 0, entry, engine)
+    Collection.create(disk or Disk(), directory, entry)
     return Collection.open(disk or Disk(), directory, 0, engine)
 
 

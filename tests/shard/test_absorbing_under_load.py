@@ -72,7 +72,7 @@ def main() -> None:
         rows = ROWS_TRAINED_ON + ROWS_ABSORBED
         vectors = random.standard_normal((rows, DIM)).astype(np.float32)
         with tempfile.TemporaryDirectory() as directory:
-            Collection.create(Disk(), Path(directory), 0, ENTRY, ENGINE)
+            Collection.create(Disk(), Path(directory), ENTRY)
             with closing(Collection.open(Disk(), Path(directory), 0, ENGINE)) as collection:
                 run_round(collection, vectors)
 

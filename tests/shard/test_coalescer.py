@@ -45,7 +45,7 @@ def work() -> Work:
 @pytest.fixture
 def coalescer(work: Work) -> Iterator[Coalescer[int, int]]:
     with ThreadPoolExecutor(1) as executor:
-        yield Coalescer(work, executor, batch_items=4)
+        yield Coalescer(work, executor, batch_weight=4)
 
 
 async def submitted(coalescer: Coalescer[int, int], *items: int) -> list[asyncio.Task[int]]:

@@ -137,11 +137,27 @@ def test_a_collection_whose_creation_failed_is_not_there_and_may_be_created_agai
     assert names(directory) == ["words"]
 
 
-def test_a_collection_is_not_created_over_another(tmp_path: Path) -> None:
-    directory = opened(tmp_path)
-    create(directory, "words")
-    with pytest.raises(OSError, match="not empty"):
+def test_what_a_creation_left_whose_last_sync_failed_is_replaced(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    directory = opened(tmp_path, disk=disk)
+    disk.fail("sync_directory", after=1)
+    with pytest.raises(OSError, match="error"):
         create(directory, "words")
+    assert names(directory) == ["words"]
+    create(directory, "words")
+    assert names(directory) == ["words"]
+
+
+def test_a_drop_whose_sync_failed_may_be_repeated(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    directory = opened(tmp_path, disk=disk)
+    create(directory, "words")
+    disk.fail("sync_directory")
+    with pytest.raises(OSError, match="error"):
+        directory.drop_collection("words", "1f")
+    directory.drop_collection("words", "1f")
+    assert names(directory) == []
+    assert list((tmp_path / "collections").iterdir()) == []
 
 
 def test_a_dropped_collection_is_gone_with_its_files(tmp_path: Path) -> None:

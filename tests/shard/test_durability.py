@@ -176,7 +176,7 @@ def opened(disk: Disk, path: Path, entry: CollectionEntry) -> Iterator[Collectio
         name = entry.config.name
         if not directory.collection_directories():
             with directory.creating_collection(name) as building:
-                Collection.create(disk, building, 0, entry, ENGINE)
+                Collection.create(disk, building, entry)
         collection = Collection.open(disk, directory.collection_directory(name), 0, ENGINE)
         with closing(collection):
             assert collection.entry == entry

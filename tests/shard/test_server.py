@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shard.errors import InvalidParameter
-from shard.server import split_address
+from shard.server import join_address, split_address
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_what_is_no_address_is_refused_by_its_field(address: str) -> None:
     with pytest.raises(InvalidParameter, match="HOST:PORT") as caught:
         split_address(address, "listen")
     assert caught.value.field == "listen"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:7700", "localhost:1", "[::1]:38537"])
+def test_an_address_is_told_as_it_is_given(address: str) -> None:
+    assert join_address(*split_address(address, "listen")) == address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +78,16 @@ class Served:
             await self.call(method, payload)
         return caught.value.code().name, error_from_rpc(caught.value)
 
-    def counted(self, method: str, code: str) -> float | None:
+    async def counted(self, method: str, code: str) -> float:
+        """Return how many calls were counted, which happens after they are answered."""
         labels = {"method": method, "code": code}
-        return self.registry.get_sample_value("vectorshard_calls_total", labels)
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            count = self.registry.get_sample_value("vectorshard_calls_total", labels)
+            if count is not None:
+                return count
+            assert time.monotonic() < deadline, "never counted"
+            await self.call("GetServerInfo", b"")
 
 
 @pytest_asyncio.fixture
@@ -122,7 +130,7 @@ async def test_a_search_over_the_wire_answers_as_the_shard_does(served: Served) 
     assert over_wire.hits.ids.tolist() == direct.hits.ids.tolist()
     assert over_wire.hits.scores.tobytes() == direct.hits.scores.tobytes()
     assert over_wire.receipt == direct.receipt
-    assert served.counted("Search", "OK") == 1
+    assert await served.counted("Search", "OK") == 1
 
 
 async def test_the_server_says_its_version_topology_and_limits(served: Served) -> None:
@@ -137,7 +145,7 @@ async def test_bytes_that_do_not_parse_are_the_callers_mistake(served: Served, m
     code, error = await served.refusal(method, b"\xff\xff\xff")
     assert code == "INVALID_ARGUMENT"
     assert isinstance(error, MalformedMessage)
-    assert served.counted(method, "INVALID_ARGUMENT") == 1
+    assert await served.counted(method, "INVALID_ARGUMENT") == 1
 
 
 async def test_an_error_keeps_its_kind_field_and_row_over_the_wire(served: Served) -> None:
@@ -180,7 +188,7 @@ async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(
     assert isinstance(error, InternalError)
     assert len(error.error_id) == 16
     assert "secret" not in str(error)
-    assert served.counted("Count", "INTERNAL") == 1
+    assert await served.counted("Count", "INTERNAL") == 1
 
 
 async def test_the_callers_deadline_reaches_the_shard(
@@ -219,7 +227,7 @@ async def test_each_message_of_an_upload_is_acknowledged_in_order(served: Served
     assert [request_id for _, request_id in results] == list(range(1, messages + 1))
     assert {result.accepted for result, _ in results} == {5}
     assert await served.shard.count(CountRequest(collection="words")) == 5 * messages
-    assert served.counted("UpsertStream", "OK") == 1
+    assert await served.counted("UpsertStream", "OK") == 1
 
 
 async def test_an_empty_upload_ends_well(served: Served) -> None:
@@ -244,7 +252,7 @@ async def test_a_bad_message_ends_an_upload_after_the_acknowledgements_before_it
         await stream.read()
     assert isinstance(error_from_rpc(caught.value), MalformedMessage)
     assert await served.shard.count(CountRequest(collection="words")) == 10
-    assert served.counted("UpsertStream", "INVALID_ARGUMENT") == 1
+    assert await served.counted("UpsertStream", "INVALID_ARGUMENT") == 1
 
 
 async def test_an_error_of_the_shard_ends_an_upload_with_its_status(

@@ -227,8 +227,10 @@ def test_reflection_lists_the_service_and_hands_out_its_contract(
 
 
 def test_the_metrics_endpoint_exposes_the_ledger_of_every_shard(start_server: StartServer) -> None:
-    port = free_port()
-    server = start_server(2, options=("--metrics", f"127.0.0.1:{port}"))
+    server = start_server(2, options=("--metrics", "127.0.0.1:0"))
+    logged = re.search(r'"address": "127\.0\.0\.1:([1-9][0-9]*)"', server.log_text())
+    assert logged, server.log_text()
+    port = int(logged[1])
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
         client.upsert(NAME, range(300), vectors_of(range(300)))

@@ -119,15 +119,20 @@ class VectorServiceServicer:
     def CreateCollection(self, request, context):
         """Creates a collection. The same configuration again is OK and changes nothing.
         ALREADY_EXISTS: the name is taken by a different configuration.
-        INVALID_ARGUMENT: a name outside [a-z0-9][a-z0-9_-]{0,63}, a dim of 0 or over the limit, an
-        unspecified or unknown enum value.
+        INVALID_ARGUMENT: no config, a name outside [a-z0-9][a-z0-9_-]{0,63}, a dim of 0 or over the
+        limit, an unspecified or unknown enum value, a target_recall outside (0, 1], an nlist with
+        another rule than FIXED or over the limit, FIXED without an nlist, a filter field without a
+        name or with one that comes twice.
+        UNIMPLEMENTED: INDEX_KIND_IVF_PQ.
+        RESOURCE_EXHAUSTED: Limits.collections exist already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """Drops a collection with all its rows. NOT_FOUND when it does not exist on any shard.
+        """Drops a collection with all its rows. NOT_FOUND when it does not exist on any shard. One that
+        failed on some shards is completed by asking again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +156,11 @@ class VectorServiceServicer:
         """Writes a batch of rows. When it answers, every accepted row is durable and searchable.
         INVALID_ARGUMENT refuses the whole batch before anything is written: counts that do not match,
         a wrong dim, NaN or Inf, magnitudes whose scores overflow float32, norm 0 under COSINE, an id
-        twice, an empty or over-long string id, the wrong kind of ids.
+        twice, an empty or over-long string id, the wrong kind of ids, more rows than Limits.rows, a
+        row's metadata over Limits.metadata_bytes or nested too deep for protobuf (some 30 levels are
+        safe), an unknown mode.
+        RESOURCE_EXHAUSTED: the disk is full. FAILED_PRECONDITION: the disk failed a write.
+        When a shard is UNAVAILABLE, the others may have written their rows.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -160,8 +169,10 @@ class VectorServiceServicer:
 
     def UpsertStream(self, request_iterator, context):
         """Bulk load: one UpsertResponse for each UpsertRequest, in order, with its request_id. A message
-        that Upsert would refuse ends the stream with that error; what was acknowledged stays, and a few
-        of the messages behind it may have been written too. An upload may be repeated as a whole.
+        that Upsert would refuse ends the stream with that error; what was acknowledged stays, and a
+        few of the messages behind it may have been written too. An upload may be repeated as a whole.
+        The server reads at most 8 messages ahead of its answers: read them while you write.
+        UNAVAILABLE: the server stops; send again what it has not acknowledged.
         It is the same message as Upsert's on purpose: a client writes one encoder.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
@@ -173,7 +184,8 @@ class VectorServiceServicer:
 
     def Delete(self, request, context):
         """Deletes rows by ids or by filter. An absent id is no error and counts 0.
-        INVALID_ARGUMENT: neither ids nor filter, or both.
+        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows.
+        UNIMPLEMENTED: a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +193,9 @@ class VectorServiceServicer:
 
     def Get(self, request, context):
         """Returns the rows of the ids that exist, in the order asked; absent ids are left out.
+        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; rows
+        that do not fit into one message.
+        UNIMPLEMENTED: a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +203,7 @@ class VectorServiceServicer:
 
     def Count(self, request, context):
         """Counts live rows: all of them, those of `ids`, or those that pass `filter`.
+        INVALID_ARGUMENT: an id twice; more ids than Limits.rows. UNIMPLEMENTED: a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,7 +212,9 @@ class VectorServiceServicer:
     def List(self, request, context):
         """Pages through live rows. A row that lives throughout is listed at least once; one that is
         upserted meanwhile may be listed again with its new content.
-        INVALID_ARGUMENT: a cursor that this service did not issue.
+        INVALID_ARGUMENT: a page_size over the limit, a cursor that this service did not issue or that
+        belongs to another collection, rows that do not fit into one message.
+        UNIMPLEMENTED: a filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,9 +222,12 @@ class VectorServiceServicer:
 
     def Search(self, request, context):
         """Finds the k best rows for each query of a batch.
-        INVALID_ARGUMENT: k or nprobe of 0 or over the limit, target_recall outside (0, 1], and for
-        the queries whatever Upsert refuses of vectors.
-        UNAVAILABLE: fewer shards answered than min_coverage asks for; the details name them.
+        INVALID_ARGUMENT: k or nprobe of 0 or over the limit, more queries or queries * k than the
+        limits, target_recall outside (0, 1], min_coverage outside [0, 1], a score_threshold that is
+        NaN, a token of another collection or newer than every write, hits that do not fit into one
+        message, and for the queries whatever Upsert refuses of vectors.
+        UNIMPLEMENTED: a filter.
+        UNAVAILABLE: fewer shards answered than min_coverage asks for, or none; the message names them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,6 +236,7 @@ class VectorServiceServicer:
     def SearchStream(self, request_iterator, context):
         """Many searches in flight on one stream; answers come in any order, each with its own status.
         One bad request spoils nothing but its own answer.
+        UNIMPLEMENTED in this release.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,13 +244,20 @@ class VectorServiceServicer:
 
     def Explain(self, request, context):
         """Explains why a query does or does not find an id.
+        UNIMPLEMENTED in this release.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Train(self, request, context):
-        """Trains a new index now, from the rows that live now. Searches and writes go on meanwhile.
+        """Trains a new index now, from the rows that live when it starts, on every shard. Searches and
+        writes go on meanwhile. One that is asked for while another runs comes after it.
+        With `wait`:
+        NOT_FOUND: the collection was dropped before the training ended.
+        UNAVAILABLE: the server stopped before the training ended, which it does not wait for. No row
+        is lost, but the training is forgotten: ask again.
+        When the caller's deadline passes, the training goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -95,7 +95,6 @@ REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
     "count": lambda p: wire.decode_count_request(p, LIMITS),
     "list": lambda p: wire.decode_list_request(p, LIMITS),
     "search": lambda p: wire.decode_search_request(p, LIMITS),
-    "search_stream": wire.decode_search_stream_request,
     "explain": wire.decode_explain_request,
     "train": wire.decode_train_request,
     "get_server_info": wire.decode_get_server_info_request,

@@ -1,0 +1,108 @@
+"""What `make setup` and continuous integration need of the machine: found, installed or named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "prerequisites"
+SUITABLE = "exit 0"
+TOO_OLD_OR_WITHOUT_VENV = "exit 1"
+COMMAND = "apt-get install python3-venv make"
+
+
+class Machine:
+    """A PATH of fakes, and the log of what they were asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.bin = directory / "bin"
+        self.log = directory / "log"
+        self.bin.mkdir()
+        self.log.touch()
+        (self.bin / "env").symlink_to("/usr/bin/env")
+
+    def has(self, name: str, script: str) -> None:
+        """Put a command there."""
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def has_apt(self, *, uid: int) -> None:
+        """Put an apt-get there that installs a python3 and a make, for root alone."""
+        self.has("id", f"echo {uid}")
+        bin_ = self.bin
+        install = "; ".join(
+            f"printf '#!/bin/sh\\nexit 0\\n' >{bin_ / name}; /bin/chmod 755 {bin_ / name}"
+            for name in ("python3", "make")
+        )
+        self.has(
+            "apt-get", f'echo "apt-get $*" >>{self.log}\n[ "$1" = update ] || {{ {install}; }}'
+        )
+
+    def prerequisites(self, *candidates: str) -> subprocess.CompletedProcess[str]:
+        """Run the script there."""
+        return subprocess.run(
+            ["/bin/bash", str(SCRIPT), *candidates],
+            env={**os.environ, "PATH": str(self.bin)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine with nothing on it."""
+    return Machine(tmp_path)
+
+
+def test_the_first_suitable_python_is_taken_and_nothing_is_installed(machine: Machine) -> None:
+    machine.has_apt(uid=0)
+    machine.has("make", SUITABLE)
+    machine.has("python3.11", TOO_OLD_OR_WITHOUT_VENV)
+    machine.has("python3", SUITABLE)
+    ended = machine.prerequisites()
+    assert (ended.returncode, ended.stdout) == (0, f"{machine.bin / 'python3'}\n")
+    assert not machine.log.read_text()
+
+
+def test_root_gets_what_is_missing_installed(machine: Machine) -> None:
+    machine.has_apt(uid=0)
+    machine.has("python3", TOO_OLD_OR_WITHOUT_VENV)
+    ended = machine.prerequisites()
+    assert (ended.returncode, ended.stdout) == (0, f"{machine.bin / 'python3'}\n")
+    assert "python3-venv make" in machine.log.read_text()
+
+
+def test_who_may_use_sudo_without_a_password_gets_it_installed(machine: Machine) -> None:
+    machine.has_apt(uid=1000)
+    machine.has("sudo", 'shift; exec "$@"')
+    machine.has("true", SUITABLE)
+    assert machine.prerequisites().returncode == 0
+    assert "python3-venv make" in machine.log.read_text()
+
+
+@pytest.mark.parametrize("sudo", [None, TOO_OLD_OR_WITHOUT_VENV])
+def test_everybody_else_is_told_the_command(machine: Machine, sudo: str | None) -> None:
+    machine.has_apt(uid=1000)
+    machine.has("make", SUITABLE)
+    machine.has("python3", TOO_OLD_OR_WITHOUT_VENV)
+    if sudo is not None:
+        machine.has("sudo", sudo)
+    ended = machine.prerequisites()
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert COMMAND in ended.stderr
+    assert not machine.log.read_text()
+
+
+def test_a_python_of_ones_own_is_the_only_candidate(machine: Machine) -> None:
+    machine.has("id", "echo 1000")
+    machine.has("make", SUITABLE)
+    machine.has("python3", SUITABLE)
+    machine.has("mine", TOO_OLD_OR_WITHOUT_VENV)
+    assert machine.prerequisites("mine").returncode == 1
+    machine.has("mine", SUITABLE)
+    assert machine.prerequisites("mine").stdout == f"{machine.bin / 'mine'}\n"
