@@ -359,10 +359,18 @@ class Collection:
         check_ids(self.entry.config, ids)
         with self._publishing:
             snapshot = self._snapshot
-            rows = self._id_index.lookup(ids)
+            rows = self._newest_rows(ids)
         exists = rows >= 0
         exists[exists] = ~snapshot.tombstones.are_dead(rows[exists])
         return snapshot, np.where(exists, rows, -1)
+
+    def _newest_rows(self, ids: IdArray) -> Int64Array:
+        """Return the newest published row of each id, or -1. int64 (ids,).
+
+        A commit whose publication failed may have left its rows in the id index.
+        """
+        rows = self._id_index.lookup(ids)
+        return np.where(rows < self._snapshot.rows, rows, -1)
 
     def _included(
         self, snapshot: Snapshot, rows: Int64Array, include: Include
@@ -419,7 +427,7 @@ class Collection:
         return CommitPlan(
             self._snapshot,
             self.entry.config.id_type,
-            self._id_index.lookup,
+            self._newest_rows,
             self._row_store.metadata,
         )
 
@@ -497,10 +505,8 @@ class Collection:
         self._keep_squared_norms(plan.first_row, squared_norms)
         with self._publishing:
             ids = plan.ids
-            self._ids.append(ids)
-            self._id_index.put(ids, np.arange(plan.first_row, rows))
             old = self._snapshot
-            self._snapshot = replace(
+            published = replace(
                 old,
                 sequence=sequence,
                 vectors=self._row_file.view(rows),
@@ -509,6 +515,9 @@ class Collection:
                 replaced=old.replaced + len(plan.replaced),
                 deleted=old.deleted + len(plan.deleted),
             )
+            self._ids.append(ids)
+            self._id_index.put(ids, np.arange(plan.first_row, rows))
+            self._snapshot = published
         if self.wants_training or self.wants_absorbing:
             self.on_change()
 

@@ -158,7 +158,8 @@ class DataDirectory:
     def drop_collection(self, name: str, incarnation: str) -> None:
         """Remove a collection's directory. It is gone, durably, before its files are removed.
 
-        May be repeated after it failed. The collection's files may still be open.
+        After a failure its directory is where it was, if the disk lets it, and the drop may be
+        repeated. The collection's files may still be open.
 
         Raises
         ------
@@ -170,7 +171,13 @@ class DataDirectory:
             if dropped.exists():
                 self._disk.remove_tree(dropped)
             self._disk.rename(self.collection_directory(name), dropped)
-        self._disk.sync_directory(self._collections)
+        try:
+            self._disk.sync_directory(self._collections)
+        except OSError:
+            with suppress(OSError):  # else the next open would remove a collection that is served
+                self._disk.rename(dropped, self.collection_directory(name))
+                self._disk.sync_directory(self._collections)
+            raise
         with suppress(OSError):  # the drop is done; the next open removes what is left
             self._disk.remove_tree(dropped)
 

@@ -151,6 +151,8 @@ class IdIndex:
     def put(self, ids: IdArray, rows: Int64Array) -> None:
         """Make `rows` the newest of `ids`.
 
+        If memory runs out, ids that were put before keep their rows; new ones may have got theirs.
+
         Parameters
         ----------
         ids
@@ -161,11 +163,14 @@ class IdIndex:
         hashes = self._hash_ids(ids)
         if self._hash_of_row is not None:
             self._hash_of_row.write(rows, hashes)
+        table = self._table
         positions, older = self._find(ids, hashes)
         absent = older == _ABSENT
-        self._table[positions[~absent]] = rows[~absent]
         self._make_room(int(np.count_nonzero(absent)))
+        if self._table is not table:
+            positions, _ = self._find(ids, hashes)
         _place(self._table, hashes[absent], rows[absent])
+        self._table[positions[~absent]] = rows[~absent]
 
     def _find(self, ids: IdArray, hashes: UInt64Array) -> tuple[Int64Array, Int64Array]:
         """Return where the probing of each id ended, and the row there: its own, or -1."""

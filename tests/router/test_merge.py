@@ -82,6 +82,19 @@ def test_merging_is_sorting_everything_in_whatever_order_the_shards_answer(
         assert [everything[position] for position in came_from.tolist()] == hits
 
 
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("id_type", list(IdType))
+def test_hits_of_several_shards_that_tie_rank_by_id(id_type: IdType, metric: Metric) -> None:
+    sign = 1.0 if metric.smaller_is_better else -1.0
+    ids = ids_of(id_type, range(9)).tolist()
+    costs = [0.0, 1.0, 1.0, 1.0, -0.0, 1.0, 2.0, 1.0, 2.0]
+    hits = [(id_, sign * cost) for id_, cost in zip(ids, costs, strict=True)]
+    blocks = [best_first(hits[shard::3], metric) for shard in range(3)]
+    for order in (blocks, blocks[::-1]):
+        merged, _ = merge_top_k([block_of([block] * 2, id_type) for block in order], 6, metric)
+        assert merged.ids.tolist() == [ids[number] for number in (0, 4, 1, 2, 3, 5)] * 2
+
+
 @pytest.mark.parametrize("id_type", list(IdType))
 def test_shards_without_hits_add_nothing(id_type: IdType) -> None:
     hits: list[Hits] = [[(id_, 1.0)] for id_ in ids_of(id_type, [3, 4]).tolist()]

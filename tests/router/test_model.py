@@ -581,7 +581,7 @@ def test_a_collection_answers_as_a_dictionary_would(
     machine = type("Machine", (CollectionMachine,), kind)
     steps = settings(
         max_examples=1,
-        stateful_step_count=200,
+        stateful_step_count=500,
         deadline=None,
         database=None,
         phases=[Phase.generate],  # shrinking a failure takes minutes: add Phase.shrink for it

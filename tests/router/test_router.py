@@ -5,16 +5,20 @@ What it shares with every other shard is in tests/conformance.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from router.router import Router
+from router.merge import merge_top_k
+from router.router import MERGED_AT_ONCE, Router
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
+    DimensionMismatch,
     IncarnationMismatch,
     Overloaded,
     PlacementMismatch,
@@ -31,9 +35,11 @@ from shard.types import (
     DeleteRequest,
     GetRequest,
     Int64Array,
+    Metric,
     Role,
     SearchRequest,
     SearchResult,
+    TopK,
     TrainRequest,
     UpsertRequest,
 )
@@ -77,6 +83,33 @@ async def test_hits_of_all_children_are_merged_best_first(children: list[FakeSha
     assert result.hits.ids.tolist() == [30, 200, 3, 10]
     assert [shard.rows_visible for shard in result.receipt.shards] == [2, 2, 2]
     assert result.receipt.coverage == 1.0
+
+
+@pytest.mark.parametrize("hits", [MERGED_AT_ONCE - 1, MERGED_AT_ONCE, 2 * MERGED_AT_ONCE])
+async def test_many_hits_are_merged_beside_the_event_loop_and_no_differently(
+    monkeypatch: pytest.MonkeyPatch, hits: int
+) -> None:
+    merged_on: list[int] = []
+
+    def watched(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, Int64Array]:
+        merged_on.append(threading.get_ident())
+        return merge_top_k(blocks, k, metric)
+
+    monkeypatch.setattr("router.router.merge_top_k", watched)
+    scored = [(id_, float(id_ % 1_000)) for id_ in range(hits)]
+    children = [
+        FakeShard(shard, 3, hits=[sorted(scored[shard::3], key=best)]).with_collection()
+        for shard in range(3)
+    ]
+    result = await found(await Router.connect(children), k=hits)
+    assert result.hits.ids.tolist() == [id_ for id_, _ in sorted(scored, key=best)]
+    on_the_loop = [thread == threading.get_ident() for thread in merged_on]
+    assert on_the_loop == [hits < MERGED_AT_ONCE]
+
+
+def best(hit: tuple[int, float]) -> tuple[float, int]:
+    """Sort hits as L2 ranks them."""
+    return hit[1], hit[0]
 
 
 @pytest.mark.parametrize(
@@ -355,6 +388,36 @@ async def test_a_router_that_remembers_a_dropped_collection_looks_again(
         child.with_collection(incarnation="third")
     result = await router.search(search())
     assert result.receipt.coverage == 1.0
+
+
+async def test_a_collection_that_was_created_anew_with_another_dim_is_served_as_it_is_now(
+    children: list[FakeShard],
+) -> None:
+    routers = [await remembering(children) for _ in range(2)]
+    for child in children:
+        child.entries["words"] = CollectionEntry(config=config_of(dim=16), incarnation="second")
+    ids, vectors = np.arange(60), some_vectors(60, dim=16)
+    result = await routers[0].upsert(UpsertRequest(collection="words", ids=ids, vectors=vectors))
+    assert result.accepted == 60
+    for router in routers:
+        hits = (await found(router, queries=vectors[:1])).hits
+        assert hits.ids.tolist() == [30, 200, 3, 10, 1, 100]
+        with pytest.raises(DimensionMismatch):
+            await found(router)
+    for child in children:
+        sent = {call.incarnation for name, _, call in child.calls if name in ("upsert", "search")}
+        assert sent == {"second"}
+
+
+async def test_a_bad_request_is_refused_by_a_router_that_remembers_the_collection(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    for _ in range(2):
+        with pytest.raises(DimensionMismatch):
+            await found(router, queries=some_vectors(1, dim=16))
+    assert not any(child.asked("search") for child in children)
+    assert len((await found(router)).hits.ids) == 6
 
 
 async def test_a_caller_that_means_another_incarnation_is_not_helped_on(

@@ -84,6 +84,16 @@ async def test_a_batch_has_a_bound_and_the_rest_goes_next(
     assert work.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+async def test_a_batch_ends_at_its_weight_and_a_single_heavier_item_goes_alone(work: Work) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        coalescer = Coalescer(work, executor, weigh=lambda item: item, batch_weight=10)
+        items = [4, 6, 1, 25, 3, 7, 1, 11, 11]
+        tasks = await submitted(coalescer, *items)
+        work.allow(len(items))
+        assert await asyncio.gather(*tasks) == [item * item for item in items]
+    assert work.batches == [[4, 6], [1], [25], [3, 7], [1], [11], [11]]
+
+
 async def test_a_refused_item_harms_nobody_else(coalescer: Coalescer[int, int], work: Work) -> None:
     tasks = await submitted(coalescer, 1, -2, 3)
     work.allow()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from shard.commit_plan import (
 from shard.snapshot import Snapshot
 from shard.tombstones import Tombstones
 from shard.types import Float32Array, IdArray, IdType, Int64Array, WriteMode
-from tests.shard.samples import ids_of, int64s, some_vectors
+from tests.shard.samples import ids_of, int64s, some_vectors, strings
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
 LARGE = 1_000
@@ -180,6 +180,62 @@ def test_a_plan_has_a_bound_that_only_its_first_write_may_exceed() -> None:
     other.add(upsert(np.arange(100, 130), some_vectors(30)))
     assert other.fits(upsert(np.arange(200, 220), some_vectors(20)), 50)
     assert not other.fits(upsert(np.arange(200, 221), some_vectors(21)), 50)
+
+
+def small_writes(id_type: IdType) -> Iterator[AdmittedWrite]:
+    """Yield a hundred upserts and deletes of three ids each, 20 to 319, no id twice."""
+    for first in range(20, 320, 3):
+        ids = ids_of(id_type, range(first, first + 3))
+        yield upsert(ids, some_vectors(3, seed=first)) if first % 2 else AdmittedDelete(ids=ids)
+
+
+@BOTH_ID_TYPES
+def test_each_of_many_small_writes_is_remembered(id_type: IdType) -> None:
+    plan = Committed(id_type=id_type).plan()
+    touched: list[int] = []
+    for write, first in zip(small_writes(id_type), range(20, 320, 3), strict=True):
+        assert plan.fits(write, LARGE)
+        plan.add(write)
+        touched += range(first, first + 3)
+    assert plan.rows == 150
+    for number in touched:
+        assert not plan.fits(AdmittedDelete(ids=ids_of(id_type, [7, number])), LARGE)
+    assert plan.fits(upsert(ids_of(id_type, [7, 19, 320]), some_vectors(3)), LARGE)
+
+
+@BOTH_ID_TYPES
+def test_ids_to_delete_count_towards_the_bound(id_type: IdType) -> None:
+    plan = Committed(id_type=id_type).plan()
+    writes = list(small_writes(id_type))
+    for write in writes[:20]:
+        assert plan.fits(write, 60)
+        plan.add(write)
+    assert (plan.rows, len(plan.deleted)) == (30, 0)
+    for write in writes[20:22]:
+        assert not plan.fits(write, 60)
+        assert plan.fits(write, 63)
+    deletes = Committed(id_type=id_type).plan()
+    deletes.add(AdmittedDelete(ids=ids_of(id_type, range(10))))
+    assert not deletes.fits(AdmittedDelete(ids=ids_of(id_type, [10])), 10)
+
+
+def test_joining_costs_what_the_write_weighs_and_not_what_joined_before() -> None:
+    class Counted(str):
+        """An id that counts how often any of its kind is hashed."""
+
+        __slots__ = ()
+        hashed = 0
+
+        def __hash__(self) -> int:
+            Counted.hashed += 1
+            return super().__hash__()
+
+    plan = Committed(id_type=IdType.STRING).plan()
+    for number in range(500):
+        write = AdmittedDelete(ids=strings(Counted(f"id-{number}")))
+        assert plan.fits(write, LARGE)
+        plan.add(write)
+    assert Counted.hashed <= 4 * 500
 
 
 @BOTH_ID_TYPES

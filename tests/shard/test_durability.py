@@ -24,6 +24,8 @@ from shard.config import BufferConfig, EngineConfig, TrainingConfig
 from shard.data_directory import DataDirectory, ShardIdentity
 from shard.disk import Disk
 from shard.errors import Overloaded, RowFileCorrupt, WritesStopped
+from shard.id_column import _place
+from shard.slots import UInt64Array
 from shard.trainer import build_index
 from shard.types import (
     CollectionConfig,
@@ -35,6 +37,7 @@ from shard.types import (
     IdType,
     Include,
     IndexConfig,
+    Int64Array,
     Ledger,
     Metric,
     SearchRequest,
@@ -507,6 +510,62 @@ def test_an_index_file_that_cannot_be_written_costs_no_row(tmp_path: Path, kind:
         check_contents(collection, contents)
         collection.checkpoint()
         assert len(index_files(path)) == 1
+
+
+def no_memory(*_: object) -> None:
+    """Stand in for what needs memory."""
+    raise MemoryError("no room")
+
+
+def placed_at_the_last(table: Int64Array, hashes: UInt64Array, rows: Int64Array) -> None:
+    """Enter ids into the table, as `_place` does, and run out of memory then."""
+    _place(table, hashes, rows)
+    no_memory()
+
+
+@pytest.mark.parametrize("id_type", list(IdType))
+@pytest.mark.parametrize(
+    ("step", "failing"),
+    [
+        ("shard.collection.Collection._keep_squared_norms", no_memory),
+        ("shard.row_file.RowFile.view", no_memory),
+        ("shard.id_column.IdColumn.append", no_memory),
+        ("shard.id_column.IdIndex.put", no_memory),
+        ("shard.id_column._empty_table", no_memory),
+        ("shard.id_column._place", no_memory),
+        ("shard.id_column._place", placed_at_the_last),
+    ],
+)
+def test_a_commit_that_cannot_be_published_stops_writes_and_is_there_after_a_restart(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    failing: Callable[..., None],
+    id_type: IdType,
+) -> None:
+    write, entry = Writes(id_type, SEED), entry_of(id_type, Metric.L2)
+    with opened(Disk(), tmp_path / "shard-0", entry) as collection:
+        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
+        large = write.upsert(range(20, 620))  # makes the id index grow
+        if failing is placed_at_the_last:  # into the table that stays
+            large = write.upsert(range(20, 100))
+        with monkeypatch.context() as patched:
+            patched.setattr(step, failing)
+            (outcome,) = collection.apply([large])
+        assert isinstance(outcome, WritesStopped)
+        check_contents(collection, contents)
+        assert collection.count(large.ids) == 10
+        for later in (large, write.upsert([20, 40]), write.delete([3, 40])):
+            (outcome,) = collection.apply([later])
+            assert isinstance(outcome, WritesStopped)
+        check_contents(collection, contents)
+    contents = contents.after(large)
+    with opened(Disk(), tmp_path / "shard-0", entry) as collection:
+        check_contents(collection, contents)
+        contents = applied(collection, contents, write.upsert(range(10, 50)), write.delete([3]))
+        check_contents(collection, contents)
+    with opened(Disk(), tmp_path / "shard-0", entry) as collection:
+        check_contents(collection, contents)
 
 
 # ---- bytes that change --------------------------------------------------------------------------

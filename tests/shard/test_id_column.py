@@ -190,6 +190,21 @@ def test_the_index_keeps_every_id_as_it_grows(id_type: IdType) -> None:
 
 
 @BOTH
+def test_the_newest_rows_are_found_after_a_put_of_old_and_new_ids_that_grows(
+    id_type: IdType,
+) -> None:
+    column = IdColumn(id_type)
+    index = IdIndex(column)
+    for last in (400, 2_000, 10_000):
+        ids = some_ids(id_type, 0, last)
+        rows = np.arange(len(column), len(column) + last)
+        column.append(ids)
+        index.put(ids, rows)
+        assert index.lookup(ids).tolist() == rows.tolist()
+        assert len(index) == last
+
+
+@BOTH
 def test_an_id_that_was_put_is_found_while_others_are_put(id_type: IdType) -> None:
     column = IdColumn(id_type)
     index = IdIndex(column)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from tests.crash_disk import FailingDisk, Kind
 from tests.shard.samples import (
     DEADLINE_S,
     SMALL_ENGINE,
@@ -51,6 +54,8 @@ from tests.shard.samples import (
     poll_until,
     some_vectors,
 )
+
+T = TypeVar("T")
 
 LOWER_HALF = ((0, SLOTS_TOTAL // 2 - 1),)
 
@@ -300,20 +305,155 @@ async def test_who_waits_for_a_training_when_the_shard_closes_is_told(tmp_path: 
     await closing
 
 
+# ---- changes of the set of collections whose callers leave, or that fail -------------------------
+
+
+class Held:
+    """Holds a disk's operations of one kind until they are let go."""
+
+    def __init__(self, disk: FailingDisk, kind: Kind) -> None:
+        self._reached = threading.Event()
+        self._let_go = threading.Event()
+        disk.delay(kind, self._wait)
+
+    def _wait(self) -> None:
+        self._reached.set()
+        assert self._let_go.wait(DEADLINE_S)
+
+    async def reached(self) -> None:
+        """Return when the first one waits."""
+        assert await asyncio.to_thread(self._reached.wait, DEADLINE_S)
+
+    def let_go(self) -> None:
+        """Hold none any more."""
+        self._let_go.set()
+
+
+async def cancelled(task: asyncio.Future[T]) -> None:
+    """Let the caller of a task leave."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+CREATING = pytest.mark.parametrize("kind", ["make_directory", "commit", "rename", "sync_directory"])
+
+
+@CREATING
+async def test_a_creation_whose_caller_leaves_runs_to_its_end(tmp_path: Path, kind: Kind) -> None:
+    disk = FailingDisk()
+    shard = open_shard(tmp_path, disk=disk)
+    held = Held(disk, kind)
+    creating = asyncio.ensure_future(shard.create_collection(config_of()))
+    await held.reached()
+    await cancelled(creating)
+    held.let_go()
+    _, new = await shard.create_collection(config_of())
+    assert not new
+    corpus = corpus_of(30)
+    await put(shard, corpus)
+    await shard.close()
+    shard = open_shard(tmp_path)
+    assert await found(shard, corpus) == corpus.ids.tolist()
+    await shard.close()
+
+
+@CREATING
+async def test_closing_waits_for_a_creation_whose_caller_has_left(
+    tmp_path: Path, kind: Kind
+) -> None:
+    disk = FailingDisk()
+    shard = open_shard(tmp_path, disk=disk)
+    held = Held(disk, kind)
+    creating = asyncio.ensure_future(shard.create_collection(config_of()))
+    await held.reached()
+    await cancelled(creating)
+    closing = asyncio.ensure_future(shard.close())
+    await asyncio.sleep(0)
+    held.let_go()
+    await closing
+    assert disk.counts["disconnect"] == disk.counts["connect"]  # it lets go of the files
+    shard = open_shard(tmp_path)
+    _, new = await shard.create_collection(config_of())
+    assert not new
+    await shard.close()
+
+
+@pytest.mark.parametrize("kind", ["commit", "rename", "sync_directory"])
+async def test_a_drop_whose_caller_leaves_runs_to_its_end(tmp_path: Path, kind: Kind) -> None:
+    disk = FailingDisk()
+    shard = open_shard(tmp_path, disk=disk)
+    await shard.create_collection(config_of())
+    held = Held(disk, kind)
+    writing = asyncio.ensure_future(put(shard, corpus_of(30)))
+    if kind == "commit":  # the drop waits for the write
+        await held.reached()
+    else:
+        await writing
+    dropping = asyncio.ensure_future(shard.drop_collection("words"))
+    await asyncio.sleep(0)
+    await held.reached()
+    await cancelled(dropping)
+    held.let_go()
+    assert (await writing).accepted == 30
+    with pytest.raises(CollectionNotFound):
+        await shard.drop_collection("words")
+    await shard.close()
+    shard = open_shard(tmp_path)
+    assert await shard.list_collections() == []
+    _, new = await shard.create_collection(config_of())
+    assert new
+    await shard.close()
+
+
+@pytest.mark.parametrize("kind", ["rename", "sync_directory"])
+async def test_a_collection_whose_drop_failed_is_served_as_before(
+    tmp_path: Path, kind: Kind
+) -> None:
+    disk = FailingDisk()
+    shard = open_shard(tmp_path, disk=disk)
+    await shard.create_collection(config_of())
+    corpus = corpus_of(200)
+    await put(shard, corpus.take(slice(0, 100)))
+    disk.fail(kind)
+    with pytest.raises(OSError, match=r"error") as caught:
+        await shard.drop_collection("words")
+    assert caught.value.errno == errno.EIO
+    await put(shard, corpus.take(slice(100, 200)))
+    training = shard.train(TrainRequest(collection="words", wait=True))
+    await asyncio.wait_for(training, DEADLINE_S)
+    assert await found(shard, corpus) == corpus.ids.tolist()
+    await shard.close()
+    shard = open_shard(tmp_path)
+    assert await state_of(shard) is ShardState.TRAINED
+    assert await found(shard, corpus) == corpus.ids.tolist()
+    await shard.close()
+
+
+@pytest.mark.parametrize("kind", ["rename", "sync_directory"])
+async def test_a_drop_that_failed_may_be_repeated_and_the_name_used_anew(
+    tmp_path: Path, kind: Kind
+) -> None:
+    disk = FailingDisk()
+    shard = open_shard(tmp_path, disk=disk)
+    await shard.create_collection(config_of())
+    await put(shard, corpus_of(100))
+    disk.fail(kind)
+    with pytest.raises(OSError, match=r"error"):
+        await shard.drop_collection("words")
+    await shard.drop_collection("words")
+    assert await shard.list_collections() == []
+    await shard.create_collection(config_of(dim=4))
+    other = corpus_of(50, dim=4, seed=1)
+    await put(shard, other)
+    await shard.close()
+    shard = open_shard(tmp_path)
+    assert (await shard.describe("words")).ledger.accepted == 50
+    assert await found(shard, other) == other.ids.tolist()
+    await shard.close()
+
+
 # ---- the disk fails -----------------------------------------------------------------------------
-
-
-class FailingDisk(Disk):
-    """Fails the writes of row files with an errno, once it is given one."""
-
-    def __init__(self) -> None:
-        self.errno = 0
-
-    def write(self, file: object, offset: int, contents: Bytes) -> None:
-        path = getattr(file, "path", Path())
-        if self.errno and path.suffix == ".f32":
-            raise OSError(self.errno, "spoiled")
-        super().write(file, offset, contents)  # type: ignore[arg-type]  # a DiskFile
 
 
 async def test_a_full_disk_refuses_writes_until_there_is_room(tmp_path: Path) -> None:
@@ -322,12 +462,11 @@ async def test_a_full_disk_refuses_writes_until_there_is_room(tmp_path: Path) ->
     await shard.create_collection(config_of())
     corpus = corpus_of(60)
     await put(shard, corpus.take(slice(0, 30)))
-    disk.errno = 28  # ENOSPC
+    disk.fail("write", code=errno.ENOSPC)
     with pytest.raises(Overloaded, match="full"):
         await put(shard, corpus.take(slice(30, 60)))
     assert await found(shard, corpus.take(slice(0, 30))) == corpus.ids[:30].tolist()
     assert (await shard.describe("words")).ledger.accepted == 30
-    disk.errno = 0
     await put(shard, corpus.take(slice(30, 60)))
     assert await found(shard, corpus) == corpus.ids.tolist()
     await shard.close()
@@ -340,11 +479,10 @@ async def test_a_failed_write_stops_writes_until_a_restart_and_reads_go_on(tmp_p
     corpus = corpus_of(60)
     kept = corpus.take(slice(0, 30))
     await put(shard, kept)
-    disk.errno = 5  # EIO
+    disk.fail("write", code=errno.EIO)
     for _ in range(2):
         with pytest.raises(WritesStopped, match="restart"):
             await put(shard, corpus.take(slice(30, 60)))
-        disk.errno = 0
     assert await found(shard, kept) == kept.ids.tolist()
     await shard.close()
     shard = open_shard(tmp_path)

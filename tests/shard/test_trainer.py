@@ -26,6 +26,7 @@ from tests.shard.samples import (
     delete,
     open_collection,
     poll_until,
+    some_vectors,
     write,
 )
 
@@ -45,10 +46,12 @@ class Care:
         self.gate = TrainingGate()
         self.trainer = Trainer(self.clock)
         self.failure: Exception | None = None
+        self.failures = 0
         self._changed = threading.Condition()
 
     def clock(self) -> float:
         if self.failure is not None:
+            self.failures += 1
             raise self.failure
         return self.gate()
 
@@ -332,6 +335,90 @@ def test_a_failing_retraining_leaves_the_old_index_in_its_place(
     assert (description.state, description.training) == (ShardState.TRAINED, False)
     assert description.generation == 1
     assert_exact(collection, corpus)
+
+
+def test_a_build_that_failed_is_tried_again_after_growth_and_not_before(
+    collection: Collection, care: Care
+) -> None:
+    care.take(collection)
+    care.failure = MemoryError("no room for centroids")
+    corpus = corpus_of(111)
+    write(collection, corpus.take(slice(0, 100)))
+    poll_until(lambda: care.failures == 1 and not collection.describe().training)
+    for row in range(100, 110):
+        assert not collection.wants_training
+        write(collection, corpus.take([row]))
+    assert not collection.wants_training
+    assert care.failures == 1
+    write(collection, corpus.take([110]))
+    poll_until(lambda: care.failures == 2 and not collection.describe().training)
+    assert not collection.wants_training
+    care.failure = None
+    collection.ask_for_training().result(DEADLINE_S)
+    assert_exact(collection, corpus)
+
+
+def test_an_index_is_replaced_when_most_of_what_it_holds_is_dead(collection: Collection) -> None:
+    generations = set()
+    for turn in range(20):
+        corpus = Corpus(np.arange(100), some_vectors(100, seed=turn))
+        write(collection, corpus)
+        while collection.absorb_piece():
+            pass
+        if collection.wants_training:
+            build_index(collection, lambda: 0.0)
+        index = collection.snapshot.index
+        assert index is not None
+        generations.add(index.generation)
+        assert index.ivf.rows < GROWTH_BEFORE_RETRAINING * 100
+        assert not collection.wants_training
+        assert_exact(collection, corpus)
+    assert len(generations) == 1 + 19 // (GROWTH_BEFORE_RETRAINING - 1)
+
+
+def test_an_index_whose_rows_died_wants_no_training_once_none_lives(
+    collection: Collection,
+) -> None:
+    for turn in range(GROWTH_BEFORE_RETRAINING):
+        write(collection, Corpus(np.arange(100), some_vectors(100, seed=turn)))
+        if turn == 0:
+            build_index(collection, lambda: 0.0)
+        while collection.absorb_piece():
+            pass
+    assert collection.wants_training
+    delete(collection, np.arange(100))
+    assert not collection.wants_training
+
+
+def test_a_collection_that_is_never_done_does_not_keep_another_from_being_absorbed(
+    tmp_path: Path, care: Care
+) -> None:
+    class NeverDone(Collection):
+        """Always has something to absorb."""
+
+        @property
+        def wants_absorbing(self) -> bool:
+            return True
+
+        def absorb_piece(self) -> bool:
+            return True
+
+    for name in ("first", "words"):
+        (tmp_path / name).mkdir()
+    open_collection(tmp_path / "first").close()
+    first = NeverDone.open(Disk(), tmp_path / "first", 0, SMALL_ENGINE)
+    other = open_collection(tmp_path / "words", config_of(min_training_size=50))
+    care.take(first)
+    care.take(other)
+    corpus = corpus_of(150)
+    write(other, corpus.take(slice(0, 60)))
+    care.until(lambda: other.describe().state is ShardState.TRAINED)
+    write(other, corpus.take(slice(60, 150)))
+    poll_until(lambda: other.ledger().indexed == 150)
+    assert_exact(other, corpus)
+    for collection in (first, other):
+        care.trainer.detach(collection)
+        collection.close()
 
 
 def test_one_collections_failure_is_no_other_ones(tmp_path: Path, care: Care) -> None:
