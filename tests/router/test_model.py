@@ -580,8 +580,8 @@ def test_a_collection_answers_as_a_dictionary_would(
     kind = {"metric": metric, "id_type": id_type, "shards": shards, "failures": failures}
     machine = type("Machine", (CollectionMachine,), kind)
     steps = settings(
-        max_examples=1,
-        stateful_step_count=500,
+        max_examples=4,  # the first is hypothesis's simplest: the same dull step again and again
+        stateful_step_count=125,
         deadline=None,
         database=None,
         phases=[Phase.generate],  # shrinking a failure takes minutes: add Phase.shrink for it
