@@ -7,7 +7,6 @@ imported by the commands that need them, so that `--help` does not wait for them
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -170,12 +169,14 @@ def serve(
     ),
 ) -> None:
     """Serve a router over shards of its own, until SIGTERM."""
+    import uvloop
+
     from router import embedded
     from router.logs import configure_logs
 
     configure_logs(log_format.value)
     with one_line_errors():
-        asyncio.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
+        uvloop.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
 
 
 @app.command()

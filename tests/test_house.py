@@ -70,7 +70,6 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "vectorshard": frozenset({"shard.wire"}),
     "google.protobuf": frozenset({"shard.wire", "shard.status"}),
     "google.rpc": frozenset({"shard.status"}),
-    "grpc_status": frozenset({"shard.status"}),
     "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "grpc": frozenset(
