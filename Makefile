@@ -3,6 +3,7 @@
 PYTHON ?= python3.11 python3
 BIN := .venv/bin
 STAMP := .venv/vectorshard.stamp
+CHECKERS := build/checkers
 
 LISTEN ?= 127.0.0.1:7700
 DATA ?= data
@@ -10,7 +11,7 @@ SHARDS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test check fix bench lock release-contract clean
+.PHONY: help setup demo serve test check check-deploy fix bench glove lock release-contract clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,10 @@ check: setup ## linters, types, the contract, and the rules of the house
 	$(BIN)/buf breaking build/contract.binpb --against protos/released.binpb
 	$(BIN)/python -m pytest --quiet tests/test_house.py
 
+check-deploy: setup $(CHECKERS)/stamp ## the Dockerfile and the manifests; needs kubectl
+	deploy/check $(CHECKERS)/bin
+	$(BIN)/python -m pytest --quiet -m deploy tests/deploy
+
 fix: setup ## generate the contract's Python anew; format; repair what the linter can repair
 	$(BIN)/python protos/generate.py
 	$(BIN)/ruff check --fix
@@ -45,9 +50,14 @@ fix: setup ## generate the contract's Python anew; format; repair what the linte
 bench: setup ## the measurements of benchmarks/README.md
 	$(BIN)/python -m benchmarks
 
-lock: setup ## resolve pyproject.toml into requirements.lock; LOCK=--upgrade takes what is newest
-	$(BIN)/uv --no-config pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
-	  --universal --python-version 3.11 --all-extras $(LOCK) pyproject.toml -o requirements.lock
+glove: setup ## build/glove-100.hdf5, 336,479 words with exact neighbours; needs npm, once
+	$(BIN)/python -m benchmarks.glove
+
+lock: setup ## resolve requirements.lock and those of deploy; LOCK=--upgrade takes what is newest
+	$(RESOLVE) --all-extras pyproject.toml -o requirements.lock
+	$(RESOLVE) --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(RESOLVE) --constraint requirements.lock deploy/build.in -o deploy/build.lock
+	$(RESOLVE) deploy/checkers.in -o deploy/checkers.lock
 
 release-contract: setup ## state that the contract is released as it is: what breaks it is refused
 	$(BIN)/python protos/generate.py --image protos/released.binpb
@@ -55,6 +65,9 @@ release-contract: setup ## state that the contract is released as it is: what br
 clean: ## remove everything that the other targets made, except DATA
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find protos shard router tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+RESOLVE = $(BIN)/uv --no-config pip compile --quiet --generate-hashes --no-emit-index-url \
+  --no-header --universal --python-version 3.11 $(LOCK)
 
 # Wheels only: building a dependency from source would pull in what the lock does not pin.
 $(STAMP): pyproject.toml requirements.lock
@@ -64,4 +77,11 @@ $(STAMP): pyproject.toml requirements.lock
 	  --only-binary :all: --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(CHECKERS)/stamp: deploy/checkers.lock | $(STAMP)
+	@echo "installing deploy/checkers.lock into $(CHECKERS), which may take a minute"
+	@$(BIN)/python -m venv $(CHECKERS)
+	@$(CHECKERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --only-binary :all: --require-hashes -r deploy/checkers.lock
 	@touch $@

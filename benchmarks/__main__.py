@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -23,25 +23,28 @@ LOG_WIDTH = 130
 """Columns where there is no terminal."""
 
 
-def measurements() -> Mapping[str, Callable[[bool], Table]]:
+def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
     """Return each measurement by its name; it is told whether to be quick.
 
     numpy reads its environment when it is loaded, so nothing that loads it may come before.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin on a core
-    from benchmarks import batch, exact, ingest, start
+    from benchmarks import batch, exact, fanout, ingest, profile, start, transport
 
     return {
         "batch": batch.measure,
         "start": start.measure,
         "ingest": ingest.measure,
         "exact": exact.measure,
+        "transport": transport.measure,
+        "fanout": fanout.measure,
+        "profile": profile.measure,
     }
 
 
 def main() -> None:
     """Run what the command line asks for and print its tables."""
-    names = ("batch", "start", "ingest", "exact")
+    names = ("batch", "start", "ingest", "exact", "transport", "fanout", "profile")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: a try")
     parser.add_argument("--only", choices=names, action="append", help="may be repeated")
@@ -59,14 +62,15 @@ def main() -> None:
             continue
         load_before, start = os.getloadavg()[0], perf_counter()
         progress.print(f"{name} ...")
-        table = measure(arguments.quick)
+        measured = measure(arguments.quick)
         took_s = perf_counter() - start
         ran_on = f"{machine}; load average {load_before:.1f} before, {took_s:.0f} s"
-        tables.append(table)
-        if arguments.markdown:
-            print(markdown(table, command_of(table, options), ran_on), flush=True)
-        else:
-            console.print(rich_table(table, command_of(table, options), ran_on), markup=False)
+        for table in [measured] if isinstance(measured, Table) else measured:
+            tables.append(table)
+            if arguments.markdown:
+                print(markdown(table, command_of(table, options), ran_on), flush=True)
+            else:
+                console.print(rich_table(table, command_of(table, options), ran_on), markup=False)
     if arguments.json:
         write_json(arguments.json, tables, machine)
 

@@ -1,4 +1,4 @@
-"""A real server to measure: `vectorshard serve` as a child process on a port of its own choice."""
+"""Real servers to measure, as child processes on ports of their own choice: one, or a fleet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -58,17 +58,23 @@ class Server:
         self.child.wait(TIMEOUT_S)
 
 
-def start(directory: Path) -> Server:
+def start(directory: Path, tracer: Sequence[str] = ()) -> Server:
     """Start a server over a data directory, with its log beside it, and wait until it serves.
+
+    `tracer` is a command that becomes the command that follows it, and so keeps its process id.
 
     Raises
     ------
     RuntimeError
         If it ends instead.
     """
-    command = [str(Path(sys.executable).with_name("vectorshard")), "serve", "--shards", str(SHARDS)]
-    command += ["--data", str(directory), "--listen", "127.0.0.1:0"]
-    log = directory.with_suffix(".log")
+    options = ["serve", "--shards", str(SHARDS), "--data", str(directory)]
+    return _start(options, directory.with_suffix(".log"), tracer)
+
+
+def _start(options: Sequence[str], log: Path, tracer: Sequence[str] = ()) -> Server:
+    command = [*tracer, str(Path(sys.executable).with_name("vectorshard")), *options]
+    command += ["--listen", "127.0.0.1:0"]
     started = perf_counter()
     with log.open("ab") as stderr:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
@@ -83,13 +89,37 @@ def start(directory: Path) -> Server:
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Server]:
+def serving(directory: Path, tracer: Sequence[str] = ()) -> Iterator[Server]:
     """Run a server; it is killed when the context ends, unless it was stopped before."""
-    server = start(directory)
+    server = start(directory, tracer)
     try:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def serving_fleet(directory: Path) -> Iterator[Mapping[str, Server]]:
+    """Run a router and its shards, each a process of its own, by name; the router is the first.
+
+    A search may use one core of each shard, as it may in one process (`vectorshard serve` shares
+    the cores of the machine out). All are killed when the context ends.
+    """
+    directory.mkdir(parents=True)
+    with ExitStack() as running:
+        shards = {}
+        for number in range(SHARDS):
+            data = directory / f"shard-{number}"
+            options = ["shard", "--shard-id", str(number), "--shards", str(SHARDS)]
+            options += ["--data", str(data), "--cores", "1"]
+            shards[f"shard {number}"] = shard = _start(options, data.with_suffix(".log"))
+            running.callback(shard.kill)
+        options = ["router"]
+        for shard in shards.values():
+            options += ["--shard", shard.target]
+        router = _start(options, directory / "router.log")
+        running.callback(router.kill)
+        yield {"router": router, **shards}
 
 
 @contextmanager

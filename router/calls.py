@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,9 @@ from shard.types import (
     UInt32Array,
     VectorArray,
 )
+
+SERVICE: Final = "/vectorshard.v1.VectorService/"
+"""What the path of every RPC begins with."""
 
 AnswerT = TypeVar("AnswerT")
 _EnumT = TypeVar("_EnumT", bound=Enum)
@@ -297,8 +300,8 @@ def create_collection(
 
 
 def _created_config(payload: bytes) -> CollectionConfig:
-    config, _ = wire.decode_create_collection_response(payload)
-    return config
+    entry, _ = wire.decode_create_collection_response(payload)
+    return entry.config
 
 
 def drop_collection(name: str) -> UnaryCall[None]:
@@ -315,8 +318,12 @@ def list_collections() -> UnaryCall[list[CollectionConfig]]:
     return UnaryCall(
         "ListCollections",
         wire.encode_list_collections_request(),
-        wire.decode_list_collections_response,
+        _listed_configs,
     )
+
+
+def _listed_configs(payload: bytes) -> list[CollectionConfig]:
+    return [entry.config for entry in wire.decode_list_collections_response(payload)]
 
 
 def describe(name: str) -> UnaryCall[CollectionDescription]:

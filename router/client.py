@@ -23,7 +23,7 @@ import grpc
 import numpy.typing as npt
 
 from router import calls
-from router.calls import AnswerT, Hit, Hits, RowsView, ServerInfo, UnaryCall
+from router.calls import SERVICE, AnswerT, Hit, Hits, RowsView, ServerInfo, UnaryCall
 from router.upload import Progress, Upload, UpsertSummary
 from shard.config import Limits
 from shard.errors import DeadlineExceeded, ShardUnavailable, VectorShardError
@@ -51,8 +51,6 @@ __all__ = [
     "ServerInfo",
     "UpsertSummary",
 ]
-
-SERVICE: Final = "/vectorshard.v1.VectorService/"
 
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", 64 * 1024 * 1024),

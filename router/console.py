@@ -1,4 +1,4 @@
-"""The command line: demo, serve, ingest, search, describe.
+"""The command line: demo, serve, shard, router, ingest, search, describe.
 
 Words in, tables out. What a command does is asked of `router.client` or of the server; an expected
 failure is one line that says what to do next, never a traceback. The client and the server are
@@ -7,12 +7,13 @@ imported by the commands that need them, so that `--help` does not wait for them
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -27,9 +28,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
 
 from router import tables
 from router.ingest import UnreadableFile, VectorFile, open_vectors
+from shard.config import SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -62,7 +65,7 @@ NEXT_STEP: Mapping[type[VectorShardError], str] = {
     CollectionNotFound: "`vectorshard describe` lists the collections",
     CollectionExists: "choose another --collection, or the metric and ids that it has",
     DimensionMismatch: "`vectorshard describe NAME` tells the collection's dim",
-    ShardUnavailable: "is the server running? `vectorshard serve` starts one",
+    ShardUnavailable: "is that server running?",
     DeadlineExceeded: "try again, with a longer --timeout",
     Overloaded: "try again later, or with a smaller --batch",
     WritesStopped: "look at the server's disk, then restart the server",
@@ -71,8 +74,37 @@ NEXT_STEP: Mapping[type[VectorShardError], str] = {
 }
 """What a person can do about a failure that does not say it itself; the nearest class counts."""
 
+COMMANDS_FROM_ELSEWHERE = "vectorshard.commands"
+"""The entry points by which packages that build on this one bring commands of their own."""
+
+
+class Commands(TyperGroup):
+    """The commands of this file and those from elsewhere, imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return [*super().list_commands(ctx), *sorted(commands_from_elsewhere())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name; None when there is none."""
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        entry = commands_from_elsewhere().get(cmd_name)
+        if entry is None:
+            return None
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(cmd_name)(one_line_errors()(entry.load()))
+        return typer.main.get_command(alone)
+
+
+def commands_from_elsewhere() -> Mapping[str, EntryPoint]:
+    """Return where to find the commands that other packages bring, by name."""
+    return {entry.name: entry for entry in entry_points(group=COMMANDS_FROM_ELSEWHERE)}
+
+
 app = typer.Typer(
     name="vectorshard",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -96,6 +128,9 @@ class LogFormat(StrEnum):
 
 
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server to ask.")]
+Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 picks one.")]
+Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
+LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
 
 
@@ -157,16 +192,12 @@ def options(
 @app.command()
 def serve(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows are kept.")],
-    shards: Annotated[int, typer.Option(min=1, help="Shards in this process.")] = 2,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 picks one.")
-    ] = DEFAULT_TARGET,
-    metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")
-    ] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="How to write the log.")] = (
-        LogFormat.console
-    ),
+    shards: Annotated[
+        int, typer.Option(min=1, max=SLOTS_TOTAL, help="Shards in this process.")
+    ] = 2,
+    listen: Listen = DEFAULT_TARGET,
+    metrics: Metrics = None,
+    log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over shards of its own, until SIGTERM."""
     import uvloop
@@ -177,6 +208,73 @@ def serve(
     configure_logs(log_format.value)
     with one_line_errors():
         uvloop.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
+
+
+@app.command()
+def shard(
+    shard_id: Annotated[int, typer.Option(min=0, help="The shard's number, from 0.")],
+    shards: Annotated[
+        int, typer.Option(min=1, max=SLOTS_TOTAL, help="Shards of the fleet, for good.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Where the shard's rows are kept.")],
+    listen: Listen = DEFAULT_TARGET,
+    cluster: Annotated[
+        str | None, typer.Option(help="The fleet's name; a directory keeps its own.")
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores that one search may use. Default: all.")
+    ] = None,
+    metrics: Metrics = None,
+    log_format: LogFormatOption = LogFormat.console,
+) -> None:
+    """Serve one shard of a fleet, until SIGTERM."""
+    import uvloop
+
+    from router import fleet
+    from router.logs import configure_logs
+
+    if shard_id >= shards:
+        raise typer.BadParameter(f"--shard-id {shard_id}: the last of {shards} is {shards - 1}")
+    configure_logs(log_format.value)
+    with one_line_errors():
+        uvloop.run(
+            fleet.serve_shard(
+                shard=shard_id,
+                shards_total=shards,
+                data=data,
+                cluster=cluster,
+                cores=cores or len(os.sched_getaffinity(0)),
+                listen=listen,
+                metrics=metrics,
+            )
+        )
+
+
+@app.command()
+def router(
+    shard: Annotated[
+        list[str],
+        typer.Option(metavar="HOST:PORT", help="A shard; once for each, in the order of numbers."),
+    ],
+    listen: Listen = DEFAULT_TARGET,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="For a router below another: its shards are not all."),
+    ] = False,
+    metrics: Metrics = None,
+    log_format: LogFormatOption = LogFormat.console,
+) -> None:
+    """Serve a router over the shards of a fleet, until SIGTERM."""
+    import uvloop
+
+    from router import fleet
+    from router.logs import configure_logs
+
+    configure_logs(log_format.value)
+    with one_line_errors():
+        uvloop.run(
+            fleet.serve_router(shards=shard, partial=partial, listen=listen, metrics=metrics)
+        )
 
 
 @app.command()

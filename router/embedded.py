@@ -6,16 +6,15 @@ import asyncio
 import os
 from pathlib import Path
 
-from router.placement import slots_of_shard
+from router.fleet import identity_of
 from router.router import Router
 from shard.config import EngineConfig
-from shard.data_directory import ShardIdentity
+from shard.data_directory import IDENTITY_FILE
 from shard.disk import Disk
+from shard.errors import DataDirectoryForeign
 from shard.local_shard import LocalShard
 from shard.server import run_server
 from shard.types import Role
-
-PLACEMENT_EPOCH = 1
 
 
 def shard_directory(data: Path, shard: int) -> Path:
@@ -34,19 +33,21 @@ async def open_embedded(
         If a directory is in use, too new, or was made for another number of shards.
     """
     disk = disk or Disk()
+    if (data / IDENTITY_FILE).exists():
+        raise DataDirectoryForeign(
+            f"{data} is the directory of one shard: choose the one that it is in, or run "
+            "`vectorshard shard` on it"
+        )
     local_shards: list[LocalShard] = []
     cluster = ""
     try:
         for shard in range(shards):
-            identity = ShardIdentity(
-                cluster=cluster,
-                shard=shard,
-                shards_total=shards,
-                slots=slots_of_shard(shard, shards),
-                placement_epoch=PLACEMENT_EPOCH,
-            )
             local_shard = await asyncio.to_thread(
-                LocalShard.open, disk, shard_directory(data, shard), identity, engine
+                LocalShard.open,
+                disk,
+                shard_directory(data, shard),
+                identity_of(shard, shards, cluster),
+                engine,
             )
             local_shards.append(local_shard)
             cluster = (await local_shard.topology()).cluster

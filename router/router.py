@@ -1,24 +1,25 @@
 """The router: a shard whose rows live elsewhere.
 
 It places rows, fans every call out to the children that it concerns, and combines the answers. It
-keeps no state that its children do not have: what it remembers of a collection is checked by them
-against the incarnation that travels with every call.
+keeps no state that its children do not have: what it remembers of a collection and of the placement
+is checked by them against the incarnation and the fingerprint that travel with every call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from router.children import Child, Children
 from router.merge import merge_top_k
-from router.placement import Placement
 from shard.admission import check_ids, check_vectors
-from shard.config import PAGE_SIZE_DEFAULT
+from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -26,6 +27,7 @@ from shard.errors import (
     IncarnationMismatch,
     InvalidParameter,
     InvalidRequest,
+    PlacementMismatch,
     ShardUnavailable,
     VectorShardError,
 )
@@ -74,36 +76,51 @@ class Router:
 
     Parameters
     ----------
-    role
-        ROUTER, or EMBEDDED when the children live in this process.
+    children
+        Who has the rows.
     """
 
-    def __init__(self, children: Sequence[Shard], placement: Placement, role: Role) -> None:
-        self._children = tuple(children)
-        self._placement = placement
-        self._role = role
+    def __init__(self, children: Children) -> None:
+        self._children = children
         self._entries: dict[str, CollectionEntry] = {}
 
     @classmethod
-    async def connect(cls, children: Sequence[Shard], role: Role = Role.ROUTER) -> Router:
-        """Learn from the children which slots they own.
+    async def connect(
+        cls,
+        shards: Sequence[Shard],
+        role: Role = Role.ROUTER,
+        *,
+        names: Sequence[str] = (),
+        partial: bool = False,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> Router:
+        """Learn from the children which slots they own; go on while some are missing.
+
+        Parameters
+        ----------
+        shards
+            The children: leaf shards in the order of their numbers, or routers in any order.
+        role
+            ROUTER, or EMBEDDED when the children live in this process.
+        names
+            What errors and the log call each child, such as its address; or none.
+        partial
+            Whether they may be a part of the placement only, as below another router.
+        sleep
+            Waits some seconds before a missing child is asked again.
 
         Raises
         ------
         PlacementMismatch
-            If they contradict each other.
+            If one that answers contradicts another, or the placement.
         """
-        topologies = await asyncio.gather(*(child.topology() for child in children))
-        return cls(children, Placement(topologies), role)
+        children = Children(shards, role, names=names, partial=partial, sleep=sleep)
+        await children.connect()
+        return cls(children)
 
-    async def topology(self) -> Topology:
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Say which leaf shards are reached through here."""
-        return Topology(
-            role=self._role,
-            cluster=self._placement.cluster,
-            placement_epoch=self._placement.epoch,
-            shards=self._placement.shards,
-        )
+        return self._children.topology
 
     # ---- collections ----------------------------------------------------------------------------
 
@@ -112,18 +129,27 @@ class Router:
     ) -> tuple[CollectionEntry, bool]:
         """Create a collection on every child, or complete one that reached only some.
 
-        The first child decides when two callers create the same name at once; who was slower looks
-        again.
+        The child with the first shard decides when two callers create the same name at once; who
+        was slower looks again.
+
+        Raises
+        ------
+        CollectionExists
+            If the name is taken by another configuration.
+        IncarnationMismatch
+            If a drop has reached only some shards; it must be repeated first.
         """
         try:
-            return await self._create(config, call)
+            return await self._with_placement(call, lambda: self._create(config, call))
         except IncarnationMismatch:
             if call.incarnation:
                 raise
             return await self._create(config, call)
 
     async def _create(self, config: CollectionConfig, call: Call) -> tuple[CollectionEntry, bool]:
-        known = await self._known_incarnations(config.name, call)
+        holders = await self._holders(config.name, call)
+        decider, *others = self._children.in_order()
+        known = [entry for _, entry in holders]
         for entry in known:
             if entry.config != config:
                 raise CollectionExists(
@@ -132,49 +158,75 @@ class Router:
         incarnations = {entry.incarnation for entry in known}
         if call.incarnation:
             incarnations.add(call.incarnation)
-        if len(incarnations) > 1:
+        # It is created there first and dropped there first: without it, the others' are left over.
+        left_over = bool(holders) and holders[0][0] is not decider
+        if len(incarnations) > 1 or left_over:
             raise IncarnationMismatch(
                 f"collection {config.name} was dropped on some shards only; drop it once more"
             )
         wanted = incarnations.pop() if incarnations else uuid.uuid4().hex
         call = replace(call, incarnation=wanted)
-        first_entry, first_new = await self._children[0].create_collection(config, call=call)
-        others = await self._gather(
-            child.create_collection(config, call=call) for child in self._children[1:]
+        first_entry, first_new = await decider.shard.create_collection(
+            config, call=decider.to(call)
+        )
+        also = await self._gather(
+            child.shard.create_collection(config, call=child.to(call)) for child in others
         )
         self._entries[config.name] = first_entry
-        return first_entry, first_new or any(new for _, new in others)
+        return first_entry, first_new or any(new for _, new in also)
 
-    async def _known_incarnations(self, name: str, call: Call) -> list[CollectionEntry]:
+    async def _holders(self, name: str, call: Call) -> list[tuple[Child, CollectionEntry]]:
+        """Return the children that have a collection, in the order of their shards."""
+        call = replace(call, incarnation="")
+        children = self._children.in_order()
         listings = await self._gather(
-            child.list_collections(call=replace(call, incarnation="")) for child in self._children
+            child.shard.list_collections(call=child.to(call)) for child in children
         )
-        return [entry for listing in listings for entry in listing if entry.config.name == name]
+        return [
+            (child, entry)
+            for child, listing in zip(children, listings, strict=True)
+            for entry in listing
+            if entry.config.name == name
+        ]
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
-        """Drop a collection on every child that has it."""
+        """Drop a collection on every child that has it, the one that decides about names first.
+
+        What is meant is what is there now: a drop that arrives late harms no later collection.
+        """
+        await self._with_placement(call, lambda: self._drop(name, call))
+
+    async def _drop(self, name: str, call: Call) -> None:
         self._entries.pop(name, None)
-        outcomes = await asyncio.gather(
-            *(child.drop_collection(name, call=call) for child in self._children),
-            return_exceptions=True,
-        )
-        absent = [outcome for outcome in outcomes if isinstance(outcome, CollectionNotFound)]
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, CollectionNotFound):
-                raise outcome
-        if len(absent) == len(outcomes):
-            raise absent[0]
+        holders = await self._holders(name, call)
+        if not holders:
+            raise CollectionNotFound(f"no collection {name}; create it first")
+        if call.incarnation:
+            holders = [held for held in holders if held[1].incarnation == call.incarnation]
+            if not holders:
+                raise IncarnationMismatch(f"collection {name} was dropped and created anew")
+
+        async def drop(child: Child, entry: CollectionEntry) -> None:
+            meant = replace(call, incarnation=entry.incarnation)
+            # Somebody else's drop may have been faster.
+            with suppress(CollectionNotFound, IncarnationMismatch):
+                await child.shard.drop_collection(name, call=child.to(meant))
+
+        await drop(*holders[0])
+        await self._gather(drop(*held) for held in holders[1:])
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """Return the collections that any child knows, by name."""
-        listings = await self._gather(child.list_collections(call=call) for child in self._children)
+        listings = await self._of_all(
+            call, lambda child: child.shard.list_collections(call=child.to(call))
+        )
         entries = {entry.config.name: entry for listing in listings for entry in listing}
         return [entries[name] for name in sorted(entries)]
 
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
         """Describe a collection over all leaf shards."""
-        descriptions = await self._gather(
-            child.describe(name, call=call) for child in self._children
+        descriptions = await self._of_all(
+            call, lambda child: child.shard.describe(name, call=child.to(call))
         )
         return replace(
             descriptions[0],
@@ -195,13 +247,16 @@ class Router:
     ) -> UpsertResult:
         check_ids(entry.config, request.ids)
         check_vectors(entry.config, request.vectors, "vectors")
-        parts = list(self._placement.split(request.ids))
+        parts = list(self._children.split(request.ids))
         if len(parts) <= 1:
-            child = self._children[parts[0][0] if parts else 0]
-            return await child.upsert(request, call=call)
-        results = await self._gather(
-            self._children[child].upsert(_rows_of(request, indices), call=call)
-            for child, indices in parts
+            child = parts[0][0] if parts else self._children.all()[0]
+            return await child.shard.upsert(request, call=child.to(call))
+        results = await self._written(
+            call,
+            (
+                child.shard.upsert(_rows_of(request, indices), call=child.to(call))
+                for child, indices in parts
+            ),
         )
         errors = [
             RowError(int(indices[error.row]), error.code, error.message)
@@ -222,9 +277,12 @@ class Router:
         self, request: DeleteRequest, entry: CollectionEntry, call: Call
     ) -> DeleteResult:
         check_ids(entry.config, request.ids)
-        results = await self._gather(
-            self._children[child].delete(replace(request, ids=request.ids[indices]), call=call)
-            for child, indices in self._placement.split(request.ids)
+        results = await self._written(
+            call,
+            (
+                child.shard.delete(replace(request, ids=request.ids[indices]), call=child.to(call))
+                for child, indices in list(self._children.split(request.ids))
+            ),
         )
         if not results:
             return DeleteResult(deleted=0, token=Token(incarnation=entry.incarnation))
@@ -242,8 +300,8 @@ class Router:
     async def _get(self, request: GetRequest, entry: CollectionEntry, call: Call) -> Rows:
         check_ids(entry.config, request.ids)
         pages = await self._gather(
-            self._children[child].get(replace(request, ids=request.ids[indices]), call=call)
-            for child, indices in self._placement.split(request.ids)
+            child.shard.get(replace(request, ids=request.ids[indices]), call=child.to(call))
+            for child, indices in list(self._children.split(request.ids))
         )
         place = {id_: index for index, id_ in enumerate(request.ids.tolist())}
         rows = _joined_rows(pages, entry.config)
@@ -256,13 +314,15 @@ class Router:
 
     async def _count(self, request: CountRequest, entry: CollectionEntry, call: Call) -> int:
         if request.ids is None:
-            counts = await self._gather(child.count(request, call=call) for child in self._children)
+            counts = await self._gather(
+                child.shard.count(request, call=child.to(call)) for child in self._children.all()
+            )
         else:
             ids = request.ids
             check_ids(entry.config, ids)
             counts = await self._gather(
-                self._children[child].count(replace(request, ids=ids[indices]), call=call)
-                for child, indices in self._placement.split(ids)
+                child.shard.count(replace(request, ids=ids[indices]), call=child.to(call))
+                for child, indices in list(self._children.split(ids))
             )
         return sum(counts)
 
@@ -271,35 +331,34 @@ class Router:
         return await self._with_entry(request.collection, call, self._list_rows, request)
 
     async def _list_rows(self, request: ListRequest, entry: CollectionEntry, call: Call) -> Rows:
-        child = self._child_of_cursor(request.cursor, entry)
+        children = self._children.in_order()
+        first = self._place_of_cursor(request.cursor, children, entry)
         wanted = request.page_size or PAGE_SIZE_DEFAULT
-        cursor = request.cursor if child is not None else None
+        cursor = request.cursor
         pages: list[Rows] = []
-        for position in range(child or 0, len(self._children)):
+        for child in children[first:]:
             part = replace(request, cursor=cursor, page_size=wanted)
-            page = await self._children[position].list_rows(part, call=call)
+            page = await child.shard.list_rows(part, call=child.to(call))
             pages.append(page)
             wanted -= len(page.ids)
             cursor = page.cursor
             if cursor is not None:
                 break
-            if wanted == 0 and position + 1 < len(self._children):
-                cursor = self._first_cursor(position + 1, entry)
+            if wanted == 0 and child is not children[-1]:
+                after = children[children.index(child) + 1]
+                cursor = Cursor(incarnation=entry.incarnation, shard=after.first_shard, row=0)
                 break
         return replace(_joined_rows(pages, entry.config), cursor=cursor)
 
-    def _child_of_cursor(self, cursor: Cursor | None, entry: CollectionEntry) -> int | None:
+    def _place_of_cursor(
+        self, cursor: Cursor | None, children: Sequence[Child], entry: CollectionEntry
+    ) -> int:
         if cursor is None:
-            return None
-        child = self._placement.child_of_shard(cursor.shard)
-        if child is None or cursor.incarnation != entry.incarnation:
+            return 0
+        number = self._children.placement.child_of_shard(cursor.shard)
+        if number is None or cursor.incarnation != entry.incarnation:
             raise InvalidParameter("belongs to another collection", field="cursor")
-        return child
-
-    def _first_cursor(self, child: int, entry: CollectionEntry) -> Cursor:
-        shards = (s.shard for s in self._placement.shards)
-        first = next(s for s in shards if self._placement.child_of_shard(s) == child)
-        return Cursor(incarnation=entry.incarnation, shard=first, row=0)
+        return children.index(self._children[number])
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Ask every child, merge what they answer, and say what the answer covers.
@@ -317,51 +376,61 @@ class Router:
         self, request: SearchRequest, entry: CollectionEntry, call: Call
     ) -> SearchResult:
         check_vectors(entry.config, request.queries, "queries")
+        children, placement = self._children.known(), self._children.placement
+        unknown = self._children.missing()
+        if unknown is not None and (request.min_coverage == 1.0 or not children):
+            raise unknown
+        part = request
+        if request.min_coverage < 1.0:
+            # The whole of the answer is held to it, not each child's part.
+            part = replace(request, min_coverage=0.0)
         outcomes = await asyncio.gather(
-            *(child.search(request, call=call) for child in self._children),
+            *(child.shard.search(part, call=child.to(call)) for child in children),
             return_exceptions=True,
         )
         expired = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
-        if len(expired) == len(outcomes):
+        if expired and len(expired) == len(outcomes):
             raise expired[0]  # nobody is missing: the caller's time is over
         answers: list[SearchResult] = []
-        receipts: list[ShardReceipt] = []
+        receipts: dict[int, ShardReceipt] = {}
         answered_slots = 0.0
-        for child, outcome in enumerate(outcomes):
+        for child, outcome in zip(children, outcomes, strict=True):
             if isinstance(outcome, SearchResult):
                 answers.append(outcome)
-                receipts.extend(outcome.receipt.shards)
-                answered_slots += outcome.receipt.coverage * self._placement.slots_of_child[child]
+                for shard in outcome.receipt.shards:
+                    # A router below may name shards as missing that others lead to.
+                    if placement.child_of_shard(shard.shard) in (child.number, None):
+                        receipts[shard.shard] = shard
+                answered_slots += outcome.receipt.coverage * placement.slots_of_child[child.number]
             elif isinstance(outcome, ShardUnavailable | DeadlineExceeded):
-                receipts.extend(self._missing(child, outcome))
+                receipts |= _missing(placement.shards_of_child(child.number), outcome)
             else:
                 raise outcome
-        receipt = Receipt(
-            shards=_by_shard(receipts),
-            coverage=float(answered_slots / self._placement.slots_of_child.sum()),
-        )
+        if unknown is not None or not placement.partial:
+            reason = unknown or ShardUnavailable("no child leads to it")
+            receipts = _missing(placement.missing_shards, reason) | receipts
+        # Asked by a router above, it answers for what that knows to be here; else for all that is.
+        all_known = unknown is None or call.placement
+        slots = placement.slots_total if all_known else SLOTS_TOTAL
+        coverage = float(answered_slots / slots)
+        receipt = Receipt(shards=_by_shard(receipts.values()), coverage=coverage)
         _require_coverage(receipt, request.min_coverage)
         if sum(len(answer.hits.scores) for answer in answers) < MERGED_AT_ONCE:
             return _merged(answers, receipt, request.k, entry.config)
         return await asyncio.to_thread(_merged, answers, receipt, request.k, entry.config)
 
-    def _missing(self, child: int, reason: VectorShardError) -> list[ShardReceipt]:
-        return [
-            ShardReceipt(shard=shard.shard, missing_reason=f"{type(reason).__name__}: {reason}")
-            for shard in self._placement.shards
-            if self._placement.child_of_shard(shard.shard) == child
-        ]
-
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardDescription]:
         """Train on every child."""
-        results = await self._gather(child.train(request, call=call) for child in self._children)
+        results = await self._of_all(
+            call, lambda child: child.shard.train(request, call=child.to(call))
+        )
         return _by_shard(shard for result in results for shard in result)
 
     async def close(self) -> None:
         """Close the children."""
-        await asyncio.gather(*(child.close() for child in self._children))
+        await self._children.close()
 
     # ---- common ---------------------------------------------------------------------------------
 
@@ -373,12 +442,17 @@ class Router:
         request: Request,
     ) -> T:
         """Ask with what is remembered of the collection; look again once if that is outdated."""
+
+        async def ask_with(entry: CollectionEntry) -> T:
+            entry_call = replace(call, incarnation=entry.incarnation)
+            return await self._with_placement(call, lambda: ask(request, entry, entry_call))
+
         remembered = self._entries.get(name)
         if remembered is not None and call.incarnation not in ("", remembered.incarnation):
             remembered = None
         entry = remembered or await self._look_up(name, call)
         try:
-            return await ask(request, entry, replace(call, incarnation=entry.incarnation))
+            return await ask_with(entry)
         except (CollectionNotFound, IncarnationMismatch, InvalidRequest) as error:
             self._entries.pop(name, None)
             if remembered is None or call.incarnation:
@@ -387,19 +461,95 @@ class Router:
         entry = await self._look_up(name, call)
         if entry == remembered and isinstance(refused, InvalidRequest):
             raise refused
-        return await ask(request, entry, replace(call, incarnation=entry.incarnation))
+        return await ask_with(entry)
 
     async def _look_up(self, name: str, call: Call) -> CollectionEntry:
-        for entry in await self._known_incarnations(name, call):
-            if call.incarnation and call.incarnation != entry.incarnation:
-                raise IncarnationMismatch(f"collection {name} was dropped and created anew")
-            self._entries[name] = entry
-            return entry
-        raise CollectionNotFound(f"no collection {name}; create it first")
+        entry = await self._with_placement(call, lambda: self._first_entry(name, call))
+        self._entries[name] = entry
+        return entry
+
+    async def _first_entry(self, name: str, call: Call) -> CollectionEntry:
+        """Ask all children at once, and take the word of the first that knows the collection.
+
+        The others will say if it is another incarnation. One that is missing may be the only one
+        that knows it, so that without it nobody can say that there is none.
+        """
+        any_incarnation = replace(call, incarnation="")
+        asked = [
+            asyncio.ensure_future(child.shard.list_collections(call=child.to(any_incarnation)))
+            for child in self._children.known()
+        ]
+        failure: VectorShardError | None = self._children.missing()
+        try:
+            for answer in asyncio.as_completed(asked):
+                try:
+                    entries = await answer
+                except (ShardUnavailable, DeadlineExceeded) as error:
+                    failure = failure or error
+                    continue
+                for entry in entries:
+                    if entry.config.name != name:
+                        continue
+                    if call.incarnation in ("", entry.incarnation):
+                        return entry
+                    failure = IncarnationMismatch(f"collection {name} was dropped and created anew")
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        raise failure or CollectionNotFound(f"no collection {name}; create it first")
+
+    async def _with_placement(self, call: Call, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask; when a child is not who it is taken for, learn who they are and ask once more.
+
+        Also when nothing new is learned then: another call may have learned it meanwhile.
+        """
+        try:
+            return await ask()
+        except PlacementMismatch:
+            await self._children.learn(call)
+        try:
+            return await ask()
+        except PlacementMismatch as error:
+            if isinstance(self._children.missing(), PlacementMismatch):
+                raise
+            raise ShardUnavailable(f"the placement is changing: {error}") from error
+
+    async def _of_all(self, call: Call, ask: Callable[[Child], Coroutine[Any, Any, T]]) -> list[T]:
+        """Ask every child."""
+        return await self._with_placement(
+            call, lambda: self._gather(ask(child) for child in self._children.all())
+        )
 
     @staticmethod
     async def _gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        return list(await asyncio.gather(*calls))
+        """Return all answers; raise the first error once nothing runs any more.
+
+        A part that went on alone after the call has failed could undo what is written next.
+        """
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    async def _written(self, call: Call, calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """Return the answers of a write's parts; repeat nothing when some of them are done.
+
+        Repeated here, what others have written meanwhile would be overwritten, and what is deleted
+        would not be counted. Whoever wrote knows whether that matters.
+        """
+        parts = list(calls)
+        outcomes = await asyncio.gather(*parts, return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for error in errors:
+            outdated = isinstance(error, CollectionNotFound | IncarnationMismatch)
+            if len(errors) < len(parts) and (outdated or isinstance(error, PlacementMismatch)):
+                await self._children.learn(call)
+                raise ShardUnavailable(f"written in part only, write again: {error}") from error
+        for error in errors:
+            raise error
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
 
 def _rows_of(request: UpsertRequest, indices: Int64Array) -> UpsertRequest:
@@ -456,6 +606,11 @@ def _reordered(rows: Rows, order: Int64Array) -> Rows:
         if rows.metadata is None
         else [rows.metadata[position] for position in order.tolist()],
     )
+
+
+def _missing(shards: Iterable[int], reason: VectorShardError) -> dict[int, ShardReceipt]:
+    why = f"{type(reason).__name__}: {reason}"
+    return {shard: ShardReceipt(shard=shard, missing_reason=why) for shard in shards}
 
 
 def _require_coverage(receipt: Receipt, min_coverage: float) -> None:

@@ -31,7 +31,7 @@ from shard.errors import (
 FORMAT_VERSION = 1
 
 _LOCK = "LOCK"
-_IDENTITY = "shard.json"
+IDENTITY_FILE = "shard.json"
 _COLLECTIONS = "collections"
 _CREATING = ".creating-"
 _DROPPED = ".dropped-"
@@ -198,7 +198,8 @@ def _make_durably(disk: Disk, path: Path) -> None:
     """Make a directory and its missing parents, and their entries durable."""
     if not path.exists():
         _make_durably(disk, path.parent)
-        disk.make_directory(path)
+        with suppress(FileExistsError):  # shards that start side by side share their parents
+            disk.make_directory(path)
         disk.sync_directory(path.parent)
 
 
@@ -221,11 +222,11 @@ def _locked(disk: Disk, path: Path) -> DiskFile:
 
 def _stored_identity(path: Path) -> ShardIdentity | None:
     """Read the identity, or return None for a directory that has never been used."""
-    file = path / _IDENTITY
+    file = path / IDENTITY_FILE
     if not file.exists():
         if (path / _COLLECTIONS).exists():
             raise DataDirectoryForeign(
-                f"{path} holds collections but no {_IDENTITY}: restore that file from a copy, "
+                f"{path} holds collections but no {IDENTITY_FILE}: restore that file from a copy, "
                 "or choose another directory"
             )
         return None
@@ -255,7 +256,7 @@ def _identity_from_parsed(stored: Mapping[str, Any]) -> ShardIdentity:
 
 def _store_identity(disk: Disk, path: Path, identity: ShardIdentity) -> None:
     stored = {"format_version": FORMAT_VERSION, **asdict(identity)}
-    disk.write_new_file(path / _IDENTITY, json.dumps(stored, indent=2).encode() + b"\n")
+    disk.write_new_file(path / IDENTITY_FILE, json.dumps(stored, indent=2).encode() + b"\n")
 
 
 def _check_identity(path: Path, stored: ShardIdentity, wanted: ShardIdentity) -> None:

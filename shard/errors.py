@@ -41,6 +41,10 @@ class VectorShardError(Exception):
     is_servers_own: ClassVar[bool] = False
     """Its text is about the server itself: it goes to the log, and an id to the caller."""
 
+    error_id: str = ""
+    """What to look for in a server's log, of an error whose story that server keeps to itself. The
+    text of such an error says nothing that a caller may not see."""
+
     acknowledged_rows: int | None = None
     """Of an upload that this error ended: its first rows, which are written and stay."""
 
@@ -168,16 +172,4 @@ class DataDirectoryForeign(DataDirectoryError):
 
 
 class InternalError(VectorShardError):
-    """The server's own fault, as a client sees it.
-
-    Parameters
-    ----------
-    message
-        The server's opaque text.
-    error_id
-        What to look for in the server's log; empty when the server sent none.
-    """
-
-    def __init__(self, message: str, *, error_id: str = "") -> None:
-        super().__init__(message)
-        self.error_id = error_id
+    """The server's own fault, as a client sees it: an opaque text."""

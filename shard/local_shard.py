@@ -24,7 +24,7 @@ from shard.coalescer import Coalescer
 from shard.collection import COMMIT_IDS_MAX, Collection
 from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
 from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
-from shard.data_directory import DataDirectory, ShardIdentity
+from shard.data_directory import DataDirectory, ShardIdentity, new_cluster
 from shard.disk import Disk
 from shard.errors import (
     CollectionExists,
@@ -96,10 +96,17 @@ class LocalShard:
     ) -> None:
         self._disk = disk
         self._directory = directory
-        self._identity = directory.identity
+        self._identity = identity = directory.identity
+        self._topology = Topology(
+            role=Role.SHARD,
+            cluster=identity.cluster,
+            placement_epoch=identity.placement_epoch,
+            shards_total=identity.shards_total,
+            shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
+        )
         self._engine = engine
         self._owned = np.zeros(SLOTS_TOTAL, dtype=np.bool_)
-        for first, last in directory.identity.slots:
+        for first, last in identity.slots:
             self._owned[first : last + 1] = True
         self._trainer = Trainer(clock)
         self._served: dict[str, _Served] = {}
@@ -121,8 +128,12 @@ class LocalShard:
         identity: ShardIdentity,
         engine: EngineConfig,
         clock: Callable[[], float] = time.time,
+        *,
+        new_cluster: Callable[[], str] = new_cluster,
     ) -> LocalShard:
         """Open a shard's data directory and all collections in it; blocking.
+
+        `new_cluster` names the cluster of a directory that is new, when `identity` does not.
 
         Raises
         ------
@@ -131,7 +142,7 @@ class LocalShard:
         CorruptData
             If a collection's committed rows are not what was written.
         """
-        directory = DataDirectory.open(disk, path, identity)
+        directory = DataDirectory.open(disk, path, identity, new_cluster=new_cluster)
         try:
             shard = cls(disk, directory, engine, clock)
             for collection_directory in directory.collection_directories():
@@ -157,15 +168,9 @@ class LocalShard:
 
     # ---- collections ----------------------------------------------------------------------------
 
-    async def topology(self) -> Topology:
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Say who this is: one leaf shard and its slots."""
-        identity = self._identity
-        return Topology(
-            role=Role.SHARD,
-            cluster=identity.cluster,
-            placement_epoch=identity.placement_epoch,
-            shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
-        )
+        return self._topology
 
     async def create_collection(
         self, config: CollectionConfig, *, call: Call = NO_LIMIT

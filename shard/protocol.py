@@ -1,7 +1,6 @@
 """The seam of the house: what every shard can do, wherever its rows live.
 
-Local shards and routers implement it today; remote shards will. Callers never ask which one they
-hold.
+Local shards, remote shards and routers implement it. Callers never ask which one they hold.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from shard.types import (
 class Shard(Protocol):
     """Collections of vectors. Every method raises only errors of shard.errors."""
 
-    async def topology(self) -> Topology:
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Say who this is and which leaf shards it reaches."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -20,12 +20,19 @@ from shard.errors import InvalidParameter
 from shard.protocol import Shard
 from shard.service import SERVICE_NAME, VectorService
 from shard.telemetry import LedgerCollector, RpcMetrics, serve_metrics
+from shard.types import Role
 
 DRAIN_S = 30.0
 """How long calls that run may take to finish once the server is told to stop."""
 
 LINGER_S = 0.2
-"""How long streams that are not ours, such as reflection's, may stay once our calls are done."""
+"""How long connections stay after our streams have ended, so that clients that still write hear
+of it; and how long streams that are not ours, such as reflection's, once our calls are done."""
+
+HEALTH_LOOK_S = 1.0
+"""How often a service is looked at for those that watch it."""
+
+_HEALTH_SERVICES = frozenset({"", SERVICE_NAME})
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a Python thread keeps the others waiting; measured, 5 ms makes a search's p50 11 ms."""
@@ -52,48 +59,61 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def server_options(limits: Limits) -> list[tuple[str, int]]:
+    """Return the options of a gRPC server that holds its messages to the limits."""
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
+        # Routers ask by pings whether a server is there; by default gRPC takes one in 5 minutes.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
     ]
 
 
-class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
-    """grpc.health.v1: everything serves until the drain.
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
+    """grpc.health.v1: "" is the process, and serves until the drain; the service's own name says
+    whether calls make sense, which on a router takes a shard that it knows.
 
     Unlike grpc's own servicer it ends the calls of watchers, for which the drain would wait.
     """
 
-    def __init__(self, services: Sequence[str]) -> None:
-        self._services = frozenset(services)
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
         """Serve no more."""
         self._draining.set()
 
-    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
+    async def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
         statuses = health_pb2.HealthCheckResponse
-        if service not in self._services:
+        if service not in _HEALTH_SERVICES:
             return statuses(status=statuses.SERVICE_UNKNOWN)
-        draining = self._draining.is_set()
-        return statuses(status=statuses.NOT_SERVING if draining else statuses.SERVING)
+        serves = not self._draining.is_set()
+        if service:
+            serves = serves and bool((await self._shard.topology()).shards)
+        return statuses(status=statuses.SERVING if serves else statuses.NOT_SERVING)
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         """Tell a service's status."""
-        if request.service not in self._services:
+        if request.service not in _HEALTH_SERVICES:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service}")
-        return self._answer(request.service)
+        return await self._answer(request.service)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        """Tell a service's status now, and when it changes: once, at the end."""
-        await context.write(self._answer(request.service))
-        await self._draining.wait()
-        await context.write(self._answer(request.service))
+        """Tell a service's status now, and when it changes; after the drain nothing will."""
+        told = None
+        while True:
+            answer = await self._answer(request.service)
+            if answer != told:
+                await context.write(answer)
+                told = answer
+            if self._draining.is_set():
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), HEALTH_LOOK_S)
 
 
 async def run_server(
@@ -116,9 +136,9 @@ async def run_server(
 
     registry = CollectorRegistry()
     service = VectorService(shard, limits, version("vectorshard"), RpcMetrics(registry))
-    server = grpc.aio.server(options=_options(limits))
+    server = grpc.aio.server(options=server_options(limits))
     server.add_generic_rpc_handlers((service.handler(),))
-    health_service = _Health(("", SERVICE_NAME))
+    health_service = HealthService(shard)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
@@ -131,7 +151,8 @@ async def run_server(
             f"cannot listen on {listen}: is another server using the port?", field="listen"
         ) from None
     if metrics_listen is not None:
-        registry.register(LedgerCollector(shard, loop))
+        if (await shard.topology()).role is not Role.ROUTER:  # its shards tell of their own rows
+            registry.register(LedgerCollector(shard, loop))
         try:
             metrics_host, metrics_port = split_address(metrics_listen, "metrics")
             metrics_port = serve_metrics(registry, metrics_host, metrics_port)
@@ -146,7 +167,9 @@ async def run_server(
     await stopping.wait()
     _log.info("draining", calls_may_take_s=DRAIN_S)
     health_service.drain()
-    service.drain()
+    with suppress(TimeoutError):
+        if await asyncio.wait_for(service.drain(), DRAIN_S):
+            await asyncio.sleep(LINGER_S)  # a connection that goes at once takes their status along
     finishing = asyncio.ensure_future(server.stop(DRAIN_S))
     drained = asyncio.ensure_future(service.drained())
     await asyncio.wait({finishing, drained}, return_when=asyncio.FIRST_COMPLETED)

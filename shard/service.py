@@ -11,23 +11,24 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
 
 from shard import wire
+from shard.call_metadata import call_of
 from shard.config import Limits
-from shard.errors import ShardUnavailable, Unsupported, VectorShardError
+from shard.errors import PlacementMismatch, Unsupported, VectorShardError
+from shard.fingerprint import fingerprint_of
 from shard.protocol import Shard
 from shard.status import DETAILS_KEY, opaque_status, status_code, status_of
 from shard.telemetry import Outcome, RpcMetrics
-from shard.types import NO_LIMIT, Call
+from shard.types import Call, Topology, UpsertRequest
+from shard.upload import Upload
 
 SERVICE_NAME: Final = "vectorshard.v1.VectorService"
-
-STREAM_WINDOW: Final = 8
-"""Messages of one upload that are read but not yet acknowledged; the next waits in the network."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,14 +56,23 @@ class VectorService:
         self._limits = limits
         self._version = version
         self._metrics = metrics
+        self._identity: tuple[Topology | None, str] = (None, "")
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
+        self._streams: set[asyncio.Task[Any]] = set()
 
-    def drain(self) -> None:
-        """End the open streams, after what they have sent so far."""
+    async def drain(self) -> bool:
+        """End the open streams, after what they have sent so far; say whether there were any.
+
+        Calls that come later are answered, as long as the server takes them.
+        """
         self._draining.set()
         self._look_whether_finished()
+        streams = set(self._streams)
+        if streams:
+            await asyncio.wait(streams)
+        return bool(streams)
 
     async def drained(self) -> None:
         """Return when `drain` was called and no call runs any more."""
@@ -77,6 +87,16 @@ class VectorService:
         finally:
             self._running -= 1
             self._look_whether_finished()
+
+    @contextmanager
+    def _open_stream(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            yield
+        finally:
+            self._streams.discard(task)
 
     def _look_whether_finished(self) -> None:
         if self._draining.is_set() and not self._running:
@@ -113,19 +133,38 @@ class VectorService:
         async def handle(payload: bytes, context: Context) -> bytes:
             with self._run(name) as outcome:
                 try:
-                    return await answer(payload, _call(context))
+                    call = _call(context)
+                    await self._require_placement(call)
+                    return await answer(payload, call)
                 except Exception as error:
                     outcome.code = status_code(error)
                     await _abort(context, name, error)
 
         return handle
 
+    async def _require_placement(self, call: Call) -> None:
+        """Refuse a call that is meant for another server: its answer would be a wrong one."""
+        if not call.placement:
+            return
+        topology = await self._shard.topology()
+        known, fingerprint = self._identity
+        if topology is not known:
+            fingerprint = fingerprint_of(topology)
+            self._identity = (topology, fingerprint)
+        if call.placement != fingerprint:
+            shards = ", ".join(str(shard.shard) for shard in topology.shards) or "none"
+            raise PlacementMismatch(
+                f"this server reaches shards {shards} of {topology.shards_total} of cluster "
+                f"{topology.cluster}, placement epoch {topology.placement_epoch}, which is not "
+                "what the caller takes it for"
+            )
+
     # ---- collections ----------------------------------------------------------------------------
 
     async def _create_collection(self, payload: bytes, call: Call) -> bytes:
         config = wire.decode_create_collection_request(payload, self._limits)
         entry, created = await self._shard.create_collection(config, call=call)
-        return wire.encode_create_collection_response(entry.config, created)
+        return wire.encode_create_collection_response(entry, created)
 
     async def _drop_collection(self, payload: bytes, call: Call) -> bytes:
         await self._shard.drop_collection(wire.decode_drop_collection_request(payload), call=call)
@@ -133,8 +172,7 @@ class VectorService:
 
     async def _list_collections(self, payload: bytes, call: Call) -> bytes:
         wire.decode_list_collections_request(payload)
-        entries = await self._shard.list_collections(call=call)
-        return wire.encode_list_collections_response([entry.config for entry in entries])
+        return wire.encode_list_collections_response(await self._shard.list_collections(call=call))
 
     async def _describe_collection(self, payload: bytes, call: Call) -> bytes:
         name = wire.decode_describe_collection_request(payload)
@@ -143,7 +181,14 @@ class VectorService:
     # ---- writes ---------------------------------------------------------------------------------
 
     async def _upsert(self, payload: bytes, call: Call) -> bytes:
-        request, request_id = wire.decode_upsert_request(payload, self._limits)
+        request, request_id = self._decode_upsert(payload)
+        return await self._write(request, request_id, call)
+
+    def _decode_upsert(self, payload: bytes) -> tuple[UpsertRequest, int]:
+        return wire.decode_upsert_request(payload, self._limits)
+
+    async def _write(self, request: UpsertRequest, request_id: int, call: Call) -> bytes:
+        await self._require_placement(call)
         return wire.encode_upsert_response(await self._shard.upsert(request, call=call), request_id)
 
     async def _delete(self, payload: bytes, call: Call) -> bytes:
@@ -154,10 +199,9 @@ class VectorService:
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Acknowledge each message in order, while the next ones are read and written already."""
-        with self._run("UpsertStream") as outcome:
-            upload = _Upload(
-                payloads, lambda payload: self._upsert(payload, NO_LIMIT), self._draining
-            )
+        with self._run("UpsertStream") as outcome, self._open_stream():
+            write = partial(self._write, call=_call(context))
+            upload = Upload(payloads, self._decode_upsert, write, self._draining)
             try:
                 async for acknowledgement in upload.acknowledgements():
                     yield acknowledgement
@@ -208,94 +252,22 @@ class VectorService:
 
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         wire.decode_get_server_info_request(payload)
-        topology = await self._shard.topology()
+        topology = await self._shard.topology(call=call)
         return wire.encode_get_server_info_response(self._version, topology, self._limits)
-
-
-class _Upload:
-    """The messages of one UpsertStream: read ahead within a window, acknowledged in order."""
-
-    def __init__(
-        self,
-        payloads: AsyncIterator[bytes],
-        write: Callable[[bytes], Awaitable[bytes]],
-        draining: asyncio.Event,
-    ) -> None:
-        self._payloads = payloads
-        self._write = write
-        self._draining = draining
-        self._turned_away = False
-        self._window: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue(STREAM_WINDOW)
-        self._reader = asyncio.ensure_future(self._read())
-
-    async def _read(self) -> None:
-        """Start writing each message as it arrives; None ends the window.
-
-        The second waits until the first is written: by then the router knows the collection, and
-        all later writes reach the shards in the order in which they are started here.
-        """
-        first = True
-        try:
-            async for payload in self._payloads:
-                if self._draining.is_set():
-                    self._turned_away = True
-                    return
-                writing = asyncio.ensure_future(self._write(payload))
-                writing.add_done_callback(_look_at)
-                await self._window.put(writing)
-                if first:
-                    await asyncio.wait({writing})
-                    first = False
-        finally:
-            await self._window.put(None)
-
-    async def acknowledgements(self) -> AsyncIterator[bytes]:
-        """Yield the acknowledgements in order; raise the first message's error.
-
-        Raises
-        ------
-        ShardUnavailable
-            If the server drains: what was not acknowledged must be sent again elsewhere.
-        """
-        drained = asyncio.ensure_future(self._draining.wait())
-        try:
-            while True:
-                taken = asyncio.ensure_future(self._window.get())
-                await asyncio.wait({taken, drained}, return_when=asyncio.FIRST_COMPLETED)
-                writing = taken.result() if taken.done() else None
-                if writing is not None:
-                    yield await writing
-                elif taken.done() and not self._turned_away:
-                    await self._reader  # raises what ended it, if that was not the client's end
-                    return
-                else:
-                    taken.cancel()
-                    raise ShardUnavailable("the server is draining; send the rest elsewhere")
-        finally:
-            drained.cancel()
-
-    async def close(self) -> None:
-        """Stop reading. Messages whose writing began are written, though nobody is told."""
-        self._reader.cancel()
-        while not self._window.empty():  # make room for the reader's last word
-            self._window.get_nowait()
-        await asyncio.gather(self._reader, return_exceptions=True)
-
-
-def _look_at(writing: asyncio.Future[bytes]) -> None:
-    """Take note of an outcome that perhaps nobody waits for, so that asyncio does not report it."""
-    if not writing.cancelled():
-        writing.exception()
 
 
 def _call(context: Context) -> Call:
     remaining_s = context.time_remaining()
-    return NO_LIMIT if remaining_s is None else Call(deadline=time.monotonic() + remaining_s)
+    deadline = None if remaining_s is None else time.monotonic() + remaining_s
+    return call_of(context.invocation_metadata(), deadline)
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
-    """End the call with the error's status; the server's own errors show an opaque id only."""
-    if isinstance(error, VectorShardError) and not error.is_servers_own:
+    """End the call with the error's status; the server's own errors show an opaque id only.
+
+    One of a server behind this one is opaque already, and that server's log has its story.
+    """
+    if isinstance(error, VectorShardError) and (error.error_id or not error.is_servers_own):
         status = status_of(error)
     else:
         error_id = uuid.uuid4().hex[:16]

@@ -148,7 +148,7 @@ def status_of(error: VectorShardError) -> status_pb2.Status:
             field=error.field, description=_cut(prefix + error.reason)
         )
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, InternalError) and error.error_id:
+    if error.error_id:
         facts["error_id"] = error.error_id
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(
@@ -205,9 +205,10 @@ def error_from_status(
         return _error_of_code(code, message, violation)
     if issubclass(kind, InvalidRequest):
         return _invalid_request(kind, message, info, violation)
-    if kind is InternalError:
-        return InternalError(message, error_id=info.metadata.get("error_id", ""))
-    return kind(message)
+    error = kind(message)
+    if error_id := info.metadata.get("error_id"):
+        error.error_id = error_id
+    return error
 
 
 def _details_of(

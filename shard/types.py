@@ -132,6 +132,8 @@ class Call:
     """Seconds of time.monotonic(), or None for no limit."""
     incarnation: str = ""
     """The collection that the caller means by the name; empty means whichever exists."""
+    placement: str = ""
+    """Fingerprint of the leaf shards that the caller takes the callee for; empty means any."""
 
 
 NO_LIMIT = Call()
@@ -417,4 +419,6 @@ class Topology:
     role: Role
     cluster: str
     placement_epoch: int
+    shards_total: int
+    """Leaf shards of the placement, reached or not; 0 as long as nobody has told."""
     shards: tuple[ShardPlacement, ...]

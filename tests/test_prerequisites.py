@@ -36,7 +36,7 @@ class Machine:
         bin_ = self.bin
         install = "; ".join(
             f"printf '#!/bin/sh\\nexit 0\\n' >{bin_ / name}; /bin/chmod 755 {bin_ / name}"
-            for name in ("python3", "make")
+            for name in ("python3", "make", "kubectl")
         )
         self.has(
             "apt-get", f'echo "apt-get $*" >>{self.log}\n[ "$1" = update ] || {{ {install}; }}'
@@ -83,6 +83,26 @@ def test_who_may_use_sudo_without_a_password_gets_it_installed(machine: Machine)
     machine.has("true", SUITABLE)
     assert machine.prerequisites().returncode == 0
     assert "python3-venv make" in machine.log.read_text()
+
+
+def test_kubectl_is_installed_only_where_it_is_asked_for(machine: Machine) -> None:
+    machine.has_apt(uid=0)
+    machine.has("make", SUITABLE)
+    machine.has("python3", SUITABLE)
+    assert machine.prerequisites().returncode == 0
+    assert not machine.log.read_text()
+    ended = machine.prerequisites("--kubectl")
+    assert (ended.returncode, ended.stdout) == (0, f"{machine.bin / 'python3'}\n")
+    assert "kubernetes-client" in machine.log.read_text()
+
+
+def test_who_cannot_install_kubectl_is_told_the_command(machine: Machine) -> None:
+    machine.has_apt(uid=1000)
+    machine.has("make", SUITABLE)
+    machine.has("python3", SUITABLE)
+    ended = machine.prerequisites("--kubectl")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"{COMMAND} kubernetes-client" in ended.stderr
 
 
 @pytest.mark.parametrize("sudo", [None, TOO_OLD_OR_WITHOUT_VENV])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -190,17 +190,20 @@ def decode_create_collection_request(payload: bytes, limits: Limits) -> types.Co
     return config
 
 
-def encode_create_collection_response(config: types.CollectionConfig, created: bool) -> bytes:
-    """Answer with the resolved configuration, and whether the collection is new."""
+def encode_create_collection_response(entry: types.CollectionEntry, created: bool) -> bytes:
+    """Answer with the resolved configuration, which incarnation, and whether it is new."""
     return v1.CreateCollectionResponse(
-        config=encode_config(config), created=created
+        config=encode_config(entry.config), created=created, incarnation=entry.incarnation
     ).SerializeToString()
 
 
-def decode_create_collection_response(payload: bytes) -> tuple[types.CollectionConfig, bool]:
-    """Return the resolved configuration, and whether the collection is new."""
+def decode_create_collection_response(payload: bytes) -> tuple[types.CollectionEntry, bool]:
+    """Return the collection, its configuration resolved, and whether it is new."""
     response = parse(v1.CreateCollectionResponse, payload)
-    return decode_config(response.config), response.created
+    entry = types.CollectionEntry(
+        config=decode_config(response.config), incarnation=response.incarnation
+    )
+    return entry, response.created
 
 
 def encode_drop_collection_request(collection: str) -> bytes:
@@ -233,14 +236,29 @@ def decode_list_collections_request(payload: bytes) -> None:
     parse(v1.ListCollectionsRequest, payload)
 
 
-def encode_list_collections_response(configs: Iterable[types.CollectionConfig]) -> bytes:
-    """Answer with the resolved configurations, in the order given."""
+def encode_list_collections_response(entries: Sequence[types.CollectionEntry]) -> bytes:
+    """Answer with the collections, in the order given."""
     return v1.ListCollectionsResponse(
-        collections=[encode_config(config) for config in configs]
+        collections=[encode_config(entry.config) for entry in entries],
+        incarnations=[entry.incarnation for entry in entries],
     ).SerializeToString()
 
 
-def decode_list_collections_response(payload: bytes) -> list[types.CollectionConfig]:
-    """Return the resolved configurations, by name."""
+def decode_list_collections_response(payload: bytes) -> list[types.CollectionEntry]:
+    """Return the collections, by name, their configurations resolved.
+
+    Raises
+    ------
+    MalformedMessage
+        If there is not one incarnation for each.
+    """
     response = parse(v1.ListCollectionsResponse, payload)
-    return [decode_config(config) for config in response.collections]
+    if len(response.incarnations) != len(response.collections):
+        raise MalformedMessage(
+            f"{len(response.incarnations)} for {len(response.collections)} collections",
+            field="incarnations",
+        )
+    return [
+        types.CollectionEntry(config=decode_config(config), incarnation=incarnation)
+        for config, incarnation in zip(response.collections, response.incarnations, strict=True)
+    ]

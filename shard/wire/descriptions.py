@@ -25,21 +25,22 @@ def decode_describe_collection_request(payload: bytes) -> str:
 
 
 def encode_describe_collection_response(description: types.CollectionDescription) -> bytes:
-    """Answer with a description. The incarnation stays behind: it is no part of the contract."""
+    """Answer with a description."""
     return v1.DescribeCollectionResponse(
         config=encode_config(description.config),
         ledger=v1.Ledger(**copied(description.ledger, types.Ledger)),
         shards=[_encode_shard(shard) for shard in description.shards],
         recommended_batch_size=description.recommended_batch_size,
+        incarnation=description.incarnation,
     ).SerializeToString()
 
 
 def decode_describe_collection_response(payload: bytes) -> types.CollectionDescription:
-    """Return a description, with an empty incarnation; its ledger is the sum of the shards'."""
+    """Return a description; its ledger is the sum of the shards'."""
     response = parse(v1.DescribeCollectionResponse, payload)
     return types.CollectionDescription(
         config=decode_config(response.config),
-        incarnation="",
+        incarnation=response.incarnation,
         shards=tuple(_decode_shard(shard) for shard in response.shards),
         recommended_batch_size=response.recommended_batch_size,
     )

@@ -38,6 +38,7 @@ def encode_get_server_info_response(
             for placement in topology.shards
         ],
         limits=v1.Limits(**copied(limits, Limits)),
+        shards_total=topology.shards_total,
     ).SerializeToString()
 
 
@@ -48,6 +49,7 @@ def decode_get_server_info_response(payload: bytes) -> tuple[str, types.Topology
         role=ROLES.member(response.role, "role", MalformedMessage),
         cluster=response.cluster,
         placement_epoch=response.placement_epoch,
+        shards_total=response.shards_total,
         shards=tuple(
             types.ShardPlacement(
                 shard=placement.shard,

@@ -1,14 +1,15 @@
 """Who the suite is run over. A new implementation of the Shard protocol is one more entry here.
 
-A backend opens a Shard on a directory with an engine and a clock for its trainings, which is all
-that the suite knows of it. Leaf shards in this process take the clock, wherever they are reached
-from; the tests that hold a training depend on it.
+A backend opens a Shard on a directory with an engine and a gate for its trainings, which is all
+that the suite knows of it. The leaf shards take the gate as their clock, in this process and in
+others; the tests that hold a training depend on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -36,10 +37,11 @@ from shard.types import (
     VectorArray,
     WriteMode,
 )
+from tests.conformance.host import ServeRouter, ServeShard
+from tests.conformance.hosts import HostedShard, Hosts, SharedGate, tell_all
 from tests.shard.samples import (
     SMALL_ENGINE,
     Corpus,
-    TrainingGate,
     config_of,
     identity_of,
     open_shard,
@@ -54,7 +56,7 @@ class Backend(Protocol):
         """Leaf shards in it."""
         ...
 
-    async def open(self, path: Path, engine: EngineConfig, clock: Callable[[], float]) -> Shard:
+    async def open(self, path: Path, engine: EngineConfig, gate: SharedGate, hosts: Hosts) -> Shard:
         """Open it on a directory, which may hold what an earlier one left there."""
         ...
 
@@ -80,9 +82,9 @@ class OneShard:
 
     shards_total: int = 1
 
-    async def open(self, path: Path, engine: EngineConfig, clock: Callable[[], float]) -> Shard:
+    async def open(self, path: Path, engine: EngineConfig, gate: SharedGate, hosts: Hosts) -> Shard:
         """Open the shard."""
-        return open_leaf_shards(path, 1, engine, clock)[0]
+        return open_leaf_shards(path, 1, engine, gate)[0]
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ class RouterOverShards:
 
     shards_total: int
 
-    async def open(self, path: Path, engine: EngineConfig, clock: Callable[[], float]) -> Shard:
+    async def open(self, path: Path, engine: EngineConfig, gate: SharedGate, hosts: Hosts) -> Shard:
         """Open the shards and connect a router to them."""
-        shards = open_leaf_shards(path, self.shards_total, engine, clock)
+        shards = open_leaf_shards(path, self.shards_total, engine, gate)
         return await Router.connect(shards, Role.EMBEDDED)
 
 
@@ -104,11 +106,40 @@ class RouterOverRouters:
     shards_total: int
     routers: int
 
-    async def open(self, path: Path, engine: EngineConfig, clock: Callable[[], float]) -> Shard:
+    async def open(self, path: Path, engine: EngineConfig, gate: SharedGate, hosts: Hosts) -> Shard:
         """Open the shards and connect the tree."""
-        shards = open_leaf_shards(path, self.shards_total, engine, clock)
+        shards = open_leaf_shards(path, self.shards_total, engine, gate)
         groups = [shards[first :: self.routers] for first in range(self.routers)]
-        return await Router.connect([await Router.connect(group) for group in groups])
+        return await Router.connect([await Router.connect(group, partial=True) for group in groups])
+
+
+@dataclass(frozen=True)
+class OverProcesses:
+    """Shards in a process each, asked over gRPC: the only one of them, or the uppermost router.
+
+    `routers` says how many there are in each tier, from the shards up; each tier's servers are
+    dealt out in turn to those of the next.
+    """
+
+    shards_total: int
+    routers: Sequence[int] = ()
+
+    async def open(self, path: Path, engine: EngineConfig, gate: SharedGate, hosts: Hosts) -> Shard:
+        """Have the hosts open the shards, and the routers over them."""
+        free = iter(hosts.first(self.shards_total + sum(self.routers)))
+        tiers = [list(islice(free, self.shards_total))]
+        gate.hosts = tiers[0]
+        shards = [
+            ServeShard(path / f"shard-{shard}", shard, self.shards_total, engine, gate.state())
+            for shard in range(self.shards_total)
+        ]
+        targets = tell_all(tiers[0], shards)
+        for routers in self.routers:
+            tiers.insert(0, list(islice(free, routers)))
+            groups = [targets[first::routers] for first in range(routers)]
+            targets = tell_all(tiers[0], [ServeRouter(each, routers > 1) for each in groups])
+        (target,) = targets
+        return HostedShard(target, tiers)
 
 
 BACKENDS: dict[str, Backend] = {
@@ -117,7 +148,15 @@ BACKENDS: dict[str, Backend] = {
     "router-over-2": RouterOverShards(2),
     "router-over-5": RouterOverShards(5),
     "router-over-routers": RouterOverRouters(3, 2),
+    "remote-shard": OverProcesses(1),
+    "router-over-2-processes": OverProcesses(2, routers=(1,)),
+    "routers-over-4-processes": OverProcesses(4, routers=(2, 1)),
 }
+
+IN_ONE_PROCESS = [
+    name for name, backend in BACKENDS.items() if not isinstance(backend, OverProcesses)
+]
+"""For a test that nothing holds between processes; it says why."""
 
 
 @dataclass
@@ -127,7 +166,8 @@ class Stage:
     backend: Backend
     path: Path
     shard: Shard
-    gate: TrainingGate
+    gate: SharedGate
+    hosts: Hosts
     engine: EngineConfig = SMALL_ENGINE
     collection: CollectionConfig = field(default_factory=config_of)
 
@@ -139,7 +179,7 @@ class Stage:
     async def reopen(self) -> None:
         """Close the shard and open it again on what it left behind."""
         await self.shard.close()
-        self.shard = await self.backend.open(self.path, self.engine, self.gate)
+        self.shard = await self.backend.open(self.path, self.engine, self.gate, self.hosts)
 
     async def create(self, config: CollectionConfig) -> None:
         """Create the collection that the other calls mean."""

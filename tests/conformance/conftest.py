@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,28 @@ import pytest_asyncio
 
 from shard.types import CollectionDescription
 from tests.conformance.backends import BACKENDS, Stage
-from tests.shard.samples import DEADLINE_S, SMALL_ENGINE, TrainingGate
+from tests.conformance.hosts import Hosts, SharedGate, some_hosts
+from tests.shard.samples import DEADLINE_S, SMALL_ENGINE
 
 Until = Callable[[Callable[[CollectionDescription], bool]], Awaitable[CollectionDescription]]
 
 
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Processes that serve, for as long as the session lasts."""
+    with some_hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
 @pytest_asyncio.fixture(params=BACKENDS)
-async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(
+    request: pytest.FixtureRequest, tmp_path: Path, hosts: Hosts
+) -> AsyncIterator[Stage]:
     """A Shard on an empty directory."""
     backend = BACKENDS[request.param]
-    gate = TrainingGate()
-    shard = await backend.open(tmp_path, SMALL_ENGINE, gate)
-    stage = Stage(backend, tmp_path, shard, gate)
+    gate = SharedGate()
+    shard = await backend.open(tmp_path, SMALL_ENGINE, gate, hosts)
+    stage = Stage(backend, tmp_path, shard, gate, hosts)
     try:
         yield stage
     finally:

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from shard.config import Limits
 from shard.types import Float32Array, IdArray, Metric, SearchResult, VectorArray
+from shard.wire import metadata_from_mapping
 from tests.shard.samples import Corpus
 
 RELATIVE_ERROR = 1e-6
+
+EVERY_LIST = Limits().nlist
+"""An nprobe that is at least the number of lists of any index."""
+
+
+def metadata_of(number: int) -> bytes:
+    """Return metadata of another length for each number, as it is kept; none for 0."""
+    return metadata_from_mapping({"text": "x" * number} if number else {})
 
 
 def scores_of(

@@ -27,7 +27,7 @@ from shard.types import (
 )
 from tests.conformance.backends import Stage
 from tests.conformance.conftest import Until
-from tests.conformance.reference import assert_exact, ids_found
+from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found
 from tests.shard.samples import config_of, corpus_of, int64s, some_vectors
 
 
@@ -159,7 +159,7 @@ async def test_a_collection_made_anew_with_another_metric_gives_no_stale_answer(
         await stage.train()
         for result in (
             await stage.search(queries, exact=True),
-            await stage.search(queries, nprobe=10_000),
+            await stage.search(queries, nprobe=EVERY_LIST),
         ):
             assert_exact(result, metric, queries, corpus, 10)
         await stage.shard.drop_collection("words")

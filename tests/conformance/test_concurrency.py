@@ -9,7 +9,7 @@ import numpy as np
 from shard.types import Metric, ShardState, TrainRequest
 from tests.conformance.backends import Stage
 from tests.conformance.conftest import Until
-from tests.conformance.reference import assert_exact, hits_of, ids_found
+from tests.conformance.reference import EVERY_LIST, assert_exact, hits_of, ids_found
 from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
 
 WRITERS = 6
@@ -36,7 +36,7 @@ async def test_every_writer_finds_its_own_writes_while_others_write_search_and_t
             replaced = slice(rows.start, rows.start + 3)
             vectors[replaced] += 2
             await stage.put(Corpus(ids[replaced], vectors[replaced]))
-            found = await stage.search(vectors[replaced], 1, nprobe=1_000_000)
+            found = await stage.search(vectors[replaced], 1, nprobe=EVERY_LIST)
             assert ids_found(found) == [[id_] for id_ in ids[replaced].tolist()]
             dead = slice(rows.stop - 2, rows.stop)
             assert await stage.delete(ids[dead]) == 2
@@ -74,7 +74,7 @@ async def test_every_writer_finds_its_own_writes_while_others_write_search_and_t
     )
     queries = some_vectors(10, seed=51)
     for exact in (True, False):
-        result = await stage.search(queries, exact=exact, nprobe=0 if exact else 1_000_000)
+        result = await stage.search(queries, exact=exact, nprobe=0 if exact else EVERY_LIST)
         assert_exact(result, Metric.L2, queries, corpus, 10)
     ledger = (await stage.describe()).ledger
     assert ledger.live == len(corpus)

@@ -7,6 +7,7 @@ import pytest
 
 from shard.types import CountRequest, IdArray, IdType, Include, Metric
 from tests.conformance.backends import Stage
+from tests.conformance.reference import metadata_of
 from tests.shard.samples import config_of, corpus_of, ids_of, int64s, some_vectors
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
@@ -18,7 +19,7 @@ async def test_get_answers_in_the_order_asked_and_leaves_absent_ids_out(
 ) -> None:
     await stage.create(config_of(id_type=id_type))
     corpus = corpus_of(80, id_type=id_type)
-    metadata = [bytes([0x0A, 0x00]) * row for row in range(80)]
+    metadata = [metadata_of(row) for row in range(80)]
     await stage.upsert(corpus.ids, corpus.vectors, metadata=metadata)
     wanted = np.random.default_rng(2).permutation(80)[:50]
     asked = np.concatenate([ids_of(id_type, [10**12]), corpus.ids[wanted]])
@@ -99,7 +100,7 @@ async def test_a_page_of_unstated_size_is_full_of_rows_with_what_is_included(
 ) -> None:
     await stage.create(config_of())
     corpus = corpus_of(90)
-    await stage.upsert(corpus.ids, corpus.vectors, metadata=[b"\x0a\x00"] * 90)
+    await stage.upsert(corpus.ids, corpus.vectors, metadata=[metadata_of(1)] * 90)
     page = await stage.list_page(0, include=Include(vectors=True, metadata=True))
     assert (len(page.ids), page.cursor) == (90, None)
     row_of = {id_: row for row, id_ in enumerate(corpus.ids.tolist())}
@@ -107,7 +108,7 @@ async def test_a_page_of_unstated_size_is_full_of_rows_with_what_is_included(
     np.testing.assert_array_equal(
         page.vectors, corpus.vectors[[row_of[id_] for id_ in page.ids.tolist()]]
     )
-    assert list(page.metadata or []) == [b"\x0a\x00"] * 90
+    assert list(page.metadata or []) == [metadata_of(1)] * 90
     assert (await stage.list_page(0)).vectors is None
 
 

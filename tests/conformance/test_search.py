@@ -12,18 +12,19 @@ from shard.types import IdType, Include, IndexKind, Metric, SearchResult, ShardS
 from tests.conformance.backends import Stage
 from tests.conformance.conftest import Until
 from tests.conformance.reference import (
+    EVERY_LIST,
     assert_exact,
     assert_scores_are_exact,
     best_of,
     hits_of,
     ids_found,
+    metadata_of,
     recall_of,
     scores_of,
 )
 from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
 
 ALL_METRICS = pytest.mark.parametrize("metric", list(Metric))
-EVERY_LIST = 1_000_000
 
 
 @ALL_METRICS
@@ -259,7 +260,7 @@ async def test_a_score_threshold_keeps_what_is_as_good_and_nothing_else(
 async def test_hits_bring_their_vectors_and_metadata_when_asked(stage: Stage) -> None:
     await stage.create(config_of())
     corpus, queries = corpus_of(300), some_vectors(6, seed=1)
-    metadata = [bytes([0x0A, 0x00]) * (row % 50) for row in range(300)]
+    metadata = [metadata_of(row % 50) for row in range(300)]
     await stage.upsert(corpus.ids, corpus.vectors, metadata=metadata)
     await stage.train()
     row_of = {id_: row for row, id_ in enumerate(corpus.ids.tolist())}

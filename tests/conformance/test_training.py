@@ -18,10 +18,8 @@ from shard.types import (
 )
 from tests.conformance.backends import Stage
 from tests.conformance.conftest import Until
-from tests.conformance.reference import assert_exact, ids_found
+from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found
 from tests.shard.samples import Corpus, config_of, corpus_of, int64s, some_vectors
-
-EVERY_LIST = 1_000_000
 
 
 async def assert_all_found(stage: Stage, corpus: Corpus) -> None:

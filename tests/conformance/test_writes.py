@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from shard.commit_plan import ALREADY_EXISTS_CODE
-from shard.types import IdType, Metric, SearchRequest, WriteMode
-from tests.conformance.backends import Stage
-from tests.conformance.reference import assert_exact, ids_found
+from shard.types import Float32Array, IdType, Metric, SearchRequest, WriteMode
+from tests.conformance.backends import IN_ONE_PROCESS, Stage
+from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found, metadata_of
 from tests.shard.samples import Corpus, config_of, corpus_of, ids_of, int64s, some_vectors
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
@@ -20,7 +20,7 @@ BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
 async def test_written_rows_come_back_as_they_were_written(stage: Stage, id_type: IdType) -> None:
     await stage.create(config_of(id_type=id_type))
     corpus = corpus_of(100, id_type=id_type)
-    metadata = [b"\x0a\x00" * (row % 3) for row in range(100)]
+    metadata = [metadata_of(row % 3) for row in range(100)]
     result = await stage.upsert(corpus.ids, corpus.vectors, metadata=metadata)
     assert (result.accepted, result.errors) == (100, ())
     rows = await stage.get(corpus.ids)
@@ -35,7 +35,7 @@ async def test_written_rows_come_back_as_they_were_written(stage: Stage, id_type
 async def test_everything_is_there_after_a_restart(stage: Stage, id_type: IdType) -> None:
     await stage.create(config_of(id_type=id_type))
     corpus = corpus_of(200, id_type=id_type)
-    await stage.upsert(corpus.ids, corpus.vectors, metadata=[b"\x0a\x00"] * 200)
+    await stage.upsert(corpus.ids, corpus.vectors, metadata=[metadata_of(1)] * 200)
     await stage.delete(corpus.ids[:20])
     before = await stage.describe()
     await stage.reopen()
@@ -43,7 +43,7 @@ async def test_everything_is_there_after_a_restart(stage: Stage, id_type: IdType
     assert rows.ids.tolist() == corpus.ids[20:].tolist()
     assert rows.vectors is not None
     np.testing.assert_array_equal(rows.vectors, corpus.vectors[20:])
-    assert list(rows.metadata or []) == [b"\x0a\x00"] * 180
+    assert list(rows.metadata or []) == [metadata_of(1)] * 180
     assert (await stage.describe()).ledger == before.ledger
     assert (await stage.describe()).incarnation == before.incarnation
 
@@ -73,7 +73,7 @@ async def test_float16_vectors_are_kept_as_the_numbers_that_they_are(stage: Stag
 async def test_an_upsert_replaces_vector_and_metadata_of_an_id(stage: Stage) -> None:
     await stage.create(config_of())
     corpus = corpus_of(60)
-    await stage.upsert(corpus.ids, corpus.vectors, metadata=[b"\x0a\x00"] * 60)
+    await stage.upsert(corpus.ids, corpus.vectors, metadata=[metadata_of(1)] * 60)
     moved = corpus.vectors + 5
     result = await stage.upsert(corpus.ids, moved)
     assert (result.accepted, result.errors) == (60, ())
@@ -89,8 +89,8 @@ async def test_a_row_is_replaced_by_metadata_alone(stage: Stage) -> None:
     await stage.create(config_of())
     corpus = corpus_of(10)
     await stage.put(corpus)
-    await stage.upsert(corpus.ids, corpus.vectors, metadata=[b"\x0a\x00"] * 10)
-    assert list((await stage.get(corpus.ids)).metadata or []) == [b"\x0a\x00"] * 10
+    await stage.upsert(corpus.ids, corpus.vectors, metadata=[metadata_of(1)] * 10)
+    assert list((await stage.get(corpus.ids)).metadata or []) == [metadata_of(1)] * 10
     assert (await stage.describe()).ledger.replaced == 10
 
 
@@ -100,7 +100,7 @@ async def test_identical_content_is_acknowledged_and_adds_nothing(
 ) -> None:
     await stage.create(config_of(metric=metric))
     corpus = corpus_of(40)
-    metadata = [b"\x0a\x00" * (row % 2) for row in range(40)]
+    metadata = [metadata_of(row % 2) for row in range(40)]
     await stage.upsert(corpus.ids, corpus.vectors, metadata=metadata)
     for mode in WriteMode:
         again = await stage.upsert(corpus.ids, corpus.vectors, metadata=metadata, mode=mode)
@@ -178,7 +178,7 @@ async def test_a_deleted_row_is_found_by_nothing(stage: Stage, trained: bool) ->
     queries = dead.vectors[:10]
     for found in (
         await stage.search(queries, exact=True),
-        await stage.search(queries, nprobe=10_000),
+        await stage.search(queries, nprobe=EVERY_LIST),
     ):
         assert_exact(found, Metric.L2, queries, live, 10)
     assert len((await stage.get(dead.ids)).ids) == 0
@@ -198,7 +198,7 @@ async def test_a_replaced_row_is_found_in_its_new_place_only(stage: Stage, train
     queries = np.concatenate([corpus.vectors[:5], vectors[:5]])
     for found in (
         await stage.search(queries, exact=True),
-        await stage.search(queries, nprobe=10_000),
+        await stage.search(queries, nprobe=EVERY_LIST),
     ):
         assert_exact(found, Metric.L2, queries, now, 10)
 
@@ -239,18 +239,33 @@ async def test_many_writers_at_once_each_find_what_they_wrote(
     assert (ledger.accepted, ledger.deleted, ledger.live) == (200, 40, 160)
 
 
+async def written_at_once(stage: Stage, vectors: Float32Array) -> Float32Array:
+    """Write each of the vectors (rows, dim) under one id, all at once; return the one it keeps."""
+    results = await asyncio.gather(
+        *(stage.upsert(int64s(7), vectors[turn : turn + 1]) for turn in range(len(vectors)))
+    )
+    assert [result.accepted for result in results] == [1] * len(vectors)
+    rows = await stage.get(int64s(7))
+    assert rows.vectors is not None
+    kept: Float32Array = rows.vectors[0]
+    return kept
+
+
+async def test_many_writers_of_one_id_leave_one_row_and_replace_all_others(stage: Stage) -> None:
+    await stage.create(config_of())
+    vectors = some_vectors(30)
+    kept = await written_at_once(stage, vectors)
+    assert kept.tolist() in vectors.tolist()
+    ledger = (await stage.describe()).ledger
+    assert (ledger.accepted, ledger.replaced) == (30, 29)
+
+
+# Between processes the order in which calls arrive is nobody's promise.
+@pytest.mark.parametrize("stage", IN_ONE_PROCESS, indirect=True)
 async def test_writers_of_one_id_are_served_in_the_order_of_their_arrival(stage: Stage) -> None:
     await stage.create(config_of())
     vectors = some_vectors(30)
-    results = await asyncio.gather(
-        *(stage.upsert(int64s(7), vectors[turn : turn + 1]) for turn in range(30))
-    )
-    assert [result.accepted for result in results] == [1] * 30
-    rows = await stage.get(int64s(7))
-    assert rows.vectors is not None
-    np.testing.assert_array_equal(rows.vectors[0], vectors[29])
-    ledger = (await stage.describe()).ledger
-    assert (ledger.accepted, ledger.replaced) == (30, 29)
+    np.testing.assert_array_equal(await written_at_once(stage, vectors), vectors[29])
 
 
 async def test_one_of_many_inserts_of_an_id_wins_and_the_others_are_told(stage: Stage) -> None:

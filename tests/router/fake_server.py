@@ -23,6 +23,7 @@ from shard.status import DETAILS_KEY, status_code, status_of
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
+    CollectionEntry,
     Cursor,
     DeleteResult,
     Ledger,
@@ -48,6 +49,7 @@ TOPOLOGY = Topology(
     role=Role.SHARD,
     cluster="c1",
     placement_epoch=2,
+    shards_total=1,
     shards=(ShardPlacement(shard=0, slots=((0, 4095),)),),
 )
 RECEIPT = Receipt(shards=(ShardReceipt(shard=0, rows_visible=3, rows_exact=3),), coverage=1.0)
@@ -145,7 +147,8 @@ class FakeServer:
         config = wire.decode_create_collection_request(payload, self.limits)
         if self.configs.setdefault(config.name, config) != config:
             raise CollectionExists(f"{config.name} is another one")
-        return wire.encode_create_collection_response(config, True)
+        entry = CollectionEntry(config=config, incarnation="x1")
+        return wire.encode_create_collection_response(entry, True)
 
     def _drop_collection(self, payload: bytes) -> bytes:
         name = wire.decode_drop_collection_request(payload)
@@ -154,7 +157,9 @@ class FakeServer:
         return wire.encode_drop_collection_response()
 
     def _list_collections(self, payload: bytes) -> bytes:
-        return wire.encode_list_collections_response(self.configs.values())
+        return wire.encode_list_collections_response(
+            [CollectionEntry(config=config, incarnation="x1") for config in self.configs.values()]
+        )
 
     def _describe(self, payload: bytes) -> bytes:
         config = self.configs[wire.decode_describe_collection_request(payload)]

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from router.placement import slots_of_shard
-from shard.errors import CollectionNotFound, IncarnationMismatch, VectorShardError
+from shard.errors import (
+    CollectionNotFound,
+    IncarnationMismatch,
+    PlacementMismatch,
+    VectorShardError,
+)
+from shard.fingerprint import fingerprint_of
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -43,13 +49,23 @@ from tests.shard.samples import config_of
 
 @dataclass
 class FakeShard:
-    """One leaf shard of several. Holds collections, but no rows."""
+    """One leaf shard of several. Holds collections, but no rows.
+
+    As a server does, it refuses calls that are meant for other shards. A test that makes it another
+    shard, or another cluster's, has an address taken over by somebody else.
+    """
 
     shard: int
     shards_total: int
     entries: dict[str, CollectionEntry] = field(default_factory=dict)
     failure: VectorShardError | None = None
     """What every call but `topology` fails with."""
+    drop_failure: VectorShardError | None = None
+    """What a drop alone fails with."""
+    silence: VectorShardError | None = None
+    """What `topology` fails with."""
+    cluster: str = "cluster"
+    topologies_told: int = 0
     hits: Sequence[Sequence[tuple[int, float]]] = ()
     """(id, score) of each query, best first; none for queries beyond."""
     coverage: float = 1.0
@@ -72,6 +88,8 @@ class FakeShard:
         self.calls.append((method, request, call))
         if self.failure is not None:
             raise self.failure
+        if call.placement not in ("", fingerprint_of(self._topology())):
+            raise PlacementMismatch(f"this is shard {self.shard} of cluster {self.cluster}")
 
     def _find(self, method: str, name: str, request: object, call: Call) -> CollectionEntry:
         self._answer(method, request, call)
@@ -82,13 +100,20 @@ class FakeShard:
             raise IncarnationMismatch(f"collection {name} is {entry.incarnation}")
         return entry
 
-    async def topology(self) -> Topology:
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Own the slots of one of `shards_total` shards."""
+        self.topologies_told += 1
+        if self.silence is not None:
+            raise self.silence
+        return self._topology()
+
+    def _topology(self) -> Topology:
         slots = slots_of_shard(self.shard, self.shards_total)
         return Topology(
             role=Role.SHARD,
-            cluster="cluster",
+            cluster=self.cluster,
             placement_epoch=1,
+            shards_total=self.shards_total,
             shards=(ShardPlacement(shard=self.shard, slots=slots),),
         )
 
@@ -106,6 +131,8 @@ class FakeShard:
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
         """Drop it."""
         self._find("drop", name, name, call)
+        if self.drop_failure is not None:
+            raise self.drop_failure
         del self.entries[name]
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:

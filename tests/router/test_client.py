@@ -326,7 +326,7 @@ def test_a_metric_or_mode_that_is_none_is_refused(client: Any) -> None:
         InvalidVector("contains NaN", field="queries", row=2),
         Overloaded("too much"),
         WritesStopped("the disk is full"),
-        InternalError("see the log", error_id="e1"),
+        InternalError("see the log"),
     ],
 )
 def test_the_servers_error_is_raised_again(

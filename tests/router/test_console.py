@@ -104,7 +104,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
     commands = {
         command.callback.__name__ for command in console.app.registered_commands if command.callback
     }
-    assert commands == {"demo", "serve", "ingest", "search", "describe"}
+    assert commands == {"demo", "serve", "shard", "router", "ingest", "search", "describe"}
 
 
 def test_ingest_creates_the_collection_and_writes_every_row_once(

@@ -1,8 +1,9 @@
 """Whatever is done to a collection, it answers as a dictionary and float64 arithmetic would.
 
-A state machine writes, reads, trains and restarts a router over shards in this process, and keeps
-a `Model` beside it. Values come from a small grid: vectors repeat, scores tie, and every score
-under L2 and INNER_PRODUCT is exact, so that the order of the hits is certain.
+A state machine writes, reads, trains and restarts a router over shards, and keeps a `Model` beside
+it. Most histories stay in this process, where a step is cheap; some go through a router and shards
+in processes of their own. Values come from a small grid: vectors repeat, scores tie, and every
+score under L2 and INNER_PRODUCT is exact, so that the order of the hits is certain.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -34,9 +35,9 @@ from hypothesis.stateful import (
 
 from router.embedded import open_embedded
 from router.placement import slots_of_shard
-from router.router import Router
 from shard.config import BufferConfig, EngineConfig, TrainingConfig
 from shard.errors import InvalidVector
+from shard.protocol import Shard
 from shard.slots import slots_of
 from shard.types import (
     CollectionConfig,
@@ -59,6 +60,9 @@ from shard.types import (
     UpsertRequest,
     WriteMode,
 )
+from shard.wire import metadata_from_mapping
+from tests.conformance.backends import OverProcesses
+from tests.conformance.hosts import Hosts, SharedGate, some_hosts
 
 T = TypeVar("T")
 Id: TypeAlias = int | str
@@ -69,7 +73,12 @@ END: Position = (1_000_000, 0)
 
 DIM = 4
 GRID = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
-METADATA = (b"", b"", b"\x0a\x01x", b"another")
+METADATA = (
+    b"",
+    b"",
+    metadata_from_mapping({"x": 1}),
+    metadata_from_mapping({"another": [True, None, "ä"]}),
+)
 MANY_IDS = 300
 SCORE_TOLERANCE = 1e-6
 ALREADY_EXISTS = 6  # google.rpc.Code
@@ -231,7 +240,7 @@ class CollectionMachine(RuleBasedStateMachine):
         """Wait for a call."""
         return self.loop.run_until_complete(call)
 
-    def opened(self) -> Router:
+    def opened(self) -> Shard:
         """Open the shards in the machine's directory."""
         return self.run(open_embedded(self.directory, self.shards, ENGINE))
 
@@ -561,6 +570,16 @@ class CollectionMachine(RuleBasedStateMachine):
             assert ledger.deleted == self.model.deleted[shard.shard]
 
 
+class MachineOverProcesses(CollectionMachine):
+    """The same steps, through gRPC, a router process and shard processes."""
+
+    hosts: Hosts
+
+    def opened(self) -> Shard:
+        backend = OverProcesses(self.shards, routers=(1,))
+        return self.run(backend.open(self.directory, ENGINE, SharedGate(), self.hosts))
+
+
 def split_by_query(result: SearchResult) -> tuple[list[list[Id]], list[Float32Array]]:
     """Return the ids and the scores of each query."""
     ends = np.cumsum(result.hits.counts).tolist()
@@ -576,20 +595,44 @@ def split_by_query(result: SearchResult) -> tuple[list[list[Id]], list[Float32Ar
 def test_a_collection_answers_as_a_dictionary_would(
     metric: Metric, id_type: IdType, shards: int
 ) -> None:
+    kind = {"metric": metric, "id_type": id_type, "shards": shards}
+    run_histories(CollectionMachine, kind, steps=125)
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Processes that serve."""
+    with some_hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+@pytest.mark.parametrize(
+    ("metric", "id_type"),
+    [(Metric.L2, IdType.STRING), (Metric.COSINE, IdType.INT64)],
+    ids=["L2-STRING", "COSINE-INT64"],
+)
+def test_a_collection_in_other_processes_answers_as_a_dictionary_would(
+    hosts: Hosts, metric: Metric, id_type: IdType
+) -> None:
+    kind = {"metric": metric, "id_type": id_type, "shards": 2, "hosts": hosts}
+    run_histories(MachineOverProcesses, kind, steps=50)
+
+
+def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, steps: int) -> None:
+    """Run four histories of so many steps; their seed depends on the kind alone."""
     failures: list[str] = []
-    kind = {"metric": metric, "id_type": id_type, "shards": shards, "failures": failures}
-    machine = type("Machine", (CollectionMachine,), kind)
-    steps = settings(
+    number = zlib.crc32(f"{kind['metric']} {kind['id_type']} {kind['shards']}".encode())
+    of_this_kind = type("Machine", (machine,), {**kind, "failures": failures})
+    bounds = settings(
         max_examples=4,  # the first is hypothesis's simplest: the same dull step again and again
-        stateful_step_count=125,
+        stateful_step_count=steps,
         deadline=None,
         database=None,
         phases=[Phase.generate],  # shrinking a failure takes minutes: add Phase.shrink for it
         suppress_health_check=list(HealthCheck),
     )
-    number = zlib.crc32(f"{metric} {id_type} {shards}".encode())
     try:
-        run_state_machine_as_test(seed(number)(machine), settings=steps)
+        run_state_machine_as_test(seed(number)(of_this_kind), settings=bounds)
     except Exception as error:
         if failures:
             error.add_note(f"the first failure, of seed {number}:\n{failures[0]}")

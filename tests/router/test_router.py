@@ -5,13 +5,16 @@ What it shares with every other shard is in tests/conformance.
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from router.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S
 from router.merge import merge_top_k
 from router.router import MERGED_AT_ONCE, Router
 from shard.errors import (
@@ -42,6 +45,7 @@ from shard.types import (
     TopK,
     TrainRequest,
     UpsertRequest,
+    UpsertResult,
 )
 from tests.router.fake_shard import FakeShard
 from tests.shard.samples import config_of, int64s, some_vectors
@@ -152,6 +156,19 @@ async def test_one_of_three_is_enough_for_who_asks_for_no_more(children: list[Fa
     assert result.receipt.shards_answered == 1
 
 
+@pytest.mark.parametrize(
+    ("left_s", "kept_s"), [(1.0, TIME_TO_ANSWER), (100.0, TIME_TO_ANSWER_MAX_S)]
+)
+async def test_children_have_a_little_less_time_than_their_caller(
+    children: list[FakeShard], left_s: float, kept_s: float
+) -> None:
+    router = await remembering(children)
+    deadline = time.monotonic() + left_s
+    await router.search(search(), call=Call(deadline=deadline))
+    [(_, _, call)] = [asked for asked in children[0].calls if asked[0] == "search"]
+    assert call.deadline == pytest.approx(deadline - kept_s, abs=0.05)
+
+
 async def test_nothing_at_all_is_no_answer_whatever_is_asked_for(
     children: list[FakeShard],
 ) -> None:
@@ -187,7 +204,10 @@ async def test_a_failure_that_is_no_absence_is_passed_on_and_never_hidden(
 
 
 async def test_a_router_over_routers_names_the_leaf_shards(children: list[FakeShard]) -> None:
-    below = [await Router.connect(children[:2]), await Router.connect(children[2:])]
+    below = [
+        await Router.connect(children[:2], partial=True),
+        await Router.connect(children[2:], partial=True),
+    ]
     router = await Router.connect(below)
     topology = await router.topology()
     assert (topology.role, len(topology.shards)) == (Role.ROUTER, 3)
@@ -256,7 +276,11 @@ async def test_counts_and_deletions_are_summed_and_gets_are_put_in_the_order_ask
 
 
 async def test_descriptions_are_gathered_by_shard(children: list[FakeShard]) -> None:
-    router = await Router.connect(children[::-1])
+    below = [
+        await Router.connect(children[1:], partial=True),
+        await Router.connect(children[:1], partial=True),
+    ]
+    router = await Router.connect(below)
     description = await router.describe("words")
     assert [shard.shard for shard in description.shards] == [0, 1, 2]
     assert description.ledger.accepted == 33
@@ -265,22 +289,42 @@ async def test_descriptions_are_gathered_by_shard(children: list[FakeShard]) -> 
     assert [shard.shard for shard in trained] == [0, 1, 2]
 
 
+async def test_nothing_of_a_write_that_fails_goes_on_after_it(children: list[FakeShard]) -> None:
+    written: list[int] = []
+
+    class Slow(FakeShard):
+        """Takes some turns of the event loop to write."""
+
+        async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            written.append(self.shard)
+            return await super().upsert(request, call=call)
+
+    children[2] = Slow(2, 3).with_collection()
+    router = await remembering(children)
+    children[0].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable, match="gone"):
+        await router.upsert(upsert(np.arange(60)))
+    assert written == [2], "else it would write over what its caller writes next"
+
+
 async def test_the_deadline_travels_with_every_call(children: list[FakeShard]) -> None:
     router = await Router.connect(children)
-    call = Call(deadline=12_345.0)
+    call = Call(deadline=-12_345.0)  # long over: nothing is left to be kept
     await router.search(search(), call=call)
     await router.upsert(upsert(np.arange(60)), call=call)
     await router.count(CountRequest(collection="words"), call=call)
     await router.describe("words", call=call)
     for child in children:
-        assert {each.deadline for _, _, each in child.calls} == {12_345.0}
+        assert {each.deadline for _, _, each in child.calls} == {-12_345.0}
 
 
 # ---- collections --------------------------------------------------------------------------------
 
 
 async def test_a_creation_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
-    del children[0].entries["words"], children[2].entries["words"]
+    del children[1].entries["words"], children[2].entries["words"]
     entry, new = await (await Router.connect(children)).create_collection(config_of())
     assert (entry.incarnation, new) == ("first", True)
     assert {child.entries["words"].incarnation for child in children} == {"first"}
@@ -307,6 +351,18 @@ async def test_a_name_that_any_child_uses_for_something_else_is_taken(
     with pytest.raises(CollectionExists):
         await (await Router.connect(children)).create_collection(config_of())
     assert children[0].entries == {}
+
+
+async def test_what_a_drop_left_over_is_not_completed_to_a_collection_again(
+    children: list[FakeShard],
+) -> None:
+    del children[0].entries["words"]  # where it is dropped first
+    router = await Router.connect(children)
+    with pytest.raises(IncarnationMismatch, match="drop it once more"):
+        await router.create_collection(config_of())
+    await router.drop_collection("words")
+    _, new = await router.create_collection(config_of())
+    assert new
 
 
 async def test_leftovers_of_a_half_finished_drop_are_refused_by_a_creation(
@@ -342,12 +398,37 @@ async def test_who_is_slower_in_creating_the_same_takes_what_is_there(
     assert {child.entries["words"].incarnation for child in children} == {"theirs"}
 
 
-async def test_a_drop_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
+async def test_a_drop_that_cannot_begin_where_names_are_decided_drops_nothing(
+    children: list[FakeShard],
+) -> None:
     router = await Router.connect(children)
-    children[1].failure = ShardUnavailable("gone")
+    children[0].drop_failure = ShardUnavailable("gone")
     with pytest.raises(ShardUnavailable):
         await router.drop_collection("words")
-    children[1].failure = None
+    assert all(child.entries for child in children)
+
+
+async def test_a_drop_means_the_collection_that_was_there_when_it_was_asked(
+    children: list[FakeShard],
+) -> None:
+    class Later(FakeShard):
+        """Drop and creation of others arrive just before."""
+
+        async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
+            self.with_collection(incarnation="second")
+            await super().drop_collection(name, call=call)
+
+    children[2] = Later(2, 3).with_collection()
+    await (await Router.connect(children)).drop_collection("words")
+    assert [bool(child.entries) for child in children] == [False, False, True]
+
+
+async def test_a_drop_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
+    router = await Router.connect(children)
+    children[1].drop_failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await router.drop_collection("words")
+    children[1].drop_failure = None
     assert [bool(child.entries) for child in children] == [False, True, False]
     await router.drop_collection("words")
     assert not any(child.entries for child in children)
@@ -438,7 +519,7 @@ async def test_children_that_contradict_each_other_are_refused() -> None:
 
 
 async def test_rows_of_a_slot_that_no_child_owns_have_no_shard(children: list[FakeShard]) -> None:
-    router = await Router.connect(children[:2])
+    router = await Router.connect(children[:2], partial=True)
     with pytest.raises(ShardUnavailable, match="no shard is known"):
         await router.upsert(upsert(np.arange(60)))
 

@@ -45,6 +45,20 @@ def test_the_directory_and_its_parents_are_created(tmp_path: Path) -> None:
     assert names(directory) == []
 
 
+class SharedDisk(Disk):
+    """Somebody else makes a directory of this name a moment before."""
+
+    def make_directory(self, path: Path) -> None:
+        """Make it, a second time if it is that one."""
+        if path.name == "shared":
+            path.mkdir()
+        super().make_directory(path)
+
+
+def test_shards_that_start_side_by_side_may_make_the_same_parent(tmp_path: Path) -> None:
+    assert opened(tmp_path / "shared" / "b", disk=SharedDisk()).identity == IDENTITY
+
+
 def test_the_identity_is_found_again(tmp_path: Path) -> None:
     opened(tmp_path).close()
     assert opened(tmp_path).identity == IDENTITY

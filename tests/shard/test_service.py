@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -15,31 +15,42 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from shard import wire
+from shard.call_metadata import metadata_of
 from shard.config import Limits
 from shard.errors import (
     CollectionNotFound,
+    IncarnationMismatch,
     InternalError,
     InvalidVector,
     MalformedMessage,
     Overloaded,
+    PlacementMismatch,
     ShardUnavailable,
     Unsupported,
     VectorShardError,
+    WritesStopped,
 )
+from shard.fingerprint import fingerprint_of
 from shard.local_shard import LocalShard
-from shard.service import SERVICE_NAME, STREAM_WINDOW, VectorService
+from shard.service import SERVICE_NAME, VectorService
 from shard.status import error_from_rpc
 from shard.telemetry import RpcMetrics
 from shard.types import (
     NO_LIMIT,
     Call,
     CountRequest,
+    DeleteRequest,
+    GetRequest,
     Include,
+    ListRequest,
     Role,
     SearchRequest,
+    Topology,
+    TrainRequest,
     UpsertRequest,
     UpsertResult,
 )
+from shard.upload import WINDOW_MESSAGES
 from tests.shard.samples import (
     DEADLINE_S,
     config_of,
@@ -64,18 +75,20 @@ class Served:
     channel: grpc.aio.Channel
     registry: CollectorRegistry
 
-    async def call(self, method: str, payload: bytes, timeout_s: float = DEADLINE_S) -> bytes:
+    async def call(self, method: str, payload: bytes, call: Call = NO_LIMIT) -> bytes:
         rpc: Unary = self.channel.unary_unary(f"/{SERVICE_NAME}/{method}")
-        answer: bytes = await rpc(payload, timeout=timeout_s)
+        answer: bytes = await rpc(payload, timeout=DEADLINE_S, metadata=metadata_of(call))
         return answer
 
     def stream(self, method: str) -> grpc.aio.StreamStreamCall[bytes, bytes]:
         return self.channel.stream_stream(f"/{SERVICE_NAME}/{method}")(timeout=DEADLINE_S)
 
-    async def refusal(self, method: str, payload: bytes = b"") -> tuple[str, VectorShardError]:
+    async def refusal(
+        self, method: str, payload: bytes = b"", call: Call = NO_LIMIT
+    ) -> tuple[str, VectorShardError]:
         """Call what must fail; return the code and the error that it stands for."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await self.call(method, payload)
+            await self.call(method, payload, call)
         return caught.value.code().name, error_from_rpc(caught.value)
 
     async def counted(self, method: str, code: str) -> float:
@@ -191,6 +204,23 @@ async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(
     assert await served.counted("Count", "INTERNAL") == 1
 
 
+async def test_an_error_whose_story_another_server_keeps_is_passed_on_as_it_is(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = WritesStopped("The disk failed a write. The server's log tells more, under abc.")
+    told.error_id = "abc"
+
+    async def refused(request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        raise told
+
+    monkeypatch.setattr(served.shard, "count", refused)
+    code, error = await served.refusal(
+        "Count", wire.encode_count_request(CountRequest(collection="words"))
+    )
+    assert (code, type(error)) == ("FAILED_PRECONDITION", WritesStopped)
+    assert (str(error), error.error_id) == (str(told), "abc")
+
+
 async def test_the_callers_deadline_reaches_the_shard(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,12 +239,98 @@ async def test_the_callers_deadline_reaches_the_shard(
     assert calls[1].deadline is None
 
 
+# ---- whom a call means --------------------------------------------------------------------------
+
+COUNT = wire.encode_count_request(CountRequest(collection="words"))
+
+EVERY_UNARY_CALL = {
+    "CreateCollection": b"",
+    "DropCollection": wire.encode_drop_collection_request("words"),
+    "ListCollections": wire.encode_list_collections_request(),
+    "DescribeCollection": wire.encode_describe_collection_request("words"),
+    "Upsert": upsert_of(0),
+    "Delete": wire.encode_delete_request(DeleteRequest(collection="words", ids=int64s(1))),
+    "Get": wire.encode_get_request(GetRequest(collection="words", ids=int64s(1))),
+    "Count": COUNT,
+    "List": wire.encode_list_request(ListRequest(collection="words")),
+    "Search": wire.encode_search_request(SEARCH),
+    "Train": wire.encode_train_request(TrainRequest(collection="words")),
+    "GetServerInfo": wire.encode_get_server_info_request(),
+}
+
+
+@pytest.mark.parametrize("method", EVERY_UNARY_CALL)
+async def test_a_call_that_takes_the_server_for_another_is_refused_and_does_nothing(
+    served: Served, method: str
+) -> None:
+    meant = Call(placement=fingerprint_of(replace(await served.shard.topology(), cluster="other")))
+    code, error = await served.refusal(method, EVERY_UNARY_CALL[method], meant)
+    assert code == "FAILED_PRECONDITION"
+    assert isinstance(error, PlacementMismatch)
+    assert "shards 0 of 1 of cluster cluster, placement epoch 1" in str(error)
+    assert await served.counted(method, "FAILED_PRECONDITION") == 1
+    description = await served.shard.describe("words")
+    assert description.ledger.accepted == 0
+
+
+@pytest.mark.parametrize("method", sorted(EVERY_UNARY_CALL.keys() - {"CreateCollection"}))
+async def test_a_call_that_takes_the_server_for_what_it_is_is_answered(
+    served: Served, method: str
+) -> None:
+    meant = Call(placement=fingerprint_of(await served.shard.topology()))
+    for call in (meant, NO_LIMIT):
+        await served.shard.create_collection(config_of())
+        await served.call(method, EVERY_UNARY_CALL[method], call=call)
+
+
+async def test_a_server_that_has_become_another_knows_it_at_the_next_call(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await served.shard.topology()
+    meant = Call(placement=fingerprint_of(before))
+    await served.call("Count", COUNT, call=meant)
+    now = replace(before, cluster="other")
+
+    async def topology(*, call: Call = NO_LIMIT) -> Topology:
+        return now
+
+    monkeypatch.setattr(served.shard, "topology", topology)
+    _, error = await served.refusal("Count", COUNT, meant)
+    assert isinstance(error, PlacementMismatch)
+    await served.call("Count", COUNT, call=Call(placement=fingerprint_of(now)))
+
+
+async def test_a_call_that_means_another_incarnation_is_refused(served: Served) -> None:
+    incarnation = (await served.shard.describe("words")).incarnation
+    await served.call("Count", COUNT, call=Call(incarnation=incarnation))
+    code, error = await served.refusal("Count", COUNT, Call(incarnation="older"))
+    assert code == "FAILED_PRECONDITION"
+    assert isinstance(error, IncarnationMismatch)
+
+
+async def test_a_collection_is_created_under_the_incarnation_that_the_caller_gives(
+    served: Served,
+) -> None:
+    config = config_of("other")
+    payload = wire.encode_create_collection_request(
+        name=config.name,
+        dim=config.dim,
+        metric=config.metric,
+        id_type=config.id_type,
+        index=config.index,
+        target_recall=config.target_recall,
+    )
+    answer = await served.call("CreateCollection", payload, call=Call(incarnation="given"))
+    entry, created = wire.decode_create_collection_response(answer)
+    assert (entry.incarnation, created) == ("given", True)
+
+
 # ---- UpsertStream -------------------------------------------------------------------------------
 
 
 async def test_each_message_of_an_upload_is_acknowledged_in_order(served: Served) -> None:
     stream = served.stream("UpsertStream")
-    messages = 5 * STREAM_WINDOW
+    messages = 5 * WINDOW_MESSAGES
 
     async def send() -> None:
         for number in range(messages):
@@ -276,7 +392,8 @@ async def test_a_drain_ends_an_open_upload_and_keeps_what_was_acknowledged(serve
     acknowledged = await stream.read()
     assert isinstance(acknowledged, bytes)
     assert wire.decode_upsert_response(acknowledged)[1] == 1
-    served.service.drain()
+    assert await served.service.drain(), "a stream had to be ended"
+    assert not await served.service.drain()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.read()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

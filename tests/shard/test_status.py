@@ -50,9 +50,10 @@ def made(kind: type[VectorShardError], text: str = "it is so", row: int | None =
     """Return an error of this kind."""
     if issubclass(kind, InvalidRequest):
         return kind(text, field="vectors", row=row)
-    if kind is InternalError:
-        return InternalError(text, error_id="e1")
-    return kind(text)
+    error = kind(text)
+    if kind is InternalError or kind.is_servers_own:
+        error.error_id = "e1"
+    return error
 
 
 def back(error: VectorShardError) -> VectorShardError:
@@ -142,6 +143,8 @@ def test_what_is_the_servers_own_shows_its_kind_and_an_id_but_not_its_text(
     assert dict(info.metadata) == {"error_id": "abc123"}
     returned = error_from_status(status_code(error), status.message, status)
     assert type(returned) is kind
+    assert returned.error_id == "abc123"
+    assert status_of(returned) == status, "a router passes on what it was told"
 
 
 def test_a_failure_of_ours_shows_an_opaque_id_only() -> None:

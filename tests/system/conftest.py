@@ -1,6 +1,8 @@
 """Real servers: processes that are started, stopped, killed and started anew on the same rows.
 
-Most tests share one server, each with a collection of its own; who harms a server starts one.
+A server is one process (`serve`, `shard` or `router`), or a fleet: shards and a router over them.
+Most tests share one, each with a collection of its own, and run twice: over a process with its
+shards inside, and over a fleet. Who harms a server starts one.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import selectors
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,67 +49,39 @@ _stub_of: Callable[[grpc.Channel], Stub] = VectorServiceStub
 _names = (f"c{number}" for number in count())
 
 
-@dataclass(slots=True)
-class ServerProcess:
-    """One `vectorshard serve`, and its log. May be started again after its end."""
+class Server(ABC):
+    """What tests see of a server: it is started, asked at an address, and ended."""
 
-    data: Path
-    log: Path
-    shards: int = 2
-    listen: str = "127.0.0.1:0"
-    options: Sequence[str] = ()
-    address: str = ""
-    process: subprocess.Popen[str] | None = None
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """HOST:PORT where it is asked, once it has started."""
 
-    def start(self) -> ServerProcess:
+    @abstractmethod
+    def start(self) -> Server:
         """Start it, and return when it says that it can serve."""
-        process = self.launch()
-        assert process.stdout is not None
-        line = line_of(process.stdout, START_S)
-        said = re.fullmatch(r"listening on (127\.0\.0\.1:[1-9][0-9]*)\n", line)
-        assert said, f"it said {line!r}; its log: {self.log_text()}"
-        self.address = said[1]
-        return self
 
-    def launch(self) -> subprocess.Popen[str]:
-        """Start the process; nothing is known of it yet."""
-        assert self.process is None, "it runs already"
-        command = [str(VECTORSHARD), "serve", "--shards", str(self.shards)]
-        command += ["--data", str(self.data), "--listen", self.listen, "--log-format", "json"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *self.options], stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        return self.process
-
+    @abstractmethod
     def terminate(self) -> None:
         """Ask it to end; do not wait."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
+
+    @abstractmethod
+    def ended(self) -> int:
+        """Wait for its end, and return its exit code."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it by SIGKILL, in the middle of whatever it does."""
+
+    @abstractmethod
+    def log_text(self) -> str:
+        """Return all that it has logged."""
 
     def stop(self) -> None:
         """End it by SIGTERM; it must end in time, with exit code 0."""
         self.terminate()
         code = self.ended()
         assert code == 0, f"it ended with {code}: {self.log_text()}"
-
-    def kill(self) -> None:
-        """End it by SIGKILL, in the middle of whatever it does."""
-        assert self.process is not None
-        self.process.kill()
-        assert self.ended() == -signal.SIGKILL
-
-    def ended(self) -> int:
-        """Wait for its end, and return its exit code."""
-        assert self.process is not None
-        with self.process as process:
-            code = process.wait(STOP_S)
-        self.process = None
-        return code
-
-    def log_text(self) -> str:
-        """Return all that it has logged."""
-        return self.log.read_text(errors="replace")
 
     def client(self) -> Client:
         """Return a new client of it."""
@@ -123,6 +98,156 @@ class ServerProcess:
         """Lend a raw stub of it."""
         with self.channel() as channel:
             yield _stub_of(channel)
+
+
+@dataclass(slots=True)
+class ServerProcess(Server):
+    """One process of `vectorshard`, and its log. May be started again after its end."""
+
+    command: Sequence[str]
+    """What it is: `serve`, `shard` or `router`, with what only that takes."""
+    log: Path
+    data: Path
+    """Where its rows are; nowhere for a router."""
+    listen: str = "127.0.0.1:0"
+    options: Sequence[str] = ()
+    address: str = ""
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> ServerProcess:
+        """Start it, and return when it says that it can serve."""
+        self.launch()
+        return self.listening()
+
+    def listening(self) -> ServerProcess:
+        """Return when a launched process says that it can serve."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        line = line_of(self.process.stdout, START_S)
+        said = re.fullmatch(r"listening on (127\.0\.0\.1:[1-9][0-9]*)\n", line)
+        assert said, f"it said {line!r}; its log: {self.log_text()}"
+        self.address = said[1]
+        return self
+
+    def launch(self) -> subprocess.Popen[str]:
+        """Start the process; nothing is known of it yet."""
+        assert self.process is None, "it runs already"
+        command = [str(VECTORSHARD), *self.command, "--listen", self.listen]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--log-format", "json", *self.options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        return self.process
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def terminate(self) -> None:
+        """Ask it to end; do not wait."""
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it by SIGKILL, in the middle of whatever it does."""
+        self.signal(signal.SIGKILL)
+        assert self.ended() == -signal.SIGKILL
+
+    def ended(self) -> int:
+        """Wait for its end, and return its exit code."""
+        assert self.process is not None
+        with self.process as process:
+            code = process.wait(STOP_S)
+        self.process = None
+        return code
+
+    def start_again(self) -> None:
+        """Start it where it was reached before, as whoever asks it expects."""
+        self.listen = self.address
+        self.start()
+
+    def log_text(self) -> str:
+        """Return all that it has logged."""
+        return self.log.read_text(errors="replace")
+
+    def memory_mb(self, entry: str) -> float:
+        """Return an entry of its /proc/PID/status, such as VmRSS, in megabytes."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(rf"^{entry}:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found, status
+        return int(found[1]) / 1024
+
+
+@dataclass(slots=True)
+class Fleet(Server):
+    """Shard processes, and a router process over them, which is what is asked."""
+
+    shards: Sequence[ServerProcess]
+    router: ServerProcess
+
+    def start(self) -> Fleet:
+        """Start all of it, and return when the router can serve."""
+        start_all(self.shards)
+        self.router.command = router_command([shard.address for shard in self.shards])
+        self.router.start()
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where the router is asked."""
+        return self.router.address
+
+    @property
+    def processes(self) -> list[ServerProcess]:
+        """All of it, the router last."""
+        return [*self.shards, self.router]
+
+    def terminate(self) -> None:
+        """Ask all of it to end; do not wait."""
+        for process in self.processes:
+            process.terminate()
+
+    def kill(self) -> None:
+        """End all of it by SIGKILL."""
+        for process in self.processes:
+            process.kill()
+
+    def ended(self) -> int:
+        """Wait for the end of all of it, and return the first exit code that is not 0, else 0."""
+        codes = [process.ended() for process in self.processes]
+        return next((code for code in codes if code), 0)
+
+    def log_text(self) -> str:
+        """Return all that any of it has logged."""
+        return "".join(process.log_text() for process in self.processes)
+
+
+def start_all(servers: Sequence[ServerProcess]) -> None:
+    """Start several processes side by side."""
+    for server in servers:
+        server.launch()
+    for server in servers:
+        server.listening()
+
+
+def serve_command(data: Path, shards: int) -> list[str]:
+    """Return the command of a server with its shards inside."""
+    return ["serve", "--shards", str(shards), "--data", str(data)]
+
+
+def shard_command(data: Path, shard: int, shards: int) -> list[str]:
+    """Return the command of one shard of a fleet."""
+    identity = ["--shard-id", str(shard), "--shards", str(shards)]
+    return ["shard", *identity, "--data", str(data)]
+
+
+def router_command(addresses: Sequence[str]) -> list[str]:
+    """Return the command of a router over shards."""
+    return ["router", *(word for address in addresses for word in ("--shard", address))]
 
 
 def line_of(stdout: IO[str], timeout_s: float) -> str:
@@ -228,55 +353,115 @@ def ledger_of(stub: Stub, collection: str) -> tuple[int, ...]:
     return ledger.accepted, live, ledger.deleted, ledger.replaced
 
 
-StartServer = Callable[..., ServerProcess]
+def check_does_not_start(server: ServerProcess, told: str) -> None:
+    """Assert that a server ends at once, with a code and one line that says why."""
+    process = server.launch()
+    assert process.stdout is not None
+    assert line_of(process.stdout, START_S) == ""
+    assert server.ended() == 1
+    [line] = [line for line in server.log_text().splitlines() if not line.startswith("{")]
+    assert re.search(told, line), line
+
+
+@dataclass(slots=True)
+class Starter:
+    """Starts servers, each with its files in a directory of its own below `directory`."""
+
+    directory: Path
+    processes: list[ServerProcess] = field(default_factory=list)
+
+    def __call__(self, shards: int = 2, **changes: Any) -> ServerProcess:
+        """Start a server with its shards inside; `changes` are those of `new`."""
+        data = changes.pop("data", self._directory() / "data")
+        return self.new(serve_command(data, shards), data=data, **changes)
+
+    def shard(self, shard: int = 0, shards: int = 2, **changes: Any) -> ServerProcess:
+        """Start one shard of a fleet."""
+        data = changes.pop("data", self._directory() / "data")
+        return self.new(shard_command(data, shard, shards), data=data, **changes)
+
+    def router(self, addresses: Sequence[str], **changes: Any) -> ServerProcess:
+        """Start a router over the shards at `addresses`."""
+        return self.new(router_command(addresses), **changes)
+
+    def fleet(
+        self, shards: int = 2, *, data: Path | None = None, start: bool = True, **changes: Any
+    ) -> Fleet:
+        """Start a fleet whose shards keep their rows below `data`, as `serve` would."""
+        data = data or self._directory() / "data"
+        members = [
+            self.shard(shard, shards, data=data / f"shard-{shard}", start=False, **changes)
+            for shard in range(shards)
+        ]
+        fleet = Fleet(members, self.router([], start=False, **changes))
+        return fleet.start() if start else fleet
+
+    def new(
+        self, command: Sequence[str], *, start: bool = True, data: Path = Path(), **changes: Any
+    ) -> ServerProcess:
+        """Start a process, unless `start` says otherwise; `listen`, `options`: as it has them."""
+        log = self._directory() / "log"
+        log.parent.mkdir(exist_ok=True)
+        server = ServerProcess(command, log=log, data=data, **changes)
+        self.processes.append(server)
+        return server.start() if start else server
+
+    def _directory(self) -> Path:
+        return self.directory / f"server-{len(self.processes)}"
 
 
 @contextmanager
-def _servers(directory: Path) -> Iterator[StartServer]:
-    """Lend a function that starts servers below `directory`; all are gone when the context ends."""
-    started: list[ServerProcess] = []
-
-    def new(shards: int = 2, *, start: bool = True, **changes: Any) -> ServerProcess:
-        number = len(started)
-        changes.setdefault("data", directory / f"data-{number}")
-        server = ServerProcess(log=directory / f"log-{number}", shards=shards, **changes)
-        started.append(server)
-        return server.start() if start else server
-
+def servers(directory: Path) -> Iterator[Starter]:
+    """Lend what starts servers below `directory`; all are gone when the context ends."""
+    starter = Starter(directory)
     try:
-        yield new
+        yield starter
     finally:
-        for server in started:
+        for server in starter.processes:
             if server.process is not None:
-                server.process.kill()
+                server.signal(signal.SIGKILL)
                 server.ended()
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """A function that starts servers of this test alone; `shards`, `data`, `options` ..."""
-    with _servers(tmp_path) as new:
-        yield new
+def start_server(tmp_path: Path) -> Iterator[Starter]:
+    """What starts servers of this test alone."""
+    with servers(tmp_path) as starter:
+        yield starter
 
 
-@pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+KINDS = ("embedded", "fleet")
+"""Shards in the server's own process, or each in one of its own."""
+
+StartServer = Callable[[int], Server]
+
+
+@pytest.fixture(params=KINDS)
+def start_either(request: pytest.FixtureRequest, start_server: Starter) -> StartServer:
+    """What starts servers of this test alone, of so many shards, of either kind."""
+    return start_server if request.param == "embedded" else start_server.fleet
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def shared_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server of two shards for all tests that do it no harm. It must end as it should."""
-    with _servers(tmp_path_factory.mktemp("shared")) as new:
-        server = new(2)
+    with servers(tmp_path_factory.mktemp("shared")) as starter:
+        server = starter(2) if request.param == "embedded" else starter.fleet(2)
         yield server
         server.stop()
 
 
 @pytest.fixture
-def client(shared_server: ServerProcess) -> Iterator[Client]:
+def client(shared_server: Server) -> Iterator[Client]:
     """A client of the shared server."""
     with shared_server.client() as client:
         yield client
 
 
 @pytest.fixture
-def stub(shared_server: ServerProcess) -> Iterator[Stub]:
+def stub(shared_server: Server) -> Iterator[Stub]:
     """A raw stub of the shared server."""
     with shared_server.stub() as stub:
         yield stub

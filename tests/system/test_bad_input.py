@@ -23,8 +23,8 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 from tests.system.conftest import (
     VECTORSHARD,
     Refusal,
-    ServerProcess,
-    StartServer,
+    Server,
+    Starter,
     Stub,
     int64s,
     ledger_of,
@@ -73,7 +73,7 @@ class Names:
 
 
 @pytest.fixture(scope="module")
-def names(shared_server: ServerProcess) -> Iterator[Names]:
+def names(shared_server: Server) -> Iterator[Names]:
     """Three collections."""
     names = Names(new_name(), new_name(), new_name())
     with shared_server.stub() as stub:
@@ -461,15 +461,13 @@ def test_another_configuration_under_a_name_is_already_exists(stub: Stub, names:
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("rpc", UNARY_RPCS)
-def test_bytes_that_do_not_parse_are_refused_by_every_call(
-    shared_server: ServerProcess, rpc: str
-) -> None:
+def test_bytes_that_do_not_parse_are_refused_by_every_call(shared_server: Server, rpc: str) -> None:
     with shared_server.channel() as channel:
         check(refused(lambda: unary_bytes(channel, rpc)(UNPARSABLE)), "message")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_bytes_that_do_not_parse_end_a_stream_with_a_status(shared_server: ServerProcess) -> None:
+def test_bytes_that_do_not_parse_end_a_stream_with_a_status(shared_server: Server) -> None:
     with shared_server.channel() as channel:
         stream = stream_bytes(channel, "UpsertStream")
         check(refused(lambda: list(stream(iter([UNPARSABLE])))), "message")
@@ -522,7 +520,7 @@ def test_an_unknown_collection_is_not_found(
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("rpc", ["Upsert", "Search", "UpsertStream"])
 def test_a_message_over_the_limit_is_resource_exhausted(
-    shared_server: ServerProcess, stub: Stub, rpc: str
+    shared_server: Server, stub: Stub, rpc: str
 ) -> None:
     limit = stub.GetServerInfo(v1.GetServerInfoRequest()).limits.message_bytes
     payload = bytes(limit + 1)
@@ -587,7 +585,7 @@ def test_what_this_release_lacks_is_unimplemented(
 
 
 def test_an_error_of_the_servers_own_is_opaque_and_its_text_goes_to_the_log_only(
-    start_server: StartServer,
+    start_server: Starter,
 ) -> None:
     server = start_server(1)
     with server.stub() as stub:
@@ -614,7 +612,7 @@ def test_an_error_of_the_servers_own_is_opaque_and_its_text_goes_to_the_log_only
 
 
 def test_a_damaged_row_is_data_loss_and_what_is_damaged_goes_to_the_log_only(
-    start_server: StartServer,
+    start_server: Starter,
 ) -> None:
     server = start_server(1)
     with server.stub() as stub:
@@ -642,7 +640,7 @@ def test_a_damaged_row_is_data_loss_and_what_is_damaged_goes_to_the_log_only(
     ids=["python -O", "PYTHONOPTIMIZE"],
 )
 def test_a_server_without_assertions_is_refused_at_its_start(
-    start_server: StartServer, command: list[str], environment: dict[str, str]
+    start_server: Starter, command: list[str], environment: dict[str, str]
 ) -> None:
     server = start_server(1, start=False)
     ended = subprocess.run(

@@ -21,7 +21,7 @@ from shard.types import (
     NlistRule,
     ShardState,
 )
-from tests.system.conftest import ServerProcess, StartServer, adds_up, wait_until
+from tests.system.conftest import Server, StartServer, adds_up, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -39,7 +39,7 @@ class Witness:
     sure to see it.
     """
 
-    server: ServerProcess
+    server: Server
     looks: int = 0
     states: dict[int, set[ShardState]] = field(default_factory=dict)
     training: set[int] = field(default_factory=set)
@@ -123,12 +123,16 @@ def is_settled(description: CollectionDescription) -> bool:
     )
 
 
-@pytest.mark.parametrize(("shards", "rows"), [(1, 1_200), (2, 2_400)])
+@pytest.mark.parametrize(
+    ("start_either", "shards", "rows"),
+    [("embedded", 1, 1_200), ("embedded", 2, 2_400), ("fleet", 2, 2_400)],
+    indirect=["start_either"],
+)
 def test_every_acknowledged_row_is_found_at_every_moment(
-    start_server: StartServer, shards: int, rows: int
+    start_either: StartServer, shards: int, rows: int
 ) -> None:
     vectors = np.random.default_rng(1_200).standard_normal((rows, DIM), dtype=np.float32)
-    server = start_server(shards)
+    server = start_either(shards)
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
         witness = Witness(server)
@@ -173,10 +177,10 @@ def test_every_acknowledged_row_is_found_at_every_moment(
 
 
 def test_every_acknowledged_row_is_found_while_an_index_is_trained_anew(
-    start_server: StartServer,
+    start_either: StartServer,
 ) -> None:
     vectors = np.random.default_rng(5).standard_normal((2_400, DIM), dtype=np.float32)
-    server = start_server(1)
+    server = start_either(1)
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
         client.upsert(NAME, np.arange(2_000), vectors[:2_000])
@@ -199,12 +203,12 @@ def test_every_acknowledged_row_is_found_while_an_index_is_trained_anew(
     server.stop()
 
 
-def test_every_acknowledged_row_is_found_while_rows_are_absorbed(start_server: StartServer) -> None:
+def test_every_acknowledged_row_is_found_while_rows_are_absorbed(start_either: StartServer) -> None:
     """One inverted list, which grows and moves in memory with every piece that is absorbed."""
     rows, piece = 92_000, 4_000
     vectors = np.random.default_rng(6).standard_normal((rows, DIM), dtype=np.float32)
     index = IndexConfig(min_training_size=12_000, nlist_rule=NlistRule.FIXED, nlist=1)
-    server = start_server(1)
+    server = start_either(1)
     written = 0
     failures: list[BaseException] = []
     over = threading.Event()

@@ -249,12 +249,14 @@ class CreateCollectionRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ...) -> None: ...
 
 class CreateCollectionResponse(_message.Message):
-    __slots__ = ("config", "created")
+    __slots__ = ("config", "created", "incarnation")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     config: CollectionConfig
     created: bool
-    def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., created: _Optional[bool] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class DropCollectionRequest(_message.Message):
     __slots__ = ("collection",)
@@ -271,10 +273,12 @@ class ListCollectionsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListCollectionsResponse(_message.Message):
-    __slots__ = ("collections",)
+    __slots__ = ("collections", "incarnations")
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
     collections: _containers.RepeatedCompositeFieldContainer[CollectionConfig]
-    def __init__(self, collections: _Optional[_Iterable[_Union[CollectionConfig, _Mapping]]] = ...) -> None: ...
+    incarnations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, collections: _Optional[_Iterable[_Union[CollectionConfig, _Mapping]]] = ..., incarnations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeCollectionRequest(_message.Message):
     __slots__ = ("collection",)
@@ -329,16 +333,18 @@ class ShardDescription(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
-    __slots__ = ("config", "ledger", "shards", "recommended_batch_size")
+    __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     RECOMMENDED_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     config: CollectionConfig
     ledger: Ledger
     shards: _containers.RepeatedCompositeFieldContainer[ShardDescription]
     recommended_batch_size: int
-    def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ShardDescription, _Mapping]]] = ..., recommended_batch_size: _Optional[int] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ShardDescription, _Mapping]]] = ..., recommended_batch_size: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class UpsertRequest(_message.Message):
     __slots__ = ("collection", "ids", "vectors", "metadata", "mode", "request_id")
@@ -655,7 +661,7 @@ class Limits(_message.Message):
     def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits")
+    __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
@@ -663,6 +669,7 @@ class GetServerInfoResponse(_message.Message):
     SLOTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     version: str
     role: Role
     cluster: str
@@ -670,4 +677,5 @@ class GetServerInfoResponse(_message.Message):
     slots_total: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardPlacement]
     limits: Limits
-    def __init__(self, version: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., cluster: _Optional[str] = ..., placement_epoch: _Optional[int] = ..., slots_total: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardPlacement, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    shards_total: int
+    def __init__(self, version: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., cluster: _Optional[str] = ..., placement_epoch: _Optional[int] = ..., slots_total: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardPlacement, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shards_total: _Optional[int] = ...) -> None: ...

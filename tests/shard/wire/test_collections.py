@@ -10,7 +10,7 @@ from hypothesis import given
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types, wire
-from shard.errors import InvalidConfig
+from shard.errors import InvalidConfig, MalformedMessage
 from tests.shard.wire.messages import REQUEST_DECODERS, create_bytes, refusal
 from tests.shard.wire.strategies import LIMITS, configs
 
@@ -22,10 +22,17 @@ def test_a_resolved_configuration_comes_back_as_it_was_sent(
     parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     request = wire.encode_create_collection_request(**parts)
     assert wire.decode_create_collection_request(request, LIMITS) == config
-    response = wire.encode_create_collection_response(config, True)
-    assert wire.decode_create_collection_response(response) == (config, True)
-    listed = wire.encode_list_collections_response([config, config])
-    assert wire.decode_list_collections_response(listed) == [config, config]
+    entries = [types.CollectionEntry(config=config, incarnation=name) for name in ("x1", "")]
+    response = wire.encode_create_collection_response(entries[0], True)
+    assert wire.decode_create_collection_response(response) == (entries[0], True)
+    listed = wire.encode_list_collections_response(entries)
+    assert wire.decode_list_collections_response(listed) == entries
+
+
+def test_collections_without_an_incarnation_each_are_no_list() -> None:
+    one = v1.ListCollectionsResponse(collections=[v1.CollectionConfig()])
+    with pytest.raises(MalformedMessage, match="incarnations: 0 for 1 collections"):
+        wire.decode_list_collections_response(one.SerializeToString())
 
 
 def test_defaults_are_filled_in() -> None:

@@ -26,6 +26,7 @@ def test_server_info_comes_back_as_it_was_sent(
         role=role,
         cluster=text,
         placement_epoch=epoch,
+        shards_total=5,
         shards=(types.ShardPlacement(shard=3, slots=tuple(slots)),),
     )
     payload = wire.encode_get_server_info_response(text, topology, limits)

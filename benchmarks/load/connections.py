@@ -1,0 +1,44 @@
+"""The connections of the load generator: each a TCP connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+
+from shard.errors import ShardUnavailable
+
+Rpc = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
+SERVICE = "/vectorshard.v1.VectorService/"
+OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+)
+
+
+@asynccontextmanager
+async def connected(
+    target: str, rpc: str, *, connections: int, timeout_s: float
+) -> AsyncIterator[list[Rpc]]:
+    """Connect, and yield the RPC over each connection: bytes in, bytes out.
+
+    Raises
+    ------
+    ShardUnavailable
+        If the server is not reached in `timeout_s`.
+    """
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(target, options=OPTIONS))
+            for _ in range(connections)
+        ]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(channel.channel_ready() for channel in channels))
+        except TimeoutError:
+            raise ShardUnavailable(f"{target} was not reached in {timeout_s:g} s") from None
+        yield [channel.unary_unary(SERVICE + rpc) for channel in channels]

@@ -1,0 +1,172 @@
+"""What a run writes and asks for: the rows, queries and ground truth of a file, or synthetic ones.
+
+Of the queries a sample is asked that is spread over all of them, in an order that the seed decides:
+the first ones of a file may be of one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.load.plan import CallKind, Plan
+from benchmarks.load.recall import nearest_rows
+from benchmarks.vectors import clustered
+from router.ingest import (
+    Column,
+    UnreadableFile,
+    VectorFile,
+    as_vectors,
+    existing_key,
+    open_hdf5,
+    open_vectors,
+)
+from shard.types import CollectionDescription, IdArray, Metric, VectorArray
+
+SYNTHETIC = "synthetic"
+SYNTHETIC_DIM = 100
+SYNTHETIC_QUERIES = 1_000
+SAMPLE_MAX = 10_000
+"""Queries asked, or rows written, that differ."""
+QUERIES_KEYS = ("test", "queries")
+NEIGHBORS_KEYS = ("neighbors",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Where a run takes its vectors from.
+
+    `source` is what a collection is filled with. `sample` (queries, dim) is what the calls carry:
+    queries, or rows to write. `truth` (queries, k_max) holds the ids of the true nearest rows of
+    `source` to each query; None when they are not known.
+    """
+
+    source: VectorFile
+    sample: VectorArray
+    truth: IdArray | None = None
+
+
+@contextmanager
+def open_data(plan: Plan, dim: int | None) -> Iterator[Data]:
+    """Open what `plan.data` names; it is closed when the context ends.
+
+    `dim` is that of the collection, which synthetic data takes on; None when there is none yet.
+
+    Raises
+    ------
+    UnreadableFile
+        If the file has no such arrays, or arrays that do not fit together.
+    """
+    if plan.data == SYNTHETIC:
+        yield _synthetic(plan, dim or SYNTHETIC_DIM)
+        return
+    path = Path(plan.data)
+    with open_vectors(path, vectors_key=plan.vectors_key) as source:
+        if not source.rows:
+            raise UnreadableFile(f"{path}: holds no vectors")
+        yield _of_file(plan, path, source)
+
+
+def _synthetic(plan: Plan, dim: int) -> Data:
+    vectors = clustered(plan.rows, dim)
+    source = VectorFile(vectors=vectors, ids=None, metric=Metric.L2)
+    if plan.call is CallKind.upsert:
+        return Data(source=source, sample=_rows_of(source, plan.seed))
+    queries = clustered(SYNTHETIC_QUERIES, dim, part=1)
+    queries = queries[order_of(len(queries), plan.seed)]
+    truth = nearest_rows(vectors, queries, min(plan.k, plan.rows), Metric.L2)
+    return Data(source=source, sample=queries, truth=truth)
+
+
+def _of_file(plan: Plan, path: Path, source: VectorFile) -> Data:
+    if plan.call is CallKind.upsert:
+        return Data(source=source, sample=_rows_of(source, plan.seed))
+    with ExitStack() as stack:
+        arrays = _arrays(path, stack)
+        queries_key = key_of(arrays, plan.queries_key, QUERIES_KEYS)
+        neighbors_key = key_of(arrays, plan.neighbors_key, NEIGHBORS_KEYS)
+        if not queries_key:
+            return Data(source=source, sample=_rows_of(source, plan.seed))
+        queries = spread(arrays[queries_key])
+        neighbors = spread(arrays[neighbors_key]) if neighbors_key else None
+    if queries.ndim != 2 or queries.dtype.kind not in "fiu" or not len(queries):
+        raise UnreadableFile(
+            f"{path}: queries must be (queries, dim) real numbers, not "
+            f"{queries.dtype} of shape {queries.shape}"
+        )
+    order = order_of(len(queries), plan.seed)
+    return Data(
+        source=source,
+        sample=as_vectors(queries[order]),
+        truth=None if neighbors is None else _truth(path, source, queries, neighbors)[order],
+    )
+
+
+def _truth(
+    path: Path, source: VectorFile, queries: npt.NDArray[Any], neighbors: npt.NDArray[Any]
+) -> IdArray:
+    """Return the ids of the rows that a file calls neighbors (queries, k_max) by their numbers."""
+    if neighbors.ndim != 2 or neighbors.dtype.kind not in "iu" or len(neighbors) != len(queries):
+        raise UnreadableFile(
+            f"{path}: neighbors must be (queries, k) row numbers, not "
+            f"{neighbors.dtype} of shape {neighbors.shape} for {len(queries)} queries"
+        )
+    if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < source.rows:
+        raise UnreadableFile(f"{path}: neighbors name rows that are not there")
+    return neighbors.astype(np.int64) if source.ids is None else source.ids[neighbors]
+
+
+def _arrays(path: Path, stack: ExitStack) -> Mapping[str, Any]:
+    """Return the named arrays of a file; they are closed with `stack`. A .npy has none."""
+    if path.suffix.lower() == ".npz":
+        arrays: Mapping[str, Any] = stack.enter_context(np.load(path, allow_pickle=False))
+        return arrays
+    if path.suffix.lower() == ".npy":
+        return {}
+    datasets: Mapping[str, Any] = stack.enter_context(open_hdf5(path))
+    return datasets
+
+
+def key_of(arrays: Mapping[str, Any], key: str, defaults: Sequence[str]) -> str:
+    """Return `key`, which must be there, or the first default that is; empty when none is."""
+    if key:
+        return existing_key(arrays, key)
+    return next((default for default in defaults if default in arrays), "")
+
+
+def spread(column: Column, most: int = SAMPLE_MAX) -> npt.NDArray[Any]:
+    """Return at most so many rows of a column, at even distances from the first to the end."""
+    step = -(-column.shape[0] // most) if column.shape[0] else 1
+    return column[::step]
+
+
+def order_of(rows: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of all rows, shuffled."""
+    return np.random.default_rng(seed).permutation(rows)
+
+
+def _rows_of(source: VectorFile, seed: int) -> VectorArray:
+    rows = as_vectors(spread(source.vectors))
+    return as_vectors(rows[order_of(len(rows), seed)])
+
+
+def why_no_recall(data: Data, description: CollectionDescription, k: int) -> str:
+    """Return why the ground truth says nothing about a collection; empty when it does."""
+    source, config = data.source, description.config
+    if data.truth is None:
+        return "the data has no ground truth"
+    if data.truth.shape[1] < k:
+        return f"the ground truth has {data.truth.shape[1]} rows a query, not {k}"
+    if source.metric not in {None, config.metric}:
+        return f"the ground truth is for {source.metric.value}, not {config.metric.value}"
+    if source.id_type is not config.id_type:
+        return f"the collection has {config.id_type.value} ids, the data {source.id_type.value}"
+    if description.ledger.live != source.rows:
+        return f"the collection holds {description.ledger.live:,} rows, the data {source.rows:,}"
+    return ""

@@ -1,0 +1,126 @@
+"""What the calls of a run say: bytes, encoded before the clock starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from benchmarks.load.plan import Plan
+from shard.types import IdType, VectorArray
+
+FRESH_ID = 2**32
+"""Ids of written rows begin here, above those of any data that is numbered by its rows."""
+
+
+class Requests:
+    """The requests of an RPC by number; those of number modulo `distinct` are alike.
+
+    Parameters
+    ----------
+    rpc
+        The RPC's name.
+    bodies
+        The distinct requests, all of one size.
+    """
+
+    def __init__(self, rpc: str, bodies: list[bytes]) -> None:
+        self.rpc = rpc
+        self._bodies = bodies
+
+    @property
+    def distinct(self) -> int:
+        """How many differ."""
+        return len(self._bodies)
+
+    def __getitem__(self, number: int) -> bytes:
+        """Return the request of a call."""
+        return self._bodies[number % len(self._bodies)]
+
+
+class FreshRows(Requests):
+    """Upserts of ids that come once: a row that is there already would not be written again.
+
+    Parameters
+    ----------
+    bodies
+        Requests without ids.
+    batch
+        Rows of each.
+    first_id
+        The ids count from here; as text where the collection's are strings.
+    """
+
+    def __init__(self, bodies: list[bytes], batch: int, first_id: int, id_type: IdType) -> None:
+        super().__init__("Upsert", bodies)
+        self._batch = batch
+        self._first_id = first_id
+        self._strings = id_type is IdType.STRING
+
+    def __getitem__(self, number: int) -> bytes:
+        """Return the request of a call."""
+        first = self._first_id + number * self._batch
+        ids = range(first, first + self._batch)
+        if self._strings:
+            named = v1.Ids(strings=v1.StringIds(values=map(str, ids)))
+        else:
+            named = v1.Ids(int64s=v1.Int64Ids(values=ids))
+        # The encodings of two parts of a message, one behind the other, are that of both.
+        return super().__getitem__(number) + v1.UpsertRequest(ids=named).SerializeToString()
+
+
+def empty_calls() -> Requests:
+    """Return calls that do nothing."""
+    return Requests("GetServerInfo", [v1.GetServerInfoRequest().SerializeToString()])
+
+
+def searches(plan: Plan, queries: VectorArray) -> Requests:
+    """Return searches, `plan.batch` queries each, in the order of `queries` (queries, dim)."""
+    effort: dict[str, object] = {}
+    if plan.exact:
+        effort["exact"] = True
+    elif plan.nprobe is not None:
+        effort["nprobe"] = plan.nprobe
+    elif plan.target_recall is not None:
+        effort["target_recall"] = plan.target_recall
+    return Requests(
+        "Search",
+        [
+            v1.SearchRequest(
+                collection=plan.collection,
+                queries=matrix(block),
+                k=plan.k,
+                **effort,  # type: ignore[arg-type]  # each of its own type, by its name
+            ).SerializeToString()
+            for block in blocks(queries, plan.batch)
+        ],
+    )
+
+
+def upserts(plan: Plan, vectors: VectorArray, id_type: IdType, rows_accepted: int) -> Requests:
+    """Return upserts of `plan.batch` rows each, under ids that this collection never had.
+
+    `rows_accepted` are the rows that were ever committed: whoever writes to a collection again
+    goes on behind them.
+    """
+    bodies = [
+        v1.UpsertRequest(collection=plan.collection, vectors=matrix(block)).SerializeToString()
+        for block in blocks(vectors, plan.batch)
+    ]
+    return FreshRows(bodies, plan.batch, FRESH_ID + rows_accepted, id_type)
+
+
+def blocks(vectors: VectorArray, size: int) -> Iterator[VectorArray]:
+    """Yield blocks (size, dim); what is left over is left out, and too few are repeated."""
+    if len(vectors) < size:
+        vectors = vectors[np.arange(size) % len(vectors)]
+    for first in range(0, len(vectors) - size + 1, size):
+        yield vectors[first : first + size]
+
+
+def matrix(vectors: VectorArray) -> v1.Matrix:
+    """Return vectors (rows, dim), float16 or float32, as the contract says them."""
+    dtype = v1.D_TYPE_FLOAT16 if vectors.dtype.itemsize == 2 else v1.D_TYPE_FLOAT32
+    little_endian = np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
+    return v1.Matrix(data=little_endian.tobytes(), dim=vectors.shape[1], dtype=dtype)

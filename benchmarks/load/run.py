@@ -1,0 +1,162 @@
+"""One run from its plan to its result: prepare, make the calls, look at the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import process_time
+
+from rich.console import Console
+
+from benchmarks.load.connections import Rpc, connected
+from benchmarks.load.data import Data, open_data, why_no_recall
+from benchmarks.load.engine import event_loop, make_calls
+from benchmarks.load.ingest import fill
+from benchmarks.load.plan import CallKind, Plan
+from benchmarks.load.recall import recall_at_k
+from benchmarks.load.record import Record
+from benchmarks.load.requests import Requests, empty_calls, searches, upserts
+from benchmarks.load.result import Result, result_of
+from benchmarks.load.schedule import Schedule, starts_of
+from router.client import Client
+from shard.errors import CollectionNotFound, DimensionMismatch
+from shard.types import IdArray
+
+SETUP_TIMEOUT_S = 60.0
+TELL_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a run sends, and what its answers are held against; None where there is no truth."""
+
+    requests: Requests
+    truth: IdArray | None = None
+    why_no_recall: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What the clock and the callers tell of a run: seconds of time and of this process's CPU."""
+
+    record: Record
+    ran_s: float
+    cpu_s: float
+    interrupted: bool
+
+
+def run(plan: Plan) -> Result:
+    """Do what a plan says, with its progress on stderr; SIGINT or SIGTERM ends it early.
+
+    Raises
+    ------
+    UnreadableFile, VectorShardError
+        If it cannot begin. A call that fails is counted, not raised.
+    """
+    console = Console(stderr=True, highlight=False)
+    prepared = prepare(plan, console)
+    schedule = Schedule(
+        None if plan.rate_per_s is None else starts_of(plan.arrivals, plan.rate_per_s, plan.seed),
+        warmup_s=plan.warmup_s,
+        duration_s=plan.duration_s,
+        calls_total=plan.calls_total,
+    )
+    gc.collect()
+    gc.freeze()  # what is loaded by now need not be looked at again while calls are timed
+    with asyncio.Runner(loop_factory=lambda: event_loop(is_open=schedule.is_open)) as runner:
+        ran = runner.run(_calls(plan, prepared.requests, schedule))
+    recall = None
+    if prepared.truth is not None:
+        recall = recall_at_k(ran.record.answers, prepared.truth, batch=plan.batch, k=plan.k)
+    return result_of(
+        plan,
+        ran.record,
+        ran_s=ran.ran_s,
+        cpu_s=ran.cpu_s,
+        interrupted=ran.interrupted,
+        recall=recall,
+        why_no_recall=prepared.why_no_recall,
+    )
+
+
+def prepare(plan: Plan, console: Console) -> Prepared:
+    """Fill the collection if that is asked for, and encode the requests."""
+    if plan.call is CallKind.empty:
+        return Prepared(requests=empty_calls())
+    with Client(plan.target, timeout_s=SETUP_TIMEOUT_S) as client:
+        try:
+            dim = client.describe(plan.collection).config.dim
+        except CollectionNotFound:
+            if not plan.ingest:
+                raise CollectionNotFound(
+                    f"no collection {plan.collection!r} to load; --ingest creates and fills it"
+                ) from None
+            dim = None
+        with open_data(plan, dim) as data:
+            if dim not in {None, data.source.dim}:
+                told = f"{data.source.dim}, but {plan.collection} has {dim}"
+                raise DimensionMismatch(told, field="dim")
+            if plan.ingest:
+                fill(client, plan.collection, data.source, console)
+            return _encode(plan, data, client)
+
+
+def _encode(plan: Plan, data: Data, client: Client) -> Prepared:
+    description = client.describe(plan.collection)
+    if plan.call is CallKind.upsert:
+        accepted = description.ledger.accepted
+        id_type = description.config.id_type
+        return Prepared(requests=upserts(plan, data.sample, id_type, accepted))
+    reason = why_no_recall(data, description, plan.k)
+    return Prepared(
+        requests=searches(plan, data.sample),
+        truth=None if reason else data.truth,
+        why_no_recall=reason,
+    )
+
+
+async def _calls(plan: Plan, requests: Requests, schedule: Schedule) -> Ran:
+    record = Record(requests.distinct)
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with connected(
+        plan.target, requests.rpc, connections=plan.connections, timeout_s=plan.timeout_s
+    ) as rpcs:
+        print(f"calls start: {requests.rpc} at {plan.target}", file=sys.stderr, flush=True)
+        telling = asyncio.create_task(_tell(record))
+        cpu_before_s = process_time()
+        try:
+            ran_s = await make_calls(
+                schedule,
+                [_sending(rpc, requests, plan.timeout_s) for rpc in rpcs],
+                record,
+                concurrency=plan.concurrency,
+                stopped=stopped,
+            )
+        finally:
+            cpu_s = process_time() - cpu_before_s
+            telling.cancel()
+    return Ran(record=record, ran_s=ran_s, cpu_s=cpu_s, interrupted=stopped.is_set())
+
+
+def _sending(rpc: Rpc, requests: Requests, timeout_s: float) -> Callable[[int], Awaitable[bytes]]:
+    return lambda number: rpc(requests[number], timeout=timeout_s)
+
+
+async def _tell(record: Record) -> None:
+    """Tell a terminal on stderr how far the run is, at next to no cost."""
+    if not sys.stderr.isatty():
+        return
+    try:
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            failed = record.codes.total() - record.codes["OK"]
+            print(f"\r{record.sent:,} calls, {failed:,} failed ", end="", file=sys.stderr)
+            sys.stderr.flush()
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,206 @@
+"""The load generator against h2load, at the same concurrency over one connection, in turn.
+
+h2load is written in C and knows nothing of gRPC: it posts the same bytes again and again, so what
+it achieves is what the server can answer, and what it costs is what a client need not cost.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import grpc
+import numpy as np
+
+from benchmarks.load.connections import SERVICE
+from benchmarks.load.plan import Plan
+from benchmarks.load.requests import Requests, empty_calls, searches
+from benchmarks.report import Row, Table
+from benchmarks.server import Server, scratch, serving, wait_until_at_rest
+from benchmarks.start import cpu_of_children_s
+from benchmarks.vectors import clustered
+
+COLLECTION = "transport"
+DIM = 100
+ROWS = 10_000
+CONCURRENCY = 16
+EMPTY_CALLS, SEARCHES = 10_000, 3_000
+"""Calls of a round."""
+QUICK_PART = 10
+ROUNDS = 5
+QUICK_ROUNDS = 2
+
+OURS, THEIRS = "vectorshard bench --closed", "h2load"
+NOT_INSTALLED = f"{THEIRS}: not installed (Debian: nghttp2-client)"
+FRAME_BYTES = 5
+"""gRPC puts a flag and a length before a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One run of a generator. CPU in seconds, for all its calls."""
+
+    calls_per_s: float
+    p50_ms: float
+    client_s: float
+    server_s: float
+
+
+Generate = Callable[[Server, int], Load]
+"""Makes so many calls."""
+
+
+def measure(quick: bool) -> Table:
+    """Measure calls that do nothing and single searches in a small collection."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    part = QUICK_PART if quick else 1
+    query = clustered(1, DIM, part=1)
+    rows: list[Row] = []
+    with (
+        scratch() as directory,
+        serving(directory / "rows") as server,
+        server.connect() as client,
+    ):
+        client.create_collection(COLLECTION, dim=DIM, metric="l2")
+        client.upsert(COLLECTION, np.arange(ROWS), clustered(ROWS, DIM))
+        wait_until_at_rest(client, COLLECTION)
+        file = directory / "query.npz"
+        np.savez(file, vectors=query, queries=query)
+        found = searches(Plan(target="", collection=COLLECTION), query)
+        search_options = ["--collection", COLLECTION, "--data", str(file)]
+        for what, calls, options, requests in (
+            ("empty", EMPTY_CALLS // part, ["--call", "empty"], empty_calls()),
+            ("search", SEARCHES // part, search_options, found),
+        ):
+            generators: dict[str, Generate] = {OURS: partial(bench, options)}
+            if shutil.which(THEIRS):
+                generators[THEIRS] = partial(h2load, directory, requests)
+            rows += rows_of(what, in_turn(generators, server, calls, rounds), calls)
+    return Table(
+        name="transport",
+        title="The load generator against h2load",
+        columns=(
+            "call",
+            "generator",
+            "calls/s",
+            "p50, ms",
+            "its CPU, µs a call",
+            "the server's, µs a call",
+            "rate / h2load's",
+            "rounds",
+        ),
+        rows=rows,
+        notes=(
+            f"{CONCURRENCY} calls in flight over one connection, {EMPTY_CALLS // part:,} empty "
+            f"ones or {SEARCHES // part:,} searches a round; medians, the ratio is the median of "
+            "the rounds'. Both post the same bytes: empty is GetServerInfo, search is one query "
+            f"for 10 hits among {ROWS:,} rows, d={DIM}, L2, 2 shards. Server and generator share "
+            "the cores: where the server would use them all, it lacks what the generator takes."
+        ),
+    )
+
+
+def in_turn(
+    generators: dict[str, Generate], server: Server, calls: int, rounds: int
+) -> dict[str, list[Load]]:
+    """Run every generator in every round, each round beginning with another one."""
+    loads: dict[str, list[Load]] = {name: [] for name in generators}
+    names = list(generators)
+    for generate in generators.values():
+        generate(server, max(CONCURRENCY, calls // 10))
+    for round_ in range(rounds):
+        turn = round_ % len(names)
+        for name in names[turn:] + names[:turn]:
+            loads[name].append(generators[name](server, calls))
+    return loads
+
+
+def rows_of(what: str, loads: dict[str, list[Load]], calls: int) -> list[Row]:
+    """Return the table's rows of one kind of call."""
+    rows: list[Row] = [
+        (
+            what,
+            name,
+            median(load.calls_per_s for load in of_name),
+            median(load.p50_ms for load in of_name),
+            median(1e6 * load.client_s / calls for load in of_name),
+            median(1e6 * load.server_s / calls for load in of_name),
+            "-"
+            if THEIRS not in loads
+            else median(
+                load.calls_per_s / theirs.calls_per_s
+                for load, theirs in zip(of_name, loads[THEIRS], strict=True)
+            ),
+            len(of_name),
+        )
+        for name, of_name in loads.items()
+    ]
+    if THEIRS not in loads:
+        rows.append((what, NOT_INSTALLED, "-", "-", "-", "-", "-", 0))
+    return rows
+
+
+def bench(options: list[str], server: Server, calls: int) -> Load:
+    """Make calls with our generator, in a process of its own."""
+    command = [str(Path(sys.executable).with_name("vectorshard")), "bench", "--closed"]
+    command += ["--target", server.target, "--concurrency", str(CONCURRENCY), "--warmup", "0"]
+    command += ["--total", str(calls), "--format", "json", *options]
+    server_before_s = server.cpu_s()
+    ended = subprocess.run(command, check=True, capture_output=True)
+    server_s = server.cpu_s() - server_before_s
+    told = json.loads(ended.stdout)
+    if told["codes"] != {"OK": calls}:
+        raise RuntimeError(f"not all calls succeeded: {told['codes']}")
+    return Load(
+        calls_per_s=told["rate_achieved_per_s"],
+        p50_ms=told["latency_p50_ms"],
+        client_s=told["client_cpu_us_per_call"] * calls / 1e6,
+        server_s=server_s,
+    )
+
+
+def h2load(directory: Path, requests: Requests, server: Server, calls: int) -> Load:
+    """Make calls with h2load.
+
+    It counts every answer of HTTP status 200, which a gRPC call that failed has too. So one call is
+    made properly before, and every answer must have as many bytes as that one's.
+
+    Raises
+    ------
+    RuntimeError
+        If its calls were not all answered alike.
+    """
+    path, request = SERVICE + requests.rpc, requests[0]
+    with grpc.insecure_channel(server.target) as channel:
+        rpc: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+        answer = rpc(request)
+    body, log = directory / "body", directory / "h2load.log"
+    body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+    log.unlink(missing_ok=True)
+    command = [THEIRS, "-n", str(calls), "-c", "1", "-m", str(CONCURRENCY), "-d", str(body)]
+    command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    command += [f"--log-file={log}", f"http://{server.target}{path}"]
+    server_before_s, client_before_s = server.cpu_s(), cpu_of_children_s()
+    start = perf_counter()
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    elapsed_s = perf_counter() - start
+    client_s, server_s = cpu_of_children_s() - client_before_s, server.cpu_s() - server_before_s
+    data = re.search(r"\((\d+)\) data", ended.stdout)
+    if data is None or int(data[1]) != calls * (FRAME_BYTES + len(answer)):
+        raise RuntimeError(f"h2load's calls were not answered as they should be:\n{ended.stdout}")
+    times_us = [int(line.split("\t")[2]) for line in log.read_text().splitlines()]
+    return Load(
+        calls_per_s=calls / elapsed_s,
+        p50_ms=median(times_us) / 1e3,
+        client_s=client_s,
+        server_s=server_s,
+    )

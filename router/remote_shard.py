@@ -1,0 +1,228 @@
+"""A shard, or a router, in another process: the Shard protocol over gRPC.
+
+Requests go as bytes of the contract; whom they mean travels beside them (shard.call_metadata). A
+failure is raised as the error that the server raised, or as what the transport's failure means,
+and names the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import grpc
+import structlog
+
+from router.calls import SERVICE
+from shard import wire
+from shard.call_metadata import metadata_of
+from shard.config import Limits
+from shard.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    LimitExceeded,
+    Overloaded,
+    ShardUnavailable,
+    VectorShardError,
+)
+from shard.status import DETAILS_KEY, error_from_rpc
+from shard.types import (
+    NO_LIMIT,
+    Call,
+    CollectionConfig,
+    CollectionDescription,
+    CollectionEntry,
+    CountRequest,
+    DeleteRequest,
+    DeleteResult,
+    GetRequest,
+    ListRequest,
+    Rows,
+    SearchRequest,
+    SearchResult,
+    ShardDescription,
+    Topology,
+    TrainRequest,
+    UpsertRequest,
+    UpsertResult,
+)
+
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", Limits().message_bytes),
+    ("grpc.max_receive_message_length", Limits().message_bytes),
+    # A shard that restarts is found again in a second; gRPC's defaults are 1 s, growing to 120 s,
+    # and 30 s between two looks at DNS, where a restarted pod has a new address.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # A host that is gone without a word is noticed within 20 s, by whoever waits for it. Without
+    # the third option, grpc 1.85 does nothing when a ping stays unanswered.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class RemoteShard:
+    """A server of the contract, asked over one connection that is made when it is needed.
+
+    Parameters
+    ----------
+    target
+        HOST:PORT; a name is resolved by DNS.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._rpcs: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._closed = False
+
+    async def _ask(self, rpc: str, payload: bytes, call: Call, decode: Callable[[bytes], T]) -> T:
+        """Send a request and return what its answer says; raise the server's error."""
+        answer = await self._answer(rpc, payload, call)
+        try:
+            return decode(answer)
+        except InvalidRequest as error:  # to whom it is an answer, the mistake is the server's
+            _log.error("an answer does not parse", target=self.target, rpc=rpc, reason=str(error))
+            raise InternalError(f"{self.target}: its answer to {rpc} does not parse") from error
+
+    async def _answer(self, rpc: str, payload: bytes, call: Call) -> bytes:
+        timeout_s = None
+        if call.deadline is not None:
+            timeout_s = call.deadline - time.monotonic()
+            if timeout_s <= 0:
+                raise DeadlineExceeded(f"the deadline passed before {self.target} was asked")
+        send = self._rpcs.get(rpc)
+        if send is None:
+            send = self._rpcs[rpc] = self._channel.unary_unary(SERVICE + rpc)
+        try:
+            return await send(payload, timeout=timeout_s, metadata=metadata_of(call))
+        except grpc.aio.AioRpcError as error:
+            raise self._error_of(error) from None
+        except grpc.aio.UsageError:
+            raise self._link_closed() from None
+        except asyncio.CancelledError:
+            # A call in flight when the link is closed ends so, though nobody cancelled its caller.
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise self._link_closed() from None
+            raise
+
+    def _link_closed(self) -> ShardUnavailable:
+        return ShardUnavailable(f"the link to {self.target} is closed")
+
+    def _error_of(self, error: grpc.aio.AioRpcError) -> VectorShardError:
+        if error.code() is grpc.StatusCode.CANCELLED:  # not by the caller: that is no AioRpcError
+            return ShardUnavailable(f"{self.target} withdrew the call")
+        told = error_from_rpc(error)
+        if isinstance(told, ShardUnavailable | DeadlineExceeded):
+            return type(told)(f"{self.target}: {told}")
+        is_ours = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+        if is_ours or isinstance(told, LimitExceeded):
+            return told
+        if isinstance(told, InternalError | Overloaded):
+            return type(told)(f"{self.target}: {told}")
+        # A stranger at the address knows nothing of collections, whatever its code seems to say.
+        return ShardUnavailable(f"{self.target} is no server of vectorshard: {told}")
+
+    # ---- collections ----------------------------------------------------------------------------
+
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+        """Ask who it is and which leaf shards it reaches."""
+        payload = wire.encode_get_server_info_request()
+        decode = wire.decode_get_server_info_response
+        _, topology, _ = await self._ask("GetServerInfo", payload, call, decode)
+        return topology
+
+    async def create_collection(
+        self, config: CollectionConfig, *, call: Call = NO_LIMIT
+    ) -> tuple[CollectionEntry, bool]:
+        """Create a collection there, under `call.incarnation` if it is given."""
+        payload = wire.encode_create_collection_request(
+            name=config.name,
+            dim=config.dim,
+            metric=config.metric,
+            id_type=config.id_type,
+            index=config.index,
+            target_recall=config.target_recall,
+            filter_fields=config.filter_fields,
+        )
+        decode = wire.decode_create_collection_response
+        return await self._ask("CreateCollection", payload, call, decode)
+
+    async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
+        """Drop a collection there."""
+        payload = wire.encode_drop_collection_request(name)
+        decode = wire.decode_drop_collection_response
+        await self._ask("DropCollection", payload, call, decode)
+
+    async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
+        """List its collections."""
+        payload = wire.encode_list_collections_request()
+        decode = wire.decode_list_collections_response
+        return await self._ask("ListCollections", payload, call, decode)
+
+    async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
+        """Have a collection described."""
+        payload = wire.encode_describe_collection_request(name)
+        decode = wire.decode_describe_collection_response
+        return await self._ask("DescribeCollection", payload, call, decode)
+
+    # ---- writes ---------------------------------------------------------------------------------
+
+    async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        """Have rows written."""
+        payload = wire.encode_upsert_request(request)
+        result, _ = await self._ask("Upsert", payload, call, wire.decode_upsert_response)
+        return result
+
+    async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
+        """Have rows deleted."""
+        payload = wire.encode_delete_request(request)
+        return await self._ask("Delete", payload, call, wire.decode_delete_response)
+
+    # ---- reads ----------------------------------------------------------------------------------
+
+    async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """Get rows by id."""
+        decode = partial(wire.decode_get_response, include=request.include)
+        return await self._ask("Get", wire.encode_get_request(request), call, decode)
+
+    async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        """Have rows counted."""
+        payload = wire.encode_count_request(request)
+        return await self._ask("Count", payload, call, wire.decode_count_response)
+
+    async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """List a page of rows."""
+        decode = partial(wire.decode_list_response, include=request.include)
+        return await self._ask("List", wire.encode_list_request(request), call, decode)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        """Search there."""
+        decode = partial(wire.decode_search_response, include=request.include)
+        return await self._ask("Search", wire.encode_search_request(request), call, decode)
+
+    async def train(
+        self, request: TrainRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardDescription]:
+        """Have an index trained."""
+        payload = wire.encode_train_request(request)
+        return await self._ask("Train", payload, call, wire.decode_train_response)
+
+    async def close(self) -> None:
+        """Let go of the connection. The server goes on."""
+        self._closed = True
+        await self._channel.close()

@@ -1,0 +1,175 @@
+"""`vectorshard bench`: how it is found, what its options mean, and what it ends with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+from typer.testing import Result as Ended
+
+from benchmarks.load import run as run_module
+from benchmarks.load.plan import Arrivals, CallKind, Plan
+from benchmarks.load.record import Record
+from benchmarks.load.result import Result, result_of
+from benchmarks.load.schedule import Start
+from router import console
+from router.ingest import UnreadableFile
+from shard.errors import ShardUnavailable
+
+ROOT = Path(__file__).resolve().parents[2]
+Bench = Callable[..., tuple[Ended, Plan | None]]
+
+
+def result_with(code: str) -> Result:
+    """Return the result of a run with one call."""
+    record = Record(distinct=1)
+    start = Start(0, 0.0, counts=True)
+    record.note(start, taken_s=0.0, sent_s=0.0, ended_s=1.0, code=code, answer=None)
+    return result_of(Plan(target="t"), record, ran_s=1, cpu_s=0, interrupted=False, recall=None)
+
+
+def invoke(*arguments: str) -> Ended:
+    """Run the command line."""
+    return CliRunner().invoke(console.app, ["bench", *arguments])
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Run the command; nothing is called, and the plan is handed back."""
+
+    def ended(*arguments: str) -> tuple[Ended, Plan | None]:
+        plans: list[Plan] = []
+
+        def run(plan: Plan) -> Result:
+            plans.append(plan)
+            return result_with("OK")
+
+        monkeypatch.setattr(run_module, "run", run)
+        return invoke(*arguments), plans[0] if plans else None
+
+    return ended
+
+
+def test_without_options_it_searches_in_an_open_loop_for_10_s(bench: Bench) -> None:
+    ended, plan = bench()
+    assert ended.exit_code == 0
+    assert plan == Plan(
+        target="127.0.0.1:7700",
+        call=CallKind.search,
+        collection="bench",
+        rate_per_s=100.0,
+        arrivals=Arrivals.poisson,
+        concurrency=1_000,
+        duration_s=10.0,
+        calls_total=None,
+        warmup_s=1.0,
+    )
+
+
+def test_a_closed_loop_has_no_rate_and_fewer_callers(bench: Bench) -> None:
+    _, plan = bench("--closed")
+    assert plan is not None
+    assert (plan.rate_per_s, plan.concurrency) == (None, 16)
+
+
+def test_total_alone_sets_no_duration_and_both_together_both(bench: Bench) -> None:
+    _, plan = bench("--total", "5")
+    assert plan is not None
+    assert (plan.duration_s, plan.calls_total) == (None, 5)
+    _, plan = bench("--total", "5", "--duration", "2")
+    assert plan is not None
+    assert (plan.duration_s, plan.calls_total) == (2.0, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--closed", "--rps", "5"],
+        ["--exact", "--nprobe", "3"],
+        ["--target-recall", "0.5", "--nprobe", "3"],
+        ["--rps", "0"],
+        ["--total", "0"],
+        ["--call", "delete"],
+        ["--format", "xml"],
+    ],
+)
+def test_options_that_make_no_sense_are_a_usage_error(bench: Bench, arguments: list[str]) -> None:
+    ended, plan = bench(*arguments)
+    assert (ended.exit_code, plan) == (2, None)
+    assert not ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (result_with("OK"), 0),
+        (result_with("UNAVAILABLE"), 1),
+        (replace(result_with("OK"), interrupted=True), 130),
+    ],
+)
+def test_the_exit_code_says_how_it_ended_and_the_result_is_printed(
+    monkeypatch: pytest.MonkeyPatch, result: Result, code: int
+) -> None:
+    monkeypatch.setattr(run_module, "run", lambda plan: result)
+    ended = invoke("--format", "json")
+    assert ended.exit_code == code
+    assert '"calls": 1' in ended.stdout
+
+
+@pytest.mark.parametrize("failure", [ShardUnavailable("nobody\nthere"), UnreadableFile("no file")])
+def test_a_run_that_cannot_begin_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def run(plan: Plan) -> Result:
+        raise failure
+
+    monkeypatch.setattr(run_module, "run", run)
+    ended = invoke()
+    assert ended.exit_code == 1
+    assert not ended.stdout
+    assert ended.stderr.startswith(f"error: {' '.join(str(failure).split())}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def test_help_lists_it_without_loading_what_measures() -> None:
+    ended = python(
+        "import sys\n"
+        "from router.console import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'hdrh', 'grpc', 'faiss', 'benchmarks.load.run'} & set(sys.modules))\n"
+    )
+    assert "bench     Load a server" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "set()"
+
+
+def test_without_the_extra_it_says_in_a_line_what_to_install() -> None:
+    ended = python(
+        "import sys\nsys.modules['hdrh'] = None\nfrom router.console import app\napp(['bench'])\n"
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "error: needs hdrh: pip install 'vectorshard[bench]'\n"
+
+
+def test_the_wheel_has_what_its_entry_point_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [module] = {
+        entry.partition(":")[0]
+        for entry in project["project"]["entry-points"]["vectorshard.commands"].values()
+    }
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert module.split(".")[0] in packages
+    assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()

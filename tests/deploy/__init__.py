@@ -1,0 +1,1 @@
+"""What is deployed: rules that no checker knows, and proof that the checkers see."""
