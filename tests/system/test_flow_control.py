@@ -27,7 +27,7 @@ ROWS_A_MESSAGE = 4_000
 MESSAGES = 30
 """Of 4 MB each."""
 
-HELD_BACK = 16
+HELD_BACK = 12
 """Messages that are taken at most while nothing is acknowledged: the window's, and what lies in
 the buffers of the network."""
 
