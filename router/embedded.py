@@ -74,8 +74,4 @@ async def serve(*, shards: int, data: Path, listen: str, metrics: str | None) ->
         If it cannot listen on an address.
     """
     engine = engine_for(shards, len(os.sched_getaffinity(0)))
-    router = await open_embedded(data, shards, engine)
-    try:
-        await run_server(router, engine.limits, listen, metrics)
-    finally:
-        await router.close()
+    await run_server(lambda: open_embedded(data, shards, engine), engine.limits, listen, metrics)

@@ -13,8 +13,9 @@ from shard.config import EngineConfig, Limits
 from shard.data_directory import IDENTITY_FILE, ShardIdentity
 from shard.disk import Disk
 from shard.errors import DataDirectoryForeign
+from shard.listening import split_address
 from shard.local_shard import LocalShard
-from shard.server import run_server, split_address
+from shard.server import run_server
 
 PLACEMENT_EPOCH = 1
 
@@ -72,16 +73,16 @@ async def serve_shard(
     InvalidParameter
         If it cannot listen on an address.
     """
-    _require_no_shards_within(data)
-    identity = identity_of(shard, shards_total, cluster or "")
     engine = EngineConfig(search_cores=cores)
-    local_shard = await asyncio.to_thread(
-        LocalShard.open, Disk(), data, identity, engine, new_cluster=lambda: CLUSTER_DEFAULT
-    )
-    try:
-        await run_server(local_shard, engine.limits, listen, metrics)
-    finally:
-        await local_shard.close()
+
+    async def open_shard() -> LocalShard:
+        _require_no_shards_within(data)
+        identity = identity_of(shard, shards_total, cluster or "")
+        return await asyncio.to_thread(
+            LocalShard.open, Disk(), data, identity, engine, new_cluster=lambda: CLUSTER_DEFAULT
+        )
+
+    await run_server(open_shard, engine.limits, listen, metrics)
 
 
 async def serve_router(
@@ -109,10 +110,9 @@ async def serve_router(
     """
     for target in shards:
         split_address(target, "shard")
-    router = await Router.connect(
-        [RemoteShard(target) for target in shards], names=shards, partial=partial
-    )
-    try:
-        await run_server(router, Limits(), listen, metrics)
-    finally:
-        await router.close()
+
+    async def connect() -> Router:
+        remote_shards = [RemoteShard(target) for target in shards]
+        return await Router.connect(remote_shards, names=shards, partial=partial)
+
+    await run_server(connect, Limits(), listen, metrics)

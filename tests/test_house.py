@@ -52,7 +52,17 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ("engine", frozenset({"coalescer", "collection", "trainer", "local_shard"})),
         (
             "edge",
-            frozenset({"call_metadata", "status", "service", "server", "telemetry", "upload"}),
+            frozenset(
+                {
+                    "call_metadata",
+                    "listening",
+                    "status",
+                    "service",
+                    "server",
+                    "telemetry",
+                    "upload",
+                }
+            ),
         ),
     ),
     "router": (
@@ -82,6 +92,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.telemetry",
             "shard.service",
             "shard.server",
+            "shard.listening",
             "router.client",
             "router.remote_shard",
         }

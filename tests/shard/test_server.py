@@ -13,9 +13,8 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shard import server as shard_server
-from shard.errors import InvalidParameter
 from shard.protocol import Shard
-from shard.server import HealthService, join_address, split_address
+from shard.server import HealthService
 from shard.service import SERVICE_NAME
 from shard.types import NO_LIMIT, Call, Role, ShardPlacement, Topology
 from tests.shard.samples import ALL_SLOTS, DEADLINE_S
@@ -23,33 +22,6 @@ from tests.shard.samples import ALL_SLOTS, DEADLINE_S
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "port"),
-    [
-        ("127.0.0.1:7700", "127.0.0.1", 7700),
-        ("localhost:0", "localhost", 0),
-        ("[::1]:65535", "::1", 65_535),
-        (":7700", "0.0.0.0", 7700),
-    ],
-)
-def test_an_address_is_split_at_its_last_colon(address: str, host: str, port: int) -> None:
-    assert split_address(address, "listen") == (host, port)
-
-
-@pytest.mark.parametrize(
-    "address", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:-1", "127.0.0.1:65536"]
-)
-def test_what_is_no_address_is_refused_by_its_field(address: str) -> None:
-    with pytest.raises(InvalidParameter, match="HOST:PORT") as caught:
-        split_address(address, "listen")
-    assert caught.value.field == "listen"
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:7700", "localhost:1", "[::1]:38537"])
-def test_an_address_is_told_as_it_is_given(address: str) -> None:
-    assert join_address(*split_address(address, "listen")) == address
 
 
 # ---- health -------------------------------------------------------------------------------------

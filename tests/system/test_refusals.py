@@ -106,16 +106,19 @@ CALLS: dict[str, Callable[[Stub], object]] = {
 
 
 @pytest.mark.parametrize("kind", ["serve", "shard", "router"])
-def test_a_second_server_on_a_port_ends_with_one_line(
-    shared_server: Server, start_server: Starter, kind: str
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_second_server_on_a_port_ends_with_one_line_and_makes_no_directory(
+    shared_server: Server, start_server: Starter, kind: str, host: str
 ) -> None:
+    listen = f"{host}:{shared_server.address.rpartition(':')[2]}"
     start: dict[str, Callable[..., ServerProcess]] = {
         "serve": start_server,
         "shard": start_server.shard,
         "router": lambda **changes: start_server.router(["127.0.0.1:1"], **changes),
     }
-    server = start[kind](start=False, listen=shared_server.address)
-    check_does_not_start(server, f"cannot listen on {shared_server.address}")
+    server = start[kind](start=False, listen=listen)
+    check_does_not_start(server, f"cannot listen on {listen}")
+    assert kind == "router" or not server.data.exists()
     with shared_server.client() as client:
         client.list_collections()
 
