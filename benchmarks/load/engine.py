@@ -90,10 +90,12 @@ async def _cancel_when(stopped: asyncio.Event, running: asyncio.Future[list[None
 
 async def _call(schedule: Schedule, send: Send, record: Record, clock: Clock, begin: float) -> None:
     now = clock.now
+    free_s = 0.0  # a caller that has not called yet was free all along
     while (start := schedule.take(taken_s := now() - begin)) is not None:
         if start.at_s > taken_s:
             await clock.sleep(start.at_s - taken_s)
-        await _send(start, send, record, now, begin, taken_s)
+        await _send(start, send, record, now, begin, free_s)
+        free_s = now() - begin
 
 
 async def _send(
@@ -102,7 +104,7 @@ async def _send(
     record: Record,
     now: Callable[[], float],
     begin: float,
-    taken_s: float,
+    free_s: float,
 ) -> None:
     sent_s = now() - begin
     code, answer = "OK", None
@@ -114,5 +116,5 @@ async def _send(
         record.note_unfinished(start)
         raise
     record.note(
-        start, taken_s=taken_s, sent_s=sent_s, ended_s=now() - begin, code=code, answer=answer
+        start, free_s=free_s, sent_s=sent_s, ended_s=now() - begin, code=code, answer=answer
     )

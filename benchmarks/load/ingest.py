@@ -8,10 +8,16 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.load.stored_rows import why_other_kind, why_other_rows
 from router.client import Client
 from router.ingest import VectorFile
 from shard.config import BufferConfig
-from shard.errors import CollectionNotFound, DeadlineExceeded
+from shard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    DeadlineExceeded,
+    VectorShardError,
+)
 from shard.types import CollectionDescription, Metric, ShardState
 
 BATCH_ROWS = 20_000
@@ -20,27 +26,52 @@ POLL_S = 0.1
 
 
 def fill(client: Client, name: str, source: VectorFile, console: Console) -> None:
-    """Write all rows, with a progress bar on `console`; rows that are there already add nothing.
+    """Have the collection hold the rows of the source, with a progress bar on `console`.
 
-    The collection is created if it is not there: with the source's metric, or else COSINE.
+    It is created if it is not there: with the source's metric, or else COSINE. One that holds them
+    already is left as it is.
 
     Raises
     ------
+    CollectionExists
+        If it holds other rows: nothing was written.
+    VectorShardError
+        If a row was refused.
     DeadlineExceeded
         If the collection does not come to rest.
     """
+    write = not _holds(client, name, source)
+    with Progress(console=console, transient=not console.is_terminal) as progress:
+        if write:
+            task = progress.add_task(f"writing {source.rows:,} rows", total=source.rows)
+            for ids, vectors in source.batches(BATCH_ROWS):
+                for refused in client.upsert(name, ids, vectors).errors[:1]:
+                    raise VectorShardError(f"row {ids.tolist()[refused.row]!r}: {refused.message}")
+                progress.advance(task, len(ids))
+        progress.add_task("training and absorbing", total=None)
+        wait_until_at_rest(client, name)
+
+
+def _holds(client: Client, name: str, source: VectorFile) -> bool:
+    """Whether the collection holds the rows of the source; it is there then, or empty.
+
+    Raises CollectionExists if rows of others would be overwritten.
+    """
     try:
-        client.describe(name)
+        description = client.describe(name)
     except CollectionNotFound:
         metric = source.metric or Metric.COSINE
         client.create_collection(name, dim=source.dim, metric=metric, id_type=source.id_type)
-    with Progress(console=console, transient=not console.is_terminal) as progress:
-        task = progress.add_task(f"writing {source.rows:,} rows", total=source.rows)
-        for ids, vectors in source.batches(BATCH_ROWS):
-            client.upsert(name, ids, vectors)
-            progress.advance(task, len(ids))
-        progress.add_task("training and absorbing", total=None)
-        wait_until_at_rest(client, name)
+        return False
+    live = description.ledger.live
+    reason = (
+        why_other_rows(client, description, source)
+        if live
+        else why_other_kind(description.config, source)
+    )
+    if reason:
+        raise CollectionExists(f"{name}: {reason}")
+    return live > 0
 
 
 def wait_until_at_rest(client: Client, name: str) -> None:

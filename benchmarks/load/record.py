@@ -69,7 +69,7 @@ class Record:
         self,
         start: Start,
         *,
-        taken_s: float,
+        free_s: float,
         sent_s: float,
         ended_s: float,
         code: str,
@@ -77,16 +77,16 @@ class Record:
     ) -> None:
         """Count a call that ended; times in seconds since the run began.
 
-        `taken_s` is when a slot was free for it, which may be before its intended start.
+        `free_s` is when a slot was free for it, which may be before its intended start.
         """
         self.sent += 1
         if not start.counts:
             return
         self.codes[code] += 1
         self.latency.add(ended_s - start.at_s)
-        self.lag.add(sent_s - max(taken_s, start.at_s))
-        if taken_s > start.at_s:
-            self.wait.add(taken_s - start.at_s)
+        self.lag.add(sent_s - max(free_s, start.at_s))
+        if free_s > start.at_s:
+            self.wait.add(free_s - start.at_s)
         if ended_s > self.ended_s:
             self.ended_s = ended_s
         if answer is not None:

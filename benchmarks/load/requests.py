@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -11,7 +12,18 @@ from benchmarks.load.plan import Plan
 from shard.types import IdType, VectorArray
 
 FRESH_ID = 2**32
-"""Ids of written rows begin here, above those of any data that is numbered by its rows."""
+"""The smallest id of a written row, above those of any data that is numbered by its rows."""
+
+FRESH_IDS = 2**62
+"""How many places there are to begin at: two runs that choose by chance do not meet."""
+
+
+def fresh_id(choose: Callable[[int], int] = secrets.randbelow) -> int:
+    """Return where a run's ids begin: elsewhere in each process, whatever its seed.
+
+    `choose` returns an integer below its argument, by chance.
+    """
+    return FRESH_ID + choose(FRESH_IDS)
 
 
 class Requests:
@@ -98,17 +110,13 @@ def searches(plan: Plan, queries: VectorArray) -> Requests:
     )
 
 
-def upserts(plan: Plan, vectors: VectorArray, id_type: IdType, rows_accepted: int) -> Requests:
-    """Return upserts of `plan.batch` rows each, under ids that this collection never had.
-
-    `rows_accepted` are the rows that were ever committed: whoever writes to a collection again
-    goes on behind them.
-    """
+def upserts(plan: Plan, vectors: VectorArray, id_type: IdType, first_id: int) -> Requests:
+    """Return upserts of `plan.batch` rows each, under ids that count from `first_id`."""
     bodies = [
         v1.UpsertRequest(collection=plan.collection, vectors=matrix(block)).SerializeToString()
         for block in blocks(vectors, plan.batch)
     ]
-    return FreshRows(bodies, plan.batch, FRESH_ID + rows_accepted, id_type)
+    return FreshRows(bodies, plan.batch, first_id, id_type)
 
 
 def blocks(vectors: VectorArray, size: int) -> Iterator[VectorArray]:

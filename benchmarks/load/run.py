@@ -13,15 +13,15 @@ from time import process_time
 from rich.console import Console
 
 from benchmarks.load.connections import Rpc, connected
-from benchmarks.load.data import Data, open_data, why_no_recall
 from benchmarks.load.engine import event_loop, make_calls
 from benchmarks.load.ingest import fill
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.recall import recall_at_k
 from benchmarks.load.record import Record
-from benchmarks.load.requests import Requests, empty_calls, searches, upserts
+from benchmarks.load.requests import Requests, empty_calls, fresh_id, searches, upserts
 from benchmarks.load.result import Result, result_of
 from benchmarks.load.schedule import Schedule, starts_of
+from benchmarks.load.workload import Workload, open_workload, why_no_recall
 from router.client import Client
 from shard.errors import CollectionNotFound, DimensionMismatch
 from shard.types import IdArray
@@ -96,25 +96,24 @@ def prepare(plan: Plan, console: Console) -> Prepared:
                     f"no collection {plan.collection!r} to load; --ingest creates and fills it"
                 ) from None
             dim = None
-        with open_data(plan, dim) as data:
-            if dim not in {None, data.source.dim}:
-                told = f"{data.source.dim}, but {plan.collection} has {dim}"
+        with open_workload(plan, dim) as workload:
+            if dim not in {None, workload.source.dim}:
+                told = f"{workload.source.dim}, but {plan.collection} has {dim}"
                 raise DimensionMismatch(told, field="dim")
             if plan.ingest:
-                fill(client, plan.collection, data.source, console)
-            return _encode(plan, data, client)
+                fill(client, plan.collection, workload.source, console)
+            return _encode(plan, workload, client)
 
 
-def _encode(plan: Plan, data: Data, client: Client) -> Prepared:
+def _encode(plan: Plan, workload: Workload, client: Client) -> Prepared:
     description = client.describe(plan.collection)
     if plan.call is CallKind.upsert:
-        accepted = description.ledger.accepted
         id_type = description.config.id_type
-        return Prepared(requests=upserts(plan, data.sample, id_type, accepted))
-    reason = why_no_recall(data, description, plan.k)
+        return Prepared(requests=upserts(plan, workload.sample, id_type, fresh_id()))
+    reason = why_no_recall(client, workload, description, plan.k)
     return Prepared(
-        requests=searches(plan, data.sample),
-        truth=None if reason else data.truth,
+        requests=searches(plan, workload.sample),
+        truth=None if reason else workload.truth,
         why_no_recall=reason,
     )
 

@@ -30,7 +30,7 @@ def result_with(code: str) -> Result:
     """Return the result of a run with one call."""
     record = Record(distinct=1)
     start = Start(0, 0.0, counts=True)
-    record.note(start, taken_s=0.0, sent_s=0.0, ended_s=1.0, code=code, answer=None)
+    record.note(start, free_s=0.0, sent_s=0.0, ended_s=1.0, code=code, answer=None)
     return result_of(Plan(target="t"), record, ran_s=1, cpu_s=0, interrupted=False, recall=None)
 
 

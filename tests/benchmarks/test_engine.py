@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from time import perf_counter
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_a_server_that_keeps_up_is_asked_on_time_and_answers_every_call() -> Non
     assert record.codes == {"OK": 100}
     assert server.most_in_flight == 1
     assert record.answers == {number: b"%d" % number for number in range(100)}
+
+
+def test_no_call_waits_for_a_slot_while_callers_are_idle_however_long_they_take_to_begin() -> None:
+    async def run() -> Record:
+        record, server, clock, ticks = Record(distinct=1), OneAtATime(), virtual_clock(), count()
+        await make_calls(
+            schedule_of(20.0, calls=20),
+            [server],
+            record,
+            concurrency=1_000,
+            stopped=asyncio.Event(),
+            clock=type(clock)(now=lambda: clock.now() + 2e-6 * next(ticks), sleep=clock.sleep),
+        )
+        return record
+
+    record = run_virtually(run())
+    assert record.codes == {"OK": 20}
+    assert len(record.wait) == 0
+    assert record.lag.percentile_ms(100) > 0
 
 
 def test_the_warm_up_is_sent_and_not_counted() -> None:

@@ -1,11 +1,18 @@
-"""When a collection is at rest, so that a run is not disturbed."""
+"""What a collection is filled with, and when it is at rest, so that a run is not disturbed."""
 
 from __future__ import annotations
 
-import pytest
+import io
+from typing import Any
 
-from benchmarks.load.ingest import at_rest
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks.load.ingest import at_rest, fill
+from router.ingest import VectorFile
 from shard.config import BufferConfig
+from shard.errors import CollectionExists, VectorShardError
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
@@ -16,6 +23,7 @@ from shard.types import (
     ShardDescription,
     ShardState,
 )
+from tests.router.client_in_memory import ClientInMemory
 
 FEW = IndexConfig().min_training_size
 KEPT = BufferConfig().absorb_rows
@@ -52,3 +60,55 @@ def test_a_shard_is_at_rest_when_it_is_trained_and_absorbed_or_never_will_be(
         recommended_batch_size=1,
     )
     assert at_rest(description) is expected
+
+
+VECTORS = np.random.default_rng(4).standard_normal((30, 2), dtype=np.float32)
+
+
+def filled(client: ClientInMemory, metric: Metric | None = None) -> ClientInMemory:
+    """Fill the collection c with VECTORS."""
+    served: Any = client
+    source = VectorFile(vectors=VECTORS, ids=None, metric=metric)
+    fill(served, "c", source, Console(file=io.StringIO()))
+    return client
+
+
+def created(metric: Metric) -> ClientInMemory:
+    """Return a client of a server with an empty collection c."""
+    client = ClientInMemory()
+    client.create_collection("c", dim=2, metric=metric, id_type=IdType.INT64)
+    return client
+
+
+def test_a_collection_is_created_for_the_data_and_filled_once() -> None:
+    client = filled(ClientInMemory(), Metric.INNER_PRODUCT)
+    assert client.collections["c"].metric is Metric.INNER_PRODUCT
+    assert sorted(client.rows["c"]) == list(range(30))
+    client.refused_rows = (0,)  # whoever wrote again would hear of it
+    filled(client, Metric.INNER_PRODUCT)
+
+
+def test_an_empty_collection_is_filled() -> None:
+    assert len(filled(created(Metric.L2)).rows["c"]) == 30
+
+
+def test_the_rows_of_others_are_not_overwritten() -> None:
+    client = created(Metric.L2)
+    client.upsert("c", np.array([5]), np.ones((1, 2), np.float32))
+    with pytest.raises(CollectionExists, match="holds 1 rows, the data 30"):
+        filled(client)
+    assert list(client.rows["c"]) == [5]
+
+
+def test_a_collection_of_another_metric_is_not_filled() -> None:
+    client = created(Metric.COSINE)
+    with pytest.raises(CollectionExists, match="for l2, the collection for cosine"):
+        filled(client, Metric.L2)
+    assert not client.rows["c"]
+
+
+def test_a_row_that_is_refused_is_an_error() -> None:
+    client = created(Metric.L2)
+    client.refused_rows = (7,)
+    with pytest.raises(VectorShardError, match="row 7: exists"):
+        filled(client)

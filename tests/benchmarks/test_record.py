@@ -12,7 +12,7 @@ from benchmarks.load.schedule import Start
 def note(record: Record, number: int = 0, answer: bytes | None = b"a") -> None:
     """Note a call that was meant for 1 s, found a slot at 3 s, was sent at 3.5 s, ended at 7 s."""
     start = Start(number, 1.0, counts=True)
-    record.note(start, taken_s=3.0, sent_s=3.5, ended_s=7.0, code="OK", answer=answer)
+    record.note(start, free_s=3.0, sent_s=3.5, ended_s=7.0, code="OK", answer=answer)
 
 
 def test_times_are_kept_to_three_digits_from_1_us_to_1_h() -> None:
@@ -47,7 +47,7 @@ def test_latency_counts_from_the_intended_start_the_wait_to_the_slot_the_lag_fro
 def test_a_slot_that_was_free_beforehand_is_no_wait() -> None:
     record = Record(distinct=1)
     start = Start(0, 1.0, counts=True)
-    record.note(start, taken_s=0.2, sent_s=1.5, ended_s=2.0, code="OK", answer=b"")
+    record.note(start, free_s=0.2, sent_s=1.5, ended_s=2.0, code="OK", answer=b"")
     assert len(record.wait) == 0
     assert record.lag.percentile_ms(100) == pytest.approx(500, rel=1e-3)
 

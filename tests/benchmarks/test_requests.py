@@ -7,7 +7,14 @@ import pytest
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 from benchmarks.load.plan import Plan
-from benchmarks.load.requests import FRESH_ID, empty_calls, searches, upserts
+from benchmarks.load.requests import (
+    FRESH_ID,
+    FRESH_IDS,
+    empty_calls,
+    fresh_id,
+    searches,
+    upserts,
+)
 from shard.types import Float32Array, IdType
 
 VECTORS = np.arange(14, dtype=np.float32).reshape(7, 2)
@@ -53,7 +60,7 @@ def test_a_search_states_the_effort_of_the_plan(plan: Plan, effort: str, value: 
 
 @pytest.mark.parametrize("id_type", list(IdType))
 def test_no_id_is_ever_written_twice_though_the_vectors_come_again(id_type: IdType) -> None:
-    requests = upserts(Plan(target="", collection="c", batch=3), VECTORS, id_type, 1_000)
+    requests = upserts(Plan(target="", collection="c", batch=3), VECTORS, id_type, FRESH_ID)
     ids: list[int | str] = []
     for number in range(4):
         said = v1.UpsertRequest.FromString(requests[number])
@@ -62,7 +69,14 @@ def test_no_id_is_ever_written_twice_though_the_vectors_come_again(id_type: IdTy
         assert said.collection == "c"
         rows = slice(0, 3) if number % 2 == 0 else slice(3, 6)
         assert np.array_equal(vectors_of(said.vectors), VECTORS[rows])
-    assert [int(id_) for id_ in ids] == list(range(FRESH_ID + 1_000, FRESH_ID + 1_012))
+    assert [int(id_) for id_ in ids] == list(range(FRESH_ID, FRESH_ID + 12))
+
+
+def test_two_runs_begin_at_different_ids_that_are_all_int64() -> None:
+    assert fresh_id() != fresh_id()
+    assert fresh_id(lambda bound: 0) == FRESH_ID
+    assert fresh_id(lambda bound: bound - 1) + 2**61 < 2**63
+    assert fresh_id(lambda bound: bound - 1) < FRESH_ID + FRESH_IDS
 
 
 def test_an_empty_call_says_nothing() -> None:

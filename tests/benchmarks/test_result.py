@@ -26,7 +26,7 @@ def recorded(*latencies_s: float, lag_s: float = 0.0, failed: int = 0) -> Record
     for number, latency_s in enumerate(latencies_s):
         record.note(
             Start(number, 3.0, counts=True),
-            taken_s=0.0,
+            free_s=0.0,
             sent_s=3.0 + lag_s,
             ended_s=3.0 + latency_s,
             code="UNAVAILABLE" if number < failed else "OK",
@@ -110,7 +110,7 @@ def test_what_spoils_a_figure_is_said_in_words(changes: dict[str, Any], told: st
 def test_calls_that_waited_for_a_slot_are_said_in_words() -> None:
     record = Record(distinct=1)
     start = Start(0, 3.0, counts=True)
-    record.note(start, taken_s=4.0, sent_s=4.0, ended_s=5.0, code="OK", answer=None)
+    record.note(start, free_s=4.0, sent_s=4.0, ended_s=5.0, code="OK", answer=None)
     told = result(record=record)
     assert told.waited_calls == 1
     assert told.waited_max_ms == pytest.approx(1_000, rel=1e-3)

@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,44 @@ def test_it_writes_new_rows_however_often_it_runs(
         [row] = csv.DictReader(io.StringIO(ended.stdout))
         assert row["codes"] == "OK:10"
         assert client.count(name) == run * 50
+
+
+def test_runs_at_the_same_time_write_rows_of_their_own(
+    shared_server: ServerProcess, client: Client
+) -> None:
+    name = new_name()
+    client.create_collection(name, dim=DIM)
+    command = [str(VECTORSHARD), "bench", "--target", shared_server.address, "--collection", name]
+    command += ["--call", "upsert", "--batch", "5", "--rows", "20", "--closed", "--total", "50"]
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, "--warmup", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                )
+            )
+            for _ in range(2)
+        ]
+        for run in runs:
+            assert run.wait(60) == 0
+    assert client.count(name) == 2 * 250
+
+
+def test_rows_of_others_are_neither_overwritten_nor_measured(
+    shared_server: ServerProcess, client: Client, file: Path
+) -> None:
+    name = new_name()
+    client.create_collection(name, dim=DIM)
+    others = np.ones((ROWS, DIM), dtype=np.float32)
+    client.upsert(name, np.arange(ROWS), others)
+    options = ["--collection", name, "--data", str(file), "--total", "5", "--warmup", "0"]
+    refused = bench(shared_server, *options, "--ingest")
+    assert refused.returncode == 1
+    assert "row 0 is another than the data's" in refused.stderr
+    assert client.describe(name).ledger.accepted == ROWS
+    measured = json_of(bench(shared_server, *options, "--format", "json"))
+    assert measured["recall"] is None
+    assert "another than the data's" in " ".join(measured["warnings"])
 
 
 def test_calls_that_all_fail_end_in_1_with_their_statuses(

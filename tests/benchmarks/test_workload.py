@@ -10,19 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.load import data as data_module
-from benchmarks.load.data import Data, open_data, spread, why_no_recall
+from benchmarks.load import workload as workload_module
 from benchmarks.load.plan import CallKind, Plan
+from benchmarks.load.workload import Workload, open_workload, spread, why_no_recall
 from router.ingest import UnreadableFile
-from shard.types import (
-    CollectionConfig,
-    CollectionDescription,
-    IdType,
-    Ledger,
-    Metric,
-    ShardDescription,
-    ShardState,
-)
+from shard.types import IdType, Metric
+from tests.router.client_in_memory import ClientInMemory
 
 ROWS, QUERIES = 50, 30
 TRAIN = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
@@ -51,14 +44,14 @@ def ann_benchmarks(directory: Path) -> Path:
     return write(directory / "ann.hdf5", train=TRAIN, test=TEST, neighbors=NEIGHBORS)
 
 
-def opened(path: Path | str, **changes: Any) -> Data:
+def opened(path: Path | str, **changes: Any) -> Workload:
     """Open data and read what is in memory."""
-    with open_data(Plan(target="", data=str(path), **changes), None) as data:
-        return data
+    with open_workload(Plan(target="", data=str(path), **changes), None) as workload:
+        return workload
 
 
 def test_an_ann_benchmarks_file_gives_every_query_its_own_truth(tmp_path: Path) -> None:
-    with open_data(Plan(target="", data=str(ann_benchmarks(tmp_path))), None) as data:
+    with open_workload(Plan(target="", data=str(ann_benchmarks(tmp_path))), None) as data:
         assert (data.source.rows, data.source.metric) == (ROWS, Metric.L2)
         assert data.truth is not None
         assert np.array_equal(data.sample[:, 0], data.truth[:, 0])
@@ -75,7 +68,7 @@ def test_the_order_is_that_of_the_seed_and_not_that_of_the_file(tmp_path: Path) 
 def test_a_sample_is_spread_from_the_first_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module.spread, "__defaults__", (10,))
+    monkeypatch.setattr(workload_module.spread, "__defaults__", (10,))
     data = opened(ann_benchmarks(tmp_path))
     assert sorted(data.sample[:, 0]) == list(range(0, QUERIES, 3))
     assert data.truth is not None
@@ -135,7 +128,7 @@ def test_arrays_that_do_not_fit_together_are_refused_with_words(
 
 def test_synthetic_data_has_a_truth_for_the_dim_of_the_collection() -> None:
     plan = Plan(target="", rows=300, k=5)
-    with open_data(plan, 16) as data:
+    with open_workload(plan, 16) as data:
         assert (data.source.rows, data.source.dim) == (300, 16)
         assert data.truth is not None
         assert data.truth.shape == (len(data.sample), 5)
@@ -144,34 +137,42 @@ def test_synthetic_data_has_a_truth_for_the_dim_of_the_collection() -> None:
     assert np.array_equal(data.truth[3], np.argsort(distances)[:5])
 
 
-def described(**changes: Any) -> CollectionDescription:
-    """Describe a collection that holds what the ann-benchmarks file has."""
-    live = changes.pop("live", ROWS)
-    ledger = Ledger(accepted=live, buffered=live)
-    shard = ShardDescription(shard=0, state=ShardState.BUFFERING, training=False, ledger=ledger)
-    config = {"dim": 2, "metric": Metric.L2, "id_type": IdType.INT64, **changes}
-    return CollectionDescription(
-        config=CollectionConfig(name="c", **config),
-        incarnation="",
-        shards=(shard,),
-        recommended_batch_size=1,
-    )
+def client_of(metric: Metric = Metric.L2, id_type: IdType = IdType.INT64) -> Any:
+    """Return a client of a server whose collection c holds the rows of the files."""
+    client = ClientInMemory()
+    client.create_collection("c", dim=2, metric=metric, id_type=id_type)
+    client.upsert("c", np.arange(ROWS), TRAIN)
+    return client
 
 
 def test_the_truth_of_the_file_holds_for_a_collection_with_its_rows(tmp_path: Path) -> None:
-    assert why_no_recall(opened(ann_benchmarks(tmp_path)), described(), k=5) == ""
+    path = ann_benchmarks(tmp_path)
+    client = client_of()
+    with open_workload(Plan(target="", data=str(path)), None) as workload:
+        assert why_no_recall(client, workload, client.describe("c"), k=5) == ""
 
 
 @pytest.mark.parametrize(
-    ("description", "k", "told"),
+    ("kind", "k", "told"),
     [
-        (described(live=ROWS + 1), 5, "holds 51 rows, the data 50"),
-        (described(metric=Metric.COSINE), 5, "for l2, not cosine"),
-        (described(id_type=IdType.STRING), 5, "has string ids"),
-        (described(), 6, "has 5 rows a query, not 6"),
+        ({"metric": Metric.COSINE}, 5, "for l2, the collection for cosine"),
+        ({"id_type": IdType.STRING}, 5, "has string ids"),
+        ({}, 6, "has 5 rows a query, not 6"),
     ],
 )
 def test_recall_is_not_measured_against_a_truth_of_something_else(
-    tmp_path: Path, description: CollectionDescription, k: int, told: str
+    tmp_path: Path, kind: dict[str, Any], k: int, told: str
 ) -> None:
-    assert told in why_no_recall(opened(ann_benchmarks(tmp_path)), description, k)
+    path = ann_benchmarks(tmp_path)
+    client = client_of(**kind)
+    with open_workload(Plan(target="", data=str(path)), None) as workload:
+        assert told in why_no_recall(client, workload, client.describe("c"), k)
+
+
+def test_recall_is_not_measured_on_as_many_rows_that_are_others(tmp_path: Path) -> None:
+    path = ann_benchmarks(tmp_path)
+    client = client_of()
+    client.upsert("c", np.array([31]), np.full((1, 2), 7, dtype=np.float32))
+    with open_workload(Plan(target="", data=str(path)), None) as workload:
+        told = why_no_recall(client, workload, client.describe("c"), 5)
+    assert told == "the collection's row 31 is another than the data's"

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.recall import nearest_rows
+from benchmarks.load.stored_rows import why_other_rows
 from benchmarks.vectors import clustered
+from router.client import Client
 from router.ingest import (
     Column,
     UnreadableFile,
@@ -39,7 +41,7 @@ NEIGHBORS_KEYS = ("neighbors",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
+class Workload:
     """Where a run takes its vectors from.
 
     `source` is what a collection is filled with. `sample` (queries, dim) is what the calls carry:
@@ -53,7 +55,7 @@ class Data:
 
 
 @contextmanager
-def open_data(plan: Plan, dim: int | None) -> Iterator[Data]:
+def open_workload(plan: Plan, dim: int | None) -> Iterator[Workload]:
     """Open what `plan.data` names; it is closed when the context ends.
 
     `dim` is that of the collection, which synthetic data takes on; None when there is none yet.
@@ -73,26 +75,26 @@ def open_data(plan: Plan, dim: int | None) -> Iterator[Data]:
         yield _of_file(plan, path, source)
 
 
-def _synthetic(plan: Plan, dim: int) -> Data:
+def _synthetic(plan: Plan, dim: int) -> Workload:
     vectors = clustered(plan.rows, dim)
     source = VectorFile(vectors=vectors, ids=None, metric=Metric.L2)
     if plan.call is CallKind.upsert:
-        return Data(source=source, sample=_rows_of(source, plan.seed))
+        return Workload(source=source, sample=_rows_of(source, plan.seed))
     queries = clustered(SYNTHETIC_QUERIES, dim, part=1)
     queries = queries[order_of(len(queries), plan.seed)]
     truth = nearest_rows(vectors, queries, min(plan.k, plan.rows), Metric.L2)
-    return Data(source=source, sample=queries, truth=truth)
+    return Workload(source=source, sample=queries, truth=truth)
 
 
-def _of_file(plan: Plan, path: Path, source: VectorFile) -> Data:
+def _of_file(plan: Plan, path: Path, source: VectorFile) -> Workload:
     if plan.call is CallKind.upsert:
-        return Data(source=source, sample=_rows_of(source, plan.seed))
+        return Workload(source=source, sample=_rows_of(source, plan.seed))
     with ExitStack() as stack:
         arrays = _arrays(path, stack)
         queries_key = key_of(arrays, plan.queries_key, QUERIES_KEYS)
         neighbors_key = key_of(arrays, plan.neighbors_key, NEIGHBORS_KEYS)
         if not queries_key:
-            return Data(source=source, sample=_rows_of(source, plan.seed))
+            return Workload(source=source, sample=_rows_of(source, plan.seed))
         queries = spread(arrays[queries_key])
         neighbors = spread(arrays[neighbors_key]) if neighbors_key else None
     if queries.ndim != 2 or queries.dtype.kind not in "fiu" or not len(queries):
@@ -101,7 +103,7 @@ def _of_file(plan: Plan, path: Path, source: VectorFile) -> Data:
             f"{queries.dtype} of shape {queries.shape}"
         )
     order = order_of(len(queries), plan.seed)
-    return Data(
+    return Workload(
         source=source,
         sample=as_vectors(queries[order]),
         truth=None if neighbors is None else _truth(path, source, queries, neighbors)[order],
@@ -156,17 +158,12 @@ def _rows_of(source: VectorFile, seed: int) -> VectorArray:
     return as_vectors(rows[order_of(len(rows), seed)])
 
 
-def why_no_recall(data: Data, description: CollectionDescription, k: int) -> str:
+def why_no_recall(
+    client: Client, workload: Workload, description: CollectionDescription, k: int
+) -> str:
     """Return why the ground truth says nothing about a collection; empty when it does."""
-    source, config = data.source, description.config
-    if data.truth is None:
+    if workload.truth is None:
         return "the data has no ground truth"
-    if data.truth.shape[1] < k:
-        return f"the ground truth has {data.truth.shape[1]} rows a query, not {k}"
-    if source.metric not in {None, config.metric}:
-        return f"the ground truth is for {source.metric.value}, not {config.metric.value}"
-    if source.id_type is not config.id_type:
-        return f"the collection has {config.id_type.value} ids, the data {source.id_type.value}"
-    if description.ledger.live != source.rows:
-        return f"the collection holds {description.ledger.live:,} rows, the data {source.rows:,}"
-    return ""
+    if workload.truth.shape[1] < k:
+        return f"the ground truth has {workload.truth.shape[1]} rows a query, not {k}"
+    return why_other_rows(client, description, workload.source)
