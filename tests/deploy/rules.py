@@ -101,6 +101,7 @@ def faults(documents: Sequence[Document], version: str, parse: Parse) -> Iterato
             yield f"{workload.name}: the image is not that of version {version}"
     yield from fleet_faults(workloads, documents)
     yield from policy_faults(workloads, documents)
+    yield from budget_faults(documents)
 
 
 def arguments(document: Document, container: Document) -> tuple[str, list[str]]:
@@ -272,3 +273,13 @@ def policy_faults(workloads: Sequence[Workload], documents: Sequence[Document]) 
                 wanted = peer.get("podSelector", {}).get("matchLabels")
                 if wanted and not any(selects(wanted, workload.labels) for workload in workloads):
                     yield f"{name_of(document)}: it lets in pods that there are not"
+
+
+def budget_faults(documents: Sequence[Document]) -> Iterator[str]:
+    """Yield the budgets by which a pod that is not ready holds up a drain of its node for ever.
+
+    Kubernetes' default counts it as the one that may be missing, and lets nobody evict it.
+    """
+    for document in of_kind(documents, "PodDisruptionBudget"):
+        if document["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+            yield f"{name_of(document)}: unhealthyPodEvictionPolicy is not AlwaysAllow"

@@ -117,6 +117,12 @@ def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any
         ("Service/vectorshard-shard-0", "spec.ports.0.targetPort", "http", "no port http"),
         ("Service/vectorshard-router", "spec.ports.0.port", 80, "not that of its pods"),
         ("PodDisruptionBudget/vectorshard-shard-0", "spec.selector", {}, "0 of kind PodDis"),
+        (
+            "PodDisruptionBudget/vectorshard-shard-1",
+            "spec.unhealthyPodEvictionPolicy",
+            "IfHealthyBudget",
+            "unhealthyPodEvictionPolicy",
+        ),
         ("NetworkPolicy/vectorshard-router", "spec.ingress.0.ports.0.port", "http", "no port http"),
         (
             "NetworkPolicy/vectorshard-shard",
