@@ -108,6 +108,7 @@ class Children:
         self._role = role
         self._partial = partial
         self._sleep = sleep
+        self._asking: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
         self.placement = Placement([None] * len(shards), partial=partial)
         self.topology = self._topology()
@@ -128,27 +129,32 @@ class Children:
 
     async def close(self) -> None:
         """Ask no more, and close the children."""
-        if self._learning is not None:
-            self._learning.cancel()
-            await asyncio.gather(self._learning, return_exceptions=True)
+        tasks = [task for task in (self._asking, self._learning) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(child.shard.close() for child in self._children))
 
     # ---- who they are ---------------------------------------------------------------------------
 
     async def learn(self, call: Call) -> None:
-        """Ask all children anew who they are.
+        """Ask all children anew who they are; whoever comes while they are asked waits along.
 
         A child that does not answer stays what it was. One that contradicts the others is unknown
-        from then on.
+        from then on. A caller whose deadline passes goes on with what is known.
         """
-        await self._learn_from(self._children, call)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._learn_from(self._children))
+        left_s = None if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+        asking = self._asking
+        await asyncio.wait([asking], timeout=left_s)
+        if asking.done():
+            asking.result()
         if self._incomplete():
             self._keep_learning()
 
-    async def _learn_from(self, children: Sequence[Child], call: Call) -> None:
+    async def _learn_from(self, children: Sequence[Child]) -> None:
         deadline = time.monotonic() + LEARNING_TIMEOUT_S
-        if call.deadline is not None:
-            deadline = min(deadline, call.deadline)
         told = await asyncio.gather(
             *(child.shard.topology(call=Call(deadline=deadline)) for child in children),
             return_exceptions=True,
@@ -220,7 +226,10 @@ class Children:
 
     async def _learn_until_all_are_known(self) -> None:
         async def learn_unknown() -> bool:
-            await self._learn_from(self._unknown() or self._children, NO_LIMIT)
+            try:
+                await self._learn_from(self._unknown() or self._children)
+            except Exception:  # it must not end with one bad answer: nobody else would ask again
+                _log.exception("learning who the children are failed")
             return self._incomplete()
 
         again = AsyncRetrying(retry=retry_if_result(bool), wait=_AGAIN, sleep=self._sleep)

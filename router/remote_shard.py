@@ -129,6 +129,11 @@ class RemoteShard:
         told = error_from_rpc(error)
         if isinstance(told, ShardUnavailable | DeadlineExceeded):
             return type(told)(f"{self.target}: {told}")
+        if told.error_id:
+            # Its text is for whoever reads that server's log; this log says which server's it is.
+            _log.error(
+                "a server has failed", target=self.target, error_id=told.error_id, reason=str(told)
+            )
         is_ours = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
         if is_ours or isinstance(told, LimitExceeded):
             return told

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from router.children import Child, Children
 from router.merge import merge_top_k
@@ -27,6 +28,7 @@ from shard.errors import (
     IncarnationMismatch,
     InvalidParameter,
     InvalidRequest,
+    Overloaded,
     PlacementMismatch,
     ShardUnavailable,
     VectorShardError,
@@ -65,6 +67,9 @@ from shard.types import (
 
 MERGED_AT_ONCE = 10_000
 """Hits that are merged on the event loop, in about a millisecond; more go to a thread."""
+
+_NOTHING_DONE = (CollectionNotFound, IncarnationMismatch, Overloaded, PlacementMismatch)
+"""Errors by which a child says that it has done nothing. After any other it may have."""
 
 T = TypeVar("T")
 Request = TypeVar("Request")
@@ -166,11 +171,12 @@ class Router:
             )
         wanted = incarnations.pop() if incarnations else uuid.uuid4().hex
         call = replace(call, incarnation=wanted)
-        first_entry, first_new = await decider.shard.create_collection(
-            config, call=decider.to(call)
-        )
+        # All before the first is asked: one that has become unknown meanwhile stops all of it.
+        calls = [child.to(call) for child in (decider, *others)]
+        first_entry, first_new = await decider.shard.create_collection(config, call=calls[0])
         also = await self._gather(
-            child.shard.create_collection(config, call=child.to(call)) for child in others
+            child.shard.create_collection(config, call=child_call)
+            for child, child_call in zip(others, calls[1:], strict=True)
         )
         self._entries[config.name] = first_entry
         return first_entry, first_new or any(new for _, new in also)
@@ -217,16 +223,30 @@ class Router:
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """Return the collections that any child knows, by name."""
-        listings = await self._of_all(
-            call, lambda child: child.shard.list_collections(call=child.to(call))
-        )
+        listings = await self._with_placement(call, lambda: self._listings(call))
         entries = {entry.config.name: entry for listing in listings for entry in listing}
         return [entries[name] for name in sorted(entries)]
 
+    async def _listings(self, call: Call) -> list[Sequence[CollectionEntry]]:
+        return await self._gather(
+            child.shard.list_collections(call=child.to(call)) for child in self._children.all()
+        )
+
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
-        """Describe a collection over all leaf shards."""
-        descriptions = await self._of_all(
-            call, lambda child: child.shard.describe(name, call=child.to(call))
+        """Describe a collection over all leaf shards.
+
+        Raises
+        ------
+        IncarnationMismatch
+            If they do not have the same collection under the name: there is no sum of two ledgers.
+        """
+        return await self._with_entry(name, call, self._describe, name)
+
+    async def _describe(
+        self, name: str, entry: CollectionEntry, call: Call
+    ) -> CollectionDescription:
+        descriptions = await self._gather(
+            child.shard.describe(name, call=child.to(call)) for child in self._children.all()
         )
         return replace(
             descriptions[0],
@@ -299,14 +319,17 @@ class Router:
 
     async def _get(self, request: GetRequest, entry: CollectionEntry, call: Call) -> Rows:
         check_ids(entry.config, request.ids)
+        parts = list(self._children.split(request.ids))
         pages = await self._gather(
             child.shard.get(replace(request, ids=request.ids[indices]), call=child.to(call))
-            for child, indices in list(self._children.split(request.ids))
+            for child, indices in parts
         )
-        place = {id_: index for index, id_ in enumerate(request.ids.tolist())}
-        rows = _joined_rows(pages, entry.config)
-        order = np.argsort([place[id_] for id_ in rows.ids.tolist()], kind="stable")
-        return _reordered(rows, order)
+        places = [
+            indices[_are_among(request.ids[indices], page.ids)]
+            for (_, indices), page in zip(parts, pages, strict=True)
+        ]
+        order = np.argsort(np.concatenate([np.zeros(0, dtype=np.int64), *places]))
+        return _reordered(_joined_rows(pages, entry.config), order)
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
         """Count live rows."""
@@ -423,8 +446,13 @@ class Router:
         self, request: TrainRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardDescription]:
         """Train on every child."""
-        results = await self._of_all(
-            call, lambda child: child.shard.train(request, call=child.to(call))
+        return await self._with_entry(request.collection, call, self._train, request)
+
+    async def _train(
+        self, request: TrainRequest, entry: CollectionEntry, call: Call
+    ) -> Sequence[ShardDescription]:
+        results = await self._gather(
+            child.shard.train(request, call=child.to(call)) for child in self._children.all()
         )
         return _by_shard(shard for result in results for shard in result)
 
@@ -515,12 +543,6 @@ class Router:
                 raise
             raise ShardUnavailable(f"the placement is changing: {error}") from error
 
-    async def _of_all(self, call: Call, ask: Callable[[Child], Coroutine[Any, Any, T]]) -> list[T]:
-        """Ask every child."""
-        return await self._with_placement(
-            call, lambda: self._gather(ask(child) for child in self._children.all())
-        )
-
     @staticmethod
     async def _gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         """Return all answers; raise the first error once nothing runs any more.
@@ -534,19 +556,18 @@ class Router:
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
     async def _written(self, call: Call, calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Return the answers of a write's parts; repeat nothing when some of them are done.
+        """Return the answers of a write's parts; repeat nothing when some may be done.
 
         Repeated here, what others have written meanwhile would be overwritten, and what is deleted
         would not be counted. Whoever wrote knows whether that matters.
         """
-        parts = list(calls)
-        outcomes = await asyncio.gather(*parts, return_exceptions=True)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        for error in errors:
-            outdated = isinstance(error, CollectionNotFound | IncarnationMismatch)
-            if len(errors) < len(parts) and (outdated or isinstance(error, PlacementMismatch)):
-                await self._children.learn(call)
-                raise ShardUnavailable(f"written in part only, write again: {error}") from error
+        refusals = [error for error in errors if isinstance(error, _NOTHING_DONE)]
+        if refusals and len(refusals) < len(outcomes):
+            await self._children.learn(call)
+            reason = next((error for error in errors if error not in refusals), refusals[0])
+            raise ShardUnavailable(f"perhaps written in part, write again: {reason}") from reason
         for error in errors:
             raise error
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
@@ -596,6 +617,16 @@ def _joined_metadata(parts: Sequence[Sequence[bytes] | None]) -> Sequence[bytes]
     if len(included) < len(parts):
         return None
     return [metadata for part in included for metadata in part]
+
+
+def _are_among(ids: IdArray, found: IdArray) -> npt.NDArray[np.bool_]:
+    """Return which of the ids (rows,) were found; those that were come in the same order."""
+    if len(found) == len(ids):
+        return np.ones(len(ids), dtype=np.bool_)
+    if ids.dtype == np.object_:  # numpy would compare every id with every other
+        existing = set(found.tolist())
+        return np.fromiter((id_ in existing for id_ in ids.tolist()), np.bool_, len(ids))
+    return np.isin(ids, found)
 
 
 def _reordered(rows: Rows, order: Int64Array) -> Rows:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import structlog.testing
 
 from router.children import LEARNING_TIMEOUT_S, Children
 from router.router import Router
@@ -158,7 +159,7 @@ async def test_children_that_contradict_each_other_are_refused_at_the_start_and_
     assert all(shard.closed for shard in shards)
 
 
-async def test_a_child_gets_two_seconds_to_say_who_it_is_or_what_the_caller_has_left() -> None:
+async def test_a_child_gets_two_seconds_to_say_who_it_is_whoever_asks() -> None:
     asked: list[Call] = []
 
     class Noting(FakeShard):
@@ -169,9 +170,9 @@ async def test_a_child_gets_two_seconds_to_say_who_it_is_or_what_the_caller_has_
             return await super().topology(call=call)
 
     children, _ = await connected([Noting(0, 1).with_collection()])
-    await children.learn(Call(deadline=1.0))
-    assert asked[0].deadline == pytest.approx(time.monotonic() + LEARNING_TIMEOUT_S, abs=1.5)
-    assert asked[1].deadline == 1.0
+    await children.learn(Call(deadline=time.monotonic() + 60))
+    for call in asked:
+        assert call.deadline == pytest.approx(time.monotonic() + LEARNING_TIMEOUT_S, abs=1.5)
 
 
 # ---- a child that is not who it was -------------------------------------------------------------
@@ -291,6 +292,52 @@ async def test_a_failure_of_learning_that_nobody_expected_is_not_hidden() -> Non
     shards[1].silence = RuntimeError("bug")  # type: ignore[assignment]  # no error of ours
     with pytest.raises(RuntimeError, match="bug"):
         await children.learn(NO_LIMIT)
+
+
+async def test_all_who_are_refused_at_once_learn_together() -> None:
+    shards = shards_of()
+    children, _ = await connected(shards)
+    before = shards[0].topologies_told
+    await asyncio.gather(*(children.learn(NO_LIMIT) for _ in range(200)))
+    assert shards[0].topologies_told == before + 1
+    await children.learn(NO_LIMIT)
+    assert shards[0].topologies_told == before + 2
+
+
+async def test_a_caller_who_leaves_or_runs_out_of_time_does_not_end_what_others_learn() -> None:
+    shards = shards_of()
+    children, _ = await connected(shards)
+    told = asyncio.Event()
+
+    class Slow(FakeShard):
+        """Takes its time to say who it is."""
+
+        async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+            await told.wait()
+            return await super().topology(call=call)
+
+    children[0].shard = Slow(0, 3)
+    leaving, staying = (asyncio.ensure_future(children.learn(NO_LIMIT)) for _ in range(2))
+    await asyncio.wait_for(children.learn(Call(deadline=time.monotonic())), DEADLINE_S)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert not staying.done()
+    told.set()
+    await asyncio.wait_for(staying, DEADLINE_S)
+
+
+async def test_learning_in_the_background_goes_on_after_a_failure_that_nobody_expected() -> None:
+    shards, sleeps = shards_of(), Sleeps()
+    shards[1].silence = ShardUnavailable("refused")
+    children, _ = await connected(shards, sleeps)
+    shards[1].silence = RuntimeError("bug")  # type: ignore[assignment]  # no error of ours
+    with structlog.testing.capture_logs() as logged:
+        await sleeps.end_one()
+    assert [entry["event"] for entry in logged] == ["learning who the children are failed"]
+    shards[1].silence = None
+    await sleeps.end_one()
+    assert children.missing() is None
+    await children.close()
 
 
 # ---- what is not asked, and what is said of it --------------------------------------------------
@@ -491,14 +538,4 @@ async def test_closing_ends_the_background_task_and_closes_every_child() -> None
     await children.close()
     assert len(before - asyncio.all_tasks()) == 1
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert all(shard.closed for shard in shards)
-
-
-async def test_children_are_closed_though_the_background_task_has_failed() -> None:
-    shards, sleeps = shards_of(), Sleeps()
-    shards[1].silence = ShardUnavailable("refused")
-    children, _ = await connected(shards, sleeps)
-    shards[1].silence = RuntimeError("bug")  # type: ignore[assignment]  # no error of ours
-    await sleeps.end_one()
-    await children.close()
     assert all(shard.closed for shard in shards)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S
+from router.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S, Children
 from router.merge import merge_top_k
 from router.router import MERGED_AT_ONCE, Router
 from shard.errors import (
@@ -37,9 +37,11 @@ from shard.types import (
     CountRequest,
     DeleteRequest,
     GetRequest,
+    IdType,
     Int64Array,
     Metric,
     Role,
+    Rows,
     SearchRequest,
     SearchResult,
     TopK,
@@ -48,7 +50,7 @@ from shard.types import (
     UpsertResult,
 )
 from tests.router.fake_shard import FakeShard
-from tests.shard.samples import config_of, int64s, some_vectors
+from tests.shard.samples import config_of, int64s, some_vectors, strings
 
 HITS = [[(3, 0.5), (1, 2.0)], [(30, 0.0), (10, 1.0)], [(200, 0.25), (100, 9.0)]]
 
@@ -289,6 +291,80 @@ async def test_descriptions_are_gathered_by_shard(children: list[FakeShard]) -> 
     assert [shard.shard for shard in trained] == [0, 1, 2]
 
 
+async def test_a_router_over_one_name_of_two_incarnations_describes_and_trains_neither(
+    children: list[FakeShard],
+) -> None:
+    router = await Router.connect(children)
+    children[2].with_collection(incarnation="second")
+    with pytest.raises(IncarnationMismatch):
+        await router.describe("words")
+    with pytest.raises(IncarnationMismatch):
+        await router.train(TrainRequest(collection="words"))
+
+
+class Loses(FakeShard):
+    """Commits a write, and is gone before it says so."""
+
+    async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        await super().upsert(request, call=call)
+        raise ShardUnavailable("gone")
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        PlacementMismatch("another"),
+        IncarnationMismatch("another"),
+        CollectionNotFound("none"),
+        Overloaded("full"),
+    ],
+    ids=type,
+)
+@pytest.mark.parametrize("refused", [0, 2])
+async def test_a_write_that_is_refused_here_and_perhaps_done_there_is_not_repeated(
+    children: list[FakeShard], refusal: VectorShardError, refused: int
+) -> None:
+    losing = {shard: Loses(shard, 3).with_collection() for shard in {0, 1, 2} - {refused}}
+    for shard, loses in losing.items():
+        children[shard] = loses
+    router = await remembering(children)
+    children[refused].failure = refusal
+    with pytest.raises(ShardUnavailable, match="perhaps written in part, write again: gone"):
+        await router.upsert(upsert(np.arange(60)))
+    assert [len(loses.asked("upsert")) for loses in losing.values()] == [1, 1]
+
+
+async def test_a_write_that_every_child_is_too_busy_for_is_refused_as_it_is(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    for child in children:
+        child.failure = Overloaded("full")
+    with pytest.raises(Overloaded, match="full"):
+        await router.upsert(upsert(np.arange(60)))
+
+
+async def test_strings_that_are_missing_are_left_out_of_what_was_asked_in_its_order() -> None:
+    ids = strings(*(str(number) for number in np.random.default_rng(5).permutation(60)))
+
+    class Some(FakeShard):
+        """Has the ids that end in 7 or 8."""
+
+        async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
+            there = [id_ for id_ in request.ids.tolist() if id_[-1] in "78"]
+            return Rows(ids=strings(*there), metadata=[id_.encode() for id_ in there])
+
+    shards = [Some(shard, 3).with_collection() for shard in range(3)]
+    for shard in shards:
+        entry = shard.entries["words"]
+        named = replace(entry.config, id_type=IdType.STRING)
+        shard.entries["words"] = replace(entry, config=named)
+    router = await Router.connect(shards)
+    rows = await router.get(GetRequest(collection="words", ids=ids))
+    assert rows.ids.tolist() == [id_ for id_ in ids.tolist() if id_[-1] in "78"]
+    assert rows.metadata == [id_.encode() for id_ in rows.ids.tolist()]
+
+
 async def test_nothing_of_a_write_that_fails_goes_on_after_it(children: list[FakeShard]) -> None:
     written: list[int] = []
 
@@ -340,6 +416,27 @@ async def test_a_creation_that_fails_on_some_can_be_repeated(children: list[Fake
     children[2].failure = None
     entry, _ = await router.create_collection(config_of())
     assert {child.entries["words"] for child in children} == {entry}
+
+
+async def test_a_creation_asks_nobody_when_a_child_has_become_unknown_meanwhile(
+    children: list[FakeShard],
+) -> None:
+    for child in children:
+        child.entries.clear()
+    known = Children(children, Role.ROUTER)
+    await known.connect()
+
+    class Forgotten(FakeShard):
+        """Becomes unknown while it is asked what it has."""
+
+        async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
+            known[2].topology = None
+            return []
+
+    known[1].shard = Forgotten(1, 3)
+    with pytest.raises(ShardUnavailable):
+        await Router(known).create_collection(config_of())
+    assert not children[0].asked("create")
 
 
 async def test_a_name_that_any_child_uses_for_something_else_is_taken(

@@ -13,6 +13,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shard import server as shard_server
+from shard.config import Limits
 from shard.protocol import Shard
 from shard.server import HealthService
 from shard.service import SERVICE_NAME
@@ -22,6 +23,14 @@ from tests.shard.samples import ALL_SLOTS, DEADLINE_S
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def test_a_connection_sends_a_fixed_number_of_bytes_before_they_are_read_however_fast_it_is() -> (
+    None
+):
+    options = dict(shard_server.server_options(Limits()))
+    assert options["grpc.http2.bdp_probe"] == 0
+    assert options["grpc.http2.lookahead_bytes"] == shard_server.READ_AHEAD_BYTES <= 4 * 2**20
 
 
 # ---- health -------------------------------------------------------------------------------------
