@@ -39,6 +39,11 @@ NOT_PROPOSED: Final = CANDIDATES_MAX
 _FACTOR = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
 
 
+def calibrated_k(k: int) -> int:
+    """Return the number of hits whose setting a search for k uses; beyond all of them, k."""
+    return next((each for each in CALIBRATED_K if k <= each), k)
+
+
 def nlist_for(config: IndexConfig, rows: int) -> int:
     """Return the number of inverted lists for an index that is trained on `rows` rows."""
     if config.nlist_rule is NlistRule.FIXED:
@@ -74,9 +79,9 @@ class Calibration:
 
     def point_for(self, target_recall: float, k: int) -> CalibrationPoint | None:
         """Return the cheapest calibrated point for a target; None when only all rows will do."""
-        calibrated_k = next((each for each in CALIBRATED_K if k <= each), CALIBRATED_K[-1])
+        k = min(calibrated_k(k), CALIBRATED_K[-1])
         for point in self.points:
-            if point.k == calibrated_k and target_recall <= point.target_recall + 1e-6:
+            if point.k == k and target_recall <= point.target_recall + 1e-6:
                 return point
         return None
 

@@ -218,14 +218,14 @@ class Collection:
         return self._snapshot
 
     def search(self, request: SearchRequest) -> Found:
-        """Search one batch of queries.
+        """Search one batch of queries, which have been admitted.
 
         Candidates of the index are re-ranked by their exact scores together with those of the
         buffer. The snapshot is taken under the index's lock: what the index holds then is exactly
         the rows below the snapshot's `absorbed_until`.
         """
         config = self.entry.config
-        queries = admit_vectors(config, request.queries, "queries")
+        queries = np.asarray(request.queries, dtype=np.float32)
         parts = []
         with self._index_lock.read():
             snapshot = self._snapshot

@@ -50,7 +50,10 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             ),
         ),
         ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
-        ("engine", frozenset({"coalescer", "collection", "trainer", "local_shard"})),
+        (
+            "engine",
+            frozenset({"coalescer", "collection", "search_coalescer", "trainer", "local_shard"}),
+        ),
         (
             "edge",
             frozenset({"call_metadata", "status", "service", "server", "telemetry", "upload"}),
