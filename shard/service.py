@@ -57,6 +57,7 @@ class VectorService:
         self._version = version
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
+        self._server_info: tuple[Topology | None, bytes] = (None, b"")
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
@@ -253,7 +254,11 @@ class VectorService:
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         wire.decode_get_server_info_request(payload)
         topology = await self._shard.topology(call=call)
-        return wire.encode_get_server_info_response(self._version, topology, self._limits)
+        known, answer = self._server_info
+        if topology is not known:
+            answer = wire.encode_get_server_info_response(self._version, topology, self._limits)
+            self._server_info = (topology, answer)
+        return answer
 
 
 def _call(context: Context) -> Call:

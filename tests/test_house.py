@@ -119,6 +119,7 @@ WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
     "Makefile",
+    "benchmarks/stock.lock",
     "buf.yaml",
     "deploy/Dockerfile",
     "deploy/build.lock",
