@@ -79,15 +79,14 @@ class VectorService:
         """Return when `drain` was called and no call runs any more."""
         await self._finished.wait()
 
-    @contextmanager
-    def _run(self, name: str) -> Iterator[Outcome]:
+    def _run(self, name: str) -> Outcome:
+        """Return the context in which a call runs."""
         self._running += 1
-        try:
-            with self._metrics.call(name) as outcome:
-                yield outcome
-        finally:
-            self._running -= 1
-            self._look_whether_finished()
+        return self._metrics.call(name, self._ended)
+
+    def _ended(self) -> None:
+        self._running -= 1
+        self._look_whether_finished()
 
     @contextmanager
     def _open_stream(self) -> Iterator[None]:

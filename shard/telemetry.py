@@ -43,12 +43,18 @@ class Outcome:
     """
 
     # A class, not a generator under @contextmanager: every call pays for it.
-    __slots__ = ("_count", "_method", "_started", "code")
+    __slots__ = ("_count", "_ended", "_method", "_started", "code")
 
-    def __init__(self, method: str, count: Callable[[str, grpc.StatusCode, float], None]) -> None:
+    def __init__(
+        self,
+        method: str,
+        count: Callable[[str, grpc.StatusCode, float], None],
+        ended: Callable[[], None],
+    ) -> None:
         self.code = grpc.StatusCode.OK
         self._method = method
         self._count = count
+        self._ended = ended
         self._started = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -58,6 +64,7 @@ class Outcome:
         if kind is not None and issubclass(kind, asyncio.CancelledError | GeneratorExit):
             self.code = grpc.StatusCode.CANCELLED
         self._count(self._method, self.code, time.perf_counter() - self._started)
+        self._ended()
 
 
 class RpcMetrics(Collector):
@@ -73,9 +80,9 @@ class RpcMetrics(Collector):
         self._buckets: dict[str, list[int]] = {}
         registry.register(self)
 
-    def call(self, method: str) -> Outcome:
-        """Time a call from now to the end of the context that this is, and count it then."""
-        return Outcome(method, self._count)
+    def call(self, method: str, ended: Callable[[], None] = lambda: None) -> Outcome:
+        """Time a call from now to the end of the context that this is, count it, call `ended`."""
+        return Outcome(method, self._count, ended)
 
     def _count(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         self._calls[method, code] = self._calls.get((method, code), 0) + 1
