@@ -123,6 +123,7 @@ WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
     "Makefile",
+    "benchmarks/stock.lock",
     "buf.yaml",
     "deploy/Dockerfile",
     "deploy/build.lock",
