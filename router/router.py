@@ -8,10 +8,13 @@ is checked by them against the incarnation and the fingerprint that travel with 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +37,7 @@ from shard.errors import (
     VectorShardError,
 )
 from shard.protocol import Shard
+from shard.search_coalescer import SearchCoalescer
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -71,6 +75,10 @@ MERGED_AT_ONCE = 10_000
 _NOTHING_DONE = (CollectionNotFound, IncarnationMismatch, Overloaded, PlacementMismatch)
 """Errors by which a child says that it has done nothing. After any other it may have."""
 
+PATIENCE_STEP = 1.25
+"""Searches whose remaining times differ by more are not joined: who is in a hurry would cut the
+others short."""
+
 T = TypeVar("T")
 Request = TypeVar("Request")
 Numbered = TypeVar("Numbered", ShardReceipt, ShardDescription)
@@ -88,6 +96,7 @@ class Router:
     def __init__(self, children: Children) -> None:
         self._children = children
         self._entries: dict[str, CollectionEntry] = {}
+        self._searches = SearchCoalescer()
 
     @classmethod
     async def connect(
@@ -399,6 +408,18 @@ class Router:
         self, request: SearchRequest, entry: CollectionEntry, call: Call
     ) -> SearchResult:
         check_vectors(entry.config, request.queries, "queries")
+        kind = (entry.config, call.incarnation, call.placement, _patience(call))
+        run = partial(self._fan_out, entry.config)
+        return await self._searches.search(request, call, run, kind)
+
+    async def _fan_out(
+        self,
+        config: CollectionConfig,
+        request: SearchRequest,
+        call: Call,
+        next_one: Callable[[], None],
+    ) -> SearchResult:
+        """Ask every child; as soon as one has answered, the next search of this kind may start."""
         children, placement = self._children.known(), self._children.placement
         unknown = self._children.missing()
         if unknown is not None and (request.min_coverage == 1.0 or not children):
@@ -407,10 +428,14 @@ class Router:
         if request.min_coverage < 1.0:
             # The whole of the answer is held to it, not each child's part.
             part = replace(request, min_coverage=0.0)
-        outcomes = await asyncio.gather(
-            *(child.shard.search(part, call=child.to(call)) for child in children),
-            return_exceptions=True,
-        )
+
+        async def ask(child: Child) -> SearchResult:
+            try:
+                return await child.shard.search(part, call=child.to(call))
+            finally:
+                next_one()
+
+        outcomes = await asyncio.gather(*map(ask, children), return_exceptions=True)
         expired = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
         if expired and len(expired) == len(outcomes):
             raise expired[0]  # nobody is missing: the caller's time is over
@@ -439,8 +464,8 @@ class Router:
         receipt = Receipt(shards=_by_shard(receipts.values()), coverage=coverage)
         _require_coverage(receipt, request.min_coverage)
         if sum(len(answer.hits.scores) for answer in answers) < MERGED_AT_ONCE:
-            return _merged(answers, receipt, request.k, entry.config)
-        return await asyncio.to_thread(_merged, answers, receipt, request.k, entry.config)
+            return _merged(answers, receipt, request.k, config)
+        return await asyncio.to_thread(_merged, answers, receipt, request.k, config)
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT
@@ -642,6 +667,16 @@ def _reordered(rows: Rows, order: Int64Array) -> Rows:
 def _missing(shards: Iterable[int], reason: VectorShardError) -> dict[int, ShardReceipt]:
     why = f"{type(reason).__name__}: {reason}"
     return {shard: ShardReceipt(shard=shard, missing_reason=why) for shard in shards}
+
+
+def _patience(call: Call) -> int | None:
+    """Return a number that is alike for calls that have about as much time left.
+
+    Joined, they go by the first deadline of all, which is at most a fifth less than each one's own.
+    """
+    if call.deadline is None:
+        return None
+    return math.floor(math.log(max(call.deadline - time.monotonic(), 1e-3), PATIENCE_STEP))
 
 
 def _require_coverage(receipt: Receipt, min_coverage: float) -> None:

@@ -185,7 +185,7 @@ def rank(
     scores
         float32 (pairs,), of the candidates.
     ids_of
-        rows int64 (n,) -> ids (n,). Asked once, for the hits and what ties with the last of them.
+        rows int64 (n,) -> ids (n,). Asked once, for the hits and some that come close.
     queries
         How many queries there are; those without candidates get no hits.
     k
@@ -198,8 +198,9 @@ def rank(
         good = exact <= score_threshold if metric.smaller_is_better else exact >= score_threshold
         candidates, scores = candidates.where(good), scores[good]
     costs = costs_of(metric, scores)
-    near = costs <= _kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
-    candidates, scores, costs = candidates.where(near), scores[near], costs[near]
+    if len(candidates) > _CROWD_PER_HIT * k * queries:
+        near = costs <= _kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
+        candidates, scores, costs = candidates.where(near), scores[near], costs[near]
     ids = ids_of(candidates.row_of)
     order = best_first(candidates.query_of, costs, ids)
     counts = np.bincount(candidates.query_of, minlength=queries)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 
+from shard.admission import admit_vectors
 from shard.coalescer import Coalescer
 from shard.collection import COMMIT_IDS_MAX, Collection
 from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
@@ -37,6 +39,7 @@ from shard.errors import (
     ShardUnavailable,
 )
 from shard.ivf_index import use_cores
+from shard.search_coalescer import SearchCoalescer
 from shard.slots import slots_of
 from shard.trainer import Trainer, TrainingAbandoned
 from shard.types import (
@@ -78,10 +81,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A collection and the queue of its writes."""
+    """A collection, the queue of its writes, and the searches that wait together."""
 
     collection: Collection
     writes: Coalescer[UpsertRequest | DeleteRequest, WriteOutcome]
+    searches: SearchCoalescer
 
 
 class LocalShard:
@@ -161,6 +165,7 @@ class LocalShard:
             Coalescer(
                 collection.apply, self._commit_threads, lambda write: len(write.ids), COMMIT_IDS_MAX
             ),
+            SearchCoalescer(),
         )
         self._served[collection.entry.config.name] = served
         self._trainer.attach(collection)
@@ -339,11 +344,24 @@ class LocalShard:
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Find the k best rows of this shard for each query."""
-        collection = self._find(request.collection, call).collection
+        served = self._find(request.collection, call)
+        collection = served.collection
         if call.deadline is not None and time.monotonic() > call.deadline:
             raise DeadlineExceeded("the deadline passed before the search began")
         if request.token is not None:
             self._check_token(collection, request.token)
+        admitted = replace(
+            request, queries=admit_vectors(collection.entry.config, request.queries, "queries")
+        )
+        return await served.searches.search(admitted, call, partial(self._search, collection))
+
+    async def _search(
+        self,
+        collection: Collection,
+        request: SearchRequest,
+        call: Call,
+        next_one: Callable[[], None],
+    ) -> SearchResult:
         found = await self._read_in(self._search_threads, collection, collection.search, request)
         return SearchResult(
             hits=TopK(counts=found.ranked.counts, ids=found.ranked.ids, scores=found.ranked.scores),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -165,6 +166,10 @@ async def _serve(
     names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     await server.start()
+    # What is there now stays: without it a full collection looks at 66,000 objects of imported
+    # modules each time, and stops every call for 17 ms.
+    gc.collect()
+    gc.freeze()
     print(f"listening on {address}", flush=True)
 
     await stopping.wait()

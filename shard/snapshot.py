@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shard.calibration import Calibration
+from shard.calibration import Calibration, Setting
 from shard.ivf_index import IvfIndex
 from shard.tombstones import Tombstones
 from shard.training_buffer import TrainingBuffer
-from shard.types import Float32Array, Ledger
+from shard.types import Effort, Float32Array, Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,14 @@ class TrainedIndex:
     rows_trained_on: int
     trained_at: float
     training_s: float
+
+    def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
+        """Return how far a search looks in it; None when the search must score all rows."""
+        setting = self.calibration.setting_for(effort, target_recall, k)
+        if setting is None:
+            return None
+        held = max(1, self.ivf.rows)
+        return Setting(min(setting.nprobe, self.ivf.nlist), min(setting.candidates, held))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +68,16 @@ class Snapshot:
     @property
     def buffer(self) -> TrainingBuffer:
         """The rows that the index does not hold."""
-        return self.between(self.absorbed_until)
+        return self.between(self.absorbed_until, self.rows)
 
     @property
     def everything(self) -> TrainingBuffer:
         """All rows, for an exact search."""
-        return self.between(0)
+        return self.between(0, self.rows)
 
-    def between(self, first: int) -> TrainingBuffer:
-        """Return the rows from `first` on."""
-        return TrainingBuffer(self.vectors, self.squared_norms, self.tombstones, first, self.rows)
+    def between(self, first: int, last: int) -> TrainingBuffer:
+        """Return the rows of [first, last)."""
+        return TrainingBuffer(self.vectors, self.squared_norms, self.tombstones, first, last)
 
     def ledger(self) -> Ledger:
         """Say where every accepted row is, counting what the index really holds.

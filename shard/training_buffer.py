@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shard.exact import Candidates, exact_candidates
+from shard.exact import Candidates, concatenate, exact_candidates
 from shard.tombstones import Tombstones
 from shard.types import Float32Array, Metric
 
@@ -30,6 +30,8 @@ class TrainingBuffer:
 
     def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
         """Return a superset of the k best living rows for each query, ties included."""
+        if self.first == self.last:
+            return concatenate([])
         return exact_candidates(
             metric,
             queries,

@@ -40,6 +40,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "id_column",
                     "ivf_index",
                     "read_write_lock",
+                    "recall",
                     "slots",
                     "snapshot",
                     "tombstones",
@@ -49,7 +50,10 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             ),
         ),
         ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
-        ("engine", frozenset({"coalescer", "collection", "trainer", "local_shard"})),
+        (
+            "engine",
+            frozenset({"coalescer", "collection", "search_coalescer", "trainer", "local_shard"}),
+        ),
         (
             "edge",
             frozenset(
@@ -130,6 +134,7 @@ WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
     "Makefile",
+    "benchmarks/stock.lock",
     "buf.yaml",
     "deploy/Dockerfile",
     "deploy/build.lock",

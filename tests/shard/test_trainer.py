@@ -100,7 +100,7 @@ def assert_exact(collection: Collection, corpus: Corpus, *, exact: bool = False)
 # ---- building -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [IndexKind.IVF_FLAT, IndexKind.IVF_SQ8])
+@pytest.mark.parametrize("kind", list(IndexKind))
 @pytest.mark.parametrize("metric", list(Metric))
 def test_a_build_leaves_every_living_row_in_the_index(
     tmp_path: Path, metric: Metric, kind: IndexKind

@@ -5,7 +5,7 @@ import warnings
 
 from vectorshard.v1 import vectorshard_pb2 as vectorshard_dot_v1_dot_vectorshard__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.83.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -123,7 +123,6 @@ class VectorServiceServicer:
         limit, an unspecified or unknown enum value, a target_recall outside (0, 1], an nlist with
         another rule than FIXED or over the limit, FIXED without an nlist, a filter field without a
         name or with one that comes twice.
-        UNIMPLEMENTED: INDEX_KIND_IVF_PQ.
         RESOURCE_EXHAUSTED: Limits.collections exist already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
