@@ -7,7 +7,7 @@ batches in a thread; it knows nothing of what an item is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
@@ -30,6 +30,9 @@ class Coalescer(Generic[Item, Outcome]):
         How much of a batch an item takes.
     batch_weight
         Where a batch ends; its first item may weigh more.
+    ready
+        Awaited before each batch, with what waits: meanwhile `executor` is free for others. None
+        when a batch may always run.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class Coalescer(Generic[Item, Outcome]):
         executor: Executor,
         weigh: Callable[[Item], int] = lambda _: 1,
         batch_weight: int = 1_024,
+        ready: Callable[[Sequence[Item]], Awaitable[None]] | None = None,
     ) -> None:
         self._run = run
         self._executor = executor
         self._weigh = weigh
         self._batch_weight = batch_weight
+        self._ready = ready
         self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -57,7 +62,12 @@ class Coalescer(Generic[Item, Outcome]):
         self._waiting.append((item, future))
         if self._runner is None:
             self._runner = loop.create_task(self._run_batches())
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Else what callers gave up would pile up behind a batch that hangs.
+            self._waiting = [waits for waits in self._waiting if waits[1] is not future]
+            raise
 
     async def drain(self) -> None:
         """Return when nothing waits or runs."""
@@ -68,6 +78,8 @@ class Coalescer(Generic[Item, Outcome]):
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
+                if self._ready is not None:
+                    await self._ready([item for item, _ in self._waiting])
                 batch = self._next_batch()
                 if not batch:
                     continue
@@ -82,7 +94,7 @@ class Coalescer(Generic[Item, Outcome]):
             self._runner = None
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
-        """Take the items of the next batch; those whose callers have left are forgotten."""
+        """Take the items of the next batch; a caller may have left in this very moment."""
         weight = 0
         taken = 0
         for item, _ in self._waiting:

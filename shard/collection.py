@@ -121,7 +121,7 @@ class Collection:
         self._row_file = row_file
         self._row_store = row_store
         self._index_lock = ReadWriteLock()
-        self._publishing = threading.Condition()
+        self._publishing = threading.Lock()
         self._files = threading.Lock()
         self._ids = IdColumn(entry.config.id_type)
         self._id_index = IdIndex(self._ids)
@@ -134,6 +134,7 @@ class Collection:
         self._building = False
         self._rows_before_next_try = 0
         self._training_asked: list[Future[None]] = []
+        self._waiting_for_room: list[Future[None]] = []
         self._writes_stopped = ""
         self.on_change: Callable[[], None] = lambda: None
 
@@ -451,8 +452,6 @@ class Collection:
             raise WritesStopped(self._writes_stopped)
         if plan.changes_nothing:
             return self._snapshot.sequence
-        if plan.rows:
-            self._wait_for_absorption()
         ids, vectors = plan.ids, plan.vectors
         squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
         try:
@@ -530,17 +529,26 @@ class Collection:
             self._squared_norms = grown
         self._squared_norms[first_row:rows] = squared_norms
 
-    def _wait_for_absorption(self) -> None:
-        """Slow writers down while the buffer outgrows what is being absorbed."""
-        buffer = self.engine.buffer
+    def room_for_rows(self) -> Future[None]:
+        """Return what is done as soon as the buffer does not outgrow what is being absorbed.
 
-        def bearable() -> bool:
-            snapshot = self._snapshot
-            buffered = snapshot.rows - snapshot.absorbed_until
-            return snapshot.index is None or buffered <= buffer.slow_writers_rows or self.closed
-
+        Whoever writes waits for it, for `slow_writers_wait_s` at most. It may be cancelled.
+        """
+        room: Future[None] = Future()
         with self._publishing:
-            self._publishing.wait_for(bearable, timeout=buffer.slow_writers_wait_s)
+            self._waiting_for_room.append(room)
+            self._tell_of_room()
+        return room
+
+    def _tell_of_room(self) -> None:
+        """Tell those who wait for room if there is some; `_publishing` is held."""
+        snapshot = self._snapshot
+        buffered = snapshot.rows - snapshot.absorbed_until
+        if snapshot.index is None or buffered <= self.engine.buffer.slow_writers_rows:
+            waiting, self._waiting_for_room = self._waiting_for_room, []
+            for room in waiting:
+                if room.set_running_or_notify_cancel():
+                    room.set_result(None)
 
     # ---- the index: background threads ----------------------------------------------------------
 
@@ -627,7 +635,7 @@ class Collection:
                 rows_skipped=rows_skipped,
             )
             self._building = False
-            self._publishing.notify_all()
+            self._tell_of_room()
         self.on_change()
 
     def absorb_piece(self) -> bool:
@@ -649,7 +657,7 @@ class Collection:
                     absorbed_until=last,
                     rows_skipped=snapshot.rows_skipped + (last - first - len(rows)),
                 )
-                self._publishing.notify_all()
+                self._tell_of_room()
         return True
 
     def checkpoint(self) -> None:
@@ -677,7 +685,6 @@ class Collection:
         with self._publishing:
             self.closed = True
             asked, self._training_asked = self._training_asked, []
-            self._publishing.notify_all()
         for future in asked:
             if future.set_running_or_notify_cancel():
                 future.set_exception(CollectionNotFound(f"{self.entry.config.name} was closed"))

@@ -19,6 +19,7 @@ class Limits:
     """Bounds on requests. What exceeds them is refused before anything is done."""
 
     message_bytes: int = 64 * 1024 * 1024
+    write_bytes: int = 64 * 1024 * 1024  # of all writes in progress; a router takes 4 times as much
     dim: int = 8_192
     k: int = 10_000
     queries: int = 10_000

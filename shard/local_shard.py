@@ -163,7 +163,11 @@ class LocalShard:
         served = _Served(
             collection,
             Coalescer(
-                collection.apply, self._commit_threads, lambda write: len(write.ids), COMMIT_IDS_MAX
+                collection.apply,
+                self._commit_threads,
+                lambda write: len(write.ids),
+                COMMIT_IDS_MAX,
+                partial(self._wait_for_absorption, collection),
             ),
             SearchCoalescer(),
         )
@@ -290,6 +294,15 @@ class LocalShard:
         return DeleteResult(
             deleted=outcome.deleted, token=self._token(served.collection, outcome.sequence)
         )
+
+    async def _wait_for_absorption(
+        self, collection: Collection, writes: Sequence[UpsertRequest | DeleteRequest]
+    ) -> None:
+        """Slow the writers of a collection down, and nobody else's, while its buffer outgrows."""
+        if any(isinstance(write, UpsertRequest) for write in writes):
+            room = asyncio.wrap_future(collection.room_for_rows())
+            await asyncio.wait([room], timeout=self._engine.buffer.slow_writers_wait_s)
+            room.cancel()
 
     def _token(self, collection: Collection, sequence: int) -> Token:
         return Token(

@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -18,6 +18,7 @@ import grpc
 import structlog
 
 from shard import wire
+from shard.byte_budget import ByteBudget
 from shard.call_metadata import call_of
 from shard.config import Limits
 from shard.errors import PlacementMismatch, Unsupported, VectorShardError
@@ -58,6 +59,7 @@ class VectorService:
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
         self._server_info: tuple[Topology | None, bytes] = (None, b"")
+        self._writes = ByteBudget(limits.write_bytes)
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
@@ -180,9 +182,26 @@ class VectorService:
 
     # ---- writes ---------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def _held(self, payload: bytes, call: Call) -> AsyncIterator[None]:
+        """Hold room for a write, or refuse it.
+
+        A router's waits: the router has held back, or refused, its own callers already, and cannot
+        take back what other shards have written of the same batch.
+        """
+        if call.placement:
+            await self._writes.take(len(payload))
+        else:
+            self._writes.take_now(len(payload))
+        try:
+            yield
+        finally:
+            self._writes.give_back(len(payload))
+
     async def _upsert(self, payload: bytes, call: Call) -> bytes:
-        request, request_id = self._decode_upsert(payload)
-        return await self._write(request, request_id, call)
+        async with self._held(payload, call):
+            request, request_id = self._decode_upsert(payload)
+            return await self._write(request, request_id, call)
 
     def _decode_upsert(self, payload: bytes) -> tuple[UpsertRequest, int]:
         return wire.decode_upsert_request(payload, self._limits)
@@ -192,8 +211,9 @@ class VectorService:
         return wire.encode_upsert_response(await self._shard.upsert(request, call=call), request_id)
 
     async def _delete(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_delete_request(payload, self._limits)
-        return wire.encode_delete_response(await self._shard.delete(request, call=call))
+        async with self._held(payload, call):
+            request = wire.decode_delete_request(payload, self._limits)
+            return wire.encode_delete_response(await self._shard.delete(request, call=call))
 
     async def _upsert_stream(
         self, payloads: AsyncIterator[bytes], context: Context
@@ -201,7 +221,7 @@ class VectorService:
         """Acknowledge each message in order, while the next ones are read and written already."""
         with self._run("UpsertStream") as outcome, self._open_stream():
             write = partial(self._write, call=_call(context))
-            upload = Upload(payloads, self._decode_upsert, write, self._draining)
+            upload = Upload(payloads, self._decode_upsert, write, self._draining, self._writes)
             try:
                 async for acknowledgement in upload.acknowledgements():
                     yield acknowledgement

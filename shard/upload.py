@@ -1,9 +1,9 @@
 """One UpsertStream: messages are read ahead within a window and acknowledged in order.
 
-The window is what bounds an upload's memory: when writes are slow it fills, nothing more is read,
-and the network holds the client back. Messages are written side by side, in whatever order a shard
-or the shards behind a router take them; only one that shares an id with a message in flight waits
-for it, so that the later message of an id wins.
+When writes are slow the window fills, or the budget that all writes of a server share is spent;
+then nothing more is read, and the network holds the client back. Messages are written side by side,
+in whatever order a shard or the shards behind a router take them; only one that shares an id with a
+message in flight waits for it, so that the later message of an id wins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from shard.byte_budget import ByteBudget
 from shard.errors import ShardUnavailable
 from shard.types import IdArray, UpsertRequest
 
@@ -47,6 +48,8 @@ class Upload:
         Writes it, and returns its acknowledgement. Called with what `decode` returned.
     draining
         Set when the server stops: nothing more is begun.
+    budget
+        Whose bytes a message holds while it is written.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class Upload:
         decode: Callable[[bytes], tuple[UpsertRequest, int]],
         write: Callable[[UpsertRequest, int], Awaitable[bytes]],
         draining: asyncio.Event,
+        budget: ByteBudget,
     ) -> None:
         self._payloads = payloads
         self._decode = decode
         self._write = write
         self._draining = draining
+        self._budget = budget
         self._turned_away = False
         self._in_flight: list[_Writing] = []
         # Of the messages in the window one is waited for, and one waits for room in the queue.
@@ -91,23 +96,35 @@ class Upload:
             refused.set_exception(error)
             refused.exception()  # it may be that nobody gets to hear of it
             return _Writing(np.zeros(0, dtype=np.int64), 0, refused)
-        while self._must_wait(request.ids, len(payload)):
-            in_flight = [writing.acknowledgement for writing in self._in_flight]
-            await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+        await self._wait_for_room(request.ids, len(payload))
+        await self._budget.take(len(payload))
         acknowledgement = asyncio.ensure_future(self._write(request, request_id))
         acknowledgement.add_done_callback(_look_at)
+        acknowledgement.add_done_callback(lambda _: self._budget.give_back(len(payload)))
         writing = _Writing(request.ids, len(payload), acknowledgement)
         self._in_flight.append(writing)
         return writing
 
-    def _must_wait(self, ids: IdArray, message_bytes: int) -> bool:
+    async def _wait_for_room(self, ids: IdArray, message_bytes: int) -> None:
+        """Return once no message in flight has an id of these, and the window has room."""
+        in_the_way = [
+            writing.acknowledgement
+            for writing in self._still_in_flight()
+            if share_an_id(ids, writing.ids)
+        ]
+        if in_the_way:
+            await asyncio.wait(in_the_way)
+        while in_flight := self._still_in_flight():
+            if sum(writing.message_bytes for writing in in_flight) + message_bytes <= WINDOW_BYTES:
+                return
+            await asyncio.wait(
+                [writing.acknowledgement for writing in in_flight],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+
+    def _still_in_flight(self) -> list[_Writing]:
         self._in_flight = [each for each in self._in_flight if not each.acknowledgement.done()]
-        if not self._in_flight:
-            return False
-        in_flight_bytes = sum(writing.message_bytes for writing in self._in_flight)
-        if in_flight_bytes + message_bytes > WINDOW_BYTES:
-            return True
-        return any(share_an_id(ids, writing.ids) for writing in self._in_flight)
+        return self._in_flight
 
     async def acknowledgements(self) -> AsyncIterator[bytes]:
         """Yield the acknowledgements in order; raise the first message's error.
@@ -118,6 +135,7 @@ class Upload:
             If the server drains: what was not acknowledged must be sent again elsewhere.
         """
         drained = asyncio.ensure_future(self._draining.wait())
+        taken: asyncio.Future[asyncio.Future[bytes] | None] | None = None
         try:
             while True:
                 taken = asyncio.ensure_future(self._window.get())
@@ -129,10 +147,11 @@ class Upload:
                     await self._reader  # raises what ended it, if that was not the client's end
                     return
                 else:
-                    taken.cancel()
                     raise ShardUnavailable("the server is draining; send the rest elsewhere")
         finally:
             drained.cancel()
+            if taken is not None:
+                taken.cancel()
 
     async def close(self) -> None:
         """Stop reading, and withdraw what is being written: it may be written all the same."""

@@ -52,7 +52,16 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
         (
             "engine",
-            frozenset({"coalescer", "collection", "search_coalescer", "trainer", "local_shard"}),
+            frozenset(
+                {
+                    "byte_budget",
+                    "coalescer",
+                    "collection",
+                    "search_coalescer",
+                    "trainer",
+                    "local_shard",
+                }
+            ),
         ),
         (
             "edge",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -170,3 +172,56 @@ async def test_draining_waits_for_what_runs_and_for_what_waits(
     work.allow()
     await draining
     assert [await task for task in tasks] == [1, 4]
+
+
+async def test_what_callers_give_up_does_not_pile_up_behind_a_batch_that_hangs() -> None:
+    class Item:
+        """Something large."""
+
+    hangs = threading.Event()
+
+    def run(items: Sequence[Item]) -> list[int]:
+        hangs.wait(DEADLINE_S)
+        return [1] * len(items)
+
+    with ThreadPoolExecutor(1) as executor:
+        coalescer = Coalescer(run, executor)
+        first = asyncio.ensure_future(coalescer.submit(Item()))
+        await asyncio.sleep(0)  # a turn for the batch to be taken
+        await asyncio.sleep(0)
+        item = Item()
+        given_up = weakref.ref(item)
+        second = asyncio.ensure_future(coalescer.submit(item))
+        del item
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        del second
+        await asyncio.sleep(0)  # a turn for its last traces to go
+        gc.collect()
+        gone = given_up() is None
+        hangs.set()
+        assert await first == 1
+    assert gone
+
+
+async def test_a_batch_waits_until_it_may_run_and_takes_along_who_comes_meanwhile(
+    work: Work,
+) -> None:
+    ready = asyncio.Event()
+    asked: list[list[int]] = []
+
+    async def wait(items: Sequence[int]) -> None:
+        asked.append(list(items))
+        await ready.wait()
+
+    with ThreadPoolExecutor(1) as executor:
+        coalescer = Coalescer(work, executor, ready=wait)
+        tasks = await submitted(coalescer, 1)
+        tasks += await submitted(coalescer, 2)
+        assert await asyncio.get_running_loop().run_in_executor(executor, int) == 0, "it is free"
+        assert work.batches == []
+        ready.set()
+        work.allow(2)
+        assert await asyncio.gather(*tasks) == [1, 4]
+    assert (asked, work.batches) == ([[1]], [[1, 2]])

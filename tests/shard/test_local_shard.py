@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from shard.config import SLOTS_TOTAL, Limits
+from shard.config import SLOTS_TOTAL, BufferConfig, Limits
 from shard.disk import Bytes, Disk
 from shard.errors import (
     CollectionNotFound,
@@ -29,6 +29,7 @@ from shard.errors import (
 from shard.local_shard import LocalShard, recommended_batch_size
 from shard.slots import slots_of
 from shard.types import (
+    DeleteRequest,
     Effort,
     GetRequest,
     IdType,
@@ -525,3 +526,53 @@ async def test_writes_that_wait_share_a_commit(shard: LocalShard) -> None:
 )
 def test_the_recommended_batch_fits_a_cores_cache(dim: int, queries: int) -> None:
     assert recommended_batch_size(dim) == queries
+
+
+async def test_writers_that_wait_for_their_absorber_hold_up_no_other_collection(
+    tmp_path: Path,
+) -> None:
+    engine = replace(
+        SMALL_ENGINE,
+        buffer=BufferConfig(absorb_rows=10**6, slow_writers_rows=30, slow_writers_wait_s=1e6),
+    )
+    shard = open_shard(tmp_path, engine=engine)
+    corpus = corpus_of(200)
+
+    async def write(name: str, rows: slice) -> None:
+        part = corpus.take(rows)
+        await shard.upsert(UpsertRequest(collection=name, ids=part.ids, vectors=part.vectors))
+
+    slow = ["first", "second", "third"]  # more than there are threads that commit
+    for name in (*slow, "other"):
+        await shard.create_collection(config_of(name))
+        await write(name, slice(0, 60))
+    for name in slow:
+        await shard.train(TrainRequest(collection=name, wait=True))
+        await write(name, slice(60, 100))
+    waiting = [asyncio.ensure_future(write(name, slice(100, 200))) for name in slow]
+    await asyncio.wait_for(write("other", slice(60, 61)), DEADLINE_S)
+    assert not any(task.done() for task in waiting)
+    deleting = DeleteRequest(collection="other", ids=corpus.ids[:1])
+    await asyncio.wait_for(shard.delete(deleting), DEADLINE_S)
+    for name in slow:
+        await shard.train(TrainRequest(collection=name, wait=True))
+    await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE_S)
+    await shard.close()
+
+
+async def test_writers_wait_for_their_absorber_no_longer_than_they_are_told(
+    tmp_path: Path,
+) -> None:
+    engine = replace(
+        SMALL_ENGINE,
+        buffer=BufferConfig(absorb_rows=10**6, slow_writers_rows=30, slow_writers_wait_s=0.01),
+    )
+    shard = open_shard(tmp_path, engine=engine)
+    await shard.create_collection(config_of())
+    corpus = corpus_of(200)
+    await put(shard, corpus.take(slice(0, 60)))
+    await shard.train(TrainRequest(collection="words", wait=True))
+    for first in range(60, 200, 35):
+        await asyncio.wait_for(put(shard, corpus.take(slice(first, first + 35))), DEADLINE_S)
+    assert (await shard.describe("words")).ledger.buffered == 140
+    await shard.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,12 +104,13 @@ class Served:
             await self.call("GetServerInfo", b"")
 
 
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
+@asynccontextmanager
+async def serving(tmp_path: Path, limits: Limits = LIMITS) -> AsyncIterator[Served]:
+    """Serve a shard with an empty collection."""
     shard = open_shard(tmp_path)
     await shard.create_collection(config_of())
     registry = CollectorRegistry()
-    service = VectorService(shard, LIMITS, "1.2.3", RpcMetrics(registry))
+    service = VectorService(shard, limits, "1.2.3", RpcMetrics(registry))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((service.handler(),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -117,6 +119,12 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield Served(shard, service, channel, registry)
     await server.stop(None)
     await shard.close()
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path) as served:
+        yield served
 
 
 def upsert_of(first: int, rows: int = 5, request_id: int = 0) -> bytes:
@@ -425,3 +433,42 @@ async def test_an_upload_that_its_caller_abandons_harms_nobody(served: Served) -
     payload = wire.encode_count_request(CountRequest(collection="words"))
     counted = wire.decode_count_response(await served.call("Count", payload))
     assert counted in {5, 10, 15}
+
+
+# ---- the budget of all writes -------------------------------------------------------------------
+
+
+async def test_a_write_without_room_is_refused_at_once_but_a_routers_waits(
+    tmp_path: Path,
+) -> None:
+    payload = upsert_of(0)
+    deletion = wire.encode_delete_request(DeleteRequest(collection="words", ids=int64s(0)))
+    async with serving(tmp_path, replace(LIMITS, write_bytes=len(payload))) as served:
+        begun, may_go_on = asyncio.Event(), asyncio.Event()
+        written = served.shard.upsert
+
+        async def upsert(request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+            begun.set()
+            await may_go_on.wait()
+            return await written(request, call=call)
+
+        served.shard.upsert = upsert  # type: ignore[method-assign]
+        first = asyncio.ensure_future(served.call("Upsert", payload))
+        await begun.wait()
+        for method, refused in (("Upsert", upsert_of(5)), ("Delete", deletion)):
+            code, error = await served.refusal(method, refused)
+            assert (code, type(error)) == ("RESOURCE_EXHAUSTED", Overloaded)
+        router = Call(placement=fingerprint_of(await served.shard.topology()))
+        waiting = asyncio.ensure_future(served.call("Upsert", upsert_of(5), router))
+        stream = served.stream("UpsertStream")
+        await stream.write(upsert_of(10))
+        await served.call("GetServerInfo", b"")
+        assert not waiting.done()
+        may_go_on.set()
+        await first
+        await waiting
+        acknowledged = wire.decode_upsert_response(await stream.read())  # type: ignore[arg-type]
+        assert acknowledged[0].accepted == 5
+        await stream.done_writing()
+        assert await served.shard.count(CountRequest(collection="words")) == 15
+        await served.call("Upsert", upsert_of(15))

@@ -472,26 +472,26 @@ def test_a_trainer_without_work_keeps_no_collection_alive(tmp_path: Path, care: 
     poll_until(lambda: detached() is None)
 
 
-def test_writers_wait_for_the_absorber_when_the_buffer_has_grown_too_large(
-    tmp_path: Path,
-) -> None:
-    patient = EngineConfig(
-        buffer=BufferConfig(
-            absorb_rows=10, absorb_piece_rows=10, slow_writers_rows=30, slow_writers_wait_s=1e6
-        ),
+def test_there_is_room_for_rows_once_the_buffer_is_absorbed_to_its_bound(tmp_path: Path) -> None:
+    engine = EngineConfig(
+        buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=10, slow_writers_rows=30),
         training=SMALL_ENGINE.training,
     )
-    collection = open_collection(tmp_path, engine=patient)
-    corpus = corpus_of(200)
+    collection = open_collection(tmp_path, engine=engine)
+    corpus = corpus_of(150)
     write(collection, corpus.take(slice(0, 100)))
+    assert collection.room_for_rows().done(), "before the first training the buffer is all rows"
     build_index(collection, lambda: 0.0)
-    write(collection, corpus.take(slice(100, 131)))
-    late = threading.Thread(target=write, args=(collection, corpus.take(slice(131, 200))))
-    late.start()
-    assert collection.snapshot.rows == 131
+    write(collection, corpus.take(slice(100, 130)))
+    assert collection.room_for_rows().done()
+    write(collection, corpus.take(slice(130, 150)))
+    waiting, given_up = collection.room_for_rows(), collection.room_for_rows()
+    given_up.cancel()
     assert collection.absorb_piece()
-    late.join(DEADLINE_S)
-    assert collection.snapshot.rows == 200
+    assert not waiting.done()
+    assert collection.absorb_piece()
+    assert waiting.done()
+    write(collection, corpus.take(slice(0, 100)))
     assert_exact(collection, corpus)
     collection.close()
 

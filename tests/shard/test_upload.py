@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shard import upload as upload_module
+from shard.byte_budget import ByteBudget
 from shard.errors import MalformedMessage, Overloaded, ShardUnavailable
 from shard.types import IdArray, UpsertRequest
 from shard.upload import WINDOW_BYTES, WINDOW_MESSAGES, Upload, share_an_id
@@ -41,14 +44,26 @@ class Message:
 class Stream:
     """An upload whose writes end when the test says so."""
 
-    def __init__(self, messages: Sequence[Message | bytes], *, ends: bool = True) -> None:
+    def __init__(
+        self,
+        messages: Sequence[Message | bytes],
+        *,
+        ends: bool = True,
+        budget: ByteBudget | None = None,
+    ) -> None:
         self.messages = messages
         self.read = 0
         self.begun: list[int] = []
         self.withdrawn: list[int] = []
         self.draining = asyncio.Event()
         self._ends = ends
-        self.upload = Upload(self._payloads(), self._decode, self._write, self.draining)
+        self.upload = Upload(
+            self._payloads(),
+            self._decode,
+            self._write,
+            self.draining,
+            budget or ByteBudget(WINDOW_BYTES),
+        )
         self.acknowledged: list[bytes] = []
         self.outcome = asyncio.ensure_future(self._take())
 
@@ -118,9 +133,9 @@ async def opened() -> AsyncIterator[Open]:
     streams: list[Stream] = []
 
     def open_stream(
-        messages: Sequence[Message | bytes], kind: type[Stream] = Stream, *, ends: bool = True
+        messages: Sequence[Message | bytes], kind: type[Stream] = Stream, **options: Any
     ) -> Stream:
-        streams.append(kind(messages, ends=ends))
+        streams.append(kind(messages, **options))
         return streams[-1]
 
     yield open_stream
@@ -346,6 +361,61 @@ async def test_closing_leaves_nothing_running(opened: Open, messages: int) -> No
     await settled()
     assert stream.withdrawn == stream.begun
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_who_stops_waiting_for_acknowledgements_leaves_only_the_reader(opened: Open) -> None:
+    stream = opened([], ends=False)
+    await settled()
+    stream.outcome.cancel()
+    await settled()
+    assert len(asyncio.all_tasks() - {asyncio.current_task()}) == 1
+
+
+async def test_a_message_looks_once_for_ids_in_its_way(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def look(ids: IdArray, others: IdArray) -> bool:
+        nonlocal looked
+        looked += 1
+        return share_an_id(ids, others)
+
+    monkeypatch.setattr(upload_module, "share_an_id", look)
+    messages = [*apart(5), Message(int64s(0, 2))]
+    stream = opened(messages)
+    await settled()
+    assert looked == 0 + 1 + 2 + 3 + 4 + 5
+    await stream.end(4, 3, 0)
+    assert stream.begun == [0, 1, 2, 3, 4]
+    await stream.end(1)
+    assert stream.begun == [0, 1, 2, 3, 4, 5]
+    assert looked == 15
+    await stream.end(2, 5)
+    await stream.ended()
+
+
+async def test_all_uploads_together_hold_no_more_than_the_budget(opened: Open) -> None:
+    budget = ByteBudget(50)
+    streams = [opened(apart(6), budget=budget) for _ in range(4)]
+    await settled()
+    assert sum(len(stream.begun) for stream in streams) == 5
+    assert all(stream.read <= len(stream.begun) + 1 for stream in streams), "one waits, unread"
+    with pytest.raises(Overloaded):
+        budget.take_now(1)
+    withdrawn, *others = streams
+    await withdrawn.close()
+    await settled()
+    for _ in range(6):
+        for stream in others:
+            for number in set(stream.begun):
+                if not stream.message(number).written.done():
+                    await stream.end(number)
+    for stream in others:
+        await stream.ended()
+        assert stream.begun == list(range(6))
+    await settled()
+    budget.take_now(50)
 
 
 async def test_closing_before_anything_was_read_does_no_harm(opened: Open) -> None:

@@ -639,7 +639,7 @@ class ShardPlacement(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections")
+    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "write_bytes")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -651,6 +651,7 @@ class Limits(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NLIST_FIELD_NUMBER: _ClassVar[int]
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_BYTES_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     dim: int
     k: int
@@ -662,7 +663,8 @@ class Limits(_message.Message):
     page_size: int
     nlist: int
     collections: int
-    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ...) -> None: ...
+    write_bytes: int
+    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., write_bytes: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")

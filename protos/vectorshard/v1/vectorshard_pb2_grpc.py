@@ -158,7 +158,8 @@ class VectorServiceServicer:
         twice, an empty or over-long string id, the wrong kind of ids, more rows than Limits.rows, a
         row's metadata over Limits.metadata_bytes or nested too deep for protobuf (some 30 levels are
         safe), an unknown mode.
-        RESOURCE_EXHAUSTED: the disk is full. FAILED_PRECONDITION: the disk failed a write.
+        RESOURCE_EXHAUSTED: Limits.write_bytes of writes are in progress, or the disk is full.
+        FAILED_PRECONDITION: the disk failed a write.
         When a shard is UNAVAILABLE, the others may have written their rows.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -170,7 +171,8 @@ class VectorServiceServicer:
         """Bulk load: one UpsertResponse for each UpsertRequest, in order, with its request_id. A message
         that Upsert would refuse ends the stream with that error; what was acknowledged stays, and a
         few of the messages behind it may have been written too. An upload may be repeated as a whole.
-        The server reads at most 8 messages ahead of its answers: read them while you write.
+        The server reads at most 8 messages ahead of its answers, and fewer while all writes have
+        Limits.write_bytes in progress: read them while you write.
         UNAVAILABLE: the server stops; send again what it has not acknowledged.
         It is the same message as Upsert's on purpose: a client writes one encoder.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
