@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import pytest_asyncio
 import structlog.testing
@@ -233,6 +236,26 @@ async def test_a_host_that_is_gone_without_a_word_is_noticed_by_pings_that_its_s
     assert client["grpc.http2.max_pings_without_data"] == 0, "a call that waits sends nothing"
     least_ms = server["grpc.http2.min_ping_interval_without_data_ms"]
     assert least_ms < client["grpc.keepalive_time_ms"], "else it closes the connection"
+
+
+async def test_what_was_sent_is_let_go_of_without_the_collector(
+    answering: Answering, remote: RemoteShard
+) -> None:
+    answering.says(b"")
+    rows = some_vectors(50_000)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            await remote.upsert(
+                UpsertRequest(collection="words", ids=np.arange(len(rows)), vectors=rows)
+            )
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept_bytes < rows.nbytes
 
 
 async def test_a_server_that_is_missing_is_unavailable_and_named(remote: RemoteShard) -> None:

@@ -17,15 +17,27 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 from router.client import Client
 from shard.types import IndexConfig, Metric
-from tests.system.conftest import ServerProcess, Starter, Stub, int64s, matrix, wait_until
+from tests.system.conftest import (
+    ServerProcess,
+    Starter,
+    Stub,
+    int64s,
+    matrix,
+    refused,
+    wait_until,
+)
 
 pytestmark = pytest.mark.system
 
 NAME = "rows"
-DIM = 256
-ROWS_A_MESSAGE = 4_000
-MESSAGES = 30
-"""Of 4 MB each."""
+DIM = 1_024
+ROWS_A_MESSAGE = 1_000
+MESSAGES = 100
+"""Of 4 MB each: several times what may be held of them."""
+
+UPLOADS = 16
+MESSAGES_AN_UPLOAD = 12
+"""Of many at once: 800 MB in all, with windows of 250 MB."""
 
 HELD_BACK = 12
 """Messages that are taken at most while nothing is acknowledged: the window's, and what lies in
@@ -38,8 +50,15 @@ NEVER = 10_000_000
 """A min_training_size that is not reached: an index would be counted, too."""
 
 QUIET_S = 0.5
-MOST_MB = 128
-"""A window of 16 MiB, and what parsing, splitting and encoding it anew takes."""
+MOST_MB = 112
+"""A window of 16 MiB, and what parsing, splitting and encoding it anew takes, of 400 MB."""
+
+MOST_WITH_SHARDS_MB = 176
+"""The same where the shards that commit it are in the process, of 800 MB."""
+
+MOST_OF_MANY_MB = 768
+"""A budget of 64 MiB, four times over, and what each stream has read ahead. The windows alone let
+1,400 through."""
 
 VECTORS = np.random.default_rng(1).standard_normal((ROWS_A_MESSAGE, DIM), dtype=np.float32)
 
@@ -159,7 +178,51 @@ def test_a_client_that_does_not_read_its_acknowledgements_does_not_fill_the_serv
         wait_until(is_taken, 60)
         assert [answer.request_id for answer in answers] == list(offer.numbers)
         growth.look()
-        assert growth.megabytes < MOST_MB
+        assert growth.megabytes < MOST_WITH_SHARDS_MB
         assert client.count(NAME) == (WARM_UP + 2 * MESSAGES) * ROWS_A_MESSAGE
         client.drop_collection(NAME)
     server.stop()
+
+
+def test_many_uploads_to_a_shard_that_has_stopped_share_one_budget(start_server: Starter) -> None:
+    fleet = start_server.fleet(2)
+    hung = fleet.shards[1]
+    first = WARM_UP
+    offers = []
+    for _ in range(UPLOADS):
+        offers.append(Offer(range(first, first + MESSAGES_AN_UPLOAD)))
+        first += MESSAGES_AN_UPLOAD
+    acknowledged: list[int] = []
+
+    def upload(offer: Offer) -> None:
+        with fleet.stub() as stub:
+            acknowledged.extend(answer.request_id for answer in stub.UpsertStream(iter(offer)))
+
+    with fleet.client() as client, fleet.stub() as stub:
+        begin(client, stub)
+        growth = Growth(fleet.router)
+
+        def look_until(holds: Callable[[], bool]) -> None:
+            def look() -> bool:
+                growth.look()
+                return holds()
+
+            wait_until(look, 120)
+
+        hung.signal(signal.SIGSTOP)
+        uploads = [threading.Thread(target=upload, args=(offer,)) for offer in offers]
+        for thread in uploads:
+            thread.start()
+        try:
+            look_until(lambda: all(offer.taken and offer.is_held_back() for offer in offers))
+            assert not acknowledged
+            one_more = next(iter(Offer([first])))
+            assert refused(lambda: stub.Upsert(one_more)).reason == "OVERLOADED"
+        finally:
+            hung.signal(signal.SIGCONT)
+        look_until(lambda: not any(thread.is_alive() for thread in uploads))
+        assert sorted(acknowledged) == list(range(WARM_UP, first))
+        assert growth.megabytes < MOST_OF_MANY_MB
+        assert client.count(NAME) == first * ROWS_A_MESSAGE
+        client.drop_collection(NAME)
+    fleet.stop()

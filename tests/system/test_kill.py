@@ -241,15 +241,15 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
     assert "background work failed" not in server.log_text()
     server.stop()
     assert story.kills_during_training > KILLS / 4
-    assert story.lives_with_absorbing > 0
-    assert story.checkpoints() > 0
+    assert story.lives_with_absorbing > KILLS / 10
+    assert story.checkpoints() > KILLS / 10
 
 
 # ---- a fleet -------------------------------------------------------------------------------------
 
 
 NAME = "rows"
-FLEET_KILLS = 5
+FLEET_KILLS = 20
 FLEET_IDS = range(100, 900)
 ABSENT_IDS = range(10_000, 10_100)
 
