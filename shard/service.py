@@ -132,7 +132,7 @@ class VectorService:
     # ---- how a call runs ------------------------------------------------------------------------
 
     def _unary(self, name: str, answer: Answer) -> Any:
-        async def handle(payload: bytes, context: Context) -> bytes:
+        async def serve(payload: bytes, context: Context) -> bytes:
             with self._run(name) as outcome:
                 try:
                     call = _call(context)
@@ -142,7 +142,7 @@ class VectorService:
                     outcome.code = status_code(error)
                     await _abort(context, name, error)
 
-        return handle
+        return serve
 
     async def _require_placement(self, call: Call) -> None:
         """Refuse a call that is meant for another server: its answer would be a wrong one."""
