@@ -52,12 +52,22 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ("engine", frozenset({"coalescer", "collection", "trainer", "local_shard"})),
         (
             "edge",
-            frozenset({"call_metadata", "status", "service", "server", "telemetry", "upload"}),
+            frozenset(
+                {
+                    "call_metadata",
+                    "search_stream",
+                    "server",
+                    "service",
+                    "status",
+                    "telemetry",
+                    "upload",
+                }
+            ),
         ),
     ),
     "router": (
         ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
-        ("routing", frozenset({"children", "remote_shard", "router"})),
+        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
         ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
     ),
 }
@@ -83,6 +93,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.service",
             "shard.server",
             "router.client",
+            "router.link",
             "router.remote_shard",
         }
     ),

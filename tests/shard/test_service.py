@@ -180,11 +180,6 @@ async def test_what_is_not_in_this_release_is_unimplemented(served: Served) -> N
     code, error = await served.refusal("Explain")
     assert code == "UNIMPLEMENTED"
     assert isinstance(error, Unsupported)
-    stream = served.stream("SearchStream")
-    await stream.write(b"")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stream.read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(
