@@ -3,8 +3,9 @@
 One task writes and one reads, and nobody else touches the stream: concurrent writes end a stream of
 grpc.aio, and so does a deadline around one. Callers wait for their own answer only. Who stops
 waiting leaves the others alone, and its request keeps its place in the window until the server has
-answered it: a server that answers nothing must fill the window, not the memory. A full window is a
-stalled link, and is told at once.
+answered it: a server that answers nothing must fill the window, not the memory. When the window is
+full and nothing has been answered for a while, the link is stalled, which is told at once; as long
+as answers come, it is busy, and who finds no place asks by a call of its own.
 
 A link lives as long as its stream. When that ends, for whatever reason, all that is in flight ends
 with `LinkBroken`: whoever asked asks again by a call of its own, whose status is the one that
@@ -33,6 +34,14 @@ WINDOW_REQUESTS: Final = 64
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Bytes of those requests: what gRPC takes for a stopped process before a write waits."""
+
+
+STALLED_S: Final = 1.0
+"""How long a link with a full window may be silent. Searches take milliseconds."""
+
+
+class LinkBusy(Exception):
+    """There is no place in the window, and answers keep coming. Nothing was sent."""
 
 
 class LinkBroken(Exception):
@@ -134,6 +143,7 @@ class Link:
         self._in_flight: dict[int, _InFlight] = {}
         self._bytes = 0
         self._newest = 0
+        self._heard_at = 0.0
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._cause: BaseException | None = None
         self.broken = False
@@ -167,8 +177,10 @@ class Link:
         ------
         LinkBroken
             If the stream ends first, or has ended.
-        ShardUnavailable
+        LinkBusy
             If the window is full.
+        ShardUnavailable
+            If the window is full, and nothing was answered for STALLED_S.
         DeadlineExceeded
             If there is no answer in time.
         """
@@ -198,18 +210,26 @@ class Link:
             raise
 
     def _send(self, request_id: int, payload: bytes) -> asyncio.Future[wire.StreamAnswer]:
-        full = len(self._in_flight) >= self._window_requests
-        if full or (self._in_flight and self._bytes + len(payload) > self._window_bytes):
-            raise ShardUnavailable(
-                f"{self._name} is stalled: {len(self._in_flight)} requests of "
-                f"{self._bytes:,} bytes wait for an answer"
-            )
+        if not self._in_flight:
+            self._heard_at = self._clock()  # of nothing that was asked nothing is to be heard
+        elif (
+            len(self._in_flight) >= self._window_requests
+            or self._bytes + len(payload) > self._window_bytes
+        ):
+            raise self._full()
         self._newest = request_id
         answer: asyncio.Future[wire.StreamAnswer] = asyncio.get_running_loop().create_future()
         self._in_flight[request_id] = _InFlight(len(payload), answer)
         self._bytes += len(payload)
         self._outbox.put_nowait(payload)
         return answer
+
+    def _full(self) -> Exception:
+        waiting = f"{len(self._in_flight)} requests of {self._bytes:,} bytes wait for an answer"
+        silent_s = self._clock() - self._heard_at
+        if silent_s < STALLED_S:
+            return LinkBusy(f"{self._name} is busy: {waiting}")
+        return ShardUnavailable(f"{self._name} is stalled for {silent_s:.1f} s: {waiting}")
 
     def _withdraw(self, request_id: int) -> None:
         """Tell the server that nobody waits any more; the place is kept until it answers."""
@@ -240,6 +260,7 @@ class Link:
         if in_flight is None:
             return  # of nothing that was asked here; the server's mistake, and nobody's answer
         self._bytes -= in_flight.message_bytes
+        self._heard_at = self._clock()
         if not in_flight.answer.done():
             in_flight.answer.set_result(answer)
 

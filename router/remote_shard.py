@@ -5,8 +5,9 @@ failure is raised as the error that the server raised, or as what the transport'
 and names the server.
 
 Searches share a link (router.link), which halves what a call costs. What is large goes by a call of
-its own, so that nothing small waits behind it; and so does, once, what a broken link has left
-without an answer. So a server that has no SearchStream, or is none of ours, is told by that call.
+its own, so that nothing small waits behind it; and so does what finds no place on a busy link, and,
+once, what a broken one has left without an answer. So that call tells what a server is that has no
+SearchStream, or is none of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import grpc
 import structlog
 
 from router.calls import SERVICE
-from router.link import Link, LinkBroken, open_link
+from router.link import Link, LinkBroken, LinkBusy, open_link
 from shard import wire
 from shard.call_metadata import metadata_of
 from shard.config import Limits
@@ -169,7 +170,7 @@ class RemoteShard:
                 incarnation=call.incarnation,
                 answer_bytes_max=LINK_BYTES_MAX,
             )
-        except LinkBroken:
+        except (LinkBroken, LinkBusy):
             return None
         if answer.response is not None:
             return answer.response

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from router.link import WINDOW_BYTES, WINDOW_REQUESTS, Link, LinkBroken
+from router.link import STALLED_S, WINDOW_BYTES, WINDOW_REQUESTS, Link, LinkBroken, LinkBusy
 from shard import wire
 from shard.errors import DeadlineExceeded, ShardUnavailable
 from tests.shard.samples import DEADLINE_S
@@ -94,7 +94,8 @@ class Asking:
 
     def __init__(self) -> None:
         self.stream = FakeStream()
-        self.link = Link(self.stream, "the shard", clock=lambda: NOW)
+        self.now = NOW
+        self.link = Link(self.stream, "the shard", clock=lambda: self.now)
         self.callers: list[asyncio.Task[wire.StreamAnswer]] = []
 
     async def ask(self, *searches: bytes, **how: Any) -> list[asyncio.Task[wire.StreamAnswer]]:
@@ -210,19 +211,34 @@ async def test_a_caller_that_comes_too_late_is_told_at_once(asking: Asking) -> N
 # ---- the window ---------------------------------------------------------------------------------
 
 
-async def test_a_full_window_is_unavailable_at_once(asking: Asking) -> None:
+async def test_a_full_window_that_is_silent_is_unavailable_at_once(asking: Asking) -> None:
     await asking.ask(*[b"a"] * WINDOW_REQUESTS)
-    with pytest.raises(ShardUnavailable, match="the shard is stalled: 64 requests"):
+    asking.now += STALLED_S
+    with pytest.raises(ShardUnavailable, match=r"the shard is stalled for 1.0 s: 64 requests"):
         await outcome(asking.link.ask(b"a"))
     await asking.stream.answers(5)
     await asking.ask(b"b")
     assert len(asking.stream.asked) == WINDOW_REQUESTS + 1
 
 
+async def test_a_full_window_is_only_busy_as_long_as_answers_come(asking: Asking) -> None:
+    asking.now += 100
+    await asking.ask(*[b"a"] * WINDOW_REQUESTS)
+    for number in (1, 2, 3):
+        with pytest.raises(LinkBusy):
+            await outcome(asking.link.ask(b"a"))
+        asking.now += 0.9 * STALLED_S
+        await asking.stream.answers(number)
+        await asking.ask(b"b")
+    asking.now += STALLED_S
+    with pytest.raises(ShardUnavailable, match="stalled"):
+        await outcome(asking.link.ask(b"a"))
+
+
 async def test_bytes_fill_the_window_too(asking: Asking) -> None:
     third = b"x" * (WINDOW_BYTES // 3)
     await asking.ask(third, third)
-    with pytest.raises(ShardUnavailable, match="stalled: 2 requests"):
+    with pytest.raises(LinkBusy, match="2 requests"):
         await outcome(asking.link.ask(third))
     await asking.ask(b"small")
     await asking.stream.answers(1)
@@ -232,7 +248,7 @@ async def test_bytes_fill_the_window_too(asking: Asking) -> None:
 
 async def test_what_is_larger_than_the_window_is_sent_alone(asking: Asking) -> None:
     await asking.ask(b"x" * (WINDOW_BYTES + 1))
-    with pytest.raises(ShardUnavailable, match="stalled"):
+    with pytest.raises(LinkBusy):
         await outcome(asking.link.ask(b"a"))
 
 
@@ -243,6 +259,7 @@ async def test_a_server_that_answers_nothing_fills_the_window_though_nobody_wait
         (caller,) = await asking.ask(b"a")
         caller.cancel()
     await settled()
+    asking.now += STALLED_S
     with pytest.raises(ShardUnavailable, match="stalled"):
         await outcome(asking.link.ask(b"a"))
     await asking.stream.answers(*range(1, WINDOW_REQUESTS + 1))
@@ -258,6 +275,7 @@ async def test_a_server_that_takes_nothing_gets_no_more_than_the_window_once_it_
     for caller in asking.callers:
         caller.cancel()
     await settled()
+    asking.now += STALLED_S
     with pytest.raises(ShardUnavailable, match="stalled"):
         await outcome(asking.link.ask(b"a"))
     assert asking.stream.asked == [1]

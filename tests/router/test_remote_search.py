@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
+from router.link import WINDOW_REQUESTS
 from router.remote_shard import LINK_BYTES_MAX, RemoteShard
 from shard import wire
 from shard.config import Limits
@@ -167,6 +168,15 @@ async def test_an_answer_that_turns_out_large_is_asked_for_again_by_a_call_of_it
     answer = await remote.search(search)
     assert answer.metadata == metadata
     assert served.began == ["SearchStream", "Search"]
+
+
+async def test_what_finds_no_place_on_a_busy_link_goes_by_a_call_of_its_own(
+    served: Served, remote: RemoteShard
+) -> None:
+    direct = await served.shard.search(SEARCH)
+    answers = await asyncio.gather(*(remote.search(SEARCH) for _ in range(WINDOW_REQUESTS + 5)))
+    assert all(same(answer, direct) for answer in answers)
+    assert sorted(served.began) == ["Search"] * 5 + ["SearchStream"]
 
 
 async def test_another_placement_is_another_link(served: Served, remote: RemoteShard) -> None:
