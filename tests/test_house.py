@@ -68,7 +68,21 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
     "router": (
         ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
         ("routing", frozenset({"children", "link", "remote_shard", "router"})),
-        ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
+        (
+            "edge",
+            frozenset(
+                {
+                    "__main__",
+                    "client",
+                    "console",
+                    "demo",
+                    "embedded",
+                    "fleet",
+                    "logs",
+                    "streams",
+                }
+            ),
+        ),
     ),
 }
 """From the bottom up. A module imports from its own layer and from those below it."""
@@ -95,6 +109,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "router.client",
             "router.link",
             "router.remote_shard",
+            "router.streams",
         }
     ),
     "sqlite3": frozenset({"shard.disk", "shard.row_store", "shard.collection"}),
