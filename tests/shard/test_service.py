@@ -33,7 +33,7 @@ from shard.errors import (
 from shard.fingerprint import fingerprint_of
 from shard.local_shard import LocalShard
 from shard.service import SERVICE_NAME, VectorService
-from shard.status import error_from_rpc
+from shard.status import error_from_rpc, read_status
 from shard.telemetry import RpcMetrics
 from shard.types import (
     NO_LIMIT,
@@ -45,6 +45,7 @@ from shard.types import (
     ListRequest,
     Role,
     SearchRequest,
+    SearchResult,
     Topology,
     TrainRequest,
     UpsertRequest,
@@ -64,6 +65,7 @@ from tests.shard.samples import (
 LIMITS = Limits()
 
 Unary = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+Streaming = grpc.aio.StreamStreamMultiCallable[bytes, bytes]
 
 
 @dataclass
@@ -405,3 +407,129 @@ async def test_an_upload_that_its_caller_abandons_harms_nobody(served: Served) -
     payload = wire.encode_count_request(CountRequest(collection="words"))
     counted = wire.decode_count_response(await served.call("Count", payload))
     assert counted in {5, 10, 15}
+
+
+# ---- SearchStream -------------------------------------------------------------------------------
+
+
+def search_message(
+    request_id: int, request: SearchRequest = SEARCH, incarnation: str = ""
+) -> bytes:
+    return wire.encode_search_stream_request(
+        wire.StreamRequest(
+            request_id=request_id,
+            search=wire.encode_search_request(request),
+            incarnation=incarnation,
+        )
+    )
+
+
+async def next_answer(stream: grpc.aio.StreamStreamCall[bytes, bytes]) -> wire.StreamAnswer:
+    payload = await stream.read()
+    assert isinstance(payload, bytes)
+    return wire.decode_search_stream_response(payload)
+
+
+async def test_a_stream_answers_as_search_does_and_each_message_counts_as_one(
+    served: Served,
+) -> None:
+    await served.call("Upsert", upsert_of(0, rows=40))
+    unary = await served.call("Search", wire.encode_search_request(SEARCH))
+    stream = served.stream("SearchStream")
+    for request_id in (1, 2, 3):
+        await stream.write(search_message(request_id))
+        assert await next_answer(stream) == wire.StreamAnswer(request_id=request_id, response=unary)
+    await stream.write(search_message(4, replace(SEARCH, collection="absent")))
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, CollectionNotFound)
+    await stream.write(
+        wire.encode_search_stream_request(wire.StreamRequest(request_id=5, search=b"\xff"))
+    )
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, MalformedMessage)
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+    assert await served.counted("Search", "OK") == 4
+    assert await served.counted("Search", "NOT_FOUND") == 1
+    assert await served.counted("Search", "INVALID_ARGUMENT") == 1
+    assert await served.counted("SearchStream", "OK") == 1
+
+
+async def test_whom_a_stream_means_is_checked_for_every_message(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await served.shard.topology()
+    meant = Call(placement=fingerprint_of(before))
+    rpc: Streaming = served.channel.stream_stream(f"/{SERVICE_NAME}/SearchStream")
+    stream = rpc(timeout=DEADLINE_S, metadata=metadata_of(meant))
+    await stream.write(search_message(1))
+    assert (await next_answer(stream)).response is not None
+
+    async def topology(*, call: Call = NO_LIMIT) -> Topology:
+        return replace(before, cluster="other")
+
+    monkeypatch.setattr(served.shard, "topology", topology)
+    await stream.write(search_message(2))
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, PlacementMismatch)
+    await stream.done_writing()
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_message_that_means_another_incarnation_is_refused_alone(served: Served) -> None:
+    incarnation = (await served.shard.describe("words")).incarnation
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1, incarnation="older"))
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, IncarnationMismatch)
+    await stream.write(search_message(2, incarnation=incarnation))
+    assert (await next_answer(stream)).response is not None
+    await stream.done_writing()
+
+
+async def test_an_unexpected_error_is_opaque_in_a_stream_too(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spoiled(request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        raise KeyError("the secret")
+
+    monkeypatch.setattr(served.shard, "search", spoiled)
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1))
+    answer = await next_answer(stream)
+    code, error = read_status(answer.error)
+    assert (code.name, len(error.error_id)) == ("INTERNAL", 16)
+    assert b"secret" not in answer.error
+    await stream.done_writing()
+    assert await served.counted("Search", "INTERNAL") == 1
+
+
+async def test_a_drain_ends_an_open_search_stream(served: Served) -> None:
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1))
+    assert (await next_answer(stream)).response is not None
+    assert await served.service.drain(), "a stream had to be ended"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert isinstance(error_from_rpc(caught.value), ShardUnavailable)
+
+
+async def test_a_search_stream_that_its_caller_abandons_withdraws_its_searches(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, withdrawn = asyncio.Event(), asyncio.Event()
+
+    async def hangs(request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        began.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            withdrawn.set()
+
+    monkeypatch.setattr(served.shard, "search", hangs)
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1))
+    await asyncio.wait_for(began.wait(), DEADLINE_S)
+    stream.cancel()
+    await asyncio.wait_for(withdrawn.wait(), DEADLINE_S)
