@@ -144,7 +144,7 @@ def test_a_server_that_ends_the_stream_before_all_is_answered_is_unavailable(
 ) -> None:
     filled.answer = lambda payloads: map(filled.search_answer, [next(payloads)])
     with pytest.raises(ShardUnavailable, match="before it answered all"):
-        list(sync.search_stream("words", batches, in_flight=5))
+        list(sync.search_stream("words", batches, in_flight=1))
 
 
 def test_who_takes_no_more_hits_ends_the_stream(
