@@ -616,7 +616,7 @@ class AsyncClient:
         return await self._ask(call, timeout_s)
 
     def search_stream(self, *, in_flight: int = 64) -> SearchStream:
-        """Return a stream for many searches at once: less work for both sides than calls.
+        """Return a stream for many searches at once: less work for the server than calls.
 
             async with client.search_stream() as stream:
                 hits = await asyncio.gather(*(stream.search("words", each) for each in queries))

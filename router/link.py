@@ -26,7 +26,7 @@ import grpc
 from router.calls import SERVICE
 from shard import wire
 from shard.call_metadata import metadata_of
-from shard.errors import DeadlineExceeded, ShardUnavailable
+from shard.errors import DeadlineExceeded, InternalError, ShardUnavailable
 from shard.types import Call
 
 WINDOW_REQUESTS: Final = 64
@@ -194,7 +194,7 @@ class Link:
             wire.StreamRequest(
                 request_id=request_id,
                 search=search,
-                timeout_ms=_timeout_ms(left_s),
+                timeout_ms=timeout_ms(left_s),
                 incarnation=incarnation,
                 answer_bytes_max=answer_bytes_max,
             )
@@ -258,7 +258,8 @@ class Link:
     def _take(self, answer: wire.StreamAnswer) -> None:
         in_flight = self._in_flight.pop(answer.request_id, None)
         if in_flight is None:
-            return  # of nothing that was asked here; the server's mistake, and nobody's answer
+            # Whoever answers what was not asked may leave what was asked without an answer.
+            raise InternalError(f"an answer to {answer.request_id}, which is not in flight")
         self._bytes -= in_flight.message_bytes
         self._heard_at = self._clock()
         if not in_flight.answer.done():
@@ -297,7 +298,7 @@ def open_link(channel: grpc.aio.Channel, name: str, placement: str = "") -> Link
     return Link(GrpcStream(rpc(metadata=metadata_of(Call(placement=placement)))), name)
 
 
-def _timeout_ms(left_s: float | None) -> int:
+def timeout_ms(left_s: float | None) -> int:
     """Return the time left as the contract has it: at least 1, and 0 for no limit."""
     if left_s is None:
         return 0

@@ -4,7 +4,7 @@ Requests go as bytes of the contract; whom they mean travels beside them (shard.
 failure is raised as the error that the server raised, or as what the transport's failure means,
 and names the server.
 
-Searches share a link (router.link), which halves what a call costs. What is large goes by a call of
+Searches share a link (router.link), which costs less than calls. What is large goes by a call of
 its own, so that nothing small waits behind it; and so does what finds no place on a busy link, and,
 once, what a broken one has left without an answer. So that call tells what a server is that has no
 SearchStream, or is none of ours.

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import closing
-from math import ceil
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from router import calls
 from router.calls import SERVICE, Hits, SearchOptions, UnaryCall
-from router.link import WINDOW_REQUESTS, Link, LinkBroken, LinkBusy, open_link
+from router.link import WINDOW_REQUESTS, Link, LinkBroken, LinkBusy, open_link, timeout_ms
 from router.upload import Upload
 from shard import wire
 from shard.errors import (
@@ -249,7 +248,7 @@ class SearchBatches:
             request = wire.StreamRequest(
                 request_id=request_id,
                 search=search.payload,
-                timeout_ms=max(1, ceil(self._timeout_s * 1_000)),
+                timeout_ms=timeout_ms(self._timeout_s),
             )
             yield wire.encode_search_stream_request(request)
         self._all_sent = True

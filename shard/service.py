@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -55,6 +56,10 @@ class VectorService:
     def __init__(self, shard: Shard, limits: Limits, version: str, metrics: RpcMetrics) -> None:
         self._shard = shard
         self._limits = limits
+        # An answer that fits into a message, but not with its envelope, would end the whole stream.
+        self._stream_limits = replace(
+            limits, message_bytes=limits.message_bytes - wire.ENVELOPE_BYTES
+        )
         self._version = version
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
@@ -228,14 +233,14 @@ class VectorService:
         return wire.encode_list_response(rows, self._limits)
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
-        return await self._searched(self._decode_search(payload), call)
+        return await self._searched(self._decode_search(payload), call, self._limits)
 
     def _decode_search(self, payload: bytes) -> SearchRequest:
         return wire.decode_search_request(payload, self._limits)
 
-    async def _searched(self, request: SearchRequest, call: Call) -> bytes:
+    async def _searched(self, request: SearchRequest, call: Call, limits: Limits) -> bytes:
         result = await self._shard.search(request, call=call)
-        return wire.encode_search_response(result, self._limits)
+        return wire.encode_search_response(result, limits)
 
     async def _search_stream(
         self, payloads: AsyncIterator[bytes], context: Context
@@ -272,7 +277,7 @@ class VectorService:
         with self._run("Search") as outcome:
             try:
                 await self._require_placement(call)
-                return await self._searched(request, call)
+                return await self._searched(request, call, self._stream_limits)
             except Exception as error:
                 outcome.code = status_code(error)
                 raise

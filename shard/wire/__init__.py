@@ -52,6 +52,7 @@ from shard.wire.reads import (
     encode_list_response,
 )
 from shard.wire.search_stream import (
+    ENVELOPE_BYTES,
     TIMEOUT_MS_MAX,
     StreamAnswer,
     StreamRequest,
@@ -86,6 +87,7 @@ from shard.wire.writes import (
 )
 
 __all__ = [
+    "ENVELOPE_BYTES",
     "TIMEOUT_MS_MAX",
     "StreamAnswer",
     "StreamRequest",

@@ -20,6 +20,9 @@ from shard.wire.primitives import parse
 TIMEOUT_MS_MAX: Final = 2**32 - 1
 """What the field holds: 49 days."""
 
+ENVELOPE_BYTES: Final = 32
+"""More than an envelope adds to an answer."""
+
 _TwinT = TypeVar("_TwinT", twins.SearchStreamRequestTwin, twins.SearchStreamResponseTwin)
 
 

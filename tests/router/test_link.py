@@ -163,12 +163,11 @@ async def test_a_time_beyond_what_the_contract_can_say_is_cut(asking: Asking) ->
     assert asking.stream.written[0].timeout_ms == 2**32 - 1
 
 
-async def test_an_answer_to_nobody_is_nobodys(asking: Asking) -> None:
-    await asking.ask(b"a")
-    await asking.stream.answers(7)
-    assert asking.answered() == []
-    await asking.stream.answers(1)
-    assert asking.answered() == [1]
+async def test_an_answer_to_what_was_not_asked_breaks_the_link(asking: Asking) -> None:
+    (caller,) = await asking.ask(b"a")
+    await asking.stream.answers(0)
+    with pytest.raises(LinkBroken, match="not in flight"):
+        await outcome(caller)
 
 
 # ---- callers that leave -------------------------------------------------------------------------

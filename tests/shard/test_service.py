@@ -32,6 +32,7 @@ from shard.errors import (
 )
 from shard.fingerprint import fingerprint_of
 from shard.local_shard import LocalShard
+from shard.server import server_options
 from shard.service import SERVICE_NAME, VectorService
 from shard.status import error_from_rpc, read_status
 from shard.telemetry import RpcMetrics
@@ -503,6 +504,35 @@ async def test_an_unexpected_error_is_opaque_in_a_stream_too(
     assert b"secret" not in answer.error
     await stream.done_writing()
     assert await served.counted("Search", "INTERNAL") == 1
+
+
+@pytest.mark.parametrize("over", [0, 1, wire.ENVELOPE_BYTES])
+async def test_an_answer_that_fits_only_without_its_envelope_is_refused_alone(
+    tmp_path: Path, over: int
+) -> None:
+    shard = open_shard(tmp_path)
+    await shard.create_collection(config_of())
+    ids, vectors = np.arange(40), some_vectors(40)
+    await shard.upsert(UpsertRequest(collection="words", ids=ids, vectors=vectors))
+    request = replace(SEARCH, k=40)
+    largest = wire.encode_search_response(await shard.search(request), LIMITS)
+    limits = replace(LIMITS, message_bytes=len(largest) + wire.ENVELOPE_BYTES - over)
+    service = VectorService(shard, limits, "1.2.3", RpcMetrics(CollectorRegistry()))
+    server = grpc.aio.server(options=server_options(limits))
+    server.add_generic_rpc_handlers((service.handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        rpc: Streaming = channel.stream_stream(f"/{SERVICE_NAME}/SearchStream")
+        stream = rpc(timeout=DEADLINE_S)
+        for request_id in (2**64 - 1, 1):
+            await stream.write(search_message(request_id, request))
+            answer = await next_answer(stream)
+            assert answer.request_id == request_id
+            assert (answer.response == largest) == (not over)
+        await stream.done_writing()
+    await server.stop(None)
+    await shard.close()
 
 
 async def test_a_drain_ends_an_open_search_stream(served: Served) -> None:

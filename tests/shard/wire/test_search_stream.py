@@ -98,6 +98,12 @@ def test_an_answer_is_the_public_message_byte_for_byte(request_id: int, queries:
     assert wire.decode_search_stream_response(payload) == answer
 
 
+def test_an_envelope_adds_less_than_is_reckoned_with() -> None:
+    answer = wire.StreamAnswer(request_id=2**64 - 1, response=bytes(64 * 1024 * 1024))
+    added = len(wire.encode_search_stream_response(answer)) - 64 * 1024 * 1024
+    assert 0 < added <= wire.ENVELOPE_BYTES
+
+
 def test_an_error_is_the_public_message() -> None:
     status = v1.SearchStreamResponse().error.__class__(code=3, message="no")
     answer = wire.StreamAnswer(request_id=9, error=status.SerializeToString())
