@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -400,19 +400,32 @@ def _page(payload: bytes, include: Include) -> tuple[RowsView, Cursor | None]:
     return _view(rows), rows.cursor
 
 
+class SearchOptions(TypedDict, total=False):
+    """How to search, and what to bring along, as `search` takes it."""
+
+    exact: bool
+    nprobe: int | None
+    target_recall: float | None
+    vectors: bool
+    metadata: bool
+    score_threshold: float | None
+    min_coverage: float | None
+    token: Token | None
+
+
 def search(
     name: str,
     queries: npt.ArrayLike,
     k: int,
     *,
-    exact: bool,
-    nprobe: int | None,
-    target_recall: float | None,
-    vectors: bool,
-    metadata: bool,
-    score_threshold: float | None,
-    min_coverage: float | None,
-    token: Token | None,
+    exact: bool = False,
+    nprobe: int | None = None,
+    target_recall: float | None = None,
+    vectors: bool = False,
+    metadata: bool = False,
+    score_threshold: float | None = None,
+    min_coverage: float | None = None,
+    token: Token | None = None,
 ) -> UnaryCall[Hits]:
     """Search for the k best rows of each query."""
     include = Include(vectors=vectors, metadata=metadata)

@@ -29,6 +29,7 @@ class Limits:
     page_size: int = 10_000
     nlist: int = 65_536
     collections: int = 1_000
+    stream_requests: int = 128  # of one SearchStream: read, and not yet answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

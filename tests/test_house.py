@@ -56,13 +56,37 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ),
         (
             "edge",
-            frozenset({"call_metadata", "status", "service", "server", "telemetry", "upload"}),
+            frozenset(
+                {
+                    "call_metadata",
+                    "search_stream",
+                    "server",
+                    "service",
+                    "status",
+                    "telemetry",
+                    "upload",
+                }
+            ),
         ),
     ),
     "router": (
         ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
-        ("routing", frozenset({"children", "remote_shard", "router"})),
-        ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
+        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
+        (
+            "edge",
+            frozenset(
+                {
+                    "__main__",
+                    "client",
+                    "console",
+                    "demo",
+                    "embedded",
+                    "fleet",
+                    "logs",
+                    "streams",
+                }
+            ),
+        ),
     ),
 }
 """From the bottom up. A module imports from its own layer and from those below it."""
@@ -87,7 +111,9 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.service",
             "shard.server",
             "router.client",
+            "router.link",
             "router.remote_shard",
+            "router.streams",
         }
     ),
     "sqlite3": frozenset({"shard.disk", "shard.row_store", "shard.collection"}),

@@ -51,12 +51,23 @@ from shard.wire.reads import (
     encode_list_request,
     encode_list_response,
 )
+from shard.wire.search_stream import (
+    ENVELOPE_BYTES,
+    TIMEOUT_MS_MAX,
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_request,
+    decode_search_stream_response,
+    encode_search_stream_request,
+    encode_search_stream_response,
+)
 from shard.wire.searches import (
     decode_explain_request,
     decode_search_request,
     decode_search_response,
     encode_search_request,
     encode_search_response,
+    expected_answer_bytes,
 )
 from shard.wire.server_info import (
     decode_get_server_info_request,
@@ -76,6 +87,10 @@ from shard.wire.writes import (
 )
 
 __all__ = [
+    "ENVELOPE_BYTES",
+    "TIMEOUT_MS_MAX",
+    "StreamAnswer",
+    "StreamRequest",
     "check_ids",
     "decode_count_request",
     "decode_count_response",
@@ -98,6 +113,8 @@ __all__ = [
     "decode_list_response",
     "decode_search_request",
     "decode_search_response",
+    "decode_search_stream_request",
+    "decode_search_stream_response",
     "decode_train_request",
     "decode_train_response",
     "decode_upsert_request",
@@ -122,10 +139,13 @@ __all__ = [
     "encode_list_response",
     "encode_search_request",
     "encode_search_response",
+    "encode_search_stream_request",
+    "encode_search_stream_response",
     "encode_train_request",
     "encode_train_response",
     "encode_upsert_request",
     "encode_upsert_response",
+    "expected_answer_bytes",
     "mapping_from_metadata",
     "metadata_from_mapping",
 ]

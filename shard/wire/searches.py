@@ -1,9 +1,9 @@
-"""Search with its receipt, SearchStream and Explain."""
+"""Search with its receipt, and Explain."""
 
 from __future__ import annotations
 
 import math
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 from vectorshard.internal.v1 import internal_pb2 as twins
@@ -24,6 +24,12 @@ from shard.wire.matrices import decode_matrix, encode_matrix
 from shard.wire.opaque import decode_token, encode_token
 from shard.wire.primitives import check_recall, copied, parse, shortest_decimal
 from shard.wire.selection import decode_include, encode_include, refuse_filter
+
+_HIT_BYTES: Final = 12
+"""Of a hit: an int64 id and a score."""
+
+_METADATA_BYTES: Final = 1_024
+"""Of a hit's metadata: what fits is up to 64 times that, what people keep is mostly less."""
 
 
 def encode_search_request(request: types.SearchRequest) -> bytes:
@@ -128,6 +134,20 @@ def _decode_min_coverage(request: v1.SearchRequest) -> float:
     if not 0.0 <= coverage <= 1.0:
         raise InvalidParameter(f"{coverage} is not in [0, 1]", field="min_coverage")
     return coverage
+
+
+def expected_answer_bytes(request: types.SearchRequest) -> int:
+    """Return about what the answer takes if there are as many hits as are asked for.
+
+    A guess of ids that are strings, and of metadata.
+    """
+    queries, dim = request.queries.shape
+    hit_bytes = _HIT_BYTES
+    if request.include.vectors:
+        hit_bytes += 4 * int(dim)
+    if request.include.metadata:
+        hit_bytes += _METADATA_BYTES
+    return int(queries) * request.k * hit_bytes
 
 
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:

@@ -62,7 +62,7 @@ class FakeServer:
     """Keeps one collection of rows in order, in plain lists; remembers what it was asked.
 
     `error`, when set, is what every call ends with; `silent` calls last until the test ends.
-    `acknowledge` answers an upload's messages.
+    `acknowledge` answers an upload's messages, and `answer` those of a search stream.
     """
 
     def __init__(self) -> None:
@@ -77,6 +77,7 @@ class FakeServer:
         self.upserts: list[UpsertRequest] = []
         self.released = threading.Event()
         self.acknowledge: Callable[[Iterator[bytes]], Iterator[bytes]] = self.acknowledge_each
+        self.answer: Callable[[Iterator[bytes]], Iterator[bytes]] = self.answer_each
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler to add to a server."""
@@ -98,7 +99,8 @@ class FakeServer:
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
             for name, answer in unary.items()
         }
-        handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
+        for name, stream in (("UpsertStream", "acknowledge"), ("SearchStream", "answer")):
+            handlers[name] = grpc.stream_stream_rpc_method_handler(self._streaming(name, stream))
         return grpc.method_handlers_generic_handler("vectorshard.v1.VectorService", handlers)
 
     def _unary(self, name: str, answer: Callable[[bytes], bytes]) -> Any:
@@ -116,15 +118,35 @@ class FakeServer:
 
         return handle
 
-    def _upsert_stream(
-        self, payloads: Iterator[bytes], context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
-        self.asked.append("UpsertStream")
-        context.add_callback(self.released.set)
+    def _streaming(self, name: str, attribute: str) -> Any:
+        def handle(payloads: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            self.asked.append(name)
+            context.add_callback(self.released.set)
+            try:
+                yield from getattr(self, attribute)(payloads)
+            except VectorShardError as error:
+                abort(context, error)
+
+        return handle
+
+    def answer_each(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
+        """Answer every message of a search stream."""
+        yield from map(self.search_answer, payloads)
+
+    def search_answer(self, payload: bytes) -> bytes:
+        """Answer a message of a search stream."""
+        request = wire.decode_search_stream_request(payload)
+        assert request.search is not None
         try:
-            yield from self.acknowledge(payloads)
+            if self.error is not None:
+                raise self.error
+            answer = wire.StreamAnswer(
+                request_id=request.request_id, response=self._search(request.search)
+            )
         except VectorShardError as error:
-            abort(context, error)
+            status = status_of(error).SerializeToString()
+            answer = wire.StreamAnswer(request_id=request.request_id, error=status)
+        return wire.encode_search_stream_response(answer)
 
     def acknowledge_each(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
         """Write and acknowledge every message of an upload."""

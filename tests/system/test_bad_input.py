@@ -547,19 +547,6 @@ def test_a_message_over_the_limit_is_resource_exhausted(
         lambda stub, name: stub.Explain(
             v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1))
         ),
-        lambda stub, name: list(
-            stub.SearchStream(
-                iter(
-                    [
-                        v1.SearchStreamRequest(
-                            request_id=1,
-                            search=v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1),
-                        )
-                    ]
-                )
-            )
-        ),
-        lambda stub, name: list(stub.SearchStream(iter([]))),
     ],
     ids=[
         "Delete by filter",
@@ -568,8 +555,6 @@ def test_a_message_over_the_limit_is_resource_exhausted(
         "List by filter",
         "Search by filter",
         "Explain",
-        "SearchStream",
-        "SearchStream, nothing sent",
     ],
 )
 def test_what_this_release_lacks_is_unimplemented(

@@ -547,16 +547,20 @@ class Cancel(_message.Message):
     def __init__(self) -> None: ...
 
 class SearchStreamRequest(_message.Message):
-    __slots__ = ("request_id", "timeout_ms", "search", "cancel")
+    __slots__ = ("request_id", "timeout_ms", "search", "cancel", "incarnation", "answer_bytes_max")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     SEARCH_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     timeout_ms: int
     search: SearchRequest
     cancel: Cancel
-    def __init__(self, request_id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., search: _Optional[_Union[SearchRequest, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+    incarnation: str
+    answer_bytes_max: int
+    def __init__(self, request_id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., search: _Optional[_Union[SearchRequest, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., incarnation: _Optional[str] = ..., answer_bytes_max: _Optional[int] = ...) -> None: ...
 
 class SearchStreamResponse(_message.Message):
     __slots__ = ("request_id", "response", "error")
@@ -639,7 +643,7 @@ class ShardPlacement(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections")
+    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -651,6 +655,7 @@ class Limits(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NLIST_FIELD_NUMBER: _ClassVar[int]
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     dim: int
     k: int
@@ -662,7 +667,8 @@ class Limits(_message.Message):
     page_size: int
     nlist: int
     collections: int
-    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ...) -> None: ...
+    stream_requests: int
+    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")

@@ -233,9 +233,13 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchStream(self, request_iterator, context):
-        """Many searches in flight on one stream; answers come in any order, each with its own status.
-        One bad request spoils nothing but its own answer.
-        UNIMPLEMENTED in this release.
+        """Many searches in flight on one stream; answers come in any order, each with the status that
+        Search would give it. One bad request spoils nothing but its own answer: see
+        SearchStreamResponse.error. The stream ends when the client has sent all and got all answers.
+        At most Limits.stream_requests are in flight, fewer if they or their answers are large (16 MiB
+        together); a client that sends more, or does not read its answers, is held back by flow control.
+        UNAVAILABLE: the server stops. It answers what runs, and refuses what still comes, before the
+        stream ends with this; a request without an answer was not done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
