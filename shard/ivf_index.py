@@ -12,6 +12,7 @@ Holds codes of rows under their row numbers; the rows themselves live in the row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import faiss
@@ -107,7 +108,7 @@ class IvfIndex:
         k: int,
         nprobe: int,
         tombstones: Tombstones,
-        squared_norms: Float32Array,
+        squared_norms_of: Callable[[Int64Array], Float32Array],
     ) -> Candidates:
         """Propose living rows for each query from its `nprobe` nearest lists.
 
@@ -119,8 +120,8 @@ class IvfIndex:
         ----------
         queries
             Float32 (queries, dim).
-        squared_norms
-            Float32 (rows,) of all rows that the index holds, by row number.
+        squared_norms_of
+            Returns the float32 squared norms of living rows, of the shape of their int64 numbers.
         """
         proposals = _PROPOSALS_FACTOR[self._kind] * k + _PROPOSALS_SLACK
         scores, rows = self._search(queries, proposals, nprobe, tombstones)
@@ -130,7 +131,7 @@ class IvfIndex:
         open_queries = np.arange(len(queries))
         while proposals < min(self.rows, _TIED_PROPOSALS_MAX + k):
             ends = [k - 1, -1]
-            tied = _tied(queries[open_queries], scores[:, ends], rows[:, ends], squared_norms)
+            tied = _tied(queries[open_queries], scores[:, ends], rows[:, ends], squared_norms_of)
             if not tied.any():
                 break
             found[-1] = _pairs(open_queries[~tied], rows[~tied])
@@ -159,7 +160,10 @@ def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
 
 
 def _tied(
-    queries: Float32Array, scores: Float32Array, rows: Int64Array, squared_norms: Float32Array
+    queries: Float32Array,
+    scores: Float32Array,
+    rows: Int64Array,
+    squared_norms_of: Callable[[Int64Array], Float32Array],
 ) -> BoolArray:
     """Say of each query whether two of its candidates may have the same score.
 
@@ -167,9 +171,13 @@ def _tied(
     dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `rows` are (queries, 2); the
     padding of a short answer (row -1) ties with nothing.
     """
+    whole = np.flatnonzero(rows[:, 1] >= 0)
+    queries, scores = queries[whole], scores[whole]
     query_norms = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-    row_norms = squared_norms[rows].max(axis=1).astype(np.float64)
+    row_norms = squared_norms_of(rows[whole]).max(axis=1).astype(np.float64)
     scale = np.maximum(np.abs(scores).max(axis=1), np.sqrt(query_norms * row_norms))
     error = queries.shape[1] * 2.0**-24 * scale
     gap = np.abs(scores[:, 0].astype(np.float64) - scores[:, 1])
-    return np.asarray((rows[:, 1] >= 0) & (gap <= 2 * error))
+    tied = np.zeros(len(rows), dtype=np.bool_)
+    tied[whole] = gap <= 2 * error
+    return tied

@@ -1,9 +1,9 @@
 """Where each row lies in the row file: row number -> position, and back. Immutable and pure.
 
 A row's number never changes; a rebuild leaves dead rows out, so that positions do. Until the first
-rebuild a row lies at the position of its number, and the map costs nothing. Afterwards a bit says of
-each row below `rebuilt_until` whether it was kept, and a running count for each 64 of them makes a
-position one look-up and one popcount: 0.19 bytes for every row ever accepted. The rows from
+rebuild a row lies at the position of its number, and the map costs nothing. Afterwards a bit says
+of each row below `rebuilt_until` whether it was kept, and a running count for each 64 of them makes
+a position one look-up and one popcount: 0.19 bytes for every row ever accepted. The rows from
 `rebuilt_until` on lie behind the kept ones, in their order.
 """
 
@@ -77,7 +77,8 @@ class RowMap:
         below = np.minimum(rows, self.rebuilt_until)
         places = below // _WORD_BITS
         lower_bits = (_ONE << (below % _WORD_BITS).astype(np.uint64)) - _ONE
-        positions = np.bitwise_count(self._words[places] & lower_bits) + (rows - below)
+        positions: Int64Array = rows - below
+        positions += np.bitwise_count(self._words[places] & lower_bits)
         positions += self._kept_before[places]
         return positions
 

@@ -6,13 +6,16 @@ new row and the tombstone of the old one become visible together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shard.calibration import Calibration
+from shard.exact import Candidates
+from shard.id_column import IdColumn
 from shard.ivf_index import IvfIndex
+from shard.row_map import RowMap
 from shard.tombstones import Tombstones
 from shard.training_buffer import TrainingBuffer
-from shard.types import Float32Array, Ledger
+from shard.types import Float32Array, IdArray, Int64Array, Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +29,27 @@ class TrainedIndex:
     rows_trained_on: int
     trained_at: float
     training_s: float
+    imbalance_when_trained: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Committed rows, who of them is dead, and which of them the index holds."""
+    """Committed rows, who of them is dead, and which of them the index holds.
+
+    `vectors`, `squared_norms` and `ids` go by position, and belong to one generation of the row
+    file; everything else speaks of rows by their numbers, and so do the methods.
+    """
 
     sequence: int
     """The newest commit in it."""
     vectors: Float32Array
-    """(rows, dim): a read-only view of the row file."""
+    """(positions, dim): a read-only view of the row file."""
     squared_norms: Float32Array
-    """(rows,)"""
+    """(positions,)"""
+    ids: IdColumn
+    """At least (positions,): a later commit appends to it."""
+    positions: RowMap = field(default_factory=RowMap)
+    """Where each row lies in those three."""
     tombstones: Tombstones = field(default_factory=Tombstones)
     replaced: int = 0
     deleted: int = 0
@@ -47,15 +59,36 @@ class Snapshot:
     rows_skipped: int = 0
     """Rows below `absorbed_until` that were dead by then, so the index does not hold them."""
 
+    list_imbalance: float = 1.0
+    """How unevenly the index's lists are filled: FAISS's factor, 1 is even."""
+
     @property
     def rows(self) -> int:
         """Rows ever committed; the next row's number."""
-        return len(self.vectors)
+        return self.positions.rows(len(self.vectors))
 
     @property
     def live(self) -> int:
         """Rows that searches see."""
         return self.rows - self.tombstones.count
+
+    def vectors_of(self, rows: Int64Array) -> Float32Array:
+        """Return a copy of the vectors of rows that live, float32 (rows, dim)."""
+        vectors: Float32Array = self.vectors.take(self.positions.of(rows), axis=0)
+        return vectors
+
+    def squared_norms_of(self, rows: Int64Array) -> Float32Array:
+        """Return the squared norms of rows that live, float32 of the shape of `rows`."""
+        norms: Float32Array = self.squared_norms[self.positions.of(rows)]
+        return norms
+
+    def ids_of(self, rows: Int64Array) -> IdArray:
+        """Return the ids of rows that live, (rows,)."""
+        return self.ids.take(self.positions.of(rows))
+
+    def placed(self, candidates: Candidates) -> Candidates:
+        """Return candidates that name positions, in `vectors`, in place of rows."""
+        return replace(candidates, row_of=self.positions.of(candidates.row_of))
 
     @property
     def buffer(self) -> TrainingBuffer:
@@ -69,7 +102,9 @@ class Snapshot:
 
     def between(self, first: int) -> TrainingBuffer:
         """Return the rows from `first` on."""
-        return TrainingBuffer(self.vectors, self.squared_norms, self.tombstones, first, self.rows)
+        return TrainingBuffer(
+            self.vectors, self.squared_norms, self.tombstones, first, self.rows, self.positions
+        )
 
     def ledger(self) -> Ledger:
         """Say where every accepted row is, counting what the index really holds.

@@ -45,11 +45,25 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "snapshot",
                     "tombstones",
                     "training_buffer",
+                    "upkeep",
                     "wire",
                 }
             ),
         ),
-        ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
+        (
+            "storage",
+            frozenset(
+                {
+                    "data_directory",
+                    "disk",
+                    "index_file",
+                    "rebuild",
+                    "row_columns",
+                    "row_file",
+                    "row_store",
+                }
+            ),
+        ),
         ("engine", frozenset({"coalescer", "collection", "trainer", "local_shard"})),
         (
             "edge",

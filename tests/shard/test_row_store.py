@@ -432,9 +432,9 @@ def test_a_file_that_is_no_store_is_corrupt(tmp_path: Path, contents: bytes) -> 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     sample(tmp_path)
     connection = sqlite3.connect(tmp_path / "store.db")
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(DataDirectoryTooNew, match="format version 2"):
+    with pytest.raises(DataDirectoryTooNew, match="format version 3"):
         RowStore.open(Disk(), tmp_path)
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shard.collection import GROWTH_BEFORE_RETRAINING, Collection
+from shard.collection import Collection
 from shard.config import BufferConfig, EngineConfig, TrainingConfig
 from shard.disk import Disk
 from shard.errors import CollectionNotFound
 from shard.trainer import Trainer, TrainingAbandoned, build_index
 from shard.types import Effort, IndexKind, Metric, SearchRequest, ShardState, UInt8Array
+from shard.upkeep import GROWTH_BEFORE_RETRAINING
 from tests.shard.samples import (
     DEADLINE_S,
     SMALL_ENGINE,
