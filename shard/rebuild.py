@@ -57,8 +57,14 @@ class Rebuild:
         self._snapshot = snapshot
         self._piece_rows = piece_rows
         self._live_rows = snapshot.tombstones.live_rows(0, snapshot.rows)
-        self._generation = row_store.next_generation()
-        self._path = directory / f"rows-{self._generation}.f32"
+        self._rebuilt = Rebuilt(
+            generation=row_store.next_generation(),
+            sequence=snapshot.sequence,
+            rebuilt_until=snapshot.rows,
+            replaced=snapshot.replaced,
+            deleted=snapshot.deleted,
+        )
+        self._path = directory / self._rebuilt.row_file
         self._kept = 0  # of the rows that lived
         self._copied_until = snapshot.rows  # of those written since
         self._may_be_named = False
@@ -86,7 +92,7 @@ class Rebuild:
         ids = self._source.ids.take_encoded(self._source.positions.of(rows))
         self.columns.append_kept(self._source, rows, ids)
         self._row_store.keep(
-            self._generation,
+            self._rebuilt.generation,
             KeptRows(
                 rows=rows,
                 ids=ids,
@@ -106,16 +112,7 @@ class Rebuild:
     def take_into_use(self) -> None:
         """Make it the collection's rows, durably, in one transaction."""
         self._may_be_named = True
-        self._row_store.take_into_use(
-            Rebuilt(
-                generation=self._generation,
-                sequence=self._snapshot.sequence,
-                rebuilt_until=self._snapshot.rows,
-                replaced=self._snapshot.replaced,
-                deleted=self._snapshot.deleted,
-            ),
-            self._path.name,
-        )
+        self._row_store.take_into_use(self._rebuilt)
 
     def give_up(self) -> None:
         """Leave everything as it was. What the row store has of it is swept later.

@@ -171,6 +171,11 @@ class Rebuilt:
     deleted: int = 0
 
     @property
+    def row_file(self) -> str:
+        """The name of its row file."""
+        return f"rows-{self.generation}.f32"
+
+    @property
     def kept(self) -> int:
         """Rows that it kept."""
         return self.rebuilt_until - self.replaced - self.deleted
@@ -239,10 +244,10 @@ class RowStore:
             config=config_from_json(properties["configuration"]),
             incarnation=properties["incarnation"],
         )
-        self.row_file = properties["row_file"]
-        """Name of the row file in use."""
         self.rebuilt = Rebuilt(**json.loads(properties.get("rebuilt", "{}")))
-        """The rebuild that it came from."""
+        """The rebuild that the rows in use came from."""
+        if properties["row_file"] != self.row_file:
+            raise RowStoreCorrupt(f"{path}: {properties['row_file']} is not of {self.rebuilt}")
         # All of the log is synced before anything is served from it: the last commit of a killed
         # process may be readable without being durable, and a repeated write that finds its row
         # there is acknowledged without a commit of its own.
@@ -281,7 +286,7 @@ class RowStore:
             connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
             _put_property(connection, "configuration", config_to_json(entry.config))
             _put_property(connection, "incarnation", entry.incarnation)
-            _put_property(connection, "row_file", "rows-0.f32")
+            _put_property(connection, "row_file", Rebuilt().row_file)
             disk.commit(connection)
             disk.sync_directory(directory)
             return cls(disk, directory / FILE_NAME, connection)
@@ -310,6 +315,11 @@ class RowStore:
             except BaseException:
                 disk.disconnect(connection)
                 raise
+
+    @property
+    def row_file(self) -> str:
+        """The name of the row file in use."""
+        return self.rebuilt.row_file
 
     @property
     def index_file(self) -> IndexFile | None:
@@ -551,7 +561,7 @@ class RowStore:
                 (generation, first_row, last_row, crc32c, *blobs),
             )
 
-    def take_into_use(self, rebuilt: Rebuilt, row_file: str) -> None:
+    def take_into_use(self, rebuilt: Rebuilt) -> None:
         """Let what was kept stand for the commits that it condenses, and name its row file.
 
         Raises
@@ -562,8 +572,8 @@ class RowStore:
         """
         with self._transaction(0):
             _put_property(self._connection, "rebuilt", json.dumps(asdict(rebuilt)))
-            _put_property(self._connection, "row_file", row_file)
-        self.rebuilt, self.row_file = rebuilt, row_file
+            _put_property(self._connection, "row_file", rebuilt.row_file)
+        self.rebuilt = rebuilt
         self._kept_generations = (rebuilt.generation, *self._kept_generations)
         self._sweep_due, self._metadata_swept_until = True, 0
 
