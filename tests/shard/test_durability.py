@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -317,6 +317,16 @@ class History:
             self.do(collection, self.write.upsert([4, 5, 301]))
             self.do(collection, self.write.delete([301, 6]))
 
+    def record_a_rebuild(self) -> None:
+        """Write, rebuild while more is written, sweep, and write on."""
+        with self.reopened() as collection:
+            self.disk.mark(Created())
+            self.do(collection, self.write.upsert(range(50)))
+            self.do(collection, self.write.upsert(range(10, 30)), self.write.delete(range(40, 50)))
+            self.rebuild(collection)
+            sweep(collection)
+            self.do(collection, self.write.upsert([11, 41]))
+
     def rebuild(self, collection: Collection) -> None:
         """Rebuild while rows are written, replaced and deleted, and begin to sweep."""
         write = self.write
@@ -408,6 +418,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shard.row_store.CHECKPOINT_BYTES", 100_000)
 
 
+ENTRY = entry_of(IdType.STRING, Metric.L2)
 KINDS = pytest.mark.parametrize(
     "entry",
     [entry_of(IdType.INT64, Metric.L2), entry_of(IdType.STRING, Metric.COSINE)],
@@ -424,8 +435,31 @@ def test_what_is_acknowledged_outlives_a_power_cut_at_any_moment(
     recorded.mkdir()
     disk = RecordingDisk(recorded)
     History(disk, entry).record()
-    for number, state in enumerate(disk.crash_states(Random(SEED), STATES)):
-        directory = tmp_path / f"state-{number}"
+    check_states(disk.crash_states(Random(SEED), STATES), tmp_path, entry)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.usefixtures("small_steps")
+def test_a_power_cut_at_every_moment_of_a_rebuild_leaves_the_old_rows_or_the_new(
+    tmp_path: Path, seed: int
+) -> None:
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    disk = RecordingDisk(recorded)
+    History(disk, ENTRY).record_a_rebuild()
+    begun = next(
+        moment
+        for moment, operation in enumerate(disk.operations)
+        if getattr(operation, "name", "") == "rows-1.f32"
+    )
+    states = disk.crash_states(Random(seed), len(disk.operations) + 1)
+    check_states((state for state in states if state.moment >= begun), tmp_path, ENTRY)
+
+
+def check_states(states: Iterable[CrashState], path: Path, entry: CollectionEntry) -> None:
+    """Check what each state leaves, in a directory of its own."""
+    for number, state in enumerate(states):
+        directory = path / f"state-{number}"
         directory.mkdir()
         try:
             check_state(
@@ -486,7 +520,6 @@ def check_state(
 # ---- disks that fail ----------------------------------------------------------------------------
 
 WRITE_KINDS: tuple[Kind, ...] = ("write", "sync", "commit")
-ENTRY = entry_of(IdType.STRING, Metric.L2)
 
 
 @pytest.mark.parametrize("kind", [*WRITE_KINDS, "extend"])
