@@ -530,6 +530,31 @@ def test_a_rebuild_that_cannot_be_published_stops_writes_and_is_there_after_a_re
     collection.close()
 
 
+def test_a_rebuild_whose_commit_failed_may_prove_to_have_happened(tmp_path: Path) -> None:
+    class LyingDisk(FailingDisk):
+        """Says of a commit that it failed when the disk has it already."""
+
+        lies = False
+
+        def commit(self, connection: sqlite3.Connection) -> None:
+            super().commit(connection)
+            ((named,),) = connection.execute(
+                "SELECT count(*) FROM properties WHERE value = 'rows-1.f32'"
+            ).fetchall()
+            if self.lies and named:
+                raise sqlite3.OperationalError("disk I/O error")
+
+    disk = LyingDisk()
+    collection = opened(tmp_path, disk=disk)
+    live, _ = churned(collection)
+    disk.lies = True
+    with pytest.raises(sqlite3.OperationalError):
+        collection.rebuild(keep_going)
+    assert_holds(collection, live, metadata=True)
+    assert_restarts_with(tmp_path, live)
+    collection.close()
+
+
 def test_a_sweep_that_fails_is_not_tried_again_before_the_next_rebuild_or_start(
     tmp_path: Path,
 ) -> None:

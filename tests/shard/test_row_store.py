@@ -447,6 +447,7 @@ def test_rows_left_out_are_read_until_they_are_swept(store: RowStore) -> None:
 
 def test_a_second_rebuild_replaces_the_first(store: RowStore, tmp_path: Path) -> None:
     rebuild(store)
+    swept(store)
     generation = store.next_generation()
     store.keep(generation, kept_of([3, 5, 9]))
     store.commit(commit_of(11, 0, deleted=[2, 4, 6, 10]))
