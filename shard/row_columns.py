@@ -135,7 +135,7 @@ class RowColumns:
         """
         there = source.positions.of(rows)
         first = len(self.ids)
-        self.row_file.append(first, source.vectors[there])
+        self.row_file.append(first, source.vectors.take(there, axis=0))
         self._append_norms(source.squared_norms[there])
         self.ids.extend_encoded(ids, len(rows))
         self._id_index.put_new(np.arange(first, len(self.ids)), source._id_index.hashes(there))

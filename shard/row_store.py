@@ -67,8 +67,9 @@ beside a busy thread costs 640 rows 57 ms one by one and 4 ms in one step; a ste
 to 1e9 bytes (sqlite.org/limits.html), and metadata is hex there."""
 
 SWEPT_COMMITS = 256
-SWEPT_ROWS = 20_000
-"""What a sweep takes away in one transaction. Larger: fewer syncs, longer pauses of writers."""
+SWEPT_ROWS = 5_000
+"""What a sweep takes away in one transaction, or a little more. Larger: fewer syncs, longer pauses
+of writers, and of Python for the JSON of so many row numbers."""
 
 _COMMIT_OVERHEAD_BYTES = 16 * 1024  # pages that a commit dirties beside those that it fills
 
