@@ -721,14 +721,16 @@ class Collection:
                 go_on()
                 with self._writes.write():
                     old = self._finish(rebuild)
+                self._dead_before_next_rebuild = 0
+                self._sweep_failed = False
+                old.close()
+                with suppress(OSError):  # a start removes it otherwise
+                    self._disk.remove(self._directory / old.row_file.name)
         except BaseException:
-            rebuild.give_up()
+            with self._files.read():
+                # Once closed, the directory may be another process's, or another collection's.
+                rebuild.give_up(remove_file=not self.closed)
             raise
-        self._dead_before_next_rebuild = 0
-        self._sweep_failed = False
-        old.close()
-        with suppress(OSError):  # a start removes it otherwise
-            self._disk.remove(self._directory / old.row_file.name)
 
     def _finish(self, rebuild: Rebuild) -> RowColumns:
         """Copy the rows that are still behind, publish all, and return what it replaces."""

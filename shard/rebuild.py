@@ -114,13 +114,13 @@ class Rebuild:
         self._may_be_named = True
         self._row_store.take_into_use(self._rebuilt)
 
-    def give_up(self) -> None:
+    def give_up(self, *, remove_file: bool) -> None:
         """Leave everything as it was. What the row store has of it is swept later.
 
         Where `take_into_use` has failed the file stays: after a crash it may prove to be in use.
         """
         self.columns.close()
-        if not self._may_be_named:
+        if remove_file and not self._may_be_named:
             with suppress(OSError):  # a start removes it otherwise
                 self._disk.remove(self._path)
 

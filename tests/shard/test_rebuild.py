@@ -37,6 +37,7 @@ from tests.shard.samples import (
     delete,
     ids_of,
     open_collection,
+    poll_until,
     some_vectors,
     write,
 )
@@ -590,6 +591,29 @@ def test_a_rebuild_that_is_stopped_leaves_nothing_behind(
         collection.rebuild(stop_later)
     assert [path.name for path in tmp_path.glob("rows-*")] == ["rows-0.f32"]
     assert_holds(collection, live, metadata=True)
+
+
+def test_a_rebuild_that_a_close_overtakes_touches_nothing_any_more(tmp_path: Path) -> None:
+    collection = opened(tmp_path)
+    live, _ = churned(collection)
+    closer = threading.Thread(target=collection.close)
+
+    def go_on() -> None:
+        """Let the close wait for the step that runs, and begin no other."""
+        if collection.closed:
+            raise TrainingAbandoned
+        if not closer.ident:
+            closer.start()
+            poll_until(lambda: collection.closed)
+
+    with pytest.raises(TrainingAbandoned):
+        collection.rebuild(go_on)
+    closer.join()
+    assert (tmp_path / "rows-1.f32").exists()
+    collection = Collection.open(Disk(), tmp_path, 0, ENGINE)
+    assert [path.name for path in tmp_path.glob("rows-*")] == ["rows-0.f32"]
+    assert_holds(collection, live, metadata=True)
+    collection.close()
 
 
 def test_a_changed_bit_is_noticed_in_a_rebuilt_file_too(tmp_path: Path) -> None:
