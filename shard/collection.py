@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from shard.admission import admit_vectors, check_ids
+from shard.calibration import CALIBRATED_K
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
@@ -231,29 +232,28 @@ class Collection:
         """
         config = self.entry.config
         queries = admit_vectors(config, request.queries, "queries")
-        exact = request.effort.exact
         parts = []
         with self._index_lock.read():
             snapshot = self._snapshot
-            index = None if exact else snapshot.index
-            nprobe = 0
+            index, setting = snapshot.index, None
             if index is not None:
-                nprobe = index.calibration.nprobe_for(
-                    request.effort, config.target_recall, index.ivf.nlist
-                )
+                setting = index.setting_for(request.effort, config.target_recall, request.k)
+            if index is not None and setting is not None:
                 parts.append(
                     index.ivf.propose(
                         queries,
                         request.k,
-                        nprobe,
+                        setting,
                         snapshot.tombstones,
-                        snapshot.squared_norms_of,
+                        snapshot.vectors,
+                        snapshot.squared_norms,
+                        snapshot.positions,
                     )
                 )
-        exact_part = snapshot.everything if index is None else snapshot.buffer
+        exact_part = snapshot.everything if setting is None else snapshot.buffer
         parts.append(exact_part.propose(config.metric, queries, request.k))
         candidates = concatenate(parts)
-        placed = snapshot.placed(candidates)
+        placed = snapshot.positions.placed(candidates)
         scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
         ranked = rank(
             config.metric,
@@ -268,9 +268,10 @@ class Collection:
             shard=self._shard,
             rows_visible=snapshot.live,
             rows_exact=exact_part.live,
-            nlist=index.ivf.nlist if index is not None else 0,
-            nprobe=nprobe,
-            generation=index.generation if index is not None else 0,
+            nlist=index.ivf.nlist if index is not None and setting is not None else 0,
+            nprobe=setting.nprobe if setting is not None else 0,
+            candidates=setting.candidates if setting is not None else 0,
+            generation=index.generation if index is not None and setting is not None else 0,
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
@@ -334,15 +335,16 @@ class Collection:
                 disk_bytes=disk_bytes,
             )
         index = snapshot.index
-        point = index.calibration.point_for(self.entry.config.target_recall, index.ivf.nlist)
+        point = index.calibration.point_for(self.entry.config.target_recall, CALIBRATED_K[0])
         return ShardDescription(
             shard=self._shard,
             state=ShardState.TRAINED,
             training=building,
             ledger=ledger,
             nlist=index.ivf.nlist,
-            nprobe=point.nprobe,
-            measured_recall=point.measured_recall,
+            nprobe=0 if point is None else point.setting.nprobe,
+            candidates=0 if point is None else point.setting.candidates,
+            measured_recall=1.0 if point is None else point.measured_recall,
             generation=index.generation,
             rows_trained_on=index.rows_trained_on,
             list_imbalance=snapshot.list_imbalance,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from shard.calibration import Calibration, CalibrationPoint
+from shard.calibration import Calibration, CalibrationPoint, Setting
 from shard.checksum import checksum
 from shard.disk import Disk
 from shard.ivf_index import IvfIndex
@@ -30,7 +30,8 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
     if checksum(serialized) != stored.crc32c:
         return snapshot
     try:
-        ivf = IvfIndex.from_bytes(row_store.entry.config.index.kind, serialized)
+        config = row_store.entry.config
+        ivf = IvfIndex.from_bytes(config.index.kind, config.dim, serialized)
     except RuntimeError:  # FAISS does not know what another version of it wrote
         return snapshot
     if ivf.rows != stored.absorbed_until - stored.rows_skipped:
@@ -40,8 +41,13 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         generation=stored.generation,
         calibration=Calibration(
             tuple(
-                CalibrationPoint(target_recall, int(nprobe), measured_recall)
-                for target_recall, nprobe, measured_recall in stored.calibration
+                CalibrationPoint(
+                    k=int(k),
+                    target_recall=target_recall,
+                    setting=Setting(int(nprobe), int(candidates)),
+                    measured_recall=measured_recall,
+                )
+                for k, target_recall, nprobe, candidates, measured_recall in stored.calibration
             )
         ),
         live_when_trained=stored.live_when_trained,
@@ -84,7 +90,13 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             training_s=index.training_s,
             imbalance_when_trained=index.imbalance_when_trained,
             calibration=tuple(
-                (point.target_recall, point.nprobe, point.measured_recall)
+                (
+                    point.k,
+                    point.target_recall,
+                    point.setting.nprobe,
+                    point.setting.candidates,
+                    point.measured_recall,
+                )
                 for point in index.calibration.points
             ),
         )

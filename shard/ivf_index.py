@@ -4,6 +4,7 @@ Holds codes of rows under their row numbers; the rows themselves live in the row
 1.15.1 demands of its callers, and where it is kept:
 
 * adding while searching crashes the process: the collection holds a ReadWriteLock around both;
+* `merge_from` and `add_core` of a fast-scan index corrupt the heap: rows go in by `add_with_ids`;
 * nprobe and selectors travel per call in SearchParametersIVF; `index.nprobe` is never set;
 * missing hits come back as row -1 and are dropped here;
 * a row added twice is stored twice, a NaN row is dropped silently: rows come here once, checked;
@@ -12,25 +13,37 @@ Holds codes of rows under their row numbers; the rows themselves live in the row
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from shard.exact import Candidates, concatenate
+from shard.calibration import Setting
+from shard.exact import Candidates, concatenate, costs_of
+from shard.row_map import RowMap
 from shard.tombstones import Tombstones
 from shard.types import BoolArray, Float32Array, IndexKind, Int64Array, Metric
 
 KMEANS_ROUNDS: Final = 10
 """Iterations of k-means, as FAISS itself defaults to for coarse quantizers."""
 
-_PROPOSALS_FACTOR: Final = {IndexKind.IVF_FLAT: 1, IndexKind.IVF_SQ8: 2}
-_PROPOSALS_SLACK: Final = 16
-"""Candidates asked of an index beyond k, so that the exact re-rank has the k best among them."""
+PQ_BITS: Final = 4
+"""Bits of a sub-quantizer's code: what fast scan reads, 32 codes of it in one register."""
 
+PQ_WIDE_DIM: Final = 256
+"""From this dim on a sub-quantizer codes four components, below it two. Fewer make a scan cheaper
+and its order coarser, which more candidates make up for; the components of wide embeddings say less
+each (`python -m benchmarks --only codes`)."""
+
+PROPOSALS_SLACK: Final = 16
+"""Candidates asked of IVF_FLAT beyond k, among which ties with the k-th show."""
+
+_PQ_CENTROIDS: Final = 1 << PQ_BITS
+_FAST_SCAN_BLOCK: Final = 32  # codes that are scanned at once
 _TIED_PROPOSALS_MAX: Final = 4_096
+_UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
+_UNDERFLOW: Final = 2.0**-146  # more than what a float32 component's square loses by underflow
 
 
 def use_cores(cores: int) -> None:
@@ -39,10 +52,15 @@ def use_cores(cores: int) -> None:
 
 
 class IvfIndex:
-    """A trained IVF index over row numbers. Not safe for adding beside anything else."""
+    """A trained IVF index over row numbers. Not safe for adding beside anything else.
 
-    def __init__(self, kind: IndexKind, index: faiss.IndexIVF) -> None:
+    IVF_PQ pads vectors with zeros to a multiple of its sub-quantizers' width, which changes no
+    score.
+    """
+
+    def __init__(self, kind: IndexKind, dim: int, index: faiss.IndexIVF) -> None:
         self._kind = kind
+        self._dim = dim
         self._index = index
 
     @classmethod
@@ -52,24 +70,30 @@ class IvfIndex:
         """Train an empty index with `nlist` lists on `sample` (rows, dim), rows >= nlist."""
         dim = sample.shape[1]
         faiss_metric = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
-        quantizer = faiss.IndexFlat(dim, faiss_metric)
-        if kind is IndexKind.IVF_FLAT:
+        if kind is IndexKind.IVF_PQ:
+            index = _untrained_pq(dim, nlist, faiss_metric, seed)
+            sample = _padded(sample, index.d)
+        elif kind is IndexKind.IVF_FLAT:
+            quantizer = faiss.IndexFlat(dim, faiss_metric)
             index = faiss.IndexIVFFlat(quantizer, dim, nlist, faiss_metric)
         else:
+            quantizer = faiss.IndexFlat(dim, faiss_metric)
             index = faiss.IndexIVFScalarQuantizer(
                 quantizer, dim, nlist, faiss.ScalarQuantizer.QT_8bit, faiss_metric
             )
+        if kind is IndexKind.IVF_PQ and len(sample) < _PQ_CENTROIDS:
+            sample = np.resize(sample, (_PQ_CENTROIDS, index.d))  # repeats the rows
         index.cp.seed = seed
         index.cp.niter = KMEANS_ROUNDS
         index.cp.min_points_per_centroid = 1  # fewer than 39 a list is the caller's decision
         index.cp.max_points_per_centroid = len(sample)  # the caller has sampled already
         index.train(sample)
-        return cls(kind, index)
+        return cls(kind, dim, index)
 
     @classmethod
-    def from_bytes(cls, kind: IndexKind, serialized: bytes) -> IvfIndex:
+    def from_bytes(cls, kind: IndexKind, dim: int, serialized: bytes) -> IvfIndex:
         """Read what `to_bytes` wrote. The caller has verified its checksum: FAISS would not."""
-        return cls(kind, faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8)))
+        return cls(kind, dim, faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8)))
 
     def to_bytes(self) -> npt.NDArray[np.uint8]:
         """Serialize the index."""
@@ -87,6 +111,11 @@ class IvfIndex:
         return int(self._index.nlist)
 
     @property
+    def code_bytes(self) -> int:
+        """Bytes of a row's code."""
+        return int(self._index.code_size)
+
+    @property
     def list_imbalance(self) -> float:
         """FAISS's imbalance factor: 1 when all lists are equally long."""
         return float(self._index.invlists.imbalance_factor()) if self.rows else 1.0
@@ -94,44 +123,78 @@ class IvfIndex:
     @property
     def memory_bytes(self) -> int:
         """Bytes of codes, row numbers and centroids."""
-        per_row = int(self._index.code_size) + 8
-        return self.rows * per_row + self.nlist * int(self._index.d) * 4
+        return self.rows * (self.code_bytes + 8) + self.nlist * int(self._index.d) * 4
 
     def add(self, rows: Int64Array, vectors: Float32Array) -> None:
         """Add `vectors` (rows, dim) under their row numbers, which it must not hold yet."""
         if len(rows):
-            self._index.add_with_ids(np.ascontiguousarray(vectors), rows)
+            self._index.add_with_ids(self._as_held(vectors), rows)
 
     def propose(
         self,
         queries: Float32Array,
         k: int,
-        nprobe: int,
+        setting: Setting,
         tombstones: Tombstones,
-        squared_norms_of: Callable[[Int64Array], Float32Array],
+        vectors: Float32Array,
+        squared_norms: Float32Array,
+        positions: RowMap | None = None,
     ) -> Candidates:
-        """Propose living rows for each query from its `nprobe` nearest lists.
+        """Propose living rows for each query from its nearest lists.
 
         For IVF_FLAT they hold the k best of those lists and, up to a bound, all that tie with the
-        k-th: ties are decided by id, which FAISS does not know. For compressed codes they hold a
-        multiple of k, for the exact re-rank to choose from.
+        k-th: ties are decided by id, which FAISS does not know. For compressed codes they hold the
+        k best of the rows whose codes look best, and what ties with the k-th of them.
 
         Parameters
         ----------
         queries
             Float32 (queries, dim).
-        squared_norms_of
-            Returns the float32 squared norms of living rows, of the shape of their int64 numbers.
+        setting
+            The lists probed, and for compressed codes the rows whose codes are believed so far.
+        vectors, squared_norms
+            Float32 (positions, dim) and (positions,) of all living rows that the index holds.
+        positions
+            Where each row lies in those two; None: at its number.
         """
-        proposals = _PROPOSALS_FACTOR[self._kind] * k + _PROPOSALS_SLACK
+        if not len(vectors):  # nothing lives, though the index may hold codes of the dead
+            return concatenate([])
+        positions = positions or RowMap()
+        if self._kind is IndexKind.IVF_FLAT:
+            return self._propose_with_ties(
+                queries, k, setting.nprobe, tombstones, squared_norms, positions
+            )
+        wanted = max(k, setting.candidates)
+        rows = self.nearest(queries, wanted, setting.nprobe, tombstones)
+        return shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
+
+    def nearest(
+        self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
+    ) -> Int64Array:
+        """Return the living rows that look best by their codes, best first.
+
+        int64 (queries, wanted), -1 behind the last.
+        """
+        _, rows = self._search(queries, wanted, nprobe, tombstones)
+        return rows
+
+    def _propose_with_ties(
+        self,
+        queries: Float32Array,
+        k: int,
+        nprobe: int,
+        tombstones: Tombstones,
+        squared_norms: Float32Array,
+        positions: RowMap,
+    ) -> Candidates:
+        proposals = k + PROPOSALS_SLACK
         scores, rows = self._search(queries, proposals, nprobe, tombstones)
         found = [_pairs(np.arange(len(queries)), rows)]
-        if self._kind is not IndexKind.IVF_FLAT:
-            return found[0]
         open_queries = np.arange(len(queries))
         while proposals < min(self.rows, _TIED_PROPOSALS_MAX + k):
             ends = [k - 1, -1]
-            tied = _tied(queries[open_queries], scores[:, ends], rows[:, ends], squared_norms_of)
+            at = positions.of_padded(rows[:, ends])
+            tied = _tied(queries[open_queries], scores[:, ends], at, squared_norms)
             if not tied.any():
                 break
             found[-1] = _pairs(open_queries[~tied], rows[~tied])
@@ -149,8 +212,123 @@ class IvfIndex:
             dead = faiss.IDSelectorBitmap(tombstones.bits)
             # Never a bitmap of the living: it answers false past its end, and newer rows lie there.
             parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=faiss.IDSelectorNot(dead))
-        scores, rows = self._index.search(queries, proposals, params=parameters)
+        scores, rows = self._index.search(self._as_held(queries), proposals, params=parameters)
         return scores, rows
+
+    @property
+    def _metric(self) -> Metric:
+        is_l2 = self._index.metric_type == faiss.METRIC_L2
+        return Metric.L2 if is_l2 else Metric.INNER_PRODUCT
+
+    def _as_held(self, vectors: Float32Array) -> Float32Array:
+        return _padded(vectors, int(self._index.d))
+
+
+def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.IndexIVF:
+    """Return an empty IVF_PQ index, of a dim that its sub-quantizers divide."""
+    width = 4 if dim >= PQ_WIDE_DIM else 2
+    sub_quantizers = -(-dim // width)
+    held_dim = sub_quantizers * width
+    quantizer = faiss.IndexFlat(held_dim, faiss_metric)
+    index = faiss.IndexIVFPQFastScan(
+        quantizer, held_dim, nlist, sub_quantizers, PQ_BITS, faiss_metric, _FAST_SCAN_BLOCK
+    )
+    # Codes of the vectors themselves, not of what a centroid leaves of them: a search then computes
+    # one table a query instead of one a list, and is twice as fast at the same recall.
+    index.by_residual = False
+    index.pq.cp.seed = seed
+    index.pq.cp.min_points_per_centroid = 1
+    return index
+
+
+def _padded(vectors: Float32Array, dim: int) -> Float32Array:
+    """Return vectors (rows, dim) as FAISS takes them, with zeros behind their components."""
+    missing = dim - vectors.shape[1]
+    if missing:
+        vectors = np.pad(vectors, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(vectors)
+
+
+def shortlist(
+    metric: Metric,
+    queries: Float32Array,
+    rows: Int64Array,
+    k: int,
+    vectors: Float32Array,
+    squared_norms: Float32Array,
+    positions: RowMap | None = None,
+) -> Candidates:
+    """Return those of some rows that may be among the k best of each query, ties included.
+
+    FAISS's float32 kernels score the rows where they lie, without a copy. Their error is bounded as
+    `shard.exact` bounds its product's, so that the exact score need only be computed of what is
+    near the k-th: seldom more than k.
+
+    Parameters
+    ----------
+    queries
+        Float32 (queries, dim).
+    rows
+        Int64 (queries, candidates), -1 where there is none.
+    vectors, squared_norms
+        Float32 (positions, dim), row-major, and (positions,), at least one.
+    positions
+        Where each row lies in those two; None: at its number.
+    """
+    at = (positions or RowMap()).of_padded(rows)
+    costs = float32_costs(metric, queries, at, vectors)
+    wanted = min(k, rows.shape[1])
+    kth = np.partition(costs, wanted - 1, axis=1)[:, wanted - 1 : wanted]
+    largest = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
+    near = costs <= costs_that_tie(metric, queries, kth, largest)
+    near &= rows >= 0
+    query_of, place = np.nonzero(near)
+    return Candidates(query_of, rows[query_of, place])
+
+
+def float32_costs(
+    metric: Metric, queries: Float32Array, rows: Int64Array, vectors: Float32Array
+) -> Float32Array:
+    """Return scores by FAISS's float32 kernels, turned so that smaller is better.
+
+    float32 (queries, candidates), infinite where `rows`, int64 of that shape, has -1. `queries` is
+    float32 (queries, dim); `vectors`, float32 (rows, dim), is read at `rows` alone.
+    """
+    queries = np.ascontiguousarray(queries)
+    scores = np.empty(rows.shape, np.float32)
+    kernel = (
+        faiss.fvec_L2sqr_by_idx if metric.smaller_is_better else faiss.fvec_inner_products_by_idx
+    )
+    kernel(
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(vectors),
+        faiss.swig_ptr(rows),
+        queries.shape[1],
+        *rows.shape,
+    )
+    return costs_of(metric, scores)
+
+
+def costs_that_tie(
+    metric: Metric, queries: Float32Array, costs: Float32Array, squared_norms: Float32Array
+) -> Float32Array:
+    """Return the highest costs by `float32_costs` that may be of the same exact score as these.
+
+    Parameters
+    ----------
+    costs
+        Float32 (queries, n), exact or by `float32_costs`.
+    squared_norms
+        Float32 (queries, 1): the largest of the rows that are compared.
+    """
+    dim = queries.shape[1]
+    # Of both costs, of the exact score, and of the limit itself.
+    relative = 4 * (dim + 4) * _UNIT_ROUNDOFF
+    if metric.smaller_is_better:  # sums of squares: each is off by a part of itself
+        return np.asarray(costs * np.float32(1 + relative) + np.float32(dim * _UNDERFLOW))
+    query_norms = np.sqrt(np.vecdot(queries, queries))[:, None]
+    return np.asarray(costs + relative * query_norms * np.sqrt(squared_norms))
 
 
 def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
@@ -160,24 +338,17 @@ def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
 
 
 def _tied(
-    queries: Float32Array,
-    scores: Float32Array,
-    rows: Int64Array,
-    squared_norms_of: Callable[[Int64Array], Float32Array],
+    queries: Float32Array, scores: Float32Array, at: Int64Array, squared_norms: Float32Array
 ) -> BoolArray:
     """Say of each query whether two of its candidates may have the same score.
 
     FAISS sums float32 products or squared differences: the error of each score is below
-    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `rows` are (queries, 2); the
-    padding of a short answer (row -1) ties with nothing.
+    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `at`, positions, are (queries,
+    2); the padding of a short answer (-1) ties with nothing.
     """
-    whole = np.flatnonzero(rows[:, 1] >= 0)
-    queries, scores = queries[whole], scores[whole]
     query_norms = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-    row_norms = squared_norms_of(rows[whole]).max(axis=1).astype(np.float64)
+    row_norms = squared_norms[at].max(axis=1).astype(np.float64)
     scale = np.maximum(np.abs(scores).max(axis=1), np.sqrt(query_norms * row_norms))
     error = queries.shape[1] * 2.0**-24 * scale
     gap = np.abs(scores[:, 0].astype(np.float64) - scores[:, 1])
-    tied = np.zeros(len(rows), dtype=np.bool_)
-    tied[whole] = gap <= 2 * error
-    return tied
+    return np.asarray((at[:, 1] >= 0) & (gap <= 2 * error))

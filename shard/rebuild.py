@@ -89,7 +89,8 @@ class Rebuild:
             self._copy_newer(newest)
 
     def _copy_kept(self, rows: Int64Array) -> None:
-        ids = self._source.ids.take_encoded(self._source.positions.of(rows))
+        positions = self._source.positions.of(rows)
+        ids = self._source.ids.take_encoded(positions)
         self.columns.append_kept(self._source, rows, ids)
         self._row_store.keep(
             self._rebuilt.generation,
@@ -97,7 +98,7 @@ class Rebuild:
                 rows=rows,
                 ids=ids,
                 checksums=self._row_store.checksums(rows),
-                squared_norms=self._snapshot.squared_norms_of(rows),
+                squared_norms=self._snapshot.squared_norms[positions],
             ),
         )
         self._kept += len(rows)

@@ -9,12 +9,13 @@ a position one look-up and one popcount: 0.19 bytes for every row ever accepted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from shard.exact import Candidates
 from shard.tombstones import Tombstones
 from shard.types import BoolArray, Int64Array, UInt32Array
 
@@ -81,6 +82,16 @@ class RowMap:
         positions += np.bitwise_count(self._words[places] & lower_bits)
         positions += self._kept_before[places]
         return positions
+
+    def of_padded(self, rows: Int64Array) -> Int64Array:
+        """Return the position of each of `rows`, and -1 where it is -1, as behind FAISS's last."""
+        if self.is_identity:
+            return rows
+        return np.where(rows < 0, -1, self.of(np.maximum(rows, 0)))
+
+    def placed(self, candidates: Candidates) -> Candidates:
+        """Return candidates that name positions in place of rows."""
+        return replace(candidates, row_of=self.of(candidates.row_of))
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Return the positions [first, last) of the rows in [first, last)."""

@@ -6,16 +6,15 @@ new row and the tombstone of the old one become visible together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from shard.calibration import Calibration
-from shard.exact import Candidates
+from shard.calibration import Calibration, Setting
 from shard.id_column import IdColumn
 from shard.ivf_index import IvfIndex
 from shard.row_map import RowMap
 from shard.tombstones import Tombstones
 from shard.training_buffer import TrainingBuffer
-from shard.types import Float32Array, IdArray, Int64Array, Ledger
+from shard.types import Effort, Float32Array, IdArray, Int64Array, Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +29,14 @@ class TrainedIndex:
     trained_at: float
     training_s: float
     imbalance_when_trained: float = 1.0
+
+    def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
+        """Return how far a search looks in it; None when the search must score all rows."""
+        setting = self.calibration.setting_for(effort, target_recall, k)
+        if setting is None:
+            return None
+        held = max(1, self.ivf.rows)
+        return Setting(min(setting.nprobe, self.ivf.nlist), min(setting.candidates, held))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,33 +84,24 @@ class Snapshot:
         vectors: Float32Array = self.vectors.take(self.positions.of(rows), axis=0)
         return vectors
 
-    def squared_norms_of(self, rows: Int64Array) -> Float32Array:
-        """Return the squared norms of rows that live, float32 of the shape of `rows`."""
-        norms: Float32Array = self.squared_norms[self.positions.of(rows)]
-        return norms
-
     def ids_of(self, rows: Int64Array) -> IdArray:
         """Return the ids of rows that live, (rows,)."""
         return self.ids.take(self.positions.of(rows))
 
-    def placed(self, candidates: Candidates) -> Candidates:
-        """Return candidates that name positions, in `vectors`, in place of rows."""
-        return replace(candidates, row_of=self.positions.of(candidates.row_of))
-
     @property
     def buffer(self) -> TrainingBuffer:
         """The rows that the index does not hold."""
-        return self.between(self.absorbed_until)
+        return self.between(self.absorbed_until, self.rows)
 
     @property
     def everything(self) -> TrainingBuffer:
         """All rows, for an exact search."""
-        return self.between(0)
+        return self.between(0, self.rows)
 
-    def between(self, first: int) -> TrainingBuffer:
-        """Return the rows from `first` on."""
+    def between(self, first: int, last: int) -> TrainingBuffer:
+        """Return the rows of [first, last)."""
         return TrainingBuffer(
-            self.vectors, self.squared_norms, self.tombstones, first, self.rows, self.positions
+            self.vectors, self.squared_norms, self.tombstones, first, last, self.positions
         )
 
     def ledger(self) -> Ledger:

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import structlog
 
-from shard.calibration import CALIBRATION_K, Calibration, calibrate, nlist_for, recall
+from shard.calibration import Calibration, nlist_for
 from shard.collection import Collection
-from shard.exact import exact_scores, rank
 from shard.ivf_index import IvfIndex, use_cores
+from shard.recall import measured_calibration
 from shard.snapshot import Snapshot, TrainedIndex
-from shard.types import Int64Array
 
 BUILD_PIECE_ROWS: Final = 4_096
 """Rows added to a private index in one call; only memory limits it."""
@@ -133,30 +132,12 @@ def _calibrate(
     go_on: Callable[[], None],
 ) -> Calibration:
     """Measure the recall of an index on a sample of its own rows, each left out of its answer."""
-    metric = collection.entry.config.metric
     live_rows = snapshot.tombstones.live_rows(0, absorbed_until)
     size = min(len(live_rows), collection.engine.training.calibration_queries)
     query_rows = np.sort(random.choice(live_rows, size=size, replace=False))
     queries = snapshot.vectors_of(query_rows)
-
-    def answer(nprobe: int | None) -> Sequence[Int64Array]:
-        go_on()
-        k = CALIBRATION_K + 1
-        if nprobe is None:
-            candidates = snapshot.everything.propose(metric, queries, k)
-        else:
-            candidates = ivf.propose(
-                queries, k, nprobe, snapshot.tombstones, snapshot.squared_norms_of
-            )
-        scores = exact_scores(metric, queries, snapshot.vectors, snapshot.placed(candidates))
-        ranked = rank(metric, candidates, scores, lambda rows: rows, size, k)
-        answers = np.split(ranked.rows, np.cumsum(ranked.counts))[:-1]  # none of no queries
-        return [
-            rows[rows != own][:CALIBRATION_K] for rows, own in zip(answers, query_rows, strict=True)
-        ]
-
-    truth = answer(None)
-    return calibrate(lambda nprobe: recall(answer(nprobe), truth), ivf.nlist)
+    held = snapshot.between(0, absorbed_until)
+    return measured_calibration(collection.entry.config, ivf, held, queries, query_rows, go_on)
 
 
 class Trainer:

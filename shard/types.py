@@ -97,7 +97,7 @@ class Role(Enum):
 class IndexConfig:
     """How a collection is indexed, on each shard for itself. Resolved: no field means a default."""
 
-    kind: IndexKind = IndexKind.IVF_FLAT
+    kind: IndexKind = IndexKind.IVF_PQ
     min_training_size: int = 1_000
     nlist_rule: NlistRule = NlistRule.SQRT_4
     nlist: int = 0  # for FIXED
@@ -187,6 +187,7 @@ class ShardDescription:
     ledger: Ledger
     nlist: int = 0
     nprobe: int = 0
+    candidates: int = 0
     measured_recall: float = 1.0
     generation: int = 0
     rows_trained_on: int = 0
@@ -352,6 +353,7 @@ class ShardReceipt:
     rows_exact: int = 0
     nlist: int = 0
     nprobe: int = 0
+    candidates: int = 0
     generation: int = 0
 
 

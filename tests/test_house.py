@@ -40,6 +40,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "id_column",
                     "ivf_index",
                     "read_write_lock",
+                    "recall",
                     "row_map",
                     "slots",
                     "snapshot",

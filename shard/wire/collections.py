@@ -9,7 +9,7 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types
 from shard.config import Limits
-from shard.errors import InvalidConfig, InvalidRequest, MalformedMessage, Unsupported
+from shard.errors import InvalidConfig, InvalidRequest, MalformedMessage
 from shard.wire.primitives import (
     FIELD_TYPES,
     ID_TYPES,
@@ -117,8 +117,6 @@ def _check_index(index: types.IndexConfig, limits: Limits) -> None:
         raise InvalidConfig(
             f"{index.nlist:,} lists, at most {limits.nlist:,}", field="config.index.nlist"
         )
-    if index.kind is types.IndexKind.IVF_PQ:
-        raise Unsupported("the index kind IVF_PQ is not part of this release")
 
 
 def _check_filter_fields(declared: Iterable[types.FilterField]) -> None:
@@ -175,8 +173,6 @@ def decode_create_collection_request(payload: bytes, limits: Limits) -> types.Co
     ------
     MalformedMessage, InvalidConfig
         For a configuration that cannot be.
-    Unsupported
-        For IVF_PQ.
     """
     request = parse(v1.CreateCollectionRequest, payload)
     if not request.HasField("config"):

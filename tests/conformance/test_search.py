@@ -125,20 +125,21 @@ async def test_rows_on_a_grid_rank_by_score_and_then_by_id(stage: Stage, metric:
 
 
 @ALL_METRICS
+@pytest.mark.parametrize("kind", [IndexKind.IVF_SQ8, IndexKind.IVF_PQ])
 async def test_compressed_codes_find_most_neighbours_and_score_them_exactly(
-    stage: Stage, metric: Metric
+    stage: Stage, metric: Metric, kind: IndexKind
 ) -> None:
-    await stage.create(config_of(dim=16, metric=metric, kind=IndexKind.IVF_SQ8))
+    await stage.create(config_of(dim=16, metric=metric, kind=kind))
     corpus, queries = corpus_of(1_000, dim=16), some_vectors(32, dim=16, seed=1)
     await stage.put(corpus)
     await stage.train()
     result = await stage.search(queries, nprobe=EVERY_LIST)
     assert_scores_are_exact(result, metric, queries, corpus)
-    assert recall_of(result, best_of(metric, queries, corpus, 10)) >= 0.99
+    assert recall_of(result, best_of(metric, queries, corpus, 10)) >= 0.95
     assert_exact(await stage.search(queries, exact=True), metric, queries, corpus, 10)
 
 
-@pytest.mark.parametrize("kind", [IndexKind.IVF_FLAT, IndexKind.IVF_SQ8])
+@pytest.mark.parametrize("kind", list(IndexKind))
 async def test_the_target_recall_is_met_by_queries_like_the_rows(
     stage: Stage, kind: IndexKind
 ) -> None:
@@ -148,14 +149,25 @@ async def test_the_target_recall_is_met_by_queries_like_the_rows(
     await stage.put(corpus)
     await stage.train()
     expected = best_of(Metric.L2, queries, corpus, 10)
-    probed = []
-    for target_recall in (0.8, 0.95, 0.99, 1.0):
+    settings = []
+    for target_recall in (0.8, 0.95, 0.99):
         result = await stage.search(queries, target_recall=target_recall)
         assert recall_of(result, expected) >= target_recall - 0.1  # of 32 rows a shard
-        probed.append(sum(shard.nprobe for shard in result.receipt.shards))
-    assert probed == sorted(probed)
+        settings.append([(shard.nprobe, shard.candidates) for shard in result.receipt.shards])
     default = await stage.search(queries)
-    assert sum(shard.nprobe for shard in default.receipt.shards) == probed[1]
+    assert [(shard.nprobe, shard.candidates) for shard in default.receipt.shards] == settings[1]
+
+
+async def test_a_recall_that_no_setting_is_sure_of_scores_every_row(stage: Stage) -> None:
+    await stage.create(config_of(kind=IndexKind.IVF_PQ))
+    corpus, queries = corpus_of(1_000), some_vectors(8, seed=1)
+    await stage.put(corpus)
+    await stage.train()
+    result = await stage.search(queries, target_recall=1.0)
+    assert_exact(result, Metric.L2, queries, corpus, 10)
+    for shard in result.receipt.shards:
+        assert shard.rows_exact == shard.rows_visible
+        assert (shard.nlist, shard.nprobe, shard.candidates, shard.generation) == (0, 0, 0, 0)
 
 
 async def test_k_beyond_the_collection_returns_every_row_and_no_padding(stage: Stage) -> None:

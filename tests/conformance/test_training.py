@@ -182,7 +182,7 @@ async def test_a_few_rows_can_be_trained(stage: Stage) -> None:
     await assert_all_found(stage, corpus)
 
 
-@pytest.mark.parametrize("kind", [IndexKind.IVF_FLAT, IndexKind.IVF_SQ8])
+@pytest.mark.parametrize("kind", list(IndexKind))
 async def test_rows_that_are_all_alike_can_be_trained(stage: Stage, kind: IndexKind) -> None:
     await stage.create(config_of(kind=kind))
     corpus = Corpus(corpus_of(200).ids, np.ones((200, 8), np.float32))

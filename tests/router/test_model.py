@@ -52,6 +52,7 @@ from shard.types import (
     IdType,
     Include,
     IndexConfig,
+    IndexKind,
     ListRequest,
     Metric,
     SearchRequest,
@@ -211,6 +212,7 @@ class CollectionMachine(RuleBasedStateMachine):
     metric: Metric
     id_type: IdType
     shards: int
+    index_kind: IndexKind
     failures: list[str]
     """Of all runs; background work may let the same steps fail elsewhere, or not, the next time."""
     rebuilds: list[Path]
@@ -226,7 +228,7 @@ class CollectionMachine(RuleBasedStateMachine):
             dim=DIM,
             metric=self.metric,
             id_type=self.id_type,
-            index=IndexConfig(min_training_size=6),
+            index=IndexConfig(kind=self.index_kind, min_training_size=6),
         )
         self.run(self.router.create_collection(config))
         self.model = Model(config, self.shards)
@@ -507,14 +509,15 @@ class CollectionMachine(RuleBasedStateMachine):
     def search_everything(
         self, choice: st.DataObject, k: int, exact: bool, included: bool, threshold: float | None
     ) -> None:
-        """An exact search, and one that probes every list, find the k best of all rows."""
+        """An exact search finds the k best of all rows; so does one of every list of vectors."""
         vectors = choice.draw(st.lists(grid_vectors(self.metric), max_size=5))
         queries = np.array(vectors, dtype=np.float32).reshape(len(vectors), DIM)
         effort = Effort(exact=True) if exact else Effort(nprobe=1_000)
         include = Include(vectors=included, metadata=included)
         result = self.search(queries, k, effort, threshold, include)
-        for query, ids, _ in zip(queries, *split_by_query(result), strict=True):
-            self.check_complete(query, ids, k, threshold)
+        if exact or self.index_kind is IndexKind.IVF_FLAT:
+            for query, ids, _ in zip(queries, *split_by_query(result), strict=True):
+                self.check_complete(query, ids, k, threshold)
 
     @rule(choice=st.data(), k=st.integers(1, 40), target_recall=st.sampled_from([0.0, 0.8, 0.99]))
     def search_for_a_recall(self, choice: st.DataObject, k: int, target_recall: float) -> None:
@@ -544,7 +547,7 @@ class CollectionMachine(RuleBasedStateMachine):
                 assert shard.state is ShardState.TRAINED
                 assert shard.ledger.indexed == live
                 assert shard.ledger.buffered == 0
-                assert 1 <= shard.nprobe <= shard.nlist
+                assert 0 <= shard.nprobe <= shard.nlist
 
     @precondition(lambda self: self.steps >= self.steps_at_start + 5)
     @rule()
@@ -561,7 +564,8 @@ class CollectionMachine(RuleBasedStateMachine):
         query[~query.any(axis=1)] = 1.0
         for effort in (Effort(exact=True), Effort(nprobe=1_000)):
             result = self.search(query, 10, effort)
-            self.check_complete(query[0], result.hits.ids.tolist(), 10, None)
+            if effort.exact or self.index_kind is IndexKind.IVF_FLAT:
+                self.check_complete(query[0], result.hits.ids.tolist(), 10, None)
 
     @invariant()
     def the_ledger_counts_what_the_model_counts(self) -> None:
@@ -601,7 +605,8 @@ def split_by_query(result: SearchResult) -> tuple[list[list[Id]], list[Float32Ar
 def test_a_collection_answers_as_a_dictionary_would(
     metric: Metric, id_type: IdType, shards: int
 ) -> None:
-    kind = {"metric": metric, "id_type": id_type, "shards": shards}
+    index_kind = IndexKind.IVF_FLAT if id_type is IdType.INT64 else IndexKind.IVF_PQ
+    kind = {"metric": metric, "id_type": id_type, "shards": shards, "index_kind": index_kind}
     run_histories(CollectionMachine, kind, steps=125)
 
 
@@ -621,6 +626,7 @@ def test_a_collection_in_other_processes_answers_as_a_dictionary_would(
     hosts: Hosts, metric: Metric, id_type: IdType
 ) -> None:
     kind = {"metric": metric, "id_type": id_type, "shards": 2, "hosts": hosts}
+    kind["index_kind"] = IndexKind.IVF_PQ
     run_histories(MachineOverProcesses, kind, steps=50)
 
 

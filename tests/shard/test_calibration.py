@@ -1,28 +1,38 @@
-"""How many lists by each rule, and the smallest nprobe for each recall."""
+"""How many lists by each rule, and the cheapest setting for each recall."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard.calibration import (
+    CALIBRATED_K,
+    CANDIDATES_MAX,
+    NOT_PROPOSED,
+    NPROBE_STEP,
     TARGETS,
     Calibration,
     CalibrationPoint,
+    Setting,
     calibrate,
     nlist_for,
-    recall,
+    places_of,
+    work,
 )
-from shard.types import Effort, IndexConfig, NlistRule
+from shard.types import Effort, IndexConfig, Int64Array, NlistRule
 
 POINTS = Calibration(
     tuple(
-        CalibrationPoint(target, nprobe, target)
-        for target, nprobe in zip(TARGETS, (2, 4, 8, 16), strict=True)
+        CalibrationPoint(
+            k=k, target_recall=target, setting=Setting(nprobe, 3 * k), measured_recall=target
+        )
+        for k, factor in zip(CALIBRATED_K, (1, 3), strict=True)
+        for target, nprobe in zip(TARGETS, (2 * factor, 4 * factor, 8 * factor, 16), strict=True)
     )
 )
 
@@ -56,54 +66,178 @@ def test_there_is_always_a_list_and_never_less_than_39_rows_for_each_of_several(
     assert nlist == 1 or rows >= 39 * nlist
 
 
-@st.composite
-def recall_curves(draw: st.DrawFn) -> list[float]:
-    """Draw the recall at nprobe = 1, 2 ... nlist: it never falls."""
-    return sorted(draw(st.lists(st.floats(0, 1), min_size=1, max_size=300)))
+# ---- where the true hits stand -------------------------------------------------------------------
 
 
-@given(recall_curves())
-def test_the_smallest_nprobe_that_reaches_each_target_is_found(curve: list[float]) -> None:
-    nlist = len(curve)
-    asked = []
+def test_places_say_where_what_is_as_good_as_the_kth_stands() -> None:
+    inf = np.inf
+    costs = np.array([[3, 1, 9, 2, 2], [7, 7, 7, inf, inf], [5, 6, 7, 8, inf]], dtype=np.float32)
+    places = places_of(costs, np.array([2, 7, 5], dtype=np.float32), np.array([2, 2, 1]), 2)
+    assert places.tolist() == [[1, 3], [0, 1], [0, -1]]
+    missed = places_of(costs[:1], np.array([0.5], dtype=np.float32), np.array([2]), 2)
+    assert missed.tolist() == [[NOT_PROPOSED, NOT_PROPOSED]]
 
-    def recall_at(nprobe: int) -> float:
-        assert 1 <= nprobe <= nlist
-        asked.append(nprobe)
-        return curve[nprobe - 1]
 
-    points = calibrate(recall_at, nlist).points
-    assert [point.target_recall for point in points] == list(TARGETS)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_places_are_those_of_the_first_that_are_good_enough(seed: int, k: int) -> None:
+    random = np.random.default_rng(seed)
+    costs = random.integers(0, 5, (4, 9)).astype(np.float32)
+    limits, hits = random.integers(-1, 5, 4).astype(np.float32), random.integers(0, k + 1, 4)
+    expected = []
+    for row, limit, there in zip(costs.tolist(), limits.tolist(), hits.tolist(), strict=True):
+        good = [place for place, cost in enumerate(row) if cost <= limit][:k]
+        padded = good + [NOT_PROPOSED] * (k - len(good))
+        expected.append([*padded[:there], *[-1] * (k - there)])
+    assert places_of(costs, limits, hits, k).tolist() == expected
+
+
+def test_of_no_queries_nothing_has_a_place() -> None:
+    nobody = places_of(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, int), 5)
+    assert nobody.shape == (0, 5)
+
+
+# ---- calibration ---------------------------------------------------------------------------------
+
+
+class Measured:
+    """An index of `nlist` lists by what it would propose: hit h of query q is in list `list_of`,
+    and stands behind `before` others once its list is probed.
+    """
+
+    def __init__(self, seed: int, nlist: int) -> None:
+        random = np.random.default_rng(seed)
+        shape = (16, CALIBRATED_K[-1])
+        self.nlist = nlist
+        self.list_of = random.integers(0, nlist, shape)
+        self.before = random.integers(0, 3 * CALIBRATED_K[-1], shape) + np.arange(shape[1])
+        self.asked: list[int] = []
+
+    def places_at(self, nprobe: int) -> Mapping[int, Int64Array]:
+        self.asked.append(nprobe)
+        places = np.where(self.list_of < nprobe, self.before, NOT_PROPOSED)
+        return {k: places[:, :k] for k in CALIBRATED_K}
+
+    def recall(self, k: int, setting: Setting) -> float:
+        return float((self.places_at(setting.nprobe)[k] < setting.candidates).mean())
+
+
+def some_work(setting: Setting) -> float:
+    return 5 * setting.nprobe + setting.candidates
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300))
+@settings(max_examples=15)
+def test_every_setting_reaches_its_target_and_none_that_was_tried_is_cheaper(
+    seed: int, nlist: int
+) -> None:
+    index = Measured(seed, nlist)
+    points = calibrate(index.places_at, nlist, some_work, compressed=True).points
+    tried = list(index.asked)
+    assert [(point.k, point.target_recall) for point in points] == [
+        (k, target) for k in CALIBRATED_K for target in TARGETS
+    ]
     for point in points:
-        reaching = [
-            nprobe for nprobe in range(1, nlist) if curve[nprobe - 1] >= point.target_recall
-        ]
-        assert point.nprobe == min(reaching, default=nlist)
-        assert point.measured_recall == curve[point.nprobe - 1]
-    assert len(asked) == len(set(asked)) <= (len(TARGETS) + 1) * (math.log2(nlist) + 1) + 1
+        assert point.measured_recall >= point.target_recall - 1e-9
+        assert index.recall(point.k, point.setting) == pytest.approx(point.measured_recall)
+        for nprobe in tried:
+            for candidates in range(point.k, 600, 7):
+                cheaper = Setting(nprobe, candidates)
+                if some_work(cheaper) < some_work(point.setting):
+                    assert index.recall(point.k, cheaper) < point.target_recall
+
+
+def test_nprobe_grows_by_a_step_that_a_target_can_afford() -> None:
+    index = Measured(1, 1_000)
+    calibrate(index.places_at, 1_000, lambda _: 0.0, compressed=True)
+    assert index.asked[0] == 1
+    assert index.asked[-1] == 1_000
+    assert all(
+        after <= max(before + 1, round(before * NPROBE_STEP))
+        for before, after in pairwise(index.asked)
+    )
+
+
+def test_lists_that_cost_more_than_what_is_known_are_not_tried() -> None:
+    index = Measured(1, 1_000)
+    index.list_of[:] = 2
+    points = calibrate(index.places_at, 1_000, some_work, compressed=True).points
+    assert {point.setting.nprobe for point in points} == {3}
+    assert max(index.asked) < 200
+
+
+def test_an_index_that_knows_who_is_best_needs_no_candidates_beyond_k() -> None:
+    index = Measured(1, 50)
+    index.before[:] = np.arange(CALIBRATED_K[-1])
+    for point in calibrate(index.places_at, 50, some_work, compressed=False).points:
+        assert point.setting.candidates == point.k
+
+
+def test_a_target_that_no_setting_reaches_has_no_point() -> None:
+    index = Measured(1, 20)
+    index.before[:, ::10] = NOT_PROPOSED  # a tenth is beyond all candidates
+    reached = {
+        (point.k, point.target_recall)
+        for point in calibrate(index.places_at, 20, some_work, compressed=True).points
+    }
+    assert reached == {(k, target) for k in CALIBRATED_K for target in (0.8, 0.9)}
+
+
+def test_an_index_without_other_rows_reaches_everything() -> None:
+    nobody = {k: np.full((1, k), -1) for k in CALIBRATED_K}
+    points = calibrate(lambda _: nobody, 1, some_work, compressed=True).points
+    assert {point.measured_recall for point in points} == {1.0}
+
+
+@given(st.integers(1, 65_536), st.sampled_from([8, 50, 200]), st.sampled_from([2, 100, 768]))
+def test_more_lists_and_more_candidates_are_more_work(nprobe: int, code: int, dim: int) -> None:
+    def of(setting: Setting) -> float:
+        return work(setting, rows_a_list=100.0, code_bytes=code, dim=dim)
+
+    assert of(Setting(nprobe + 1, 50)) > of(Setting(nprobe, 50)) < of(Setting(nprobe, 51))
+
+
+# ---- which setting a search gets -----------------------------------------------------------------
+
+
+def nprobes(*targets: float, k: int = 10) -> list[int]:
+    points = [POINTS.point_for(target, k) for target in targets]
+    return [0 if point is None else point.setting.nprobe for point in points]
 
 
 def test_a_target_between_two_that_are_calibrated_takes_the_upper() -> None:
-    nprobes = [POINTS.point_for(target, 100).nprobe for target in (0.1, 0.8, 0.81, 0.95, 0.99)]
-    assert nprobes == [2, 2, 4, 8, 16]
-    assert POINTS.point_for(float(np.float32(0.95)), 100).nprobe == 8
+    assert nprobes(0.1, 0.8, 0.81, 0.95, 0.99) == [2, 2, 4, 8, 16]
+    assert nprobes(float(np.float32(0.95))) == [8]
 
 
-def test_a_target_above_all_that_are_calibrated_probes_every_list() -> None:
-    assert POINTS.point_for(0.995, 100) == CalibrationPoint(0.995, 100, 1.0)
-    assert POINTS.nprobe_for(Effort(target_recall=1.0), 0.8, 100) == 100
+def test_a_k_between_two_that_are_calibrated_takes_the_upper() -> None:
+    assert [nprobes(0.9, k=k) for k in (1, 10, 11, 100, 1_000)] == [[4], [4], [12], [12], [12]]
+
+
+def test_candidates_grow_with_a_k_beyond_those_that_are_calibrated() -> None:
+    settings_of = [POINTS.setting_for(Effort(), 0.9, k) for k in (100, 150, 1_000)]
+    assert settings_of == [Setting(12, 300), Setting(12, 450), Setting(12, 3_000)]
+
+
+def test_a_target_above_all_that_are_calibrated_takes_all_rows() -> None:
+    assert POINTS.point_for(0.995, 10) is None
+    assert POINTS.setting_for(Effort(target_recall=1.0), 0.8, 10) is None
+    assert POINTS.setting_for(Effort(exact=True), 0.8, 10) is None
 
 
 def test_a_searchs_own_nprobe_wins_over_its_target_and_that_over_the_collections() -> None:
-    assert POINTS.nprobe_for(Effort(nprobe=7, target_recall=0.99), 0.8, 100) == 7
-    assert POINTS.nprobe_for(Effort(nprobe=700), 0.8, 100) == 100
-    assert POINTS.nprobe_for(Effort(target_recall=0.95), 0.8, 100) == 8
-    assert POINTS.nprobe_for(Effort(), 0.8, 100) == 2
+    assert POINTS.setting_for(Effort(nprobe=7, target_recall=0.9), 0.8, 10) == Setting(7, 30)
+    assert POINTS.setting_for(Effort(target_recall=0.95), 0.8, 10) == Setting(8, 30)
+    assert POINTS.setting_for(Effort(), 0.8, 10) == Setting(2, 30)
 
 
-def test_recall_is_the_mean_share_of_the_true_rows_that_were_found() -> None:
-    truth = [np.array([1, 2, 3, 4]), np.array([5, 6]), np.array([], dtype=np.int64)]
-    found = [np.array([4, 9, 1]), np.array([6, 5]), np.array([1])]
-    assert recall(found, truth) == pytest.approx((0.5 + 1.0) / 2)
-    assert recall([], []) == 1.0
-    assert recall([np.array([3])], [np.array([], dtype=np.int64)]) == 1.0
+def test_an_nprobe_of_its_own_comes_with_the_candidates_of_the_highest_recall() -> None:
+    uneven = Calibration(
+        (
+            CalibrationPoint(k=10, target_recall=0.8, setting=Setting(2, 20), measured_recall=0.8),
+            CalibrationPoint(
+                k=10, target_recall=0.99, setting=Setting(9, 90), measured_recall=0.99
+            ),
+        )
+    )
+    assert uneven.setting_for(Effort(nprobe=3), 0.8, 10) == Setting(3, 90)
+    assert Calibration(()).setting_for(Effort(nprobe=3), 0.8, 10) == Setting(3, CANDIDATES_MAX)

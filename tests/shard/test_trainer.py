@@ -103,7 +103,7 @@ def assert_exact(collection: Collection, corpus: Corpus, *, exact: bool = False)
 # ---- building -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [IndexKind.IVF_FLAT, IndexKind.IVF_SQ8])
+@pytest.mark.parametrize("kind", list(IndexKind))
 @pytest.mark.parametrize("metric", list(Metric))
 def test_a_build_leaves_every_living_row_in_the_index(
     tmp_path: Path, metric: Metric, kind: IndexKind
@@ -415,23 +415,23 @@ def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_ou
     collection.close()
 
 
-def test_a_rebuild_that_fails_is_logged_and_leaves_the_rest_of_the_work_alone(
+def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
     tmp_path: Path, care: Care
 ) -> None:
     engine = replace(SMALL_ENGINE, rebuild=RebuildConfig(dead_rows_min=20))
     disk = FailingDisk()
-    config = config_of(min_training_size=50)
-    collection = open_collection(tmp_path, config, engine=engine, disk=disk)
+    collection = open_collection(tmp_path, engine=engine, disk=disk)
     corpus = corpus_of(200)
     write(collection, corpus)
-    disk.fail("open")
     delete(collection, corpus.ids[:100])
+    files_opened = disk.counts["open"]
+    disk.fail("open")  # which nobody but a rebuild asks for: no index is trained
     care.take(collection)
-    care.until(lambda: collection.describe().state is ShardState.TRAINED)
-    poll_until(lambda: not collection.wants_rebuild)
+    poll_until(lambda: disk.counts["open"] > files_opened)
+    delete(collection, corpus.ids[100:110])
+    assert not collection.wants_rebuild
     assert len(collection.snapshot.vectors) == 200
-    assert_exact(collection, corpus.take(slice(100, 200)))
-    delete(collection, corpus.ids[100:111])
+    delete(collection, corpus.ids[110:111])
     poll_until(lambda: len(collection.snapshot.vectors) == 89)
     assert_exact(collection, corpus.take(slice(111, 200)))
     care.trainer.detach(collection)

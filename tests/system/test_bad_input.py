@@ -560,9 +560,6 @@ def test_a_message_over_the_limit_is_resource_exhausted(
             )
         ),
         lambda stub, name: list(stub.SearchStream(iter([]))),
-        lambda stub, name: stub.CreateCollection(
-            create_request(index=v1.IndexConfig(kind=v1.INDEX_KIND_IVF_PQ))
-        ),
     ],
     ids=[
         "Delete by filter",
@@ -573,7 +570,6 @@ def test_a_message_over_the_limit_is_resource_exhausted(
         "Explain",
         "SearchStream",
         "SearchStream, nothing sent",
-        "IVF_PQ",
     ],
 )
 def test_what_this_release_lacks_is_unimplemented(

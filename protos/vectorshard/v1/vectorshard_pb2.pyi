@@ -301,7 +301,7 @@ class Ledger(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes")
+    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +316,7 @@ class ShardDescription(_message.Message):
     LAST_TRAINED_AT_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: ShardState
     training: bool
@@ -330,7 +331,8 @@ class ShardDescription(_message.Message):
     last_trained_at: _timestamp_pb2.Timestamp
     memory_bytes: int
     disk_bytes: int
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
+    candidates: int
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")
@@ -493,7 +495,7 @@ class SearchRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., nprobe: _Optional[int] = ..., target_recall: _Optional[float] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ..., score_threshold: _Optional[float] = ..., min_coverage: _Optional[float] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class ShardReceipt(_message.Message):
-    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation")
+    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
     ROWS_VISIBLE_FIELD_NUMBER: _ClassVar[int]
@@ -501,6 +503,7 @@ class ShardReceipt(_message.Message):
     NLIST_FIELD_NUMBER: _ClassVar[int]
     NPROBE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     shard: int
     missing_reason: str
     rows_visible: int
@@ -508,7 +511,8 @@ class ShardReceipt(_message.Message):
     nlist: int
     nprobe: int
     generation: int
-    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    candidates: int
+    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("shards_total", "shards_answered", "coverage", "shards")

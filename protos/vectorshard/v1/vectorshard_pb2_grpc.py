@@ -123,7 +123,6 @@ class VectorServiceServicer:
         limit, an unspecified or unknown enum value, a target_recall outside (0, 1], an nlist with
         another rule than FIXED or over the limit, FIXED without an nlist, a filter field without a
         name or with one that comes twice.
-        UNIMPLEMENTED: INDEX_KIND_IVF_PQ.
         RESOURCE_EXHAUSTED: Limits.collections exist already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -87,7 +87,7 @@ lists_rules = st.one_of(
 )
 indexes = st.builds(
     lambda kind, size, rule: types.IndexConfig(kind=kind, min_training_size=size, **rule),
-    st.sampled_from([types.IndexKind.IVF_FLAT, types.IndexKind.IVF_SQ8]),
+    st.sampled_from(types.IndexKind),
     st.integers(1, 2**32 - 1),
     lists_rules,
 )

@@ -43,7 +43,7 @@ def test_defaults_are_filled_in() -> None:
         metric=types.Metric.L2,
         id_type=types.IdType.INT64,
         index=types.IndexConfig(
-            kind=types.IndexKind.IVF_FLAT,
+            kind=types.IndexKind.IVF_PQ,
             min_training_size=1_000,
             nlist_rule=types.NlistRule.SQRT_4,
             nlist=0,
@@ -57,7 +57,7 @@ def test_a_stated_default_is_the_same_configuration() -> None:
     stated = create_bytes(
         target_recall=0.95,
         index=v1.IndexConfig(
-            kind=v1.INDEX_KIND_IVF_FLAT,
+            kind=v1.INDEX_KIND_IVF_PQ,
             min_training_size=1_000,
             nlist_rule=v1.NLIST_RULE_SQRT_4,
         ),

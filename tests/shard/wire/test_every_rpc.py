@@ -15,7 +15,6 @@ from shard.errors import MalformedMessage, Unsupported, VectorShardError
 from tests.shard.wire.messages import (
     ANSWER_DECODERS,
     REQUEST_DECODERS,
-    create_bytes,
     refusal,
     search_bytes,
     upsert_bytes,
@@ -76,12 +75,6 @@ def test_no_flipped_bytes_raise_anything_but_our_errors(
         ("list", v1.ListRequest(filter=v1.Filter())),
         ("search", v1.SearchRequest(filter=v1.Filter())),
         ("explain", v1.ExplainRequest()),
-        (
-            "create_collection",
-            v1.CreateCollectionRequest.FromString(
-                create_bytes(index=v1.IndexConfig(kind=v1.INDEX_KIND_IVF_PQ))
-            ),
-        ),
     ],
 )
 def test_what_is_not_in_this_release_is_unsupported(rpc: str, request_: Message) -> None:

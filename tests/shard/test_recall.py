@@ -1,0 +1,113 @@
+"""An index's recall, measured beside an exact search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shard.calibration import CALIBRATED_K, TARGETS, Calibration
+from shard.exact import exact_scores, rank
+from shard.ivf_index import IvfIndex
+from shard.recall import measured_calibration, without
+from shard.tombstones import Tombstones
+from shard.training_buffer import TrainingBuffer
+from shard.types import Effort, Float32Array, IndexKind, Int64Array, Metric
+from tests.shard.samples import config_of, some_vectors
+
+NO_ROW = -2
+
+
+def held_by_an_index(
+    vectors: Float32Array, kind: IndexKind, metric: Metric, tombstones: Tombstones
+) -> tuple[IvfIndex, TrainingBuffer]:
+    ivf = IvfIndex.train(kind, metric, vectors, 16, seed=1)
+    ivf.add(np.arange(len(vectors)), vectors)
+    norms = np.einsum("ij,ij->i", vectors, vectors)
+    return ivf, TrainingBuffer(vectors, norms, tombstones, 0, len(vectors))
+
+
+def measured(
+    kind: IndexKind, metric: Metric, ivf: IvfIndex, held: TrainingBuffer, queries: Int64Array
+) -> Calibration:
+    """Calibrate on rows of the index."""
+    config = config_of(dim=held.vectors.shape[1], metric=metric, kind=kind)
+    return measured_calibration(config, ivf, held, held.vectors[queries], queries, lambda: None)
+
+
+def test_a_query_is_left_out_of_its_own_answer_and_each_answer_is_one_shorter() -> None:
+    rows = np.array([[4, 1, 2], [1, 4, 2], [1, 2, 4], [1, 2, 3], [1, 2, -1]])
+    own = np.array([4, 4, 4, 4, NO_ROW])
+    assert without(rows, own).tolist() == [[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("kind", list(IndexKind))
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.INNER_PRODUCT])
+def test_the_recall_of_a_setting_is_what_a_search_with_it_has(
+    kind: IndexKind, metric: Metric
+) -> None:
+    vectors = some_vectors(2_000, dim=16)
+    tombstones = Tombstones().with_dead(np.arange(0, 2_000, 7))
+    ivf, held = held_by_an_index(vectors, kind, metric, tombstones)
+    queries = tombstones.live_rows(0, 2_000)[::20]
+    calibration = measured(kind, metric, ivf, held, queries)
+    reached = [(point.k, point.target_recall) for point in calibration.points]
+    expected = [(k, target) for k in CALIBRATED_K for target in TARGETS]
+    assert set(reached) <= set(expected)
+    assert len(reached) >= 6
+    for point in calibration.points:
+        found = ivf.propose(
+            vectors[queries], point.k + 1, point.setting, tombstones, vectors, held.squared_norms
+        )
+        truth = held.propose(metric, vectors[queries], point.k + 1)
+        shares = []
+        for query, own in enumerate(queries.tolist()):
+            best = set(truth.row_of[truth.query_of == query].tolist()) - {own}
+            ranked = sorted(best, key=lambda row: _cost(metric, vectors, own, row))[: point.k]
+            there = set(found.row_of[found.query_of == query].tolist())
+            shares.append(len(there & set(ranked)) / len(ranked))
+        assert np.mean(shares) == pytest.approx(point.measured_recall, abs=0.02)
+
+
+def _cost(metric: Metric, vectors: Float32Array, query: int, row: int) -> float:
+    product = float(vectors[query].astype(np.float64) @ vectors[row])
+    if metric is Metric.INNER_PRODUCT:
+        return -product
+    return float(vectors[row].astype(np.float64) @ vectors[row]) - 2 * product
+
+
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_rows_that_are_alike_stand_for_each_other(kind: IndexKind) -> None:
+    vectors = np.repeat(some_vectors(40, dim=8), 50, axis=0)
+    ivf, held = held_by_an_index(vectors, kind, Metric.L2, Tombstones())
+    calibration = measured(kind, Metric.L2, ivf, held, np.arange(0, 2_000, 25))
+    point = calibration.point_for(0.99, 10)
+    assert point is not None
+    assert point.setting.nprobe == 1
+    assert point.measured_recall == 1.0
+
+
+def test_queries_that_are_no_rows_are_measured_as_they_are() -> None:
+    vectors, queries = some_vectors(2_000, dim=16), some_vectors(50, dim=16, seed=1)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_PQ, Metric.L2, Tombstones())
+    nobody = np.full(len(queries), NO_ROW)
+    config = config_of(dim=16, kind=IndexKind.IVF_PQ)
+    calibration = measured_calibration(config, ivf, held, queries, nobody, lambda: None)
+    setting = calibration.setting_for(Effort(), 0.9, 10)
+    assert setting is not None
+    found = ivf.propose(queries, 10, setting, held.tombstones, vectors, held.squared_norms)
+    truth = held.propose(Metric.L2, queries, 10)
+    best = rank(
+        Metric.L2, truth, exact_scores(Metric.L2, queries, vectors, truth), np.asarray, 50, 10
+    )
+    pairs = set(zip(found.query_of.tolist(), found.row_of.tolist(), strict=True))
+    query_of = np.repeat(np.arange(50), best.counts)
+    there = [pair in pairs for pair in zip(query_of.tolist(), best.rows.tolist(), strict=True)]
+    assert np.mean(there) >= 0.9
+
+
+def test_an_index_of_no_living_rows_can_be_measured() -> None:
+    vectors = some_vectors(20, dim=8)
+    tombstones = Tombstones().with_dead(np.arange(20))
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_PQ, Metric.L2, tombstones)
+    calibration = measured(IndexKind.IVF_PQ, Metric.L2, ivf, held, np.zeros(0, dtype=np.int64))
+    assert {point.measured_recall for point in calibration.points} == {1.0}
