@@ -25,6 +25,7 @@ from shard.types import (
     IdArray,
     IdType,
     Include,
+    IndexKind,
     SearchRequest,
     UpsertRequest,
 )
@@ -134,13 +135,14 @@ def churned(collection: Collection, id_type: IdType = IdType.INT64) -> tuple[Cor
 
 
 @BOTH
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", [None, *IndexKind])
 def test_rows_ids_metadata_and_ledger_are_as_before_and_after_a_restart(
-    tmp_path: Path, id_type: IdType, trained: bool
+    tmp_path: Path, id_type: IdType, kind: IndexKind | None
 ) -> None:
-    collection = opened(tmp_path, id_type)
+    config = config_of(id_type=id_type, kind=kind or IndexKind.IVF_FLAT)
+    collection = open_collection(tmp_path, config, engine=ENGINE)
     live, gone = churned(collection, id_type)
-    if trained:
+    if kind is not None:
         build_index(collection, lambda: 0.0)
         collection.checkpoint()
         delete(collection, live.ids[:50])
