@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,11 @@ STORE_BYTES = 8 * 1024 * 1024
 """The row store beside the vectors: its log, and pages that wait for new rows."""
 
 KILLS = 6
-ACTIVITY_S = (0.3, 1.5)
+LATER_S = 0.1
+"""How long after the begin of a rebuild a server is killed, at most."""
+
+PATIENCE_S = 60.0
+"""The thread that rebuilds is the last to run where the cores are taken."""
 
 
 def row_files(server: ServerProcess) -> list[Path]:
@@ -57,18 +60,18 @@ def test_churn_keeps_disk_and_memory_bounded(start_server: Starter) -> None:
             disk_bytes.append(shard.disk_bytes)
             memory_bytes.append(shard.memory_bytes)
         written_bytes = TURNS * len(IDS) * ROW_BYTES
-        # Writes go on during a rebuild; at its end there are as many rows as lived, or came.
         bound = 3 * DEAD_ROWS_MIN * ROW_BYTES + STORE_BYTES
-        wait_until(lambda: client.describe(NAME).shards[0].disk_bytes < bound)
         assert bound < written_bytes
-        for figures in (disk_bytes, memory_bytes):
-            assert any(after < before for before, after in pairwise(figures))
+        wait_until(lambda: client.describe(NAME).shards[0].disk_bytes < bound, PATIENCE_S)
+        (shard,) = client.describe(NAME).shards
+        assert shard.disk_bytes < max(disk_bytes)
+        assert shard.memory_bytes < max(memory_bytes)
         ledger = client.describe(NAME).ledger
         assert ledger.accepted == TURNS * len(IDS)
         assert ledger.live == len(IDS)
     server.stop()
     [row_file] = row_files(server)
-    assert generation_of(row_file) > 1
+    assert generation_of(row_file) > 0
     assert row_file.stat().st_blocks * 512 < bound
     server.start()
     with server.client() as client:
@@ -84,10 +87,10 @@ def test_a_server_that_is_killed_amid_rebuilds_loses_nothing_and_revives_nothing
     server = start_server(1)
     rows = Acknowledged(with_metadata=False)
     rng = np.random.default_rng(3)
-    generations = []
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric="l2")
     for _ in range(KILLS):
+        files_before = set(row_files(server))
         killed = threading.Event()
         writers = [
             threading.Thread(target=churn, args=(server, rows, list(IDS[half::2]), killed))
@@ -95,18 +98,30 @@ def test_a_server_that_is_killed_amid_rebuilds_loses_nothing_and_revives_nothing
         ]
         for writer in writers:
             writer.start()
-        time.sleep(rng.uniform(*ACTIVITY_S))
-        killed.set()
-        server.kill()
-        for writer in writers:
-            writer.join()
+        try:
+            wait_for_a_rebuild(server, files_before)
+            time.sleep(rng.uniform(0, LATER_S))
+        finally:
+            killed.set()
+            server.kill()
+            for writer in writers:
+                writer.join()
         server.start()
-        generations.append(max(map(generation_of, row_files(server))))
         with server.client() as client:
             rows.check(client, NAME)
+    # What is due after the last start is done, with nobody to write meanwhile.
+    wait_until(
+        lambda: [generation_of(file) > 0 for file in row_files(server)] == [True], PATIENCE_S
+    )
+    with server.client() as client:
+        rows.check(client, NAME)
     assert "background work failed" not in server.log_text()
     server.stop()
-    assert generations[-1] > 1
+
+
+def wait_for_a_rebuild(server: ServerProcess, files_before: set[Path]) -> None:
+    """Wait until the server has begun to write another row file."""
+    wait_until(lambda: bool(set(row_files(server)) - files_before), PATIENCE_S)
 
 
 def churn(
