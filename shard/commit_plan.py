@@ -143,7 +143,7 @@ class CommitPlan:
         same = np.asarray(
             (
                 write.vectors[existing].view(np.uint32)
-                == self._snapshot.vectors[stored].view(np.uint32)
+                == self._snapshot.vectors_of(stored).view(np.uint32)
             ).all(axis=1)
         )
         candidates = np.flatnonzero(same)

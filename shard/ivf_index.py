@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from shard.calibration import Setting
 from shard.exact import Candidates, concatenate, costs_of
+from shard.row_map import RowMap
 from shard.tombstones import Tombstones
 from shard.types import BoolArray, Float32Array, IndexKind, Int64Array, Metric
 
@@ -137,6 +138,7 @@ class IvfIndex:
         tombstones: Tombstones,
         vectors: Float32Array,
         squared_norms: Float32Array,
+        positions: RowMap | None = None,
     ) -> Candidates:
         """Propose living rows for each query from its nearest lists.
 
@@ -151,13 +153,20 @@ class IvfIndex:
         setting
             The lists probed, and for compressed codes the rows whose codes are believed so far.
         vectors, squared_norms
-            Float32 (rows, dim) and (rows,) of all rows that the index holds, by row number.
+            Float32 (positions, dim) and (positions,) of all living rows that the index holds.
+        positions
+            Where each row lies in those two; None: at its number.
         """
+        if not len(vectors):  # nothing lives, though the index may hold codes of the dead
+            return concatenate([])
+        positions = positions or RowMap()
         if self._kind is IndexKind.IVF_FLAT:
-            return self._propose_with_ties(queries, k, setting.nprobe, tombstones, squared_norms)
+            return self._propose_with_ties(
+                queries, k, setting.nprobe, tombstones, squared_norms, positions
+            )
         wanted = max(k, setting.candidates)
         rows = self.nearest(queries, wanted, setting.nprobe, tombstones)
-        return shortlist(self._metric, queries, rows, k, vectors, squared_norms)
+        return shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
 
     def nearest(
         self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
@@ -176,6 +185,7 @@ class IvfIndex:
         nprobe: int,
         tombstones: Tombstones,
         squared_norms: Float32Array,
+        positions: RowMap,
     ) -> Candidates:
         proposals = k + PROPOSALS_SLACK
         scores, rows = self._search(queries, proposals, nprobe, tombstones)
@@ -183,7 +193,8 @@ class IvfIndex:
         open_queries = np.arange(len(queries))
         while proposals < min(self.rows, _TIED_PROPOSALS_MAX + k):
             ends = [k - 1, -1]
-            tied = _tied(queries[open_queries], scores[:, ends], rows[:, ends], squared_norms)
+            at = positions.of_padded(rows[:, ends])
+            tied = _tied(queries[open_queries], scores[:, ends], at, squared_norms)
             if not tied.any():
                 break
             found[-1] = _pairs(open_queries[~tied], rows[~tied])
@@ -245,6 +256,7 @@ def shortlist(
     k: int,
     vectors: Float32Array,
     squared_norms: Float32Array,
+    positions: RowMap | None = None,
 ) -> Candidates:
     """Return those of some rows that may be among the k best of each query, ties included.
 
@@ -259,12 +271,15 @@ def shortlist(
     rows
         Int64 (queries, candidates), -1 where there is none.
     vectors, squared_norms
-        Float32 (rows, dim), row-major, and (rows,), by row number.
+        Float32 (positions, dim), row-major, and (positions,), at least one.
+    positions
+        Where each row lies in those two; None: at its number.
     """
-    costs = float32_costs(metric, queries, rows, vectors)
+    at = (positions or RowMap()).of_padded(rows)
+    costs = float32_costs(metric, queries, at, vectors)
     wanted = min(k, rows.shape[1])
     kth = np.partition(costs, wanted - 1, axis=1)[:, wanted - 1 : wanted]
-    largest = squared_norms.take(rows, mode="wrap").max(axis=1, keepdims=True)
+    largest = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
     near = costs <= costs_that_tie(metric, queries, kth, largest)
     near &= rows >= 0
     query_of, place = np.nonzero(near)
@@ -323,17 +338,17 @@ def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
 
 
 def _tied(
-    queries: Float32Array, scores: Float32Array, rows: Int64Array, squared_norms: Float32Array
+    queries: Float32Array, scores: Float32Array, at: Int64Array, squared_norms: Float32Array
 ) -> BoolArray:
     """Say of each query whether two of its candidates may have the same score.
 
     FAISS sums float32 products or squared differences: the error of each score is below
-    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `rows` are (queries, 2); the
-    padding of a short answer (row -1) ties with nothing.
+    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `at`, positions, are (queries,
+    2); the padding of a short answer (-1) ties with nothing.
     """
     query_norms = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-    row_norms = squared_norms[rows].max(axis=1).astype(np.float64)
+    row_norms = squared_norms[at].max(axis=1).astype(np.float64)
     scale = np.maximum(np.abs(scores).max(axis=1), np.sqrt(query_norms * row_norms))
     error = queries.shape[1] * 2.0**-24 * scale
     gap = np.abs(scores[:, 0].astype(np.float64) - scores[:, 1])
-    return np.asarray((rows[:, 1] >= 0) & (gap <= 2 * error))
+    return np.asarray((at[:, 1] >= 0) & (gap <= 2 * error))

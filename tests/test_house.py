@@ -41,18 +41,33 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "ivf_index",
                     "read_write_lock",
                     "recall",
+                    "row_map",
                     "slots",
                     "snapshot",
                     "tombstones",
                     "training_buffer",
+                    "upkeep",
                     "wire",
                 }
             ),
         ),
-        ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
+        (
+            "storage",
+            frozenset(
+                {
+                    "data_directory",
+                    "disk",
+                    "index_file",
+                    "rebuild",
+                    "row_columns",
+                    "row_file",
+                    "row_store",
+                }
+            ),
+        ),
         (
             "engine",
-            frozenset({"coalescer", "collection", "search_coalescer", "trainer", "local_shard"}),
+            frozenset({"coalescer", "collection", "local_shard", "search_coalescer", "trainer"}),
         ),
         (
             "edge",

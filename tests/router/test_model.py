@@ -1,9 +1,10 @@
 """Whatever is done to a collection, it answers as a dictionary and float64 arithmetic would.
 
-A state machine writes, reads, trains and restarts a router over shards, and keeps a `Model` beside
-it. Most histories stay in this process, where a step is cheap; some go through a router and shards
-in processes of their own. Values come from a small grid: vectors repeat, scores tie, and every
-score under L2 and INNER_PRODUCT is exact, so that the order of the hits is certain.
+A state machine writes, reads, trains and restarts a router over shards, which rebuild themselves
+meanwhile, and keeps a `Model` beside it. Most histories stay in this process, where a step is
+cheap; some go through a router and shards in processes of their own. Values come from a small grid:
+vectors repeat, scores tie, and every score under L2 and INNER_PRODUCT is exact, so that the order
+of the hits is certain.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from hypothesis.stateful import (
 
 from router.embedded import open_embedded
 from router.placement import slots_of_shard
-from shard.config import BufferConfig, EngineConfig, TrainingConfig
+from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.errors import InvalidVector
 from shard.protocol import Shard
 from shard.slots import slots_of
@@ -87,7 +88,9 @@ ALREADY_EXISTS = 6  # google.rpc.Code
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=3),
     training=TrainingConfig(calibration_queries=16, checkpoint_min_rows=20),
+    rebuild=RebuildConfig(dead_rows_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3),
 )
+"""So small that what comes with many rows comes in most histories: absorbing, rebuilding."""
 
 FEW_IDS: dict[IdType, tuple[Id, ...]] = {
     IdType.INT64: (*range(12), -1, -(2**63), 2**63 - 1),
@@ -212,6 +215,8 @@ class CollectionMachine(RuleBasedStateMachine):
     index_kind: IndexKind
     failures: list[str]
     """Of all runs; background work may let the same steps fail elsewhere, or not, the next time."""
+    rebuilds: list[Path]
+    """Row files of all runs that came from a rebuild."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,6 +241,7 @@ class CollectionMachine(RuleBasedStateMachine):
             self.failures.append(traceback.format_exc())
         self.run(self.router.close())
         self.loop.close()
+        self.rebuilds.extend(self.directory.rglob("rows-[1-9]*.f32"))
         shutil.rmtree(self.directory)
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -627,8 +633,9 @@ def test_a_collection_in_other_processes_answers_as_a_dictionary_would(
 def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, steps: int) -> None:
     """Run four histories of so many steps; their seed depends on the kind alone."""
     failures: list[str] = []
+    rebuilds: list[Path] = []
     number = zlib.crc32(f"{kind['metric']} {kind['id_type']} {kind['shards']}".encode())
-    of_this_kind = type("Machine", (machine,), {**kind, "failures": failures})
+    of_this_kind = type("Machine", (machine,), {**kind, "failures": failures, "rebuilds": rebuilds})
     bounds = settings(
         max_examples=4,  # the first is hypothesis's simplest: the same dull step again and again
         stateful_step_count=steps,
@@ -643,3 +650,4 @@ def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, ste
         if failures:
             error.add_note(f"the first failure, of seed {number}:\n{failures[0]}")
         raise
+    assert rebuilds

@@ -16,6 +16,7 @@ from shard.commit_plan import (
     DeleteOutcome,
     UpsertOutcome,
 )
+from shard.id_column import IdColumn
 from shard.snapshot import Snapshot
 from shard.tombstones import Tombstones
 from shard.types import Float32Array, IdArray, IdType, Int64Array, WriteMode
@@ -46,6 +47,7 @@ class Committed:
             sequence=1,
             vectors=self.vectors,
             squared_norms=np.zeros(len(self.vectors), dtype=np.float32),
+            ids=IdColumn(self.id_type),
             tombstones=self.tombstones,
         )
         return CommitPlan(snapshot, self.id_type, self.lookup, self.stored_metadata)
