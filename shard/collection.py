@@ -23,16 +23,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from shard.admission import admit_vectors, check_ids
-from shard.calibration import CALIBRATED_K
+from shard.admission import admit_metadata, admit_vectors, check_filter, check_ids
+from shard.calibration import CALIBRATED_K, Setting
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
+    AdmittedFilterDelete,
     AdmittedUpsert,
     AdmittedWrite,
     CommitPlan,
@@ -42,11 +43,15 @@ from shard.config import EngineConfig
 from shard.disk import Disk
 from shard.errors import (
     CollectionNotFound,
+    LimitExceeded,
     Overloaded,
     RowFileCorrupt,
     WritesStopped,
 )
-from shard.exact import RankedRows, concatenate, exact_scores, rank
+from shard.exact import Candidates, RankedRows, concatenate, exact_scores, rank
+from shard.filter_expression import Filter
+from shard.filter_file import columns_after_start, store_columns
+from shard.filtered_search import PassingRows, index_setting, margin_for, propose_passing
 from shard.id_column import IdColumn, IdIndex
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
 from shard.read_write_lock import ReadWriteLock
@@ -54,9 +59,11 @@ from shard.row_file import RowFile
 from shard.row_store import Commit, RowStore, StoredRows
 from shard.snapshot import Snapshot, TrainedIndex
 from shard.tombstones import Tombstones
+from shard.training_buffer import TrainingBuffer
 from shard.types import (
     CollectionEntry,
     DeleteRequest,
+    FilterPlan,
     Float32Array,
     IdArray,
     Include,
@@ -87,6 +94,20 @@ class Found:
     receipt: ShardReceipt
     vectors: Float32Array | None
     metadata: Sequence[bytes] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proposed:
+    """Candidates of the index, and the rows that are to be scored beside them.
+
+    `setting` says how the index was asked, None when it was not.
+    """
+
+    exact_part: TrainingBuffer | PassingRows
+    setting: Setting | None = None
+    of_index: Candidates = field(default_factory=lambda: concatenate([]))
+    rows_passing: int = 0
+    filter_plan: FilterPlan | None = None
 
 
 class Collection:
@@ -126,6 +147,9 @@ class Collection:
         self._ids = IdColumn(entry.config.id_type)
         self._id_index = IdIndex(self._ids)
         self._squared_norms = np.zeros(0, dtype=np.float32)
+        self._columns, self._columns_stored = columns_after_start(
+            disk, directory, row_store, stored.rows
+        )
         self._snapshot = self._recover(stored)
         stored_index = row_store.index_file
         self._generations = stored_index.generation if stored_index is not None else 0
@@ -189,6 +213,7 @@ class Collection:
             vectors=self._row_file.view(stored.rows),
             squared_norms=self._squared_norms,
             tombstones=tombstones,
+            columns=self._columns,
             replaced=len(stored.replaced),
             deleted=len(stored.deleted),
         )
@@ -226,26 +251,16 @@ class Collection:
         """
         config = self.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
-        parts = []
         with self._index_lock.read():
             snapshot = self._snapshot
-            index, setting = snapshot.index, None
-            if index is not None:
-                setting = index.setting_for(request.effort, config.target_recall, request.k)
-            if index is not None and setting is not None:
-                parts.append(
-                    index.ivf.propose(
-                        queries,
-                        request.k,
-                        setting,
-                        snapshot.tombstones,
-                        snapshot.vectors,
-                        snapshot.squared_norms,
-                    )
-                )
-        exact_part = snapshot.everything if setting is None else snapshot.buffer
-        parts.append(exact_part.propose(config.metric, queries, request.k))
-        candidates = concatenate(parts)
+            if request.filter is None:
+                proposed = self._propose(snapshot, queries, request)
+            else:
+                proposed = self._propose_passing(snapshot, queries, request, request.filter)
+        setting, exact_part = proposed.setting, proposed.exact_part
+        candidates = concatenate(
+            [proposed.of_index, exact_part.propose(config.metric, queries, request.k)]
+        )
         scores = exact_scores(config.metric, queries, snapshot.vectors, candidates)
         ranked = rank(
             config.metric,
@@ -256,45 +271,135 @@ class Collection:
             request.k,
             request.score_threshold,
         )
+        index = snapshot.index if setting is not None else None
         receipt = ShardReceipt(
             shard=self._shard,
             rows_visible=snapshot.live,
             rows_exact=exact_part.live,
-            nlist=index.ivf.nlist if index is not None and setting is not None else 0,
+            nlist=index.ivf.nlist if index is not None else 0,
             nprobe=setting.nprobe if setting is not None else 0,
             candidates=setting.candidates if setting is not None else 0,
-            generation=index.generation if index is not None and setting is not None else 0,
+            generation=index.generation if index is not None else 0,
+            rows_passing=proposed.rows_passing,
+            filter_plan=proposed.filter_plan,
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
 
-    def get(self, ids: IdArray, include: Include) -> Rows:
+    def _propose(
+        self, snapshot: Snapshot, queries: Float32Array, request: SearchRequest
+    ) -> _Proposed:
+        """Ask the index, if it is to be asked, for candidates; say what is left to score."""
+        index = snapshot.index
+        setting = None
+        if index is not None:
+            setting = index.setting_for(request.effort, self.entry.config.target_recall, request.k)
+        if index is None or setting is None:
+            return _Proposed(exact_part=snapshot.everything)
+        return _Proposed(
+            exact_part=snapshot.buffer,
+            setting=setting,
+            of_index=index.ivf.propose(
+                queries,
+                request.k,
+                setting,
+                snapshot.tombstones,
+                snapshot.vectors,
+                snapshot.squared_norms,
+            ),
+        )
+
+    def _propose_passing(
+        self, snapshot: Snapshot, queries: Float32Array, request: SearchRequest, filter_: Filter
+    ) -> _Proposed:
+        """Do the same for the rows that pass a filter; where they are few, all are left to score.
+
+        See shard.filtered_search.
+        """
+        config, effort, index = self.entry.config, request.effort, snapshot.index
+        passing = PassingRows.of(snapshot, filter_)
+        setting = None
+        if index is not None:
+            setting = index_setting(
+                index, effort, config.target_recall, request.k, len(queries), passing, snapshot.live
+            )
+        if index is None or setting is None:
+            return _Proposed(
+                exact_part=passing, rows_passing=passing.live, filter_plan=FilterPlan.EXACT
+            )
+        margin = margin_for(index, effort, config.target_recall)
+        return _Proposed(
+            exact_part=passing.since(snapshot.absorbed_until),
+            setting=setting,
+            of_index=propose_passing(
+                snapshot, index, config.metric, queries, request.k, setting, margin, passing
+            ),
+            rows_passing=passing.live,
+            filter_plan=FilterPlan.INDEX,
+        )
+
+    def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.
+
+        Without ids, the rows that pass a filter, by row number.
 
         Raises
         ------
+        InvalidRequest
+            For ids or a filter that the collection cannot take.
+        LimitExceeded
+            If more rows pass than one request may name ids.
         RowFileCorrupt
             If a row does not match its checksum.
         """
-        snapshot, rows = self._live_rows_of(ids)
-        rows = rows[rows >= 0]
+        snapshot, rows = self._selected(ids, filter_)
+        if ids is None and len(rows) > self.engine.limits.rows:
+            raise LimitExceeded(
+                f"{len(rows):,} rows pass, at most {self.engine.limits.rows:,}: list them by pages",
+                field="filter",
+            )
         vectors, metadata = self._included(snapshot, rows, include)
         return Rows(ids=self._ids.take(rows), vectors=vectors, metadata=metadata)
 
-    def count(self, ids: IdArray | None) -> int:
-        """Count the live rows, or how many of `ids` live."""
-        if ids is None:
+    def count(self, ids: IdArray | None, filter_: Filter | None = None) -> int:
+        """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
+        if ids is None and filter_ is None:
             return self._snapshot.live
-        _, rows = self._live_rows_of(ids)
-        return int(np.count_nonzero(rows >= 0))
+        return len(self._selected(ids, filter_)[1])
+
+    def _selected(self, ids: IdArray | None, filter_: Filter | None) -> tuple[Snapshot, Int64Array]:
+        """Return a snapshot and its live rows that ids and filter, at least one, select."""
+        check_filter(self.entry.config, filter_)
+        if ids is None:
+            assert filter_ is not None
+            snapshot = self._snapshot
+            return snapshot, snapshot.passing(filter_)
+        snapshot, rows = self._live_rows_of(ids)
+        rows = rows[rows >= 0]
+        if filter_ is not None:
+            rows = rows[np.isin(rows, snapshot.passing(filter_))]
+        return snapshot, rows
 
     def list_rows(
-        self, first_row: int, page_size: int, include: Include
+        self,
+        first_row: int,
+        page_size: int,
+        include: Include,
+        filter_: Filter | None = None,
     ) -> tuple[Rows, int | None]:
-        """Return the first `page_size` live rows from `first_row` on, and where to go on."""
+        """Return the first `page_size` live rows from `first_row` on, and where to go on.
+
+        With a filter, of those that pass it.
+        """
+        check_filter(self.entry.config, filter_)
         snapshot = self._snapshot
         first_row = min(first_row, snapshot.rows)
-        rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        if filter_ is None:
+            rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        else:
+            passing = snapshot.passing(filter_)
+            first = np.searchsorted(passing, first_row)
+            rows = passing[first : first + page_size + 1]
         next_row = int(rows[page_size]) if len(rows) > page_size else None
         rows = rows[:page_size]
         vectors, metadata = self._included(snapshot, rows, include)
@@ -319,6 +424,7 @@ class Collection:
             + self._id_index.memory_bytes
             + self._squared_norms.nbytes
             + snapshot.tombstones.bits.nbytes
+            + snapshot.columns.memory_bytes
         )
         disk_bytes = self._row_file.disk_bytes + self._row_store.disk_bytes + self._index_file_bytes
         if snapshot.index is None:
@@ -391,15 +497,21 @@ class Collection:
         Raises
         ------
         InvalidRequest
-            For ids or vectors that the collection cannot take.
+            For ids, vectors, metadata or a filter that the collection cannot take.
         """
-        check_ids(self.entry.config, request.ids)
         if isinstance(request, DeleteRequest):
+            if request.ids is None:
+                assert request.filter is not None
+                check_filter(self.entry.config, request.filter)
+                return AdmittedFilterDelete(filter=request.filter)
+            check_ids(self.entry.config, request.ids)
             return AdmittedDelete(ids=request.ids)
+        check_ids(self.entry.config, request.ids)
         return AdmittedUpsert(
             ids=request.ids,
             vectors=admit_vectors(self.entry.config, request.vectors, "vectors"),
             metadata=request.metadata,
+            field_values=admit_metadata(self.entry.config, request.metadata),
             mode=request.mode,
         )
 
@@ -504,6 +616,7 @@ class Collection:
     def _publish_commit(self, plan: CommitPlan, sequence: int, squared_norms: Float32Array) -> None:
         rows = plan.first_row + plan.rows
         self._keep_squared_norms(plan.first_row, squared_norms)
+        self._columns.append(plan.field_values, rows)
         with self._publishing:
             ids = plan.ids
             old = self._snapshot
@@ -519,7 +632,7 @@ class Collection:
             self._ids.append(ids)
             self._id_index.put(ids, np.arange(plan.first_row, rows))
             self._snapshot = published
-        if self.wants_training or self.wants_absorbing:
+        if self.wants_training or self.wants_absorbing or self._wants_columns_file:
             self.on_change()
 
     def _keep_squared_norms(self, first_row: int, squared_norms: Float32Array) -> None:
@@ -572,17 +685,28 @@ class Collection:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether the index has outgrown its file."""
-        snapshot = self._snapshot
-        if snapshot.index is None:
+        """Whether the index has outgrown its file, or the filter columns theirs."""
+        return self._wants_index_file or self._wants_columns_file
+
+    @property
+    def _wants_index_file(self) -> bool:
+        index = self._snapshot.index
+        if index is None:
             return False
-        if snapshot.index.generation != self._checkpointed_generation:
+        if index.generation != self._checkpointed_generation:
             return True
+        return self._outgrown(self.rows_since_checkpoint, self._checkpointed_rows)
+
+    @property
+    def _wants_columns_file(self) -> bool:
+        if not self.entry.config.filter_fields:
+            return False
+        return self._outgrown(self._snapshot.rows - self._columns_stored, self._columns_stored)
+
+    def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
         training = self.engine.training
-        least = max(
-            training.checkpoint_min_rows, training.checkpoint_growth * self._checkpointed_rows
-        )
-        return self.rows_since_checkpoint >= least
+        least = max(training.checkpoint_min_rows, training.checkpoint_growth * stored_rows)
+        return new_rows >= least
 
     @property
     def rows_since_checkpoint(self) -> int:
@@ -653,15 +777,23 @@ class Collection:
         return True
 
     def checkpoint(self) -> None:
-        """Write the index to disk, so that a restart need not train.
+        """Write what a restart would else make anew: the index and the filter columns.
 
         Runs on the thread that absorbs: nobody adds to the published index meanwhile.
         """
         with self._files:
             if not self.closed:
-                self._checkpoint()
+                self._store_columns()
+                self._store_index()
 
-    def _checkpoint(self) -> None:
+    def _store_columns(self) -> None:
+        rows = self._snapshot.rows
+        if not self.entry.config.filter_fields or rows == self._columns_stored:
+            return
+        store_columns(self._disk, self._directory, self._columns, rows)
+        self._columns_stored = rows
+
+    def _store_index(self) -> None:
         snapshot = self._snapshot
         index = snapshot.index
         if index is None:

@@ -29,6 +29,8 @@ class Limits:
     page_size: int = 10_000
     nlist: int = 65_536
     collections: int = 1_000
+    filter_depth: int = 16
+    filter_nodes: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         rows_trained_on=stored.rows_trained_on,
         trained_at=stored.trained_at,
         training_s=stored.training_s,
+        filter_margins=stored.filter_margins,
     )
     return replace(
         snapshot,
@@ -86,6 +87,7 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             rows_trained_on=index.rows_trained_on,
             trained_at=index.trained_at,
             training_s=index.training_s,
+            filter_margins=index.filter_margins,
             calibration=tuple(
                 (
                     point.k,

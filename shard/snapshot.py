@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shard.calibration import Calibration, Setting
+from shard.filter_columns import FilterColumns, row_numbers
+from shard.filter_expression import Filter
 from shard.ivf_index import IvfIndex
 from shard.tombstones import Tombstones
 from shard.training_buffer import TrainingBuffer
-from shard.types import Effort, Float32Array, Ledger
+from shard.types import Effort, Float32Array, Int64Array, Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,8 @@ class TrainedIndex:
     rows_trained_on: int
     trained_at: float
     training_s: float
+    filter_margins: tuple[float, ...] = ()
+    """See shard.filtered_search; empty where no field is declared."""
 
     def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
         """Return how far a search looks in it; None when the search must score all rows."""
@@ -47,6 +51,8 @@ class Snapshot:
     squared_norms: Float32Array
     """(rows,)"""
     tombstones: Tombstones = field(default_factory=Tombstones)
+    columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
+    """The declared fields; of more rows than this snapshot's, perhaps."""
     replaced: int = 0
     deleted: int = 0
     index: TrainedIndex | None = None
@@ -78,6 +84,11 @@ class Snapshot:
     def between(self, first: int, last: int) -> TrainingBuffer:
         """Return the rows of [first, last)."""
         return TrainingBuffer(self.vectors, self.squared_norms, self.tombstones, first, last)
+
+    def passing(self, filter_: Filter) -> Int64Array:
+        """Return the live rows that pass a filter that was admitted, ascending."""
+        rows = row_numbers(self.columns.passing(filter_, self.rows))
+        return rows[~self.tombstones.are_dead(rows)] if self.tombstones.count else rows
 
     def ledger(self) -> Ledger:
         """Say where every accepted row is, counting what the index really holds.

@@ -25,7 +25,7 @@ PACKAGES = ("shard", "router", "tests", "benchmarks")
 
 LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
     "shard": (
-        ("vocabulary", frozenset({"types", "errors", "config", "protocol"})),
+        ("vocabulary", frozenset({"types", "errors", "config", "protocol", "filter_expression"})),
         (
             "core",
             frozenset(
@@ -36,6 +36,8 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "commit_plan",
                     "config_json",
                     "exact",
+                    "filter_columns",
+                    "filtered_search",
                     "fingerprint",
                     "id_column",
                     "ivf_index",
@@ -49,7 +51,19 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                 }
             ),
         ),
-        ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
+        (
+            "storage",
+            frozenset(
+                {
+                    "disk",
+                    "row_file",
+                    "row_store",
+                    "data_directory",
+                    "index_file",
+                    "filter_file",
+                }
+            ),
+        ),
         (
             "engine",
             frozenset({"coalescer", "collection", "search_coalescer", "trainer", "local_shard"}),
@@ -78,6 +92,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "vectorshard": frozenset({"shard.wire"}),
     "google.protobuf": frozenset({"shard.wire", "shard.status"}),
     "google.rpc": frozenset({"shard.status"}),
+    "pyroaring": frozenset({"shard.filter_columns"}),
     "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "grpc": frozenset(

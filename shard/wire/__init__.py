@@ -34,6 +34,7 @@ from shard.wire.ids import (
     check_ids,
 )
 from shard.wire.metadata import (
+    declared_values,
     mapping_from_metadata,
     metadata_from_mapping,
 )
@@ -77,6 +78,7 @@ from shard.wire.writes import (
 
 __all__ = [
     "check_ids",
+    "declared_values",
     "decode_count_request",
     "decode_count_response",
     "decode_create_collection_request",

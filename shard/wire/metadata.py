@@ -113,6 +113,34 @@ def _value_of(value: struct_pb2.Value) -> Any:
     return getattr(value, kind)
 
 
+def declared_values(metadata: bytes, names: Sequence[str]) -> list[Any]:
+    """Return the fields of these names; None where one is absent or null.
+
+    A number is float, whatever it is a number of; a list is a list of such values, a struct a dict.
+
+    Raises
+    ------
+    MalformedMessage
+        If the bytes are no google.protobuf.Struct.
+    """
+    try:
+        values = struct_pb2.Struct.FromString(metadata).fields
+    except DecodeError as error:
+        raise MalformedMessage(str(error), field="metadata") from None
+    return [_plain_value(values[name]) if name in values else None for name in names]
+
+
+def _plain_value(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "struct_value":
+        return _mapping_of(value.struct_value)
+    if kind == "list_value":
+        return [_plain_value(element) for element in value.list_value.values]
+    return getattr(value, kind)
+
+
 def canonical_metadata(metadata: Sequence[bytes], limits: Limits) -> list[bytes]:
     """Return each row's metadata in its one deterministic form: equal ones have equal bytes.
 
