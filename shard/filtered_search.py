@@ -47,7 +47,7 @@ MARGIN_QUERIES: Final = 128
 
 _WIDENED: Final = 1.15  # of the lists that evenly spread rows need; calibration is off by as much
 _GROWTH_MAX: Final = 0.6  # exponent by which nprobe may grow with k, whatever two points say
-_LOST_HITS: Final = 3.0
+_LOST_HITS: Final = 2.0
 """The first of the two steps finds most hits alone, so that the margins may leave out three times
 as many as the target allows: measured on words, with filters from independent to aligned with
 the clusters, 0.95 becomes 0.95 to 0.97."""

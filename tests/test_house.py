@@ -74,7 +74,10 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ),
     ),
     "router": (
-        ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
+        (
+            "core",
+            frozenset({"calls", "filter_text", "ingest", "merge", "placement", "tables", "upload"}),
+        ),
         ("routing", frozenset({"children", "remote_shard", "router"})),
         ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from google.protobuf import struct_pb2
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -25,6 +26,7 @@ from shard.filter_expression import (
     Or,
     Range,
 )
+from shard.wire.metadata import check_exact
 
 _BOUNDS = ("gt", "gte", "lt", "lte")
 
@@ -72,11 +74,14 @@ def _write(filter_: Filter, message: v1.Filter) -> None:
 
 
 def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         target.bool_value = value
     elif isinstance(value, str):
         target.string_value = value
     elif isinstance(value, int | float):
+        check_exact(value)
         target.number_value = value
     else:
         raise TypeError(f"{value!r} is neither a string, a number nor a bool")

@@ -61,9 +61,8 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
         target.null_value = struct_pb2.NULL_VALUE
     elif isinstance(value, bool):
         target.bool_value = value
-    elif isinstance(value, int) and not -_EXACT_INTEGER <= value <= _EXACT_INTEGER:
-        raise ValueError(f"{value} is beyond the integers that a double holds; write it as text")
     elif isinstance(value, int | float):
+        check_exact(value)
         target.number_value = value
     elif isinstance(value, str):
         target.string_value = value
@@ -76,6 +75,12 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
             _fill_value(target.list_value.values.add(), element)
     else:
         raise TypeError(f"metadata cannot hold a {type(value).__name__}")
+
+
+def check_exact(number: float) -> None:
+    """Raise ValueError for an integer that no double holds for sure."""
+    if isinstance(number, int) and not -_EXACT_INTEGER <= number <= _EXACT_INTEGER:
+        raise ValueError(f"{number} is beyond the integers that a double holds; write it as text")
 
 
 def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:

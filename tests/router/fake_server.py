@@ -171,6 +171,7 @@ class FakeServer:
 
     def _delete(self, payload: bytes) -> bytes:
         request = wire.decode_delete_request(payload, self.limits)
+        assert request.ids is not None, "it knows no filters"
         gone = [self.rows.pop(id_, None) for id_ in request.ids.tolist()]
         deleted = sum(row is not None for row in gone)
         return wire.encode_delete_response(DeleteResult(deleted=deleted, token=TOKEN))
@@ -188,6 +189,7 @@ class FakeServer:
 
     def _get(self, payload: bytes) -> bytes:
         request = wire.decode_get_request(payload, self.limits)
+        assert request.ids is not None, "it knows no filters"
         ids = [id_ for id_ in request.ids.tolist() if id_ in self.rows]
         rows = self._rows(ids, request.include.vectors, request.include.metadata)
         return wire.encode_get_response(rows, self.limits)
