@@ -30,7 +30,7 @@ from shard.filter_expression import (
     Range,
 )
 
-DEPTH_MAX: Final = 64
+DEPTH_MAX: Final = 40
 """Levels of ``not`` and parentheses that are read at all; a server takes fewer."""
 
 _TOKEN: Final = re.compile(

@@ -275,7 +275,7 @@ class FilterColumns:
         try:
             for column in columns._columns.values():
                 column.load(parts)
-        except (StopIteration, ValueError, struct.error) as error:
+        except (StopIteration, ValueError, IndexError, struct.error) as error:
             raise DamagedColumns(repr(error)) from error
         columns.rows = rows
         return columns
@@ -286,6 +286,8 @@ def _parts_of(serialized: bytes) -> Iterator[bytes]:
     while at < len(serialized):
         (length,) = _LENGTH.unpack_from(serialized, at)
         at += _LENGTH.size
+        if length > len(serialized) - at:  # pyroaring would read beyond the end of a bitmap
+            raise DamagedColumns(f"{length} bytes from {at} on, of {len(serialized)} in all")
         yield serialized[at : at + length]
         at += length
 

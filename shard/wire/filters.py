@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from google.protobuf import struct_pb2
@@ -28,7 +29,8 @@ from shard.filter_expression import (
 )
 from shard.wire.metadata import check_exact
 
-_BOUNDS = ("gt", "gte", "lt", "lte")
+_BOUNDS: Final = ("gt", "gte", "lt", "lte")
+_SENT_DEPTH_MAX: Final = 40  # two messages each, of the hundred or so that protobuf nests
 
 
 def encode_filter(filter_: Filter) -> v1.Filter:
@@ -37,26 +39,26 @@ def encode_filter(filter_: Filter) -> v1.Filter:
     Raises
     ------
     InvalidParameter
-        If it nests deeper than Python can follow, or holds what no message holds.
+        If it nests deeper than a message can, or holds what no message holds.
     """
     message = v1.Filter()
     try:
-        _write(filter_, message)
-    except RecursionError:
-        raise InvalidParameter("nests too deep", field="filter") from None
+        _write(filter_, message, 1)
     except (TypeError, ValueError) as error:
         raise InvalidParameter(str(error), field="filter") from None
     return message
 
 
-def _write(filter_: Filter, message: v1.Filter) -> None:
+def _write(filter_: Filter, message: v1.Filter, depth: int) -> None:
+    if depth > _SENT_DEPTH_MAX:
+        raise ValueError("nests too deep")
     target = getattr(message, filter_.kind)  # three of the names are keywords of Python
     target.SetInParent()
     if isinstance(filter_, And | Or):
         for each in filter_.filters:
-            _write(each, target.filters.add())
+            _write(each, target.filters.add(), depth + 1)
     elif isinstance(filter_, Not):
-        _write(filter_.filter, target)
+        _write(filter_.filter, target, depth + 1)
     elif isinstance(filter_, Equals):
         target.field = filter_.field
         _write_value(filter_.value, target.value)
