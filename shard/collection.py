@@ -51,7 +51,13 @@ from shard.errors import (
 from shard.exact import Candidates, RankedRows, concatenate, exact_scores, rank
 from shard.filter_expression import Filter
 from shard.filter_file import columns_after_start, store_columns
-from shard.filtered_search import PassingRows, index_setting, margin_for, propose_passing
+from shard.filtered_search import (
+    PassingRows,
+    RememberedFilters,
+    index_setting,
+    margin_for,
+    propose_passing,
+)
 from shard.id_column import IdColumn, IdIndex
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
 from shard.read_write_lock import ReadWriteLock
@@ -147,6 +153,7 @@ class Collection:
         self._ids = IdColumn(entry.config.id_type)
         self._id_index = IdIndex(self._ids)
         self._squared_norms = np.zeros(0, dtype=np.float32)
+        self._filters = RememberedFilters()
         self._columns, self._columns_stored = columns_after_start(
             disk, directory, row_store, stored.rows
         )
@@ -317,7 +324,7 @@ class Collection:
         See shard.filtered_search.
         """
         config, effort, index = self.entry.config, request.effort, snapshot.index
-        passing = PassingRows.of(snapshot, filter_)
+        passing = PassingRows.of(snapshot, self._filters.passing(snapshot, filter_))
         setting = None
         if index is not None:
             setting = index_setting(

@@ -17,6 +17,7 @@ the number of lists decides about the recall, not the number of hits:
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -45,6 +46,11 @@ MARGIN_K: Final = CALIBRATED_K[0]
 MARGIN_QUERIES: Final = 128
 """Rows of its own by which a shard measures its margins."""
 
+REMEMBERED_FILTERS: Final = 16
+
+REMEMBERED_ROWS_MAX: Final = 65_536
+"""Rows beyond which it is the search that takes the time, not the filter."""
+
 _WIDENED: Final = 1.15  # of the lists that evenly spread rows need; calibration is off by as much
 _GROWTH_MAX: Final = 0.6  # exponent by which nprobe may grow with k, whatever two points say
 _SECOND_STEP: Final = 1.5  # what both steps cost, on average, of what the first does
@@ -65,10 +71,10 @@ class PassingRows:
     rows: Int64Array
 
     @classmethod
-    def of(cls, snapshot: Snapshot, filter_: Filter) -> PassingRows:
-        """Return those of a snapshot for a filter that was admitted."""
+    def of(cls, snapshot: Snapshot, rows: Int64Array) -> PassingRows:
+        """Return these rows of a snapshot."""
         vectors = np.asarray(snapshot.vectors)  # a memory map's own indexing is slower
-        return cls(vectors, snapshot.squared_norms, snapshot.passing(filter_))
+        return cls(vectors, snapshot.squared_norms, rows)
 
     @property
     def live(self) -> int:
@@ -98,6 +104,31 @@ class PassingRows:
             )
             parts.append(Candidates(found.query_of, rows[found.row_of]))
         return concatenate(parts)
+
+
+class RememberedFilters:
+    """The rows that passed the last few filters; searches tend to ask the same ones.
+
+    May be used by many threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: dict[Filter, tuple[int, Int64Array]] = {}
+
+    def passing(self, snapshot: Snapshot, filter_: Filter) -> Int64Array:
+        """Return the live rows of a snapshot that pass a filter that was admitted, ascending."""
+        sequence, rows = self._rows.get(filter_, (-1, None))
+        if rows is not None and sequence == snapshot.sequence:
+            return rows
+        rows = snapshot.passing(filter_)
+        if len(rows) <= REMEMBERED_ROWS_MAX:
+            with self._lock:
+                self._rows.pop(filter_, None)
+                if len(self._rows) == REMEMBERED_FILTERS:
+                    del self._rows[next(iter(self._rows))]
+                self._rows[filter_] = snapshot.sequence, rows
+        return rows
 
 
 def index_setting(
