@@ -23,7 +23,7 @@ from typing import Final
 
 import numpy as np
 
-from shard.calibration import CALIBRATED_K, TARGETS, Setting, as_matrix, without, work
+from shard.calibration import CALIBRATED_K, TARGETS, Setting, work
 from shard.exact import (
     Candidates,
     concatenate,
@@ -284,20 +284,17 @@ def measured_margins(
         int64 (queries,): the row that each query is, to be left out of its answer.
     """
     queries, own_rows = queries[:MARGIN_QUERIES], own_rows[:MARGIN_QUERIES]
-    width = MARGIN_K + 1
-    candidates = held.propose(metric, queries, width)
-    scores = exact_scores(metric, queries, held.vectors, candidates)
-    ranked = rank(metric, candidates, scores, lambda rows: rows, len(queries), width)
-    hits = without(as_matrix(ranked.counts, ranked.rows, width), own_rows)
-    query_of, place = np.nonzero(hits >= 0)
-    if not len(query_of):
+    candidates = held.propose(metric, queries, MARGIN_K + 1)
+    others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
+    scores = exact_scores(metric, queries, held.vectors, others)
+    hits = rank(metric, others, scores, lambda rows: rows, len(queries), MARGIN_K)
+    if not len(hits.rows):
         return ()
-    found = Candidates(query_of, hits[query_of, place])
-    costs = costs_of(metric, exact_scores(metric, queries, held.vectors, found))
+    query_of = np.repeat(np.arange(len(queries)), hits.counts)
     furthest = np.full(len(queries), -np.inf, np.float32)
-    np.maximum.at(furthest, query_of, costs)
+    np.maximum.at(furthest, query_of, costs_of(metric, hits.scores))
     centroids = costs_of(metric, ivf.centroid_scores(queries))
-    lists = ivf.lists_of(np.asarray(held.vectors).take(found.row_of, axis=0))
+    lists = ivf.lists_of(np.asarray(held.vectors).take(hits.rows, axis=0))
     beyond = (
         remoteness(metric, queries, centroids)[query_of, lists]
         - remoteness(metric, queries, furthest[:, None])[query_of, 0]
