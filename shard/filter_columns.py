@@ -34,6 +34,8 @@ FieldValues: TypeAlias = tuple[FieldValue, ...]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 _LENGTH: Final = struct.Struct("<Q")
+_KEYWORD_BYTES: Final = 200  # of a keyword, its entry in a dict, and an empty bitmap
+_HELD_BYTES: Final = 2  # of a row in a bitmap, where it is not packed more tightly
 
 
 class DamagedColumns(ValueError):
@@ -55,6 +57,7 @@ class _KeywordColumn:
 
     present: BitMap = field(default_factory=BitMap)
     by_keyword: dict[str, BitMap] = field(default_factory=dict)
+    held: int = 0  # rows in all of them together
 
     def append(self, row: int, value: FieldValue) -> None:
         assert isinstance(value, tuple)
@@ -64,6 +67,7 @@ class _KeywordColumn:
             if rows is None:
                 rows = self.by_keyword[keyword] = BitMap()
             rows.add(row)
+        self.held += len(value)
 
     def rows_with(self, value: object) -> BitMap:
         return self.by_keyword.get(value) or BitMap()  # type: ignore[call-overload]
@@ -92,15 +96,14 @@ class _KeywordColumn:
         (keywords,) = _LENGTH.unpack(next(parts))
         for _ in range(keywords):
             keyword = next(parts).decode()
-            self.by_keyword[keyword] = BitMap.deserialize(next(parts))
+            self.by_keyword[keyword] = bitmap = BitMap.deserialize(next(parts))
+            self.held += len(bitmap)
 
     @property
     def memory_bytes(self) -> int:
-        by_keyword = list(self.by_keyword.items())
-        bitmaps = sum(_bitmap_bytes(bitmap) for _, bitmap in by_keyword)
-        return (
-            bitmaps + sum(len(keyword) for keyword, _ in by_keyword) + _bitmap_bytes(self.present)
-        )
+        """About: to ask every bitmap would take too long where there are many."""
+        keywords = len(self.by_keyword) * _KEYWORD_BYTES
+        return _bitmap_bytes(self.present) + keywords + self.held * _HELD_BYTES
 
 
 @dataclass(slots=True)
