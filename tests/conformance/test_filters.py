@@ -125,13 +125,20 @@ async def test_the_index_finds_most_of_what_passes_and_scores_it_exactly(
     corpus = corpus_of(4_000, dim=16)
     mappings = [{"public": row % 10 != 0} for row in range(len(corpus))]
     table = Table(corpus, mappings)
-    await table.put(stage, slice(0, 4_000))
+    await table.put(stage, slice(0, 3_960))
     await stage.train()
-    queries, filter_ = some_vectors(2, dim=16, seed=1), Equals("public", True)
+    await table.put(stage, slice(3_960, 4_000))  # in the buffer
+    await stage.delete(corpus.ids[1:3_000:7])
+    table.live[1:3_000:7] = False
+    filter_ = Equals("public", True)
     passing = table.passing(filter_)
+    queries = np.concatenate([some_vectors(2, dim=16, seed=1), passing.vectors[-2:]])
     result = await stage.search(queries, filter_=filter_)
     assert_scores_are_exact(result, Metric.L2, queries, passing)
     assert recall_of(result, best_of(Metric.L2, queries, passing, 10)) >= 0.8
+    assert [ids[0] for ids in ids_found(result)[2:]] == passing.ids[-2:].tolist()
+    plans = {shard.filter_plan for shard in result.receipt.shards}
+    assert stage.shards_total > 1 or plans == {FilterPlan.INDEX}
     for shard in result.receipt.shards:
         assert shard.rows_exact <= shard.rows_passing <= shard.rows_visible
         assert (shard.filter_plan is FilterPlan.INDEX) == (shard.nprobe > 0)
