@@ -257,7 +257,9 @@ class Router:
     ) -> UpsertResult:
         check_ids(entry.config, request.ids)
         check_vectors(entry.config, request.vectors, "vectors")
-        admit_metadata(entry.config, request.metadata)
+        if request.metadata is not None and entry.config.filter_fields:
+            # It looks into every row: not on the event loop.
+            await asyncio.to_thread(admit_metadata, entry.config, request.metadata)
         parts = list(self._children.split(request.ids))
         if len(parts) <= 1:
             child = parts[0][0] if parts else self._children.all()[0]
