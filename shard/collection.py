@@ -23,13 +23,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from shard.admission import admit_metadata, admit_vectors, check_filter, check_ids
-from shard.calibration import CALIBRATED_K, Setting
+from shard.calibration import CALIBRATED_K
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
@@ -48,28 +48,21 @@ from shard.errors import (
     RowFileCorrupt,
     WritesStopped,
 )
-from shard.exact import Candidates, RankedRows, concatenate, exact_scores, rank
+from shard.exact import RankedRows, concatenate, exact_scores, rank
 from shard.filter_expression import Filter
 from shard.filter_file import columns_after_start, store_columns
-from shard.filtered_search import (
-    PassingRows,
-    RememberedFilters,
-    index_setting,
-    margin_for,
-    propose_passing,
-)
+from shard.filtered_search import RememberedFilters
 from shard.id_column import IdColumn, IdIndex
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
+from shard.proposals import propose
 from shard.read_write_lock import ReadWriteLock
 from shard.row_file import RowFile
 from shard.row_store import Commit, RowStore, StoredRows
 from shard.snapshot import Snapshot, TrainedIndex
 from shard.tombstones import Tombstones
-from shard.training_buffer import TrainingBuffer
 from shard.types import (
     CollectionEntry,
     DeleteRequest,
-    FilterPlan,
     Float32Array,
     IdArray,
     Include,
@@ -100,20 +93,6 @@ class Found:
     receipt: ShardReceipt
     vectors: Float32Array | None
     metadata: Sequence[bytes] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Proposed:
-    """Candidates of the index, and the rows that are to be scored beside them.
-
-    `setting` says how the index was asked, None when it was not.
-    """
-
-    exact_part: TrainingBuffer | PassingRows
-    setting: Setting | None = None
-    of_index: Candidates = field(default_factory=lambda: concatenate([]))
-    rows_passing: int = 0
-    filter_plan: FilterPlan | None = None
 
 
 class Collection:
@@ -260,10 +239,7 @@ class Collection:
         queries = np.asarray(request.queries, dtype=np.float32)
         with self._index_lock.read():
             snapshot = self._snapshot
-            if request.filter is None:
-                proposed = self._propose(snapshot, queries, request)
-            else:
-                proposed = self._propose_passing(snapshot, queries, request, request.filter)
+            proposed = propose(snapshot, config, queries, request, self._filters)
         setting, exact_part = proposed.setting, proposed.exact_part
         candidates = concatenate(
             [proposed.of_index, exact_part.propose(config.metric, queries, request.k)]
@@ -292,58 +268,6 @@ class Collection:
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
-
-    def _propose(
-        self, snapshot: Snapshot, queries: Float32Array, request: SearchRequest
-    ) -> _Proposed:
-        """Ask the index, if it is to be asked, for candidates; say what is left to score."""
-        index = snapshot.index
-        setting = None
-        if index is not None:
-            setting = index.setting_for(request.effort, self.entry.config.target_recall, request.k)
-        if index is None or setting is None:
-            return _Proposed(exact_part=snapshot.everything)
-        return _Proposed(
-            exact_part=snapshot.buffer,
-            setting=setting,
-            of_index=index.ivf.propose(
-                queries,
-                request.k,
-                setting,
-                snapshot.tombstones,
-                snapshot.vectors,
-                snapshot.squared_norms,
-            ),
-        )
-
-    def _propose_passing(
-        self, snapshot: Snapshot, queries: Float32Array, request: SearchRequest, filter_: Filter
-    ) -> _Proposed:
-        """Do the same for the rows that pass a filter; where they are few, all are left to score.
-
-        See shard.filtered_search.
-        """
-        config, effort, index = self.entry.config, request.effort, snapshot.index
-        passing = PassingRows.of(snapshot, self._filters.passing(snapshot, filter_))
-        setting = None
-        if index is not None:
-            setting = index_setting(
-                index, effort, config.target_recall, request.k, len(queries), passing, snapshot.live
-            )
-        if index is None or setting is None:
-            return _Proposed(
-                exact_part=passing, rows_passing=passing.live, filter_plan=FilterPlan.EXACT
-            )
-        margin = margin_for(index, effort, config.target_recall)
-        return _Proposed(
-            exact_part=passing.since(snapshot.absorbed_until),
-            setting=setting,
-            of_index=propose_passing(
-                snapshot, index, config.metric, queries, request.k, setting, margin, passing
-            ),
-            rows_passing=passing.live,
-            filter_plan=FilterPlan.INDEX,
-        )
 
     def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.

@@ -41,6 +41,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "fingerprint",
                     "id_column",
                     "ivf_index",
+                    "proposals",
                     "read_write_lock",
                     "recall",
                     "slots",
