@@ -61,7 +61,7 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # A host that is gone without a word is noticed within 20 s, by whoever waits for it. Without
-    # the third option, grpc 1.85 does nothing when a ping stays unanswered.
+    # the third option, grpc does nothing when a ping stays unanswered.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from contextlib import suppress
@@ -170,6 +171,10 @@ async def run_server(
             ) from None
         _log.info("serving metrics", address=join_address(metrics_host, metrics_port))
     await server.start()
+    # What is there now stays: without it a full collection looks at 66,000 objects of imported
+    # modules each time, and stops every call for 17 ms.
+    gc.collect()
+    gc.freeze()
     print(f"listening on {join_address(host, bound_port or port)}", flush=True)
 
     await stopping.wait()

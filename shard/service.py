@@ -57,6 +57,7 @@ class VectorService:
         self._version = version
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
+        self._server_info: tuple[Topology | None, bytes] = (None, b"")
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
@@ -78,15 +79,14 @@ class VectorService:
         """Return when `drain` was called and no call runs any more."""
         await self._finished.wait()
 
-    @contextmanager
-    def _run(self, name: str) -> Iterator[Outcome]:
+    def _run(self, name: str) -> Outcome:
+        """Return the context in which a call runs."""
         self._running += 1
-        try:
-            with self._metrics.call(name) as outcome:
-                yield outcome
-        finally:
-            self._running -= 1
-            self._look_whether_finished()
+        return self._metrics.call(name, self._ended)
+
+    def _ended(self) -> None:
+        self._running -= 1
+        self._look_whether_finished()
 
     @contextmanager
     def _open_stream(self) -> Iterator[None]:
@@ -253,7 +253,11 @@ class VectorService:
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         wire.decode_get_server_info_request(payload)
         topology = await self._shard.topology(call=call)
-        return wire.encode_get_server_info_response(self._version, topology, self._limits)
+        known, answer = self._server_info
+        if topology is not known:
+            answer = wire.encode_get_server_info_response(self._version, topology, self._limits)
+            self._server_info = (topology, answer)
+        return answer
 
 
 def _call(context: Context) -> Call:

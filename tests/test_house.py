@@ -142,6 +142,7 @@ WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
     "Makefile",
+    "benchmarks/stock.lock",
     "buf.yaml",
     "deploy/Dockerfile",
     "deploy/build.lock",

@@ -153,6 +153,21 @@ async def test_the_server_says_its_version_topology_and_limits(served: Served) -
     assert topology.cluster == identity_of().cluster
 
 
+async def test_the_server_says_its_topology_as_it_is_now(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await served.call("GetServerInfo", b"")
+    moved = replace(await served.shard.topology(), placement_epoch=9)
+
+    async def topology(*, call: Call = NO_LIMIT) -> Topology:
+        return moved
+
+    monkeypatch.setattr(served.shard, "topology", topology)
+    for _ in range(2):
+        payload = await served.call("GetServerInfo", b"")
+        assert wire.decode_get_server_info_response(payload)[1] == moved
+
+
 @pytest.mark.parametrize("method", ["Search", "Upsert", "Get", "CreateCollection", "Train"])
 async def test_bytes_that_do_not_parse_are_the_callers_mistake(served: Served, method: str) -> None:
     code, error = await served.refusal(method, b"\xff\xff\xff")
