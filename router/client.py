@@ -27,12 +27,15 @@ from router import calls
 from router.calls import (
     SERVICE,
     AnswerT,
+    FilterLike,
     Hit,
     Hits,
+    Ids,
     RowsView,
     SearchOptions,
     ServerInfo,
     UnaryCall,
+    filter_of,
 )
 from router.streams import SearchBatches, SearchStream, UploadStream, error_of
 from router.upload import Progress, Upload, UpsertSummary
@@ -43,7 +46,6 @@ from shard.types import (
     CollectionDescription,
     Cursor,
     FilterField,
-    IdArray,
     IdType,
     IndexConfig,
     Metric,
@@ -71,7 +73,6 @@ CHANNEL_OPTIONS: Final = (
 SMALL_UPSERT_ROWS: Final = 1_000
 """Up to here an upsert does not ask for the server's limits first."""
 
-Ids = Sequence[int] | Sequence[str] | IdArray
 Metadata = Sequence[Mapping[str, Any] | None]
 
 
@@ -246,50 +247,71 @@ class Client:
             self._limits = self.server_info().limits
         return self._limits or Limits()
 
-    def delete(self, name: str, ids: Ids) -> int:
-        """Delete ids, each once; return how many were there.
+    def delete(self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> int:
+        """Delete ids, each once, or what passes a filter; return how many rows were there.
 
         Raises
         ------
         InvalidId
             For an id that cannot be, or that comes twice.
+        InvalidParameter
+            For a filter that cannot be, and unless one of `ids` and `filter` is given.
         """
-        return self._ask(calls.delete(name, ids))
+        return self._ask(calls.delete(name, ids, filter))
 
-    def get(self, name: str, ids: Ids, *, vectors: bool = True, metadata: bool = True) -> RowsView:
+    def get(
+        self,
+        name: str,
+        ids: Ids | None = None,
+        *,
+        filter: FilterLike | None = None,
+        vectors: bool = True,
+        metadata: bool = True,
+    ) -> RowsView:
         """Return the rows of the ids that exist, in the order asked; others are left out.
 
+        Or the rows that pass a filter, in no particular order.
+
         Raises
         ------
         InvalidId
             For an id that cannot be, or that comes twice.
+        InvalidParameter
+            For a filter that cannot be, and unless one of `ids` and `filter` is given.
         LimitExceeded
-            If the answer does not fit into one message: ask for fewer ids.
+            If the answer does not fit into one message: ask for fewer ids, or list the rows.
         """
-        return self._ask(calls.get(name, ids, vectors=vectors, metadata=metadata))
+        return self._ask(calls.get(name, ids, filter, vectors=vectors, metadata=metadata))
 
-    def count(self, name: str, ids: Ids | None = None) -> int:
-        """Count all live rows, or those of `ids`."""
-        return self._ask(calls.count(name, ids))
+    def count(self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> int:
+        """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
+        return self._ask(calls.count(name, ids, filter))
 
     def list_rows(
         self,
         name: str,
         *,
         page_size: int = 1_000,
+        filter: FilterLike | None = None,
         vectors: bool = False,
         metadata: bool = False,
     ) -> Iterator[RowsView]:
-        """Yield all live rows in pages of at most `page_size`.
+        """Yield all live rows, or those that pass a filter, in pages of at most `page_size`.
 
         A row that lives throughout comes at least once; one that is written meanwhile may come
         again.
         """
         cursor: Cursor | None = None
+        condition = filter_of(filter)
         while True:
             page, cursor = self._ask(
                 calls.list_page(
-                    name, page_size=page_size, cursor=cursor, vectors=vectors, metadata=metadata
+                    name,
+                    page_size=page_size,
+                    cursor=cursor,
+                    filter_=condition,
+                    vectors=vectors,
+                    metadata=metadata,
                 )
             )
             if len(page):
@@ -303,6 +325,7 @@ class Client:
         queries: npt.ArrayLike,
         k: int = 10,
         *,
+        filter: FilterLike | None = None,
         exact: bool = False,
         nprobe: int | None = None,
         target_recall: float | None = None,
@@ -319,6 +342,10 @@ class Client:
         ----------
         queries
             (queries, dim), or (dim,) for one.
+        filter
+            Only rows that pass: a text such as ``lang = "en" and year >= 1990`` (see
+            router.filter_text), or a shard.filter_expression.Filter. Its fields must be declared
+            by the collection.
         exact, nprobe, target_recall
             At most one: score every row; probe so many lists on each shard; aim at this recall.
             None of them aims at the collection's target recall.
@@ -344,6 +371,7 @@ class Client:
             name,
             queries,
             k,
+            filter_=filter,
             exact=exact,
             nprobe=nprobe,
             target_recall=target_recall,
@@ -548,34 +576,51 @@ class AsyncClient:
             running.exception()  # looked at, so that asyncio does not report it
             raise
 
-    async def delete(self, name: str, ids: Ids) -> int:
+    async def delete(
+        self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None
+    ) -> int:
         """See `Client.delete`."""
-        return await self._ask(calls.delete(name, ids))
+        return await self._ask(calls.delete(name, ids, filter))
 
     async def get(
-        self, name: str, ids: Ids, *, vectors: bool = True, metadata: bool = True
+        self,
+        name: str,
+        ids: Ids | None = None,
+        *,
+        filter: FilterLike | None = None,
+        vectors: bool = True,
+        metadata: bool = True,
     ) -> RowsView:
         """See `Client.get`."""
-        return await self._ask(calls.get(name, ids, vectors=vectors, metadata=metadata))
+        return await self._ask(calls.get(name, ids, filter, vectors=vectors, metadata=metadata))
 
-    async def count(self, name: str, ids: Ids | None = None) -> int:
+    async def count(
+        self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None
+    ) -> int:
         """See `Client.count`."""
-        return await self._ask(calls.count(name, ids))
+        return await self._ask(calls.count(name, ids, filter))
 
     async def list_rows(
         self,
         name: str,
         *,
         page_size: int = 1_000,
+        filter: FilterLike | None = None,
         vectors: bool = False,
         metadata: bool = False,
     ) -> AsyncIterator[RowsView]:
         """See `Client.list_rows`."""
         cursor: Cursor | None = None
+        condition = filter_of(filter)
         while True:
             page, cursor = await self._ask(
                 calls.list_page(
-                    name, page_size=page_size, cursor=cursor, vectors=vectors, metadata=metadata
+                    name,
+                    page_size=page_size,
+                    cursor=cursor,
+                    filter_=condition,
+                    vectors=vectors,
+                    metadata=metadata,
                 )
             )
             if len(page):
@@ -589,6 +634,7 @@ class AsyncClient:
         queries: npt.ArrayLike,
         k: int = 10,
         *,
+        filter: FilterLike | None = None,
         exact: bool = False,
         nprobe: int | None = None,
         target_recall: float | None = None,
@@ -604,6 +650,7 @@ class AsyncClient:
             name,
             queries,
             k,
+            filter_=filter,
             exact=exact,
             nprobe=nprobe,
             target_recall=target_recall,

@@ -30,11 +30,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shard.admission import admit_vectors, check_ids
+from shard.admission import admit_metadata, admit_vectors, check_filter, check_ids
 from shard.calibration import CALIBRATED_K
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
+    AdmittedFilterDelete,
     AdmittedUpsert,
     AdmittedWrite,
     CommitPlan,
@@ -44,13 +45,18 @@ from shard.config import EngineConfig
 from shard.disk import Disk
 from shard.errors import (
     CollectionNotFound,
+    LimitExceeded,
     Overloaded,
     RowFileCorrupt,
     WritesStopped,
 )
 from shard.exact import RankedRows, concatenate, exact_scores, rank
+from shard.filter_expression import Filter
+from shard.filter_file import columns_after_start, store_columns
+from shard.filtered_search import RememberedFilters
 from shard.id_column import IdColumn
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
+from shard.proposals import propose
 from shard.read_write_lock import ReadWriteLock
 from shard.rebuild import Rebuild, remove_stray_row_files
 from shard.row_columns import RowColumns
@@ -126,6 +132,10 @@ class Collection:
         self._publishing = threading.Condition()
         self._columns = RowColumns(entry.config.id_type, stored.positions, row_file)
         self._superseded: list[weakref.ref[IdColumn]] = []
+        self._filters = RememberedFilters()
+        self._filter_columns, self._filter_columns_stored = columns_after_start(
+            disk, directory, row_store, stored.rows
+        )
         self._snapshot = self._recover(stored)
         stored_index = row_store.index_file
         self._generations = stored_index.generation if stored_index is not None else 0
@@ -195,6 +205,7 @@ class Collection:
             ids=columns.ids,
             positions=columns.positions,
             tombstones=tombstones,
+            columns=self._filter_columns,
             replaced=rebuilt.replaced + len(stored.replaced),
             deleted=rebuilt.deleted + len(stored.deleted),
         )
@@ -232,27 +243,13 @@ class Collection:
         """
         config = self.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
-        parts = []
         with self._index_lock.read():
             snapshot = self._snapshot
-            index, setting = snapshot.index, None
-            if index is not None:
-                setting = index.setting_for(request.effort, config.target_recall, request.k)
-            if index is not None and setting is not None:
-                parts.append(
-                    index.ivf.propose(
-                        queries,
-                        request.k,
-                        setting,
-                        snapshot.tombstones,
-                        snapshot.vectors,
-                        snapshot.squared_norms,
-                        snapshot.positions,
-                    )
-                )
-        exact_part = snapshot.everything if setting is None else snapshot.buffer
-        parts.append(exact_part.propose(config.metric, queries, request.k))
-        candidates = concatenate(parts)
+            proposed = propose(snapshot, config, queries, request, self._filters)
+        setting, exact_part = proposed.setting, proposed.exact_part
+        candidates = concatenate(
+            [proposed.of_index, exact_part.propose(config.metric, queries, request.k)]
+        )
         placed = snapshot.positions.placed(candidates)
         scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
         ranked = rank(
@@ -264,45 +261,83 @@ class Collection:
             request.k,
             request.score_threshold,
         )
+        index = snapshot.index if setting is not None else None
         receipt = ShardReceipt(
             shard=self._shard,
             rows_visible=snapshot.live,
             rows_exact=exact_part.live,
-            nlist=index.ivf.nlist if index is not None and setting is not None else 0,
+            nlist=index.ivf.nlist if index is not None else 0,
             nprobe=setting.nprobe if setting is not None else 0,
             candidates=setting.candidates if setting is not None else 0,
-            generation=index.generation if index is not None and setting is not None else 0,
+            generation=index.generation if index is not None else 0,
+            rows_passing=proposed.rows_passing,
+            filter_plan=proposed.filter_plan,
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
 
-    def get(self, ids: IdArray, include: Include) -> Rows:
+    def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.
+
+        Without ids, the rows that pass a filter, by row number.
 
         Raises
         ------
+        InvalidRequest
+            For ids or a filter that the collection cannot take.
+        LimitExceeded
+            If more rows pass than one request may name ids.
         RowFileCorrupt
             If a row does not match its checksum.
         """
-        snapshot, rows = self._live_rows_of(ids)
-        rows = rows[rows >= 0]
+        snapshot, rows = self._selected(ids, filter_)
+        if ids is None and len(rows) > self.engine.limits.rows:
+            raise LimitExceeded(
+                f"{len(rows):,} rows pass, at most {self.engine.limits.rows:,}: list them by pages",
+                field="filter",
+            )
         vectors, metadata = self._included(snapshot, rows, include)
         return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata)
 
-    def count(self, ids: IdArray | None) -> int:
-        """Count the live rows, or how many of `ids` live."""
-        if ids is None:
+    def count(self, ids: IdArray | None, filter_: Filter | None = None) -> int:
+        """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
+        if ids is None and filter_ is None:
             return self._snapshot.live
-        _, rows = self._live_rows_of(ids)
-        return int(np.count_nonzero(rows >= 0))
+        return len(self._selected(ids, filter_)[1])
+
+    def _selected(self, ids: IdArray | None, filter_: Filter | None) -> tuple[Snapshot, Int64Array]:
+        """Return a snapshot and its live rows that ids and filter, at least one, select."""
+        check_filter(self.entry.config, filter_)
+        if ids is None:
+            assert filter_ is not None
+            snapshot = self._snapshot
+            return snapshot, snapshot.passing(filter_)
+        snapshot, rows = self._live_rows_of(ids)
+        rows = rows[rows >= 0]
+        if filter_ is not None:
+            rows = rows[np.isin(rows, snapshot.passing(filter_))]
+        return snapshot, rows
 
     def list_rows(
-        self, first_row: int, page_size: int, include: Include
+        self,
+        first_row: int,
+        page_size: int,
+        include: Include,
+        filter_: Filter | None = None,
     ) -> tuple[Rows, int | None]:
-        """Return the first `page_size` live rows from `first_row` on, and where to go on."""
+        """Return the first `page_size` live rows from `first_row` on, and where to go on.
+
+        With a filter, of those that pass it.
+        """
+        check_filter(self.entry.config, filter_)
         snapshot = self._snapshot
         first_row = min(first_row, snapshot.rows)
-        rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        if filter_ is None:
+            rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        else:
+            passing = snapshot.passing(filter_)
+            first = np.searchsorted(passing, first_row)
+            rows = passing[first : first + page_size + 1]
         next_row = int(rows[page_size]) if len(rows) > page_size else None
         rows = rows[:page_size]
         vectors, metadata = self._included(snapshot, rows, include)
@@ -323,7 +358,12 @@ class Collection:
             rows_memory_bytes = self._columns.memory_bytes
             rows_disk_bytes = self._columns.row_file.disk_bytes
         index_bytes = snapshot.index.ivf.memory_bytes if snapshot.index else 0
-        memory_bytes = index_bytes + rows_memory_bytes + snapshot.tombstones.bits.nbytes
+        memory_bytes = (
+            index_bytes
+            + rows_memory_bytes
+            + snapshot.tombstones.bits.nbytes
+            + snapshot.columns.memory_bytes
+        )
         disk_bytes = rows_disk_bytes + self._row_store.disk_bytes + self._index_file_bytes
         if snapshot.index is None:
             return ShardDescription(
@@ -395,15 +435,21 @@ class Collection:
         Raises
         ------
         InvalidRequest
-            For ids or vectors that the collection cannot take.
+            For ids, vectors, metadata or a filter that the collection cannot take.
         """
-        check_ids(self.entry.config, request.ids)
         if isinstance(request, DeleteRequest):
+            if request.ids is None:
+                assert request.filter is not None
+                check_filter(self.entry.config, request.filter)
+                return AdmittedFilterDelete(filter=request.filter)
+            check_ids(self.entry.config, request.ids)
             return AdmittedDelete(ids=request.ids)
+        check_ids(self.entry.config, request.ids)
         return AdmittedUpsert(
             ids=request.ids,
             vectors=admit_vectors(self.entry.config, request.vectors, "vectors"),
             metadata=request.metadata,
+            field_values=admit_metadata(self.entry.config, request.metadata),
             mode=request.mode,
         )
 
@@ -512,6 +558,7 @@ class Collection:
         return WritesStopped(self._writes_stopped)
 
     def _publish_commit(self, plan: CommitPlan, sequence: int, squared_norms: Float32Array) -> None:
+        self._filter_columns.append(plan.field_values, plan.first_row + plan.rows)
         with self._publishing:
             tombstones = plan.tombstones
             vectors, all_squared_norms = self._columns.append(plan.ids, squared_norms)
@@ -525,7 +572,12 @@ class Collection:
                 replaced=old.replaced + len(plan.replaced),
                 deleted=old.deleted + len(plan.deleted),
             )
-        if self.wants_training or self.wants_absorbing or self.wants_rebuild:
+        if (
+            self.wants_training
+            or self.wants_absorbing
+            or self.wants_rebuild
+            or self._wants_columns_file
+        ):
             self.on_change()
 
     def _wait_for_absorption(self) -> None:
@@ -566,17 +618,30 @@ class Collection:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether the index has outgrown its file."""
-        snapshot = self._snapshot
-        if snapshot.index is None:
+        """Whether the index has outgrown its file, or the filter columns theirs."""
+        return self._wants_index_file or self._wants_columns_file
+
+    @property
+    def _wants_index_file(self) -> bool:
+        index = self._snapshot.index
+        if index is None:
             return False
-        if snapshot.index.generation != self._checkpointed_generation:
+        if index.generation != self._checkpointed_generation:
             return True
-        training = self.engine.training
-        least = max(
-            training.checkpoint_min_rows, training.checkpoint_growth * self._checkpointed_rows
+        return self._outgrown(self.rows_since_checkpoint, self._checkpointed_rows)
+
+    @property
+    def _wants_columns_file(self) -> bool:
+        if not self.entry.config.filter_fields:
+            return False
+        return self._outgrown(
+            self._snapshot.rows - self._filter_columns_stored, self._filter_columns_stored
         )
-        return self.rows_since_checkpoint >= least
+
+    def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
+        training = self.engine.training
+        least = max(training.checkpoint_min_rows, training.checkpoint_growth * stored_rows)
+        return new_rows >= least
 
     @property
     def rows_since_checkpoint(self) -> int:
@@ -650,15 +715,23 @@ class Collection:
         return True
 
     def checkpoint(self) -> None:
-        """Write the index to disk, so that a restart need not train.
+        """Write what a restart would else make anew: the index and the filter columns.
 
         Runs on the thread that absorbs: nobody adds to the published index meanwhile.
         """
         with self._files.read():
             if not self.closed:
-                self._checkpoint()
+                self._store_columns()
+                self._store_index()
 
-    def _checkpoint(self) -> None:
+    def _store_columns(self) -> None:
+        rows = self._snapshot.rows
+        if not self.entry.config.filter_fields or rows == self._filter_columns_stored:
+            return
+        store_columns(self._disk, self._directory, self._filter_columns, rows)
+        self._filter_columns_stored = rows
+
+    def _store_index(self) -> None:
         snapshot = self._snapshot
         index = snapshot.index
         if index is None:

@@ -30,6 +30,8 @@ class Limits:
     nlist: int = 65_536
     collections: int = 1_000
     stream_requests: int = 128  # of one SearchStream: read, and not yet answered
+    filter_depth: int = 16
+    filter_nodes: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

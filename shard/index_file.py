@@ -55,6 +55,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         trained_at=stored.trained_at,
         training_s=stored.training_s,
         imbalance_when_trained=stored.imbalance_when_trained,
+        filter_margins=stored.filter_margins,
     )
     return replace(
         snapshot,
@@ -89,6 +90,7 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             trained_at=index.trained_at,
             training_s=index.training_s,
             imbalance_when_trained=index.imbalance_when_trained,
+            filter_margins=index.filter_margins,
             calibration=tuple(
                 (
                     point.k,

@@ -207,8 +207,8 @@ class IndexFile:
 
     It holds the rows below `absorbed_until`, but for `rows_skipped` that were dead when their turn
     came. `crc32c` and `file_bytes` are the file's; `live_when_trained` and `rows_trained_on` are
-    rows; `trained_at` is in seconds since 1970, `training_s` a duration. `calibration` holds
-    numbers that only their owner understands.
+    rows; `trained_at` is in seconds since 1970, `training_s` a duration. `calibration` and
+    `filter_margins` hold numbers that only their owners understand.
     """
 
     name: str
@@ -223,6 +223,7 @@ class IndexFile:
     training_s: float
     calibration: tuple[tuple[float, ...], ...]
     imbalance_when_trained: float = 1.0
+    filter_margins: tuple[float, ...] = ()
 
 
 class RowStore:
@@ -771,6 +772,7 @@ def _put_property(connection: sqlite3.Connection, key: str, value: str) -> None:
 def _index_file_from_json(text: str) -> IndexFile:
     stored = json.loads(text)
     stored["calibration"] = tuple(tuple(point) for point in stored["calibration"])
+    stored["filter_margins"] = tuple(stored.get("filter_margins", ()))
     return IndexFile(**stored)
 
 

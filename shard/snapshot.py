@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shard.calibration import Calibration, Setting
+from shard.filter_columns import FilterColumns, row_numbers
+from shard.filter_expression import Filter
 from shard.id_column import IdColumn
 from shard.ivf_index import IvfIndex
 from shard.row_map import RowMap
@@ -29,6 +31,8 @@ class TrainedIndex:
     trained_at: float
     training_s: float
     imbalance_when_trained: float = 1.0
+    filter_margins: tuple[float, ...] = ()
+    """See shard.filtered_search; empty where no field is declared."""
 
     def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
         """Return how far a search looks in it; None when the search must score all rows."""
@@ -58,6 +62,8 @@ class Snapshot:
     positions: RowMap = field(default_factory=RowMap)
     """Where each row lies in those three."""
     tombstones: Tombstones = field(default_factory=Tombstones)
+    columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
+    """The declared fields; of more rows than this snapshot's, perhaps."""
     replaced: int = 0
     deleted: int = 0
     index: TrainedIndex | None = None
@@ -103,6 +109,11 @@ class Snapshot:
         return TrainingBuffer(
             self.vectors, self.squared_norms, self.tombstones, first, last, self.positions
         )
+
+    def passing(self, filter_: Filter) -> Int64Array:
+        """Return the live rows that pass a filter that was admitted, ascending."""
+        rows = row_numbers(self.columns.passing(filter_, self.rows))
+        return rows[~self.tombstones.are_dead(rows)] if self.tombstones.count else rows
 
     def ledger(self) -> Ledger:
         """Say where every accepted row is, counting what the index really holds.

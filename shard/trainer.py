@@ -18,6 +18,7 @@ import structlog
 
 from shard.calibration import Calibration, nlist_for
 from shard.collection import Collection
+from shard.filtered_search import measured_margins
 from shard.ivf_index import IvfIndex, use_cores
 from shard.recall import measured_calibration
 from shard.snapshot import Snapshot, TrainedIndex
@@ -91,7 +92,9 @@ def build_index(
         absorbed_until = snapshot.rows
         if collection.snapshot.rows - absorbed_until <= collection.engine.buffer.absorb_rows:
             break
-    calibration = _calibrate(collection, ivf, snapshot, absorbed_until, random, go_on)
+    calibration, filter_margins = _calibrate(
+        collection, ivf, snapshot, absorbed_until, random, go_on
+    )
     now = clock()
     collection.publish_index(
         TrainedIndex(
@@ -103,6 +106,7 @@ def build_index(
             trained_at=now,
             training_s=now - started,
             imbalance_when_trained=ivf.list_imbalance,
+            filter_margins=filter_margins,
         ),
         absorbed_until,
         rows_skipped,
@@ -130,14 +134,21 @@ def _calibrate(
     absorbed_until: int,
     random: np.random.Generator,
     go_on: Callable[[], None],
-) -> Calibration:
-    """Measure the recall of an index on a sample of its own rows, each left out of its answer."""
+) -> tuple[Calibration, tuple[float, ...]]:
+    """Measure the recall of an index on a sample of its own rows, each left out of its answer.
+
+    Beside it the margins of searches with filters, where fields are declared for them.
+    """
     live_rows = snapshot.tombstones.live_rows(0, absorbed_until)
     size = min(len(live_rows), collection.engine.training.calibration_queries)
     query_rows = np.sort(random.choice(live_rows, size=size, replace=False))
     queries = snapshot.vectors_of(query_rows)
     held = snapshot.between(0, absorbed_until)
-    return measured_calibration(collection.entry.config, ivf, held, queries, query_rows, go_on)
+    config = collection.entry.config
+    margins: tuple[float, ...] = ()
+    if config.filter_fields:
+        margins = measured_margins(config.metric, ivf, held, queries, query_rows)
+    return measured_calibration(config, ivf, held, queries, query_rows, go_on), margins
 
 
 class Trainer:

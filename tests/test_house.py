@@ -25,7 +25,7 @@ PACKAGES = ("shard", "router", "tests", "benchmarks")
 
 LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
     "shard": (
-        ("vocabulary", frozenset({"types", "errors", "config", "protocol"})),
+        ("vocabulary", frozenset({"types", "errors", "config", "protocol", "filter_expression"})),
         (
             "core",
             frozenset(
@@ -36,9 +36,12 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "commit_plan",
                     "config_json",
                     "exact",
+                    "filter_columns",
+                    "filtered_search",
                     "fingerprint",
                     "id_column",
                     "ivf_index",
+                    "proposals",
                     "read_write_lock",
                     "recall",
                     "row_map",
@@ -57,6 +60,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                 {
                     "data_directory",
                     "disk",
+                    "filter_file",
                     "index_file",
                     "rebuild",
                     "row_columns",
@@ -85,7 +89,10 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ),
     ),
     "router": (
-        ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
+        (
+            "core",
+            frozenset({"calls", "filter_text", "ingest", "merge", "placement", "tables", "upload"}),
+        ),
         ("routing", frozenset({"children", "link", "remote_shard", "router"})),
         (
             "edge",
@@ -117,6 +124,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "vectorshard": frozenset({"shard.wire"}),
     "google.protobuf": frozenset({"shard.wire", "shard.status"}),
     "google.rpc": frozenset({"shard.status"}),
+    "pyroaring": frozenset({"shard.filter_columns"}),
     "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "grpc": frozenset(

@@ -34,6 +34,7 @@ from shard.wire.ids import (
     check_ids,
 )
 from shard.wire.metadata import (
+    declared_values,
     mapping_from_metadata,
     metadata_from_mapping,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "StreamAnswer",
     "StreamRequest",
     "check_ids",
+    "declared_values",
     "decode_count_request",
     "decode_count_response",
     "decode_create_collection_request",

@@ -22,8 +22,8 @@ from shard.wire.bulk import (
 )
 from shard.wire.matrices import decode_matrix, encode_matrix
 from shard.wire.opaque import decode_token, encode_token
-from shard.wire.primitives import check_recall, copied, parse, shortest_decimal
-from shard.wire.selection import decode_include, encode_include, refuse_filter
+from shard.wire.primitives import FILTER_PLANS, check_recall, copied, parse, shortest_decimal
+from shard.wire.selection import decode_include, encode_include, selected_filter, set_filter
 
 _HIT_BYTES: Final = 12
 """Of a hit: an int64 id and a score."""
@@ -38,7 +38,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
     Raises
     ------
     InvalidParameter
-        If k or nprobe is no uint32.
+        If k or nprobe is no uint32, or the filter cannot be written.
     """
     effort = request.effort
     try:
@@ -59,6 +59,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
             message.target_recall = effort.target_recall
     except (ValueError, TypeError) as error:
         raise InvalidParameter(str(error), field="k or nprobe") from None
+    set_filter(message, request.filter)
     return message.SerializeToString()
 
 
@@ -70,12 +71,9 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
     MalformedMessage
         For bytes that do not parse, or a matrix that is none.
     InvalidParameter, LimitExceeded
-        For a number out of its range.
-    Unsupported
-        For a filter.
+        For a number out of its range, or a filter that cannot be.
     """
     request = parse(v1.SearchRequest, payload)
-    refuse_filter(request)
     matrix = request.queries
     queries = decode_matrix(matrix.data, matrix.dim, matrix.dtype, "queries")
     _check_hits(len(queries), request.k, limits)
@@ -84,6 +82,7 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
         queries=queries,
         k=request.k,
         effort=_decode_effort(request, limits),
+        filter=selected_filter(request, limits),
         include=decode_include(request.include),
         score_threshold=_decode_score_threshold(request),
         min_coverage=_decode_min_coverage(request),
@@ -216,16 +215,32 @@ def _encode_receipt(receipt: types.Receipt) -> v1.Receipt:
         shards_total=receipt.shards_total,
         shards_answered=receipt.shards_answered,
         coverage=receipt.coverage,
-        shards=[v1.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards],
+        shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
+    )
+
+
+def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
+    values = copied(receipt, types.ShardReceipt)
+    plan = values.pop("filter_plan")
+    return v1.ShardReceipt(
+        **values,
+        filter_plan=v1.FILTER_PLAN_UNSPECIFIED if plan is None else FILTER_PLANS.number[plan],
     )
 
 
 def _decode_receipt(receipt: v1.Receipt) -> types.Receipt:
     return types.Receipt(
         coverage=shortest_decimal(receipt.coverage),
-        shards=tuple(
-            types.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards
-        ),
+        shards=tuple(_decode_shard_receipt(shard) for shard in receipt.shards),
+    )
+
+
+def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
+    values = copied(receipt, types.ShardReceipt)
+    plan = values.pop("filter_plan")
+    return types.ShardReceipt(
+        **values,
+        filter_plan=FILTER_PLANS.member(plan, "receipt", MalformedMessage) if plan else None,
     )
 
 

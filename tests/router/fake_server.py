@@ -19,13 +19,17 @@ from shard.errors import (
     CollectionNotFound,
     VectorShardError,
 )
+from shard.filter_expression import Filter
 from shard.status import DETAILS_KEY, status_code, status_of
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionEntry,
+    CountRequest,
     Cursor,
+    DeleteRequest,
     DeleteResult,
+    GetRequest,
     Ledger,
     Receipt,
     Role,
@@ -43,6 +47,7 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from tests.shard.filter_samples import holds
 
 TOKEN = Token(incarnation="x1", sequences={0: 7})
 TOPOLOGY = Topology(
@@ -193,7 +198,7 @@ class FakeServer:
 
     def _delete(self, payload: bytes) -> bytes:
         request = wire.decode_delete_request(payload, self.limits)
-        gone = [self.rows.pop(id_, None) for id_ in request.ids.tolist()]
+        gone = [self.rows.pop(id_, None) for id_ in self._selected(request)]
         deleted = sum(row is not None for row in gone)
         return wire.encode_delete_response(DeleteResult(deleted=deleted, token=TOKEN))
 
@@ -210,23 +215,35 @@ class FakeServer:
 
     def _get(self, payload: bytes) -> bytes:
         request = wire.decode_get_request(payload, self.limits)
-        ids = [id_ for id_ in request.ids.tolist() if id_ in self.rows]
+        ids = self._selected(request)
         rows = self._rows(ids, request.include.vectors, request.include.metadata)
         return wire.encode_get_response(rows, self.limits)
 
     def _count(self, payload: bytes) -> bytes:
         request = wire.decode_count_request(payload, self.limits)
-        if request.ids is None:
-            return wire.encode_count_response(len(self.rows))
-        return wire.encode_count_response(sum(id_ in self.rows for id_ in request.ids.tolist()))
+        return wire.encode_count_response(len(self._selected(request)))
+
+    def _selected(self, request: DeleteRequest | GetRequest | CountRequest) -> list[int | str]:
+        """Return the ids of the rows that ids and filter select."""
+        chosen = list(self.rows) if request.ids is None else request.ids.tolist()
+        passing = self._passing(request.filter)
+        return [id_ for id_ in chosen if id_ in passing]
+
+    def _passing(self, filter_: Filter | None) -> list[int | str]:
+        return [
+            id_
+            for id_, (_, metadata) in self.rows.items()
+            if filter_ is None or holds(filter_, wire.mapping_from_metadata(metadata))
+        ]
 
     def _list(self, payload: bytes) -> bytes:
         request = wire.decode_list_request(payload, self.limits)
         first = 0 if request.cursor is None else request.cursor.row
         last = first + request.page_size
-        cursor = Cursor(incarnation="x1", shard=0, row=last) if last < len(self.rows) else None
+        passing = self._passing(request.filter)
+        cursor = Cursor(incarnation="x1", shard=0, row=last) if last < len(passing) else None
         page = self._rows(
-            list(self.rows)[first:last], request.include.vectors, request.include.metadata, cursor
+            passing[first:last], request.include.vectors, request.include.metadata, cursor
         )
         return wire.encode_list_response(page, self.limits)
 

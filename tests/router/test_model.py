@@ -38,6 +38,7 @@ from router.embedded import open_embedded
 from router.placement import slots_of_shard
 from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.errors import InvalidVector
+from shard.filter_expression import Equals, Exists, Filter, Range
 from shard.protocol import Shard
 from shard.slots import slots_of
 from shard.types import (
@@ -62,9 +63,10 @@ from shard.types import (
     UpsertRequest,
     WriteMode,
 )
-from shard.wire import metadata_from_mapping
+from shard.wire import mapping_from_metadata, metadata_from_mapping
 from tests.conformance.backends import OverProcesses
 from tests.conformance.hosts import Hosts, SharedGate, some_hosts
+from tests.shard.filter_samples import FIELDS, holds
 
 T = TypeVar("T")
 Id: TypeAlias = int | str
@@ -80,6 +82,15 @@ METADATA = (
     b"",
     metadata_from_mapping({"x": 1}),
     metadata_from_mapping({"another": [True, None, "ä"]}),
+    metadata_from_mapping({"lang": "en", "year": 1990}),
+    metadata_from_mapping({"lang": ["de", "en"], "public": True, "rating": 0.5}),
+)
+FILTERS: tuple[Filter, ...] = (
+    Equals("lang", "en"),
+    Equals("lang", "de") | Range("year", gte=1900.0),
+    ~Exists("lang"),
+    Equals("public", True) & Range("rating", lt=1.0),
+    Equals("lang", "nobody"),
 )
 MANY_IDS = 300
 SCORE_TOLERANCE = 1e-6
@@ -177,11 +188,20 @@ class Model:
         places = {row.position: id_ for id_, row in self.rows.items()}
         return [places[place] for place in sorted(places) if first <= place < last]
 
-    def scores(self, query: Float32Array) -> dict[Id, float]:
-        """Return the score of every live row for a query (dim,), in float64."""
+    def passing(self, filter_: Filter) -> list[Id]:
+        """Return the ids of the live rows that pass."""
+        return [
+            id_
+            for id_, row in self.rows.items()
+            if holds(filter_, mapping_from_metadata(row.metadata))
+        ]
+
+    def scores(self, query: Float32Array, filter_: Filter | None = None) -> dict[Id, float]:
+        """Return the score of every live row that passes for a query (dim,), in float64."""
         exact = self.kept(query[None])[0].astype(np.float64)
         scores = {}
-        for id_, row in self.rows.items():
+        for id_ in self.rows if filter_ is None else self.passing(filter_):
+            row = self.rows[id_]
             vector = row.vector.astype(np.float64)
             if self.config.metric is Metric.L2:
                 scores[id_] = float(((vector - exact) ** 2).sum())
@@ -229,6 +249,7 @@ class CollectionMachine(RuleBasedStateMachine):
             metric=self.metric,
             id_type=self.id_type,
             index=IndexConfig(kind=self.index_kind, min_training_size=6),
+            filter_fields=FIELDS,
         )
         self.run(self.router.create_collection(config))
         self.model = Model(config, self.shards)
@@ -325,7 +346,8 @@ class CollectionMachine(RuleBasedStateMachine):
         ]
         vectors = np.random.default_rng(seed).choice(GRID, size=(rows, DIM)).astype(np.float32)
         vectors[~vectors.any(axis=1)] = 1.0
-        self.write(ids, vectors, None, mode)
+        metadata = [METADATA[number % (3 * len(METADATA)) % len(METADATA)] for number in numbers]
+        self.write(ids, vectors, metadata if seed % 2 else None, mode)
 
     @rule(choice=st.data(), wrong=st.sampled_from([np.nan, np.inf, 2e19]))
     def a_batch_with_a_bad_row_writes_nothing(self, choice: st.DataObject, wrong: float) -> None:
@@ -352,6 +374,13 @@ class CollectionMachine(RuleBasedStateMachine):
         ids = sorted(self.model.rows, key=str)
         chosen = np.random.default_rng(seed).random(len(ids)) < share
         self.delete([id_ for id_, is_chosen in zip(ids, chosen, strict=True) if is_chosen])
+
+    @rule(filter_=st.sampled_from(FILTERS))
+    def delete_by_filter(self, filter_: Filter) -> None:
+        passing = self.model.passing(filter_)
+        request = DeleteRequest(collection="words", filter=filter_)
+        assert self.run(self.router.delete(request)).deleted == len(passing)
+        assert self.model.delete(passing) == len(passing)
 
     # ---- reads ----------------------------------------------------------------------------------
 
@@ -396,6 +425,27 @@ class CollectionMachine(RuleBasedStateMachine):
         assert self.run(self.router.count(of_ids)) == sum(id_ in self.model.rows for id_ in ids)
         assert self.run(self.router.count(CountRequest(collection="words"))) == len(self.model.rows)
 
+    @rule(filter_=st.sampled_from(FILTERS), page_size=st.sampled_from([3, 40, 1_000]))
+    def count_and_list_by_filter(self, filter_: Filter, page_size: int) -> None:
+        passing = self.model.passing(filter_)
+        request = CountRequest(collection="words", filter=filter_)
+        assert self.run(self.router.count(request)) == len(passing)
+        listed: list[Id] = []
+        cursor: Cursor | None = None
+        while True:
+            page = self.run(
+                self.router.list_rows(
+                    ListRequest(
+                        collection="words", page_size=page_size, cursor=cursor, filter=filter_
+                    )
+                )
+            )
+            listed += page.ids.tolist()
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert Counter(listed) == Counter(passing)
+
     @rule(page_size=st.sampled_from([1, 2, 5, 50, 1_000]))
     def list_a_page(self, page_size: int) -> None:
         """A listing that other steps interrupt."""
@@ -433,6 +483,7 @@ class CollectionMachine(RuleBasedStateMachine):
         effort: Effort,
         threshold: float | None = None,
         include: Include | None = None,
+        filter_: Filter | None = None,
     ) -> SearchResult:
         """Search, and check what holds of every answer: its form, its scores, its receipt."""
         include = include or Include()
@@ -445,6 +496,7 @@ class CollectionMachine(RuleBasedStateMachine):
                     effort=effort,
                     score_threshold=threshold,
                     include=include,
+                    filter=filter_,
                 )
             )
         )
@@ -455,10 +507,14 @@ class CollectionMachine(RuleBasedStateMachine):
             assert receipt.rows_exact <= receipt.rows_visible
             assert receipt.nprobe <= receipt.nlist
             if effort.exact:
-                assert receipt.rows_exact == receipt.rows_visible
+                seen = receipt.rows_visible if filter_ is None else receipt.rows_passing
+                assert receipt.rows_exact == seen
+        if filter_ is not None:
+            passing = sum(receipt.rows_passing for receipt in result.receipt.shards)
+            assert passing == len(self.model.passing(filter_))
         self.compare_included(result.hits.ids.tolist(), include, result.vectors, result.metadata)
         for query, ids, scores in zip(queries, *split_by_query(result), strict=True):
-            self.check_hits(query, ids, scores, k, threshold)
+            self.check_hits(query, ids, scores, k, threshold, filter_)
         return result
 
     def check_hits(
@@ -468,9 +524,10 @@ class CollectionMachine(RuleBasedStateMachine):
         scores: Float32Array,
         k: int,
         threshold: float | None,
+        filter_: Filter | None,
     ) -> None:
         """Check hits that may be fewer than there are: each live, well scored, in its place."""
-        truth = self.model.scores(query)
+        truth = self.model.scores(query, filter_)
         assert len(ids) == len(set(ids)) <= k
         tolerance = SCORE_TOLERANCE if self.metric is Metric.COSINE else 0.0
         np.testing.assert_allclose(
@@ -481,10 +538,15 @@ class CollectionMachine(RuleBasedStateMachine):
         assert keys == sorted(keys)
 
     def check_complete(
-        self, query: Float32Array, ids: Sequence[Id], k: int, threshold: float | None
+        self,
+        query: Float32Array,
+        ids: Sequence[Id],
+        k: int,
+        threshold: float | None,
+        filter_: Filter | None = None,
     ) -> None:
-        """Check that hits are the k best of all live rows."""
-        truth = self.model.scores(query)
+        """Check that hits are the k best of all live rows that pass."""
+        truth = self.model.scores(query, filter_)
         if self.metric is not Metric.COSINE:
             good = [id_ for id_ in truth if self.model.is_good(truth[id_], threshold)]
             best = sorted(good, key=lambda id_: (self.model.cost(truth[id_]), id_))
@@ -505,25 +567,39 @@ class CollectionMachine(RuleBasedStateMachine):
         exact=st.booleans(),
         included=st.booleans(),
         threshold=st.sampled_from([None, None, 0.5, 3.0]),
+        filter_=st.none() | st.sampled_from(FILTERS),
     )
     def search_everything(
-        self, choice: st.DataObject, k: int, exact: bool, included: bool, threshold: float | None
+        self,
+        choice: st.DataObject,
+        k: int,
+        exact: bool,
+        included: bool,
+        threshold: float | None,
+        filter_: Filter | None,
     ) -> None:
         """An exact search finds the k best of all rows; so does one of every list of vectors."""
         vectors = choice.draw(st.lists(grid_vectors(self.metric), max_size=5))
         queries = np.array(vectors, dtype=np.float32).reshape(len(vectors), DIM)
         effort = Effort(exact=True) if exact else Effort(nprobe=1_000)
         include = Include(vectors=included, metadata=included)
-        result = self.search(queries, k, effort, threshold, include)
+        result = self.search(queries, k, effort, threshold, include, filter_)
         if exact or self.index_kind is IndexKind.IVF_FLAT:
             for query, ids, _ in zip(queries, *split_by_query(result), strict=True):
-                self.check_complete(query, ids, k, threshold)
+                self.check_complete(query, ids, k, threshold, filter_)
 
-    @rule(choice=st.data(), k=st.integers(1, 40), target_recall=st.sampled_from([0.0, 0.8, 0.99]))
-    def search_for_a_recall(self, choice: st.DataObject, k: int, target_recall: float) -> None:
+    @rule(
+        choice=st.data(),
+        k=st.integers(1, 40),
+        target_recall=st.sampled_from([0.0, 0.8, 0.99]),
+        filter_=st.none() | st.sampled_from(FILTERS),
+    )
+    def search_for_a_recall(
+        self, choice: st.DataObject, k: int, target_recall: float, filter_: Filter | None
+    ) -> None:
         vectors = choice.draw(st.lists(grid_vectors(self.metric), min_size=1, max_size=5))
         queries = np.array(vectors, dtype=np.float32)
-        self.search(queries, k, Effort(target_recall=target_recall))
+        self.search(queries, k, Effort(target_recall=target_recall), filter_=filter_)
 
     @precondition(lambda self: self.metric is Metric.L2 and self.model.rows)
     @rule()

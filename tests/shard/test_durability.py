@@ -87,6 +87,7 @@ class Contents:
         """Return the contents once a write is done, wholly."""
         rows = dict(self.rows)
         if isinstance(write, DeleteRequest):
+            assert write.ids is not None
             there = [id_ for id_ in write.ids.tolist() if id_ in rows]
             for id_ in there:
                 del rows[id_]
