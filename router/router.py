@@ -404,7 +404,7 @@ class Router:
     ) -> SearchResult:
         check_vectors(entry.config, request.queries, "queries")
         check_filter(entry.config, request.filter)
-        kind = (entry.config, call.incarnation, call.placement, _patience(call))
+        kind = (call.incarnation, call.placement, _patience(call))
         run = partial(self._fan_out, entry.config)
         return await self._searches.search(request, call, run, kind)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from shard import wire
 from shard.errors import DimensionMismatch, InvalidId, InvalidParameter, InvalidVector
-from shard.exact import SQUARED_NORM_MAX
+from shard.exact import SQUARED_NORM_MAX, exact_squared_norms
 from shard.filter_columns import FieldValue, FieldValues
 from shard.filter_expression import Equals, Filter, FilterValue, In, Range, conditions
 from shard.types import (
@@ -33,9 +33,7 @@ from shard.types import (
 def _norms_of_finite(vectors: VectorArray, field: str) -> npt.NDArray[np.float64]:
     """Return squared norms (rows,), or refuse the first row that has none to speak of."""
     with np.errstate(invalid="ignore", over="ignore"):
-        squared_norms: npt.NDArray[np.float64] = np.einsum(
-            "ij,ij->i", vectors, vectors, dtype=np.float64
-        )
+        squared_norms = exact_squared_norms(vectors)
     refused = np.flatnonzero(~(squared_norms <= SQUARED_NORM_MAX))
     if len(refused):
         row = int(refused[0])

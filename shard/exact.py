@@ -24,6 +24,7 @@ from shard.types import (
     Int64Array,
     Metric,
     UInt32Array,
+    VectorArray,
 )
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -118,6 +119,17 @@ def exact_scores(
             right = left
         scores[chunk] = np.vecdot(left, right)  # one BLAS dot a pair
     return scores
+
+
+def exact_squared_norms(vectors: VectorArray) -> Float64Array:
+    """Return squared norms of vectors (rows, dim), accumulated in float64. (rows,)"""
+    norms = np.empty(len(vectors), np.float64)
+    rows_at_once = max(1, _SCORED_ELEMENTS // max(1, vectors.shape[1]))
+    for first in range(0, len(vectors), rows_at_once):
+        chunk = slice(first, first + rows_at_once)
+        exact = vectors[chunk].astype(np.float64)
+        np.vecdot(exact, exact, out=norms[chunk])
+    return norms
 
 
 def exact_candidates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final, NoReturn
 
 import numpy as np
@@ -16,7 +17,6 @@ from shard.wire.bulk import (
     check_count,
     content_bytes,
     counts_bytes,
-    field_bytes,
     read_twin,
     write_answer,
 )
@@ -206,17 +206,20 @@ def _other_response_bytes(twin: twins.SearchResponseTwin) -> int:
     return (
         counts_bytes(np.array(twin.counts, dtype=np.uint32))
         + content_bytes(len(twin.scores))
-        + (field_bytes(twin.receipt.ByteSize()) if twin.HasField("receipt") else 0)
+        + content_bytes(len(twin.receipt))
     )
 
 
-def _encode_receipt(receipt: types.Receipt) -> v1.Receipt:
-    return v1.Receipt(
+@lru_cache(maxsize=256)
+def _encode_receipt(receipt: types.Receipt) -> bytes:
+    """Write a receipt; many searches in a row have the same one."""
+    message = v1.Receipt(
         shards_total=receipt.shards_total,
         shards_answered=receipt.shards_answered,
         coverage=receipt.coverage,
         shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
     )
+    return message.SerializeToString()
 
 
 def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
@@ -228,7 +231,9 @@ def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
     )
 
 
-def _decode_receipt(receipt: v1.Receipt) -> types.Receipt:
+@lru_cache(maxsize=256)
+def _decode_receipt(payload: bytes) -> types.Receipt:
+    receipt = parse(v1.Receipt, payload)
     return types.Receipt(
         coverage=shortest_decimal(receipt.coverage),
         shards=tuple(_decode_shard_receipt(shard) for shard in receipt.shards),

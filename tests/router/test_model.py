@@ -726,4 +726,4 @@ def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, ste
         if failures:
             error.add_note(f"the first failure, of seed {number}:\n{failures[0]}")
         raise
-    assert rebuilds
+    assert rebuilds or steps < 100  # few steps may not come to one

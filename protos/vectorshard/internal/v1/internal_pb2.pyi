@@ -50,8 +50,8 @@ class SearchResponseTwin(_message.Message):
     scores: bytes
     vectors: _vectorshard_pb2.Matrix
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
-    receipt: _vectorshard_pb2.Receipt
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[_Union[_vectorshard_pb2.Receipt, _Mapping]] = ...) -> None: ...
+    receipt: bytes
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class RowsTwin(_message.Message):
     __slots__ = ("ids", "vectors", "metadata", "cursor")
