@@ -390,6 +390,14 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Score every row.")] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Inverted lists to probe.")] = None,
     target_recall: Annotated[float | None, typer.Option(help="The recall to aim at.")] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="CONDITION",
+            help="Only rows that pass, such as 'lang = \"en\" and (year >= 1990 or tag exists)'.",
+        ),
+    ] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Ask with the vector of this id.")] = None,
     vector: Annotated[str | None, typer.Option(help='Ask with "1,2,3".')] = None,
     file: Annotated[Path | None, typer.Option(help="Ask with the vectors of a file.")] = None,
@@ -412,7 +420,13 @@ def search(
             queries = read_queries(file)
             names = [f"row {row}" for row in range(len(queries))]
         hits = client.search(
-            collection, queries, k, exact=exact, nprobe=nprobe, target_recall=target_recall
+            collection,
+            queries,
+            k,
+            filter=filter_,
+            exact=exact,
+            nprobe=nprobe,
+            target_recall=target_recall,
         )
         console.print(tables.hits_table(f"hits in {collection}", zip(names, hits, strict=True)))
         console.print(tables.receipt_table(hits.receipt))

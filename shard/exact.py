@@ -24,6 +24,7 @@ from shard.types import (
     Int64Array,
     Metric,
     UInt32Array,
+    VectorArray,
 )
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -120,6 +121,17 @@ def exact_scores(
     return scores
 
 
+def exact_squared_norms(vectors: VectorArray) -> Float64Array:
+    """Return squared norms of vectors (rows, dim), accumulated in float64. (rows,)"""
+    norms = np.empty(len(vectors), np.float64)
+    rows_at_once = max(1, _SCORED_ELEMENTS // max(1, vectors.shape[1]))
+    for first in range(0, len(vectors), rows_at_once):
+        chunk = slice(first, first + rows_at_once)
+        exact = vectors[chunk].astype(np.float64)
+        np.vecdot(exact, exact, out=norms[chunk])
+    return norms
+
+
 def exact_candidates(
     metric: Metric,
     queries: Float32Array,
@@ -199,7 +211,7 @@ def rank(
         candidates, scores = candidates.where(good), scores[good]
     costs = costs_of(metric, scores)
     if len(candidates) > _CROWD_PER_HIT * k * queries:
-        near = costs <= _kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
+        near = costs <= kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
         candidates, scores, costs = candidates.where(near), scores[near], costs[near]
     ids = ids_of(candidates.row_of)
     order = best_first(candidates.query_of, costs, ids)
@@ -231,7 +243,7 @@ def best_first(query_of: Int64Array, costs: Float32Array, ids: IdArray) -> Int64
     return np.lexsort((ids, costs, query_of)) if ties.any() else order
 
 
-def _kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -> Float32Array:
+def kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -> Float32Array:
     """Return the k-th smallest cost of each query, infinite where there are fewer. (queries,)."""
     counts = np.bincount(query_of, minlength=queries)
     ends = np.cumsum(counts)
@@ -375,7 +387,7 @@ class _Scan:
         """Lower the limits by what the pool holds, and drop what is beyond them."""
         _, spread = self._bounds.of_rows(self._squared_norms[self.pool.row_of])
         highest = self._lowest + spread
-        self._lower_limits(_kth_costs(self.pool.query_of, highest, len(self._queries), self._k))
+        self._lower_limits(kth_costs(self.pool.query_of, highest, len(self._queries), self._k))
         self._keep(self._lowest < self._limits[self.pool.query_of])
 
     def _drop_all_but_the_best(self) -> None:
@@ -385,7 +397,7 @@ class _Scan:
         costs = costs_of(
             self._metric, exact_scores(self._metric, self._queries, self._rows, self.pool)
         )
-        kth = _kth_costs(self.pool.query_of, costs, len(self._queries), self._k)
+        kth = kth_costs(self.pool.query_of, costs, len(self._queries), self._k)
         self._keep(costs <= kth[self.pool.query_of])
 
     def _keep(self, kept: BoolArray) -> None:

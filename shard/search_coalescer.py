@@ -115,12 +115,16 @@ class SearchCoalescer:
         self._joined.add(task)
         task.add_done_callback(self._joined.discard)
 
-        def cancel_if_nobody_waits(_: object) -> None:
-            if all(each.answer.done() for each in chosen):
-                task.cancel()
+        waiting = len(chosen)
+
+        def one_less(_: object) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                task.cancel()  # does nothing to one that has ended
 
         for each in chosen:
-            each.answer.add_done_callback(cancel_if_nobody_waits)
+            each.answer.add_done_callback(one_less)
 
     async def _run_joined(self, key: Hashable, lane: _Lane, chosen: Sequence[_Waiting]) -> None:
         next_one = self._next_of(key, lane)
@@ -160,6 +164,7 @@ def alike(request: SearchRequest) -> Hashable:
     return (
         request.collection,
         request.effort,
+        request.filter,
         request.include,
         request.score_threshold,
         request.min_coverage,

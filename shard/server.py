@@ -98,11 +98,12 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         """Tell a service's status now, and when it changes; after the drain nothing will."""
         told = None
         while True:
+            last = self._draining.is_set()  # looked at first: what is told then is the drain
             answer = await self._answer(request.service)
             if answer != told:
                 await context.write(answer)
                 told = answer
-            if self._draining.is_set():
+            if last:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), HEALTH_LOOK_S)

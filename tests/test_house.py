@@ -25,7 +25,7 @@ PACKAGES = ("shard", "router", "tests", "benchmarks")
 
 LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
     "shard": (
-        ("vocabulary", frozenset({"types", "errors", "config", "protocol"})),
+        ("vocabulary", frozenset({"types", "errors", "config", "protocol", "filter_expression"})),
         (
             "core",
             frozenset(
@@ -36,20 +36,39 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "commit_plan",
                     "config_json",
                     "exact",
+                    "filter_columns",
+                    "filtered_search",
                     "fingerprint",
                     "id_column",
                     "ivf_index",
+                    "proposals",
                     "read_write_lock",
                     "recall",
+                    "row_map",
                     "slots",
                     "snapshot",
                     "tombstones",
                     "training_buffer",
+                    "upkeep",
                     "wire",
                 }
             ),
         ),
-        ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
+        (
+            "storage",
+            frozenset(
+                {
+                    "data_directory",
+                    "disk",
+                    "filter_file",
+                    "index_file",
+                    "rebuild",
+                    "row_columns",
+                    "row_file",
+                    "row_store",
+                }
+            ),
+        ),
         (
             "engine",
             frozenset(
@@ -57,9 +76,9 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "byte_budget",
                     "coalescer",
                     "collection",
+                    "local_shard",
                     "search_coalescer",
                     "trainer",
-                    "local_shard",
                 }
             ),
         ),
@@ -69,9 +88,10 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                 {
                     "call_metadata",
                     "listening",
-                    "status",
-                    "service",
+                    "search_stream",
                     "server",
+                    "service",
+                    "status",
                     "telemetry",
                     "upload",
                 }
@@ -79,9 +99,26 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ),
     ),
     "router": (
-        ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
-        ("routing", frozenset({"children", "remote_shard", "router"})),
-        ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
+        (
+            "core",
+            frozenset({"calls", "filter_text", "ingest", "merge", "placement", "tables", "upload"}),
+        ),
+        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
+        (
+            "edge",
+            frozenset(
+                {
+                    "__main__",
+                    "client",
+                    "console",
+                    "demo",
+                    "embedded",
+                    "fleet",
+                    "logs",
+                    "streams",
+                }
+            ),
+        ),
     ),
 }
 """From the bottom up. A module imports from its own layer and from those below it."""
@@ -97,6 +134,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "vectorshard": frozenset({"shard.wire"}),
     "google.protobuf": frozenset({"shard.wire", "shard.status"}),
     "google.rpc": frozenset({"shard.status"}),
+    "pyroaring": frozenset({"shard.filter_columns"}),
     "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "grpc": frozenset(
@@ -107,7 +145,9 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.server",
             "shard.listening",
             "router.client",
+            "router.link",
             "router.remote_shard",
+            "router.streams",
         }
     ),
     "sqlite3": frozenset({"shard.disk", "shard.row_store", "shard.collection"}),

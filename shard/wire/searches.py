@@ -1,9 +1,10 @@
-"""Search with its receipt, SearchStream and Explain."""
+"""Search with its receipt, and Explain."""
 
 from __future__ import annotations
 
 import math
-from typing import NoReturn
+from functools import lru_cache
+from typing import Final, NoReturn
 
 import numpy as np
 from vectorshard.internal.v1 import internal_pb2 as twins
@@ -16,14 +17,19 @@ from shard.wire.bulk import (
     check_count,
     content_bytes,
     counts_bytes,
-    field_bytes,
     read_twin,
     write_answer,
 )
 from shard.wire.matrices import decode_matrix, encode_matrix
 from shard.wire.opaque import decode_token, encode_token
-from shard.wire.primitives import check_recall, copied, parse, shortest_decimal
-from shard.wire.selection import decode_include, encode_include, refuse_filter
+from shard.wire.primitives import FILTER_PLANS, check_recall, copied, parse, shortest_decimal
+from shard.wire.selection import decode_include, encode_include, selected_filter, set_filter
+
+_HIT_BYTES: Final = 12
+"""Of a hit: an int64 id and a score."""
+
+_METADATA_BYTES: Final = 1_024
+"""Of a hit's metadata: what fits is up to 64 times that, what people keep is mostly less."""
 
 
 def encode_search_request(request: types.SearchRequest) -> bytes:
@@ -32,7 +38,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
     Raises
     ------
     InvalidParameter
-        If k or nprobe is no uint32.
+        If k or nprobe is no uint32, or the filter cannot be written.
     """
     effort = request.effort
     try:
@@ -53,6 +59,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
             message.target_recall = effort.target_recall
     except (ValueError, TypeError) as error:
         raise InvalidParameter(str(error), field="k or nprobe") from None
+    set_filter(message, request.filter)
     return message.SerializeToString()
 
 
@@ -64,12 +71,9 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
     MalformedMessage
         For bytes that do not parse, or a matrix that is none.
     InvalidParameter, LimitExceeded
-        For a number out of its range.
-    Unsupported
-        For a filter.
+        For a number out of its range, or a filter that cannot be.
     """
     request = parse(v1.SearchRequest, payload)
-    refuse_filter(request)
     matrix = request.queries
     queries = decode_matrix(matrix.data, matrix.dim, matrix.dtype, "queries")
     _check_hits(len(queries), request.k, limits)
@@ -78,6 +82,7 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
         queries=queries,
         k=request.k,
         effort=_decode_effort(request, limits),
+        filter=selected_filter(request, limits),
         include=decode_include(request.include),
         score_threshold=_decode_score_threshold(request),
         min_coverage=_decode_min_coverage(request),
@@ -128,6 +133,20 @@ def _decode_min_coverage(request: v1.SearchRequest) -> float:
     if not 0.0 <= coverage <= 1.0:
         raise InvalidParameter(f"{coverage} is not in [0, 1]", field="min_coverage")
     return coverage
+
+
+def expected_answer_bytes(request: types.SearchRequest) -> int:
+    """Return about what the answer takes if there are as many hits as are asked for.
+
+    A guess of ids that are strings, and of metadata.
+    """
+    queries, dim = request.queries.shape
+    hit_bytes = _HIT_BYTES
+    if request.include.vectors:
+        hit_bytes += 4 * int(dim)
+    if request.include.metadata:
+        hit_bytes += _METADATA_BYTES
+    return int(queries) * request.k * hit_bytes
 
 
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
@@ -187,25 +206,46 @@ def _other_response_bytes(twin: twins.SearchResponseTwin) -> int:
     return (
         counts_bytes(np.array(twin.counts, dtype=np.uint32))
         + content_bytes(len(twin.scores))
-        + (field_bytes(twin.receipt.ByteSize()) if twin.HasField("receipt") else 0)
+        + content_bytes(len(twin.receipt))
     )
 
 
-def _encode_receipt(receipt: types.Receipt) -> v1.Receipt:
-    return v1.Receipt(
+@lru_cache(maxsize=256)
+def _encode_receipt(receipt: types.Receipt) -> bytes:
+    """Write a receipt; many searches in a row have the same one."""
+    message = v1.Receipt(
         shards_total=receipt.shards_total,
         shards_answered=receipt.shards_answered,
         coverage=receipt.coverage,
-        shards=[v1.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards],
+        shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
+    )
+    return message.SerializeToString()
+
+
+def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
+    values = copied(receipt, types.ShardReceipt)
+    plan = values.pop("filter_plan")
+    return v1.ShardReceipt(
+        **values,
+        filter_plan=v1.FILTER_PLAN_UNSPECIFIED if plan is None else FILTER_PLANS.number[plan],
     )
 
 
-def _decode_receipt(receipt: v1.Receipt) -> types.Receipt:
+@lru_cache(maxsize=256)
+def _decode_receipt(payload: bytes) -> types.Receipt:
+    receipt = parse(v1.Receipt, payload)
     return types.Receipt(
         coverage=shortest_decimal(receipt.coverage),
-        shards=tuple(
-            types.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards
-        ),
+        shards=tuple(_decode_shard_receipt(shard) for shard in receipt.shards),
+    )
+
+
+def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
+    values = copied(receipt, types.ShardReceipt)
+    plan = values.pop("filter_plan")
+    return types.ShardReceipt(
+        **values,
+        filter_plan=FILTER_PLANS.member(plan, "receipt", MalformedMessage) if plan else None,
     )
 
 

@@ -7,7 +7,7 @@ on purpose: `forget_everything` answers without hits, `lose_rows` leaves rows ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import numpy as np
@@ -16,6 +16,7 @@ from shard.errors import CollectionNotFound, DimensionMismatch
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
+    FilterPlan,
     Float32Array,
     IdArray,
     IdType,
@@ -136,6 +137,8 @@ class ClientInMemory:
             best = [] if self.forget_everything else np.argsort(-scores)[:k].tolist()
             hits.append([Hit(ids[row], float(scores[row])) for row in best])
         part = ShardReceipt(shard=0, rows_visible=len(ids), rows_exact=len(ids))
+        if asked.get("filter") is not None:
+            part = replace(part, rows_passing=len(ids), filter_plan=FilterPlan.EXACT)
         hits.receipt = Receipt(shards=(part,), coverage=1.0)
         return hits
 

@@ -169,6 +169,7 @@ class FakeShard:
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Say that all ids were there."""
         entry = self._find("delete", request.collection, request, call)
+        assert request.ids is not None
         return DeleteResult(deleted=len(request.ids), token=self._token(entry))
 
     def _token(self, entry: CollectionEntry) -> Token:
@@ -177,6 +178,7 @@ class FakeShard:
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Have all ids that are even, in the order asked."""
         self._find("get", request.collection, request, call)
+        assert request.ids is not None
         return Rows(ids=request.ids[request.ids % 2 == 0])
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:

@@ -197,6 +197,18 @@ def test_search_shows_hits_and_receipt(run: Run, client: ClientInMemory) -> None
 
 
 @pytest.mark.usefixtures("filled")
+def test_a_search_with_a_filter_shows_how_many_rows_pass_and_the_way_taken(
+    run: Run, client: ClientInMemory
+) -> None:
+    ended = run("search", "--collection", "w", "--id", "c", "--filter", 'lang = "en"')
+    assert ended.exit_code == 0, ended.output
+    assert client.searches[-1]["filter"] == 'lang = "en"'
+    assert re.search(r"rows passing +filter by", ended.output)
+    assert re.search(r"7 +EXACT", ended.output)
+    assert "filter by" not in run("search", "--collection", "w", "--id", "c").output
+
+
+@pytest.mark.usefixtures("filled")
 def test_search_asks_with_a_typed_vector_or_with_a_file(
     run: Run, client: ClientInMemory, tmp_path: Path
 ) -> None:

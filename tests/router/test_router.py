@@ -351,6 +351,7 @@ async def test_strings_that_are_missing_are_left_out_of_what_was_asked_in_its_or
         """Has the ids that end in 7 or 8."""
 
         async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
+            assert request.ids is not None
             there = [id_ for id_ in request.ids.tolist() if id_[-1] in "78"]
             return Rows(ids=strings(*there), metadata=[id_.encode() for id_ in there])
 

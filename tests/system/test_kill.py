@@ -20,11 +20,14 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 from router.client import Client
 from shard.errors import DeadlineExceeded, ShardUnavailable
-from shard.types import CollectionDescription, IndexConfig, Metric, Receipt, ShardState
+from shard.types import CollectionDescription, IndexConfig, IndexKind, Metric, Receipt, ShardState
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import Server, Starter, Stub, int64s, matrix, wait_until
 
 pytestmark = pytest.mark.system
+
+FLAT = IndexConfig(kind=IndexKind.IVF_FLAT)
+"""Every list of it finds every row."""
 
 KILLS = 20
 ACTIVITY_S = (0.05, 0.6)
@@ -96,7 +99,7 @@ class Story:
     def begin(self, client: Client) -> None:
         """Create both, with the rows that are never touched again."""
         for name, rows in ((SMALL, self.small), (GROWING, self.growing)):
-            client.create_collection(name, dim=DIM, metric=Metric.L2)
+            client.create_collection(name, dim=DIM, metric=Metric.L2, index=FLAT)
             rows.upsert(client, name, STILL)
 
     def live_once(self, server: Server, rng: np.random.Generator) -> None:
@@ -348,7 +351,7 @@ def test_a_shard_of_a_fleet_that_is_killed_is_missed_aloud_and_comes_back_with_e
     traffic = Traffic(fleet.address)
     rng = np.random.default_rng(5)
     with fleet.client() as client:
-        index = IndexConfig(min_training_size=100)
+        index = IndexConfig(kind=IndexKind.IVF_FLAT, min_training_size=100)
         client.create_collection(NAME, dim=DIM, metric=Metric.L2, index=index)
         traffic.rows.upsert(client, NAME, STILL)
         for kill in range(FLEET_KILLS):
@@ -413,7 +416,7 @@ def test_a_router_that_is_killed_takes_nothing_with_it(start_server: Starter) ->
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
     with fleet.client() as client:
-        client.create_collection(NAME, dim=DIM, metric=Metric.L2)
+        client.create_collection(NAME, dim=DIM, metric=Metric.L2, index=FLAT)
         traffic.rows.upsert(client, NAME, STILL)
         for _ in range(2):
             with traffic.going_on():

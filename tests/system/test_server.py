@@ -74,7 +74,8 @@ def upsert_request(
 
 
 def create(stub: Stub, name: str = NAME, **index: Any) -> None:
-    """Create a collection of dim 16, L2 and int64 ids."""
+    """Create a collection of dim 16, L2 and int64 ids, whose every list finds every row."""
+    index = {"kind": v1.INDEX_KIND_IVF_FLAT, **index}
     config = v1.CollectionConfig(
         name=name, dim=DIM, metric=v1.METRIC_L2, id_type=v1.ID_TYPE_INT64, index=index
     )

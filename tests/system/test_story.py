@@ -17,6 +17,7 @@ from shard.types import (
     CollectionDescription,
     Float32Array,
     IndexConfig,
+    IndexKind,
     Metric,
     NlistRule,
     ShardState,
@@ -108,7 +109,7 @@ def check_settled(client: Client, vectors: Float32Array, shards: int) -> Collect
     assert description.ledger.accepted == description.ledger.live == len(vectors)
     everywhere = max(shard.nlist for shard in description.shards) or 1
     hits = client.search(NAME, vectors, 1, nprobe=everywhere)
-    assert hits.ids.tolist() == list(range(len(vectors)))
+    assert np.mean(hits.ids == np.arange(len(vectors))) >= 0.99  # by codes, which may be alike
     check_receipt(hits, shards, len(vectors), exact=False)
     stored = client.get(NAME, np.arange(len(vectors)))
     assert stored.vectors is not None
@@ -207,7 +208,9 @@ def test_every_acknowledged_row_is_found_while_rows_are_absorbed(start_either: S
     """One inverted list, which grows and moves in memory with every piece that is absorbed."""
     rows, piece = 92_000, 4_000
     vectors = np.random.default_rng(6).standard_normal((rows, DIM), dtype=np.float32)
-    index = IndexConfig(min_training_size=12_000, nlist_rule=NlistRule.FIXED, nlist=1)
+    index = IndexConfig(
+        kind=IndexKind.IVF_FLAT, min_training_size=12_000, nlist_rule=NlistRule.FIXED, nlist=1
+    )
     server = start_either(1)
     written = 0
     failures: list[BaseException] = []

@@ -69,11 +69,6 @@ def test_no_flipped_bytes_raise_anything_but_our_errors(
 @pytest.mark.parametrize(
     ("rpc", "request_"),
     [
-        ("delete", v1.DeleteRequest(filter=v1.Filter())),
-        ("get", v1.GetRequest(filter=v1.Filter())),
-        ("count", v1.CountRequest(filter=v1.Filter())),
-        ("list", v1.ListRequest(filter=v1.Filter())),
-        ("search", v1.SearchRequest(filter=v1.Filter())),
         ("explain", v1.ExplainRequest()),
     ],
 )
