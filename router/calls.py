@@ -33,6 +33,8 @@ from shard.types import (
     Cursor,
     DeleteRequest,
     Effort,
+    ExplainRequest,
+    Explanation,
     FilterField,
     Float32Array,
     GetRequest,
@@ -233,12 +235,12 @@ def wire_vectors(array: npt.NDArray[Any]) -> VectorArray:
         return array.astype(np.float32, copy=False)
 
 
-def _query_matrix(queries: npt.ArrayLike) -> VectorArray:
-    array = real_array(queries, "queries")
+def _query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
+    array = real_array(queries, field)
     if array.ndim == 1:
         array = array.reshape(1 if array.size else 0, array.size)
     if array.ndim != 2:
-        raise MalformedMessage(f"of shape {array.shape}, not (queries, dim)", field="queries")
+        raise MalformedMessage(f"of shape {array.shape}, not (queries, dim)", field=field)
     return wire_vectors(array)
 
 
@@ -419,7 +421,7 @@ def search(
     payload = wire.encode_search_request(
         SearchRequest(
             collection=name,
-            queries=_query_matrix(queries),
+            queries=_query_matrix(queries, "queries"),
             k=k,
             effort=_effort(exact, nprobe, target_recall),
             include=include,
@@ -454,3 +456,11 @@ def _hits(payload: bytes, include: Include) -> Hits:
         vectors=result.vectors,
         metadata=_mappings(result.metadata),
     )
+
+
+def explain(name: str, query: npt.ArrayLike, id_: int | str) -> UnaryCall[Explanation]:
+    """Ask why a query does or does not find an id."""
+    request = ExplainRequest(
+        collection=name, query=_query_matrix(query, "query"), id=id_array(np.array([id_], np.object_))
+    )
+    return UnaryCall("Explain", wire.encode_explain_request(request), wire.decode_explain_response)

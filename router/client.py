@@ -32,6 +32,7 @@ from shard.types import (
     CollectionConfig,
     CollectionDescription,
     Cursor,
+    Explanation,
     FilterField,
     IdArray,
     IdType,
@@ -453,6 +454,25 @@ class Client:
         )
         return self._ask(call, timeout_s)
 
+    def explain(self, name: str, query: npt.ArrayLike, id_: int | str) -> Explanation:
+        """Say where an id is, how it ranks for a query, and what a search must do to find it.
+
+        An id that does not exist is an answer, not an error.
+
+        Parameters
+        ----------
+        query
+            (dim,) or (1, dim).
+
+        Raises
+        ------
+        InvalidRequest
+            For a query or an id that cannot be: see its subclasses.
+        ShardUnavailable
+            If a shard is missing: the rank would be wrong.
+        """
+        return self._ask(calls.explain(name, query, id_))
+
 
 def _in_loop(loop: asyncio.AbstractEventLoop, progress: Progress) -> Progress:
     """Return `progress` so that it runs in this thread, the loop's, whichever thread calls."""
@@ -680,3 +700,7 @@ class AsyncClient:
             token=token,
         )
         return await self._ask(call, timeout_s)
+
+    async def explain(self, name: str, query: npt.ArrayLike, id_: int | str) -> Explanation:
+        """See `Client.explain`."""
+        return await self._ask(calls.explain(name, query, id_))

@@ -39,6 +39,8 @@ from shard.types import (
     CountRequest,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     ListRequest,
     Rows,
@@ -214,6 +216,11 @@ class RemoteShard:
         """Search there."""
         decode = partial(wire.decode_search_response, include=request.include)
         return await self._ask("Search", wire.encode_search_request(request), call, decode)
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Have it explained why a query does or does not find an id."""
+        payload = wire.encode_explain_request(request)
+        return await self._ask("Explain", payload, call, wire.decode_explain_response)
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT

@@ -47,6 +47,7 @@ from shard.errors import (
     WritesStopped,
 )
 from shard.exact import RankedRows, concatenate, exact_scores, rank
+from shard.explanation import exact_rank, explained
 from shard.id_column import IdColumn, IdIndex
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
 from shard.read_write_lock import ReadWriteLock
@@ -57,6 +58,8 @@ from shard.tombstones import Tombstones
 from shard.types import (
     CollectionEntry,
     DeleteRequest,
+    ExplainRequest,
+    Explanation,
     Float32Array,
     IdArray,
     Include,
@@ -267,6 +270,34 @@ class Collection:
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
+
+    def explain(self, request: ExplainRequest) -> Explanation:
+        """Say where an id is, how it ranks for a query, and what a search must do to find it.
+
+        The query has been admitted.
+
+        Raises
+        ------
+        InvalidId
+            If the id is not of the collection's type.
+        """
+        config = self.entry.config
+        check_ids(config, request.id, "id")
+        query = np.asarray(request.query, dtype=np.float32)
+        with self._index_lock.read():
+            with self._publishing:
+                snapshot = self._snapshot
+                row = int(self._newest_rows(request.id)[0])
+            if request.score is not None:
+                found = Explanation(score=request.score)
+            elif row < 0:
+                return Explanation(shard=self._shard)
+            elif snapshot.tombstones.are_dead(np.array([row])).any():
+                return Explanation(shard=self._shard, deleted=True)
+            else:
+                found = explained(config, snapshot, query, row)
+        rank_ = exact_rank(config.metric, snapshot, query, found.score, request.id, self._ids.take)
+        return replace(found, shard=self._shard, exact_rank=rank_)
 
     def get(self, ids: IdArray, include: Include) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.

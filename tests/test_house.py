@@ -36,6 +36,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "commit_plan",
                     "config_json",
                     "exact",
+                    "explanation",
                     "fingerprint",
                     "id_column",
                     "ivf_index",
@@ -60,7 +61,12 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
         ),
     ),
     "router": (
-        ("core", frozenset({"calls", "ingest", "merge", "placement", "tables", "upload"})),
+        (
+            "core",
+            frozenset(
+                {"calls", "explanations", "ingest", "merge", "placement", "tables", "upload"}
+            ),
+        ),
         ("routing", frozenset({"children", "remote_shard", "router"})),
         ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
     ),

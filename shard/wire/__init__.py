@@ -53,8 +53,11 @@ from shard.wire.reads import (
 )
 from shard.wire.searches import (
     decode_explain_request,
+    decode_explain_response,
     decode_search_request,
     decode_search_response,
+    encode_explain_request,
+    encode_explain_response,
     encode_search_request,
     encode_search_response,
 )
@@ -88,6 +91,7 @@ __all__ = [
     "decode_drop_collection_request",
     "decode_drop_collection_response",
     "decode_explain_request",
+    "decode_explain_response",
     "decode_get_request",
     "decode_get_response",
     "decode_get_server_info_request",
@@ -112,6 +116,8 @@ __all__ = [
     "encode_describe_collection_response",
     "encode_drop_collection_request",
     "encode_drop_collection_response",
+    "encode_explain_request",
+    "encode_explain_response",
     "encode_get_request",
     "encode_get_response",
     "encode_get_server_info_request",

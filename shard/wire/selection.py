@@ -41,7 +41,12 @@ def required_ids(request: v1.DeleteRequest | v1.GetRequest, limits: Limits) -> t
 
 
 def refuse_filter(
-    request: v1.DeleteRequest | v1.GetRequest | v1.CountRequest | v1.ListRequest | v1.SearchRequest,
+    request: v1.DeleteRequest
+    | v1.GetRequest
+    | v1.CountRequest
+    | v1.ListRequest
+    | v1.SearchRequest
+    | v1.ExplainRequest,
 ) -> None:
     """Raise Unsupported for a request with a filter."""
     if request.HasField("filter"):

@@ -23,6 +23,8 @@ from shard.types import (
     CollectionDescription,
     DeleteRequest,
     Effort,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     IdArray,
     Include,
@@ -261,6 +263,11 @@ class Stage:
             score_threshold=score_threshold,
         )
         return await self.shard.search(request)
+
+    async def explain(self, query: VectorArray, id_: IdArray) -> Explanation:
+        """Explain a query (1, dim) and an id (1,)."""
+        request = ExplainRequest(collection=self.collection.name, query=query, id=id_)
+        return await self.shard.explain(request)
 
     async def describe(self) -> CollectionDescription:
         """Describe the collection; its ledgers must add up, on every leaf shard."""

@@ -26,7 +26,6 @@ from shard.errors import (
     Overloaded,
     PlacementMismatch,
     ShardUnavailable,
-    Unsupported,
     VectorShardError,
     WritesStopped,
 )
@@ -177,9 +176,6 @@ async def test_an_error_keeps_its_kind_field_and_row_over_the_wire(served: Serve
 
 
 async def test_what_is_not_in_this_release_is_unimplemented(served: Served) -> None:
-    code, error = await served.refusal("Explain")
-    assert code == "UNIMPLEMENTED"
-    assert isinstance(error, Unsupported)
     stream = served.stream("SearchStream")
     await stream.write(b"")
     with pytest.raises(grpc.aio.AioRpcError) as caught:

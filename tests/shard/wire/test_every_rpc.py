@@ -74,7 +74,7 @@ def test_no_flipped_bytes_raise_anything_but_our_errors(
         ("count", v1.CountRequest(filter=v1.Filter())),
         ("list", v1.ListRequest(filter=v1.Filter())),
         ("search", v1.SearchRequest(filter=v1.Filter())),
-        ("explain", v1.ExplainRequest()),
+        ("explain", v1.ExplainRequest(filter=v1.Filter())),
     ],
 )
 def test_what_is_not_in_this_release_is_unsupported(rpc: str, request_: Message) -> None:
