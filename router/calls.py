@@ -460,7 +460,6 @@ def _hits(payload: bytes, include: Include) -> Hits:
 
 def explain(name: str, query: npt.ArrayLike, id_: int | str) -> UnaryCall[Explanation]:
     """Ask why a query does or does not find an id."""
-    request = ExplainRequest(
-        collection=name, query=_query_matrix(query, "query"), id=id_array(np.array([id_], np.object_))
-    )
+    ids = id_array(np.array([id_], dtype=np.object_))
+    request = ExplainRequest(collection=name, query=_query_matrix(query, "query"), id=ids)
     return UnaryCall("Explain", wire.encode_explain_request(request), wire.decode_explain_response)

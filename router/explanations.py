@@ -55,7 +55,7 @@ def sentence_of(
     said = [f"{id_} ranks {ordinal(explanation.exact_rank)} of {rows:,} for {query}."]
     said.append(_buffered(explanation) if explanation.buffered else _indexed(explanation))
     if explanation.exact_rank > HITS:
-        said.append(f"To show it, a search must ask for {explanation.exact_rank:,} hits.")
+        said.append(f"It is a hit only of a search for {explanation.exact_rank:,} or more.")
     if tried is not None:
         said.append(_outcome(explanation, tried))
     return " ".join(said)
@@ -75,12 +75,15 @@ def _buffered(explanation: Explanation) -> str:
 
 
 def _indexed(explanation: Explanation) -> str:
+    rank, nprobe = explanation.centroid_rank, explanation.nprobe_needed
+    nearest = "the nearest" if rank == 1 else f"the {ordinal(rank)} nearest"
     place = (
-        f"It is in list {explanation.list:,} of shard {explanation.shard}, the "
-        f"{ordinal(explanation.centroid_rank)} nearest to the query"
+        f"It is in list {explanation.list:,} of shard {explanation.shard}, {nearest} to the query"
     )
-    if explanation.nprobe_needed:
-        return f"{place}, so that nprobe {explanation.nprobe_needed:,} finds it and less does not."
+    if nprobe:
+        finds = "finds" if explanation.exact_rank <= HITS else "reaches"
+        less = " and less does not" if nprobe > 1 else ""
+        return f"{place}, so that nprobe {nprobe:,} {finds} it{less}."
     return (
         f"{place}, but its code looks only {ordinal(explanation.candidates_needed)} best there, "
         f"and a search by nprobe for {HITS} hits scores {explanation.candidates:,} candidates: "
@@ -94,8 +97,8 @@ def _outcome(explanation: Explanation, tried: Tried) -> str:
     if tried.found:
         return f"The default search {effort} and finds it."
     nprobe = explanation.nprobe_needed
-    other = f"--nprobe {nprobe}, a higher --target-recall or " if nprobe else ""
-    return f"The default search {effort} and does not find it; {other}--exact does."
+    other = f"--nprobe {nprobe} or " if nprobe else ""
+    return f"The default search {effort} and does not find it: ask with {other}--exact."
 
 
 def ordinal(number: int) -> str:

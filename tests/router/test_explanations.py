@@ -51,13 +51,12 @@ def test_what_finds_it_is_said() -> None:
 
 def test_what_does_not_find_it_is_said_and_what_would() -> None:
     assert said(FOUND, Tried(False, RECEIPT)).endswith(
-        "The default search probes 12 and does not find it; --nprobe 5, a higher --target-recall "
-        "or --exact does."
+        "The default search probes 12 and does not find it: ask with --nprobe 5 or --exact."
     )
     assert said(HOPELESS, Tried(False, RECEIPT)).endswith(
         "the 5th nearest to the query, but its code looks only 2,310th best there, and a search by "
         "nprobe for 10 hits scores 120 candidates: no nprobe finds it. The default search probes "
-        "12 and does not find it; --exact does."
+        "12 and does not find it: ask with --exact."
     )
 
 
@@ -68,8 +67,14 @@ def test_a_search_that_scores_every_row_is_said_to() -> None:
 
 def test_a_rank_beyond_the_hits_of_a_search_is_said() -> None:
     assert said(replace(FOUND, exact_rank=2_345)).endswith(
-        "finds it and less does not. To show it, a search must ask for 2,345 hits."
+        "so that nprobe 5 reaches it and less does not. It is a hit only of a search for 2,345 or "
+        "more."
     )
+
+
+def test_the_nearest_list_is_found_by_every_nprobe() -> None:
+    told = said(replace(FOUND, centroid_rank=1, nprobe_needed=1))
+    assert told.endswith("of shard 1, the nearest to the query, so that nprobe 1 finds it.")
 
 
 def test_what_no_list_holds_has_sentences_of_its_own() -> None:

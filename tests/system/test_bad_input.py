@@ -586,9 +586,7 @@ def test_a_message_over_the_limit_is_resource_exhausted(
             v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1, filter=FILTER)
         ),
         lambda stub, name: stub.Explain(
-            v1.ExplainRequest(
-                collection=name, query=matrix(GOOD[:1]), id=int64s(1), filter=FILTER
-            )
+            v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1), filter=FILTER)
         ),
         lambda stub, name: list(
             stub.SearchStream(
