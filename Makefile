@@ -53,11 +53,12 @@ bench: setup ## the measurements of benchmarks/README.md
 glove: setup ## build/glove-100.hdf5, 336,479 words with exact neighbours; needs npm, once
 	$(BIN)/python -m benchmarks.glove
 
-lock: setup ## resolve requirements.lock and those of deploy; LOCK=--upgrade takes what is newest
+lock: setup ## resolve requirements.lock, those of deploy, benchmarks/stock.lock; LOCK=--upgrade takes what is newest
 	$(RESOLVE) --all-extras pyproject.toml -o requirements.lock
 	$(RESOLVE) --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(RESOLVE) --constraint requirements.lock deploy/build.in -o deploy/build.lock
 	$(RESOLVE) deploy/checkers.in -o deploy/checkers.lock
+	$(RESOLVE) benchmarks/stock.in -o benchmarks/stock.lock
 
 release-contract: setup ## state that the contract is released as it is: what breaks it is refused
 	$(BIN)/python protos/generate.py --image protos/released.binpb

@@ -29,7 +29,17 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
     numpy reads its environment when it is loaded, so nothing that loads it may come before.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin on a core
-    from benchmarks import batch, exact, fanout, ingest, profile, start, transport
+    from benchmarks import (
+        batch,
+        exact,
+        fanout,
+        filters,
+        growing,
+        ingest,
+        profile,
+        start,
+        transport,
+    )
 
     return {
         "batch": batch.measure,
@@ -38,13 +48,25 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         "exact": exact.measure,
         "transport": transport.measure,
         "fanout": fanout.measure,
+        "filters": filters.measure,
+        "growing": growing.measure,
         "profile": profile.measure,
     }
 
 
 def main() -> None:
     """Run what the command line asks for and print its tables."""
-    names = ("batch", "start", "ingest", "exact", "transport", "fanout", "profile")
+    names = (
+        "batch",
+        "start",
+        "ingest",
+        "exact",
+        "transport",
+        "fanout",
+        "filters",
+        "growing",
+        "profile",
+    )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: a try")
     parser.add_argument("--only", choices=names, action="append", help="may be repeated")

@@ -74,10 +74,26 @@ def start(directory: Path, tracer: Sequence[str] = ()) -> Server:
 
 def _start(options: Sequence[str], log: Path, tracer: Sequence[str] = ()) -> Server:
     command = [*tracer, str(Path(sys.executable).with_name("vectorshard")), *options]
-    command += ["--listen", "127.0.0.1:0"]
+    return start_command([*command, "--listen", "127.0.0.1:0"], log)
+
+
+def start_command(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Server:
+    """Start a server by a command that says where it listens, and wait until it does.
+
+    `environment` is ours where none is given.
+
+    Raises
+    ------
+    RuntimeError
+        If it ends instead.
+    """
     started = perf_counter()
     with log.open("ab") as stderr:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        )
     assert child.stdout is not None
     line = child.stdout.readline()
     served = perf_counter()

@@ -1,7 +1,8 @@
-"""The load generator against h2load, at the same concurrency over one connection, in turn.
+"""What h2load says of the server, beside grpcio as it comes; and of our load generator.
 
 h2load is written in C and knows nothing of gRPC: it posts the same bytes again and again, so what
-it achieves is what the server can answer, and what it costs is what a client need not cost.
+it achieves is what the server can answer, and what it costs is what a client need not cost. All
+loads go over one connection, and what is compared runs in turn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmarks.load.requests import Requests, empty_calls, searches
 from benchmarks.report import Row, Table
 from benchmarks.server import Server, scratch, serving, wait_until_at_rest
 from benchmarks.start import cpu_of_children_s
+from benchmarks.stock import VERSION, install, serving_stock
 from benchmarks.vectors import clustered
 
 COLLECTION = "transport"
@@ -36,10 +38,17 @@ CONCURRENCY = 16
 EMPTY_CALLS, SEARCHES = 10_000, 3_000
 """Calls of a round."""
 QUICK_PART = 10
+ALONE_CALLS = 2_000
+"""Calls of a round with one in flight."""
 ROUNDS = 5
+SERVER_ROUNDS = 9
+"""Of the two servers: their ratio has a bar."""
 QUICK_ROUNDS = 2
+BAR = 1.3
 
 OURS, THEIRS = "vectorshard bench --closed", "h2load"
+STOCK, SERVER = f"stock grpcio {VERSION}, asyncio", "ours, empty call"
+STOCK_NOT_INSTALLED = f"{STOCK}: could not be installed"
 NOT_INSTALLED = f"{THEIRS}: not installed (Debian: nghttp2-client)"
 FRAME_BYTES = 5
 """gRPC puts a flag and a length before a message."""
@@ -59,7 +68,90 @@ Generate = Callable[[Server, int], Load]
 """Makes so many calls."""
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> list[Table]:
+    """Measure our server beside a stock one, and our load generator beside h2load."""
+    return [measure_servers(quick), measure_generators(quick)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A server in one round: many calls in flight, and one."""
+
+    many: Load
+    alone: Load
+
+
+def measure_servers(quick: bool) -> Table:
+    """Measure calls that do nothing, of our server and of one of grpcio as it comes."""
+    rounds = QUICK_ROUNDS if quick else SERVER_ROUNDS
+    part = QUICK_PART if quick else 1
+    pairs: dict[str, list[Pair]] = {}
+    missing = NOT_INSTALLED if not shutil.which(THEIRS) else STOCK_NOT_INSTALLED
+    if shutil.which(THEIRS) and install():
+        with (
+            scratch() as directory,
+            serving_stock(directory / "stock.log") as stock,
+            serving(directory / "rows") as ours,
+        ):
+            load = partial(h2load, directory, empty_calls())
+            servers = {STOCK: stock, SERVER: ours}
+            for server in servers.values():
+                load(server, EMPTY_CALLS // QUICK_PART)
+            pairs = {name: [] for name in servers}
+            for round_ in range(rounds):
+                for name in sorted(servers, reverse=bool(round_ % 2)):
+                    many = load(servers[name], EMPTY_CALLS // part)
+                    alone = load(servers[name], ALONE_CALLS // part, in_flight=1)
+                    pairs[name].append(Pair(many, alone))
+    return Table(
+        name="transport",
+        title="An empty call beside grpcio as it comes",
+        columns=(
+            "server",
+            f"calls/s, {CONCURRENCY} in flight",
+            "p50, ms, 1 in flight",
+            "its CPU, µs a call",
+            "rate / stock's",
+            "p50 / stock's",
+            "bar",
+            "rounds",
+        ),
+        rows=rows_of_servers(pairs, EMPTY_CALLS // part)
+        or [(missing, "-", "-", "-", "-", "-", "-", 0)],
+        notes=(
+            f"h2load over one connection, {EMPTY_CALLS // part:,} calls of GetServerInfo with "
+            f"{CONCURRENCY} in flight and {ALONE_CALLS // part:,} with one, the servers in turn; "
+            "medians, a ratio is the median of the rounds'. The stock server has default options, "
+            "no uvloop, and a handler that answers with no bytes (`stock_server.py`); ours parses, "
+            "counts, times and answers. The CPU is that of many calls in flight."
+        ),
+    )
+
+
+def rows_of_servers(pairs: Mapping[str, list[Pair]], calls: int) -> list[Row]:
+    """Return a row of each server, from its rounds of `calls` with many in flight."""
+    return [
+        (
+            name,
+            median(pair.many.calls_per_s for pair in of_name),
+            median(pair.alone.p50_ms for pair in of_name),
+            median(1e6 * pair.many.server_s / calls for pair in of_name),
+            median(
+                pair.many.calls_per_s / stock.many.calls_per_s
+                for pair, stock in zip(of_name, pairs[STOCK], strict=True)
+            ),
+            median(
+                pair.alone.p50_ms / stock.alone.p50_ms
+                for pair, stock in zip(of_name, pairs[STOCK], strict=True)
+            ),
+            "-" if name == STOCK else f"rate >= {BAR}",
+            len(of_name),
+        )
+        for name, of_name in pairs.items()
+    ]
+
+
+def measure_generators(quick: bool) -> Table:
     """Measure calls that do nothing and single searches in a small collection."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     part = QUICK_PART if quick else 1
@@ -168,7 +260,13 @@ def bench(options: list[str], server: Server, calls: int) -> Load:
     )
 
 
-def h2load(directory: Path, requests: Requests, server: Server, calls: int) -> Load:
+def h2load(
+    directory: Path,
+    requests: Requests,
+    server: Server,
+    calls: int,
+    in_flight: int = CONCURRENCY,
+) -> Load:
     """Make calls with h2load.
 
     It counts every answer of HTTP status 200, which a gRPC call that failed has too. So one call is
@@ -186,7 +284,7 @@ def h2load(directory: Path, requests: Requests, server: Server, calls: int) -> L
     body, log = directory / "body", directory / "h2load.log"
     body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
     log.unlink(missing_ok=True)
-    command = [THEIRS, "-n", str(calls), "-c", "1", "-m", str(CONCURRENCY), "-d", str(body)]
+    command = [THEIRS, "-n", str(calls), "-c", "1", "-m", str(in_flight), "-d", str(body)]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     command += [f"--log-file={log}", f"http://{server.target}{path}"]
     server_before_s, client_before_s = server.cpu_s(), cpu_of_children_s()

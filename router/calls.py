@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypedDict, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from router.filter_text import filter_from_text
 from shard import wire
 from shard.config import Limits
 from shard.errors import (
@@ -26,6 +27,7 @@ from shard.errors import (
     InvalidVector,
     MalformedMessage,
 )
+from shard.filter_expression import Filter
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
@@ -60,6 +62,12 @@ SERVICE: Final = "/vectorshard.v1.VectorService/"
 
 AnswerT = TypeVar("AnswerT")
 _EnumT = TypeVar("_EnumT", bound=Enum)
+
+Ids = Sequence[int] | Sequence[str] | IdArray
+"""Ids as a caller may give them."""
+
+FilterLike = Filter | str
+"""A filter as a caller may give it: built of shard.filter_expression, or router.filter_text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +272,18 @@ def _mappings(metadata: Sequence[bytes] | None) -> list[dict[str, Any]] | None:
     return None if metadata is None else [wire.mapping_from_metadata(row) for row in metadata]
 
 
+def filter_of(filter_: FilterLike | None) -> Filter | None:
+    """Return the filter that a caller means; raise InvalidParameter for a text that says none."""
+    return filter_from_text(filter_) if isinstance(filter_, str) else filter_
+
+
+def _selection(ids: Ids | None, filter_: FilterLike | None) -> tuple[IdArray | None, Filter | None]:
+    """Return ids and filter as they travel; raise InvalidParameter unless one of them is given."""
+    if (ids is None) == (filter_ is None):
+        raise InvalidParameter("give ids or a filter, one of them", field="ids, filter")
+    return None if ids is None else id_array(ids), filter_of(filter_)
+
+
 def member_of(
     enum: type[_EnumT], value: _EnumT | str, field: str, refuse: type[InvalidRequest]
 ) -> _EnumT:
@@ -353,10 +373,11 @@ def _server_info(payload: bytes) -> ServerInfo:
     return ServerInfo(version=version, topology=topology, limits=limits)
 
 
-def delete(name: str, ids: Sequence[int] | Sequence[str] | IdArray) -> UnaryCall[int]:
-    """Delete ids."""
-    payload = wire.encode_delete_request(DeleteRequest(collection=name, ids=id_array(ids)))
-    return UnaryCall("Delete", payload, _deleted)
+def delete(name: str, ids: Ids | None, filter_: FilterLike | None) -> UnaryCall[int]:
+    """Delete ids, or what passes a filter."""
+    chosen, condition = _selection(ids, filter_)
+    request = DeleteRequest(collection=name, ids=chosen, filter=condition)
+    return UnaryCall("Delete", wire.encode_delete_request(request), _deleted)
 
 
 def _deleted(payload: bytes) -> int:
@@ -364,11 +385,12 @@ def _deleted(payload: bytes) -> int:
 
 
 def get(
-    name: str, ids: Sequence[int] | Sequence[str] | IdArray, *, vectors: bool, metadata: bool
+    name: str, ids: Ids | None, filter_: FilterLike | None, *, vectors: bool, metadata: bool
 ) -> UnaryCall[RowsView]:
-    """Get rows by id."""
+    """Get rows by id, or what passes a filter."""
     include = Include(vectors=vectors, metadata=metadata)
-    request = GetRequest(collection=name, ids=id_array(ids), include=include)
+    chosen, condition = _selection(ids, filter_)
+    request = GetRequest(collection=name, ids=chosen, filter=condition, include=include)
     return UnaryCall("Get", wire.encode_get_request(request), partial(_got, include=include))
 
 
@@ -380,19 +402,31 @@ def _view(rows: Rows) -> RowsView:
     return RowsView(ids=rows.ids, vectors=rows.vectors, metadata=_mappings(rows.metadata))
 
 
-def count(name: str, ids: Sequence[int] | Sequence[str] | IdArray | None) -> UnaryCall[int]:
+def count(name: str, ids: Ids | None, filter_: FilterLike | None) -> UnaryCall[int]:
     """Count rows."""
-    request = CountRequest(collection=name, ids=None if ids is None else id_array(ids))
+    request = CountRequest(
+        collection=name,
+        ids=None if ids is None else id_array(ids),
+        filter=filter_of(filter_),
+    )
     return UnaryCall("Count", wire.encode_count_request(request), wire.decode_count_response)
 
 
 def list_page(
-    name: str, *, page_size: int, cursor: Cursor | None, vectors: bool, metadata: bool
+    name: str,
+    *,
+    page_size: int,
+    cursor: Cursor | None,
+    filter_: Filter | None,
+    vectors: bool,
+    metadata: bool,
 ) -> UnaryCall[tuple[RowsView, Cursor | None]]:
     """List a page of rows; the answer's cursor leads to the next, None after the last."""
     include = Include(vectors=vectors, metadata=metadata)
     payload = wire.encode_list_request(
-        ListRequest(collection=name, page_size=page_size, cursor=cursor, include=include)
+        ListRequest(
+            collection=name, page_size=page_size, cursor=cursor, filter=filter_, include=include
+        )
     )
     return UnaryCall("List", payload, partial(_page, include=include))
 
@@ -402,19 +436,33 @@ def _page(payload: bytes, include: Include) -> tuple[RowsView, Cursor | None]:
     return _view(rows), rows.cursor
 
 
+class SearchOptions(TypedDict, total=False):
+    """How to search, and what to bring along, as `search` takes it."""
+
+    exact: bool
+    nprobe: int | None
+    target_recall: float | None
+    vectors: bool
+    metadata: bool
+    score_threshold: float | None
+    min_coverage: float | None
+    token: Token | None
+
+
 def search(
     name: str,
     queries: npt.ArrayLike,
     k: int,
     *,
-    exact: bool,
-    nprobe: int | None,
-    target_recall: float | None,
-    vectors: bool,
-    metadata: bool,
-    score_threshold: float | None,
-    min_coverage: float | None,
-    token: Token | None,
+    filter_: FilterLike | None = None,
+    exact: bool = False,
+    nprobe: int | None = None,
+    target_recall: float | None = None,
+    vectors: bool = False,
+    metadata: bool = False,
+    score_threshold: float | None = None,
+    min_coverage: float | None = None,
+    token: Token | None = None,
 ) -> UnaryCall[Hits]:
     """Search for the k best rows of each query."""
     include = Include(vectors=vectors, metadata=metadata)
@@ -424,6 +472,7 @@ def search(
             queries=_query_matrix(queries, "queries"),
             k=k,
             effort=_effort(exact, nprobe, target_recall),
+            filter=filter_of(filter_),
             include=include,
             score_threshold=score_threshold,
             min_coverage=1.0 if min_coverage is None else min_coverage,
@@ -458,8 +507,15 @@ def _hits(payload: bytes, include: Include) -> Hits:
     )
 
 
-def explain(name: str, query: npt.ArrayLike, id_: int | str) -> UnaryCall[Explanation]:
+def explain(
+    name: str, query: npt.ArrayLike, id_: int | str, filter_: FilterLike | None
+) -> UnaryCall[Explanation]:
     """Ask why a query does or does not find an id."""
     ids = id_array(np.array([id_], dtype=np.object_))
-    request = ExplainRequest(collection=name, query=_query_matrix(query, "query"), id=ids)
+    request = ExplainRequest(
+        collection=name,
+        query=_query_matrix(query, "query"),
+        id=ids,
+        filter=filter_of(filter_),
+    )
     return UnaryCall("Explain", wire.encode_explain_request(request), wire.decode_explain_response)

@@ -7,34 +7,46 @@
             print(hits[0].id, hits[0].score)
 
 A shard, a router and an embedded server are asked alike. What is asked and how an answer reads is
-in router.calls and router.upload; the two clients only send it. Every failure is raised as a class
-of shard.errors, whether it was noticed here, by the network or by the server.
+in router.calls and router.upload; the two clients only send it, and router.streams what goes over
+streams. Every failure is raised as a class of shard.errors, whether it was noticed here, by the
+network or by the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 import grpc
 import numpy.typing as npt
 
 from router import calls
-from router.calls import SERVICE, AnswerT, Hit, Hits, RowsView, ServerInfo, UnaryCall
+from router.calls import (
+    SERVICE,
+    AnswerT,
+    FilterLike,
+    Hit,
+    Hits,
+    Ids,
+    RowsView,
+    SearchOptions,
+    ServerInfo,
+    UnaryCall,
+    filter_of,
+)
+from router.streams import SearchBatches, SearchStream, UploadStream, error_of
 from router.upload import Progress, Upload, UpsertSummary
 from shard.config import Limits
-from shard.errors import DeadlineExceeded, ShardUnavailable, VectorShardError
-from shard.status import error_from_rpc
+from shard.errors import ShardUnavailable, VectorShardError
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
     Cursor,
     Explanation,
     FilterField,
-    IdArray,
     IdType,
     IndexConfig,
     Metric,
@@ -59,119 +71,10 @@ CHANNEL_OPTIONS: Final = (
 )
 """The contract's limit on messages, either way; grpc's own default is 4 MiB for answers."""
 
-UPLOAD_WINDOW: Final = 4
-"""Messages of an upload without an acknowledgement yet: fewer leave the line idle while the server
-commits, more only fill memory."""
-
 SMALL_UPSERT_ROWS: Final = 1_000
 """Up to here an upsert does not ask for the server's limits first."""
 
-Ids = Sequence[int] | Sequence[str] | IdArray
 Metadata = Sequence[Mapping[str, Any] | None]
-
-
-def _error_of(error: grpc.RpcError) -> VectorShardError:
-    """Return the error of a call that failed."""
-    has_code = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
-    if has_code and error.code() is grpc.StatusCode.CANCELLED:
-        return ShardUnavailable("the call was cancelled: the client or the server is closing")
-    return error_from_rpc(error)
-
-
-class _Watch:
-    """Cancels a stream that is silent for too long. Owns a thread while it is entered."""
-
-    def __init__(self, timeout_s: float, cancel: Callable[[], object]) -> None:
-        self._timeout_s = timeout_s
-        self._cancel = cancel
-        self._heard = threading.Event()
-        self._over = False
-        self.expired = False
-        self._thread = threading.Thread(target=self._wait, name="upload-watch", daemon=True)
-
-    def _wait(self) -> None:
-        while self._heard.wait(self._timeout_s):
-            self._heard.clear()
-            if self._over:
-                return
-        self.expired = True
-        self._cancel()
-
-    def heard(self) -> None:
-        """Start to count anew."""
-        self._heard.set()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._heard.set()
-        self._thread.join()
-
-
-class _UploadStream:
-    """Sends an upload over UpsertStream, and starts at once. Blocks the thread that calls `run`.
-
-    AsyncClient uses it too, in a thread: building messages of megabytes would hold up its loop, and
-    a write of grpc.aio that fails because the server has ended the stream replaces the server's
-    status by INTERNAL (grpc/grpc#36066).
-    """
-
-    def __init__(self, channel: grpc.Channel, upload: Upload, timeout_s: float) -> None:
-        self._upload = upload
-        self._timeout_s = timeout_s
-        self._window = threading.Semaphore(UPLOAD_WINDOW)
-        self._over = threading.Event()
-        self._unsendable: list[Exception] = []
-        rpc: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
-            SERVICE + "UpsertStream"
-        )
-        self._stream = rpc(self._messages())
-
-    def _messages(self) -> Iterator[bytes]:
-        # Runs in a thread of grpc's, which would swallow what is raised.
-        try:
-            for number in range(self._upload.messages):
-                self._window.acquire()
-                if self._over.is_set():
-                    return
-                yield self._upload.message(number)
-        except Exception as error:
-            self._unsendable.append(error)
-
-    def cancel(self) -> None:
-        """End the stream, from any thread."""
-        self._over.set()
-        self._window.release()
-        self._stream.cancel()
-
-    def run(self) -> None:
-        """Return when the whole upload is acknowledged; raise what kept it from being so."""
-        watch = _Watch(self._timeout_s, self._stream.cancel)
-        try:
-            with watch:
-                for answer in self._stream:
-                    self._upload.acknowledge(answer)
-                    watch.heard()
-                    self._window.release()
-        except grpc.RpcError as error:
-            if watch.expired:
-                raise self._silence() from error
-            raise _error_of(error) from error
-        finally:
-            self.cancel()
-        if self._unsendable:
-            raise self._unsendable[0]
-        if not self._upload.complete:
-            raise ShardUnavailable("the server ended the stream before it acknowledged all of it")
-
-    def _silence(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"no acknowledgement for {self._timeout_s:g} s; "
-            f"{self._upload.rows_acknowledged:,} of {self._upload.rows:,} rows are acknowledged"
-        )
 
 
 class Client:
@@ -236,7 +139,7 @@ class Client:
         try:
             answer = rpc(call.payload, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
-            raise _error_of(error) from error
+            raise error_of(error) from error
         return call.decode(answer)
 
     def server_info(self) -> ServerInfo:
@@ -335,7 +238,7 @@ class Client:
             if upload.messages == 1:
                 self._ask(UnaryCall("Upsert", upload.message(0), upload.acknowledge))
             else:
-                _UploadStream(self._channel, upload, self._timeout_s).run()
+                UploadStream(self._channel, upload, self._timeout_s).run()
         except VectorShardError as error:
             raise upload.ended_by(error) from error.__cause__
         return upload.summary()
@@ -345,50 +248,71 @@ class Client:
             self._limits = self.server_info().limits
         return self._limits or Limits()
 
-    def delete(self, name: str, ids: Ids) -> int:
-        """Delete ids, each once; return how many were there.
+    def delete(self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> int:
+        """Delete ids, each once, or what passes a filter; return how many rows were there.
 
         Raises
         ------
         InvalidId
             For an id that cannot be, or that comes twice.
+        InvalidParameter
+            For a filter that cannot be, and unless one of `ids` and `filter` is given.
         """
-        return self._ask(calls.delete(name, ids))
+        return self._ask(calls.delete(name, ids, filter))
 
-    def get(self, name: str, ids: Ids, *, vectors: bool = True, metadata: bool = True) -> RowsView:
+    def get(
+        self,
+        name: str,
+        ids: Ids | None = None,
+        *,
+        filter: FilterLike | None = None,
+        vectors: bool = True,
+        metadata: bool = True,
+    ) -> RowsView:
         """Return the rows of the ids that exist, in the order asked; others are left out.
 
+        Or the rows that pass a filter, in no particular order.
+
         Raises
         ------
         InvalidId
             For an id that cannot be, or that comes twice.
+        InvalidParameter
+            For a filter that cannot be, and unless one of `ids` and `filter` is given.
         LimitExceeded
-            If the answer does not fit into one message: ask for fewer ids.
+            If the answer does not fit into one message: ask for fewer ids, or list the rows.
         """
-        return self._ask(calls.get(name, ids, vectors=vectors, metadata=metadata))
+        return self._ask(calls.get(name, ids, filter, vectors=vectors, metadata=metadata))
 
-    def count(self, name: str, ids: Ids | None = None) -> int:
-        """Count all live rows, or those of `ids`."""
-        return self._ask(calls.count(name, ids))
+    def count(self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> int:
+        """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
+        return self._ask(calls.count(name, ids, filter))
 
     def list_rows(
         self,
         name: str,
         *,
         page_size: int = 1_000,
+        filter: FilterLike | None = None,
         vectors: bool = False,
         metadata: bool = False,
     ) -> Iterator[RowsView]:
-        """Yield all live rows in pages of at most `page_size`.
+        """Yield all live rows, or those that pass a filter, in pages of at most `page_size`.
 
         A row that lives throughout comes at least once; one that is written meanwhile may come
         again.
         """
         cursor: Cursor | None = None
+        condition = filter_of(filter)
         while True:
             page, cursor = self._ask(
                 calls.list_page(
-                    name, page_size=page_size, cursor=cursor, vectors=vectors, metadata=metadata
+                    name,
+                    page_size=page_size,
+                    cursor=cursor,
+                    filter_=condition,
+                    vectors=vectors,
+                    metadata=metadata,
                 )
             )
             if len(page):
@@ -402,6 +326,7 @@ class Client:
         queries: npt.ArrayLike,
         k: int = 10,
         *,
+        filter: FilterLike | None = None,
         exact: bool = False,
         nprobe: int | None = None,
         target_recall: float | None = None,
@@ -418,6 +343,10 @@ class Client:
         ----------
         queries
             (queries, dim), or (dim,) for one.
+        filter
+            Only rows that pass: a text such as ``lang = "en" and year >= 1990`` (see
+            router.filter_text), or a shard.filter_expression.Filter. Its fields must be declared
+            by the collection.
         exact, nprobe, target_recall
             At most one: score every row; probe so many lists on each shard; aim at this recall.
             None of them aims at the collection's target recall.
@@ -443,6 +372,7 @@ class Client:
             name,
             queries,
             k,
+            filter_=filter,
             exact=exact,
             nprobe=nprobe,
             target_recall=target_recall,
@@ -454,7 +384,46 @@ class Client:
         )
         return self._ask(call, timeout_s)
 
-    def explain(self, name: str, query: npt.ArrayLike, id_: int | str) -> Explanation:
+    def search_stream(
+        self,
+        name: str,
+        batches: Iterable[npt.ArrayLike],
+        k: int = 10,
+        *,
+        in_flight: int = 16,
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[Hits]:
+        """Find the k best rows for the queries of each batch, several batches in flight.
+
+        Yields the hits of each batch in their order. The first batch that fails ends it with its
+        error, after the hits of those before it.
+
+        Parameters
+        ----------
+        batches
+            Each (queries, dim), or (dim,) for one query. Taken in another thread, at most
+            `in_flight` ahead of what is yielded.
+        in_flight
+            1 to 64.
+        timeout_s
+            How long each batch may take, instead of the client's.
+        options
+            As in `search`.
+        """
+        searches = (calls.search(name, queries, k, **options) for queries in batches)
+        within_s = self._timeout_s if timeout_s is None else timeout_s
+        stream = SearchBatches(self._channel, searches, in_flight=in_flight, timeout_s=within_s)
+        yield from stream.hits()
+
+    def explain(
+        self,
+        name: str,
+        query: npt.ArrayLike,
+        id_: int | str,
+        *,
+        filter: FilterLike | None = None,
+    ) -> Explanation:
         """Say where an id is, how it ranks for a query, and what a search must do to find it.
 
         An id that does not exist is an answer, not an error.
@@ -463,15 +432,17 @@ class Client:
         ----------
         query
             (dim,) or (1, dim).
+        filter
+            Is asked whether it hides the id, and of nothing else. As in `search`.
 
         Raises
         ------
         InvalidRequest
-            For a query or an id that cannot be: see its subclasses.
+            For a query, an id or a filter that cannot be: see its subclasses.
         ShardUnavailable
             If a shard is missing: the rank would be wrong.
         """
-        return self._ask(calls.explain(name, query, id_))
+        return self._ask(calls.explain(name, query, id_, filter))
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, progress: Progress) -> Progress:
@@ -543,7 +514,7 @@ class AsyncClient:
                 call.payload, timeout=self._timeout_s if timeout_s is None else timeout_s
             )
         except grpc.RpcError as error:
-            raise _error_of(error) from error
+            raise error_of(error) from error
         return call.decode(answer)
 
     async def server_info(self) -> ServerInfo:
@@ -624,7 +595,7 @@ class AsyncClient:
         """Send an upload from a thread, over a connection of its own."""
         if self._upload_channel is None:
             self._upload_channel = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
-        stream = _UploadStream(self._upload_channel, upload, self._timeout_s)
+        stream = UploadStream(self._upload_channel, upload, self._timeout_s)
         running = asyncio.ensure_future(asyncio.to_thread(stream.run))
         try:
             await asyncio.shield(running)
@@ -634,34 +605,51 @@ class AsyncClient:
             running.exception()  # looked at, so that asyncio does not report it
             raise
 
-    async def delete(self, name: str, ids: Ids) -> int:
+    async def delete(
+        self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None
+    ) -> int:
         """See `Client.delete`."""
-        return await self._ask(calls.delete(name, ids))
+        return await self._ask(calls.delete(name, ids, filter))
 
     async def get(
-        self, name: str, ids: Ids, *, vectors: bool = True, metadata: bool = True
+        self,
+        name: str,
+        ids: Ids | None = None,
+        *,
+        filter: FilterLike | None = None,
+        vectors: bool = True,
+        metadata: bool = True,
     ) -> RowsView:
         """See `Client.get`."""
-        return await self._ask(calls.get(name, ids, vectors=vectors, metadata=metadata))
+        return await self._ask(calls.get(name, ids, filter, vectors=vectors, metadata=metadata))
 
-    async def count(self, name: str, ids: Ids | None = None) -> int:
+    async def count(
+        self, name: str, ids: Ids | None = None, *, filter: FilterLike | None = None
+    ) -> int:
         """See `Client.count`."""
-        return await self._ask(calls.count(name, ids))
+        return await self._ask(calls.count(name, ids, filter))
 
     async def list_rows(
         self,
         name: str,
         *,
         page_size: int = 1_000,
+        filter: FilterLike | None = None,
         vectors: bool = False,
         metadata: bool = False,
     ) -> AsyncIterator[RowsView]:
         """See `Client.list_rows`."""
         cursor: Cursor | None = None
+        condition = filter_of(filter)
         while True:
             page, cursor = await self._ask(
                 calls.list_page(
-                    name, page_size=page_size, cursor=cursor, vectors=vectors, metadata=metadata
+                    name,
+                    page_size=page_size,
+                    cursor=cursor,
+                    filter_=condition,
+                    vectors=vectors,
+                    metadata=metadata,
                 )
             )
             if len(page):
@@ -675,6 +663,7 @@ class AsyncClient:
         queries: npt.ArrayLike,
         k: int = 10,
         *,
+        filter: FilterLike | None = None,
         exact: bool = False,
         nprobe: int | None = None,
         target_recall: float | None = None,
@@ -690,6 +679,7 @@ class AsyncClient:
             name,
             queries,
             k,
+            filter_=filter,
             exact=exact,
             nprobe=nprobe,
             target_recall=target_recall,
@@ -701,6 +691,28 @@ class AsyncClient:
         )
         return await self._ask(call, timeout_s)
 
-    async def explain(self, name: str, query: npt.ArrayLike, id_: int | str) -> Explanation:
+    def search_stream(self, *, in_flight: int = 64) -> SearchStream:
+        """Return a stream for many searches at once: less work for the server than calls.
+
+            async with client.search_stream() as stream:
+                hits = await asyncio.gather(*(stream.search("words", each) for each in queries))
+
+        Parameters
+        ----------
+        in_flight
+            How many of them are in flight, 1 to 64; others wait.
+        """
+        return SearchStream(
+            self._channel, self._ask, in_flight=in_flight, timeout_s=self._timeout_s
+        )
+
+    async def explain(
+        self,
+        name: str,
+        query: npt.ArrayLike,
+        id_: int | str,
+        *,
+        filter: FilterLike | None = None,
+    ) -> Explanation:
         """See `Client.explain`."""
-        return await self._ask(calls.explain(name, query, id_))
+        return await self._ask(calls.explain(name, query, id_, filter))

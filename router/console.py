@@ -133,6 +133,14 @@ Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; 
 Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
+FilterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="CONDITION",
+        help="Only rows that pass, such as 'lang = \"en\" and (year >= 1990 or tag exists)'.",
+    ),
+]
 
 
 def terminal(*, stderr: bool = False) -> Console:
@@ -391,6 +399,7 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Score every row.")] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Inverted lists to probe.")] = None,
     target_recall: Annotated[float | None, typer.Option(help="The recall to aim at.")] = None,
+    filter_: FilterOption = None,
     id_: Annotated[str | None, typer.Option("--id", help="Ask with the vector of this id.")] = None,
     vector: Annotated[str | None, typer.Option(help='Ask with "1,2,3".')] = None,
     file: Annotated[Path | None, typer.Option(help="Ask with the vectors of a file.")] = None,
@@ -413,7 +422,13 @@ def search(
             queries = read_queries(file)
             names = [f"row {row}" for row in range(len(queries))]
         hits = client.search(
-            collection, queries, k, exact=exact, nprobe=nprobe, target_recall=target_recall
+            collection,
+            queries,
+            k,
+            filter=filter_,
+            exact=exact,
+            nprobe=nprobe,
+            target_recall=target_recall,
         )
         console.print(tables.hits_table(f"hits in {collection}", zip(names, hits, strict=True)))
         console.print(tables.receipt_table(hits.receipt))
@@ -463,6 +478,7 @@ def explain(
     target: Target = DEFAULT_TARGET,
     query_id: Annotated[str | None, typer.Option(help="Ask with the vector of this id.")] = None,
     query: Annotated[str | None, typer.Option(help='Ask with "1,2,3".')] = None,
+    filter_: FilterOption = None,
     timeout: Timeout = 30.0,
 ) -> None:
     """Say why a search does or does not find an id."""
@@ -477,8 +493,8 @@ def explain(
             assert query_id is not None
             asked = vector_of(client, collection, query_id)
         (wanted,) = parse_id(id_, description.config.id_type).tolist()
-        explanation = client.explain(collection, asked, wanted)
-        tried = try_default_search(client, collection, asked, wanted, explanation)
+        explanation = client.explain(collection, asked, wanted, filter=filter_)
+        tried = try_default_search(client, collection, asked, wanted, filter_, explanation)
         sentence = explanations.sentence_of(
             explanation,
             collection=collection,
@@ -497,12 +513,13 @@ def try_default_search(
     collection: str,
     query: Float32Array,
     id_: int | str,
+    filter_: str | None,
     explanation: Explanation,
 ) -> explanations.Tried | None:
     """Return whether a search that states no effort finds the id; None where that is known."""
     if not explanations.is_worth_trying(explanation):
         return None
-    hits = client.search(collection, query, explanations.HITS)
+    hits = client.search(collection, query, explanations.HITS, filter=filter_)
     (receipt,) = (each for each in hits.receipt.shards if each.shard == explanation.shard)
     return explanations.Tried(id_ in (hit.id for hit in hits[0]), receipt)
 

@@ -50,10 +50,12 @@ def sentence_of(
     if not explanation.exists:
         return (
             f"There is no {id_} in {collection}: it was never written, or it was deleted before "
-            "its shard last started."
+            "its shard last started, or rebuilt its rows."
         )
     said = [f"{id_} ranks {ordinal(explanation.exact_rank)} of {rows:,} for {query}."]
     said.append(_buffered(explanation) if explanation.buffered else _indexed(explanation))
+    if explanation.hidden_by_filter:
+        return " ".join([*said, "The filter hides it."])
     if explanation.exact_rank > HITS:
         said.append(f"It is a hit only of a search for {explanation.exact_rank:,} or more.")
     if tried is not None:
@@ -63,8 +65,8 @@ def sentence_of(
 
 def is_worth_trying(explanation: Explanation) -> bool:
     """Whether it takes a search for HITS hits to know whether one finds the id."""
-    is_indexed = explanation.exists and not explanation.buffered
-    return is_indexed and explanation.exact_rank <= HITS
+    hidden = not explanation.exists or explanation.hidden_by_filter
+    return not hidden and not explanation.buffered and explanation.exact_rank <= HITS
 
 
 def _buffered(explanation: Explanation) -> str:

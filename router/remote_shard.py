@@ -3,6 +3,11 @@
 Requests go as bytes of the contract; whom they mean travels beside them (shard.call_metadata). A
 failure is raised as the error that the server raised, or as what the transport's failure means,
 and names the server.
+
+Searches share a link (router.link), which costs less than calls. What is large goes by a call of
+its own, so that nothing small waits behind it; and so does what finds no place on a busy link, and,
+once, what a broken one has left without an answer. So that call tells what a server is that has no
+SearchStream, or is none of ours.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import grpc
 import structlog
 
 from router.calls import SERVICE
+from router.link import Link, LinkBroken, LinkBusy, open_link
 from shard import wire
 from shard.call_metadata import metadata_of
 from shard.config import Limits
@@ -29,7 +35,7 @@ from shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from shard.status import DETAILS_KEY, error_from_rpc
+from shard.status import DETAILS_KEY, error_from_rpc, read_status
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -63,13 +69,16 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # A host that is gone without a word is noticed within 20 s, by whoever waits for it. Without
-    # the third option, grpc 1.85 does nothing when a ping stays unanswered.
+    # the third option, grpc does nothing when a ping stays unanswered.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+LINK_BYTES_MAX: Final = 1024 * 1024
+"""A search of a larger request, or with a larger answer, does not go over the link."""
 
 T = TypeVar("T")
 
@@ -89,11 +98,15 @@ class RemoteShard:
         self.target = target
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._rpcs: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._link: Link | None = None
+        self._link_placement = ""
         self._closed = False
 
     async def _ask(self, rpc: str, payload: bytes, call: Call, decode: Callable[[bytes], T]) -> T:
         """Send a request and return what its answer says; raise the server's error."""
-        answer = await self._answer(rpc, payload, call)
+        return self._read(rpc, await self._answer(rpc, payload, call), decode)
+
+    def _read(self, rpc: str, answer: bytes, decode: Callable[[bytes], T]) -> T:
         try:
             return decode(answer)
         except InvalidRequest as error:  # to whom it is an answer, the mistake is the server's
@@ -126,18 +139,58 @@ class RemoteShard:
         return ShardUnavailable(f"the link to {self.target} is closed")
 
     def _error_of(self, error: grpc.aio.AioRpcError) -> VectorShardError:
-        if error.code() is grpc.StatusCode.CANCELLED:  # not by the caller: that is no AioRpcError
-            return ShardUnavailable(f"{self.target} withdrew the call")
         told = error_from_rpc(error)
-        if isinstance(told, ShardUnavailable | DeadlineExceeded):
-            return type(told)(f"{self.target}: {told}")
-        is_ours = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
-        if is_ours or isinstance(told, LimitExceeded):
-            return told
+        if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
+            return self._named(error.code(), told)
+        named = self._named(error.code(), told)
+        if named is not told or isinstance(told, LimitExceeded):
+            return named
         if isinstance(told, InternalError | Overloaded):
             return type(told)(f"{self.target}: {told}")
         # A stranger at the address knows nothing of collections, whatever its code seems to say.
         return ShardUnavailable(f"{self.target} is no server of vectorshard: {told}")
+
+    def _named(self, code: grpc.StatusCode, told: VectorShardError) -> VectorShardError:
+        """Return an error of the server's; it names the server where that is whom it is about."""
+        if code is grpc.StatusCode.CANCELLED:  # not by the caller: nobody tells that to it
+            return ShardUnavailable(f"{self.target} withdrew the call")
+        if isinstance(told, ShardUnavailable | DeadlineExceeded):
+            return type(told)(f"{self.target}: {told}")
+        return told
+
+    # ---- the link -------------------------------------------------------------------------------
+
+    async def _ask_link(self, payload: bytes, call: Call) -> bytes | None:
+        """Return the answer to a search; None when it must be asked for by a call of its own."""
+        if self._closed:
+            return None
+        link = await self._link_to(call.placement)
+        try:
+            answer = await link.ask(
+                payload,
+                deadline=call.deadline,
+                incarnation=call.incarnation,
+                answer_bytes_max=LINK_BYTES_MAX,
+            )
+        except (LinkBroken, LinkBusy):
+            return None
+        if answer.response is not None:
+            return answer.response
+        code, told = read_status(answer.error)
+        if isinstance(told, LimitExceeded) and told.field == "answer_bytes_max":
+            return None
+        raise self._named(code, told)
+
+    async def _link_to(self, placement: str) -> Link:
+        """Return the link for this placement; one for another has had its day."""
+        link = self._link
+        if link is None or link.broken or placement != self._link_placement:
+            self._link = open_link(self._channel, self.target, placement)
+            self._link_placement = placement
+            if link is not None:
+                await link.close()
+            link = self._link
+        return link
 
     # ---- collections ----------------------------------------------------------------------------
 
@@ -213,9 +266,14 @@ class RemoteShard:
         return await self._ask("List", wire.encode_list_request(request), call, decode)
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
-        """Search there."""
+        """Search there: over the link, if neither the request nor its answer is large."""
+        payload = wire.encode_search_request(request)
         decode = partial(wire.decode_search_response, include=request.include)
-        return await self._ask("Search", wire.encode_search_request(request), call, decode)
+        if len(payload) <= LINK_BYTES_MAX and wire.expected_answer_bytes(request) <= LINK_BYTES_MAX:
+            answer = await self._ask_link(payload, call)
+            if answer is not None:
+                return self._read("SearchStream", answer, decode)
+        return await self._ask("Search", payload, call, decode)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Have it explained why a query does or does not find an id."""
@@ -232,4 +290,6 @@ class RemoteShard:
     async def close(self) -> None:
         """Let go of the connection. The server goes on."""
         self._closed = True
+        if self._link is not None:
+            await self._link.close()
         await self._channel.close()

@@ -21,7 +21,7 @@ import numpy as np
 
 from router.children import Child, Children
 from router.merge import merge_top_k
-from shard.admission import check_ids, check_vectors
+from shard.admission import admit_metadata, check_filter, check_ids, check_vectors
 from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
@@ -78,6 +78,7 @@ others short."""
 
 T = TypeVar("T")
 Request = TypeVar("Request")
+SelectionT = TypeVar("SelectionT", DeleteRequest, GetRequest, CountRequest)
 Numbered = TypeVar("Numbered", ShardReceipt, ShardDescription)
 
 
@@ -258,6 +259,9 @@ class Router:
     ) -> UpsertResult:
         check_ids(entry.config, request.ids)
         check_vectors(entry.config, request.vectors, "vectors")
+        if request.metadata is not None and entry.config.filter_fields:
+            # It looks into every row: not on the event loop.
+            await asyncio.to_thread(admit_metadata, entry.config, request.metadata)
         parts = list(self._children.split(request.ids))
         if len(parts) <= 1:
             child = parts[0][0] if parts else self._children.all()[0]
@@ -281,18 +285,22 @@ class Router:
         )
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
-        """Delete each child's part of the ids."""
+        """Delete each child's part of the ids, or what passes a filter on each child.
+
+        A filter's rows are those that pass when a child commits: each child in one step, not all
+        of them in the same.
+        """
         return await self._with_entry(request.collection, call, self._delete, request)
 
     async def _delete(
         self, request: DeleteRequest, entry: CollectionEntry, call: Call
     ) -> DeleteResult:
-        check_ids(entry.config, request.ids)
+        check_filter(entry.config, request.filter)
         results = await self._written(
             call,
             (
-                child.shard.delete(replace(request, ids=request.ids[indices]), call=child.to(call))
-                for child, indices in list(self._children.split(request.ids))
+                child.shard.delete(part, call=child.to(call))
+                for child, part in self._parts_of(request, entry.config)
             ),
         )
         if not results:
@@ -305,15 +313,17 @@ class Router:
     # ---- reads ----------------------------------------------------------------------------------
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
-        """Return the rows of the ids that exist, in the order asked."""
+        """Return the rows of the ids that exist, in the order asked, or what passes a filter."""
         return await self._with_entry(request.collection, call, self._get, request)
 
     async def _get(self, request: GetRequest, entry: CollectionEntry, call: Call) -> Rows:
-        check_ids(entry.config, request.ids)
+        check_filter(entry.config, request.filter)
         pages = await self._gather(
-            child.shard.get(replace(request, ids=request.ids[indices]), call=child.to(call))
-            for child, indices in list(self._children.split(request.ids))
+            child.shard.get(part, call=child.to(call))
+            for child, part in self._parts_of(request, entry.config)
         )
+        if request.ids is None:
+            return _joined_rows(pages, entry.config)
         place = {id_: index for index, id_ in enumerate(request.ids.tolist())}
         rows = _joined_rows(pages, entry.config)
         order = np.argsort([place[id_] for id_ in rows.ids.tolist()], kind="stable")
@@ -324,24 +334,32 @@ class Router:
         return await self._with_entry(request.collection, call, self._count, request)
 
     async def _count(self, request: CountRequest, entry: CollectionEntry, call: Call) -> int:
-        if request.ids is None:
-            counts = await self._gather(
-                child.shard.count(request, call=child.to(call)) for child in self._children.all()
-            )
-        else:
-            ids = request.ids
-            check_ids(entry.config, ids)
-            counts = await self._gather(
-                child.shard.count(replace(request, ids=ids[indices]), call=child.to(call))
-                for child, indices in list(self._children.split(ids))
-            )
+        check_filter(entry.config, request.filter)
+        counts = await self._gather(
+            child.shard.count(part, call=child.to(call))
+            for child, part in self._parts_of(request, entry.config)
+        )
         return sum(counts)
+
+    def _parts_of(
+        self, request: SelectionT, config: CollectionConfig
+    ) -> list[tuple[Child, SelectionT]]:
+        """Return whom to ask for which part of the ids; without ids, everybody for the whole."""
+        ids = request.ids
+        if ids is None:
+            return [(child, request) for child in self._children.all()]
+        check_ids(config, ids)
+        return [
+            (child, replace(request, ids=ids[indices]))
+            for child, indices in self._children.split(ids)
+        ]
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return a page: the children one after the other, each in its own order."""
         return await self._with_entry(request.collection, call, self._list_rows, request)
 
     async def _list_rows(self, request: ListRequest, entry: CollectionEntry, call: Call) -> Rows:
+        check_filter(entry.config, request.filter)
         children = self._children.in_order()
         first = self._place_of_cursor(request.cursor, children, entry)
         wanted = request.page_size or PAGE_SIZE_DEFAULT
@@ -387,6 +405,7 @@ class Router:
         self, request: SearchRequest, entry: CollectionEntry, call: Call
     ) -> SearchResult:
         check_vectors(entry.config, request.queries, "queries")
+        check_filter(entry.config, request.filter)
         kind = (entry.config, call.incarnation, call.placement, _patience(call))
         run = partial(self._fan_out, entry.config)
         return await self._searches.search(request, call, run, kind)
@@ -464,6 +483,7 @@ class Router:
     ) -> Explanation:
         check_ids(entry.config, request.id, "id")
         check_vectors(entry.config, request.query, "query")
+        check_filter(entry.config, request.filter)
         others = self._children.all()
         if request.score is not None:
             found = Explanation(score=request.score, exact_rank=1)
@@ -473,7 +493,7 @@ class Router:
             if not found.exists:
                 return found
             others = [child for child in others if child is not owner]
-        ranked = replace(request, score=found.score)
+        ranked = replace(request, filter=None, score=found.score)
         answers = await self._gather(
             child.shard.explain(ranked, call=child.to(call)) for child in others
         )

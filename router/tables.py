@@ -57,15 +57,28 @@ def hits_table(title: str, queries: Iterable[tuple[str, Iterable[ScoredId]]]) ->
 
 
 def receipt_table(receipt: Receipt) -> Table:
-    """Return what the answer covers: one row a leaf shard."""
+    """Return what the answer covers: one row a leaf shard.
+
+    That of a search with a filter also tells how many rows pass, and the way taken to find them.
+    """
+    filtered = any(shard.filter_plan for shard in receipt.shards)
     table = plain_table(
         f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
         f"coverage {receipt.coverage:.0%}",
         ["shard", "answered"],
-        ["rows visible", "rows exact", "nprobe", "nlist", "generation"],
+        [
+            "rows visible",
+            "rows exact",
+            "nprobe",
+            "nlist",
+            "generation",
+            *(["rows passing", "filter by"] if filtered else []),
+        ],
     )
     for shard in receipt.shards:
-        table.add_row(*receipt_cells(shard))
+        plan = shard.filter_plan
+        of_filter = [f"{shard.rows_passing:,}", plan.name] if plan else ["-"] * 2
+        table.add_row(*receipt_cells(shard), *(of_filter if filtered else []))
     return table
 
 

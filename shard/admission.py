@@ -1,4 +1,6 @@
-"""Which ids and vectors a collection takes. Pure; everything refused here names its field and row.
+"""Which ids, vectors, metadata and filters a collection takes. Pure.
+
+Everything that is refused here is refused with its field, and its row where it is one row's.
 
 A router asks before it fans out, so that no shard writes its part of a batch that another refuses;
 the shard asks again, because it may be called by others.
@@ -6,12 +8,26 @@ the shard asks again, because it may be called by others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
 import numpy as np
 import numpy.typing as npt
 
-from shard.errors import DimensionMismatch, InvalidId, InvalidVector
+from shard import wire
+from shard.errors import DimensionMismatch, InvalidId, InvalidParameter, InvalidVector
 from shard.exact import SQUARED_NORM_MAX
-from shard.types import CollectionConfig, Float32Array, IdArray, IdType, Metric, VectorArray
+from shard.filter_columns import FieldValue, FieldValues
+from shard.filter_expression import Equals, Filter, FilterValue, In, Range, conditions
+from shard.types import (
+    CollectionConfig,
+    FieldType,
+    Float32Array,
+    IdArray,
+    IdType,
+    Metric,
+    VectorArray,
+)
 
 
 def _norms_of_finite(vectors: VectorArray, field: str) -> npt.NDArray[np.float64]:
@@ -83,4 +99,111 @@ def check_ids(config: CollectionConfig, ids: IdArray, field: str = "ids") -> Non
     if id_type is not config.id_type and len(ids):
         raise InvalidId(
             f"the collection's ids are {config.id_type.name}, these are {id_type.name}", field=field
+        )
+
+
+_INT64_LIMIT: Final = 2.0**63
+_NUMBERS: Final = (FieldType.INT64, FieldType.DOUBLE)
+_TAKES: Final[Mapping[FieldType, str]] = {
+    FieldType.KEYWORD: "a string or a list of strings",
+    FieldType.INT64: "a whole number of 64 bits",
+    FieldType.DOUBLE: "a number",
+    FieldType.BOOL: "true or false",
+}
+
+
+def admit_metadata(
+    config: CollectionConfig, metadata: Sequence[bytes] | None
+) -> list[FieldValues] | None:
+    """Return the declared fields of each row of a batch, or None when there is nothing of them.
+
+    A field may be absent or null. Without declared fields no metadata is looked into.
+
+    Raises
+    ------
+    InvalidParameter
+        If a declared field is of another type than it was declared with; names the row.
+    """
+    if metadata is None or not config.filter_fields:
+        return None
+    names = [field.name for field in config.filter_fields]
+    nothing: FieldValues = (None,) * len(names)
+    return [
+        _field_values(config, wire.declared_values(each, names), row) if each else nothing
+        for row, each in enumerate(metadata)
+    ]
+
+
+def _field_values(config: CollectionConfig, values: Sequence[Any], row: int) -> FieldValues:
+    return tuple(
+        _field_value(field.name, field.type, value, row)
+        for field, value in zip(config.filter_fields, values, strict=True)
+    )
+
+
+def _field_value(name: str, field_type: FieldType, value: Any, row: int) -> FieldValue:
+    if value is None:
+        return None
+    if field_type is FieldType.KEYWORD:
+        keywords = value if isinstance(value, list) else [value]
+        if all(isinstance(keyword, str) for keyword in keywords):
+            return tuple(keywords)
+    elif _is_of(field_type, value):
+        return value  # type: ignore[no-any-return]
+    raise InvalidParameter(
+        f"is declared as {field_type.name}, {_TAKES[field_type]}", field=f"metadata.{name}", row=row
+    )
+
+
+def _is_of(field_type: FieldType, value: Any) -> bool:
+    """Say whether a single value, numbers being float, is of a field's type."""
+    if field_type is FieldType.KEYWORD:
+        return isinstance(value, str)
+    if field_type is FieldType.BOOL:
+        return isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if field_type is FieldType.INT64:
+        return float(value).is_integer() and -_INT64_LIMIT <= value < _INT64_LIMIT
+    return True
+
+
+def check_filter(config: CollectionConfig, filter_: Filter | None, field: str = "filter") -> None:
+    """Refuse a filter that means fields that the collection did not declare, or not as such.
+
+    Depth, size and emptiness are the wire's business.
+
+    Raises
+    ------
+    InvalidParameter
+        For an undeclared field, or a value or range that does not fit the field's type. The error's
+        field is the path to it, from `field` on.
+    """
+    if filter_ is None:
+        return
+    declared = {each.name: each.type for each in config.filter_fields}
+    for path, condition in conditions(filter_, field):
+        field_type = declared.get(condition.field)
+        if field_type is None:
+            known = ", ".join(declared) or "none"
+            raise InvalidParameter(
+                f"{condition.field!r} is not declared; declared are: {known}", field=f"{path}.field"
+            )
+        if isinstance(condition, Range) and field_type not in _NUMBERS:
+            raise InvalidParameter(
+                f"{condition.field!r} is {field_type.name}; a range needs INT64 or DOUBLE",
+                field=f"{path}.field",
+            )
+        if isinstance(condition, Equals):
+            _check_value(field_type, condition.value, f"{path}.value")
+        elif isinstance(condition, In):
+            for place, value in enumerate(condition.values):
+                _check_value(field_type, value, f"{path}.values[{place}]")
+
+
+def _check_value(field_type: FieldType, value: FilterValue, path: str) -> None:
+    if not _is_of(field_type, value):
+        wanted = "a string" if field_type is FieldType.KEYWORD else _TAKES[field_type]
+        raise InvalidParameter(
+            f"{value!r} cannot be: the field is {field_type.name}, {wanted}", field=path
         )

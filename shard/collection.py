@@ -4,15 +4,16 @@ Reads take one immutable snapshot and nothing else. Writes come from one thread 
 the row file, sync, commit to the row store, publish, and only then acknowledge. Whatever is
 published is durable; whatever is not published does not exist.
 
-Four locks, always taken in this order, and but for the first never for long:
+Five locks, always taken in this order, and but for the first never for long:
 
-* `_files`: an index file is written, or the files are let go of;
+* `_files` (read-write): files are written in the background by some, or let go of by one;
+* `_writes` (read-write): writes are applied, or the columns are replaced by one;
 * `_index_lock` (read-write): the published index is searched by many or added to by one;
-* `_publishing`: the snapshot and the id index change together;
+* `_publishing`: the snapshot and the columns change together;
 * the row store's own.
 
 Threads: any number read; one at a time calls `apply`; one absorbs and writes checkpoints; one
-builds new indexes.
+builds new indexes and rebuilds the row file.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from shard.admission import admit_vectors, check_ids
+from shard.admission import admit_metadata, admit_vectors, check_filter, check_ids
 from shard.calibration import CALIBRATED_K
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
+    AdmittedFilterDelete,
     AdmittedUpsert,
     AdmittedWrite,
     CommitPlan,
@@ -42,19 +45,25 @@ from shard.config import EngineConfig
 from shard.disk import Disk
 from shard.errors import (
     CollectionNotFound,
+    LimitExceeded,
     Overloaded,
     RowFileCorrupt,
     WritesStopped,
 )
 from shard.exact import RankedRows, concatenate, exact_scores, rank
-from shard.explanation import exact_rank, explained
-from shard.id_column import IdColumn, IdIndex
+from shard.explanation import looked_up, ranked
+from shard.filter_expression import Filter
+from shard.filter_file import columns_after_start, store_columns
+from shard.filtered_search import RememberedFilters
+from shard.id_column import IdColumn
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
+from shard.proposals import propose
 from shard.read_write_lock import ReadWriteLock
+from shard.rebuild import Rebuild, remove_stray_row_files
+from shard.row_columns import RowColumns
 from shard.row_file import RowFile
 from shard.row_store import Commit, RowStore, StoredRows
 from shard.snapshot import Snapshot, TrainedIndex
-from shard.tombstones import Tombstones
 from shard.types import (
     CollectionEntry,
     DeleteRequest,
@@ -72,12 +81,10 @@ from shard.types import (
     ShardState,
     UpsertRequest,
 )
+from shard.upkeep import first_training_due, rebuild_due, retraining_due
 
 COMMIT_IDS_MAX = 20_000
 """Ids that one group commit writes or deletes; a single larger write still goes as one."""
-
-GROWTH_BEFORE_RETRAINING = 4
-"""A new index is trained when the live rows are this many times those of the last training."""
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -121,14 +128,17 @@ class Collection:
         self._disk = disk
         self._directory = directory
         self._shard = shard
-        self._row_file = row_file
         self._row_store = row_store
+        self._files = ReadWriteLock()
+        self._writes = ReadWriteLock()
         self._index_lock = ReadWriteLock()
         self._publishing = threading.Condition()
-        self._files = threading.Lock()
-        self._ids = IdColumn(entry.config.id_type)
-        self._id_index = IdIndex(self._ids)
-        self._squared_norms = np.zeros(0, dtype=np.float32)
+        self._columns = RowColumns(entry.config.id_type, stored.positions, row_file)
+        self._superseded: list[weakref.ref[IdColumn]] = []
+        self._filters = RememberedFilters()
+        self._filter_columns, self._filter_columns_stored = columns_after_start(
+            disk, directory, row_store, stored.rows
+        )
         self._snapshot = self._recover(stored)
         stored_index = row_store.index_file
         self._generations = stored_index.generation if stored_index is not None else 0
@@ -136,6 +146,9 @@ class Collection:
         self._checkpointed_generation = self._generations
         self._building = False
         self._rows_before_next_try = 0
+        self._rebuild_asked = False
+        self._dead_before_next_rebuild = 0
+        self._sweep_failed = False
         self._training_asked: list[Future[None]] = []
         self._writes_stopped = ""
         self.on_change: Callable[[], None] = lambda: None
@@ -161,6 +174,7 @@ class Collection:
         with ExitStack() as opened:
             row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
             remove_stray_index_files(disk, directory, row_store)
+            remove_stray_row_files(disk, directory, row_store)
             dim = row_store.entry.config.dim
             path = directory / row_store.row_file
             row_file = opened.enter_context(closing(RowFile.open(disk, path, dim)))
@@ -180,20 +194,23 @@ class Collection:
     # ---- recovery -------------------------------------------------------------------------------
 
     def _recover(self, stored: StoredRows) -> Snapshot:
-        self._row_file.require(stored.rows)
-        for blob, blob_rows in stored.ids:
-            self._ids.extend_encoded(blob, blob_rows)
-        tombstones = Tombstones().with_dead(np.concatenate([stored.replaced, stored.deleted]))
+        columns = self._columns
+        dead = np.concatenate([stored.replaced, stored.deleted])
+        tombstones = stored.positions.tombstones().with_dead(dead)
         rows = tombstones.live_rows(0, stored.rows)
-        self._id_index.put(self._ids.take(rows), rows)
-        self._squared_norms = stored.squared_norms
+        columns.row_file.require(len(stored.squared_norms))
+        columns.load(stored.ids, stored.squared_norms, rows)
+        rebuilt = self._row_store.rebuilt
         snapshot = Snapshot(
             sequence=stored.sequence,
-            vectors=self._row_file.view(stored.rows),
-            squared_norms=self._squared_norms,
+            vectors=columns.vectors,
+            squared_norms=columns.squared_norms,
+            ids=columns.ids,
+            positions=columns.positions,
             tombstones=tombstones,
-            replaced=len(stored.replaced),
-            deleted=len(stored.deleted),
+            columns=self._filter_columns,
+            replaced=rebuilt.replaced + len(stored.replaced),
+            deleted=rebuilt.deleted + len(stored.deleted),
         )
         self._verify(snapshot, rows[-_ROWS_VERIFIED_AT_START:])
         return with_stored_index(self._directory, self._row_store, snapshot)
@@ -202,9 +219,9 @@ class Collection:
         """Compare rows with their checksums."""
         found = row_checksums(
             rows,
-            self._ids.take(rows),
+            snapshot.ids_of(rows),
             self._row_store.metadata(rows),
-            np.asarray(snapshot.vectors[rows]),
+            snapshot.vectors_of(rows),
         )
         wrong = np.flatnonzero(found != self._row_store.checksums(rows))
         if len(wrong):
@@ -229,44 +246,35 @@ class Collection:
         """
         config = self.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
-        parts = []
         with self._index_lock.read():
             snapshot = self._snapshot
-            index, setting = snapshot.index, None
-            if index is not None:
-                setting = index.setting_for(request.effort, config.target_recall, request.k)
-            if index is not None and setting is not None:
-                parts.append(
-                    index.ivf.propose(
-                        queries,
-                        request.k,
-                        setting,
-                        snapshot.tombstones,
-                        snapshot.vectors,
-                        snapshot.squared_norms,
-                    )
-                )
-        exact_part = snapshot.everything if setting is None else snapshot.buffer
-        parts.append(exact_part.propose(config.metric, queries, request.k))
-        candidates = concatenate(parts)
-        scores = exact_scores(config.metric, queries, snapshot.vectors, candidates)
+            proposed = propose(snapshot, config, queries, request, self._filters)
+        setting, exact_part = proposed.setting, proposed.exact_part
+        candidates = concatenate(
+            [proposed.of_index, exact_part.propose(config.metric, queries, request.k)]
+        )
+        placed = snapshot.positions.placed(candidates)
+        scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
         ranked = rank(
             config.metric,
             candidates,
             scores,
-            self._ids.take,
+            snapshot.ids_of,
             len(queries),
             request.k,
             request.score_threshold,
         )
+        index = snapshot.index if setting is not None else None
         receipt = ShardReceipt(
             shard=self._shard,
             rows_visible=snapshot.live,
             rows_exact=exact_part.live,
-            nlist=index.ivf.nlist if index is not None and setting is not None else 0,
+            nlist=index.ivf.nlist if index is not None else 0,
             nprobe=setting.nprobe if setting is not None else 0,
             candidates=setting.candidates if setting is not None else 0,
-            generation=index.generation if index is not None and setting is not None else 0,
+            generation=index.generation if index is not None else 0,
+            rows_passing=proposed.rows_passing,
+            filter_plan=proposed.filter_plan,
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
@@ -274,62 +282,83 @@ class Collection:
     def explain(self, request: ExplainRequest) -> Explanation:
         """Say where an id is, how it ranks for a query, and what a search must do to find it.
 
-        The query has been admitted.
-
-        Raises
-        ------
-        InvalidId
-            If the id is not of the collection's type.
+        The query has been admitted. Raises InvalidRequest for an id or a filter that cannot be.
         """
         config = self.entry.config
         check_ids(config, request.id, "id")
-        query = np.asarray(request.query, dtype=np.float32)
+        check_filter(config, request.filter)
         with self._index_lock.read():
             with self._publishing:
-                snapshot = self._snapshot
-                row = int(self._newest_rows(request.id)[0])
-            if request.score is not None:
-                found = Explanation(score=request.score)
-            elif row < 0:
-                return Explanation(shard=self._shard)
-            elif snapshot.tombstones.are_dead(np.array([row])).any():
-                return Explanation(shard=self._shard, deleted=True)
-            else:
-                found = explained(config, snapshot, query, row)
-        rank_ = exact_rank(config.metric, snapshot, query, found.score, request.id, self._ids.take)
-        return replace(found, shard=self._shard, exact_rank=rank_)
+                snapshot, row = self._snapshot, int(self._newest_rows(request.id)[0])
+            found = looked_up(config, snapshot, request, row)
+        return replace(ranked(config, snapshot, request, row, found), shard=self._shard)
 
-    def get(self, ids: IdArray, include: Include) -> Rows:
+    def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.
+
+        Without ids, the rows that pass a filter, by row number.
 
         Raises
         ------
+        InvalidRequest
+            For ids or a filter that the collection cannot take.
+        LimitExceeded
+            If more rows pass than one request may name ids.
         RowFileCorrupt
             If a row does not match its checksum.
         """
+        snapshot, rows = self._selected(ids, filter_)
+        if ids is None and len(rows) > self.engine.limits.rows:
+            raise LimitExceeded(
+                f"{len(rows):,} rows pass, at most {self.engine.limits.rows:,}: list them by pages",
+                field="filter",
+            )
+        vectors, metadata = self._included(snapshot, rows, include)
+        return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata)
+
+    def count(self, ids: IdArray | None, filter_: Filter | None = None) -> int:
+        """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
+        if ids is None and filter_ is None:
+            return self._snapshot.live
+        return len(self._selected(ids, filter_)[1])
+
+    def _selected(self, ids: IdArray | None, filter_: Filter | None) -> tuple[Snapshot, Int64Array]:
+        """Return a snapshot and its live rows that ids and filter, at least one, select."""
+        check_filter(self.entry.config, filter_)
+        if ids is None:
+            assert filter_ is not None
+            snapshot = self._snapshot
+            return snapshot, snapshot.passing(filter_)
         snapshot, rows = self._live_rows_of(ids)
         rows = rows[rows >= 0]
-        vectors, metadata = self._included(snapshot, rows, include)
-        return Rows(ids=self._ids.take(rows), vectors=vectors, metadata=metadata)
-
-    def count(self, ids: IdArray | None) -> int:
-        """Count the live rows, or how many of `ids` live."""
-        if ids is None:
-            return self._snapshot.live
-        _, rows = self._live_rows_of(ids)
-        return int(np.count_nonzero(rows >= 0))
+        if filter_ is not None:
+            rows = rows[np.isin(rows, snapshot.passing(filter_))]
+        return snapshot, rows
 
     def list_rows(
-        self, first_row: int, page_size: int, include: Include
+        self,
+        first_row: int,
+        page_size: int,
+        include: Include,
+        filter_: Filter | None = None,
     ) -> tuple[Rows, int | None]:
-        """Return the first `page_size` live rows from `first_row` on, and where to go on."""
+        """Return the first `page_size` live rows from `first_row` on, and where to go on.
+
+        With a filter, of those that pass it.
+        """
+        check_filter(self.entry.config, filter_)
         snapshot = self._snapshot
         first_row = min(first_row, snapshot.rows)
-        rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        if filter_ is None:
+            rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        else:
+            passing = snapshot.passing(filter_)
+            first = np.searchsorted(passing, first_row)
+            rows = passing[first : first + page_size + 1]
         next_row = int(rows[page_size]) if len(rows) > page_size else None
         rows = rows[:page_size]
         vectors, metadata = self._included(snapshot, rows, include)
-        return Rows(ids=self._ids.take(rows), vectors=vectors, metadata=metadata), next_row
+        return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata), next_row
 
     def ledger(self) -> Ledger:
         """Say where every accepted row is, counting what the index really holds."""
@@ -342,16 +371,17 @@ class Collection:
             snapshot = self._snapshot
             building = self._building
             ledger = snapshot.ledger()
-            imbalance = snapshot.index.ivf.list_imbalance if snapshot.index else 0.0
+        with self._publishing:  # a rebuild closes the columns' file once others are published
+            rows_memory_bytes = self._columns.memory_bytes
+            rows_disk_bytes = self._columns.row_file.disk_bytes
         index_bytes = snapshot.index.ivf.memory_bytes if snapshot.index else 0
         memory_bytes = (
             index_bytes
-            + self._ids.memory_bytes
-            + self._id_index.memory_bytes
-            + self._squared_norms.nbytes
+            + rows_memory_bytes
             + snapshot.tombstones.bits.nbytes
+            + snapshot.columns.memory_bytes
         )
-        disk_bytes = self._row_file.disk_bytes + self._row_store.disk_bytes + self._index_file_bytes
+        disk_bytes = rows_disk_bytes + self._row_store.disk_bytes + self._index_file_bytes
         if snapshot.index is None:
             return ShardDescription(
                 shard=self._shard,
@@ -374,7 +404,7 @@ class Collection:
             measured_recall=1.0 if point is None else point.measured_recall,
             generation=index.generation,
             rows_trained_on=index.rows_trained_on,
-            list_imbalance=imbalance,
+            list_imbalance=snapshot.list_imbalance,
             last_training_s=index.training_s,
             last_trained_at=index.trained_at,
             memory_bytes=memory_bytes,
@@ -401,7 +431,7 @@ class Collection:
 
         A commit whose publication failed may have left its rows in the id index.
         """
-        rows = self._id_index.lookup(ids)
+        rows = self._columns.newest_rows(ids)
         return np.where(rows < self._snapshot.rows, rows, -1)
 
     def _included(
@@ -410,7 +440,7 @@ class Collection:
         """Return what is included of rows; vectors are verified before they leave."""
         if include.vectors:
             self._verify(snapshot, np.unique(rows))
-        vectors = np.asarray(snapshot.vectors[rows]) if include.vectors else None
+        vectors = snapshot.vectors_of(rows) if include.vectors else None
         metadata = self._row_store.metadata(rows) if include.metadata else None
         return vectors, metadata
 
@@ -422,15 +452,21 @@ class Collection:
         Raises
         ------
         InvalidRequest
-            For ids or vectors that the collection cannot take.
+            For ids, vectors, metadata or a filter that the collection cannot take.
         """
-        check_ids(self.entry.config, request.ids)
         if isinstance(request, DeleteRequest):
+            if request.ids is None:
+                assert request.filter is not None
+                check_filter(self.entry.config, request.filter)
+                return AdmittedFilterDelete(filter=request.filter)
+            check_ids(self.entry.config, request.ids)
             return AdmittedDelete(ids=request.ids)
+        check_ids(self.entry.config, request.ids)
         return AdmittedUpsert(
             ids=request.ids,
             vectors=admit_vectors(self.entry.config, request.vectors, "vectors"),
             metadata=request.metadata,
+            field_values=admit_metadata(self.entry.config, request.metadata),
             mode=request.mode,
         )
 
@@ -441,6 +477,12 @@ class Collection:
 
         What is returned as an outcome is durable and visible to every search that starts later.
         """
+        with self._writes.read():
+            return self._apply(requests)
+
+    def _apply(
+        self, requests: Sequence[UpsertRequest | DeleteRequest]
+    ) -> list[WriteOutcome | Exception]:
         outcomes: list[WriteOutcome | Exception] = []
         plan = self._new_plan()
         planned: list[WriteOutcome | Exception] = []
@@ -488,7 +530,7 @@ class Collection:
         squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
         try:
             if plan.rows:
-                self._row_file.append(plan.first_row, vectors)
+                self._columns.write(plan.first_row, vectors)
             rows = np.arange(plan.first_row, plan.first_row + plan.rows)
             metadata = [b""] * plan.rows
             for row, struct in plan.metadata.items():
@@ -533,33 +575,27 @@ class Collection:
         return WritesStopped(self._writes_stopped)
 
     def _publish_commit(self, plan: CommitPlan, sequence: int, squared_norms: Float32Array) -> None:
-        rows = plan.first_row + plan.rows
-        self._keep_squared_norms(plan.first_row, squared_norms)
+        self._filter_columns.append(plan.field_values, plan.first_row + plan.rows)
         with self._publishing:
-            ids = plan.ids
+            tombstones = plan.tombstones
+            vectors, all_squared_norms = self._columns.append(plan.ids, squared_norms)
             old = self._snapshot
-            published = replace(
+            self._snapshot = replace(
                 old,
                 sequence=sequence,
-                vectors=self._row_file.view(rows),
-                squared_norms=self._squared_norms[:rows],
-                tombstones=plan.tombstones,
+                vectors=vectors,
+                squared_norms=all_squared_norms,
+                tombstones=tombstones,
                 replaced=old.replaced + len(plan.replaced),
                 deleted=old.deleted + len(plan.deleted),
             )
-            self._ids.append(ids)
-            self._id_index.put(ids, np.arange(plan.first_row, rows))
-            self._snapshot = published
-        if self.wants_training or self.wants_absorbing:
+        if (
+            self.wants_training
+            or self.wants_absorbing
+            or self.wants_rebuild
+            or self._wants_columns_file
+        ):
             self.on_change()
-
-    def _keep_squared_norms(self, first_row: int, squared_norms: Float32Array) -> None:
-        rows = first_row + len(squared_norms)
-        if rows > len(self._squared_norms):
-            grown = np.zeros(max(1_024, 2 * rows), dtype=np.float32)
-            grown[:first_row] = self._squared_norms[:first_row]
-            self._squared_norms = grown
-        self._squared_norms[first_row:rows] = squared_norms
 
     def _wait_for_absorption(self) -> None:
         """Slow writers down while the buffer outgrows what is being absorbed."""
@@ -579,20 +615,16 @@ class Collection:
     def wants_training(self) -> bool:
         """Whether an index should be built.
 
-        It is asked for, the first one is due, the live rows have outgrown what the index was
-        trained on, or most of what it holds is dead.
+        It is asked for, the first one is due, or the last one is out of date.
         """
         if self._training_asked:
             return True
         snapshot = self._snapshot
-        if snapshot.live == 0 or snapshot.rows < self._rows_before_next_try:
+        if snapshot.rows < self._rows_before_next_try:
             return False
-        if snapshot.index is None:
-            return snapshot.live >= self.entry.config.index.min_training_size
-        trained_on = snapshot.index.live_when_trained
-        held = snapshot.absorbed_until - snapshot.rows_skipped
-        outgrown = snapshot.live >= GROWTH_BEFORE_RETRAINING * trained_on
-        return outgrown or held >= GROWTH_BEFORE_RETRAINING * max(snapshot.live, trained_on)
+        return first_training_due(
+            snapshot, self.entry.config.index.min_training_size
+        ) or retraining_due(snapshot, self.engine.rebuild)
 
     @property
     def wants_absorbing(self) -> bool:
@@ -603,17 +635,30 @@ class Collection:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether the index has outgrown its file."""
-        snapshot = self._snapshot
-        if snapshot.index is None:
+        """Whether the index has outgrown its file, or the filter columns theirs."""
+        return self._wants_index_file or self._wants_columns_file
+
+    @property
+    def _wants_index_file(self) -> bool:
+        index = self._snapshot.index
+        if index is None:
             return False
-        if snapshot.index.generation != self._checkpointed_generation:
+        if index.generation != self._checkpointed_generation:
             return True
-        training = self.engine.training
-        least = max(
-            training.checkpoint_min_rows, training.checkpoint_growth * self._checkpointed_rows
+        return self._outgrown(self.rows_since_checkpoint, self._checkpointed_rows)
+
+    @property
+    def _wants_columns_file(self) -> bool:
+        if not self.entry.config.filter_fields:
+            return False
+        return self._outgrown(
+            self._snapshot.rows - self._filter_columns_stored, self._filter_columns_stored
         )
-        return self.rows_since_checkpoint >= least
+
+    def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
+        training = self.engine.training
+        least = max(training.checkpoint_min_rows, training.checkpoint_growth * stored_rows)
+        return new_rows >= least
 
     @property
     def rows_since_checkpoint(self) -> int:
@@ -656,6 +701,7 @@ class Collection:
                 index=index,
                 absorbed_until=absorbed_until,
                 rows_skipped=rows_skipped,
+                list_imbalance=index.ivf.list_imbalance,
             )
             self._building = False
             self._publishing.notify_all()
@@ -673,26 +719,36 @@ class Collection:
             if snapshot.index is None or first == last:
                 return False
             rows = snapshot.tombstones.live_rows(first, last)
-            snapshot.index.ivf.add(rows, snapshot.vectors[rows])
+            snapshot.index.ivf.add(rows, snapshot.vectors_of(rows))
+            list_imbalance = snapshot.index.ivf.list_imbalance
             with self._publishing:
                 self._snapshot = replace(
                     self._snapshot,
                     absorbed_until=last,
                     rows_skipped=snapshot.rows_skipped + (last - first - len(rows)),
+                    list_imbalance=list_imbalance,
                 )
                 self._publishing.notify_all()
         return True
 
     def checkpoint(self) -> None:
-        """Write the index to disk, so that a restart need not train.
+        """Write what a restart would else make anew: the index and the filter columns.
 
         Runs on the thread that absorbs: nobody adds to the published index meanwhile.
         """
-        with self._files:
+        with self._files.read():
             if not self.closed:
-                self._checkpoint()
+                self._store_columns()
+                self._store_index()
 
-    def _checkpoint(self) -> None:
+    def _store_columns(self) -> None:
+        rows = self._snapshot.rows
+        if not self.entry.config.filter_fields or rows == self._filter_columns_stored:
+            return
+        store_columns(self._disk, self._directory, self._filter_columns, rows)
+        self._filter_columns_stored = rows
+
+    def _store_index(self) -> None:
         snapshot = self._snapshot
         index = snapshot.index
         if index is None:
@@ -701,6 +757,120 @@ class Collection:
         self._checkpointed_rows = snapshot.absorbed_until
         self._checkpointed_generation = index.generation
 
+    # ---- rebuilding: the thread that builds indexes ---------------------------------------------
+
+    @property
+    def wants_rebuild(self) -> bool:
+        """Whether so many rows of the row file are dead that it should be rebuilt."""
+        snapshot = self._snapshot
+        return self._rebuild_asked or (
+            len(snapshot.vectors) - snapshot.live >= self._dead_before_next_rebuild
+            and rebuild_due(snapshot, self.engine.rebuild, asked=False)
+        )
+
+    def ask_for_rebuild(self) -> None:
+        """Ask for a rebuild, which comes about if enough rows are dead to be worth it."""
+        self._rebuild_asked = rebuild_due(self._snapshot, self.engine.rebuild, asked=True)
+
+    def rebuild(self, go_on: Callable[[], None]) -> None:
+        """Write the living rows anew, so that the dead cost neither disk nor memory any more.
+
+        Writes go on but for the last, short step. A failure leaves everything as it was, and no
+        other rebuild is tried before the dead rows have grown by a tenth.
+
+        Parameters
+        ----------
+        go_on
+            Raises what ends the rebuild, if it should end. Called between two steps.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            If the disk fails or is full.
+        WritesStopped
+            If the rows were replaced on the disk and could not be published.
+        """
+        self._rebuild_asked = False
+        snapshot = self._snapshot
+        self._dead_before_next_rebuild = (len(snapshot.vectors) - snapshot.live) * 11 // 10 + 1
+        with self._files.read():
+            go_on()
+            rebuild = Rebuild(
+                disk=self._disk,
+                directory=self._directory,
+                row_store=self._row_store,
+                source=self._columns,
+                snapshot=snapshot,
+                piece_rows=max(1, self.engine.rebuild.piece_bytes // (4 * self.entry.config.dim)),
+            )
+        try:
+            # Copying is less work than committing, so this ends however much is written meanwhile.
+            while rebuild.rows_behind(self._snapshot) > self.engine.rebuild.tail_rows:
+                with self._files.read():
+                    go_on()
+                    rebuild.copy_piece(self._snapshot)
+            with self._files.read():
+                go_on()
+                with self._writes.write():
+                    old = self._finish(rebuild)
+                self._dead_before_next_rebuild = 0
+                self._sweep_failed = False
+                old.close()
+                with suppress(OSError):  # a start removes it otherwise
+                    self._disk.remove(self._directory / old.row_file.name)
+        except BaseException:
+            with self._files.read():
+                # Once closed, the directory may be another process's, or another collection's.
+                rebuild.give_up(remove_file=not self.closed)
+            raise
+
+    def _finish(self, rebuild: Rebuild) -> RowColumns:
+        """Copy the rows that are still behind, publish all, and return what it replaces."""
+        while rebuild.rows_behind(self._snapshot):
+            rebuild.copy_piece(self._snapshot)
+        rebuild.take_into_use()
+        try:
+            return self._replace_columns(rebuild.columns)
+        except BaseException as error:
+            raise self._stop_writes(f"a rebuild could not be published ({error!r})") from error
+
+    def _replace_columns(self, columns: RowColumns) -> RowColumns:
+        """Publish other columns of the same rows; return the old ones."""
+        with self._publishing:
+            old = self._columns
+            # Every snapshot of them holds the old ids, so they live as long as anybody reads on.
+            self._superseded.append(weakref.ref(old.ids, lambda _: self.on_change()))
+            self._snapshot = replace(
+                self._snapshot,
+                vectors=columns.vectors,
+                squared_norms=columns.squared_norms,
+                ids=columns.ids,
+                positions=columns.positions,
+            )
+            self._columns = columns
+        return old
+
+    @property
+    def wants_sweeping(self) -> bool:
+        """Whether the row store holds what a rebuild has made useless, and nobody reads it."""
+        return (
+            self._row_store.sweep_due
+            and not self._sweep_failed
+            and all(ids() is None for ids in self._superseded)
+        )
+
+    def sweep(self) -> None:
+        """Take a piece of that away. After a failure it waits for the next rebuild or start."""
+        with self._files.read():
+            if self.closed:
+                return
+            self._superseded.clear()
+            try:
+                self._row_store.sweep(self._columns.positions.hold)
+            except BaseException:
+                self._sweep_failed = True
+                raise
+
     # ---- the end --------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -708,13 +878,14 @@ class Collection:
         with self._publishing:
             self.closed = True
             asked, self._training_asked = self._training_asked, []
+            self._superseded.clear()
             self._publishing.notify_all()
         for future in asked:
             if future.set_running_or_notify_cancel():
                 future.set_exception(CollectionNotFound(f"{self.entry.config.name} was closed"))
-        with self._files:
+        with self._files.write():
             self._row_store.close()
-            self._row_file.close()
+            self._columns.close()
 
 
 _ROWS_VERIFIED_AT_START = 10_000

@@ -1,7 +1,8 @@
 """What a group of writes changes, worked out before anything is written. Pure.
 
 Writes join a plan in the order of their arrival. A write that touches an id that the plan already
-touches does not fit: it waits for the next plan, and so sees this one's rows.
+touches does not fit: it waits for the next plan, and so sees this one's rows. A delete by filter
+may touch any id, so that it has a plan to itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shard.filter_columns import FieldValues
+from shard.filter_expression import Filter
 from shard.snapshot import Snapshot
 from shard.tombstones import Tombstones
 from shard.types import Float32Array, IdArray, IdType, Int64Array, RowError, WriteMode
@@ -21,11 +24,15 @@ ALREADY_EXISTS_CODE = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmittedUpsert:
-    """Rows as the collection keeps them: checked, float32, unit vectors under COSINE."""
+    """Rows as the collection keeps them: checked, float32, unit vectors under COSINE.
+
+    `field_values` are those of the metadata, where fields are declared.
+    """
 
     ids: IdArray
     vectors: Float32Array
     metadata: Sequence[bytes] | None
+    field_values: Sequence[FieldValues] | None = None
     mode: WriteMode
 
 
@@ -34,6 +41,13 @@ class AdmittedDelete:
     """Ids to delete, each once."""
 
     ids: IdArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedFilterDelete:
+    """A filter whose rows are to be deleted: those that pass when it is committed."""
+
+    filter: Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +67,7 @@ class DeleteOutcome:
     sequence: int = 0
 
 
-AdmittedWrite = AdmittedUpsert | AdmittedDelete
+AdmittedWrite = AdmittedUpsert | AdmittedDelete | AdmittedFilterDelete
 WriteOutcome = UpsertOutcome | DeleteOutcome
 
 
@@ -86,9 +100,11 @@ class CommitPlan:
         self._touched: set[int | str] = set()  # filled only when a second write asks to join
         self._untold: list[IdArray] = []  # ids of writes that are not in `_touched` yet
         self._touched_ids = 0
+        self._touches_any = False
         self._ids: list[IdArray] = []
         self._vectors: list[Float32Array] = []
         self._metadata: dict[int, bytes] = {}
+        self._field_values: dict[int, FieldValues] = {}
         self._replaced: list[Int64Array] = []
         self._deleted: list[Int64Array] = []
         self.first_row = snapshot.rows
@@ -96,8 +112,12 @@ class CommitPlan:
 
     def fits(self, write: AdmittedWrite, ids_max: int) -> bool:
         """Whether the write may join: it touches no id twice and keeps the commit within bounds."""
+        if self._touches_any:
+            return False
         if self._touched_ids == 0:
             return True
+        if isinstance(write, AdmittedFilterDelete):
+            return False
         if self._touched_ids + len(write.ids) > ids_max:
             return False
         for ids in self._untold:
@@ -107,6 +127,11 @@ class CommitPlan:
 
     def add(self, write: AdmittedWrite) -> WriteOutcome:
         """Let a fitting write join; return its outcome, which holds once the plan is committed."""
+        if isinstance(write, AdmittedFilterDelete):
+            self._touches_any = True
+            passing = self._snapshot.passing(write.filter)
+            self._deleted.append(passing)
+            return DeleteOutcome(deleted=len(passing))
         self._untold.append(write.ids)
         self._touched_ids += len(write.ids)
         rows = self._lookup(write.ids)
@@ -143,7 +168,7 @@ class CommitPlan:
         same = np.asarray(
             (
                 write.vectors[existing].view(np.uint32)
-                == self._snapshot.vectors[stored].view(np.uint32)
+                == self._snapshot.vectors_of(stored).view(np.uint32)
             ).all(axis=1)
         )
         candidates = np.flatnonzero(same)
@@ -159,6 +184,8 @@ class CommitPlan:
             for position, row in enumerate(chosen.tolist()):
                 if write.metadata[row]:
                     self._metadata[first + position] = write.metadata[row]
+                    if write.field_values is not None:
+                        self._field_values[first + position] = write.field_values[row]
         everything = len(chosen) == len(write.ids)
         self._ids.append(write.ids if everything else write.ids[chosen])
         self._vectors.append(write.vectors if everything else write.vectors[chosen])
@@ -187,6 +214,11 @@ class CommitPlan:
     def metadata(self) -> Mapping[int, bytes]:
         """Row number -> metadata, of the rows to append that have some."""
         return self._metadata
+
+    @property
+    def field_values(self) -> Mapping[int, FieldValues]:
+        """Row number -> declared fields, of the rows to append that have metadata."""
+        return self._field_values
 
     @property
     def replaced(self) -> Int64Array:

@@ -29,6 +29,9 @@ class Limits:
     page_size: int = 10_000
     nlist: int = 65_536
     collections: int = 1_000
+    stream_requests: int = 128  # of one SearchStream: read, and not yet answered
+    filter_depth: int = 16
+    filter_nodes: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +59,26 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildConfig:
+    """When the dead rows are taken out of the row file, and out of the index."""
+
+    # Affects performance.
+    dead_rows_min: int = 10_000  # below this many they are not worth the work
+    dead_share: float = 0.5  # of the rows there; larger: less copying, more disk and memory
+    dead_share_when_asked: float = 0.1  # the same, of the row file after a Train
+    piece_bytes: int = (
+        4 * 1024 * 1024
+    )  # of vectors between two syncs; larger: longer waits of writers
+    tail_rows: int = 2_000  # copied while writers wait; fewer: a shorter wait, more rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """Everything that a shard's engine can be told."""
 
     limits: Limits = field(default_factory=Limits)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    rebuild: RebuildConfig = field(default_factory=RebuildConfig)
     search_threads: int = 1  # searches that one shard runs at the same time
     search_cores: int = 1  # cores that one FAISS call may use

@@ -6,9 +6,9 @@ VectorShardError
     DimensionMismatch         vectors of another dim than the collection's
     InvalidVector             NaN, Inf, overflowing magnitude, norm 0 under COSINE
     InvalidId                 empty, over-long, twice, or of the wrong kind
-    InvalidParameter          k, nprobe, target_recall, cursor, token ...
+    InvalidParameter          k, nprobe, target_recall, cursor, token, filter, declared field ...
     InvalidConfig             a collection that cannot be
-    LimitExceeded             more rows, queries or hits in one request than the limits allow
+    LimitExceeded             more rows, queries, hits or filters in one request than allowed
   CollectionNotFound
   CollectionExists            the name is taken by a different configuration
   IncarnationMismatch         the collection was dropped and created anew; look again
@@ -86,7 +86,8 @@ class InvalidId(InvalidRequest):
 
 
 class InvalidParameter(InvalidRequest):
-    """A k, nprobe, target_recall, cursor, token or mode out of its range."""
+    """A k, nprobe, target_recall, cursor, token or mode out of its range, or a filter or metadata
+    that the collection's declared fields do not take."""
 
 
 class InvalidConfig(InvalidRequest):
@@ -94,7 +95,7 @@ class InvalidConfig(InvalidRequest):
 
 
 class LimitExceeded(InvalidRequest):
-    """More rows, queries or hits in one request than the limits allow."""
+    """More rows, queries, hits or filters in one request than the limits allow."""
 
 
 class CollectionNotFound(VectorShardError):

@@ -185,7 +185,7 @@ def rank(
     scores
         float32 (pairs,), of the candidates.
     ids_of
-        rows int64 (n,) -> ids (n,). Asked once, for the hits and what ties with the last of them.
+        rows int64 (n,) -> ids (n,). Asked once, for the hits and some that come close.
     queries
         How many queries there are; those without candidates get no hits.
     k
@@ -198,8 +198,9 @@ def rank(
         good = exact <= score_threshold if metric.smaller_is_better else exact >= score_threshold
         candidates, scores = candidates.where(good), scores[good]
     costs = costs_of(metric, scores)
-    near = costs <= _kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
-    candidates, scores, costs = candidates.where(near), scores[near], costs[near]
+    if len(candidates) > _CROWD_PER_HIT * k * queries:
+        near = costs <= kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
+        candidates, scores, costs = candidates.where(near), scores[near], costs[near]
     ids = ids_of(candidates.row_of)
     order = best_first(candidates.query_of, costs, ids)
     counts = np.bincount(candidates.query_of, minlength=queries)
@@ -230,7 +231,7 @@ def best_first(query_of: Int64Array, costs: Float32Array, ids: IdArray) -> Int64
     return np.lexsort((ids, costs, query_of)) if ties.any() else order
 
 
-def _kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -> Float32Array:
+def kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -> Float32Array:
     """Return the k-th smallest cost of each query, infinite where there are fewer. (queries,)."""
     counts = np.bincount(query_of, minlength=queries)
     ends = np.cumsum(counts)
@@ -374,7 +375,7 @@ class _Scan:
         """Lower the limits by what the pool holds, and drop what is beyond them."""
         _, spread = self._bounds.of_rows(self._squared_norms[self.pool.row_of])
         highest = self._lowest + spread
-        self._lower_limits(_kth_costs(self.pool.query_of, highest, len(self._queries), self._k))
+        self._lower_limits(kth_costs(self.pool.query_of, highest, len(self._queries), self._k))
         self._keep(self._lowest < self._limits[self.pool.query_of])
 
     def _drop_all_but_the_best(self) -> None:
@@ -384,7 +385,7 @@ class _Scan:
         costs = costs_of(
             self._metric, exact_scores(self._metric, self._queries, self._rows, self.pool)
         )
-        kth = _kth_costs(self.pool.query_of, costs, len(self._queries), self._k)
+        kth = kth_costs(self.pool.query_of, costs, len(self._queries), self._k)
         self._keep(costs <= kth[self.pool.query_of])
 
     def _keep(self, kept: BoolArray) -> None:

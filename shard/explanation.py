@@ -7,7 +7,7 @@ search.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from shard.tombstones import Tombstones
 from shard.types import (
     CollectionConfig,
     Effort,
+    ExplainRequest,
     Explanation,
     Float32Array,
     IdArray,
@@ -34,28 +35,65 @@ ROWS_AT_ONCE: Final = 65_536
 _GROWTH: Final = 4  # of the candidates asked for, until the row is among them
 
 
-def explained(
-    config: CollectionConfig, snapshot: Snapshot, query: Float32Array, row: int
+def looked_up(
+    config: CollectionConfig, snapshot: Snapshot, request: ExplainRequest, row: int
 ) -> Explanation:
-    """Say where a live row is, and what a search must do to score it; its rank is not said.
+    """Say all of an id but its shard and what `ranked` says.
 
     Call it while the index is not being added to.
 
     Parameters
     ----------
-    query
-        float32 (1, dim), as searches admit it.
+    request
+        Admitted.
+    row
+        The newest row of its id, dead or alive; -1 if there is none.
 
     Raises
     ------
     LookupError
         If the index has lost the row.
     """
-    score = float(score_of(config.metric, snapshot.vectors, query, row))
+    if request.score is not None:
+        return Explanation(score=request.score)
+    if row < 0:
+        return Explanation()
+    if snapshot.tombstones.are_dead(np.array([row])).any():
+        return Explanation(deleted=True)
+    return explained(config, snapshot, np.asarray(request.query, np.float32), row)
+
+
+def ranked(
+    config: CollectionConfig,
+    snapshot: Snapshot,
+    request: ExplainRequest,
+    row: int,
+    found: Explanation,
+) -> Explanation:
+    """Add to what `looked_up` found the rank and whether the filter hides the row."""
+    if request.score is None and not found.exists:
+        return found
+    passes = request.filter is None or row in snapshot.passing(request.filter)
+    query = np.asarray(request.query, np.float32)
+    return replace(
+        found,
+        exact_rank=exact_rank(config.metric, snapshot, query, found.score, request.id),
+        hidden_by_filter=found.exists and not passes,
+    )
+
+
+def explained(
+    config: CollectionConfig, snapshot: Snapshot, query: Float32Array, row: int
+) -> Explanation:
+    """Say where a live row is, and what a search must do to score it: see `looked_up`.
+
+    `query` is float32 (1, dim), as searches admit it.
+    """
+    score = float(scores_of(config.metric, snapshot, query, np.array([row]))[0])
     index = snapshot.index
     if index is None or row >= snapshot.absorbed_until:
         return Explanation(exists=True, buffered=True, score=score)
-    list_ = index.ivf.list_of(row, np.asarray(snapshot.vectors[row]))
+    list_ = index.ivf.list_of(row, snapshot.vectors_of(np.array([row])))
     nprobe = index.ivf.centroid_rank(query, list_)
     needed = candidates = 0
     if config.index.kind is not IndexKind.IVF_FLAT:
@@ -105,11 +143,12 @@ def candidates_needed(
         too_few, wanted = wanted, min(_GROWTH * wanted, ivf.rows)
 
 
-def score_of(metric: Metric, vectors: Float32Array, query: Float32Array, row: int) -> np.float32:
-    """Return the exact score of one row for one query (1, dim)."""
-    pair = Candidates(np.zeros(1, np.int64), np.array([row]))
-    score: np.float32 = exact_scores(metric, query, vectors, pair)[0]
-    return score
+def scores_of(
+    metric: Metric, snapshot: Snapshot, query: Float32Array, rows: Int64Array
+) -> Float32Array:
+    """Return the exact scores of rows (rows,) that live for one query (1, dim). float32 (rows,)."""
+    pairs = Candidates(np.zeros(len(rows), np.int64), rows)
+    return exact_scores(metric, query, snapshot.vectors, snapshot.positions.placed(pairs))
 
 
 def exact_rank(
@@ -118,7 +157,6 @@ def exact_rank(
     query: Float32Array,
     score: float,
     id_: IdArray,
-    ids_of: Callable[[Int64Array], IdArray],
 ) -> int:
     """Return where a hit of this score and id (1,) ranks among all live rows, from 1.
 
@@ -128,17 +166,14 @@ def exact_rank(
     ----------
     query
         float32 (1, dim), as searches admit it.
-    ids_of
-        rows int64 (n,) -> ids (n,); asked of the rows that tie with the score.
     """
     cost = costs_of(metric, np.array([score], np.float32))[0]
     before = 0
     for first in range(0, snapshot.rows, ROWS_AT_ONCE):
         rows = snapshot.tombstones.live_rows(first, min(first + ROWS_AT_ONCE, snapshot.rows))
-        pairs = Candidates(np.zeros(len(rows), np.int64), rows)
-        costs = costs_of(metric, exact_scores(metric, query, snapshot.vectors, pairs))
+        costs = costs_of(metric, scores_of(metric, snapshot, query, rows))
         before += int(np.count_nonzero(costs < cost))
         tied = rows[costs == cost]
         if len(tied):
-            before += int(np.count_nonzero(ids_of(tied) < id_))
+            before += int(np.count_nonzero(snapshot.ids_of(tied) < id_))
     return before + 1

@@ -1,6 +1,7 @@
 """The ids of a shard's rows, in memory as arrays, and where each id's newest row is.
 
-Pure: numpy in, numpy out, no Python object kept for a row. What is dead is no business of this
+Pure: numpy in, numpy out, no Python object kept for a row. A row goes by its *position* here, so
+that a rebuild leaves nothing behind of those that it drops. What is dead is no business of this
 room: callers hold the tombstones. Everything here has one writer at a time; other threads may read
 rows and ids that were there before their call, without a lock: an array that has grown too small
 is replaced, never resized, and a length is published after what it counts.
@@ -69,9 +70,13 @@ class IdColumn:
         self._values.extend_encoded(blob, rows)
         self._rows += rows
 
-    def take(self, rows: Int64Array) -> IdArray:
-        """Return the ids of `rows`, (rows,). They must have been appended."""
-        return self._values.take(rows)
+    def take(self, positions: Int64Array) -> IdArray:
+        """Return the ids at `positions`, (rows,). They must have been appended."""
+        return self._values.take(positions)
+
+    def take_encoded(self, positions: Int64Array) -> bytes:
+        """Return the ids at `positions` as `encode_ids` writes them, without a string of each."""
+        return self._values.take_encoded(positions)
 
 
 def encode_ids(id_type: IdType, ids: IdArray) -> bytes:
@@ -105,13 +110,13 @@ def decode_ids(id_type: IdType, blob: bytes, rows: int) -> IdArray:
 
 
 class IdIndex:
-    """The newest row of each id: an open-addressing hash table of rows, at most half full.
+    """The newest row of each id: an open-addressing hash table of positions, at most half full.
 
-    A table entry is a row; its id is read from the column. The n-th probe of an id is n(n+1)/2
-    places after its first, which visits every place of a table whose size is a power of two (Knuth,
-    The Art of Computer Programming 3, section 6.4) and makes fewer rounds than linear probing. All
-    ids of a call advance together, one probe a round, so that the work is numpy's. STRING ids
-    compare by the hash kept for each row first, then by the strings themselves.
+    A table entry is a row's position; its id is read from the column. The n-th probe of an id is
+    n(n+1)/2 places after its first, which visits every place of a table whose size is a power of
+    two (Knuth, The Art of Computer Programming 3, section 6.4) and makes fewer rounds than linear
+    probing. All ids of a call advance together, one probe a round, so that the work is numpy's.
+    STRING ids compare by the hash kept for each row first, then by the strings themselves.
 
     There is no delete. `lookup` may run beside `put`: an id that was put is never missed.
 
@@ -122,15 +127,17 @@ class IdIndex:
     hash_ids
         ids (rows,) -> uint64 (rows,). Its *high* bits choose where to look: within a shard the low
         bits of xxh3-64 are what placed the ids here, and so are far from uniform.
+    room
+        Ids that the table has room for from the start.
     """
 
-    def __init__(self, column: IdColumn, hash_ids: HashIds = xxh3_64) -> None:
+    def __init__(self, column: IdColumn, hash_ids: HashIds = xxh3_64, room: int = 0) -> None:
         self._column = column
         self._hash_ids = hash_ids
         self._hash_of_row: _Growing[np.uint64] | None = (
             _Growing(np.uint64) if column.id_type is IdType.STRING else None
         )
-        self._table = _empty_table(_TABLE_BITS_MIN)
+        self._table = _empty_table(max(_TABLE_BITS_MIN, _bits_for(room)))
         self._ids = 0
 
     def __len__(self) -> int:
@@ -144,9 +151,15 @@ class IdIndex:
         return self._table.nbytes + kept
 
     def lookup(self, ids: IdArray) -> Int64Array:
-        """Return the newest row of each id, -1 where there is none. int64 (ids,)."""
+        """Return the position of each id's newest row, -1 where there is none. int64 (ids,)."""
         _, rows = self._find(ids, self._hash_ids(ids))
         return rows
+
+    def hashes(self, rows: Int64Array) -> UInt64Array:
+        """Return the hashes of the ids of rows that were put, by position. uint64 (rows,)."""
+        if self._hash_of_row is None:
+            return self._hash_ids(self._column.take(rows))
+        return self._hash_of_row.take(rows)
 
     def put(self, ids: IdArray, rows: Int64Array) -> None:
         """Make `rows` the newest of `ids`.
@@ -158,7 +171,7 @@ class IdIndex:
         ids
             (ids,), each once.
         rows
-            int64 (ids,). The column holds these ids under these rows already.
+            int64 (ids,): positions. The column holds these ids there already.
         """
         hashes = self._hash_ids(ids)
         if self._hash_of_row is not None:
@@ -171,6 +184,13 @@ class IdIndex:
             positions, _ = self._find(ids, hashes)
         _place(self._table, hashes[absent], rows[absent])
         self._table[positions[~absent]] = rows[~absent]
+
+    def put_new(self, rows: Int64Array, hashes: UInt64Array) -> None:
+        """Enter rows of distinct ids that were never put, by position, given their hashes."""
+        if self._hash_of_row is not None:
+            self._hash_of_row.write(rows, hashes)
+        self._make_room(len(rows))
+        _place(self._table, hashes, rows)
 
     def _find(self, ids: IdArray, hashes: UInt64Array) -> tuple[Int64Array, Int64Array]:
         """Return where the probing of each id ended, and the row there: its own, or -1."""
@@ -203,15 +223,15 @@ class IdIndex:
         self._ids += ids
         if 2 * self._ids <= len(self._table):
             return
-        table = _empty_table((2 * self._ids - 1).bit_length())
+        table = _empty_table(_bits_for(self._ids))
         rows = self._table[self._table != _ABSENT]
-        _place(table, self._hashes_of(rows), rows)
+        _place(table, self.hashes(rows), rows)
         self._table = table
 
-    def _hashes_of(self, rows: Int64Array) -> UInt64Array:
-        if self._hash_of_row is None:
-            return self._hash_ids(self._column.take(rows))
-        return self._hash_of_row.take(rows)
+
+def _bits_for(ids: int) -> int:
+    """Return how large, as a power of two, a table must be for `ids` to fill at most half of it."""
+    return max(0, 2 * ids - 1).bit_length()
 
 
 def _empty_table(bits: int) -> Int64Array:
@@ -294,12 +314,15 @@ class _Int64Values:
     def extend_encoded(self, blob: bytes, rows: int) -> None:
         self._ids.append(_decoded_int64s(blob, rows))
 
-    def take(self, rows: Int64Array) -> IdArray:
-        return self._ids.take(rows)
+    def take(self, positions: Int64Array) -> IdArray:
+        return self._ids.take(positions)
+
+    def take_encoded(self, positions: Int64Array) -> bytes:
+        return encode_ids(IdType.INT64, self._ids.take(positions))
 
 
 class _StringValues:
-    """UTF-8 strings end to end in one arena; row r ends at _ends[r + 1] and begins at _ends[r]."""
+    """UTF-8 strings end to end in one arena; the one at p is from _ends[p] to _ends[p + 1]."""
 
     def __init__(self) -> None:
         self._arena = _Growing(np.uint8)
@@ -320,14 +343,23 @@ class _StringValues:
         self._ends.append(ends + self._arena_bytes)
         self._arena_bytes += len(text)
 
-    def take(self, rows: Int64Array) -> IdArray:
-        begins = self._ends.take(rows)
-        lengths = self._ends.take(rows + 1) - begins
+    def take(self, positions: Int64Array) -> IdArray:
+        text, ends = self._texts(positions)
+        return _strings(text.tobytes(), ends)
+
+    def take_encoded(self, positions: Int64Array) -> bytes:
+        text, ends = self._texts(positions)
+        return np.diff(ends, prepend=0).astype("<u4").tobytes() + text.tobytes()
+
+    def _texts(self, positions: Int64Array) -> tuple[UInt8Array, Int64Array]:
+        """Return the bytes of some strings, and where each ends in them: int64 (positions,)."""
+        begins = self._ends.take(positions)
+        lengths = self._ends.take(positions + 1) - begins
         ends = np.cumsum(lengths)
         # Byte i of the answer belongs to the string whose bytes end behind it there.
         places = np.repeat(begins + lengths - ends, lengths)
         places += np.arange(len(places))
-        return _strings(self._arena.take(places).tobytes(), ends)
+        return self._arena.take(places), ends
 
 
 def _decoded_int64s(blob: bytes, rows: int) -> Int64Array:

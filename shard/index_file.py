@@ -54,12 +54,15 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         rows_trained_on=stored.rows_trained_on,
         trained_at=stored.trained_at,
         training_s=stored.training_s,
+        imbalance_when_trained=stored.imbalance_when_trained,
+        filter_margins=stored.filter_margins,
     )
     return replace(
         snapshot,
         index=index,
         absorbed_until=stored.absorbed_until,
         rows_skipped=stored.rows_skipped,
+        list_imbalance=ivf.list_imbalance,
     )
 
 
@@ -86,6 +89,8 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             rows_trained_on=index.rows_trained_on,
             trained_at=index.trained_at,
             training_s=index.training_s,
+            imbalance_when_trained=index.imbalance_when_trained,
+            filter_margins=index.filter_margins,
             calibration=tuple(
                 (
                     point.k,

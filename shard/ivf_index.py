@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from shard.calibration import Setting
 from shard.exact import Candidates, concatenate, costs_of
+from shard.row_map import RowMap
 from shard.tombstones import Tombstones
-from shard.types import BoolArray, Float32Array, IndexKind, Int64Array, Metric
+from shard.types import BoolArray, Float32Array, IndexKind, Int64Array, Metric, UInt8Array
 
 KMEANS_ROUNDS: Final = 10
 """Iterations of k-means, as FAISS itself defaults to for coarse quantizers."""
@@ -137,6 +138,8 @@ class IvfIndex:
         tombstones: Tombstones,
         vectors: Float32Array,
         squared_norms: Float32Array,
+        positions: RowMap | None = None,
+        passing: UInt8Array | None = None,
     ) -> Candidates:
         """Propose living rows for each query from its nearest lists.
 
@@ -151,13 +154,24 @@ class IvfIndex:
         setting
             The lists probed, and for compressed codes the rows whose codes are believed so far.
         vectors, squared_norms
-            Float32 (rows, dim) and (rows,) of all rows that the index holds, by row number.
+            Float32 (positions, dim) and (positions,) of all living rows that the index holds.
+        positions
+            Where each row lies in those two; None: at its number.
+        passing
+            Only these rows: a bitmap of living ones that covers all rows that the index holds, one
+            bit a row, least significant first. None: all that live.
         """
+        if not len(vectors):  # nothing lives, though the index may hold codes of the dead
+            return concatenate([])
+        positions = positions or RowMap()
+        selector = _selector(tombstones, passing)
         if self._kind is IndexKind.IVF_FLAT:
-            return self._propose_with_ties(queries, k, setting.nprobe, tombstones, squared_norms)
+            return self._propose_with_ties(
+                queries, k, setting.nprobe, selector, squared_norms, positions
+            )
         wanted = max(k, setting.candidates)
-        rows = self.nearest(queries, wanted, setting.nprobe, tombstones)
-        return shortlist(self._metric, queries, rows, k, vectors, squared_norms)
+        _, rows = self._search(queries, wanted, setting.nprobe, selector)
+        return shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
 
     def nearest(
         self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
@@ -166,11 +180,11 @@ class IvfIndex:
 
         int64 (queries, wanted), -1 behind the last.
         """
-        _, rows = self._search(queries, wanted, nprobe, tombstones)
+        _, rows = self._search(queries, wanted, nprobe, _selector(tombstones))
         return rows
 
     def list_of(self, row: int, vector: Float32Array) -> int:
-        """Return the inverted list that holds a row, given its vector (dim,).
+        """Return the inverted list that holds a row, given its vector (1, dim).
 
         It is looked for, list by list from the nearest to the vector on: FAISS, adding many rows at
         once, rounds differently from a look at one, and may have found another list nearer.
@@ -180,7 +194,7 @@ class IvfIndex:
         LookupError
             If no list holds it.
         """
-        for list_ in self._nearest_lists(vector[None]).tolist():
+        for list_ in self._nearest_lists(vector).tolist():
             if row in self._rows_of_list(list_):
                 return int(list_)
         raise LookupError(f"no inverted list holds row {row}")
@@ -207,38 +221,60 @@ class IvfIndex:
         held: Int64Array = faiss.rev_swig_ptr(lists.get_ids(list_), rows)
         return held
 
+    def lists_of(self, vectors: Float32Array) -> Int64Array:
+        """Return the inverted list that holds, or would hold, each of `vectors`. int64 (rows,)."""
+        lists: Int64Array = self._index.quantizer.search(self._as_held(vectors), 1)[1][:, 0]
+        return lists
+
+    def centroid_scores(self, queries: Float32Array) -> Float32Array:
+        """Return the score of each list's centroid, about. float32 (queries, nlist)."""
+        flat = faiss.downcast_index(self._index.quantizer)
+        values = faiss.rev_swig_ptr(flat.get_xb(), self.nlist * int(self._index.d))
+        centroids = values.reshape(self.nlist, -1)
+        queries = self._as_held(queries)
+        products: Float32Array = queries @ centroids.T
+        if self._metric is not Metric.L2:
+            return products
+        query_norms, norms = np.vecdot(queries, queries), np.vecdot(centroids, centroids)
+        products *= -2
+        products += query_norms[:, None]
+        products += norms
+        return products
+
     def _propose_with_ties(
         self,
         queries: Float32Array,
         k: int,
         nprobe: int,
-        tombstones: Tombstones,
+        selector: faiss.IDSelector | None,
         squared_norms: Float32Array,
+        positions: RowMap,
     ) -> Candidates:
         proposals = k + PROPOSALS_SLACK
-        scores, rows = self._search(queries, proposals, nprobe, tombstones)
+        scores, rows = self._search(queries, proposals, nprobe, selector)
         found = [_pairs(np.arange(len(queries)), rows)]
         open_queries = np.arange(len(queries))
         while proposals < min(self.rows, _TIED_PROPOSALS_MAX + k):
             ends = [k - 1, -1]
-            tied = _tied(queries[open_queries], scores[:, ends], rows[:, ends], squared_norms)
+            at = positions.of_padded(rows[:, ends])
+            tied = _tied(queries[open_queries], scores[:, ends], at, squared_norms)
             if not tied.any():
                 break
             found[-1] = _pairs(open_queries[~tied], rows[~tied])
             open_queries = open_queries[tied]
             proposals *= 2
-            scores, rows = self._search(queries[open_queries], proposals, nprobe, tombstones)
+            scores, rows = self._search(queries[open_queries], proposals, nprobe, selector)
             found.append(_pairs(open_queries, rows))
         return concatenate(found)
 
     def _search(
-        self, queries: Float32Array, proposals: int, nprobe: int, tombstones: Tombstones
+        self,
+        queries: Float32Array,
+        proposals: int,
+        nprobe: int,
+        selector: faiss.IDSelector | None,
     ) -> tuple[Float32Array, Int64Array]:
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe)
-        if tombstones.count:
-            dead = faiss.IDSelectorBitmap(tombstones.bits)
-            # Never a bitmap of the living: it answers false past its end, and newer rows lie there.
-            parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=faiss.IDSelectorNot(dead))
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
         scores, rows = self._index.search(self._as_held(queries), proposals, params=parameters)
         return scores, rows
 
@@ -249,6 +285,19 @@ class IvfIndex:
 
     def _as_held(self, vectors: Float32Array) -> Float32Array:
         return _padded(vectors, int(self._index.d))
+
+
+def _selector(tombstones: Tombstones, passing: UInt8Array | None = None) -> faiss.IDSelector | None:
+    """Return what lets FAISS see only some rows: those that live, or a bitmap of living ones.
+
+    It reads the bitmap in place and keeps it alive.
+    """
+    if passing is not None:
+        return faiss.IDSelectorBitmap(passing)
+    if not tombstones.count:
+        return None
+    # Never a bitmap of the living: it answers false past its end, and newer rows lie there.
+    return faiss.IDSelectorNot(faiss.IDSelectorBitmap(tombstones.bits))
 
 
 def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.IndexIVF:
@@ -283,6 +332,7 @@ def shortlist(
     k: int,
     vectors: Float32Array,
     squared_norms: Float32Array,
+    positions: RowMap | None = None,
 ) -> Candidates:
     """Return those of some rows that may be among the k best of each query, ties included.
 
@@ -297,12 +347,15 @@ def shortlist(
     rows
         Int64 (queries, candidates), -1 where there is none.
     vectors, squared_norms
-        Float32 (rows, dim), row-major, and (rows,), by row number.
+        Float32 (positions, dim), row-major, and (positions,), at least one.
+    positions
+        Where each row lies in those two; None: at its number.
     """
-    costs = float32_costs(metric, queries, rows, vectors)
+    at = (positions or RowMap()).of_padded(rows)
+    costs = float32_costs(metric, queries, at, vectors)
     wanted = min(k, rows.shape[1])
     kth = np.partition(costs, wanted - 1, axis=1)[:, wanted - 1 : wanted]
-    largest = squared_norms.take(rows, mode="wrap").max(axis=1, keepdims=True)
+    largest = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
     near = costs <= costs_that_tie(metric, queries, kth, largest)
     near &= rows >= 0
     query_of, place = np.nonzero(near)
@@ -361,17 +414,17 @@ def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
 
 
 def _tied(
-    queries: Float32Array, scores: Float32Array, rows: Int64Array, squared_norms: Float32Array
+    queries: Float32Array, scores: Float32Array, at: Int64Array, squared_norms: Float32Array
 ) -> BoolArray:
     """Say of each query whether two of its candidates may have the same score.
 
     FAISS sums float32 products or squared differences: the error of each score is below
-    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `rows` are (queries, 2); the
-    padding of a short answer (row -1) ties with nothing.
+    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `at`, positions, are (queries,
+    2); the padding of a short answer (-1) ties with nothing.
     """
     query_norms = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-    row_norms = squared_norms[rows].max(axis=1).astype(np.float64)
+    row_norms = squared_norms[at].max(axis=1).astype(np.float64)
     scale = np.maximum(np.abs(scores).max(axis=1), np.sqrt(query_norms * row_norms))
     error = queries.shape[1] * 2.0**-24 * scale
     gap = np.abs(scores[:, 0].astype(np.float64) - scores[:, 1])
-    return np.asarray((rows[:, 1] >= 0) & (gap <= 2 * error))
+    return np.asarray((at[:, 1] >= 0) & (gap <= 2 * error))

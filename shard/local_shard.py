@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import structlog
 
-from shard.admission import admit_vectors
+from shard.admission import admit_vectors, check_filter
 from shard.coalescer import Coalescer
 from shard.collection import COMMIT_IDS_MAX, Collection
 from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
@@ -164,9 +164,7 @@ class LocalShard:
     def _serve(self, collection: Collection) -> _Served:
         served = _Served(
             collection,
-            Coalescer(
-                collection.apply, self._commit_threads, lambda write: len(write.ids), COMMIT_IDS_MAX
-            ),
+            Coalescer(collection.apply, self._commit_threads, _weight_of, COMMIT_IDS_MAX),
             SearchCoalescer(),
         )
         self._served[collection.entry.config.name] = served
@@ -313,14 +311,16 @@ class LocalShard:
     # ---- reads ----------------------------------------------------------------------------------
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
-        """Return the rows of the ids that exist, in the order asked."""
+        """Return the rows of the ids that exist, in the order asked, or what passes a filter."""
         collection = self._find(request.collection, call).collection
-        return await self._read(collection, collection.get, request.ids, request.include)
+        return await self._read(
+            collection, collection.get, request.ids, request.include, request.filter
+        )
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
         """Count live rows."""
         collection = self._find(request.collection, call).collection
-        return await self._read(collection, collection.count, request.ids)
+        return await self._read(collection, collection.count, request.ids, request.filter)
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return a page of live rows, in the order of their row numbers."""
@@ -336,6 +336,7 @@ class LocalShard:
             first_row,
             request.page_size or PAGE_SIZE_DEFAULT,
             request.include,
+            request.filter,
         )
         if next_row is None:
             return page
@@ -352,6 +353,7 @@ class LocalShard:
             raise DeadlineExceeded("the deadline passed before the search began")
         if request.token is not None:
             self._check_token(collection, request.token)
+        check_filter(collection.entry.config, request.filter)
         admitted = replace(
             request, queries=admit_vectors(collection.entry.config, request.queries, "queries")
         )
@@ -475,6 +477,11 @@ class LocalShard:
                 collection.checkpoint()
             except Exception:
                 _log.exception("checkpoint failed", collection=collection.entry.config.name)
+
+
+def _weight_of(write: UpsertRequest | DeleteRequest) -> int:
+    """Return how many ids a write names; a filter weighs as one."""
+    return 1 if write.ids is None else len(write.ids)
 
 
 def recommended_batch_size(dim: int) -> int:

@@ -44,10 +44,11 @@ def measured_calibration(
     metric, k = config.metric, CALIBRATED_K[-1]
     candidates = held.propose(metric, queries, k + 1)
     others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
-    scores = exact_scores(metric, queries, held.vectors, others)
+    scores = exact_scores(metric, queries, held.vectors, held.positions.placed(others))
     best = rank(metric, others, scores, lambda rows: rows, len(queries), k)
     counts = best.counts.astype(np.int64)
-    norms = np.full((len(queries), 1), held.squared_norms[: held.last].max(initial=0.0))
+    _, end = held.positions.span(0, held.last)
+    norms = np.full((len(queries), 1), held.squared_norms[:end].max(initial=0.0))
     hits_of_k = {each: np.minimum(counts, each) for each in CALIBRATED_K}
     limits_of_k = {
         each: costs_that_tie(metric, queries, _last_costs(metric, best, hits), norms)[:, 0]
@@ -59,7 +60,7 @@ def measured_calibration(
     def costs_at(nprobe: int, piece: slice) -> Float32Array:
         rows = ivf.nearest(queries[piece], proposals + 1, nprobe, held.tombstones)
         rows = without(rows, own_rows[piece])
-        return float32_costs(metric, queries[piece], rows, held.vectors)
+        return float32_costs(metric, queries[piece], held.positions.of_padded(rows), held.vectors)
 
     def places_at(nprobe: int) -> Mapping[int, Int64Array]:
         go_on()

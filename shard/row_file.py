@@ -1,7 +1,8 @@
 """The vectors: an append-only float32 matrix in one file, read through a memory map.
 
-Layout: row-major, little-endian, row r at byte r * dim * 4; zeros, or rows that were never
-committed, after the last row. Which rows exist is the row store's to know and must not enter here.
+Layout: row-major, little-endian, the row at position p from byte p * dim * 4 on; zeros, or rows
+that were never committed, after the last row. Which rows exist, and which of them lies where, is
+the row store's to know and must not enter here.
 """
 
 from __future__ import annotations
@@ -67,12 +68,17 @@ class RowFile:
             raise
 
     @property
+    def name(self) -> str:
+        """Its name in its directory."""
+        return self._file.path.name
+
+    @property
     def disk_bytes(self) -> int:
         """Bytes that the file occupies, without the holes in it."""
         return os.fstat(self._file.descriptor).st_blocks * 512
 
     def require(self, rows: int) -> None:
-        """Check that the file is long enough for its committed rows.
+        """Check that the file is long enough for so many committed rows.
 
         Raises
         ------
@@ -85,15 +91,15 @@ class RowFile:
                 f"{rows} committed rows of dim {self._dim} need {rows * self._row_bytes}"
             )
 
-    def append(self, first_row: int, vectors: Float32Array) -> None:
-        """Write rows from `first_row` on; they are durable when this returns.
+    def append(self, position: int, vectors: Float32Array) -> None:
+        """Write rows from `position` on; they are durable when this returns.
 
         Rows beyond the last commit do not exist, so an append may overwrite those of an append that
         was never committed. It must not touch a committed row; the caller sees to that.
 
         Parameters
         ----------
-        first_row
+        position
             Where the first of them goes.
         vectors
             float32 (rows, dim).
@@ -105,7 +111,7 @@ class RowFile:
         """
         if not len(vectors):
             return
-        start = first_row * self._row_bytes
+        start = position * self._row_bytes
         self._grow(start + len(vectors) * self._row_bytes)
         self._disk.write(self._file, start, np.ascontiguousarray(vectors, dtype=COMPONENT).data)
         self._disk.sync(self._file)

@@ -160,6 +160,7 @@ def alike(request: SearchRequest) -> Hashable:
     return (
         request.collection,
         request.effort,
+        request.filter,
         request.include,
         request.score_threshold,
         request.min_coverage,

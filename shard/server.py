@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from contextlib import suppress
@@ -114,11 +115,12 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         """Tell a service's status now, and when it changes; after the drain nothing will."""
         told = None
         while True:
+            last = self._draining.is_set()  # looked at first: what is told then is the drain
             answer = await self._answer(request.service)
             if answer != told:
                 await context.write(answer)
                 told = answer
-            if self._draining.is_set():
+            if last:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._draining.wait(), HEALTH_LOOK_S)
@@ -170,6 +172,10 @@ async def run_server(
             ) from None
         _log.info("serving metrics", address=join_address(metrics_host, metrics_port))
     await server.start()
+    # What is there now stays: without it a full collection looks at 66,000 objects of imported
+    # modules each time, and stops every call for 17 ms.
+    gc.collect()
+    gc.freeze()
     print(f"listening on {join_address(host, bound_port or port)}", flush=True)
 
     await stopping.wait()

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -20,12 +21,13 @@ import structlog
 from shard import wire
 from shard.call_metadata import call_of
 from shard.config import Limits
-from shard.errors import PlacementMismatch, Unsupported, VectorShardError
+from shard.errors import PlacementMismatch, VectorShardError
 from shard.fingerprint import fingerprint_of
 from shard.protocol import Shard
-from shard.status import DETAILS_KEY, opaque_status, status_code, status_of
+from shard.search_stream import SearchStream
+from shard.status import CODE_BY_NUMBER, DETAILS_KEY, Status, opaque_status, status_code, status_of
 from shard.telemetry import Outcome, RpcMetrics
-from shard.types import Call, Topology, UpsertRequest
+from shard.types import Call, SearchRequest, Topology, UpsertRequest
 from shard.upload import Upload
 
 SERVICE_NAME: Final = "vectorshard.v1.VectorService"
@@ -54,9 +56,14 @@ class VectorService:
     def __init__(self, shard: Shard, limits: Limits, version: str, metrics: RpcMetrics) -> None:
         self._shard = shard
         self._limits = limits
+        # An answer that fits into a message, but not with its envelope, would end the whole stream.
+        self._stream_limits = replace(
+            limits, message_bytes=limits.message_bytes - wire.ENVELOPE_BYTES
+        )
         self._version = version
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
+        self._server_info: tuple[Topology | None, bytes] = (None, b"")
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
@@ -78,15 +85,14 @@ class VectorService:
         """Return when `drain` was called and no call runs any more."""
         await self._finished.wait()
 
-    @contextmanager
-    def _run(self, name: str) -> Iterator[Outcome]:
+    def _run(self, name: str) -> Outcome:
+        """Return the context in which a call runs."""
         self._running += 1
-        try:
-            with self._metrics.call(name) as outcome:
-                yield outcome
-        finally:
-            self._running -= 1
-            self._look_whether_finished()
+        return self._metrics.call(name, self._ended)
+
+    def _ended(self) -> None:
+        self._running -= 1
+        self._look_whether_finished()
 
     @contextmanager
     def _open_stream(self) -> Iterator[None]:
@@ -227,19 +233,54 @@ class VectorService:
         return wire.encode_list_response(rows, self._limits)
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_search_request(payload, self._limits)
+        return await self._searched(self._decode_search(payload), call, self._limits)
+
+    def _decode_search(self, payload: bytes) -> SearchRequest:
+        return wire.decode_search_request(payload, self._limits)
+
+    async def _searched(self, request: SearchRequest, call: Call, limits: Limits) -> bytes:
         result = await self._shard.search(request, call=call)
-        return wire.encode_search_response(result, self._limits)
+        return wire.encode_search_response(result, limits)
 
     async def _search_stream(
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        with self._run("SearchStream") as outcome:
-            refused = Unsupported("SearchStream is not part of this release")
-            outcome.code = status_code(refused)
-            await _abort(context, "SearchStream", refused)
-        for response in list[bytes]():  # an async generator that never answers
-            yield response
+        """Answer each message as Search would; each counts as one, and the stream beside them."""
+        with self._run("SearchStream") as outcome, self._open_stream():
+            stream = SearchStream(
+                payloads,
+                self._decode_search_of_stream,
+                self._search_of_stream,
+                lambda error: _status("SearchStream", error).SerializeToString(),
+                call=_call(context),
+                limits=self._limits,
+                draining=self._draining,
+            )
+            try:
+                async for answer in stream.answers():
+                    yield answer
+            except Exception as error:
+                outcome.code = status_code(error)
+                await _abort(context, "SearchStream", error)
+            finally:
+                await stream.close()
+
+    def _decode_search_of_stream(self, payload: bytes) -> SearchRequest:
+        try:
+            return self._decode_search(payload)
+        except Exception as error:
+            with self._run("Search") as outcome:
+                outcome.code = status_code(error)
+            raise
+
+    async def _search_of_stream(self, request: SearchRequest, call: Call) -> bytes:
+        with self._run("Search") as outcome:
+            try:
+                await self._require_placement(call)
+                return await self._searched(request, call, self._stream_limits)
+            except Exception as error:
+                outcome.code = status_code(error)
+                raise
 
     async def _explain(self, payload: bytes, call: Call) -> bytes:
         request = wire.decode_explain_request(payload, self._limits)
@@ -254,7 +295,11 @@ class VectorService:
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         wire.decode_get_server_info_request(payload)
         topology = await self._shard.topology(call=call)
-        return wire.encode_get_server_info_response(self._version, topology, self._limits)
+        known, answer = self._server_info
+        if topology is not known:
+            answer = wire.encode_get_server_info_response(self._version, topology, self._limits)
+            self._server_info = (topology, answer)
+        return answer
 
 
 def _call(context: Context) -> Call:
@@ -264,19 +309,20 @@ def _call(context: Context) -> Call:
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
-    """End the call with the error's status; the server's own errors show an opaque id only.
+    """End the call with the error's status."""
+    status = _status(method, error)
+    trailing = ((DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(CODE_BY_NUMBER[status.code], status.message, trailing)
+    raise AssertionError("abort raises")
+
+
+def _status(method: str, error: Exception) -> Status:
+    """Return the status of a failure; the server's own errors show an opaque id only.
 
     One of a server behind this one is opaque already, and that server's log has its story.
     """
     if isinstance(error, VectorShardError) and (error.error_id or not error.is_servers_own):
-        status = status_of(error)
-    else:
-        error_id = uuid.uuid4().hex[:16]
-        _log.error("a call failed", method=method, error_id=error_id, exc_info=error)
-        status = opaque_status(error, error_id)
-    trailing = ((DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(_CODE_BY_NUMBER[status.code], status.message, trailing)
-    raise AssertionError("abort raises")
-
-
-_CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+        return status_of(error)
+    error_id = uuid.uuid4().hex[:16]
+    _log.error("a call failed", method=method, error_id=error_id, exc_info=error)
+    return opaque_status(error, error_id)

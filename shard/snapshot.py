@@ -9,10 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shard.calibration import Calibration, Setting
+from shard.filter_columns import FilterColumns, row_numbers
+from shard.filter_expression import Filter
+from shard.id_column import IdColumn
 from shard.ivf_index import IvfIndex
+from shard.row_map import RowMap
 from shard.tombstones import Tombstones
 from shard.training_buffer import TrainingBuffer
-from shard.types import Effort, Float32Array, Ledger
+from shard.types import Effort, Float32Array, IdArray, Int64Array, Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,9 @@ class TrainedIndex:
     rows_trained_on: int
     trained_at: float
     training_s: float
+    imbalance_when_trained: float = 1.0
+    filter_margins: tuple[float, ...] = ()
+    """See shard.filtered_search; empty where no field is declared."""
 
     def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
         """Return how far a search looks in it; None when the search must score all rows."""
@@ -38,15 +45,25 @@ class TrainedIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Committed rows, who of them is dead, and which of them the index holds."""
+    """Committed rows, who of them is dead, and which of them the index holds.
+
+    `vectors`, `squared_norms` and `ids` go by position, and belong to one generation of the row
+    file; everything else speaks of rows by their numbers, and so do the methods.
+    """
 
     sequence: int
     """The newest commit in it."""
     vectors: Float32Array
-    """(rows, dim): a read-only view of the row file."""
+    """(positions, dim): a read-only view of the row file."""
     squared_norms: Float32Array
-    """(rows,)"""
+    """(positions,)"""
+    ids: IdColumn
+    """At least (positions,): a later commit appends to it."""
+    positions: RowMap = field(default_factory=RowMap)
+    """Where each row lies in those three."""
     tombstones: Tombstones = field(default_factory=Tombstones)
+    columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
+    """The declared fields; of more rows than this snapshot's, perhaps."""
     replaced: int = 0
     deleted: int = 0
     index: TrainedIndex | None = None
@@ -55,15 +72,27 @@ class Snapshot:
     rows_skipped: int = 0
     """Rows below `absorbed_until` that were dead by then, so the index does not hold them."""
 
+    list_imbalance: float = 1.0
+    """How unevenly the index's lists are filled: FAISS's factor, 1 is even."""
+
     @property
     def rows(self) -> int:
         """Rows ever committed; the next row's number."""
-        return len(self.vectors)
+        return self.positions.rows(len(self.vectors))
 
     @property
     def live(self) -> int:
         """Rows that searches see."""
         return self.rows - self.tombstones.count
+
+    def vectors_of(self, rows: Int64Array) -> Float32Array:
+        """Return a copy of the vectors of rows that live, float32 (rows, dim)."""
+        vectors: Float32Array = self.vectors.take(self.positions.of(rows), axis=0)
+        return vectors
+
+    def ids_of(self, rows: Int64Array) -> IdArray:
+        """Return the ids of rows that live, (rows,)."""
+        return self.ids.take(self.positions.of(rows))
 
     @property
     def buffer(self) -> TrainingBuffer:
@@ -77,7 +106,14 @@ class Snapshot:
 
     def between(self, first: int, last: int) -> TrainingBuffer:
         """Return the rows of [first, last)."""
-        return TrainingBuffer(self.vectors, self.squared_norms, self.tombstones, first, last)
+        return TrainingBuffer(
+            self.vectors, self.squared_norms, self.tombstones, first, last, self.positions
+        )
+
+    def passing(self, filter_: Filter) -> Int64Array:
+        """Return the live rows that pass a filter that was admitted, ascending."""
+        rows = row_numbers(self.columns.passing(filter_, self.rows))
+        return rows[~self.tombstones.are_dead(rows)] if self.tombstones.count else rows
 
     def ledger(self) -> Ledger:
         """Say where every accepted row is, counting what the index really holds.

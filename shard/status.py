@@ -46,6 +46,9 @@ from shard.errors import (
     WritesStopped,
 )
 
+Status = status_pb2.Status
+"""google.rpc.Status, for those who send one."""
+
 DOMAIN: Final = "vectorshard"
 """ErrorInfo.domain of every error of this service."""
 
@@ -109,6 +112,11 @@ def _reason_of(error: type[VectorShardError]) -> str:
     """Return the class's name in UPPER_SNAKE: COLLECTION_NOT_FOUND."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).upper()
 
+
+CODE_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {
+    code.value[0]: code for code in grpc.StatusCode
+}
+"""gRPC's codes by what google.rpc.Status.code holds."""
 
 _ERROR_BY_REASON: Final = {_reason_of(error): error for error in STATUS_BY_ERROR}
 
@@ -178,6 +186,26 @@ def opaque_status(error: Exception, error_id: str) -> status_pb2.Status:
         error_details_pb2.ErrorInfo(domain=DOMAIN, reason=_reason_of(kind), metadata=facts)
     )
     return status
+
+
+def cancelled_status() -> status_pb2.Status:
+    """Return the status of a request of a stream that its caller has withdrawn."""
+    return status_pb2.Status(
+        code=grpc.StatusCode.CANCELLED.value[0], message="the caller withdrew the request"
+    )
+
+
+def read_status(payload: bytes) -> tuple[grpc.StatusCode, VectorShardError]:
+    """Return the code of a google.rpc.Status, and the error that it stands for.
+
+    See `error_from_status` for CANCELLED. Bytes that are no status are an InternalError.
+    """
+    try:
+        status = status_pb2.Status.FromString(payload)
+    except DecodeError:
+        status = status_pb2.Status(message="bytes that are no status")
+    code = CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    return code, error_from_status(code, status.message, status)
 
 
 def error_from_status(

@@ -1,7 +1,8 @@
-"""The background work of a shard: building indexes, absorbing the buffer, writing checkpoints.
+"""The background work of a shard: building indexes, absorbing the buffer, writing checkpoints,
+rebuilding the row file.
 
-Two threads. One builds new indexes, which may take long and disturbs nobody: the new index is
-private until it replaces the old one in one step. The other absorbs, so that the old index keeps
+Two threads. One builds new indexes and row files, which may take long and disturbs nobody: what is
+new is private until it replaces the old in one step. The other absorbs, so that the old index keeps
 growing meanwhile, and writes checkpoints. Both only look; the collection knows what is due.
 """
 
@@ -17,6 +18,7 @@ import structlog
 
 from shard.calibration import Calibration, nlist_for
 from shard.collection import Collection
+from shard.filtered_search import measured_margins
 from shard.ivf_index import IvfIndex, use_cores
 from shard.recall import measured_calibration
 from shard.snapshot import Snapshot, TrainedIndex
@@ -42,7 +44,17 @@ _log = structlog.get_logger(__name__)
 
 
 class TrainingAbandoned(Exception):
-    """The shard stops; nobody needs the index any more."""
+    """The shard stops; nobody needs the index, or the row file, any more."""
+
+
+def _go_on(collection: Collection, is_stopping: Callable[[], bool]) -> Callable[[], None]:
+    """Return what raises TrainingAbandoned once the shard or the collection stops."""
+
+    def go_on() -> None:
+        if is_stopping() or collection.closed:
+            raise TrainingAbandoned
+
+    return go_on
 
 
 def build_index(
@@ -58,10 +70,7 @@ def build_index(
         If `is_stopping` says so between two steps.
     """
 
-    def go_on() -> None:
-        if is_stopping() or collection.closed:
-            raise TrainingAbandoned
-
+    go_on = _go_on(collection, is_stopping)
     started = clock()
     config, training = collection.entry.config, collection.engine.training
     snapshot = collection.snapshot
@@ -73,7 +82,7 @@ def build_index(
     wanted = min(len(live_rows), nlist * training.points_per_list)
     sample_rows = np.sort(random.choice(live_rows, size=wanted, replace=False))
     ivf = IvfIndex.train(
-        config.index.kind, config.metric, snapshot.vectors[sample_rows], nlist, training.seed
+        config.index.kind, config.metric, snapshot.vectors_of(sample_rows), nlist, training.seed
     )
     absorbed_until, rows_skipped = 0, 0
     go_on()
@@ -83,7 +92,9 @@ def build_index(
         absorbed_until = snapshot.rows
         if collection.snapshot.rows - absorbed_until <= collection.engine.buffer.absorb_rows:
             break
-    calibration = _calibrate(collection, ivf, snapshot, absorbed_until, random, go_on)
+    calibration, filter_margins = _calibrate(
+        collection, ivf, snapshot, absorbed_until, random, go_on
+    )
     now = clock()
     collection.publish_index(
         TrainedIndex(
@@ -94,6 +105,8 @@ def build_index(
             rows_trained_on=len(sample_rows),
             trained_at=now,
             training_s=now - started,
+            imbalance_when_trained=ivf.list_imbalance,
+            filter_margins=filter_margins,
         ),
         absorbed_until,
         rows_skipped,
@@ -109,7 +122,7 @@ def _absorb(
         go_on()
         piece_last = min(piece + BUILD_PIECE_ROWS, last)
         rows = snapshot.tombstones.live_rows(piece, piece_last)
-        ivf.add(rows, snapshot.vectors[rows])
+        ivf.add(rows, snapshot.vectors_of(rows))
         skipped += piece_last - piece - len(rows)
     return skipped
 
@@ -121,14 +134,21 @@ def _calibrate(
     absorbed_until: int,
     random: np.random.Generator,
     go_on: Callable[[], None],
-) -> Calibration:
-    """Measure the recall of an index on a sample of its own rows, each left out of its answer."""
+) -> tuple[Calibration, tuple[float, ...]]:
+    """Measure the recall of an index on a sample of its own rows, each left out of its answer.
+
+    Beside it the margins of searches with filters, where fields are declared for them.
+    """
     live_rows = snapshot.tombstones.live_rows(0, absorbed_until)
     size = min(len(live_rows), collection.engine.training.calibration_queries)
     query_rows = np.sort(random.choice(live_rows, size=size, replace=False))
-    queries = np.ascontiguousarray(snapshot.vectors[query_rows])
+    queries = snapshot.vectors_of(query_rows)
     held = snapshot.between(0, absorbed_until)
-    return measured_calibration(collection.entry.config, ivf, held, queries, query_rows, go_on)
+    config = collection.entry.config
+    margins: tuple[float, ...] = ()
+    if config.filter_fields:
+        margins = measured_margins(config.metric, ivf, held, queries, query_rows)
+    return measured_calibration(config, ivf, held, queries, query_rows, go_on), margins
 
 
 class Trainer:
@@ -219,8 +239,17 @@ class Trainer:
             return False
 
     def _build(self, collection: Collection) -> bool:
-        if not collection.wants_training:
+        if collection.wants_training:
+            self._train(collection)
+        elif collection.wants_rebuild:
+            collection.rebuild(_go_on(collection, lambda: self._stopping))
+        elif collection.wants_sweeping:
+            collection.sweep()
+        else:
             return False
+        return True
+
+    def _train(self, collection: Collection) -> None:
         asked = collection.begin_training()
         try:
             build_index(collection, self._clock, lambda: self._stopping)
@@ -231,9 +260,10 @@ class Trainer:
             raise
         finally:
             collection.end_training()
+        if asked:
+            collection.ask_for_rebuild()
         for future in asked:
             future.set_result(None)
-        return True
 
     def _absorb(self, collection: Collection) -> bool:
         if collection.wants_absorbing:

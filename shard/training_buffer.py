@@ -6,22 +6,27 @@ committed one. Before the first training that is every row; nothing is ever clea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from shard.exact import Candidates, exact_candidates
+from shard.exact import Candidates, concatenate, exact_candidates
+from shard.row_map import RowMap
 from shard.tombstones import Tombstones
 from shard.types import Float32Array, Metric
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBuffer:
-    """Rows first <= row < last of a shard's `vectors` (rows, dim) and `squared_norms` (rows,)."""
+    """Rows first <= row < last of a shard.
+
+    Its `vectors` (positions, dim) and `squared_norms` (positions,) lie as `positions` says.
+    """
 
     vectors: Float32Array
     squared_norms: Float32Array
     tombstones: Tombstones
     first: int
     last: int
+    positions: RowMap = field(default_factory=RowMap)
 
     @property
     def live(self) -> int:
@@ -30,13 +35,14 @@ class TrainingBuffer:
 
     def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
         """Return a superset of the k best living rows for each query, ties included."""
-        return exact_candidates(
-            metric,
-            queries,
-            self.vectors,
-            self.squared_norms,
-            self.tombstones.live_between(self.first, self.last),
-            self.first,
-            self.last,
-            k,
+        if self.first == self.last:
+            return concatenate([])
+        live = self.tombstones.live_between(self.first, self.last)
+        there = self.positions.hold_between(self.first, self.last)
+        if live is not None and there is not None:
+            live = live[there]
+        begin, end = self.positions.span(self.first, self.last)
+        placed = exact_candidates(
+            metric, queries, self.vectors, self.squared_norms, live, begin, end, k
         )
+        return replace(placed, row_of=self.positions.rows_at(placed.row_of))

@@ -15,6 +15,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shard.filter_expression import Filter
+
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
@@ -83,6 +85,15 @@ class ShardState(Enum):
     BUFFERING = "buffering"
     TRAINING = "training"
     TRAINED = "trained"
+
+
+class FilterPlan(Enum):
+    """How a shard answered a search with a filter."""
+
+    EXACT = "exact"
+    """Every row that passes was scored exactly."""
+    INDEX = "index"
+    """The index was searched for rows that pass."""
 
 
 class Role(Enum):
@@ -252,15 +263,16 @@ class UpsertResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteRequest:
-    """Delete these ids, each once."""
+    """Delete these ids, each once, or the rows that pass a filter: one of the two."""
 
     collection: str
-    ids: IdArray
+    ids: IdArray | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteResult:
-    """How many of the ids were there."""
+    """How many rows were there and are gone."""
 
     deleted: int
     token: Token
@@ -276,19 +288,21 @@ class Include:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetRequest:
-    """Return these ids, each once."""
+    """Return these ids, each once, or the rows that pass a filter: one of the two."""
 
     collection: str
-    ids: IdArray
+    ids: IdArray | None = None
+    filter: Filter | None = None
     include: Include = field(default_factory=lambda: Include(vectors=True, metadata=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountRequest:
-    """Count all live rows, or those of `ids`."""
+    """Count the live rows: only those of `ids`, if given, and only what passes the filter."""
 
     collection: str
     ids: IdArray | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +321,7 @@ class ListRequest:
     collection: str
     page_size: int = 0
     cursor: Cursor | None = None
+    filter: Filter | None = None
     include: Include = field(default_factory=Include)
 
 
@@ -337,6 +352,7 @@ class SearchRequest:
     queries: VectorArray
     k: int
     effort: Effort = field(default_factory=Effort)
+    filter: Filter | None = None
     include: Include = field(default_factory=Include)
     score_threshold: float | None = None
     min_coverage: float = 1.0
@@ -355,6 +371,9 @@ class ShardReceipt:
     nprobe: int = 0
     candidates: int = 0
     generation: int = 0
+    rows_passing: int = 0
+    filter_plan: FilterPlan | None = None
+    """None for a search without a filter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,6 +428,7 @@ class ExplainRequest:
     collection: str
     query: VectorArray
     id: IdArray
+    filter: Filter | None = None
     score: float | None = None
 
 
@@ -436,8 +456,9 @@ class Explanation:
     """Its rank among all rows, from 1; equal scores rank by id."""
     score: float = 0.0
     hidden_by_filter: bool = False
+    """The filter does not pass it. Everything else is said as if there were no filter."""
     deleted: bool = False
-    """Its last row is dead, and the shard still knows it: not after a restart."""
+    """Its last row is dead, and the shard still knows it: not after a restart or a rebuild."""
     candidates_needed: int = 0
     """How many candidates a search of `centroid_rank` lists must take, so that its code makes it
     one of them; 0 for IVF_FLAT, which scores all rows of a list."""

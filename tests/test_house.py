@@ -25,7 +25,7 @@ PACKAGES = ("shard", "router", "tests", "benchmarks")
 
 LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
     "shard": (
-        ("vocabulary", frozenset({"types", "errors", "config", "protocol"})),
+        ("vocabulary", frozenset({"types", "errors", "config", "protocol", "filter_expression"})),
         (
             "core",
             frozenset(
@@ -37,38 +37,90 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "config_json",
                     "exact",
                     "explanation",
+                    "filter_columns",
+                    "filtered_search",
                     "fingerprint",
                     "id_column",
                     "ivf_index",
+                    "proposals",
                     "read_write_lock",
                     "recall",
+                    "row_map",
                     "slots",
                     "snapshot",
                     "tombstones",
                     "training_buffer",
+                    "upkeep",
                     "wire",
                 }
             ),
         ),
-        ("storage", frozenset({"disk", "row_file", "row_store", "data_directory", "index_file"})),
+        (
+            "storage",
+            frozenset(
+                {
+                    "data_directory",
+                    "disk",
+                    "filter_file",
+                    "index_file",
+                    "rebuild",
+                    "row_columns",
+                    "row_file",
+                    "row_store",
+                }
+            ),
+        ),
         (
             "engine",
-            frozenset({"coalescer", "collection", "search_coalescer", "trainer", "local_shard"}),
+            frozenset({"coalescer", "collection", "local_shard", "search_coalescer", "trainer"}),
         ),
         (
             "edge",
-            frozenset({"call_metadata", "status", "service", "server", "telemetry", "upload"}),
+            frozenset(
+                {
+                    "call_metadata",
+                    "search_stream",
+                    "server",
+                    "service",
+                    "status",
+                    "telemetry",
+                    "upload",
+                }
+            ),
         ),
     ),
     "router": (
         (
             "core",
             frozenset(
-                {"calls", "explanations", "ingest", "merge", "placement", "tables", "upload"}
+                {
+                    "calls",
+                    "explanations",
+                    "filter_text",
+                    "ingest",
+                    "merge",
+                    "placement",
+                    "tables",
+                    "upload",
+                }
             ),
         ),
-        ("routing", frozenset({"children", "remote_shard", "router"})),
-        ("edge", frozenset({"client", "console", "demo", "embedded", "fleet", "logs", "__main__"})),
+        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
+        (
+            "edge",
+            frozenset(
+                {
+                    "__main__",
+                    "client",
+                    "console",
+                    "demo",
+                    "embedded",
+                    "fleet",
+                    "logs",
+                    "streams",
+                }
+            ),
+        ),
     ),
 }
 """From the bottom up. A module imports from its own layer and from those below it."""
@@ -84,6 +136,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "vectorshard": frozenset({"shard.wire"}),
     "google.protobuf": frozenset({"shard.wire", "shard.status"}),
     "google.rpc": frozenset({"shard.status"}),
+    "pyroaring": frozenset({"shard.filter_columns"}),
     "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "grpc": frozenset(
@@ -93,7 +146,9 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.service",
             "shard.server",
             "router.client",
+            "router.link",
             "router.remote_shard",
+            "router.streams",
         }
     ),
     "sqlite3": frozenset({"shard.disk", "shard.row_store", "shard.collection"}),
@@ -129,6 +184,7 @@ WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
     "Makefile",
+    "benchmarks/stock.lock",
     "buf.yaml",
     "deploy/Dockerfile",
     "deploy/build.lock",

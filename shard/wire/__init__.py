@@ -34,6 +34,7 @@ from shard.wire.ids import (
     check_ids,
 )
 from shard.wire.metadata import (
+    declared_values,
     mapping_from_metadata,
     metadata_from_mapping,
 )
@@ -51,6 +52,16 @@ from shard.wire.reads import (
     encode_list_request,
     encode_list_response,
 )
+from shard.wire.search_stream import (
+    ENVELOPE_BYTES,
+    TIMEOUT_MS_MAX,
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_request,
+    decode_search_stream_response,
+    encode_search_stream_request,
+    encode_search_stream_response,
+)
 from shard.wire.searches import (
     decode_explain_request,
     decode_explain_response,
@@ -60,6 +71,7 @@ from shard.wire.searches import (
     encode_explain_response,
     encode_search_request,
     encode_search_response,
+    expected_answer_bytes,
 )
 from shard.wire.server_info import (
     decode_get_server_info_request,
@@ -79,7 +91,12 @@ from shard.wire.writes import (
 )
 
 __all__ = [
+    "ENVELOPE_BYTES",
+    "TIMEOUT_MS_MAX",
+    "StreamAnswer",
+    "StreamRequest",
     "check_ids",
+    "declared_values",
     "decode_count_request",
     "decode_count_response",
     "decode_create_collection_request",
@@ -102,6 +119,8 @@ __all__ = [
     "decode_list_response",
     "decode_search_request",
     "decode_search_response",
+    "decode_search_stream_request",
+    "decode_search_stream_response",
     "decode_train_request",
     "decode_train_response",
     "decode_upsert_request",
@@ -128,10 +147,13 @@ __all__ = [
     "encode_list_response",
     "encode_search_request",
     "encode_search_response",
+    "encode_search_stream_request",
+    "encode_search_stream_response",
     "encode_train_request",
     "encode_train_response",
     "encode_upsert_request",
     "encode_upsert_response",
+    "expected_answer_bytes",
     "mapping_from_metadata",
     "metadata_from_mapping",
 ]

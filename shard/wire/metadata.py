@@ -61,9 +61,8 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
         target.null_value = struct_pb2.NULL_VALUE
     elif isinstance(value, bool):
         target.bool_value = value
-    elif isinstance(value, int) and not -_EXACT_INTEGER <= value <= _EXACT_INTEGER:
-        raise ValueError(f"{value} is beyond the integers that a double holds; write it as text")
     elif isinstance(value, int | float):
+        check_exact(value)
         target.number_value = value
     elif isinstance(value, str):
         target.string_value = value
@@ -76,6 +75,12 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
             _fill_value(target.list_value.values.add(), element)
     else:
         raise TypeError(f"metadata cannot hold a {type(value).__name__}")
+
+
+def check_exact(number: float) -> None:
+    """Raise ValueError for an integer that no double holds for sure."""
+    if isinstance(number, int) and not -_EXACT_INTEGER <= number <= _EXACT_INTEGER:
+        raise ValueError(f"{number} is beyond the integers that a double holds; write it as text")
 
 
 def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
@@ -110,6 +115,34 @@ def _value_of(value: struct_pb2.Value) -> Any:
         number = value.number_value
         exact = number.is_integer() and abs(number) <= _EXACT_INTEGER
         return int(number) if exact else number
+    return getattr(value, kind)
+
+
+def declared_values(metadata: bytes, names: Sequence[str]) -> list[Any]:
+    """Return the fields of these names; None where one is absent or null.
+
+    A number is float, whatever it is a number of; a list is a list of such values, a struct a dict.
+
+    Raises
+    ------
+    MalformedMessage
+        If the bytes are no google.protobuf.Struct.
+    """
+    try:
+        values = struct_pb2.Struct.FromString(metadata).fields
+    except DecodeError as error:
+        raise MalformedMessage(str(error), field="metadata") from None
+    return [_plain_value(values[name]) if name in values else None for name in names]
+
+
+def _plain_value(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "struct_value":
+        return _mapping_of(value.struct_value)
+    if kind == "list_value":
+        return [_plain_value(element) for element in value.list_value.values]
     return getattr(value, kind)
 
 

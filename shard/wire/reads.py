@@ -14,39 +14,37 @@ from shard.wire.primitives import parse
 from shard.wire.selection import (
     decode_include,
     encode_include,
-    refuse_filter,
-    required_ids,
+    required_selection,
+    selected_filter,
     selected_ids,
-    set_ids,
+    set_filter,
+    set_selection,
 )
 
 
 def encode_get_request(request: types.GetRequest) -> bytes:
-    """Name the ids to return."""
+    """Name the rows to return."""
     message = v1.GetRequest(collection=request.collection, include=encode_include(request.include))
-    set_ids(message, request.ids)
+    set_selection(message, request.ids, request.filter)
     return message.SerializeToString()
 
 
 def decode_get_request(payload: bytes, limits: Limits) -> types.GetRequest:
-    """Return the ids asked for; without an `include`, vectors and metadata are.
+    """Return which rows are asked for; without an `include`, vectors and metadata are.
 
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse, or neither ids nor filter.
-    InvalidId, LimitExceeded
-        For an id or a number of ids out of its range.
-    Unsupported
-        For a filter.
+        For bytes that do not parse, neither ids nor filter, or both.
+    InvalidId, LimitExceeded, InvalidParameter
+        For an id, a number of ids, or a filter that cannot be.
     """
     request = parse(v1.GetRequest, payload)
-    ids = required_ids(request, limits)
-    if not request.HasField("include"):
-        return types.GetRequest(collection=request.collection, ids=ids)
-    return types.GetRequest(
-        collection=request.collection, ids=ids, include=decode_include(request.include)
-    )
+    ids, filter_ = required_selection(request, limits)
+    include = types.Include(vectors=True, metadata=True)
+    if request.HasField("include"):
+        include = decode_include(request.include)
+    return types.GetRequest(collection=request.collection, ids=ids, filter=filter_, include=include)
 
 
 def encode_get_response(rows: types.Rows, limits: Limits) -> bytes:
@@ -92,10 +90,9 @@ def _decode_rows(
 
 
 def encode_count_request(request: types.CountRequest) -> bytes:
-    """Ask for the number of live rows: all, or those of the ids."""
+    """Ask for the number of live rows: all, those of the ids, those that pass a filter."""
     message = v1.CountRequest(collection=request.collection)
-    if request.ids is not None:
-        set_ids(message, request.ids)
+    set_selection(message, request.ids, request.filter)
     return message.SerializeToString()
 
 
@@ -106,13 +103,15 @@ def decode_count_request(payload: bytes, limits: Limits) -> types.CountRequest:
     ------
     MalformedMessage
         For bytes that do not parse.
-    InvalidId, LimitExceeded
-        For an id or a number of ids out of its range.
-    Unsupported
-        For a filter.
+    InvalidId, LimitExceeded, InvalidParameter
+        For an id, a number of ids, or a filter that cannot be.
     """
     request = parse(v1.CountRequest, payload)
-    return types.CountRequest(collection=request.collection, ids=selected_ids(request, limits))
+    return types.CountRequest(
+        collection=request.collection,
+        ids=selected_ids(request, limits),
+        filter=selected_filter(request, limits),
+    )
 
 
 def encode_count_response(count: int) -> bytes:
@@ -131,7 +130,7 @@ def encode_list_request(request: types.ListRequest) -> bytes:
     Raises
     ------
     InvalidParameter
-        If the page size is no uint32.
+        If the page size is no uint32, or the filter cannot be written.
     """
     try:
         message = v1.ListRequest(
@@ -142,6 +141,7 @@ def encode_list_request(request: types.ListRequest) -> bytes:
         )
     except (ValueError, TypeError) as error:
         raise InvalidParameter(str(error), field="page_size") from None
+    set_filter(message, request.filter)
     return message.SerializeToString()
 
 
@@ -153,12 +153,9 @@ def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
     MalformedMessage
         For bytes that do not parse.
     LimitExceeded, InvalidParameter
-        For a page size over the limit, a cursor that is none.
-    Unsupported
-        For a filter.
+        For a page size over the limit, a cursor that is none, or a filter that cannot be.
     """
     request = parse(v1.ListRequest, payload)
-    refuse_filter(request)
     if request.page_size > limits.page_size:
         raise LimitExceeded(
             f"{request.page_size:,} rows a page, at most {limits.page_size:,}", field="page_size"
@@ -167,6 +164,7 @@ def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
         collection=request.collection,
         page_size=request.page_size or min(PAGE_SIZE_DEFAULT, limits.page_size),
         cursor=decode_cursor(request.cursor),
+        filter=selected_filter(request, limits),
         include=decode_include(request.include),
     )
 

@@ -1,8 +1,9 @@
-"""Search with its receipt, SearchStream and Explain."""
+"""Search with its receipt, and Explain."""
 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 from vectorshard.internal.v1 import internal_pb2 as twins
@@ -22,8 +23,14 @@ from shard.wire.bulk import (
 from shard.wire.ids import check_ids, decode_ids, encode_ids
 from shard.wire.matrices import decode_matrix, encode_matrix
 from shard.wire.opaque import decode_token, encode_token
-from shard.wire.primitives import check_recall, copied, parse, shortest_decimal
-from shard.wire.selection import decode_include, encode_include, refuse_filter
+from shard.wire.primitives import FILTER_PLANS, check_recall, copied, parse, shortest_decimal
+from shard.wire.selection import decode_include, encode_include, selected_filter, set_filter
+
+_HIT_BYTES: Final = 12
+"""Of a hit: an int64 id and a score."""
+
+_METADATA_BYTES: Final = 1_024
+"""Of a hit's metadata: what fits is up to 64 times that, what people keep is mostly less."""
 
 
 def encode_search_request(request: types.SearchRequest) -> bytes:
@@ -32,7 +39,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
     Raises
     ------
     InvalidParameter
-        If k or nprobe is no uint32.
+        If k or nprobe is no uint32, or the filter cannot be written.
     """
     effort = request.effort
     try:
@@ -53,6 +60,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
             message.target_recall = effort.target_recall
     except (ValueError, TypeError) as error:
         raise InvalidParameter(str(error), field="k or nprobe") from None
+    set_filter(message, request.filter)
     return message.SerializeToString()
 
 
@@ -64,12 +72,9 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
     MalformedMessage
         For bytes that do not parse, or a matrix that is none.
     InvalidParameter, LimitExceeded
-        For a number out of its range.
-    Unsupported
-        For a filter.
+        For a number out of its range, or a filter that cannot be.
     """
     request = parse(v1.SearchRequest, payload)
-    refuse_filter(request)
     matrix = request.queries
     queries = decode_matrix(matrix.data, matrix.dim, matrix.dtype, "queries")
     _check_hits(len(queries), request.k, limits)
@@ -78,6 +83,7 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
         queries=queries,
         k=request.k,
         effort=_decode_effort(request, limits),
+        filter=selected_filter(request, limits),
         include=decode_include(request.include),
         score_threshold=_decode_score_threshold(request),
         min_coverage=_decode_min_coverage(request),
@@ -128,6 +134,20 @@ def _decode_min_coverage(request: v1.SearchRequest) -> float:
     if not 0.0 <= coverage <= 1.0:
         raise InvalidParameter(f"{coverage} is not in [0, 1]", field="min_coverage")
     return coverage
+
+
+def expected_answer_bytes(request: types.SearchRequest) -> int:
+    """Return about what the answer takes if there are as many hits as are asked for.
+
+    A guess of ids that are strings, and of metadata.
+    """
+    queries, dim = request.queries.shape
+    hit_bytes = _HIT_BYTES
+    if request.include.vectors:
+        hit_bytes += 4 * int(dim)
+    if request.include.metadata:
+        hit_bytes += _METADATA_BYTES
+    return int(queries) * request.k * hit_bytes
 
 
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
@@ -196,25 +216,42 @@ def _encode_receipt(receipt: types.Receipt) -> v1.Receipt:
         shards_total=receipt.shards_total,
         shards_answered=receipt.shards_answered,
         coverage=receipt.coverage,
-        shards=[v1.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards],
+        shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
+    )
+
+
+def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
+    values = copied(receipt, types.ShardReceipt)
+    plan = values.pop("filter_plan")
+    return v1.ShardReceipt(
+        **values,
+        filter_plan=v1.FILTER_PLAN_UNSPECIFIED if plan is None else FILTER_PLANS.number[plan],
     )
 
 
 def _decode_receipt(receipt: v1.Receipt) -> types.Receipt:
     return types.Receipt(
         coverage=shortest_decimal(receipt.coverage),
-        shards=tuple(
-            types.ShardReceipt(**copied(shard, types.ShardReceipt)) for shard in receipt.shards
-        ),
+        shards=tuple(_decode_shard_receipt(shard) for shard in receipt.shards),
+    )
+
+
+def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
+    values = copied(receipt, types.ShardReceipt)
+    plan = values.pop("filter_plan")
+    return types.ShardReceipt(
+        **values,
+        filter_plan=FILTER_PLANS.member(plan, "receipt", MalformedMessage) if plan else None,
     )
 
 
 def encode_explain_request(request: types.ExplainRequest) -> bytes:
-    """Ask about an id and a query."""
+    """Ask about an id and a query. Raises InvalidParameter if the filter cannot be written."""
     message = v1.ExplainRequest(
         collection=request.collection, query=encode_matrix(request.query), score=request.score
     )
     message.id.MergeFromString(encode_ids(request.id).SerializeToString())
+    set_filter(message, request.filter)
     return message.SerializeToString()
 
 
@@ -229,11 +266,10 @@ def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainReque
         For more or fewer than one id or query, and a score that is NaN.
     InvalidId
         For an id that is empty or too long.
-    Unsupported
-        For a filter.
+
+    And what `decode_filter` raises.
     """
     request = parse(v1.ExplainRequest, payload)
-    refuse_filter(request)
     query = decode_matrix(request.query.data, request.query.dim, request.query.dtype, "query")
     _check_one(len(query), "query")
     id_ = decode_ids(request.id)
@@ -242,7 +278,13 @@ def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainReque
     score = request.score if request.HasField("score") else None
     if score is not None and math.isnan(score):
         raise InvalidParameter("NaN", field="score")
-    return types.ExplainRequest(collection=request.collection, query=query, id=id_, score=score)
+    return types.ExplainRequest(
+        collection=request.collection,
+        query=query,
+        id=id_,
+        filter=selected_filter(request, limits),
+        score=score,
+    )
 
 
 def _check_one(given: int, field: str) -> None:

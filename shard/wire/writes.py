@@ -14,7 +14,7 @@ from shard.wire.matrices import encode_matrix
 from shard.wire.metadata import canonical_metadata
 from shard.wire.opaque import decode_token, encode_token
 from shard.wire.primitives import WRITE_MODES, copied, parse
-from shard.wire.selection import required_ids, set_ids
+from shard.wire.selection import required_selection, set_selection
 
 
 def encode_upsert_request(request: types.UpsertRequest, request_id: int = 0) -> bytes:
@@ -91,26 +91,25 @@ def decode_upsert_response(payload: bytes) -> tuple[types.UpsertResult, int]:
 
 
 def encode_delete_request(request: types.DeleteRequest) -> bytes:
-    """Name the ids to delete."""
+    """Name the rows to delete."""
     message = v1.DeleteRequest(collection=request.collection)
-    set_ids(message, request.ids)
+    set_selection(message, request.ids, request.filter)
     return message.SerializeToString()
 
 
 def decode_delete_request(payload: bytes, limits: Limits) -> types.DeleteRequest:
-    """Return the ids to delete.
+    """Return which rows to delete.
 
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse, or neither ids nor filter.
-    InvalidId, LimitExceeded
-        For an id or a number of ids out of its range.
-    Unsupported
-        For a filter.
+        For bytes that do not parse, neither ids nor filter, or both.
+    InvalidId, LimitExceeded, InvalidParameter
+        For an id, a number of ids, or a filter that cannot be.
     """
     request = parse(v1.DeleteRequest, payload)
-    return types.DeleteRequest(collection=request.collection, ids=required_ids(request, limits))
+    ids, filter_ = required_selection(request, limits)
+    return types.DeleteRequest(collection=request.collection, ids=ids, filter=filter_)
 
 
 def encode_delete_response(result: types.DeleteResult) -> bytes:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.transport import NOT_INSTALLED, OURS, THEIRS, Load, rows_of
+from benchmarks.transport import (
+    NOT_INSTALLED,
+    OURS,
+    SERVER,
+    STOCK,
+    THEIRS,
+    Load,
+    Pair,
+    rows_of,
+    rows_of_servers,
+)
 
 
 def loads(*rates: float) -> list[Load]:
@@ -24,3 +34,17 @@ def test_where_h2load_is_not_installed_the_row_says_so() -> None:
     assert (ours[2], ours[6]) == (5, "-")
     assert theirs[1] == NOT_INSTALLED
     assert len(theirs) == len(ours)
+
+
+def test_a_server_is_compared_with_the_stock_one_of_the_same_round() -> None:
+    pairs = {
+        STOCK: [
+            Pair(many, alone) for many, alone in zip(loads(1, 2, 3), loads(9, 9, 9), strict=True)
+        ],
+        SERVER: [
+            Pair(many, alone) for many, alone in zip(loads(2, 2, 9), loads(9, 9, 9), strict=True)
+        ],
+    }
+    stock, ours = rows_of_servers(pairs, 100)
+    assert list(stock) == [STOCK, 2, 1.0, pytest.approx(200), 1.0, 1.0, "-", 3]
+    assert list(ours) == [SERVER, 2, 1.0, pytest.approx(200), 2.0, 1.0, "rate >= 1.3", 3]

@@ -16,6 +16,7 @@ from typing import Protocol
 from router.placement import slots_of_shard
 from router.router import Router
 from shard.config import EngineConfig
+from shard.filter_expression import Filter
 from shard.local_shard import LocalShard
 from shard.protocol import Shard
 from shard.types import (
@@ -217,27 +218,38 @@ class Stage:
         request = DeleteRequest(collection=self.collection.name, ids=ids)
         return (await self.shard.delete(request)).deleted
 
+    async def delete_where(self, filter_: Filter) -> int:
+        """Delete what passes a filter and say how many rows that were."""
+        request = DeleteRequest(collection=self.collection.name, filter=filter_)
+        return (await self.shard.delete(request)).deleted
+
     async def get(self, ids: IdArray, *, vectors: bool = True, metadata: bool = True) -> Rows:
         """Get rows."""
         include = Include(vectors=vectors, metadata=metadata)
         request = GetRequest(collection=self.collection.name, ids=ids, include=include)
         return await self.shard.get(request)
 
-    async def list_all(self, page_size: int) -> list[Rows]:
+    async def list_all(self, page_size: int, *, filter_: Filter | None = None) -> list[Rows]:
         """List all pages."""
-        pages = [await self.list_page(page_size)]
+        pages = [await self.list_page(page_size, filter_=filter_)]
         while pages[-1].cursor is not None:
-            pages.append(await self.list_page(page_size, after=pages[-1]))
+            pages.append(await self.list_page(page_size, after=pages[-1], filter_=filter_))
         return pages
 
     async def list_page(
-        self, page_size: int, *, after: Rows | None = None, include: Include | None = None
+        self,
+        page_size: int,
+        *,
+        after: Rows | None = None,
+        filter_: Filter | None = None,
+        include: Include | None = None,
     ) -> Rows:
         """List one page."""
         request = ListRequest(
             collection=self.collection.name,
             page_size=page_size,
             cursor=after.cursor if after is not None else None,
+            filter=filter_,
             include=include or Include(),
         )
         return await self.shard.list_rows(request)
@@ -252,6 +264,7 @@ class Stage:
         target_recall: float = 0.0,
         include: Include | None = None,
         score_threshold: float | None = None,
+        filter_: Filter | None = None,
     ) -> SearchResult:
         """Search."""
         request = SearchRequest(
@@ -261,12 +274,17 @@ class Stage:
             effort=Effort(exact=exact, nprobe=nprobe, target_recall=target_recall),
             include=include or Include(),
             score_threshold=score_threshold,
+            filter=filter_,
         )
         return await self.shard.search(request)
 
-    async def explain(self, query: VectorArray, id_: IdArray) -> Explanation:
+    async def explain(
+        self, query: VectorArray, id_: IdArray, *, filter_: Filter | None = None
+    ) -> Explanation:
         """Explain a query (1, dim) and an id (1,)."""
-        request = ExplainRequest(collection=self.collection.name, query=query, id=id_)
+        request = ExplainRequest(
+            collection=self.collection.name, query=query, id=id_, filter=filter_
+        )
         return await self.shard.explain(request)
 
     async def describe(self) -> CollectionDescription:

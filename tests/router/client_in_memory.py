@@ -7,7 +7,7 @@ on purpose: `forget_everything` answers without hits, `lose_rows` leaves rows ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import numpy as np
@@ -17,6 +17,7 @@ from shard.types import (
     CollectionConfig,
     CollectionDescription,
     Explanation,
+    FilterPlan,
     Float32Array,
     IdArray,
     IdType,
@@ -60,7 +61,7 @@ class ClientInMemory:
     rows: dict[str, dict[int | str, Float32Array]] = field(default_factory=dict)
     searches: list[dict[str, object]] = field(default_factory=list)
     explanation: Explanation = field(default_factory=Explanation)
-    explains: list[tuple[list[list[float]], int | str]] = field(default_factory=list)
+    explains: list[tuple[list[list[float]], int | str, str | None]] = field(default_factory=list)
     refused_rows: tuple[int, ...] = ()
     forget_everything: bool = False
     lose_rows: int = 0
@@ -142,12 +143,16 @@ class ClientInMemory:
             best = [] if self.forget_everything else np.argsort(-scores)[:k].tolist()
             hits.append([Hit(ids[row], float(scores[row])) for row in best])
         part = ShardReceipt(shard=0, rows_visible=len(ids), rows_exact=len(ids))
+        if asked.get("filter") is not None:
+            part = replace(part, rows_passing=len(ids), filter_plan=FilterPlan.EXACT)
         hits.receipt = Receipt(shards=(part,), coverage=1.0)
         return hits
 
-    def explain(self, name: str, query: VectorArray, id_: int | str) -> Explanation:
+    def explain(
+        self, name: str, query: VectorArray, id_: int | str, *, filter: str | None
+    ) -> Explanation:
         """Say what the test says."""
-        self.explains.append((query.tolist(), id_))
+        self.explains.append((query.tolist(), id_, filter))
         return self.explanation
 
     def train(self, name: str, *, wait: bool) -> None:

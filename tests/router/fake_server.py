@@ -19,15 +19,19 @@ from shard.errors import (
     CollectionNotFound,
     VectorShardError,
 )
+from shard.filter_expression import Filter
 from shard.status import DETAILS_KEY, status_code, status_of
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionEntry,
+    CountRequest,
     Cursor,
+    DeleteRequest,
     DeleteResult,
     ExplainRequest,
     Explanation,
+    GetRequest,
     Ledger,
     Receipt,
     Role,
@@ -45,6 +49,7 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from tests.shard.filter_samples import holds
 
 TOKEN = Token(incarnation="x1", sequences={0: 7})
 TOPOLOGY = Topology(
@@ -67,7 +72,7 @@ class FakeServer:
     """Keeps one collection of rows in order, in plain lists; remembers what it was asked.
 
     `error`, when set, is what every call ends with; `silent` calls last until the test ends.
-    `acknowledge` answers an upload's messages.
+    `acknowledge` answers an upload's messages, and `answer` those of a search stream.
     """
 
     def __init__(self) -> None:
@@ -83,6 +88,7 @@ class FakeServer:
         self.upserts: list[UpsertRequest] = []
         self.released = threading.Event()
         self.acknowledge: Callable[[Iterator[bytes]], Iterator[bytes]] = self.acknowledge_each
+        self.answer: Callable[[Iterator[bytes]], Iterator[bytes]] = self.answer_each
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler to add to a server."""
@@ -105,7 +111,8 @@ class FakeServer:
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
             for name, answer in unary.items()
         }
-        handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
+        for name, stream in (("UpsertStream", "acknowledge"), ("SearchStream", "answer")):
+            handlers[name] = grpc.stream_stream_rpc_method_handler(self._streaming(name, stream))
         return grpc.method_handlers_generic_handler("vectorshard.v1.VectorService", handlers)
 
     def _unary(self, name: str, answer: Callable[[bytes], bytes]) -> Any:
@@ -123,15 +130,35 @@ class FakeServer:
 
         return handle
 
-    def _upsert_stream(
-        self, payloads: Iterator[bytes], context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
-        self.asked.append("UpsertStream")
-        context.add_callback(self.released.set)
+    def _streaming(self, name: str, attribute: str) -> Any:
+        def handle(payloads: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            self.asked.append(name)
+            context.add_callback(self.released.set)
+            try:
+                yield from getattr(self, attribute)(payloads)
+            except VectorShardError as error:
+                abort(context, error)
+
+        return handle
+
+    def answer_each(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
+        """Answer every message of a search stream."""
+        yield from map(self.search_answer, payloads)
+
+    def search_answer(self, payload: bytes) -> bytes:
+        """Answer a message of a search stream."""
+        request = wire.decode_search_stream_request(payload)
+        assert request.search is not None
         try:
-            yield from self.acknowledge(payloads)
+            if self.error is not None:
+                raise self.error
+            answer = wire.StreamAnswer(
+                request_id=request.request_id, response=self._search(request.search)
+            )
         except VectorShardError as error:
-            abort(context, error)
+            status = status_of(error).SerializeToString()
+            answer = wire.StreamAnswer(request_id=request.request_id, error=status)
+        return wire.encode_search_stream_response(answer)
 
     def acknowledge_each(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
         """Write and acknowledge every message of an upload."""
@@ -178,7 +205,7 @@ class FakeServer:
 
     def _delete(self, payload: bytes) -> bytes:
         request = wire.decode_delete_request(payload, self.limits)
-        gone = [self.rows.pop(id_, None) for id_ in request.ids.tolist()]
+        gone = [self.rows.pop(id_, None) for id_ in self._selected(request)]
         deleted = sum(row is not None for row in gone)
         return wire.encode_delete_response(DeleteResult(deleted=deleted, token=TOKEN))
 
@@ -195,23 +222,35 @@ class FakeServer:
 
     def _get(self, payload: bytes) -> bytes:
         request = wire.decode_get_request(payload, self.limits)
-        ids = [id_ for id_ in request.ids.tolist() if id_ in self.rows]
+        ids = self._selected(request)
         rows = self._rows(ids, request.include.vectors, request.include.metadata)
         return wire.encode_get_response(rows, self.limits)
 
     def _count(self, payload: bytes) -> bytes:
         request = wire.decode_count_request(payload, self.limits)
-        if request.ids is None:
-            return wire.encode_count_response(len(self.rows))
-        return wire.encode_count_response(sum(id_ in self.rows for id_ in request.ids.tolist()))
+        return wire.encode_count_response(len(self._selected(request)))
+
+    def _selected(self, request: DeleteRequest | GetRequest | CountRequest) -> list[int | str]:
+        """Return the ids of the rows that ids and filter select."""
+        chosen = list(self.rows) if request.ids is None else request.ids.tolist()
+        passing = self._passing(request.filter)
+        return [id_ for id_ in chosen if id_ in passing]
+
+    def _passing(self, filter_: Filter | None) -> list[int | str]:
+        return [
+            id_
+            for id_, (_, metadata) in self.rows.items()
+            if filter_ is None or holds(filter_, wire.mapping_from_metadata(metadata))
+        ]
 
     def _list(self, payload: bytes) -> bytes:
         request = wire.decode_list_request(payload, self.limits)
         first = 0 if request.cursor is None else request.cursor.row
         last = first + request.page_size
-        cursor = Cursor(incarnation="x1", shard=0, row=last) if last < len(self.rows) else None
+        passing = self._passing(request.filter)
+        cursor = Cursor(incarnation="x1", shard=0, row=last) if last < len(passing) else None
         page = self._rows(
-            list(self.rows)[first:last], request.include.vectors, request.include.metadata, cursor
+            passing[first:last], request.include.vectors, request.include.metadata, cursor
         )
         return wire.encode_list_response(page, self.limits)
 

@@ -173,6 +173,7 @@ class FakeShard:
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Say that all ids were there."""
         entry = self._find("delete", request.collection, request, call)
+        assert request.ids is not None
         return DeleteResult(deleted=len(request.ids), token=self._token(entry))
 
     def _token(self, entry: CollectionEntry) -> Token:
@@ -181,6 +182,7 @@ class FakeShard:
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Have all ids that are even."""
         self._find("get", request.collection, request, call)
+        assert request.ids is not None
         ids = np.sort(request.ids[request.ids % 2 == 0])
         return Rows(ids=ids)
 

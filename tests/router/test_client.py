@@ -5,6 +5,7 @@ Every test runs with `Client` and with `AsyncClient`, which must not differ in w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +32,7 @@ from shard.errors import (
     VectorShardError,
     WritesStopped,
 )
+from shard.filter_expression import And, Equals, Exists, Not, Or, Range
 from shard.types import (
     CollectionConfig,
     FieldType,
@@ -166,13 +168,58 @@ def test_a_search_states_what_it_was_told(words: Any, server: FakeServer) -> Non
     assert [one.queries.dtype.itemsize for one in server.searches] == [2, 2, 4]
 
 
+@pytest.mark.parametrize("filter_", ["n >= 1", Range("n", gte=1.0)])
+def test_only_rows_that_pass_are_counted_listed_got_and_deleted(words: Any, filter_: Any) -> None:
+    assert words.count("words", filter=filter_) == 1
+    assert words.count("words", ["b", "c"], filter=filter_) == 0
+    assert [page.ids.tolist() for page in words.list_rows("words", filter=filter_)] == [["a"]]
+    assert words.get("words", filter=filter_).ids.tolist() == ["a"]
+    assert words.get("words", filter='tags in ("y", "z")').ids.tolist() == ["c"]
+    assert words.delete("words", filter=filter_) == 1
+    assert words.delete("words", filter=filter_) == 0
+    assert words.count("words") == 2
+
+
+def test_a_search_states_its_filter(words: Any, server: FakeServer) -> None:
+    words.search("words", np.ones((1, 3)), filter="not n < 3 and tags exists")
+    words.search("words", np.ones((1, 3)), filter=Exists("n") | Equals("tags", "x"))
+    assert [one.filter for one in server.searches] == [
+        And((Not(Range("n", lt=3.0)), Exists("tags"))),
+        Or((Exists("n"), Equals("tags", "x"))),
+    ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.delete("words"),
+        lambda client: client.get("words"),
+        lambda client: client.delete("words", ["a"], filter="n exists"),
+        lambda client: client.get("words", ["a"], filter="n exists"),
+        lambda client: client.count("words", filter="n exists and"),
+        lambda client: client.search("words", np.ones((1, 3)), filter=Equals("n", 2**60)),
+        lambda client: list(client.list_rows("words", filter="n")),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused_before_it_is_sent(
+    words: Any, server: FakeServer, call: Callable[[Any], object]
+) -> None:
+    asked = list(server.asked)
+    with pytest.raises(InvalidParameter) as caught:
+        call(words)
+    assert "filter" in caught.value.field
+    assert server.asked == asked
+
+
 @pytest.mark.parametrize("query", [[1, 0, 0], [[1, 0, 0]], np.eye(3)[:1]])
 @pytest.mark.parametrize("id_", ["a", 7])
 def test_an_explanation_is_of_one_query_and_one_id(
     client: Any, server: FakeServer, query: Any, id_: int | str
 ) -> None:
+    assert client.explain("words", query, id_, filter="n exists") == EXPLANATION
     assert client.explain("words", query, id_) == EXPLANATION
-    [asked] = server.explains
+    filtered, asked = server.explains
+    assert (filtered.filter, asked.filter) == (Exists("n"), None)
     assert asked.query.tolist() == [[1, 0, 0]]
     assert (asked.id.tolist(), asked.score) == ([id_], None)
 

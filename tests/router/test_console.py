@@ -198,6 +198,18 @@ def test_search_shows_hits_and_receipt(run: Run, client: ClientInMemory) -> None
 
 
 @pytest.mark.usefixtures("filled")
+def test_a_search_with_a_filter_shows_how_many_rows_pass_and_the_way_taken(
+    run: Run, client: ClientInMemory
+) -> None:
+    ended = run("search", "--collection", "w", "--id", "c", "--filter", 'lang = "en"')
+    assert ended.exit_code == 0, ended.output
+    assert client.searches[-1]["filter"] == 'lang = "en"'
+    assert re.search(r"rows passing +filter by", ended.output)
+    assert re.search(r"7 +EXACT", ended.output)
+    assert "filter by" not in run("search", "--collection", "w", "--id", "c").output
+
+
+@pytest.mark.usefixtures("filled")
 def test_search_asks_with_a_typed_vector_or_with_a_file(
     run: Run, client: ClientInMemory, tmp_path: Path
 ) -> None:
@@ -244,9 +256,17 @@ def test_explain_says_a_sentence_and_shows_its_figures(run: Run, client: ClientI
     assert "the 5th nearest to the query, so that nprobe 5 finds it and less does not." in told
     assert "The default search scores every row and finds it." in told
     assert re.search(r"score +0\.75", ended.output)
-    [(query, id_)] = client.explains
-    assert (len(query), id_) == (1, "c")
-    assert client.searches[-1]["k"] == 10
+    [(query, id_, filter_)] = client.explains
+    assert (len(query), id_, filter_) == (1, "c", None)
+    assert client.searches[-1]["filter"] is None
+
+
+@pytest.mark.usefixtures("filled")
+def test_explain_asks_and_searches_with_the_filter(run: Run, client: ClientInMemory) -> None:
+    client.explanation = Explanation(exists=True, centroid_rank=1, nprobe_needed=1, exact_rank=3)
+    command = ("explain", "--collection", "w", "--id", "c", "--query-id", "a", "--filter", "n > 1")
+    assert run(*command).exit_code == 0
+    assert client.explains[-1][2] == client.searches[-1]["filter"] == "n > 1"
 
 
 @pytest.mark.usefixtures("filled")
@@ -258,7 +278,7 @@ def test_explain_asks_with_a_typed_query_and_searches_only_where_it_must(
     ended = run("explain", "--collection", "w", "--id", "c", "--query", query)
     assert ended.exit_code == 0, ended.output
     assert "ranks 2nd of 7 for the query" in ended.output
-    assert client.explains == [([[0.5, -1.0]], "c")]
+    assert client.explains == [([[0.5, -1.0]], "c", None)]
     assert not client.searches
 
 

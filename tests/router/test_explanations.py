@@ -26,6 +26,7 @@ FOUND = Explanation(
     candidates=120,
 )
 HOPELESS = replace(FOUND, nprobe_needed=0, candidates_needed=2_310)
+HIDDEN = replace(FOUND, hidden_by_filter=True)
 BUFFERED = Explanation(exists=True, shard=1, buffered=True, exact_rank=3, score=0.5)
 RECEIPT = ShardReceipt(shard=1, nprobe=12, candidates=60)
 
@@ -88,10 +89,14 @@ def test_what_no_list_holds_has_sentences_of_its_own() -> None:
     assert said(Explanation()).startswith("There is no 'coffee' in words: it was never written")
 
 
+def test_what_a_filter_hides_is_said_to_be_hidden() -> None:
+    assert said(HIDDEN).endswith("finds it and less does not. The filter hides it.")
+
+
 def test_a_search_is_tried_only_where_its_outcome_is_not_known() -> None:
     assert is_worth_trying(FOUND)
     assert is_worth_trying(replace(HOPELESS, exact_rank=HITS))
-    for known in (BUFFERED, Explanation(), replace(FOUND, exact_rank=HITS + 1)):
+    for known in (BUFFERED, HIDDEN, Explanation(), replace(FOUND, exact_rank=HITS + 1)):
         assert not is_worth_trying(known)
 
 

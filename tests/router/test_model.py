@@ -1,9 +1,10 @@
 """Whatever is done to a collection, it answers as a dictionary and float64 arithmetic would.
 
-A state machine writes, reads, trains and restarts a router over shards, and keeps a `Model` beside
-it. Most histories stay in this process, where a step is cheap; some go through a router and shards
-in processes of their own. Values come from a small grid: vectors repeat, scores tie, and every
-score under L2 and INNER_PRODUCT is exact, so that the order of the hits is certain.
+A state machine writes, reads, trains and restarts a router over shards, which rebuild themselves
+meanwhile, and keeps a `Model` beside it. Most histories stay in this process, where a step is
+cheap; some go through a router and shards in processes of their own. Values come from a small grid:
+vectors repeat, scores tie, and every score under L2 and INNER_PRODUCT is exact, so that the order
+of the hits is certain.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from hypothesis.stateful import (
 
 from router.embedded import open_embedded
 from router.placement import slots_of_shard
-from shard.config import BufferConfig, EngineConfig, TrainingConfig
+from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.errors import InvalidVector
+from shard.filter_expression import Equals, Exists, Filter, Range
 from shard.protocol import Shard
 from shard.slots import slots_of
 from shard.types import (
@@ -61,9 +63,10 @@ from shard.types import (
     UpsertRequest,
     WriteMode,
 )
-from shard.wire import metadata_from_mapping
+from shard.wire import mapping_from_metadata, metadata_from_mapping
 from tests.conformance.backends import OverProcesses
 from tests.conformance.hosts import Hosts, SharedGate, some_hosts
+from tests.shard.filter_samples import FIELDS, holds
 
 T = TypeVar("T")
 Id: TypeAlias = int | str
@@ -79,6 +82,15 @@ METADATA = (
     b"",
     metadata_from_mapping({"x": 1}),
     metadata_from_mapping({"another": [True, None, "ä"]}),
+    metadata_from_mapping({"lang": "en", "year": 1990}),
+    metadata_from_mapping({"lang": ["de", "en"], "public": True, "rating": 0.5}),
+)
+FILTERS: tuple[Filter, ...] = (
+    Equals("lang", "en"),
+    Equals("lang", "de") | Range("year", gte=1900.0),
+    ~Exists("lang"),
+    Equals("public", True) & Range("rating", lt=1.0),
+    Equals("lang", "nobody"),
 )
 MANY_IDS = 300
 SCORE_TOLERANCE = 1e-6
@@ -87,7 +99,9 @@ ALREADY_EXISTS = 6  # google.rpc.Code
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=3),
     training=TrainingConfig(calibration_queries=16, checkpoint_min_rows=20),
+    rebuild=RebuildConfig(dead_rows_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3),
 )
+"""So small that what comes with many rows comes in most histories: absorbing, rebuilding."""
 
 FEW_IDS: dict[IdType, tuple[Id, ...]] = {
     IdType.INT64: (*range(12), -1, -(2**63), 2**63 - 1),
@@ -174,11 +188,20 @@ class Model:
         places = {row.position: id_ for id_, row in self.rows.items()}
         return [places[place] for place in sorted(places) if first <= place < last]
 
-    def scores(self, query: Float32Array) -> dict[Id, float]:
-        """Return the score of every live row for a query (dim,), in float64."""
+    def passing(self, filter_: Filter) -> list[Id]:
+        """Return the ids of the live rows that pass."""
+        return [
+            id_
+            for id_, row in self.rows.items()
+            if holds(filter_, mapping_from_metadata(row.metadata))
+        ]
+
+    def scores(self, query: Float32Array, filter_: Filter | None = None) -> dict[Id, float]:
+        """Return the score of every live row that passes for a query (dim,), in float64."""
         exact = self.kept(query[None])[0].astype(np.float64)
         scores = {}
-        for id_, row in self.rows.items():
+        for id_ in self.rows if filter_ is None else self.passing(filter_):
+            row = self.rows[id_]
             vector = row.vector.astype(np.float64)
             if self.config.metric is Metric.L2:
                 scores[id_] = float(((vector - exact) ** 2).sum())
@@ -212,6 +235,8 @@ class CollectionMachine(RuleBasedStateMachine):
     index_kind: IndexKind
     failures: list[str]
     """Of all runs; background work may let the same steps fail elsewhere, or not, the next time."""
+    rebuilds: list[Path]
+    """Row files of all runs that came from a rebuild."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,6 +249,7 @@ class CollectionMachine(RuleBasedStateMachine):
             metric=self.metric,
             id_type=self.id_type,
             index=IndexConfig(kind=self.index_kind, min_training_size=6),
+            filter_fields=FIELDS,
         )
         self.run(self.router.create_collection(config))
         self.model = Model(config, self.shards)
@@ -236,6 +262,7 @@ class CollectionMachine(RuleBasedStateMachine):
             self.failures.append(traceback.format_exc())
         self.run(self.router.close())
         self.loop.close()
+        self.rebuilds.extend(self.directory.rglob("rows-[1-9]*.f32"))
         shutil.rmtree(self.directory)
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -319,7 +346,8 @@ class CollectionMachine(RuleBasedStateMachine):
         ]
         vectors = np.random.default_rng(seed).choice(GRID, size=(rows, DIM)).astype(np.float32)
         vectors[~vectors.any(axis=1)] = 1.0
-        self.write(ids, vectors, None, mode)
+        metadata = [METADATA[number % (3 * len(METADATA)) % len(METADATA)] for number in numbers]
+        self.write(ids, vectors, metadata if seed % 2 else None, mode)
 
     @rule(choice=st.data(), wrong=st.sampled_from([np.nan, np.inf, 2e19]))
     def a_batch_with_a_bad_row_writes_nothing(self, choice: st.DataObject, wrong: float) -> None:
@@ -346,6 +374,13 @@ class CollectionMachine(RuleBasedStateMachine):
         ids = sorted(self.model.rows, key=str)
         chosen = np.random.default_rng(seed).random(len(ids)) < share
         self.delete([id_ for id_, is_chosen in zip(ids, chosen, strict=True) if is_chosen])
+
+    @rule(filter_=st.sampled_from(FILTERS))
+    def delete_by_filter(self, filter_: Filter) -> None:
+        passing = self.model.passing(filter_)
+        request = DeleteRequest(collection="words", filter=filter_)
+        assert self.run(self.router.delete(request)).deleted == len(passing)
+        assert self.model.delete(passing) == len(passing)
 
     # ---- reads ----------------------------------------------------------------------------------
 
@@ -390,6 +425,27 @@ class CollectionMachine(RuleBasedStateMachine):
         assert self.run(self.router.count(of_ids)) == sum(id_ in self.model.rows for id_ in ids)
         assert self.run(self.router.count(CountRequest(collection="words"))) == len(self.model.rows)
 
+    @rule(filter_=st.sampled_from(FILTERS), page_size=st.sampled_from([3, 40, 1_000]))
+    def count_and_list_by_filter(self, filter_: Filter, page_size: int) -> None:
+        passing = self.model.passing(filter_)
+        request = CountRequest(collection="words", filter=filter_)
+        assert self.run(self.router.count(request)) == len(passing)
+        listed: list[Id] = []
+        cursor: Cursor | None = None
+        while True:
+            page = self.run(
+                self.router.list_rows(
+                    ListRequest(
+                        collection="words", page_size=page_size, cursor=cursor, filter=filter_
+                    )
+                )
+            )
+            listed += page.ids.tolist()
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert Counter(listed) == Counter(passing)
+
     @rule(page_size=st.sampled_from([1, 2, 5, 50, 1_000]))
     def list_a_page(self, page_size: int) -> None:
         """A listing that other steps interrupt."""
@@ -427,6 +483,7 @@ class CollectionMachine(RuleBasedStateMachine):
         effort: Effort,
         threshold: float | None = None,
         include: Include | None = None,
+        filter_: Filter | None = None,
     ) -> SearchResult:
         """Search, and check what holds of every answer: its form, its scores, its receipt."""
         include = include or Include()
@@ -439,6 +496,7 @@ class CollectionMachine(RuleBasedStateMachine):
                     effort=effort,
                     score_threshold=threshold,
                     include=include,
+                    filter=filter_,
                 )
             )
         )
@@ -449,10 +507,14 @@ class CollectionMachine(RuleBasedStateMachine):
             assert receipt.rows_exact <= receipt.rows_visible
             assert receipt.nprobe <= receipt.nlist
             if effort.exact:
-                assert receipt.rows_exact == receipt.rows_visible
+                seen = receipt.rows_visible if filter_ is None else receipt.rows_passing
+                assert receipt.rows_exact == seen
+        if filter_ is not None:
+            passing = sum(receipt.rows_passing for receipt in result.receipt.shards)
+            assert passing == len(self.model.passing(filter_))
         self.compare_included(result.hits.ids.tolist(), include, result.vectors, result.metadata)
         for query, ids, scores in zip(queries, *split_by_query(result), strict=True):
-            self.check_hits(query, ids, scores, k, threshold)
+            self.check_hits(query, ids, scores, k, threshold, filter_)
         return result
 
     def check_hits(
@@ -462,9 +524,10 @@ class CollectionMachine(RuleBasedStateMachine):
         scores: Float32Array,
         k: int,
         threshold: float | None,
+        filter_: Filter | None,
     ) -> None:
         """Check hits that may be fewer than there are: each live, well scored, in its place."""
-        truth = self.model.scores(query)
+        truth = self.model.scores(query, filter_)
         assert len(ids) == len(set(ids)) <= k
         tolerance = SCORE_TOLERANCE if self.metric is Metric.COSINE else 0.0
         np.testing.assert_allclose(
@@ -475,10 +538,15 @@ class CollectionMachine(RuleBasedStateMachine):
         assert keys == sorted(keys)
 
     def check_complete(
-        self, query: Float32Array, ids: Sequence[Id], k: int, threshold: float | None
+        self,
+        query: Float32Array,
+        ids: Sequence[Id],
+        k: int,
+        threshold: float | None,
+        filter_: Filter | None = None,
     ) -> None:
-        """Check that hits are the k best of all live rows."""
-        truth = self.model.scores(query)
+        """Check that hits are the k best of all live rows that pass."""
+        truth = self.model.scores(query, filter_)
         if self.metric is not Metric.COSINE:
             good = [id_ for id_ in truth if self.model.is_good(truth[id_], threshold)]
             best = sorted(good, key=lambda id_: (self.model.cost(truth[id_]), id_))
@@ -499,25 +567,39 @@ class CollectionMachine(RuleBasedStateMachine):
         exact=st.booleans(),
         included=st.booleans(),
         threshold=st.sampled_from([None, None, 0.5, 3.0]),
+        filter_=st.none() | st.sampled_from(FILTERS),
     )
     def search_everything(
-        self, choice: st.DataObject, k: int, exact: bool, included: bool, threshold: float | None
+        self,
+        choice: st.DataObject,
+        k: int,
+        exact: bool,
+        included: bool,
+        threshold: float | None,
+        filter_: Filter | None,
     ) -> None:
         """An exact search finds the k best of all rows; so does one of every list of vectors."""
         vectors = choice.draw(st.lists(grid_vectors(self.metric), max_size=5))
         queries = np.array(vectors, dtype=np.float32).reshape(len(vectors), DIM)
         effort = Effort(exact=True) if exact else Effort(nprobe=1_000)
         include = Include(vectors=included, metadata=included)
-        result = self.search(queries, k, effort, threshold, include)
+        result = self.search(queries, k, effort, threshold, include, filter_)
         if exact or self.index_kind is IndexKind.IVF_FLAT:
             for query, ids, _ in zip(queries, *split_by_query(result), strict=True):
-                self.check_complete(query, ids, k, threshold)
+                self.check_complete(query, ids, k, threshold, filter_)
 
-    @rule(choice=st.data(), k=st.integers(1, 40), target_recall=st.sampled_from([0.0, 0.8, 0.99]))
-    def search_for_a_recall(self, choice: st.DataObject, k: int, target_recall: float) -> None:
+    @rule(
+        choice=st.data(),
+        k=st.integers(1, 40),
+        target_recall=st.sampled_from([0.0, 0.8, 0.99]),
+        filter_=st.none() | st.sampled_from(FILTERS),
+    )
+    def search_for_a_recall(
+        self, choice: st.DataObject, k: int, target_recall: float, filter_: Filter | None
+    ) -> None:
         vectors = choice.draw(st.lists(grid_vectors(self.metric), min_size=1, max_size=5))
         queries = np.array(vectors, dtype=np.float32)
-        self.search(queries, k, Effort(target_recall=target_recall))
+        self.search(queries, k, Effort(target_recall=target_recall), filter_=filter_)
 
     @precondition(lambda self: self.metric is Metric.L2 and self.model.rows)
     @rule()
@@ -627,8 +709,9 @@ def test_a_collection_in_other_processes_answers_as_a_dictionary_would(
 def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, steps: int) -> None:
     """Run four histories of so many steps; their seed depends on the kind alone."""
     failures: list[str] = []
+    rebuilds: list[Path] = []
     number = zlib.crc32(f"{kind['metric']} {kind['id_type']} {kind['shards']}".encode())
-    of_this_kind = type("Machine", (machine,), {**kind, "failures": failures})
+    of_this_kind = type("Machine", (machine,), {**kind, "failures": failures, "rebuilds": rebuilds})
     bounds = settings(
         max_examples=4,  # the first is hypothesis's simplest: the same dull step again and again
         stateful_step_count=steps,
@@ -643,3 +726,4 @@ def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, ste
         if failures:
             error.add_note(f"the first failure, of seed {number}:\n{failures[0]}")
         raise
+    assert rebuilds

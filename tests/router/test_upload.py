@@ -15,7 +15,8 @@ import pytest
 
 from router import client as client_module
 from router import upload as upload_module
-from router.client import UPLOAD_WINDOW, AsyncClient, Client
+from router.client import AsyncClient, Client
+from router.streams import UPLOAD_WINDOW
 from router.upload import Upload
 from shard import wire
 from shard.config import Limits

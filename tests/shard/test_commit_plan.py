@@ -10,15 +10,27 @@ import pytest
 from shard.commit_plan import (
     ALREADY_EXISTS_CODE,
     AdmittedDelete,
+    AdmittedFilterDelete,
     AdmittedUpsert,
     AdmittedWrite,
     CommitPlan,
     DeleteOutcome,
     UpsertOutcome,
 )
+from shard.filter_columns import FilterColumns
+from shard.filter_expression import Equals
+from shard.id_column import IdColumn
 from shard.snapshot import Snapshot
 from shard.tombstones import Tombstones
-from shard.types import Float32Array, IdArray, IdType, Int64Array, WriteMode
+from shard.types import (
+    FieldType,
+    FilterField,
+    Float32Array,
+    IdArray,
+    IdType,
+    Int64Array,
+    WriteMode,
+)
 from tests.shard.samples import ids_of, int64s, some_vectors, strings
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
@@ -40,13 +52,16 @@ class Committed:
         self.metadata = metadata or {}
         self.row_of = {id_: row for row, id_ in enumerate(ids_of(id_type, range(rows)).tolist())}
         self.tombstones = Tombstones().with_dead(int64s(*dead))
+        self.columns = FilterColumns([FilterField("lang", FieldType.KEYWORD)])
 
     def plan(self) -> CommitPlan:
         snapshot = Snapshot(
             sequence=1,
             vectors=self.vectors,
             squared_norms=np.zeros(len(self.vectors), dtype=np.float32),
+            ids=IdColumn(self.id_type),
             tombstones=self.tombstones,
+            columns=self.columns,
         )
         return CommitPlan(snapshot, self.id_type, self.lookup, self.stored_metadata)
 
@@ -247,3 +262,41 @@ def test_an_empty_plan_changes_nothing_and_has_empty_parts(id_type: IdType) -> N
     assert plan.ids.shape == (0,)
     assert plan.vectors.shape == (0, 8)
     assert len(plan.replaced) == len(plan.deleted) == plan.tombstones.count == 0
+
+
+def test_a_delete_by_filter_kills_what_passes_and_lives() -> None:
+    committed = Committed(dead=[3])
+    committed.columns.append({row: (("en",) if row % 2 else ("de",),) for row in range(10)}, 10)
+    plan = committed.plan()
+    assert plan.add(AdmittedFilterDelete(filter=Equals("lang", "en"))) == DeleteOutcome(deleted=4)
+    assert plan.deleted.tolist() == [1, 5, 7, 9]
+    assert not plan.changes_nothing
+
+
+def test_a_delete_by_filter_has_a_plan_to_itself() -> None:
+    by_filter = AdmittedFilterDelete(filter=Equals("lang", "en"))
+    plan = Committed().plan()
+    assert plan.fits(by_filter, LARGE)
+    plan.add(by_filter)
+    assert not plan.fits(AdmittedDelete(ids=int64s(1)), LARGE)
+    assert not plan.fits(upsert(int64s(70), some_vectors(1)), LARGE)
+    assert not plan.fits(by_filter, LARGE)
+    plan = Committed().plan()
+    plan.add(AdmittedDelete(ids=int64s(1)))
+    assert not plan.fits(by_filter, LARGE)
+
+
+def test_declared_fields_go_with_the_rows_that_are_appended() -> None:
+    plan = Committed(metadata={2: b"b"}).plan()
+    vectors = some_vectors(10)[[1, 2, 3]]
+    plan.add(
+        AdmittedUpsert(
+            ids=int64s(1, 2, 3),
+            vectors=vectors,
+            metadata=[b"a", b"b", b"c"],
+            field_values=[(("a",),), (("b",),), (("c",),)],
+            mode=WriteMode.UPSERT,
+        )
+    )
+    assert plan.metadata == {10: b"a", 11: b"c"}
+    assert plan.field_values == {10: (("a",),), 11: (("c",),)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from shard.collection import Collection
-from shard.config import BufferConfig, EngineConfig, TrainingConfig
+from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.data_directory import DataDirectory, ShardIdentity
 from shard.disk import Disk
 from shard.errors import Overloaded, RowFileCorrupt, WritesStopped
@@ -55,6 +55,7 @@ IDENTITY = ShardIdentity(
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=20, absorb_piece_rows=7),
     training=TrainingConfig(calibration_queries=8, checkpoint_min_rows=10),
+    rebuild=RebuildConfig(dead_rows_min=1, piece_bytes=20 * 4 * DIM, tail_rows=10),
 )
 WHOLE_ROWS = Include(vectors=True, metadata=True)
 EVERY_ROW = (Effort(exact=True), Effort(nprobe=1_000))
@@ -63,6 +64,7 @@ EVERY_ROW = (Effort(exact=True), Effort(nprobe=1_000))
 STATES = 250  # of each history
 SEED = 20_250
 TRAINED_AGAIN_EVERY = 10  # states
+REBUILT_AGAIN_EVERY = 4
 
 Id = int | str
 Write = UpsertRequest | DeleteRequest
@@ -85,6 +87,7 @@ class Contents:
         """Return the contents once a write is done, wholly."""
         rows = dict(self.rows)
         if isinstance(write, DeleteRequest):
+            assert write.ids is not None
             there = [id_ for id_ in write.ids.tolist() if id_ in rows]
             for id_ in there:
                 del rows[id_]
@@ -236,6 +239,12 @@ def absorb(collection: Collection) -> None:
         pass
 
 
+def sweep(collection: Collection) -> None:
+    """Take away all that rebuilds have left."""
+    while collection.wants_sweeping:
+        collection.sweep()
+
+
 def applied(collection: Collection, contents: Contents, *group: Write) -> Contents:
     """Write a group that must succeed; return the contents after it."""
     for outcome in collection.apply(group):
@@ -300,8 +309,38 @@ class History:
             self.refuse(collection, "commit", errno.EIO, WritesStopped)
         with self.reopened() as collection:
             self.do(collection, self.write.upsert([3, 5, 300]))
+            self.rebuild(collection)
             collection.checkpoint()
             self.do(collection, self.write.delete([3, 4, 200]))
+            self.rebuild(collection)
+        with self.reopened() as collection:
+            sweep(collection)  # what the stop left of the second rebuild
+            self.do(collection, self.write.upsert([4, 5, 301]))
+            self.do(collection, self.write.delete([301, 6]))
+
+    def record_a_rebuild(self) -> None:
+        """Write, rebuild while more is written, sweep, and write on."""
+        with self.reopened() as collection:
+            self.disk.mark(Created())
+            self.do(collection, self.write.upsert(range(50)))
+            self.do(collection, self.write.upsert(range(10, 30)), self.write.delete(range(40, 50)))
+            self.rebuild(collection)
+            sweep(collection)
+            self.do(collection, self.write.upsert([11, 41]))
+
+    def rebuild(self, collection: Collection) -> None:
+        """Rebuild while rows are written, replaced and deleted, and begin to sweep."""
+        write = self.write
+        writes: list[Write] = [write.upsert([7, 302]), write.delete([302, 8]), write.upsert([8, 9])]
+        meanwhile = iter(writes)
+
+        def go_on() -> None:
+            if (write := next(meanwhile, None)) is not None:
+                self.do(collection, write)
+
+        collection.rebuild(go_on)
+        assert collection.wants_sweeping
+        collection.sweep()
 
     def before_training(self, collection: Collection) -> None:
         write = self.write
@@ -380,6 +419,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shard.row_store.CHECKPOINT_BYTES", 100_000)
 
 
+ENTRY = entry_of(IdType.STRING, Metric.L2)
 KINDS = pytest.mark.parametrize(
     "entry",
     [entry_of(IdType.INT64, Metric.L2), entry_of(IdType.STRING, Metric.COSINE)],
@@ -396,18 +436,49 @@ def test_what_is_acknowledged_outlives_a_power_cut_at_any_moment(
     recorded.mkdir()
     disk = RecordingDisk(recorded)
     History(disk, entry).record()
-    for number, state in enumerate(disk.crash_states(Random(SEED), STATES)):
-        directory = tmp_path / f"state-{number}"
+    check_states(disk.crash_states(Random(SEED), STATES), tmp_path, entry)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.usefixtures("small_steps")
+def test_a_power_cut_at_every_moment_of_a_rebuild_leaves_the_old_rows_or_the_new(
+    tmp_path: Path, seed: int
+) -> None:
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    disk = RecordingDisk(recorded)
+    History(disk, ENTRY).record_a_rebuild()
+    begun = next(
+        moment
+        for moment, operation in enumerate(disk.operations)
+        if getattr(operation, "name", "") == "rows-1.f32"
+    )
+    states = disk.crash_states(Random(seed), len(disk.operations) + 1)
+    check_states((state for state in states if state.moment >= begun), tmp_path, ENTRY)
+
+
+def check_states(states: Iterable[CrashState], path: Path, entry: CollectionEntry) -> None:
+    """Check what each state leaves, in a directory of its own."""
+    for number, state in enumerate(states):
+        directory = path / f"state-{number}"
         directory.mkdir()
         try:
-            check_state(state, directory, entry, train=number % TRAINED_AGAIN_EVERY == 0)
+            check_state(
+                state,
+                directory,
+                entry,
+                train=number % TRAINED_AGAIN_EVERY == 0,
+                rebuild=number % REBUILT_AGAIN_EVERY == 0,
+            )
         except BaseException as error:
             error.add_note(f"history of seed {SEED}, {state}, kept in {directory}")
             raise
         Disk().remove_tree(directory)
 
 
-def check_state(state: CrashState, directory: Path, entry: CollectionEntry, *, train: bool) -> None:
+def check_state(
+    state: CrashState, directory: Path, entry: CollectionEntry, *, train: bool, rebuild: bool
+) -> None:
     """Start on what a power cut left, compare, go on writing, and start once more."""
     state.materialise(directory)
     shard = directory / "shard-0"
@@ -434,18 +505,22 @@ def check_state(state: CrashState, directory: Path, entry: CollectionEntry, *, t
             build_index(collection, now)
             collection.checkpoint()
             check_contents(collection, contents)
+        if rebuild:
+            collection.rebuild(lambda: None)
+            sweep(collection)
+            check_contents(collection, contents)
     with opened(Disk(), shard, entry) as collection:
         check_contents(collection, contents)
+        left = [path.name for path in (shard / "collections" / "words").iterdir()]
+        assert sum(name.startswith("rows-") for name in left) == 1
         if train:
             assert collection.ledger().indexed == len(contents.rows)
-            left = [path.name for path in (shard / "collections" / "words").iterdir()]
             assert sum(name.startswith("index-") for name in left) == 1
 
 
 # ---- disks that fail ----------------------------------------------------------------------------
 
 WRITE_KINDS: tuple[Kind, ...] = ("write", "sync", "commit")
-ENTRY = entry_of(IdType.STRING, Metric.L2)
 
 
 @pytest.mark.parametrize("kind", [*WRITE_KINDS, "extend"])
@@ -527,7 +602,7 @@ def placed_at_the_last(table: Int64Array, hashes: UInt64Array, rows: Int64Array)
 @pytest.mark.parametrize(
     ("step", "failing"),
     [
-        ("shard.collection.Collection._keep_squared_norms", no_memory),
+        ("shard.row_columns.RowColumns._append_norms", no_memory),
         ("shard.row_file.RowFile.view", no_memory),
         ("shard.id_column.IdColumn.append", no_memory),
         ("shard.id_column.IdIndex.put", no_memory),

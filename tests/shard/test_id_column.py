@@ -73,6 +73,7 @@ def test_rows_give_back_the_ids_that_were_appended(
         rows = np.arange(len(expected))[::-1]
         assert len(column) == len(expected)
         assert column.take(rows).tolist() == expected[::-1]
+        assert column.take_encoded(rows) == encode_ids(id_type, column.take(rows))
 
 
 @settings(deadline=None)
@@ -243,3 +244,39 @@ def test_the_same_id_may_be_looked_up_twice_and_no_ids_find_nothing(id_type: IdT
     twice = np.concatenate([some_ids(id_type, 1, 2), some_ids(id_type, 1, 2)])
     assert index.lookup(twice).tolist() == [1, 1]
     assert len(index) == 2
+
+
+@BOTH
+@pytest.mark.parametrize("hash_ids", HASHES)
+def test_an_index_of_some_rows_is_made_from_another_without_hashing_anew(
+    id_type: IdType, hash_ids: HashIds
+) -> None:
+    column = IdColumn(id_type)
+    column.append(some_ids(id_type, 0, 60))
+    index = IdIndex(column, hash_ids)
+    index.put(some_ids(id_type, 0, 60), np.arange(60))
+    kept = np.arange(0, 60, 3)
+    fewer = IdColumn(id_type)
+    fewer.extend_encoded(column.take_encoded(kept), len(kept))
+    of_fewer = IdIndex(fewer, hash_ids, room=len(kept))
+    for begin in (0, 7):
+        positions = np.arange(begin, 7 if begin == 0 else len(kept))
+        of_fewer.put_new(positions, index.hashes(kept[positions]))
+    found = of_fewer.lookup(some_ids(id_type, 0, 60))
+    expected = np.full(60, -1)
+    expected[kept] = np.arange(len(kept))
+    np.testing.assert_array_equal(found, expected)
+    assert len(of_fewer) == len(kept)
+
+
+@BOTH
+def test_a_table_with_room_is_not_replaced_as_it_fills(
+    id_type: IdType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = IdColumn(id_type)
+    ids = some_ids(id_type, 0, 5_000)
+    column.append(ids)
+    index = IdIndex(column, room=5_000)
+    monkeypatch.setattr("shard.id_column._empty_table", lambda bits: pytest.fail(f"{bits} bits"))
+    index.put(ids, np.arange(5_000))
+    assert index.lookup(ids).tolist() == list(range(5_000))

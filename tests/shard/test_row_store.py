@@ -6,7 +6,7 @@ import errno
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from hypothesis import strategies as st
 from shard import row_store
 from shard.disk import Disk
 from shard.errors import DataDirectoryTooNew, RowStoreCorrupt
-from shard.id_column import decode_ids
-from shard.row_store import Commit, IndexFile, RowStore, StoredRows
+from shard.id_column import decode_ids, encode_ids
+from shard.row_store import Commit, IndexFile, KeptRows, Rebuilt, RowStore, StoredRows
 from shard.types import (
+    BoolArray,
     CollectionConfig,
     CollectionEntry,
     FieldType,
     FilterField,
     IdArray,
     IdType,
+    Int64Array,
     Metric,
 )
 from tests.crash_disk import FailingDisk, Kind
@@ -89,6 +91,10 @@ def assert_same(found: StoredRows, expected: StoredRows) -> None:
     assert (found.rows, found.sequence) == (expected.rows, expected.sequence)
     for column in ("squared_norms", "replaced", "deleted"):
         np.testing.assert_array_equal(getattr(found, column), getattr(expected, column))
+    positions = np.arange(len(expected.squared_norms))
+    np.testing.assert_array_equal(
+        found.positions.rows_at(positions), expected.positions.rows_at(positions)
+    )
 
 
 @pytest.fixture
@@ -362,14 +368,191 @@ def test_an_index_file_that_could_not_be_stored_is_not_in_use(
     assert store.index_file == INDEX_FILE
 
 
+# ---- what a rebuild keeps -----------------------------------------------------------------------
+
+
+def kept_of(rows: Sequence[int]) -> KeptRows:
+    """Return what a rebuild keeps of rows that `commit_of` made."""
+    commit = commit_of(0, max(rows) + 1)
+    chosen = np.array(rows, dtype=np.int64)
+    return KeptRows(
+        rows=chosen,
+        ids=encode_ids(IdType.INT64, commit.ids[chosen]),
+        checksums=commit.checksums[chosen],
+        squared_norms=commit.squared_norms[chosen],
+    )
+
+
+def rebuild(store: RowStore) -> Rebuilt:
+    """Rebuild a store of three commits after the second, the third having come meanwhile."""
+    store.commit(commit_of(0, 5, metadata={0: b"zero", 4: b"four"}))
+    store.commit(commit_of(5, 4, replaced=[1], deleted=[0, 7], metadata={7: b"7", 8: b"8"}))
+    generation = store.next_generation()
+    store.keep(generation, kept_of([2, 3]))
+    store.commit(commit_of(9, 2, replaced=[8], metadata={10: b"ten"}))
+    store.keep(generation, kept_of([4, 5, 6, 8]))
+    rebuilt = Rebuilt(generation=generation, sequence=2, rebuilt_until=9, replaced=1, deleted=2)
+    store.take_into_use(rebuilt)
+    return rebuilt
+
+
+def are_there(rows: Int64Array) -> BoolArray:
+    """Say which rows the row file holds after `rebuild`."""
+    return ~np.isin(rows, [0, 1, 7])
+
+
+def swept(store: RowStore) -> None:
+    while store.sweep_due:
+        store.sweep(are_there)
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_what_was_kept_stands_for_the_commits_that_it_condenses(
+    store: RowStore, tmp_path: Path, is_swept: bool
+) -> None:
+    rebuilt = rebuild(store)
+    for _ in range(2):
+        if is_swept:
+            swept(store)
+        assert (store.rebuilt, store.row_file) == (rebuilt, "rows-1.f32")
+        assert store.sweep_due != is_swept
+        stored = store.load()
+        held = [2, 3, 4, 5, 6, 8, 9, 10]
+        assert stored_ids(stored) == [10 * row for row in held]
+        np.testing.assert_array_equal(stored.squared_norms, np.array(held) + np.float32(0.5))
+        assert stored.positions.rows_at(np.arange(8)).tolist() == held
+        assert (stored.rows, stored.sequence) == (11, 3)
+        assert (stored.replaced.tolist(), stored.deleted.tolist()) == ([8], [])
+        np.testing.assert_array_equal(
+            store.checksums(np.array([10, *held])), np.array([10, *held]) * 7919 % 2**32
+        )
+        assert store.metadata(np.array([4, 8, 10, 5])) == [b"four", b"8", b"ten", b""]
+        store = reopened(store, tmp_path)
+    assert store.commit(commit_of(11, 1, deleted=[2])) == 4
+    assert store.load().rows == 12
+    store.close()
+
+
+def test_rows_left_out_are_read_until_they_are_swept(store: RowStore) -> None:
+    rebuild(store)
+    rows = np.array([0, 1, 7])
+    np.testing.assert_array_equal(store.checksums(rows), rows * 7919 % 2**32)
+    assert store.metadata(rows) == [b"zero", b"", b"7"]
+    swept(store)
+    assert store.metadata(rows) == [b"", b"", b""]
+    for row in rows:
+        with pytest.raises(RowStoreCorrupt, match=f"row {row} was never committed"):
+            store.checksums(np.array([2, row]))
+
+
+def test_a_second_rebuild_replaces_the_first(store: RowStore, tmp_path: Path) -> None:
+    rebuild(store)
+    swept(store)
+    generation = store.next_generation()
+    store.keep(generation, kept_of([3, 5, 9]))
+    store.commit(commit_of(11, 0, deleted=[2, 4, 6, 10]))
+    store.take_into_use(
+        Rebuilt(generation=generation, sequence=4, rebuilt_until=11, replaced=2, deleted=6)
+    )
+    for row in (2, 3):  # from the first generation, and from both
+        assert store.checksums(np.array([row])).tolist() == [row * 7919]
+    swept(store)
+    assert store.checksums(np.array([3, 5, 9])).tolist() == [3 * 7919, 5 * 7919, 9 * 7919]
+    with pytest.raises(RowStoreCorrupt, match="row 2 was never committed"):
+        store.checksums(np.array([2]))
+    store = reopened(store, tmp_path)
+    stored = store.load()
+    assert (stored_ids(stored), stored.rows, stored.sequence) == ([30, 50, 90], 11, 4)
+    store.close()
+
+
+def test_a_rebuild_that_was_not_taken_into_use_is_nothing_but_in_the_way(
+    store: RowStore, tmp_path: Path
+) -> None:
+    store.commit(commit_of(0, 5))
+    store.keep(store.next_generation(), kept_of([2, 3]))
+    store = reopened(store, tmp_path)
+    assert (store.load().rows, store.row_file, store.sweep_due) == (5, "rows-0.f32", True)
+    assert store.next_generation() == 2
+    swept(store)
+    store = reopened(store, tmp_path)
+    assert (store.sweep_due, store.next_generation()) == (False, 1)
+    store.close()
+
+
+@pytest.mark.parametrize("commits", [1, 7])
+def test_a_sweep_goes_piece_by_piece(
+    store: RowStore, disk: FailingDisk, monkeypatch: pytest.MonkeyPatch, commits: int
+) -> None:
+    monkeypatch.setattr(row_store, "SWEPT_COMMITS", 3)
+    monkeypatch.setattr(row_store, "SWEPT_ROWS", 20)
+    metadata = dict.fromkeys(range(0, 70), b"m")
+    for first in range(0, 70, 70 // commits):
+        store.commit(commit_of(first, 70 // commits, metadata=metadata if first == 0 else None))
+    store.commit(commit_of(70, 0, deleted=range(1, 70)))
+    store.keep(1, kept_of([0]))
+    rebuilt = Rebuilt(generation=1, sequence=commits + 1, rebuilt_until=70, deleted=69)
+    store.take_into_use(rebuilt)
+    before = disk.counts["commit"]
+    while store.sweep_due:
+        store.sweep(lambda rows: rows == 0)
+    ends = 3 + 1 + 4  # three looks that find no more commits, generations, metadata; the end
+    assert disk.counts["commit"] - before > ends
+    found = store._connection.execute("SELECT row FROM metadata").fetchall()
+    assert found == [(0,)]
+    assert store._connection.execute("SELECT count(*) FROM commits").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda store: store.keep(2, kept_of([2])),
+        lambda store: store.take_into_use(Rebuilt(generation=2)),
+        lambda store: store.sweep(are_there),
+    ],
+)
+def test_a_step_of_a_rebuild_that_fails_changes_nothing(
+    store: RowStore, disk: FailingDisk, step: Callable[[RowStore], None]
+) -> None:
+    rebuild(store)
+    before = store.load()
+    disk.fail("commit")
+    with pytest.raises(sqlite3.OperationalError):
+        step(store)
+    assert (store.rebuilt.generation, store.row_file) == (1, "rows-1.f32")
+    assert_same(store.load(), before)
+
+
+def test_a_store_of_version_1_is_opened_and_brought_up_to_date(tmp_path: Path) -> None:
+    stored = sample(tmp_path)
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute("DROP TABLE kept")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    store = RowStore.open(Disk(), tmp_path)
+    assert_same(store.load(), stored)
+    assert (store.index_file, store.rebuilt) == (INDEX_FILE, Rebuilt())
+    assert not store.sweep_due
+    store.keep(store.next_generation(), kept_of([2]))
+    store.close()
+    connection = sqlite3.connect(tmp_path / "store.db")
+    assert connection.execute("PRAGMA user_version").fetchall() == [(2,)]
+    connection.close()
+
+
 # ---- damage -------------------------------------------------------------------------------------
 
 
-def sample(directory: Path) -> StoredRows:
+def sample(directory: Path, *, rebuilt: bool = False) -> StoredRows:
     """Write a store of 40 rows in 4 commits, and close it."""
     store = RowStore.create(Disk(), directory, ENTRY)
     for first in range(0, 40, 10):
         store.commit(commit_of(first, 10, deleted=[first], metadata={first: b"m"}))
+    if rebuilt:
+        store.keep(1, kept_of([row for row in range(20) if row % 10]))
+        store.take_into_use(Rebuilt(generation=1, sequence=2, rebuilt_until=20, deleted=2))
+        while store.sweep_due:
+            store.sweep(lambda rows: rows % 10 > 0)
     store.set_index_file(INDEX_FILE)
     stored = store.load()
     store.close()
@@ -392,6 +575,7 @@ def sample(directory: Path) -> StoredRows:
         "DELETE FROM ledger",
         "UPDATE properties SET value = '2f' WHERE key = 'incarnation'",
         "DELETE FROM properties WHERE key = 'configuration'",
+        "DELETE FROM properties WHERE key = 'row_file'",
         "DROP TABLE commits",
         "DROP TABLE properties",
         "PRAGMA user_version = 0",
@@ -405,6 +589,43 @@ def test_a_store_that_contradicts_itself_is_corrupt(tmp_path: Path, damage: str)
     connection.close()
     with pytest.raises(RowStoreCorrupt):
         RowStore.open(Disk(), tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM kept WHERE first_row = 2",
+        "UPDATE kept SET generation = 3",
+        "UPDATE kept SET first_row = 3 WHERE first_row = 4",
+        "UPDATE kept SET ids = checksums",
+        "UPDATE kept SET row_numbers = ids",
+        "DELETE FROM commits WHERE sequence = 3",
+        "UPDATE ledger SET replaced = 3",
+        "DELETE FROM properties WHERE key = 'rebuilt'",
+        "UPDATE properties SET value = '{}' WHERE key = 'rebuilt'",
+    ],
+)
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_a_rebuilt_store_that_contradicts_itself_is_corrupt(
+    store: RowStore, tmp_path: Path, damage: str, is_swept: bool
+) -> None:
+    rebuild(store)
+    if is_swept:
+        swept(store)
+    store.close()
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute(damage)
+    connection.commit()
+    connection.close()
+    with pytest.raises(RowStoreCorrupt):
+        RowStore.open(Disk(), tmp_path).load()
+
+
+def test_a_row_that_a_rebuild_left_out_cannot_die_again(store: RowStore) -> None:
+    rebuild(store)
+    store.commit(commit_of(11, 0, deleted=[7]))
+    with pytest.raises(RowStoreCorrupt, match="died twice"):
+        store.load()
 
 
 @pytest.mark.parametrize("deleted", [[0, 0], [3], [-1]])
@@ -432,16 +653,16 @@ def test_a_file_that_is_no_store_is_corrupt(tmp_path: Path, contents: bytes) -> 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     sample(tmp_path)
     connection = sqlite3.connect(tmp_path / "store.db")
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(DataDirectoryTooNew, match="format version 2"):
+    with pytest.raises(DataDirectoryTooNew, match="format version 3"):
         RowStore.open(Disk(), tmp_path)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, StoredRows]:
     directory = tmp_path_factory.mktemp("sound")
-    stored = sample(directory)
+    stored = sample(directory, rebuilt=True)
     return (directory / "store.db").read_bytes(), stored
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shard import search_coalescer
 from shard.errors import ShardUnavailable
+from shard.filter_expression import Exists
 from shard.search_coalescer import JOINED_QUERIES, SearchCoalescer, joined, parted
 from shard.types import (
     NO_LIMIT,
@@ -201,11 +202,12 @@ async def test_one_that_hangs_holds_up_its_kind_only_for_a_while(
         asking(2, effort=Effort(nprobe=3)),
         asking(2, effort=Effort(exact=True)),
         asking(2, include=Include(metadata=True)),
+        asking(2, filter=Exists("lang")),
         asking(2, score_threshold=0.5),
         asking(2, min_coverage=0.5),
         asking(2, k=11),
     ],
-    ids=["collection", "nprobe", "exact", "include", "threshold", "coverage", "k"],
+    ids=["collection", "nprobe", "exact", "include", "filter", "threshold", "coverage", "k"],
 )
 async def test_what_is_not_alike_runs_beside(
     searcher: Searcher, callers: Callers, other: SearchRequest

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 import numpy as np
@@ -31,8 +32,9 @@ from shard.errors import (
 )
 from shard.fingerprint import fingerprint_of
 from shard.local_shard import LocalShard
+from shard.server import server_options
 from shard.service import SERVICE_NAME, VectorService
-from shard.status import error_from_rpc
+from shard.status import error_from_rpc, read_status
 from shard.telemetry import RpcMetrics
 from shard.types import (
     NO_LIMIT,
@@ -44,6 +46,7 @@ from shard.types import (
     ListRequest,
     Role,
     SearchRequest,
+    SearchResult,
     Topology,
     TrainRequest,
     UpsertRequest,
@@ -63,6 +66,7 @@ from tests.shard.samples import (
 LIMITS = Limits()
 
 Unary = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+Streaming: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 
 
 @dataclass
@@ -152,6 +156,21 @@ async def test_the_server_says_its_version_topology_and_limits(served: Served) -
     assert topology.cluster == identity_of().cluster
 
 
+async def test_the_server_says_its_topology_as_it_is_now(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await served.call("GetServerInfo", b"")
+    moved = replace(await served.shard.topology(), placement_epoch=9)
+
+    async def topology(*, call: Call = NO_LIMIT) -> Topology:
+        return moved
+
+    monkeypatch.setattr(served.shard, "topology", topology)
+    for _ in range(2):
+        payload = await served.call("GetServerInfo", b"")
+        assert wire.decode_get_server_info_response(payload)[1] == moved
+
+
 @pytest.mark.parametrize("method", ["Search", "Upsert", "Get", "CreateCollection", "Train"])
 async def test_bytes_that_do_not_parse_are_the_callers_mistake(served: Served, method: str) -> None:
     code, error = await served.refusal(method, b"\xff\xff\xff")
@@ -173,14 +192,6 @@ async def test_an_error_keeps_its_kind_field_and_row_over_the_wire(served: Serve
     assert code == "INVALID_ARGUMENT"
     assert isinstance(error, InvalidVector)
     assert (error.field, error.row) == ("vectors", 2)
-
-
-async def test_what_is_not_in_this_release_is_unimplemented(served: Served) -> None:
-    stream = served.stream("SearchStream")
-    await stream.write(b"")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stream.read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(
@@ -406,3 +417,158 @@ async def test_an_upload_that_its_caller_abandons_harms_nobody(served: Served) -
     payload = wire.encode_count_request(CountRequest(collection="words"))
     counted = wire.decode_count_response(await served.call("Count", payload))
     assert counted in {5, 10, 15}
+
+
+# ---- SearchStream -------------------------------------------------------------------------------
+
+
+def search_message(
+    request_id: int, request: SearchRequest = SEARCH, incarnation: str = ""
+) -> bytes:
+    return wire.encode_search_stream_request(
+        wire.StreamRequest(
+            request_id=request_id,
+            search=wire.encode_search_request(request),
+            incarnation=incarnation,
+        )
+    )
+
+
+async def next_answer(stream: grpc.aio.StreamStreamCall[bytes, bytes]) -> wire.StreamAnswer:
+    payload = await stream.read()
+    assert isinstance(payload, bytes)
+    return wire.decode_search_stream_response(payload)
+
+
+async def test_a_stream_answers_as_search_does_and_each_message_counts_as_one(
+    served: Served,
+) -> None:
+    await served.call("Upsert", upsert_of(0, rows=40))
+    unary = await served.call("Search", wire.encode_search_request(SEARCH))
+    stream = served.stream("SearchStream")
+    for request_id in (1, 2, 3):
+        await stream.write(search_message(request_id))
+        assert await next_answer(stream) == wire.StreamAnswer(request_id=request_id, response=unary)
+    await stream.write(search_message(4, replace(SEARCH, collection="absent")))
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, CollectionNotFound)
+    await stream.write(
+        wire.encode_search_stream_request(wire.StreamRequest(request_id=5, search=b"\xff"))
+    )
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, MalformedMessage)
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+    assert await served.counted("Search", "OK") == 4
+    assert await served.counted("Search", "NOT_FOUND") == 1
+    assert await served.counted("Search", "INVALID_ARGUMENT") == 1
+    assert await served.counted("SearchStream", "OK") == 1
+
+
+async def test_whom_a_stream_means_is_checked_for_every_message(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await served.shard.topology()
+    meant = Call(placement=fingerprint_of(before))
+    rpc: Streaming = served.channel.stream_stream(f"/{SERVICE_NAME}/SearchStream")
+    stream = rpc(timeout=DEADLINE_S, metadata=metadata_of(meant))
+    await stream.write(search_message(1))
+    assert (await next_answer(stream)).response is not None
+
+    async def topology(*, call: Call = NO_LIMIT) -> Topology:
+        return replace(before, cluster="other")
+
+    monkeypatch.setattr(served.shard, "topology", topology)
+    await stream.write(search_message(2))
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, PlacementMismatch)
+    await stream.done_writing()
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_message_that_means_another_incarnation_is_refused_alone(served: Served) -> None:
+    incarnation = (await served.shard.describe("words")).incarnation
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1, incarnation="older"))
+    _, error = read_status((await next_answer(stream)).error)
+    assert isinstance(error, IncarnationMismatch)
+    await stream.write(search_message(2, incarnation=incarnation))
+    assert (await next_answer(stream)).response is not None
+    await stream.done_writing()
+
+
+async def test_an_unexpected_error_is_opaque_in_a_stream_too(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spoiled(request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        raise KeyError("the secret")
+
+    monkeypatch.setattr(served.shard, "search", spoiled)
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1))
+    answer = await next_answer(stream)
+    code, error = read_status(answer.error)
+    assert (code.name, len(error.error_id)) == ("INTERNAL", 16)
+    assert b"secret" not in answer.error
+    await stream.done_writing()
+    assert await served.counted("Search", "INTERNAL") == 1
+
+
+@pytest.mark.parametrize("over", [0, 1, wire.ENVELOPE_BYTES])
+async def test_an_answer_that_fits_only_without_its_envelope_is_refused_alone(
+    tmp_path: Path, over: int
+) -> None:
+    shard = open_shard(tmp_path)
+    await shard.create_collection(config_of())
+    ids, vectors = np.arange(40), some_vectors(40)
+    await shard.upsert(UpsertRequest(collection="words", ids=ids, vectors=vectors))
+    request = replace(SEARCH, k=40)
+    largest = wire.encode_search_response(await shard.search(request), LIMITS)
+    limits = replace(LIMITS, message_bytes=len(largest) + wire.ENVELOPE_BYTES - over)
+    service = VectorService(shard, limits, "1.2.3", RpcMetrics(CollectorRegistry()))
+    server = grpc.aio.server(options=server_options(limits))
+    server.add_generic_rpc_handlers((service.handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        rpc: Streaming = channel.stream_stream(f"/{SERVICE_NAME}/SearchStream")
+        stream = rpc(timeout=DEADLINE_S)
+        for request_id in (2**64 - 1, 1):
+            await stream.write(search_message(request_id, request))
+            answer = await next_answer(stream)
+            assert answer.request_id == request_id
+            assert (answer.response == largest) == (not over)
+        await stream.done_writing()
+    await server.stop(None)
+    await shard.close()
+
+
+async def test_a_drain_ends_an_open_search_stream(served: Served) -> None:
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1))
+    assert (await next_answer(stream)).response is not None
+    assert await served.service.drain(), "a stream had to be ended"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    assert isinstance(error_from_rpc(caught.value), ShardUnavailable)
+
+
+async def test_a_search_stream_that_its_caller_abandons_withdraws_its_searches(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, withdrawn = asyncio.Event(), asyncio.Event()
+
+    async def hangs(request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        began.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            withdrawn.set()
+
+    monkeypatch.setattr(served.shard, "search", hangs)
+    stream = served.stream("SearchStream")
+    await stream.write(search_message(1))
+    await asyncio.wait_for(began.wait(), DEADLINE_S)
+    stream.cancel()
+    await asyncio.wait_for(withdrawn.wait(), DEADLINE_S)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from shard.calibration import Calibration
+from shard.id_column import IdColumn
 from shard.ivf_index import IvfIndex
 from shard.snapshot import Snapshot, TrainedIndex
 from shard.tombstones import Tombstones
-from shard.types import IndexKind, Int64Array, Ledger, Metric
+from shard.types import IdType, IndexKind, Int64Array, Ledger, Metric
 from tests.shard.samples import int64s, some_vectors
 
 
@@ -19,6 +20,7 @@ def snapshot_of(rows: int, replaced: Int64Array, deleted: Int64Array) -> Snapsho
         sequence=1,
         vectors=some_vectors(rows),
         squared_norms=np.ones(rows, dtype=np.float32),
+        ids=IdColumn(IdType.INT64),
         tombstones=Tombstones().with_dead(np.concatenate([replaced, deleted])),
         replaced=len(replaced),
         deleted=len(deleted),

@@ -31,9 +31,11 @@ from shard.errors import (
 from shard.status import (
     STATUS_BY_ERROR,
     TEXT_BYTES,
+    cancelled_status,
     error_from_rpc,
     error_from_status,
     opaque_status,
+    read_status,
     status_code,
     status_of,
 )
@@ -265,3 +267,31 @@ def test_a_failed_call_of_grpc_aio_is_read_from_its_trailing_metadata() -> None:
 
 def test_a_failed_call_without_a_status_is_internal() -> None:
     assert isinstance(error_from_rpc(grpc.RpcError("what")), InternalError)
+
+
+# ---- statuses that are messages of a stream -----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ALL_ERRORS)
+def test_a_status_in_a_message_stands_for_the_same_error(kind: type[VectorShardError]) -> None:
+    error = made(kind)
+    code, told = read_status(status_of(error).SerializeToString())
+    assert code is status_code(error)
+    assert (type(told), str(told), vars(told)) == (
+        type(back(error)),
+        str(back(error)),
+        vars(back(error)),
+    )
+
+
+def test_a_withdrawn_request_is_cancelled() -> None:
+    code, _ = read_status(cancelled_status().SerializeToString())
+    assert code is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xff\xff", status_pb2.Status(code=99).SerializeToString()]
+)
+def test_what_is_no_status_is_the_servers_fault(payload: bytes) -> None:
+    _, told = read_status(payload)
+    assert isinstance(told, InternalError)

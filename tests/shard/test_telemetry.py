@@ -96,6 +96,32 @@ def test_calls_are_counted_by_method_and_code_and_timed() -> None:
     assert timed == 2
 
 
+def test_the_time_of_a_call_counts_in_every_bucket_from_its_own_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = CollectorRegistry()
+    metrics = RpcMetrics(registry)
+    for took_s in (0.001, 0.003, 7.0):  # the first is on a bucket's edge, the last beyond all
+        readings = iter((0.0, took_s))
+        monkeypatch.setattr("shard.telemetry.time.perf_counter", lambda: next(readings))  # noqa: B023
+        with metrics.call("Search"):
+            pass
+
+    def up_to(bound: str) -> float | None:
+        labels = {"method": "Search", "le": bound}
+        return registry.get_sample_value("vectorshard_call_seconds_bucket", labels)
+
+    assert [up_to(bound) for bound in ("0.0005", "0.002", "0.005", "5.0", "+Inf")] == [
+        0,
+        1,
+        2,
+        2,
+        3,
+    ]
+    total_s = registry.get_sample_value("vectorshard_call_seconds_sum", {"method": "Search"})
+    assert total_s == pytest.approx(7.004)
+
+
 @pytest.mark.parametrize("end", [asyncio.CancelledError, GeneratorExit])
 def test_a_call_that_is_torn_down_counts_as_cancelled(end: type[BaseException]) -> None:
     registry = CollectorRegistry()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shard.collection import GROWTH_BEFORE_RETRAINING, Collection
-from shard.config import BufferConfig, EngineConfig, TrainingConfig
+from shard.collection import Collection
+from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.disk import Disk
 from shard.errors import CollectionNotFound
 from shard.trainer import Trainer, TrainingAbandoned, build_index
 from shard.types import Effort, IndexKind, Metric, SearchRequest, ShardState, UInt8Array
+from shard.upkeep import GROWTH_BEFORE_RETRAINING
+from tests.crash_disk import FailingDisk
 from tests.shard.samples import (
     DEADLINE_S,
     SMALL_ENGINE,
@@ -388,6 +391,51 @@ def test_an_index_whose_rows_died_wants_no_training_once_none_lives(
     assert collection.wants_training
     delete(collection, np.arange(100))
     assert not collection.wants_training
+
+
+def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_out_fewer(
+    tmp_path: Path, care: Care
+) -> None:
+    engine = replace(SMALL_ENGINE, rebuild=RebuildConfig(dead_rows_min=20))
+    collection = open_collection(tmp_path, config_of(min_training_size=50), engine=engine)
+    care.take(collection)
+    corpus = corpus_of(200)
+    write(collection, corpus)
+    delete(collection, corpus.ids[:99])
+    collection.ask_for_training().result(DEADLINE_S)
+    poll_until(lambda: len(collection.snapshot.vectors) == 101)
+    delete(collection, corpus.ids[99:150])
+    poll_until(lambda: len(collection.snapshot.vectors) == 50)
+    poll_until(lambda: not collection.wants_sweeping and not collection.wants_training)
+    index = collection.snapshot.index
+    assert index is not None
+    assert index.ivf.rows == 50
+    assert_exact(collection, corpus.take(slice(150, 200)))
+    care.trainer.detach(collection)
+    collection.close()
+
+
+def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
+    tmp_path: Path, care: Care
+) -> None:
+    engine = replace(SMALL_ENGINE, rebuild=RebuildConfig(dead_rows_min=20))
+    disk = FailingDisk()
+    collection = open_collection(tmp_path, engine=engine, disk=disk)
+    corpus = corpus_of(200)
+    write(collection, corpus)
+    delete(collection, corpus.ids[:100])
+    files_opened = disk.counts["open"]
+    disk.fail("open")  # which nobody but a rebuild asks for: no index is trained
+    care.take(collection)
+    poll_until(lambda: disk.counts["open"] > files_opened)
+    delete(collection, corpus.ids[100:110])
+    assert not collection.wants_rebuild
+    assert len(collection.snapshot.vectors) == 200
+    delete(collection, corpus.ids[110:111])
+    poll_until(lambda: len(collection.snapshot.vectors) == 89)
+    assert_exact(collection, corpus.take(slice(111, 200)))
+    care.trainer.detach(collection)
+    collection.close()
 
 
 def test_a_collection_that_is_never_done_does_not_keep_another_from_being_absorbed(

@@ -59,7 +59,6 @@ UNARY_RPCS = (
     "GetServerInfo",
 )
 NOT_IN_A_NAME = ("", "A", "-a", "_a", "a b", "a/b", "..", "ä", "a" * 65, "a\n")
-FILTER = v1.Filter(exists=v1.FieldExists(field="year"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -574,51 +573,176 @@ def test_a_message_over_the_limit_is_resource_exhausted(
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+FILTERED_CALLS: dict[str, Callable[[Stub, str, v1.Filter], object]] = {
+    "Delete": lambda stub, name, filter_: stub.Delete(
+        v1.DeleteRequest(collection=name, filter=filter_)
+    ),
+    "Get": lambda stub, name, filter_: stub.Get(v1.GetRequest(collection=name, filter=filter_)),
+    "Count": lambda stub, name, filter_: stub.Count(
+        v1.CountRequest(collection=name, filter=filter_)
+    ),
+    "List": lambda stub, name, filter_: stub.List(v1.ListRequest(collection=name, filter=filter_)),
+    "Search": lambda stub, name, filter_: stub.Search(
+        v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1, filter=filter_)
+    ),
+    "Explain": lambda stub, name, filter_: stub.Explain(
+        v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1), filter=filter_)
+    ),
+}
+
+
+def condition(kind: str, message: Any) -> v1.Filter:
+    """Return a filter of one kind; three of the names are keywords of Python."""
+    return v1.Filter(**{kind: message})
+
+
+def equals(field: str, **value: Any) -> v1.Filter:
+    """Return a field that equals a value of a Struct."""
+    return condition("equals", v1.FieldEquals(field=field, value=struct_pb2.Value(**value)))
+
+
+def every(*filters: v1.Filter) -> v1.Filter:
+    """Return what holds when all of them do."""
+    return condition("and", v1.FilterList(filters=filters))
+
+
+def within(depth: int) -> v1.Filter:
+    """Return so many filters within one another."""
+    filter_ = YEAR_EXISTS
+    for _ in range(depth - 1):
+        filter_ = condition("not", filter_)
+    return filter_
+
+
+YEAR_EXISTS = v1.Filter(exists=v1.FieldExists(field="year"))
+FIELDS = [
+    v1.FilterField(name="year", type=v1.FIELD_TYPE_INT64),
+    v1.FilterField(name="lang", type=v1.FIELD_TYPE_KEYWORD),
+    v1.FilterField(name="public", type=v1.FIELD_TYPE_BOOL),
+]
+YEAR_IS_TEXT = equals("year", string_value="1990")
+
+BAD_FILTERS = {
+    "says nothing": (v1.Filter(), "filter"),
+    "an empty list": (every(), "filter.and.filters"),
+    "undeclared": (equals("author", string_value="a"), "filter.equals.field"),
+    "no field at all": (condition("exists", v1.FieldExists()), "filter.exists.field"),
+    "deep inside": (
+        every(YEAR_EXISTS, condition("not", every(YEAR_EXISTS, YEAR_EXISTS, YEAR_IS_TEXT))),
+        "filter.and.filters[1].not.and.filters[2].equals.value",
+    ),
+    "null": (equals("year", null_value=0), "filter.equals.value"),
+    "no value": (equals("year"), "filter.equals.value"),
+    "NaN": (equals("year", number_value=NAN), "filter.equals.value"),
+    "no whole number": (equals("year", number_value=0.5), "filter.equals.value"),
+    "text for a bool": (equals("public", string_value="true"), "filter.equals.value"),
+    "a number for a keyword": (equals("lang", number_value=1), "filter.equals.value"),
+    "one of several values": (
+        condition(
+            "in",
+            v1.FieldIn(
+                field="lang",
+                values=[struct_pb2.Value(string_value="en"), struct_pb2.Value(bool_value=True)],
+            ),
+        ),
+        "filter.in.values[1]",
+    ),
+    "a range of keywords": (
+        condition("range", v1.FieldRange(field="lang", gte=1)),
+        "filter.range.field",
+    ),
+    "a bound that is NaN": (
+        condition("range", v1.FieldRange(field="year", gte=1, lte=NAN)),
+        "filter.range.lte",
+    ),
+    "too deep": (within(17), "filter" + 16 * ".not"),
+    "too many": (every(*[YEAR_EXISTS] * 256), "filter.and.filters[255]"),
+}
+
+
+@pytest.fixture(scope="module")
+def filtered(shared_server: Server) -> Iterator[str]:
+    """A collection of three rows with declared fields."""
+    name = new_name()
+    with shared_server.stub() as stub:
+        stub.CreateCollection(create_request(name=name, filter_fields=FIELDS), wait_for_ready=True)
+        metadata = [struct_pb2.Struct() for _ in GOOD]
+        for row, struct in enumerate(metadata):
+            struct.update({"year": 1990 + row, "lang": ["en", "de"], "public": True})
+        stub.Upsert(
+            v1.UpsertRequest(
+                collection=name, ids=int64s(1, 2, 3), vectors=matrix(GOOD), metadata=metadata
+            )
+        )
+        yield name
+        stub.DropCollection(v1.DropCollectionRequest(collection=name))
+
+
+@pytest.mark.parametrize("rpc", FILTERED_CALLS)
+@pytest.mark.parametrize("bad", BAD_FILTERS)
+def test_a_filter_that_cannot_be_is_refused_by_its_path(
+    stub: Stub, filtered: str, bad: str, rpc: str
+) -> None:
+    filter_, path = BAD_FILTERS[bad]
+    check(refused(lambda: FILTERED_CALLS[rpc](stub, filtered, filter_)), path)
+    assert stub.Count(v1.CountRequest(collection=filtered)).count == 3
+
+
+@pytest.mark.parametrize("rpc", FILTERED_CALLS)
+def test_a_filter_at_its_limits_is_taken(stub: Stub, filtered: str, rpc: str) -> None:
+    limits = stub.GetServerInfo(v1.GetServerInfoRequest()).limits
+    assert (limits.filter_depth, limits.filter_nodes) == (16, 256)
+    nobody = condition("not", YEAR_EXISTS)
+    FILTERED_CALLS[rpc](stub, filtered, every(nobody, *[YEAR_EXISTS] * 253))
+    FILTERED_CALLS[rpc](stub, filtered, every(nobody, within(15)))
+    assert stub.Count(v1.CountRequest(collection=filtered)).count == 3
+
+
 @pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("rpc", FILTERED_CALLS)
+def test_no_field_can_be_meant_where_none_is_declared(stub: Stub, names: Names, rpc: str) -> None:
+    refusal = refused(lambda: FILTERED_CALLS[rpc](stub, names.l2, YEAR_EXISTS))
+    check(refusal, "filter.exists.field")
+    assert refusal.reason == "INVALID_PARAMETER"
+
+
 @pytest.mark.parametrize(
     "call",
     [
-        lambda stub, name: stub.Delete(v1.DeleteRequest(collection=name, filter=FILTER)),
-        lambda stub, name: stub.Get(v1.GetRequest(collection=name, filter=FILTER)),
-        lambda stub, name: stub.Count(v1.CountRequest(collection=name, filter=FILTER)),
-        lambda stub, name: stub.List(v1.ListRequest(collection=name, filter=FILTER)),
-        lambda stub, name: stub.Search(
-            v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1, filter=FILTER)
+        lambda stub, name: stub.Delete(
+            v1.DeleteRequest(collection=name, ids=int64s(1), filter=YEAR_EXISTS)
         ),
-        lambda stub, name: stub.Explain(
-            v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1), filter=FILTER)
+        lambda stub, name: stub.Get(
+            v1.GetRequest(collection=name, ids=int64s(1), filter=YEAR_EXISTS)
         ),
-        lambda stub, name: list(
-            stub.SearchStream(
-                iter(
-                    [
-                        v1.SearchStreamRequest(
-                            request_id=1,
-                            search=v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1),
-                        )
-                    ]
-                )
-            )
-        ),
-        lambda stub, name: list(stub.SearchStream(iter([]))),
     ],
-    ids=[
-        "Delete by filter",
-        "Get by filter",
-        "Count by filter",
-        "List by filter",
-        "Search by filter",
-        "Explain with a filter",
-        "SearchStream",
-        "SearchStream, nothing sent",
-    ],
+    ids=["Delete", "Get"],
 )
-def test_what_this_release_lacks_is_unimplemented(
-    stub: Stub, names: Names, call: Callable[[Stub, str], object]
+def test_ids_beside_a_filter_are_refused(
+    stub: Stub, filtered: str, call: Callable[[Stub, str], object]
 ) -> None:
-    refusal = refused(lambda: call(stub, names.l2))
-    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
-    assert refusal.reason == "UNSUPPORTED"
+    check(refused(lambda: call(stub, filtered)), "filter")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["Upsert", "UpsertStream"])
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"year": "1990"}, "year"), ({"lang": ["en", 1]}, "lang"), ({"public": 1}, "public")],
+)
+def test_metadata_of_another_type_than_was_declared_is_refused_by_row_and_field(
+    stub: Stub, filtered: str, wrong: dict[str, Any], field: str, stream: bool
+) -> None:
+    metadata = [struct_pb2.Struct() for _ in GOOD]
+    metadata[2].update(wrong)
+    request = v1.UpsertRequest(
+        collection=filtered, ids=int64s(7, 8, 9), vectors=matrix(GOOD), metadata=metadata
+    )
+    if stream:
+        refusal = refused(lambda: list(stub.UpsertStream(iter([request]))))
+    else:
+        refusal = refused(lambda: stub.Upsert(request))
+    check(refusal, f"metadata.{field}", 2)
+    assert stub.Count(v1.CountRequest(collection=filtered)).count == 3
 
 
 def test_an_error_of_the_servers_own_is_opaque_and_its_text_goes_to_the_log_only(

@@ -68,6 +68,12 @@ class WriteMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WRITE_MODE_UPSERT: _ClassVar[WriteMode]
     WRITE_MODE_INSERT: _ClassVar[WriteMode]
 
+class FilterPlan(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FILTER_PLAN_UNSPECIFIED: _ClassVar[FilterPlan]
+    FILTER_PLAN_EXACT: _ClassVar[FilterPlan]
+    FILTER_PLAN_INDEX: _ClassVar[FilterPlan]
+
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROLE_UNSPECIFIED: _ClassVar[Role]
@@ -105,6 +111,9 @@ SHARD_STATE_TRAINED: ShardState
 WRITE_MODE_UNSPECIFIED: WriteMode
 WRITE_MODE_UPSERT: WriteMode
 WRITE_MODE_INSERT: WriteMode
+FILTER_PLAN_UNSPECIFIED: FilterPlan
+FILTER_PLAN_EXACT: FilterPlan
+FILTER_PLAN_INDEX: FilterPlan
 ROLE_UNSPECIFIED: Role
 ROLE_SHARD: Role
 ROLE_ROUTER: Role
@@ -495,7 +504,7 @@ class SearchRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., nprobe: _Optional[int] = ..., target_recall: _Optional[float] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ..., score_threshold: _Optional[float] = ..., min_coverage: _Optional[float] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class ShardReceipt(_message.Message):
-    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates")
+    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates", "rows_passing", "filter_plan")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
     ROWS_VISIBLE_FIELD_NUMBER: _ClassVar[int]
@@ -504,6 +513,8 @@ class ShardReceipt(_message.Message):
     NPROBE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PASSING_FIELD_NUMBER: _ClassVar[int]
+    FILTER_PLAN_FIELD_NUMBER: _ClassVar[int]
     shard: int
     missing_reason: str
     rows_visible: int
@@ -512,7 +523,9 @@ class ShardReceipt(_message.Message):
     nprobe: int
     generation: int
     candidates: int
-    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
+    rows_passing: int
+    filter_plan: FilterPlan
+    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ..., rows_passing: _Optional[int] = ..., filter_plan: _Optional[_Union[FilterPlan, str]] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("shards_total", "shards_answered", "coverage", "shards")
@@ -547,16 +560,20 @@ class Cancel(_message.Message):
     def __init__(self) -> None: ...
 
 class SearchStreamRequest(_message.Message):
-    __slots__ = ("request_id", "timeout_ms", "search", "cancel")
+    __slots__ = ("request_id", "timeout_ms", "search", "cancel", "incarnation", "answer_bytes_max")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     SEARCH_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     timeout_ms: int
     search: SearchRequest
     cancel: Cancel
-    def __init__(self, request_id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., search: _Optional[_Union[SearchRequest, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ...) -> None: ...
+    incarnation: str
+    answer_bytes_max: int
+    def __init__(self, request_id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., search: _Optional[_Union[SearchRequest, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., incarnation: _Optional[str] = ..., answer_bytes_max: _Optional[int] = ...) -> None: ...
 
 class SearchStreamResponse(_message.Message):
     __slots__ = ("request_id", "response", "error")
@@ -645,7 +662,7 @@ class ShardPlacement(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections")
+    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -657,6 +674,9 @@ class Limits(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NLIST_FIELD_NUMBER: _ClassVar[int]
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    FILTER_NODES_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     dim: int
     k: int
@@ -668,7 +688,10 @@ class Limits(_message.Message):
     page_size: int
     nlist: int
     collections: int
-    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ...) -> None: ...
+    stream_requests: int
+    filter_depth: int
+    filter_nodes: int
+    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")

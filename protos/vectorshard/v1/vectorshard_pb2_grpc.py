@@ -5,7 +5,7 @@ import warnings
 
 from vectorshard.v1 import vectorshard_pb2 as vectorshard_dot_v1_dot_vectorshard__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.83.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -157,7 +157,8 @@ class VectorServiceServicer:
         a wrong dim, NaN or Inf, magnitudes whose scores overflow float32, norm 0 under COSINE, an id
         twice, an empty or over-long string id, the wrong kind of ids, more rows than Limits.rows, a
         row's metadata over Limits.metadata_bytes or nested too deep for protobuf (some 30 levels are
-        safe), an unknown mode.
+        safe), a declared field in it of another type (ErrorInfo's field is "metadata." and its name),
+        an unknown mode.
         RESOURCE_EXHAUSTED: the disk is full. FAILED_PRECONDITION: the disk failed a write.
         When a shard is UNAVAILABLE, the others may have written their rows.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -182,27 +183,29 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes rows by ids or by filter. An absent id is no error and counts 0.
-        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows.
-        UNIMPLEMENTED: a filter.
+        """Deletes rows by ids or by filter. An absent id is no error and counts 0. By filter, each shard
+        deletes in one step what passes at that moment.
+        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; a
+        filter that cannot be (see Filter).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Returns the rows of the ids that exist, in the order asked; absent ids are left out.
-        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; rows
-        that do not fit into one message.
-        UNIMPLEMENTED: a filter.
+        """Returns the rows of the ids that exist, in the order asked; absent ids are left out. By filter,
+        the rows that pass, in no particular order.
+        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; more
+        rows that pass than that on one shard; rows that do not fit into one message; a filter that
+        cannot be (see Filter).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Count(self, request, context):
-        """Counts live rows: all of them, those of `ids`, or those that pass `filter`.
-        INVALID_ARGUMENT: an id twice; more ids than Limits.rows. UNIMPLEMENTED: a filter.
+        """Counts live rows: all of them, those of `ids`, those that pass `filter`, or those of both.
+        INVALID_ARGUMENT: an id twice; more ids than Limits.rows; a filter that cannot be (see Filter).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,8 +215,8 @@ class VectorServiceServicer:
         """Pages through live rows. A row that lives throughout is listed at least once; one that is
         upserted meanwhile may be listed again with its new content.
         INVALID_ARGUMENT: a page_size over the limit, a cursor that this service did not issue or that
-        belongs to another collection, rows that do not fit into one message.
-        UNIMPLEMENTED: a filter.
+        belongs to another collection, rows that do not fit into one message, a filter that cannot be
+        (see Filter). Pages of one listing may have different filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,8 +227,8 @@ class VectorServiceServicer:
         INVALID_ARGUMENT: k or nprobe of 0 or over the limit, more queries or queries * k than the
         limits, target_recall outside (0, 1], min_coverage outside [0, 1], a score_threshold that is
         NaN, a token of another collection or newer than every write, hits that do not fit into one
-        message, and for the queries whatever Upsert refuses of vectors.
-        UNIMPLEMENTED: a filter.
+        message, a filter that cannot be (see Filter), and for the queries whatever Upsert refuses of
+        vectors.
         UNAVAILABLE: fewer shards answered than min_coverage asks for, or none; the message names them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -233,9 +236,13 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchStream(self, request_iterator, context):
-        """Many searches in flight on one stream; answers come in any order, each with its own status.
-        One bad request spoils nothing but its own answer.
-        UNIMPLEMENTED in this release.
+        """Many searches in flight on one stream; answers come in any order, each with the status that
+        Search would give it. One bad request spoils nothing but its own answer: see
+        SearchStreamResponse.error. The stream ends when the client has sent all and got all answers.
+        At most Limits.stream_requests are in flight, fewer if they or their answers are large (16 MiB
+        together); a client that sends more, or does not read its answers, is held back by flow control.
+        UNAVAILABLE: the server stops. It answers what runs, and refuses what still comes, before the
+        stream ends with this; a request without an answer was not done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,8 +251,7 @@ class VectorServiceServicer:
     def Explain(self, request, context):
         """Explains why a query does or does not find an id. An id that does not exist is an answer.
         INVALID_ARGUMENT: not exactly one query and one id, a score that is NaN, and whatever Search
-        refuses of queries and Get of ids.
-        UNIMPLEMENTED: a filter.
+        refuses of queries and filters, and Get of ids.
         UNAVAILABLE: a shard is missing, which would make exact_rank wrong; the message names it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

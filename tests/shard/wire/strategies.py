@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from shard import types, wire
 from shard.config import Limits
+from shard.filter_expression import And, Equals, Exists, In, Not, Or, Range
 
 LIMITS = Limits()
 
@@ -60,6 +61,23 @@ shard_descriptions = st.builds(
     memory_bytes=uint64s,
     disk_bytes=uint64s,
 )
+filter_values = st.booleans() | texts | st.floats(allow_nan=False)
+bounds = st.none() | st.floats(allow_nan=False)
+conditions = st.one_of(
+    st.builds(Equals, texts, filter_values),
+    st.builds(In, texts, st.lists(filter_values, max_size=3).map(tuple)),
+    st.builds(Range, texts, bounds, bounds, bounds, bounds),
+    st.builds(Exists, texts),
+)
+filters = st.recursive(
+    conditions,
+    lambda inner: st.one_of(
+        st.builds(And, st.lists(inner, min_size=1, max_size=3).map(tuple)),
+        st.builds(Or, st.lists(inner, min_size=1, max_size=3).map(tuple)),
+        st.builds(Not, inner),
+    ),
+    max_leaves=6,
+)
 receipts = st.builds(
     types.Receipt,
     shards=st.lists(
@@ -72,6 +90,8 @@ receipts = st.builds(
             nlist=uint32s,
             nprobe=uint32s,
             generation=uint64s,
+            rows_passing=uint64s,
+            filter_plan=st.none() | st.sampled_from(types.FilterPlan),
         ),
         max_size=3,
     ).map(tuple),

@@ -13,10 +13,12 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types, wire
 from shard.errors import InvalidId, InvalidParameter, InvalidRequest, MalformedMessage
+from shard.filter_expression import Filter
 from tests.shard.wire.messages import REQUEST_DECODERS, explain_bytes, matrix, refusal
 from tests.shard.wire.strategies import (
     LIMITS,
     assert_same,
+    filters,
     id_arrays,
     matrices,
     names,
@@ -31,12 +33,19 @@ INT64S, STRINGS = v1.Int64Ids, v1.StringIds
     names,
     matrices(1),
     id_arrays.filter(len).map(lambda ids: ids[:1]),
+    st.none() | filters,
     st.none() | st.floats(width=32, allow_nan=False),
 )
 def test_what_is_asked_comes_back_as_it_was_sent(
-    name: str, query: types.VectorArray, id_: types.IdArray, score: float | None
+    name: str,
+    query: types.VectorArray,
+    id_: types.IdArray,
+    filter_: Filter | None,
+    score: float | None,
 ) -> None:
-    request = types.ExplainRequest(collection=name, query=query, id=id_, score=score)
+    request = types.ExplainRequest(
+        collection=name, query=query, id=id_, filter=filter_, score=score
+    )
     assert_same(wire.decode_explain_request(wire.encode_explain_request(request), LIMITS), request)
 
 
@@ -79,6 +88,7 @@ def test_every_field_of_the_answer_is_in_the_vocabulary() -> None:
         ({"id": v1.Ids()}, InvalidParameter, "id", None),
         ({"id": v1.Ids(strings=STRINGS(values=[""]))}, InvalidId, "id", 0),
         ({"id": v1.Ids(strings=STRINGS(values=["a" * 513]))}, InvalidId, "id", 0),
+        ({"filter": v1.Filter()}, InvalidParameter, "filter", None),
         ({"score": float("nan")}, InvalidParameter, "score", None),
     ],
 )

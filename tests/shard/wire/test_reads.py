@@ -11,11 +11,13 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 from shard import types, wire
 from shard.config import Limits
 from shard.errors import LimitExceeded, MalformedMessage
+from shard.filter_expression import Filter
 from tests.shard.wire.messages import REQUEST_DECODERS, refusal
 from tests.shard.wire.strategies import (
     LIMITS,
     assert_same,
     cursors,
+    filters,
     id_arrays,
     includes,
     names,
@@ -36,12 +38,34 @@ def test_requests_by_ids_come_back_as_they_were_sent(
     assert_same(wire.decode_count_request(wire.encode_count_request(count), LIMITS), count)
 
 
-@given(names, st.integers(1, LIMITS.page_size), st.none() | cursors, includes)
+@given(names, filters, includes, st.none() | id_arrays)
+def test_requests_by_filter_come_back_as_they_were_sent(
+    name: str, filter_: Filter, include: types.Include, ids: types.IdArray | None
+) -> None:
+    delete = types.DeleteRequest(collection=name, filter=filter_)
+    assert_same(wire.decode_delete_request(wire.encode_delete_request(delete), LIMITS), delete)
+    get = types.GetRequest(collection=name, filter=filter_, include=include)
+    assert_same(wire.decode_get_request(wire.encode_get_request(get), LIMITS), get)
+    count = types.CountRequest(collection=name, ids=ids, filter=filter_)
+    assert_same(wire.decode_count_request(wire.encode_count_request(count), LIMITS), count)
+
+
+@given(
+    names,
+    st.integers(1, LIMITS.page_size),
+    st.none() | cursors,
+    st.none() | filters,
+    includes,
+)
 def test_a_listing_comes_back_as_it_was_asked(
-    name: str, page_size: int, cursor: types.Cursor | None, include: types.Include
+    name: str,
+    page_size: int,
+    cursor: types.Cursor | None,
+    filter_: Filter | None,
+    include: types.Include,
 ) -> None:
     request = types.ListRequest(
-        collection=name, page_size=page_size, cursor=cursor, include=include
+        collection=name, page_size=page_size, cursor=cursor, filter=filter_, include=include
     )
     assert wire.decode_list_request(wire.encode_list_request(request), LIMITS) == request
 

@@ -13,10 +13,12 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 from shard import types, wire
 from shard.config import Limits
 from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from shard.filter_expression import Filter
 from tests.shard.wire.messages import REQUEST_DECODERS, matrix, refusal, search_bytes, some_hits
 from tests.shard.wire.strategies import (
     LIMITS,
     assert_same,
+    filters,
     float32s,
     includes,
     matrices,
@@ -36,6 +38,7 @@ from tests.shard.wire.strategies import (
         st.builds(types.Effort, nprobe=st.integers(1, LIMITS.nlist)),
         st.builds(types.Effort, target_recall=float32s.filter(bool)),
     ),
+    st.none() | filters,
     includes,
     st.none() | st.floats(width=32, allow_nan=False),
     float32s,
@@ -46,6 +49,7 @@ def test_a_search_comes_back_as_it_was_sent(
     queries: types.VectorArray,
     k: int,
     effort: types.Effort,
+    filter_: Filter | None,
     include: types.Include,
     score_threshold: float | None,
     min_coverage: float,
@@ -56,6 +60,7 @@ def test_a_search_comes_back_as_it_was_sent(
         queries=queries,
         k=k,
         effort=effort,
+        filter=filter_,
         include=include,
         score_threshold=score_threshold,
         min_coverage=min_coverage,

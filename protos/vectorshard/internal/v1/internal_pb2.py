@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vectorshard.v1 import vectorshard_pb2 as vectorshard_dot_v1_dot_vectorshard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&vectorshard/internal/v1/internal.proto\x12\x17vectorshard.internal.v1\x1a vectorshard/v1/vectorshard.proto\"\x1e\n\x0cInt64IdsTwin\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"x\n\x07IdsTwin\x12\x37\n\x06int64s\x18\x01 \x01(\x0b\x32%.vectorshard.internal.v1.Int64IdsTwinH\x00\x12,\n\x07strings\x18\x02 \x01(\x0b\x32\x19.vectorshard.v1.StringIdsH\x00\x42\x06\n\x04kind\"\xce\x01\n\x11UpsertRequestTwin\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x03 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x04 \x03(\x0c\x12\'\n\x04mode\x18\x05 \x01(\x0e\x32\x19.vectorshard.v1.WriteMode\x12\x12\n\nrequest_id\x18\x06 \x01(\x04\"\xc8\x01\n\x12SearchResponseTwin\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\'\n\x07vectors\x18\x04 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x05 \x03(\x0c\x12(\n\x07receipt\x18\x06 \x01(\x0b\x32\x17.vectorshard.v1.Receipt\"\x84\x01\n\x08RowsTwin\x12-\n\x03ids\x18\x01 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x02 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x03 \x03(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"\x90\x01\n\x05Token\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12@\n\tsequences\x18\x02 \x03(\x0b\x32-.vectorshard.internal.v1.Token.SequencesEntry\x1a\x30\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"9\n\x06\x43ursor\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0b\n\x03row\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&vectorshard/internal/v1/internal.proto\x12\x17vectorshard.internal.v1\x1a vectorshard/v1/vectorshard.proto\"\x1e\n\x0cInt64IdsTwin\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"x\n\x07IdsTwin\x12\x37\n\x06int64s\x18\x01 \x01(\x0b\x32%.vectorshard.internal.v1.Int64IdsTwinH\x00\x12,\n\x07strings\x18\x02 \x01(\x0b\x32\x19.vectorshard.v1.StringIdsH\x00\x42\x06\n\x04kind\"\xce\x01\n\x11UpsertRequestTwin\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x03 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x04 \x03(\x0c\x12\'\n\x04mode\x18\x05 \x01(\x0e\x32\x19.vectorshard.v1.WriteMode\x12\x12\n\nrequest_id\x18\x06 \x01(\x04\"\xc8\x01\n\x12SearchResponseTwin\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\'\n\x07vectors\x18\x04 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x05 \x03(\x0c\x12(\n\x07receipt\x18\x06 \x01(\x0b\x32\x17.vectorshard.v1.Receipt\"\x84\x01\n\x08RowsTwin\x12-\n\x03ids\x18\x01 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x02 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x03 \x03(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"\x9c\x01\n\x17SearchStreamRequestTwin\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x10\n\x06search\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x0cH\x00\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x18\n\x10\x61nswer_bytes_max\x18\x06 \x01(\rB\x06\n\x04kind\"[\n\x18SearchStreamResponseTwin\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\"\x90\x01\n\x05Token\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12@\n\tsequences\x18\x02 \x03(\x0b\x32-.vectorshard.internal.v1.Token.SequencesEntry\x1a\x30\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"9\n\x06\x43ursor\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0b\n\x03row\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,10 +44,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHRESPONSETWIN']._serialized_end=665
   _globals['_ROWSTWIN']._serialized_start=668
   _globals['_ROWSTWIN']._serialized_end=800
-  _globals['_TOKEN']._serialized_start=803
-  _globals['_TOKEN']._serialized_end=947
-  _globals['_TOKEN_SEQUENCESENTRY']._serialized_start=899
-  _globals['_TOKEN_SEQUENCESENTRY']._serialized_end=947
-  _globals['_CURSOR']._serialized_start=949
-  _globals['_CURSOR']._serialized_end=1006
+  _globals['_SEARCHSTREAMREQUESTTWIN']._serialized_start=803
+  _globals['_SEARCHSTREAMREQUESTTWIN']._serialized_end=959
+  _globals['_SEARCHSTREAMRESPONSETWIN']._serialized_start=961
+  _globals['_SEARCHSTREAMRESPONSETWIN']._serialized_end=1052
+  _globals['_TOKEN']._serialized_start=1055
+  _globals['_TOKEN']._serialized_end=1199
+  _globals['_TOKEN_SEQUENCESENTRY']._serialized_start=1151
+  _globals['_TOKEN_SEQUENCESENTRY']._serialized_end=1199
+  _globals['_CURSOR']._serialized_start=1201
+  _globals['_CURSOR']._serialized_end=1258
 # @@protoc_insertion_point(module_scope)

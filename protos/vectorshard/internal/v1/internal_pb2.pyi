@@ -65,6 +65,32 @@ class RowsTwin(_message.Message):
     cursor: bytes
     def __init__(self, ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., cursor: _Optional[bytes] = ...) -> None: ...
 
+class SearchStreamRequestTwin(_message.Message):
+    __slots__ = ("request_id", "timeout_ms", "search", "cancel", "incarnation", "answer_bytes_max")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    timeout_ms: int
+    search: bytes
+    cancel: bytes
+    incarnation: str
+    answer_bytes_max: int
+    def __init__(self, request_id: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., search: _Optional[bytes] = ..., cancel: _Optional[bytes] = ..., incarnation: _Optional[str] = ..., answer_bytes_max: _Optional[int] = ...) -> None: ...
+
+class SearchStreamResponseTwin(_message.Message):
+    __slots__ = ("request_id", "response", "error")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    response: bytes
+    error: bytes
+    def __init__(self, request_id: _Optional[int] = ..., response: _Optional[bytes] = ..., error: _Optional[bytes] = ...) -> None: ...
+
 class Token(_message.Message):
     __slots__ = ("incarnation", "sequences")
     class SequencesEntry(_message.Message):

@@ -1,0 +1,171 @@
+"""Searches with filters: what they find, and their time against the same search without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import glove
+from benchmarks.report import Row, Table
+from benchmarks.server import described, scratch, serving, wait_until_at_rest
+from benchmarks.timing import Samples, in_turn
+from benchmarks.vectors import SEED, Float32Array, clustered
+from router.client import Client, Hits
+from shard.types import FieldType, FilterField
+
+COLLECTION = "filters"
+DIM = 100
+K = 10
+BATCH = 64
+SHARES = (0.01, 0.1, 0.5)
+ROWS = 200_000
+QUICK_ROWS = 30_000
+QUERIES = 1_024
+QUICK_QUERIES = 256
+REGIONS = 100
+UNFILTERED = "none"
+
+FILTERS: Mapping[str, str] = {
+    f"{name} {share:.0%}": f"{name} < {share}"
+    for name in ("independent", "region")
+    for share in SHARES
+}
+"""Each by its name. `independent` is a number of chance; `region` counts the rows through regions
+of the space, one after the other, so that a filter keeps some of them whole."""
+
+
+def measure(quick: bool) -> Table:
+    """Measure filters that keep parts of several sizes, in turn with the search without one."""
+    vectors, queries, source = data(quick)
+    with scratch() as directory, serving(directory / "rows") as server, server.connect() as client:
+        client.create_collection(
+            COLLECTION,
+            dim=DIM,
+            filter_fields=[
+                FilterField("independent", FieldType.DOUBLE),
+                FilterField("region", FieldType.DOUBLE),
+            ],
+        )
+        metadata = [
+            {"independent": number, "region": place}
+            for number, place in zip(
+                np.random.default_rng(SEED).random(len(vectors)).tolist(),
+                places_by_region(vectors).tolist(),
+                strict=True,
+            )
+        ]
+        client.upsert(COLLECTION, np.arange(len(vectors)), vectors, metadata)
+        client.train(COLLECTION, wait=True)
+        index = described(wait_until_at_rest(client, COLLECTION))
+        filters: dict[str, str | None] = {UNFILTERED: None, **FILTERS}
+        found = {
+            name: (
+                recall(client, queries, filter_),
+                client.search(COLLECTION, queries[:BATCH], K, filter=filter_),
+            )
+            for name, filter_ in filters.items()
+        }
+        timed: dict[str, Callable[[int], object]] = {
+            f"{name}, {at_once}": partial(ask, client, queries, at_once, filter_)
+            for name, filter_ in filters.items()
+            for at_once in (1, BATCH)
+        }
+        samples = in_turn(timed, budget_s=3.0 if quick else 20.0)
+    return Table(
+        name="filters",
+        title="Searches with filters against the same search without one",
+        columns=(
+            "filter keeps",
+            "rows that pass",
+            "way taken",
+            "nprobe",
+            "recall@10",
+            "one query, ms",
+            "/ without",
+            f"{BATCH} queries, ms",
+            "/ without",
+            "rounds",
+        ),
+        rows=[row_of(name, *found[name], samples) for name in filters],
+        notes=(
+            f"{len(vectors):,} {source}, d={DIM}, cosine, k={K}, 2 shards, one client; {index}. "
+            "The recall is against the exact search with the same filter, over "
+            f"{len(queries):,} queries that were never written, in batches of {BATCH}. "
+            "`independent` is a number of chance; `region` numbers the rows through "
+            f"{REGIONS} regions of the space, so that most queries lie far from what passes. "
+            "nprobe is that of the first step on the first shard. Medians; the ratios are the "
+            "medians of the rounds' ratios."
+        ),
+    )
+
+
+def data(quick: bool) -> tuple[Float32Array, Float32Array, str]:
+    """Return vectors, queries, and what they are: words where `make glove` has fetched them."""
+    rows, asked = (QUICK_ROWS, QUICK_QUERIES) if quick else (ROWS, QUERIES)
+    if not glove.FILE.exists():
+        return clustered(rows, DIM), clustered(asked, DIM, part=1), "clustered vectors"
+    words = glove.load()
+    vectors, queries = words.train.vectors, words.test.vectors[:asked]
+    if quick:  # the words come in the order of their frequency
+        vectors = vectors[np.random.default_rng(SEED).permutation(len(vectors))[:rows]]
+    return vectors, queries, "GloVe words"
+
+
+def places_by_region(vectors: Float32Array) -> npt.NDArray[np.float64]:
+    """Return where each row comes when they are counted region by region, in [0, 1).
+
+    A region is what lies nearest to one of REGIONS rows.
+    """
+    unit = glove.unit(vectors)
+    random = np.random.default_rng(SEED)
+    centres = unit[random.choice(len(unit), REGIONS, replace=False)]
+    region = np.concatenate(
+        [(part @ centres.T).argmax(axis=1) for part in np.array_split(unit, 64)]
+    )
+    places = np.empty(len(vectors))
+    places[np.argsort(region, kind="stable")] = np.arange(len(vectors)) / len(vectors)
+    return places
+
+
+def ask(
+    client: Client, queries: Float32Array, at_once: int, filter_: str | None, round_: int
+) -> None:
+    """Ask the queries of a round in one call."""
+    first = round_ * at_once % (len(queries) - at_once + 1)
+    client.search(COLLECTION, queries[first : first + at_once], K, filter=filter_)
+
+
+def recall(client: Client, queries: Float32Array, filter_: str | None) -> float:
+    """Return the mean share of the true k best that a search finds."""
+    found = right = 0
+    for first in range(0, len(queries), BATCH):
+        batch = queries[first : first + BATCH]
+        best = client.search(COLLECTION, batch, K, filter=filter_, exact=True)
+        for hits, truth in zip(
+            client.search(COLLECTION, batch, K, filter=filter_), best, strict=True
+        ):
+            right += len(truth)
+            found += len({hit.id for hit in hits} & {hit.id for hit in truth})
+    return found / right
+
+
+def row_of(name: str, recall_: float, hits: Hits, samples: Samples) -> Row:
+    """Return the table's row of one filter."""
+    shards = hits.receipt.shards
+    plans = sorted({shard.filter_plan.name for shard in shards if shard.filter_plan})
+    one, many = f"{name}, 1", f"{name}, {BATCH}"
+    return (
+        name,
+        sum(shard.rows_passing for shard in shards) if plans else "all",
+        " / ".join(plans) or "-",
+        shards[0].nprobe or "-",
+        recall_,
+        samples.median_ms(one),
+        samples.ratio(one, f"{UNFILTERED}, 1"),
+        samples.median_ms(many),
+        samples.ratio(many, f"{UNFILTERED}, {BATCH}"),
+        samples.rounds,
+    )

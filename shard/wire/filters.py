@@ -1,0 +1,171 @@
+"""Filters: the contract's messages to shard.filter_expression, and back.
+
+What a filter says about itself is checked here: its depth, its size, that every node says
+something. Whether its fields are declared, and of which type, takes a collection to know.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from google.protobuf import struct_pb2
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard.config import Limits
+from shard.errors import InvalidParameter, LimitExceeded
+from shard.filter_expression import (
+    And,
+    Equals,
+    Exists,
+    Filter,
+    FilterValue,
+    In,
+    Not,
+    Or,
+    Range,
+)
+from shard.wire.metadata import check_exact
+
+_BOUNDS: Final = ("gt", "gte", "lt", "lte")
+_SENT_DEPTH_MAX: Final = 40  # two messages each, of the hundred or so that protobuf nests
+
+
+def encode_filter(filter_: Filter) -> v1.Filter:
+    """Write a filter.
+
+    Raises
+    ------
+    InvalidParameter
+        If it nests deeper than a message can, or holds what no message holds.
+    """
+    message = v1.Filter()
+    try:
+        _write(filter_, message, 1)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameter(str(error), field="filter") from None
+    return message
+
+
+def _write(filter_: Filter, message: v1.Filter, depth: int) -> None:
+    if depth > _SENT_DEPTH_MAX:
+        raise ValueError("nests too deep")
+    target = getattr(message, filter_.kind)  # three of the names are keywords of Python
+    target.SetInParent()
+    if isinstance(filter_, And | Or):
+        for each in filter_.filters:
+            _write(each, target.filters.add(), depth + 1)
+    elif isinstance(filter_, Not):
+        _write(filter_.filter, target, depth + 1)
+    elif isinstance(filter_, Equals):
+        target.field = filter_.field
+        _write_value(filter_.value, target.value)
+    elif isinstance(filter_, In):
+        target.field = filter_.field
+        for value in filter_.values:
+            _write_value(value, target.values.add())
+    elif isinstance(filter_, Range):
+        target.field = filter_.field
+        for bound in _BOUNDS:
+            if (value := getattr(filter_, bound)) is not None:
+                setattr(target, bound, value)
+    elif isinstance(filter_, Exists):
+        target.field = filter_.field
+
+
+def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        target.bool_value = value
+    elif isinstance(value, str):
+        target.string_value = value
+    elif isinstance(value, int | float):
+        check_exact(value)
+        target.number_value = value
+    else:
+        raise TypeError(f"{value!r} is neither a string, a number nor a bool")
+
+
+def decode_filter(message: v1.Filter, limits: Limits) -> Filter:
+    """Return the filter of a request's field ``filter``, checked.
+
+    Raises
+    ------
+    LimitExceeded
+        If it nests too deep or has too many nodes.
+    InvalidParameter
+        For a node that says nothing, a list of conditions without one, a value that is none, NaN.
+        The error's field is the path to it.
+    """
+    return _Reader(limits).read(message, "filter", 1)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads one filter and counts its nodes."""
+
+    limits: Limits
+    nodes: int = 0
+
+    def read(self, message: v1.Filter, path: str, depth: int) -> Filter:
+        """Return the filter at `path`, `depth` nodes from the top."""
+        self.nodes += 1
+        if depth > self.limits.filter_depth:
+            raise LimitExceeded(f"over {self.limits.filter_depth} filters deep", field=path)
+        if self.nodes > self.limits.filter_nodes:
+            raise LimitExceeded(f"over {self.limits.filter_nodes} filters in all", field=path)
+        kind = message.WhichOneof("node")
+        if kind is None:
+            raise InvalidParameter("says nothing", field=path)
+        node, path = getattr(message, kind), f"{path}.{kind}"
+        if kind in ("and", "or"):
+            filters = tuple(
+                self.read(each, f"{path}.filters[{place}]", depth + 1)
+                for place, each in enumerate(node.filters)
+            )
+            if not filters:
+                raise InvalidParameter("holds no filters", field=f"{path}.filters")
+            return And(filters) if kind == "and" else Or(filters)
+        if kind == "not":
+            return Not(self.read(node, path, depth + 1))
+        if kind == "equals":
+            return Equals(node.field, _value_of(node.value, f"{path}.value"))
+        if kind == "in":
+            return In(
+                node.field,
+                tuple(
+                    _value_of(value, f"{path}.values[{place}]")
+                    for place, value in enumerate(node.values)
+                ),
+            )
+        if kind == "range":
+            return Range(node.field, **_bounds_of(node, path))
+        return Exists(node.field)
+
+
+def _value_of(value: struct_pb2.Value, path: str) -> FilterValue:
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        return _number(value.number_value, path)
+    if kind == "string_value":
+        return value.string_value
+    if kind == "bool_value":
+        return value.bool_value
+    raise InvalidParameter("is neither a string, a number nor a bool", field=path)
+
+
+def _bounds_of(message: v1.FieldRange, path: str) -> dict[str, float]:
+    return {
+        bound: _number(getattr(message, bound), f"{path}.{bound}")
+        for bound in _BOUNDS
+        if message.HasField(bound)
+    }
+
+
+def _number(number: float, path: str) -> float:
+    if math.isnan(number):
+        raise InvalidParameter("NaN", field=path)
+    return number

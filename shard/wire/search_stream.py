@@ -1,0 +1,152 @@
+"""SearchStream's messages: an envelope around the bytes of a search, of its answer or of its error.
+
+What an envelope carries is not looked at here. The searches within are read and written by
+`shard.wire.searches`, statuses by `shard.status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.v1 import vectorshard_pb2 as v1
+
+from shard.wire.bulk import content_bytes, field_bytes, number_bytes, packed
+from shard.wire.primitives import parse
+
+TIMEOUT_MS_MAX: Final = 2**32 - 1
+"""What the field holds: 49 days."""
+
+ENVELOPE_BYTES: Final = 32
+"""More than an envelope adds to an answer."""
+
+_TwinT = TypeVar("_TwinT", twins.SearchStreamRequestTwin, twins.SearchStreamResponseTwin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRequest:
+    """A message of a search stream.
+
+    `search` holds the bytes of a SearchRequest; None when the message is a Cancel, or neither,
+    which `cancels` tells. A `timeout_ms` of 0 is no limit of its own, an `answer_bytes_max` of 0
+    that of a message.
+    """
+
+    request_id: int
+    search: bytes | None = None
+    cancels: bool = False
+    timeout_ms: int = 0
+    incarnation: str = ""
+    answer_bytes_max: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamAnswer:
+    """An answer of a search stream: the bytes of a SearchResponse, or those of a google.rpc.Status.
+
+    `response` is None when it failed, and `error` is empty when it did not.
+    """
+
+    request_id: int
+    response: bytes | None = None
+    error: bytes = b""
+
+
+def encode_search_stream_request(request: StreamRequest) -> bytes:
+    """Write a message: a Cancel if it cancels, else its search."""
+    twin = twins.SearchStreamRequestTwin(
+        request_id=request.request_id,
+        timeout_ms=request.timeout_ms,
+        incarnation=request.incarnation,
+        answer_bytes_max=request.answer_bytes_max,
+    )
+    if request.cancels:
+        twin.cancel = b""
+    elif request.search is not None:
+        twin.search = request.search
+    return twin.SerializeToString()
+
+
+def decode_search_stream_request(payload: bytes) -> StreamRequest:
+    """Read a message.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse, so that nobody can say whose answer this is.
+    """
+    twin = _read(
+        twins.SearchStreamRequestTwin, v1.SearchStreamRequest, payload, _stream_request_bytes
+    )
+    kind = twin.WhichOneof("kind")
+    return StreamRequest(
+        request_id=twin.request_id,
+        search=twin.search if kind == "search" else None,
+        cancels=kind == "cancel",
+        timeout_ms=twin.timeout_ms,
+        incarnation=twin.incarnation,
+        answer_bytes_max=twin.answer_bytes_max,
+    )
+
+
+def _stream_request_bytes(twin: twins.SearchStreamRequestTwin) -> int:
+    kind = twin.WhichOneof("kind")
+    carried = 0 if kind is None else field_bytes(len(getattr(twin, kind)))
+    return (
+        number_bytes(twin.request_id)
+        + number_bytes(twin.timeout_ms)
+        + carried
+        + content_bytes(len(twin.incarnation.encode()))
+        + number_bytes(twin.answer_bytes_max)
+    )
+
+
+def encode_search_stream_response(answer: StreamAnswer) -> bytes:
+    """Write an answer."""
+    twin = twins.SearchStreamResponseTwin(request_id=answer.request_id)
+    if answer.response is not None:
+        twin.response = answer.response
+    else:
+        twin.error = answer.error
+    return twin.SerializeToString()
+
+
+def decode_search_stream_response(payload: bytes) -> StreamAnswer:
+    """Read an answer.
+
+    Raises
+    ------
+    MalformedMessage
+        For bytes that do not parse.
+    """
+    twin = _read(
+        twins.SearchStreamResponseTwin, v1.SearchStreamResponse, payload, _stream_response_bytes
+    )
+    succeeded = twin.WhichOneof("kind") == "response"
+    return StreamAnswer(
+        request_id=twin.request_id,
+        response=twin.response if succeeded else None,
+        error=twin.error,
+    )
+
+
+def _stream_response_bytes(twin: twins.SearchStreamResponseTwin) -> int:
+    kind = twin.WhichOneof("kind")
+    carried = 0 if kind is None else field_bytes(len(getattr(twin, kind)))
+    return number_bytes(twin.request_id) + carried
+
+
+def _read(
+    kind: type[_TwinT],
+    original: type[Message],
+    payload: bytes,
+    account: Callable[[_TwinT], int],
+) -> _TwinT:
+    """Read an envelope through its twin, as in `shard.wire.bulk`: its parts may come in pieces."""
+    twin = parse(kind, payload)
+    if account(twin) != len(payload):
+        twin = kind.FromString(packed(original, payload))
+    return twin
