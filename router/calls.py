@@ -35,6 +35,8 @@ from shard.types import (
     Cursor,
     DeleteRequest,
     Effort,
+    ExplainRequest,
+    Explanation,
     FilterField,
     Float32Array,
     GetRequest,
@@ -241,12 +243,12 @@ def wire_vectors(array: npt.NDArray[Any]) -> VectorArray:
         return array.astype(np.float32, copy=False)
 
 
-def _query_matrix(queries: npt.ArrayLike) -> VectorArray:
-    array = real_array(queries, "queries")
+def _query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
+    array = real_array(queries, field)
     if array.ndim == 1:
         array = array.reshape(1 if array.size else 0, array.size)
     if array.ndim != 2:
-        raise MalformedMessage(f"of shape {array.shape}, not (queries, dim)", field="queries")
+        raise MalformedMessage(f"of shape {array.shape}, not (queries, dim)", field=field)
     return wire_vectors(array)
 
 
@@ -467,7 +469,7 @@ def search(
     payload = wire.encode_search_request(
         SearchRequest(
             collection=name,
-            queries=_query_matrix(queries),
+            queries=_query_matrix(queries, "queries"),
             k=k,
             effort=_effort(exact, nprobe, target_recall),
             filter=filter_of(filter_),
@@ -503,3 +505,17 @@ def _hits(payload: bytes, include: Include) -> Hits:
         vectors=result.vectors,
         metadata=_mappings(result.metadata),
     )
+
+
+def explain(
+    name: str, query: npt.ArrayLike, id_: int | str, filter_: FilterLike | None
+) -> UnaryCall[Explanation]:
+    """Ask why a query does or does not find an id."""
+    ids = id_array(np.array([id_], dtype=np.object_))
+    request = ExplainRequest(
+        collection=name,
+        query=_query_matrix(query, "query"),
+        id=ids,
+        filter=filter_of(filter_),
+    )
+    return UnaryCall("Explain", wire.encode_explain_request(request), wire.decode_explain_response)

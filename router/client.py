@@ -45,6 +45,7 @@ from shard.types import (
     CollectionConfig,
     CollectionDescription,
     Cursor,
+    Explanation,
     FilterField,
     IdType,
     IndexConfig,
@@ -415,6 +416,34 @@ class Client:
         stream = SearchBatches(self._channel, searches, in_flight=in_flight, timeout_s=within_s)
         yield from stream.hits()
 
+    def explain(
+        self,
+        name: str,
+        query: npt.ArrayLike,
+        id_: int | str,
+        *,
+        filter: FilterLike | None = None,
+    ) -> Explanation:
+        """Say where an id is, how it ranks for a query, and what a search must do to find it.
+
+        An id that does not exist is an answer, not an error.
+
+        Parameters
+        ----------
+        query
+            (dim,) or (1, dim).
+        filter
+            Is asked whether it hides the id, and of nothing else. As in `search`.
+
+        Raises
+        ------
+        InvalidRequest
+            For a query, an id or a filter that cannot be: see its subclasses.
+        ShardUnavailable
+            If a shard is missing: the rank would be wrong.
+        """
+        return self._ask(calls.explain(name, query, id_, filter))
+
 
 def _in_loop(loop: asyncio.AbstractEventLoop, progress: Progress) -> Progress:
     """Return `progress` so that it runs in this thread, the loop's, whichever thread calls."""
@@ -676,3 +705,14 @@ class AsyncClient:
         return SearchStream(
             self._channel, self._ask, in_flight=in_flight, timeout_s=self._timeout_s
         )
+
+    async def explain(
+        self,
+        name: str,
+        query: npt.ArrayLike,
+        id_: int | str,
+        *,
+        filter: FilterLike | None = None,
+    ) -> Explanation:
+        """See `Client.explain`."""
+        return await self._ask(calls.explain(name, query, id_, filter))

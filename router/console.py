@@ -1,4 +1,4 @@
-"""The command line: demo, serve, shard, router, ingest, search, describe.
+"""The command line: demo, serve, shard, router, ingest, search, explain, describe.
 
 Words in, tables out. What a command does is asked of `router.client` or of the server; an expected
 failure is one line that says what to do next, never a traceback. The client and the server are
@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperGroup
 
-from router import tables
+from router import explanations, tables
 from router.ingest import UnreadableFile, VectorFile, open_vectors
 from shard.config import SLOTS_TOTAL
 from shard.errors import (
@@ -47,6 +47,7 @@ from shard.errors import (
 )
 from shard.types import (
     CollectionConfig,
+    Explanation,
     Float32Array,
     IdArray,
     IdType,
@@ -132,6 +133,14 @@ Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; 
 Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
+FilterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="CONDITION",
+        help="Only rows that pass, such as 'lang = \"en\" and (year >= 1990 or tag exists)'.",
+    ),
+]
 
 
 def terminal(*, stderr: bool = False) -> Console:
@@ -390,14 +399,7 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Score every row.")] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Inverted lists to probe.")] = None,
     target_recall: Annotated[float | None, typer.Option(help="The recall to aim at.")] = None,
-    filter_: Annotated[
-        str | None,
-        typer.Option(
-            "--filter",
-            metavar="CONDITION",
-            help="Only rows that pass, such as 'lang = \"en\" and (year >= 1990 or tag exists)'.",
-        ),
-    ] = None,
+    filter_: FilterOption = None,
     id_: Annotated[str | None, typer.Option("--id", help="Ask with the vector of this id.")] = None,
     vector: Annotated[str | None, typer.Option(help='Ask with "1,2,3".')] = None,
     file: Annotated[Path | None, typer.Option(help="Ask with the vectors of a file.")] = None,
@@ -414,7 +416,7 @@ def search(
         if id_ is not None:
             names, queries = [id_], vector_of(client, collection, id_)
         elif vector is not None:
-            names, queries = ["vector"], parse_vector(vector)
+            names, queries = ["vector"], parse_vector(vector, "--vector")
         else:
             assert file is not None
             queries = read_queries(file)
@@ -451,12 +453,13 @@ def parse_id(id_: str, id_type: IdType) -> IdArray:
         raise typer.BadParameter(f"the ids of this collection are int64, not {id_!r}") from None
 
 
-def parse_vector(text: str) -> Float32Array:
-    """Return a vector (1, dim) from numbers with commas or blanks between them."""
+def parse_vector(text: str, option: str) -> Float32Array:
+    """Return a vector (1, dim) from numbers with commas or blanks between them, or JSON's list."""
+    numbers = text.strip().removeprefix("[").removesuffix("]")
     try:
-        components = [float(component) for component in text.replace(",", " ").split()]
+        components = [float(component) for component in numbers.replace(",", " ").split()]
     except ValueError as cause:
-        raise typer.BadParameter(f"--vector: {cause}") from None
+        raise typer.BadParameter(f"{option}: {cause}") from None
     return np.array([components], dtype=np.float32)
 
 
@@ -466,6 +469,59 @@ def read_queries(path: Path) -> VectorArray:
         for _, queries in source.batches(max(1, source.rows)):
             return queries
     raise UnreadableFile(f"{path}: holds no vectors")
+
+
+@app.command()
+def explain(
+    collection: Annotated[str, typer.Option(help="Where the id is looked for.")],
+    id_: Annotated[str, typer.Option("--id", help="The id that a search should find.")],
+    target: Target = DEFAULT_TARGET,
+    query_id: Annotated[str | None, typer.Option(help="Ask with the vector of this id.")] = None,
+    query: Annotated[str | None, typer.Option(help='Ask with "1,2,3".')] = None,
+    filter_: FilterOption = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Say why a search does or does not find an id."""
+    if (query_id is None) == (query is None):
+        raise typer.BadParameter("give one of --query-id and --query")
+    console = terminal()
+    with one_line_errors(), connect(target, timeout) as client:
+        description = client.describe(collection)
+        if query is not None:
+            asked = parse_vector(query, "--query")
+        else:
+            assert query_id is not None
+            asked = vector_of(client, collection, query_id)
+        (wanted,) = parse_id(id_, description.config.id_type).tolist()
+        explanation = client.explain(collection, asked, wanted, filter=filter_)
+        tried = try_default_search(client, collection, asked, wanted, filter_, explanation)
+        sentence = explanations.sentence_of(
+            explanation,
+            collection=collection,
+            id_=repr(wanted),
+            query="the query" if query_id is None else repr(query_id),
+            rows=description.ledger.live,
+            tried=tried,
+        )
+        console.print(Text(sentence))
+        if explanation.exists:
+            console.print(explanations.explanation_table(explanation, tried=tried))
+
+
+def try_default_search(
+    client: Client,
+    collection: str,
+    query: Float32Array,
+    id_: int | str,
+    filter_: str | None,
+    explanation: Explanation,
+) -> explanations.Tried | None:
+    """Return whether a search that states no effort finds the id; None where that is known."""
+    if not explanations.is_worth_trying(explanation):
+        return None
+    hits = client.search(collection, query, explanations.HITS, filter=filter_)
+    (receipt,) = (each for each in hits.receipt.shards if each.shard == explanation.shard)
+    return explanations.Tried(id_ in (hit.id for hit in hits[0]), receipt)
 
 
 @app.command()

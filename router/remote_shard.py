@@ -45,6 +45,8 @@ from shard.types import (
     CountRequest,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     ListRequest,
     Rows,
@@ -288,6 +290,11 @@ class RemoteShard:
             if answer is not None:
                 return self._read("SearchStream", answer, decode)
         return await self._ask("Search", payload, call, decode)
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Have it explained why a query does or does not find an id."""
+        payload = wire.encode_explain_request(request)
+        return await self._ask("Explain", payload, call, wire.decode_explain_response)
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT

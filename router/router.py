@@ -47,6 +47,8 @@ from shard.types import (
     Cursor,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     Float32Array,
     GetRequest,
     IdArray,
@@ -479,6 +481,41 @@ class Router:
         if sum(len(answer.hits.scores) for answer in answers) < MERGED_AT_ONCE:
             return _merged(answers, receipt, request.k, config)
         return await asyncio.to_thread(_merged, answers, receipt, request.k, config)
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Ask the child that owns the id, then all others how many of their rows rank before it.
+
+        A row that is written meanwhile may be counted or not. There is no explanation without all
+        children: its rank would be wrong.
+
+        Raises
+        ------
+        ShardUnavailable
+            If a child is missing; it is named.
+        """
+        return await self._with_entry(request.collection, call, self._explain, request)
+
+    async def _explain(
+        self, request: ExplainRequest, entry: CollectionEntry, call: Call
+    ) -> Explanation:
+        check_ids(entry.config, request.id, "id")
+        check_vectors(entry.config, request.query, "query")
+        check_filter(entry.config, request.filter)
+        others = self._children.all()
+        if request.score is not None:
+            found = Explanation(score=request.score, exact_rank=1)
+        else:
+            [(owner, _)] = self._children.split(request.id)
+            found = await owner.shard.explain(request, call=owner.to(call))
+            if not found.exists:
+                return found
+            others = [child for child in others if child is not owner]
+        ranked = replace(request, filter=None, score=found.score)
+        answers = await self._gather(
+            child.shard.explain(ranked, call=child.to(call)) for child in others
+        )
+        before = sum(answer.exact_rank - 1 for answer in answers)
+        return replace(found, exact_rank=found.exact_rank + before)
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT

@@ -51,6 +51,7 @@ from shard.errors import (
     WritesStopped,
 )
 from shard.exact import RankedRows, concatenate, exact_scores, rank
+from shard.explanation import looked_up, ranked
 from shard.filter_expression import Filter
 from shard.filter_file import columns_after_start, store_columns
 from shard.filtered_search import RememberedFilters
@@ -66,6 +67,8 @@ from shard.snapshot import Snapshot, TrainedIndex
 from shard.types import (
     CollectionEntry,
     DeleteRequest,
+    ExplainRequest,
+    Explanation,
     Float32Array,
     IdArray,
     Include,
@@ -276,6 +279,20 @@ class Collection:
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
+
+    def explain(self, request: ExplainRequest) -> Explanation:
+        """Say where an id is, how it ranks for a query, and what a search must do to find it.
+
+        The query has been admitted. Raises InvalidRequest for an id or a filter that cannot be.
+        """
+        config = self.entry.config
+        check_ids(config, request.id, "id")
+        check_filter(config, request.filter)
+        with self._index_lock.read():
+            with self._publishing:
+                snapshot, row = self._snapshot, int(self._newest_rows(request.id)[0])
+            found = looked_up(config, snapshot, request, row)
+        return replace(ranked(config, snapshot, request, row, found), shard=self._shard)
 
     def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.

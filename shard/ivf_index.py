@@ -183,6 +183,44 @@ class IvfIndex:
         _, rows = self._search(queries, wanted, nprobe, _selector(tombstones))
         return rows
 
+    def list_of(self, row: int, vector: Float32Array) -> int:
+        """Return the inverted list that holds a row, given its vector (1, dim).
+
+        It is looked for, list by list from the nearest to the vector on: FAISS, adding many rows at
+        once, rounds differently from a look at one, and may have found another list nearer.
+
+        Raises
+        ------
+        LookupError
+            If no list holds it.
+        """
+        for list_ in self._nearest_lists(vector).tolist():
+            if row in self._rows_of_list(list_):
+                return int(list_)
+        raise LookupError(f"no inverted list holds row {row}")
+
+    def centroid_rank(self, query: Float32Array, list_: int) -> int:
+        """Return the place of a list among those that a search for `query` (1, dim) probes, from 1.
+
+        It is the smallest nprobe that reaches the list.
+        """
+        return int(np.flatnonzero(self._nearest_lists(query) == list_)[0]) + 1
+
+    def _nearest_lists(self, query: Float32Array) -> Int64Array:
+        """Return all lists, int64 (nlist,), by their centroids' nearness to `query` (1, dim)."""
+        _, lists = self._index.quantizer.search(self._as_held(query), self.nlist)
+        nearest: Int64Array = lists[0]
+        return nearest
+
+    def _rows_of_list(self, list_: int) -> Int64Array:
+        """Return the rows that a list holds: a view into the index."""
+        lists = self._index.invlists
+        rows = lists.list_size(list_)
+        if not rows:
+            return np.zeros(0, np.int64)
+        held: Int64Array = faiss.rev_swig_ptr(lists.get_ids(list_), rows)
+        return held
+
     def lists_of(self, vectors: Float32Array) -> Int64Array:
         """Return the inverted list that holds, or would hold, each of `vectors`. int64 (rows,)."""
         lists: Int64Array = self._index.quantizer.search(self._as_held(vectors), 1)[1][:, 0]

@@ -52,6 +52,8 @@ from shard.types import (
     Cursor,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     ListRequest,
     Receipt,
@@ -386,6 +388,12 @@ class LocalShard:
             vectors=found.vectors,
             metadata=found.metadata,
         )
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Say where an id is, how it ranks on this shard, and what a search must do to find it."""
+        collection = self._find(request.collection, call).collection
+        query = admit_vectors(collection.entry.config, request.query, "query")
+        return await self._read(collection, collection.explain, replace(request, query=query))
 
     def _check_token(self, collection: Collection, token: Token) -> None:
         """Refuse a token this shard cannot have issued: with one copy, it sees all it issued."""

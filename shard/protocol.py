@@ -17,6 +17,8 @@ from shard.types import (
     CountRequest,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     ListRequest,
     Rows,
@@ -81,6 +83,10 @@ class Shard(Protocol):
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Find the k best rows for each query."""
+        ...
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Say where an id is, how it ranks for a query, and what a search must do to find it."""
         ...
 
     async def train(

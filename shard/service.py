@@ -303,7 +303,8 @@ class VectorService:
                 raise
 
     async def _explain(self, payload: bytes, call: Call) -> bytes:
-        wire.decode_explain_request(payload)
+        request = wire.decode_explain_request(payload, self._limits)
+        return wire.encode_explain_response(await self._shard.explain(request, call=call))
 
     # ---- index and server -----------------------------------------------------------------------
 

@@ -418,6 +418,55 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainRequest:
+    """Why does a query (1, dim) find, or not find, an id (1,)?
+
+    With the `score` of an id that another shard holds: where would such a hit rank among the rows
+    here? Nothing else is answered then.
+    """
+
+    collection: str
+    query: VectorArray
+    id: IdArray
+    filter: Filter | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where a row is, and what a search must do to score it.
+
+    What is not known, or means nothing, is 0: everything of a row that does not exist but `shard`,
+    and the index's part of one that is buffered.
+    """
+
+    exists: bool = False
+    shard: int = 0
+    """The leaf shard that holds it, or that would."""
+    buffered: bool = False
+    """In the training buffer: every search scores it."""
+    list: int = 0
+    """The inverted list that holds it."""
+    centroid_rank: int = 0
+    """The rank of that list's centroid for the query, from 1."""
+    nprobe_needed: int = 0
+    """The smallest nprobe whose search for 10 hits scores it. 0 where every nprobe's does because
+    it is buffered, or none's because `candidates_needed` is more than `candidates`."""
+    exact_rank: int = 0
+    """Its rank among all rows, from 1; equal scores rank by id."""
+    score: float = 0.0
+    hidden_by_filter: bool = False
+    """The filter does not pass it. Everything else is said as if there were no filter."""
+    deleted: bool = False
+    """Its last row is dead, and the shard still knows it: not after a restart or a rebuild."""
+    candidates_needed: int = 0
+    """How many candidates a search of `centroid_rank` lists must take, so that its code makes it
+    one of them; 0 for IVF_FLAT, which scores all rows of a list."""
+    candidates: int = 0
+    """How many candidates a search by nprobe for 10 hits takes; 0 for IVF_FLAT."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
     """Train now; `wait` answers when it is done."""
 

@@ -36,6 +36,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "commit_plan",
                     "config_json",
                     "exact",
+                    "explanation",
                     "filter_columns",
                     "filtered_search",
                     "fingerprint",
@@ -101,7 +102,18 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
     "router": (
         (
             "core",
-            frozenset({"calls", "filter_text", "ingest", "merge", "placement", "tables", "upload"}),
+            frozenset(
+                {
+                    "calls",
+                    "explanations",
+                    "filter_text",
+                    "ingest",
+                    "merge",
+                    "placement",
+                    "tables",
+                    "upload",
+                }
+            ),
         ),
         ("routing", frozenset({"children", "link", "remote_shard", "router"})),
         (

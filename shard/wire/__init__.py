@@ -64,8 +64,11 @@ from shard.wire.search_stream import (
 )
 from shard.wire.searches import (
     decode_explain_request,
+    decode_explain_response,
     decode_search_request,
     decode_search_response,
+    encode_explain_request,
+    encode_explain_response,
     encode_search_request,
     encode_search_response,
     expected_answer_bytes,
@@ -105,6 +108,7 @@ __all__ = [
     "decode_drop_collection_request",
     "decode_drop_collection_response",
     "decode_explain_request",
+    "decode_explain_response",
     "decode_get_request",
     "decode_get_response",
     "decode_get_server_info_request",
@@ -131,6 +135,8 @@ __all__ = [
     "encode_describe_collection_response",
     "encode_drop_collection_request",
     "encode_drop_collection_response",
+    "encode_explain_request",
+    "encode_explain_response",
     "encode_get_request",
     "encode_get_response",
     "encode_get_server_info_request",

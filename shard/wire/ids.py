@@ -58,8 +58,8 @@ def decode_ids(ids: v1.Ids) -> types.IdArray:
     return ids_of(*split_ids(twins.IdsTwin.FromString(ids.SerializeToString())))
 
 
-def check_ids(ids: types.IdArray, limits: Limits) -> None:
-    """Refuse ids (rows,) that no collection takes in one request.
+def check_ids(ids: types.IdArray, limits: Limits, field: str = "ids") -> None:
+    """Refuse ids (rows,) that no collection takes in one request, naming `field`.
 
     Raises
     ------
@@ -69,33 +69,33 @@ def check_ids(ids: types.IdArray, limits: Limits) -> None:
         For an empty or over-long string, and for one that comes twice: the row is the second's.
     """
     if ids.size > limits.rows:
-        raise LimitExceeded(f"{ids.size:,} rows, at most {limits.rows:,}", field="ids")
+        raise LimitExceeded(f"{ids.size:,} rows, at most {limits.rows:,}", field=field)
     if ids.dtype == np.object_:
-        _check_string_ids(ids.tolist(), limits)
+        _check_string_ids(ids.tolist(), limits, field)
     elif ids.size > 1:
         ordered = np.sort(ids)
         if (ordered[1:] == ordered[:-1]).any():
-            _refuse_second_occurrence(ids)
+            _refuse_second_occurrence(ids, field)
 
 
-def _check_string_ids(ids: Sequence[str], limits: Limits) -> None:
+def _check_string_ids(ids: Sequence[str], limits: Limits, field: str) -> None:
     unique = set(ids)
     if "" in unique:
-        raise InvalidId("an id must not be empty", field="ids", row=ids.index(""))
+        raise InvalidId("an id must not be empty", field=field, row=ids.index(""))
     if max(map(len, ids), default=0) * _MAX_UTF8_BYTES > limits.id_bytes:
         for row, id_ in enumerate(ids):
             if (length := len(id_.encode())) > limits.id_bytes:
                 raise InvalidId(
-                    f"an id of {length:,} bytes, at most {limits.id_bytes}", field="ids", row=row
+                    f"an id of {length:,} bytes, at most {limits.id_bytes}", field=field, row=row
                 )
     if len(unique) != len(ids):
-        _refuse_second_occurrence(np.array(ids, dtype=np.object_))
+        _refuse_second_occurrence(np.array(ids, dtype=np.object_), field)
 
 
-def _refuse_second_occurrence(ids: types.IdArray) -> NoReturn:
+def _refuse_second_occurrence(ids: types.IdArray, field: str) -> NoReturn:
     """Name the first row whose id an earlier row has."""
     _, first_rows = np.unique(ids, return_index=True)
     again = np.ones(ids.size, dtype=bool)
     again[first_rows] = False
     row = int(np.argmax(again))
-    raise InvalidId(f"the id {ids[row]!r} comes twice", field="ids", row=row)
+    raise InvalidId(f"the id {ids[row]!r} comes twice", field=field, row=row)

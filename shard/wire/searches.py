@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Final, NoReturn
+from typing import Final
 
 import numpy as np
 from vectorshard.internal.v1 import internal_pb2 as twins
@@ -12,7 +12,7 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types
 from shard.config import Limits
-from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage, Unsupported
+from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
 from shard.wire.bulk import (
     check_count,
     content_bytes,
@@ -20,6 +20,7 @@ from shard.wire.bulk import (
     read_twin,
     write_answer,
 )
+from shard.wire.ids import check_ids, decode_ids, encode_ids
 from shard.wire.matrices import decode_matrix, encode_matrix
 from shard.wire.opaque import decode_token, encode_token
 from shard.wire.primitives import FILTER_PLANS, check_recall, copied, parse, shortest_decimal
@@ -249,15 +250,58 @@ def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
     )
 
 
-def decode_explain_request(payload: bytes) -> NoReturn:
-    """Refuse: explanations are not part of this release.
+def encode_explain_request(request: types.ExplainRequest) -> bytes:
+    """Ask about an id and a query. Raises InvalidParameter if the filter cannot be written."""
+    message = v1.ExplainRequest(
+        collection=request.collection, query=encode_matrix(request.query), score=request.score
+    )
+    message.id.MergeFromString(encode_ids(request.id).SerializeToString())
+    set_filter(message, request.filter)
+    return message.SerializeToString()
+
+
+def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainRequest:
+    """Return the id and the query, a read-only view.
 
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse.
-    Unsupported
-        For all others.
+        For bytes that do not parse, or a matrix that is none.
+    InvalidParameter
+        For more or fewer than one id or query, and a score that is NaN.
+    InvalidId
+        For an id that is empty or too long.
+
+    And what `decode_filter` raises.
     """
-    parse(v1.ExplainRequest, payload)
-    raise Unsupported("Explain is not part of this release")
+    request = parse(v1.ExplainRequest, payload)
+    query = decode_matrix(request.query.data, request.query.dim, request.query.dtype, "query")
+    _check_one(len(query), "query")
+    id_ = decode_ids(request.id)
+    _check_one(len(id_), "id")
+    check_ids(id_, limits, "id")
+    score = request.score if request.HasField("score") else None
+    if score is not None and math.isnan(score):
+        raise InvalidParameter("NaN", field="score")
+    return types.ExplainRequest(
+        collection=request.collection,
+        query=query,
+        id=id_,
+        filter=selected_filter(request, limits),
+        score=score,
+    )
+
+
+def _check_one(given: int, field: str) -> None:
+    if given != 1:
+        raise InvalidParameter(f"{given:,} are given, one is explained at a time", field=field)
+
+
+def encode_explain_response(explanation: types.Explanation) -> bytes:
+    """Answer with an explanation."""
+    return v1.ExplainResponse(**copied(explanation, types.Explanation)).SerializeToString()
+
+
+def decode_explain_response(payload: bytes) -> types.Explanation:
+    """Return the explanation."""
+    return types.Explanation(**copied(parse(v1.ExplainResponse, payload), types.Explanation))

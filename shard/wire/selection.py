@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard import types
@@ -10,6 +12,16 @@ from shard.errors import MalformedMessage
 from shard.filter_expression import Filter
 from shard.wire.filters import decode_filter, encode_filter
 from shard.wire.ids import check_ids, decode_ids, encode_ids
+
+Filtered: TypeAlias = (
+    v1.DeleteRequest
+    | v1.GetRequest
+    | v1.CountRequest
+    | v1.ListRequest
+    | v1.SearchRequest
+    | v1.ExplainRequest
+)
+"""Requests that may have a filter."""
 
 
 def set_selection(
@@ -27,7 +39,7 @@ def set_selection(
 
 
 def set_filter(
-    message: v1.DeleteRequest | v1.GetRequest | v1.CountRequest | v1.ListRequest | v1.SearchRequest,
+    message: Filtered,
     filter_: Filter | None,
 ) -> None:
     """Set the filter, if there is one. Raises what `encode_filter` raises."""
@@ -50,7 +62,7 @@ def selected_ids(
 
 
 def selected_filter(
-    request: v1.DeleteRequest | v1.GetRequest | v1.CountRequest | v1.ListRequest | v1.SearchRequest,
+    request: Filtered,
     limits: Limits,
 ) -> Filter | None:
     """Return the filter of a request, or None. Raises what `decode_filter` raises."""

@@ -24,6 +24,8 @@ from shard.types import (
     CollectionDescription,
     DeleteRequest,
     Effort,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     IdArray,
     Include,
@@ -275,6 +277,15 @@ class Stage:
             filter=filter_,
         )
         return await self.shard.search(request)
+
+    async def explain(
+        self, query: VectorArray, id_: IdArray, *, filter_: Filter | None = None
+    ) -> Explanation:
+        """Explain a query (1, dim) and an id (1,)."""
+        request = ExplainRequest(
+            collection=self.collection.name, query=query, id=id_, filter=filter_
+        )
+        return await self.shard.explain(request)
 
     async def describe(self) -> CollectionDescription:
         """Describe the collection; its ledgers must add up, on every leaf shard."""

@@ -32,7 +32,7 @@ from tests.conformance.reference import (
     recall_of,
 )
 from tests.shard.filter_samples import FIELDS, holds, packed, some_mappings
-from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
+from tests.shard.samples import Corpus, config_of, corpus_of, int64s, some_vectors
 
 FILTERS: tuple[Filter, ...] = (
     Equals("lang", "de"),
@@ -343,3 +343,23 @@ async def test_a_row_whose_field_is_of_another_type_refuses_its_batch(
         await stage.upsert(corpus.ids, corpus.vectors, metadata=packed(mappings))
     assert (caught.value.field, caught.value.row) == (f"metadata.{field}", 13)
     assert (await stage.describe()).ledger.accepted == 0
+
+
+async def test_an_explanation_says_whether_the_filter_hides_the_row_and_else_ignores_it(
+    stage: Stage,
+) -> None:
+    await stage.create(filtered_config())
+    table, query = some_table(60), some_vectors(1, seed=1)
+    await table.put(stage, slice(0, 60))
+    for filter_ in FILTERS:
+        passing = set(table.passing(filter_).ids.tolist())
+        for row in range(0, 60, 9):
+            id_ = table.corpus.ids[row : row + 1]
+            told = await stage.explain(query, id_, filter_=filter_)
+            assert told.hidden_by_filter == (id_[0] not in passing)
+            assert replace(told, hidden_by_filter=False) == await stage.explain(query, id_)
+    absent = int64s(10**12)
+    assert not (await stage.explain(query, absent, filter_=FILTERS[0])).hidden_by_filter
+    with pytest.raises(InvalidParameter) as caught:
+        await stage.explain(query, absent, filter_=Exists("undeclared"))
+    assert caught.value.field == "filter.exists.field"

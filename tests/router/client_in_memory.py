@@ -16,6 +16,7 @@ from shard.errors import CollectionNotFound, DimensionMismatch
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
+    Explanation,
     FilterPlan,
     Float32Array,
     IdArray,
@@ -51,11 +52,16 @@ class Hits(list[list[Hit]]):
 
 @dataclass(slots=True)
 class ClientInMemory:
-    """One server, one shard, any collections; `searches` keeps what was asked, by keyword."""
+    """One server, one shard, any collections.
+
+    `searches` and `explains` keep what was asked; `explanation` is what is said of every id.
+    """
 
     collections: dict[str, CollectionConfig] = field(default_factory=dict)
     rows: dict[str, dict[int | str, Float32Array]] = field(default_factory=dict)
     searches: list[dict[str, object]] = field(default_factory=list)
+    explanation: Explanation = field(default_factory=Explanation)
+    explains: list[tuple[list[list[float]], int | str, str | None]] = field(default_factory=list)
     refused_rows: tuple[int, ...] = ()
     forget_everything: bool = False
     lose_rows: int = 0
@@ -141,6 +147,13 @@ class ClientInMemory:
             part = replace(part, rows_passing=len(ids), filter_plan=FilterPlan.EXACT)
         hits.receipt = Receipt(shards=(part,), coverage=1.0)
         return hits
+
+    def explain(
+        self, name: str, query: VectorArray, id_: int | str, *, filter: str | None
+    ) -> Explanation:
+        """Say what the test says."""
+        self.explains.append((query.tolist(), id_, filter))
+        return self.explanation
 
     def train(self, name: str, *, wait: bool) -> None:
         """Do nothing: brute force needs no index."""

@@ -29,6 +29,8 @@ from shard.types import (
     Cursor,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     Ledger,
     Receipt,
@@ -58,6 +60,9 @@ TOPOLOGY = Topology(
     shards=(ShardPlacement(shard=0, slots=((0, 4095),)),),
 )
 RECEIPT = Receipt(shards=(ShardReceipt(shard=0, rows_visible=3, rows_exact=3),), coverage=1.0)
+EXPLANATION = Explanation(
+    exists=True, list=3, centroid_rank=2, nprobe_needed=2, exact_rank=7, score=0.5
+)
 SHARD = ShardDescription(
     shard=0, state=ShardState.BUFFERING, training=False, ledger=Ledger(accepted=3, buffered=3)
 )
@@ -78,6 +83,7 @@ class FakeServer:
         self.silent = False
         self.asked: list[str] = []
         self.searches: list[SearchRequest] = []
+        self.explains: list[ExplainRequest] = []
         self.trains: list[TrainRequest] = []
         self.upserts: list[UpsertRequest] = []
         self.released = threading.Event()
@@ -97,6 +103,7 @@ class FakeServer:
             "Count": self._count,
             "List": self._list,
             "Search": self._search,
+            "Explain": self._explain,
             "Train": self._train,
             "GetServerInfo": self._server_info,
         }
@@ -267,6 +274,10 @@ class FakeServer:
             hits=hits, receipt=RECEIPT, vectors=rows.vectors, metadata=rows.metadata
         )
         return wire.encode_search_response(result, self.limits)
+
+    def _explain(self, payload: bytes) -> bytes:
+        self.explains.append(wire.decode_explain_request(payload, self.limits))
+        return wire.encode_explain_response(EXPLANATION)
 
     def _train(self, payload: bytes) -> bytes:
         self.trains.append(wire.decode_train_request(payload))

@@ -24,6 +24,8 @@ from shard.types import (
     CountRequest,
     DeleteRequest,
     DeleteResult,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     Ledger,
     ListRequest,
@@ -70,6 +72,8 @@ class FakeShard:
     """(id, score) of each query, best first; none for queries beyond."""
     coverage: float = 1.0
     """What its receipt says."""
+    explanation: Explanation = field(default_factory=Explanation)
+    """What it says of every id, and of every score."""
     row_errors: Sequence[int] = ()
     """Rows of every upsert, by their index, that are refused."""
     calls: list[tuple[str, object, Call]] = field(default_factory=list)
@@ -212,6 +216,11 @@ class FakeShard:
                 coverage=self.coverage,
             ),
         )
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Say what it is told to."""
+        self._find("explain", request.collection, request, call)
+        return self.explanation
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT

@@ -44,6 +44,7 @@ from shard.types import (
     TrainRequest,
 )
 from tests.router.fake_server import (
+    EXPLANATION,
     RECEIPT,
     SHARD,
     TOKEN,
@@ -208,6 +209,28 @@ def test_a_selection_that_cannot_be_is_refused_before_it_is_sent(
         call(words)
     assert "filter" in caught.value.field
     assert server.asked == asked
+
+
+@pytest.mark.parametrize("query", [[1, 0, 0], [[1, 0, 0]], np.eye(3)[:1]])
+@pytest.mark.parametrize("id_", ["a", 7])
+def test_an_explanation_is_of_one_query_and_one_id(
+    client: Any, server: FakeServer, query: Any, id_: int | str
+) -> None:
+    assert client.explain("words", query, id_, filter="n exists") == EXPLANATION
+    assert client.explain("words", query, id_) == EXPLANATION
+    filtered, asked = server.explains
+    assert (filtered.filter, asked.filter) == (Exists("n"), None)
+    assert asked.query.tolist() == [[1, 0, 0]]
+    assert (asked.id.tolist(), asked.score) == ([id_], None)
+
+
+def test_an_explanation_of_what_cannot_be_is_refused(client: Any) -> None:
+    with pytest.raises(InvalidId):
+        client.explain("words", [1, 0, 0], 0.5)
+    with pytest.raises(InvalidParameter, match="2 are given"):
+        client.explain("words", np.eye(2), 1)
+    with pytest.raises(InvalidVector):
+        client.explain("words", ["x"], 1)
 
 
 def test_training_is_asked_for(client: Any, server: FakeServer) -> None:

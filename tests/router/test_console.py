@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from router import console, embedded, logs
 from shard import errors
-from shard.types import IdType, Metric
+from shard.types import Explanation, IdType, Metric
 from tests.router.client_in_memory import ClientInMemory
 
 Run = Callable[..., Result]
@@ -57,7 +57,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "ingest", "search", "describe", "demo"])
+@pytest.mark.parametrize("command", ["serve", "ingest", "search", "explain", "describe", "demo"])
 def test_help_shows_every_word_of_every_option(command: str) -> None:
     """Rich takes words in brackets for a style and leaves them out."""
     told = CliRunner().invoke(console.app, [command, "--help"], env={"COLUMNS": "300"}).stdout
@@ -104,7 +104,8 @@ def test_the_commands_are_those_that_are_documented() -> None:
     commands = {
         command.callback.__name__ for command in console.app.registered_commands if command.callback
     }
-    assert commands == {"demo", "serve", "shard", "router", "ingest", "search", "describe"}
+    documented = {"demo", "serve", "shard", "router", "ingest", "search", "explain", "describe"}
+    assert commands == documented
 
 
 def test_ingest_creates_the_collection_and_writes_every_row_once(
@@ -241,6 +242,70 @@ def test_a_search_that_makes_no_sense_is_a_usage_error(
     assert ended.exit_code == 2
     assert "Traceback" not in ended.output
     assert not client.searches
+
+
+@pytest.mark.usefixtures("filled")
+def test_explain_says_a_sentence_and_shows_its_figures(run: Run, client: ClientInMemory) -> None:
+    client.explanation = Explanation(
+        exists=True, list=17, centroid_rank=5, nprobe_needed=5, exact_rank=3, score=0.75
+    )
+    ended = run("explain", "--collection", "w", "--id", "c", "--query-id", "a")
+    assert ended.exit_code == 0, ended.output
+    told = " ".join(ended.output.split())
+    assert "'c' ranks 3rd of 7 for 'a'. It is in list 17 of shard 0" in told
+    assert "the 5th nearest to the query, so that nprobe 5 finds it and less does not." in told
+    assert "The default search scores every row and finds it." in told
+    assert re.search(r"score +0\.75", ended.output)
+    [(query, id_, filter_)] = client.explains
+    assert (len(query), id_, filter_) == (1, "c", None)
+    assert client.searches[-1]["filter"] is None
+
+
+@pytest.mark.usefixtures("filled")
+def test_explain_asks_and_searches_with_the_filter(run: Run, client: ClientInMemory) -> None:
+    client.explanation = Explanation(exists=True, centroid_rank=1, nprobe_needed=1, exact_rank=3)
+    command = ("explain", "--collection", "w", "--id", "c", "--query-id", "a", "--filter", "n > 1")
+    assert run(*command).exit_code == 0
+    assert client.explains[-1][2] == client.searches[-1]["filter"] == "n > 1"
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("query", ["[0.5, -1]", "0.5 -1"])
+def test_explain_asks_with_a_typed_query_and_searches_only_where_it_must(
+    run: Run, client: ClientInMemory, query: str
+) -> None:
+    client.explanation = Explanation(exists=True, buffered=True, exact_rank=2)
+    ended = run("explain", "--collection", "w", "--id", "c", "--query", query)
+    assert ended.exit_code == 0, ended.output
+    assert "ranks 2nd of 7 for the query" in ended.output
+    assert client.explains == [([[0.5, -1.0]], "c", None)]
+    assert not client.searches
+
+
+@pytest.mark.usefixtures("filled")
+def test_explain_of_an_id_that_is_not_there_is_a_sentence_alone(run: Run) -> None:
+    ended = run("explain", "--collection", "w", "--id", "[red]x", "--query-id", "a")
+    assert ended.exit_code == 0
+    assert ended.output.startswith("There is no '[red]x' in w: ")
+    assert "exact rank" not in ended.output
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--query-id", "a", "--query", "1,2"],
+        ["--query", "[1,x]"],
+        ["--query-id", "absent"],
+    ],
+)
+def test_an_explanation_that_makes_no_sense_is_a_usage_error(
+    run: Run, client: ClientInMemory, arguments: list[str]
+) -> None:
+    ended = run("explain", "--collection", "w", "--id", "a", *arguments)
+    assert ended.exit_code == 2
+    assert not client.explains
 
 
 @pytest.mark.usefixtures("filled")

@@ -39,6 +39,7 @@ from shard.types import (
     Call,
     CountRequest,
     DeleteRequest,
+    ExplainRequest,
     GetRequest,
     Include,
     ListRequest,
@@ -329,6 +330,9 @@ EVERY_CALL: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
     "list": lambda remote: remote.list_rows(ListRequest(collection="words", include=INCLUDE)),
     "search": lambda remote: remote.search(
         SearchRequest(collection="words", queries=VECTORS, k=1, include=INCLUDE)
+    ),
+    "explain": lambda remote: remote.explain(
+        ExplainRequest(collection="words", query=VECTORS, id=IDS)
     ),
     "train": lambda remote: remote.train(TrainRequest(collection="words")),
 }

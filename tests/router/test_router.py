@@ -29,6 +29,7 @@ from shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
+from shard.protocol import Shard
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -36,6 +37,8 @@ from shard.types import (
     CollectionEntry,
     CountRequest,
     DeleteRequest,
+    ExplainRequest,
+    Explanation,
     GetRequest,
     IdType,
     Int64Array,
@@ -219,6 +222,88 @@ async def test_a_router_over_routers_names_the_leaf_shards(children: list[FakeSh
     children[0].failure = ShardUnavailable("gone fishing")
     with pytest.raises(ShardUnavailable, match="gone fishing"):
         await found(router)
+
+
+# ---- explanations -------------------------------------------------------------------------------
+
+
+def explain(**changes: object) -> ExplainRequest:
+    request = ExplainRequest(collection="words", query=some_vectors(1), id=int64s(7))
+    return replace(request, **changes)  # type: ignore[arg-type]  # by name
+
+
+async def owner_of(router: Router, children: Sequence[FakeShard]) -> FakeShard:
+    """Return the child that owns the id of `explain`."""
+    await router.get(GetRequest(collection="words", ids=int64s(7)))
+    [owner] = [child for child in children if child.asked("get")]
+    return owner
+
+
+@pytest.mark.parametrize("in_a_tree", [False, True])
+async def test_an_explanation_is_its_owners_and_its_rank_counts_the_rows_of_all(
+    children: list[FakeShard], in_a_tree: bool
+) -> None:
+    tops: Sequence[Shard] = children
+    if in_a_tree:
+        tops = [
+            await Router.connect(children[:2], partial=True),
+            await Router.connect(children[2:], partial=True),
+        ]
+    router = await Router.connect(tops)
+    owner = await owner_of(router, children)
+    for shard, child in enumerate(children):
+        child.explanation = Explanation(exact_rank=10 ** (shard + 1))
+    owner.explanation = Explanation(
+        exists=True, shard=owner.shard, list=4, nprobe_needed=2, exact_rank=3, score=0.25
+    )
+    told = await router.explain(explain())
+    others = sum(10 ** (child.shard + 1) - 1 for child in children if child is not owner)
+    assert told == replace(owner.explanation, exact_rank=3 + others)
+    for child in children:
+        [asked] = child.asked("explain")
+        assert isinstance(asked, ExplainRequest)
+        assert asked.score == (None if child is owner else 0.25)
+
+
+async def test_a_hit_of_elsewhere_ranks_among_the_rows_of_all(children: list[FakeShard]) -> None:
+    for child in children:
+        child.explanation = Explanation(exact_rank=5)
+    router = await Router.connect(children)
+    told = await router.explain(explain(score=0.5))
+    assert (told.exists, told.exact_rank) == (False, 1 + 3 * 4)
+
+
+async def test_an_id_that_does_not_exist_is_asked_of_its_owner_alone(
+    children: list[FakeShard],
+) -> None:
+    router = await Router.connect(children)
+    owner = await owner_of(router, children)
+    owner.explanation = Explanation(shard=owner.shard, deleted=True)
+    assert await router.explain(explain()) == owner.explanation
+    assert sum(len(child.asked("explain")) for child in children) == 1
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+async def test_there_is_no_explanation_without_all_children(
+    children: list[FakeShard], missing: int
+) -> None:
+    for child in children:
+        child.explanation = Explanation(exists=True, exact_rank=1)
+    router = await remembering(children)
+    children[missing].failure = ShardUnavailable(f"shard {missing} is gone fishing")
+    with pytest.raises(ShardUnavailable, match=f"shard {missing} is gone"):
+        await router.explain(explain())
+
+
+async def test_an_explanation_is_of_the_collection_that_is_there_now(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    for child in children:
+        child.with_collection(incarnation="second")
+        child.explanation = Explanation(exists=True, exact_rank=1)
+    assert (await router.explain(explain())).exact_rank == 1
+    assert {call.incarnation for _, _, call in children[0].calls[-1:]} == {"second"}
 
 
 # ---- writes and reads ---------------------------------------------------------------------------

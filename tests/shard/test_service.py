@@ -28,7 +28,6 @@ from shard.errors import (
     Overloaded,
     PlacementMismatch,
     ShardUnavailable,
-    Unsupported,
     VectorShardError,
     WritesStopped,
 )
@@ -201,12 +200,6 @@ async def test_an_error_keeps_its_kind_field_and_row_over_the_wire(served: Serve
     assert code == "INVALID_ARGUMENT"
     assert isinstance(error, InvalidVector)
     assert (error.field, error.row) == ("vectors", 2)
-
-
-async def test_what_is_not_in_this_release_is_unimplemented(served: Served) -> None:
-    code, error = await served.refusal("Explain")
-    assert code == "UNIMPLEMENTED"
-    assert isinstance(error, Unsupported)
 
 
 async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(

@@ -339,6 +339,43 @@ def test_a_bad_search_is_refused_by_field_and_row(stub: Stub, names: Names, case
     check(refused(lambda: stub.Search(request)), *case[2:])
 
 
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("collection", "asked", "field", "row"),
+    [
+        ("l2", {"query": matrix(GOOD)}, "query", None),
+        ("l2", {"query": matrix(np.eye(1, 5))}, "query", None),
+        ("l2", {"query": matrix([[0, NAN, 0, 0]])}, "query", 0),
+        ("cosine", {"query": matrix(np.zeros((1, 4))), "id": strings("a")}, "query", 0),
+        ("l2", {"id": int64s(1, 2)}, "id", None),
+        ("l2", {"id": int64s()}, "id", None),
+        ("l2", {"id": strings("a")}, "id", None),
+        ("l2", {"score": NAN}, "score", None),
+    ],
+    ids=[
+        "three queries",
+        "another dim",
+        "NaN",
+        "norm 0 under COSINE",
+        "two ids",
+        "no id",
+        "a string for an int64",
+        "score NaN",
+    ],
+)
+def test_what_cannot_be_explained_is_refused_by_field(
+    stub: Stub,
+    names: Names,
+    collection: str,
+    asked: dict[str, Any],
+    field: str,
+    row: int | None,
+) -> None:
+    whole = {"query": matrix(GOOD[:1]), "id": int64s(1)}
+    request = v1.ExplainRequest(collection=getattr(names, collection), **(whole | asked))
+    check(refused(lambda: stub.Explain(request)), field, row)
+
+
 def test_a_token_of_another_collection_is_refused(stub: Stub, names: Names) -> None:
     token = stub.Delete(v1.DeleteRequest(collection=names.l2, ids=int64s(12345))).token
     stub.Search(v1.SearchRequest(collection=names.l2, k=1, queries=matrix(GOOD), token=token))
@@ -493,6 +530,9 @@ def test_bytes_that_do_not_parse_end_a_stream_with_a_status(shared_server: Serve
         lambda stub, name: stub.Search(
             v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1)
         ),
+        lambda stub, name: stub.Explain(
+            v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1))
+        ),
         lambda stub, name: stub.Train(v1.TrainRequest(collection=name, wait=True)),
     ],
     ids=[
@@ -505,6 +545,7 @@ def test_bytes_that_do_not_parse_end_a_stream_with_a_status(shared_server: Serve
         "Count",
         "List",
         "Search",
+        "Explain",
         "Train",
     ],
 )
@@ -532,26 +573,6 @@ def test_a_message_over_the_limit_is_resource_exhausted(
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda stub, name: stub.Explain(
-            v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1))
-        ),
-    ],
-    ids=[
-        "Explain",
-    ],
-)
-def test_what_this_release_lacks_is_unimplemented(
-    stub: Stub, names: Names, call: Callable[[Stub, str], object]
-) -> None:
-    refusal = refused(lambda: call(stub, names.l2))
-    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
-    assert refusal.reason == "UNSUPPORTED"
-
-
 FILTERED_CALLS: dict[str, Callable[[Stub, str, v1.Filter], object]] = {
     "Delete": lambda stub, name, filter_: stub.Delete(
         v1.DeleteRequest(collection=name, filter=filter_)
@@ -563,6 +584,9 @@ FILTERED_CALLS: dict[str, Callable[[Stub, str, v1.Filter], object]] = {
     "List": lambda stub, name, filter_: stub.List(v1.ListRequest(collection=name, filter=filter_)),
     "Search": lambda stub, name, filter_: stub.Search(
         v1.SearchRequest(collection=name, queries=matrix(GOOD), k=1, filter=filter_)
+    ),
+    "Explain": lambda stub, name, filter_: stub.Explain(
+        v1.ExplainRequest(collection=name, query=matrix(GOOD[:1]), id=int64s(1), filter=filter_)
     ),
 }
 

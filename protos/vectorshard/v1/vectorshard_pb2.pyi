@@ -586,19 +586,21 @@ class SearchStreamResponse(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., response: _Optional[_Union[SearchResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("collection", "query", "id", "filter")
+    __slots__ = ("collection", "query", "id", "filter", "score")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     query: Matrix
     id: Ids
     filter: Filter
-    def __init__(self, collection: _Optional[str] = ..., query: _Optional[_Union[Matrix, _Mapping]] = ..., id: _Optional[_Union[Ids, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+    score: float
+    def __init__(self, collection: _Optional[str] = ..., query: _Optional[_Union[Matrix, _Mapping]] = ..., id: _Optional[_Union[Ids, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., score: _Optional[float] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("exists", "shard", "buffered", "list", "centroid_rank", "nprobe_needed", "exact_rank", "score", "hidden_by_filter", "deleted")
+    __slots__ = ("exists", "shard", "buffered", "list", "centroid_rank", "nprobe_needed", "exact_rank", "score", "hidden_by_filter", "deleted", "candidates_needed", "candidates")
     EXISTS_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     BUFFERED_FIELD_NUMBER: _ClassVar[int]
@@ -609,6 +611,8 @@ class ExplainResponse(_message.Message):
     SCORE_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_BY_FILTER_FIELD_NUMBER: _ClassVar[int]
     DELETED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     exists: bool
     shard: int
     buffered: bool
@@ -619,7 +623,9 @@ class ExplainResponse(_message.Message):
     score: float
     hidden_by_filter: bool
     deleted: bool
-    def __init__(self, exists: _Optional[bool] = ..., shard: _Optional[int] = ..., buffered: _Optional[bool] = ..., list: _Optional[int] = ..., centroid_rank: _Optional[int] = ..., nprobe_needed: _Optional[int] = ..., exact_rank: _Optional[int] = ..., score: _Optional[float] = ..., hidden_by_filter: _Optional[bool] = ..., deleted: _Optional[bool] = ...) -> None: ...
+    candidates_needed: int
+    candidates: int
+    def __init__(self, exists: _Optional[bool] = ..., shard: _Optional[int] = ..., buffered: _Optional[bool] = ..., list: _Optional[int] = ..., centroid_rank: _Optional[int] = ..., nprobe_needed: _Optional[int] = ..., exact_rank: _Optional[int] = ..., score: _Optional[float] = ..., hidden_by_filter: _Optional[bool] = ..., deleted: _Optional[bool] = ..., candidates_needed: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
 
 class TrainRequest(_message.Message):
     __slots__ = ("collection", "wait")

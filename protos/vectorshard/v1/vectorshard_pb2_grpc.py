@@ -251,8 +251,10 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Explains why a query does or does not find an id.
-        UNIMPLEMENTED in this release.
+        """Explains why a query does or does not find an id. An id that does not exist is an answer.
+        INVALID_ARGUMENT: not exactly one query and one id, a score that is NaN, and whatever Search
+        refuses of queries and filters, and Get of ids.
+        UNAVAILABLE: a shard is missing, which would make exact_rank wrong; the message names it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,6 +47,16 @@ def search_bytes(**parts: Any) -> bytes:
     return v1.SearchRequest(**(whole | parts)).SerializeToString()
 
 
+def explain_bytes(**parts: Any) -> bytes:
+    """Return an Explain of one query of dim 2 and one id, with some parts replaced."""
+    whole: dict[str, Any] = {
+        "collection": "words",
+        "id": v1.Ids(int64s=v1.Int64Ids(values=[1])),
+        "query": matrix(data=np.arange(2, dtype="<f4").tobytes()),
+    }
+    return v1.ExplainRequest(**(whole | parts)).SerializeToString()
+
+
 def create_bytes(**parts: Any) -> bytes:
     """Return the smallest CreateCollection, with some parts replaced."""
     whole: dict[str, Any] = {
@@ -95,7 +105,7 @@ REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
     "count": lambda p: wire.decode_count_request(p, LIMITS),
     "list": lambda p: wire.decode_list_request(p, LIMITS),
     "search": lambda p: wire.decode_search_request(p, LIMITS),
-    "explain": wire.decode_explain_request,
+    "explain": lambda p: wire.decode_explain_request(p, LIMITS),
     "train": wire.decode_train_request,
     "get_server_info": wire.decode_get_server_info_request,
 }
@@ -110,6 +120,7 @@ ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
     "count": wire.decode_count_response,
     "list": lambda p: wire.decode_list_response(p, types.Include()),
     "search": lambda p: wire.decode_search_response(p, types.Include()),
+    "explain": wire.decode_explain_response,
     "train": wire.decode_train_response,
     "get_server_info": wire.decode_get_server_info_response,
 }
