@@ -34,9 +34,8 @@ def _norms_of_finite(vectors: VectorArray, field: str) -> npt.NDArray[np.float64
     """Return squared norms (rows,), or refuse the first row that has none to speak of."""
     with np.errstate(invalid="ignore", over="ignore"):
         squared_norms = exact_squared_norms(vectors)
-    refused = np.flatnonzero(~(squared_norms <= SQUARED_NORM_MAX))
-    if len(refused):
-        row = int(refused[0])
+    if not squared_norms.max(initial=0.0) <= SQUARED_NORM_MAX:  # NaN is the largest of all
+        row = int(np.flatnonzero(~(squared_norms <= SQUARED_NORM_MAX))[0])
         finite = bool(np.isfinite(vectors[row]).all())
         reason = "its scores would overflow float32" if finite else "contains NaN or Inf"
         raise InvalidVector(reason, field=field, row=row)
@@ -64,10 +63,9 @@ def _admitted_norms(
             f"dim is {vectors.shape[-1]}, the collection's is {config.dim}", field=field
         )
     squared_norms = _norms_of_finite(vectors, field)
-    if config.metric is Metric.COSINE:
-        refused = np.flatnonzero(squared_norms == 0)
-        if len(refused):
-            raise InvalidVector("has norm 0, so no angle", field=field, row=int(refused[0]))
+    if config.metric is Metric.COSINE and not squared_norms.min(initial=1.0) > 0.0:
+        row = int(np.flatnonzero(squared_norms == 0)[0])
+        raise InvalidVector("has norm 0, so no angle", field=field, row=row)
     return squared_norms
 
 
