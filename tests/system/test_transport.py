@@ -68,14 +68,14 @@ def times_woken_by_calls(server: ServerProcess, rpc: str) -> int:
 
 def test_the_event_engine_takes_no_part_in_the_calls_of_a_server(start_server: Starter) -> None:
     server = start_server()
-    assert times_woken_by_calls(server, "GetServerInfo") < CALLS / 2
+    assert times_woken_by_calls(server, "GetServerInfo") < CALLS  # its timers wake it, too
 
 
 def test_the_event_engine_takes_no_part_in_the_calls_of_a_link(start_server: Starter) -> None:
     fleet = start_server.fleet()
     with fleet.client() as client:
         client.create_collection(new_name(), dim=2)
-    assert times_woken_by_calls(fleet.router, "ListCollections") < CALLS / 2
+    assert times_woken_by_calls(fleet.router, "ListCollections") < CALLS  # its timers wake it, too
 
 
 def test_with_the_event_engine_a_call_wakes_it(
