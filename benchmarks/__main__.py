@@ -39,6 +39,7 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         profile,
         start,
         transport,
+        words,
     )
 
     return {
@@ -50,6 +51,7 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         "fanout": fanout.measure,
         "filters": filters.measure,
         "growing": growing.measure,
+        "words": words.measure,
         "profile": profile.measure,
     }
 
@@ -65,6 +67,7 @@ def main() -> None:
         "fanout",
         "filters",
         "growing",
+        "words",
         "profile",
     )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
