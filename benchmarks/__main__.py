@@ -36,8 +36,11 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         filters,
         growing,
         ingest,
+        memory,
+        million,
         profile,
         start,
+        targets,
         transport,
         words,
     )
@@ -52,6 +55,9 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         "filters": filters.measure,
         "growing": growing.measure,
         "words": words.measure,
+        "targets": targets.measure,
+        "memory": memory.measure,
+        "million": million.measure,
         "profile": profile.measure,
     }
 
@@ -68,6 +74,9 @@ def main() -> None:
         "filters",
         "growing",
         "words",
+        "targets",
+        "memory",
+        "million",
         "profile",
     )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 
 import faiss
@@ -92,6 +93,35 @@ class Codes:
             for batch in batches
         ]
         return np.concatenate([_merged([part.result() for part in parts], k) for parts in asked])
+
+    def places(
+        self, batches: Sequence[Float32Array], truth: Int64Array, nprobe: int, most: int
+    ) -> Int64Array:
+        """Return where the codes of its part rank each true row: int64 (queries, k), from 0.
+
+        `truth` is int64 (queries, k). What is not among the best `most` has that place.
+        """
+        asked = [
+            [
+                thread.submit(self._proposed, part, batch, nprobe, most)
+                for part, thread in enumerate(self._threads)
+            ]
+            for batch in batches
+        ]
+        places = np.full(truth.shape, most)
+        queries = iter(range(len(truth)))
+        for parts in asked:
+            for rows_of_parts in zip(*(part.result() for part in parts), strict=True):
+                query = next(queries)
+                for rows in rows_of_parts:
+                    _, true, at = np.intersect1d(truth[query], rows, return_indices=True)
+                    places[query, true] = at
+        return places
+
+    def _proposed(self, part: int, queries: Float32Array, nprobe: int, most: int) -> Int64Array:
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe)
+        _, rows = self._indexes[part].search(queries, most, params=parameters)
+        return np.where(rows < 0, -1, self._rows[part][rows])
 
     def _search_part(
         self, part: int, queries: Float32Array, k: int, setting: Setting
@@ -210,6 +240,7 @@ def curve(
     lowest: int,
     recall_from: float,
     recall_to: float,
+    passes: int,
 ) -> list[Point]:
     """Return the points of growing effort, from the first recall until one reaches the second.
 
@@ -221,18 +252,27 @@ def curve(
         (queries, k): the truth.
     lowest
         The effort to begin with.
+    passes
+        How often each effort is timed, all in turn; the rates are medians.
     """
-    points: list[Point] = []
+    recalls: dict[int, float] = {}
+    rates: dict[int, list[float]] = {}
     for effort in efforts(lowest):
         start = perf_counter()
         found = search(effort)
         took_s = perf_counter() - start
-        point = Point(effort, recall_of(found, neighbors), len(neighbors) / took_s)
-        if point.recall >= recall_from:
-            points.append(point)
-        if point.recall >= recall_to:
+        recall = recall_of(found, neighbors)
+        if recall >= recall_from:
+            recalls[effort] = recall
+            rates[effort] = [len(neighbors) / took_s]
+        if recall >= recall_to:
             break
-    return points
+    for _ in range(passes - 1):
+        for effort, of_effort in rates.items():
+            start = perf_counter()
+            search(effort)
+            of_effort.append(len(neighbors) / (perf_counter() - start))
+    return [Point(effort, recalls[effort], median(rates[effort])) for effort in rates]
 
 
 def efforts(lowest: int) -> Iterator[int]:

@@ -73,6 +73,7 @@ EMPTY_CALLS, SEARCHES = 800, 300
 """Calls of each of them in a round."""
 
 PICTURE_TARGETS = (0.8, 0.9, 0.95, 0.99)
+PICTURE_PASSES = 3
 PICTURE_FROM, PICTURE_TO = 0.75, 0.99
 
 EMBEDDED, FLEET, PLAIN = "embedded", "router + 2 shards", "plain fan-out, IVF_FLAT"
@@ -267,6 +268,7 @@ class Rounds:
         self._queries = queries
         self._batches = batches_of(queries, BATCH)
         self._part = 4 if quick else 1
+        self._passes = QUICK_ROUNDS if quick else PICTURE_PASSES
         self._settings = self._read_settings()
         vectors = glove.unit(words.train.vectors)
         nlist = self._settings[EMBEDDED][0].nlist
@@ -301,9 +303,12 @@ class Rounds:
             points = []
             for target in PICTURE_TARGETS:
                 aimed = Calls(calls.name, calls.in_flight, calls.queries, COLLECTION, target)
-                run = run_load(self._kinds[EMBEDDED], aimed, self._data, self._duration_s)
-                assert run.recall is not None, "the words' file has the truth"
-                points.append((run.recall, run.queries_per_s))
+                runs = [
+                    run_load(self._kinds[EMBEDDED], aimed, self._data, self._duration_s)
+                    for _ in range(self._passes)
+                ]
+                recall = median(run.recall for run in runs if run.recall is not None)
+                points.append((recall, median(run.queries_per_s for run in runs)))
             ours.append(picture.Curve(name, tuple(points), is_ours=True))
         return [*ours, *self._curves]
 
@@ -338,6 +343,7 @@ class Rounds:
                 lowest=lowest,
                 recall_from=PICTURE_FROM,
                 recall_to=PICTURE_TO,
+                passes=self._passes,
             )
             drawn = tuple((point.recall, point.queries_per_s) for point in points)
             curves.append(picture.Curve(name, drawn))
