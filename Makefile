@@ -47,8 +47,8 @@ fix: setup ## generate the contract's Python anew; format; repair what the linte
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## the measurements of benchmarks/README.md
-	$(BIN)/python -m benchmarks
+bench: setup ## the measurements of benchmarks/README.md, or those that ONLY="words start" names
+	$(BIN)/python -m benchmarks $(addprefix --only ,$(ONLY))
 
 glove: setup ## build/glove-100.hdf5, 336,479 words with exact neighbours; needs npm, once
 	$(BIN)/python -m benchmarks.glove

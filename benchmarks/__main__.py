@@ -21,6 +21,8 @@ from benchmarks.report import (
 
 LOG_WIDTH = 130
 """Columns where there is no terminal."""
+OF_WORDS = frozenset({"words", "targets"})
+"""Those that need what `make glove` fetches."""
 
 
 def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
@@ -36,9 +38,13 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         filters,
         growing,
         ingest,
+        memory,
+        million,
         profile,
         start,
+        targets,
         transport,
+        words,
     )
 
     return {
@@ -50,6 +56,10 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         "fanout": fanout.measure,
         "filters": filters.measure,
         "growing": growing.measure,
+        "words": words.measure,
+        "targets": targets.measure,
+        "memory": memory.measure,
+        "million": million.measure,
         "profile": profile.measure,
     }
 
@@ -65,6 +75,10 @@ def main() -> None:
         "fanout",
         "filters",
         "growing",
+        "words",
+        "targets",
+        "memory",
+        "million",
         "profile",
     )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -79,8 +93,14 @@ def main() -> None:
     machine = this_machine()
     options = ["--quick"] if arguments.quick else []
     tables = []
-    for name, measure in measurements().items():
+    measured_by = measurements()
+    from benchmarks.glove import FILE as WORDS_FILE  # loads numpy, which `measurements` is to do
+
+    for name, measure in measured_by.items():
         if arguments.only and name not in arguments.only:
+            continue
+        if name in OF_WORDS and not WORDS_FILE.exists():
+            progress.print(f"{name} is left out: {WORDS_FILE} is not there (`make glove`)")
             continue
         load_before, start = os.getloadavg()[0], perf_counter()
         progress.print(f"{name} ...")

@@ -37,11 +37,16 @@ EMBEDDED, FLEET = "embedded", "router + 2 shards"
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """A load: how many calls are in flight, and how many queries each carries; 0 is empty."""
+    """A load: how many calls are in flight, and how many queries each carries; 0 is empty.
+
+    `target_recall` is the collection's where none is given.
+    """
 
     name: str
     in_flight: int
     queries: int
+    collection: str = COLLECTION
+    target_recall: float | None = None
 
     @property
     def options(self) -> list[str]:
@@ -49,7 +54,10 @@ class Calls:
         options = ["--closed", "--concurrency", str(self.in_flight), "--warmup", "0"]
         if not self.queries:
             return [*options, "--call", "empty"]
-        return [*options, "--collection", COLLECTION, "--batch", str(self.queries)]
+        options += ["--collection", self.collection, "--batch", str(self.queries)]
+        if self.target_recall is None:
+            return options
+        return [*options, "--target-recall", str(self.target_recall)]
 
 
 EMPTY_ALONE = Calls("empty call, 1 in flight", 1, 0)
@@ -74,13 +82,17 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of a load. A call without queries counts as one; CPU of each process by its name."""
+    """One run of a load. A call without queries counts as one; CPU of each process by its name.
+
+    `recall` is None where the load's data says nothing of it.
+    """
 
     queries_per_s: float
     p50_ms: float
     p99_ms: float
     cpu_us: Mapping[str, float]
     client_us: float
+    recall: float | None = None
 
 
 def measure(quick: bool) -> Table:
@@ -249,4 +261,5 @@ def run_of(calls: Calls, told_json: str | bytes, used_s: Mapping[str, float]) ->
         p99_ms=told["latency_p99_ms"],
         cpu_us={name: 1e6 * seconds / queries for name, seconds in used_s.items()},
         client_us=told["client_cpu_us_per_call"] / queries_a_call,
+        recall=told.get("recall"),
     )

@@ -65,7 +65,7 @@ def measure(quick: bool) -> Table:
     runs: dict[str, list[Run]] = {}
     for _ in range(QUICK_ROUNDS if quick else ROUNDS):
         with scratch() as directory, serving(directory / "data") as server:
-            loading = Loading(server.target, queries_file(directory))
+            loading = Loading(server.target, COLLECTION, queries_file(directory))
             with server.connect() as client:
                 for name, run in one_round(client, loading, vectors):
                     runs.setdefault(name, []).append(run)
@@ -150,9 +150,10 @@ def rebuild(client: Client, last: np.ndarray[tuple[int], np.dtype[np.int64]]) ->
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A steady load of searches from a process of its own: of whom, with which queries."""
+    """A steady load of searches from a process of its own: of whom, where, with which queries."""
 
     target: str
+    collection: str
     queries: Path
 
     def during(self, work: Callable[[], None]) -> Run:
@@ -186,7 +187,8 @@ class Loading:
 
     def _command(self) -> list[str]:
         vectorshard = str(Path(sys.executable).with_name("vectorshard"))
-        options = ["--target", self.target, "--collection", COLLECTION, "--data", str(self.queries)]
+        options = ["--target", self.target, "--collection", self.collection]
+        options += ["--data", str(self.queries)]
         options += ["--rps", str(RATE_PER_S), "--warmup", "0", "--duration", str(TIMEOUT_S)]
         return [vectorshard, "bench", *options, "--format", "json"]
 

@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
 
+from benchmarks.fanout import queries_file
+from benchmarks.growing import RATE_PER_S, Loading, Run, rest
 from benchmarks.report import Row, Table
 from benchmarks.server import (
     POLL_S,
@@ -24,21 +27,27 @@ from benchmarks.server import (
     at_rest,
     scratch,
     serving,
+    wait_until_at_rest,
 )
 from benchmarks.vectors import Float32Array, clustered
+from router.client import Client
 
 COLLECTION = "ingest"
 DIM = 100
 ROWS = 100_000
 QUICK_ROWS = 30_000
+MORE_ROWS, QUICK_MORE_ROWS = 250_000, 60_000
+"""Loaded beside searches: too few for an index to be outgrown, which would train meanwhile."""
 ROUNDS = 5
 QUICK_ROUNDS = 1
 PIECE_ROWS = 1_000
 """Rows of one write to the disk, and of one call of FAISS."""
 
-BAR_ROWS_PER_S = 30_000
+BAR_ROWS_PER_S = 50_000
 BAR_DELAYED = 0.7
 DELAY_MS = 5
+BAR_P99 = 3.0
+QUIET, LOADING = "quiet", "loading"
 
 TRACER = (
     *("strace", "--daemonize", "--follow-forks", "--seccomp-bpf", "--quiet=all"),
@@ -64,7 +73,12 @@ class Loads:
     nlist_at_rest: list[int] = field(default_factory=list)
 
 
-def measure(quick: bool) -> Table:
+def measure(quick: bool) -> list[Table]:
+    """Measure loads alone, and searches beside them."""
+    return [measure_loads(quick), measure_searches(quick)]
+
+
+def measure_loads(quick: bool) -> Table:
     """Measure loads, the disk and FAISS in turn."""
     size = QUICK_ROWS if quick else ROWS
     vectors = clustered(size, DIM)
@@ -126,6 +140,71 @@ def measure(quick: bool) -> Table:
             + of_traced(delayed, traced)
         ),
     )
+
+
+def measure_searches(quick: bool) -> Table:
+    """Measure searches while rows are loaded, and on those that were there before, quiet."""
+    size, more = (QUICK_ROWS, QUICK_MORE_ROWS) if quick else (ROWS, MORE_ROWS)
+    vectors = clustered(size + more, DIM)
+    runs: dict[str, list[Run]] = {QUIET: [], LOADING: []}
+    for _ in range(QUICK_ROUNDS if quick else ROUNDS):
+        with (
+            scratch() as directory,
+            serving(directory / "rows") as server,
+            server.connect() as client,
+        ):
+            loading = Loading(server.target, COLLECTION, queries_file(directory))
+            client.create_collection(COLLECTION, dim=DIM, metric="l2")
+            client.upsert(COLLECTION, np.arange(size), vectors[:size])
+            wait_until_at_rest(client, COLLECTION)
+            runs[QUIET].append(loading.during(rest))
+            upload = partial(load_more, client, vectors, size)
+            runs[LOADING].append(loading.during(upload))
+    return Table(
+        name="ingest",
+        title=f"Searches while {more:,} rows are loaded",
+        columns=("while", "bar", "took, s", "searches", "p50, ms", "p99, ms", "of quiet p99"),
+        rows=list(rows_of_searches(runs)),
+        notes=(
+            f"d={DIM}, L2, k=10, 2 shards in one process, clustered vectors; single queries, "
+            f"{RATE_PER_S} a second on average, from another process. {size:,} rows are there and "
+            "at rest; the load is one UpsertStream, timed until absorbed. Medians of "
+            f"{len(runs[QUIET])} rounds, the ratio is that of a round."
+        ),
+    )
+
+
+def rows_of_searches(runs: Mapping[str, Sequence[Run]]) -> Iterator[Row]:
+    """Yield the rows of the quiet searches and of those beside a load."""
+    for name, of_name in runs.items():
+        pairs = zip(of_name, runs[QUIET], strict=True)
+        worse = median(run.p99_ms / quiet.p99_ms for run, quiet in pairs)
+        told = f"<= {BAR_P99:g}, {'met' if worse <= BAR_P99 else 'missed'}"
+        yield (
+            name,
+            told if name == LOADING else "-",
+            median(run.took_s for run in of_name),
+            sum(run.calls for run in of_name),
+            median(run.p50_ms for run in of_name),
+            median(run.p99_ms for run in of_name),
+            worse,
+        )
+
+
+def load_more(client: Client, vectors: Float32Array, first: int) -> None:
+    """Write the vectors from the first on, and wait until they are absorbed.
+
+    Raises
+    ------
+    TimeoutError
+        If they are not in time.
+    """
+    client.upsert(COLLECTION, np.arange(first, len(vectors)), vectors[first:])
+    end = perf_counter() + TIMEOUT_S
+    while not absorbed(client.describe(COLLECTION)):
+        if perf_counter() > end:
+            raise TimeoutError(f"not absorbed in {TIMEOUT_S:g} s")
+        time.sleep(POLL_S)
 
 
 def of_traced(delayed: Loads, traced: Loads) -> str:

@@ -158,7 +158,9 @@ def at_rest(description: CollectionDescription) -> bool:
     return absorbed(description) and not any(shard.training for shard in description.shards)
 
 
-def wait_until_at_rest(client: Client, name: str) -> CollectionDescription:
+def wait_until_at_rest(
+    client: Client, name: str, timeout_s: float = TIMEOUT_S
+) -> CollectionDescription:
     """Return the description of a collection once no background work disturbs a measurement.
 
     Raises
@@ -166,10 +168,10 @@ def wait_until_at_rest(client: Client, name: str) -> CollectionDescription:
     TimeoutError
         If it does not come to rest in time.
     """
-    end = perf_counter() + TIMEOUT_S
+    end = perf_counter() + timeout_s
     while not at_rest(description := client.describe(name)):
         if perf_counter() > end:
-            raise TimeoutError(f"{name} did not come to rest in {TIMEOUT_S:g} s: {description}")
+            raise TimeoutError(f"{name} did not come to rest in {timeout_s:g} s: {description}")
         time.sleep(POLL_S)
     return description
 

@@ -277,24 +277,16 @@ def h2load(
     RuntimeError
         If its calls were not all answered alike.
     """
-    path, request = SERVICE + requests.rpc, requests[0]
-    with grpc.insecure_channel(server.target) as channel:
-        rpc: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
-        answer = rpc(request)
-    body, log = directory / "body", directory / "h2load.log"
-    body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+    (post,) = posts(directory, requests, server, 1)
+    log = directory / "h2load.log"
     log.unlink(missing_ok=True)
-    command = [THEIRS, "-n", str(calls), "-c", "1", "-m", str(in_flight), "-d", str(body)]
-    command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-    command += [f"--log-file={log}", f"http://{server.target}{path}"]
     server_before_s, client_before_s = server.cpu_s(), cpu_of_children_s()
     start = perf_counter()
-    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [*post.command(calls, in_flight), f"--log-file={log}"]
+    ended = subprocess.run(command, check=True, capture_output=True)
     elapsed_s = perf_counter() - start
     client_s, server_s = cpu_of_children_s() - client_before_s, server.cpu_s() - server_before_s
-    data = re.search(r"\((\d+)\) data", ended.stdout)
-    if data is None or int(data[1]) != calls * (FRAME_BYTES + len(answer)):
-        raise RuntimeError(f"h2load's calls were not answered as they should be:\n{ended.stdout}")
+    post.check(calls, ended.stdout)
     times_us = [int(line.split("\t")[2]) for line in log.read_text().splitlines()]
     return Load(
         calls_per_s=calls / elapsed_s,
@@ -302,3 +294,45 @@ def h2load(
         client_s=client_s,
         server_s=server_s,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A request that h2load posts again and again: to which address, and the answer's bytes."""
+
+    address: str
+    body: Path
+    answer_bytes: int
+
+    def command(self, calls: int, in_flight: int) -> list[str]:
+        """Return the command that posts it so often, over one connection."""
+        command = [THEIRS, "-n", str(calls), "-c", "1", "-m", str(in_flight), "-d", str(self.body)]
+        command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        return [*command, self.address]
+
+    def check(self, calls: int, told: bytes) -> None:
+        """Look at what h2load told of its calls.
+
+        Raises
+        ------
+        RuntimeError
+            If they were not all answered as the one that was made properly.
+        """
+        data = re.search(rb"\((\d+)\) data", told)
+        if data is None or int(data[1]) != calls * (FRAME_BYTES + self.answer_bytes):
+            raise RuntimeError(f"h2load's calls were not answered as they should be:\n{told!r}")
+
+
+def posts(directory: Path, requests: Requests, server: Server, number: int) -> list[Post]:
+    """Make the first `number` calls properly, and return what h2load is to post for each."""
+    path = SERVICE + requests.rpc
+    made = []
+    with grpc.insecure_channel(server.target) as channel:
+        rpc: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+        for each in range(number):
+            request = requests[each]
+            answer = rpc(request)
+            body = directory / f"body-{each}"
+            body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+            made.append(Post(f"http://{server.target}{path}", body, len(answer)))
+    return made
