@@ -132,20 +132,21 @@ def index_table(description: CollectionDescription) -> Table:
         f"index: {config.index.kind.name}, target recall {config.target_recall:g}, "
         f"best in batches of {description.recommended_batch_size}",
         ["shard"],
-        ["nlist", "nprobe", "recall", "trained on", "imbalance", "took", "memory", "disk"],
+        ["nlist", "nprobe", "recall", "live recall", "trained on", "imbalance", "took", "memory", "disk"],
     )
     for shard in description.shards:
         trained = [
             f"{shard.nlist:,}",
             f"{shard.nprobe:,}",
             f"{shard.measured_recall:.3f}",
+            f"{shard.live_recall:.3f} of {shard.live_queries}" if shard.live_queries else "-",
             f"{shard.rows_trained_on:,}",
             f"{shard.list_imbalance:.2f}",
             f"{shard.last_training_s:.2f} s",
         ]
         table.add_row(
             str(shard.shard),
-            *(trained if shard.nlist else ["-"] * 6),
+            *(trained if shard.nlist else ["-"] * 7),
             f"{shard.memory_bytes / 1e6:,.1f} MB",
             f"{shard.disk_bytes / 1e6:,.1f} MB",
         )

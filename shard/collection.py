@@ -22,16 +22,16 @@ import errno
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from shard.admission import admit_metadata, admit_vectors, check_filter, check_ids
-from shard.calibration import CALIBRATED_K
+from shard.calibration import Calibration
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
@@ -42,6 +42,7 @@ from shard.commit_plan import (
     WriteOutcome,
 )
 from shard.config import EngineConfig
+from shard.description import described
 from shard.disk import Disk
 from shard.errors import (
     CollectionNotFound,
@@ -57,6 +58,7 @@ from shard.filter_file import columns_after_start, store_columns
 from shard.filtered_search import RememberedFilters
 from shard.id_column import IdColumn
 from shard.index_file import remove_stray_index_files, store_index, with_stored_index
+from shard.live_recall import LiveRecall
 from shard.proposals import propose
 from shard.read_write_lock import ReadWriteLock
 from shard.rebuild import Rebuild, remove_stray_row_files
@@ -78,7 +80,6 @@ from shard.types import (
     SearchRequest,
     ShardDescription,
     ShardReceipt,
-    ShardState,
     UpsertRequest,
 )
 from shard.upkeep import first_training_due, rebuild_due, retraining_due
@@ -136,6 +137,7 @@ class Collection:
         self._columns = RowColumns(entry.config.id_type, stored.positions, row_file)
         self._superseded: list[weakref.ref[IdColumn]] = []
         self._filters = RememberedFilters()
+        self.live = LiveRecall(entry.config, engine.training)
         self._filter_columns, self._filter_columns_stored = columns_after_start(
             disk, directory, row_store, stored.rows
         )
@@ -143,7 +145,7 @@ class Collection:
         stored_index = row_store.index_file
         self._generations = stored_index.generation if stored_index is not None else 0
         self._checkpointed_rows = self._snapshot.absorbed_until
-        self._checkpointed_generation = self._generations
+        self._checkpointed_index = self._snapshot.index
         self._building = False
         self._rows_before_next_try = 0
         self._rebuild_asked = False
@@ -247,6 +249,8 @@ class Collection:
         """
         config = self.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
+        if request.filter is None and not request.effort.exact and self.live.offer(queries):
+            self.on_change()
         with self._index_lock.read():
             snapshot = self._snapshot
             proposed = propose(snapshot, config, queries, request, self._filters)
@@ -375,41 +379,15 @@ class Collection:
         with self._publishing:  # a rebuild closes the columns' file once others are published
             rows_memory_bytes = self._columns.memory_bytes
             rows_disk_bytes = self._columns.row_file.disk_bytes
-        index_bytes = snapshot.index.ivf.memory_bytes if snapshot.index else 0
-        memory_bytes = (
-            index_bytes
-            + rows_memory_bytes
-            + snapshot.tombstones.bits.nbytes
-            + snapshot.columns.memory_bytes
-        )
-        disk_bytes = rows_disk_bytes + self._row_store.disk_bytes + self._index_file_bytes
-        if snapshot.index is None:
-            return ShardDescription(
-                shard=self._shard,
-                state=ShardState.TRAINING if building else ShardState.BUFFERING,
-                training=building,
-                ledger=ledger,
-                memory_bytes=memory_bytes,
-                disk_bytes=disk_bytes,
-            )
-        index = snapshot.index
-        point = index.calibration.point_for(self.entry.config.target_recall, CALIBRATED_K[0])
-        return ShardDescription(
-            shard=self._shard,
-            state=ShardState.TRAINED,
-            training=building,
-            ledger=ledger,
-            nlist=index.ivf.nlist,
-            nprobe=0 if point is None else point.setting.nprobe,
-            candidates=0 if point is None else point.setting.candidates,
-            measured_recall=1.0 if point is None else point.measured_recall,
-            generation=index.generation,
-            rows_trained_on=index.rows_trained_on,
-            list_imbalance=snapshot.list_imbalance,
-            last_training_s=index.training_s,
-            last_trained_at=index.trained_at,
-            memory_bytes=memory_bytes,
-            disk_bytes=disk_bytes,
+        return described(
+            self._shard,
+            self.entry.config,
+            snapshot,
+            ledger,
+            self.live,
+            building=building,
+            memory_bytes=rows_memory_bytes,
+            disk_bytes=rows_disk_bytes + self._row_store.disk_bytes + self._index_file_bytes,
         )
 
     @property
@@ -651,7 +629,7 @@ class Collection:
         index = self._snapshot.index
         if index is None:
             return False
-        if index.generation != self._checkpointed_generation:
+        if index is not self._checkpointed_index:
             return True
         return self._outgrown(self.rows_since_checkpoint, self._checkpointed_rows)
 
@@ -715,6 +693,27 @@ class Collection:
             self._tell_of_room()
         self.on_change()
 
+    @contextmanager
+    def index_at_rest(self) -> Iterator[Snapshot]:
+        """Give what is published; its index is not added to until the context ends."""
+        with self._index_lock.read():
+            yield self._snapshot
+
+    @property
+    def wants_live_recall(self) -> bool:
+        """Whether the recall of live searches should be measured."""
+        return self.live.due(self._snapshot.index)
+
+    def publish_calibration(self, index: TrainedIndex, calibration: Calibration) -> bool:
+        """Calibrate an index anew in one step; say whether it was still in use."""
+        with self._publishing:
+            snapshot = self._snapshot
+            if snapshot.index is not index:
+                return False
+            self._snapshot = replace(snapshot, index=replace(index, calibration=calibration))
+        self.on_change()
+        return True
+
     def absorb_piece(self) -> bool:
         """Move the oldest rows of the buffer into the index; say whether any were left to move.
 
@@ -763,7 +762,7 @@ class Collection:
             return
         store_index(self._disk, self._directory, self._row_store, snapshot)
         self._checkpointed_rows = snapshot.absorbed_until
-        self._checkpointed_generation = index.generation
+        self._checkpointed_index = index
 
     # ---- rebuilding: the thread that builds indexes ---------------------------------------------
 

@@ -55,6 +55,8 @@ class TrainingConfig:
     # Affects performance.
     points_per_list: int = 64  # rows sampled for k-means; fewer: faster, poorer lists
     calibration_queries: int = 256  # own rows that measure recall; fewer: faster, noisier nprobe
+    live_queries: int = 256  # queries of searches kept, dim * 4 bytes each; fewer: noisier recall
+    live_window: int = 65_536  # queries that they stand for; larger: slower to follow the traffic
     checkpoint_growth: float = 0.2  # rows absorbed since the last index file, relative to it
     checkpoint_min_rows: int = 10_000  # below this many new rows the index file is not rewritten
 

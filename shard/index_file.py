@@ -69,13 +69,18 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
 def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot) -> None:
     """Write the snapshot's index to a new file, record it, and remove the file before it.
 
-    Nobody may add to the index meanwhile.
+    Nobody may add to the index meanwhile. If the file holds this index already, what is known of it
+    is recorded anew: a file in use is never written to.
     """
     index = snapshot.index
     if index is None:
         return
-    serialized = index.ivf.to_bytes()
     name = f"index-{index.generation}-{snapshot.absorbed_until}.faiss"
+    stored = row_store.index_file
+    if stored is not None and stored.name == name:
+        row_store.set_index_file(replace(stored, calibration=_stored_points(index.calibration)))
+        return
+    serialized = index.ivf.to_bytes()
     disk.write_new_file(directory / name, serialized.data)
     row_store.set_index_file(
         IndexFile(
@@ -91,19 +96,23 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             training_s=index.training_s,
             imbalance_when_trained=index.imbalance_when_trained,
             filter_margins=index.filter_margins,
-            calibration=tuple(
-                (
-                    point.k,
-                    point.target_recall,
-                    point.setting.nprobe,
-                    point.setting.candidates,
-                    point.measured_recall,
-                )
-                for point in index.calibration.points
-            ),
+            calibration=_stored_points(index.calibration),
         )
     )
     remove_stray_index_files(disk, directory, row_store)
+
+
+def _stored_points(calibration: Calibration) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        (
+            point.k,
+            point.target_recall,
+            point.setting.nprobe,
+            point.setting.candidates,
+            point.measured_recall,
+        )
+        for point in calibration.points
+    )
 
 
 def remove_stray_index_files(disk: Disk, directory: Path, row_store: RowStore) -> None:

@@ -7,12 +7,22 @@ them. No clock and no collection enters here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import numpy as np
 
-from shard.calibration import CALIBRATED_K, CANDIDATES_MAX, Calibration, calibrate, places_of, work
+from shard.calibration import (
+    CALIBRATED_K,
+    CANDIDATES_MAX,
+    NOT_PROPOSED,
+    Calibration,
+    calibrate,
+    places_of,
+    work,
+)
 from shard.exact import RankedRows, costs_of, exact_scores, rank
 from shard.ivf_index import IvfIndex, costs_that_tie, float32_costs
 from shard.training_buffer import TrainingBuffer
@@ -21,27 +31,34 @@ from shard.types import CollectionConfig, Float32Array, IndexKind, Int64Array, M
 CALIBRATED_AT_ONCE: Final = 32
 """Queries of a calibration in one call of FAISS."""
 
+NO_ROW: Final = -2
+"""The row of a query that is none."""
 
-def measured_calibration(
-    config: CollectionConfig,
-    ivf: IvfIndex,
-    held: TrainingBuffer,
-    queries: Float32Array,
-    own_rows: Int64Array,
-    go_on: Callable[[], None],
-) -> Calibration:
-    """Return the settings that reach each target recall for these queries.
 
-    Parameters
-    ----------
-    held
-        Exactly the rows that the index holds.
-    queries
-        float32 (queries, dim).
-    own_rows
-        int64 (queries,): the row that each query is, to be left out of its answer; -2 for none.
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What an exact search finds for some queries, at each of CALIBRATED_K.
+
+    `limits_of_k` are the highest costs of a row that is among the k best, float32 (queries,);
+    `hits_of_k` how many such rows there are, int64 (queries,).
     """
-    metric, k = config.metric, CALIBRATED_K[-1]
+
+    limits_of_k: Mapping[int, Float32Array]
+    hits_of_k: Mapping[int, Int64Array]
+
+    def places(self, costs: Float32Array, k: int) -> Int64Array:
+        """Return where the k best rows stand among those proposed: `places_of`."""
+        return places_of(costs, self.limits_of_k[k], self.hits_of_k[k], k)
+
+
+def truth_of(
+    metric: Metric, held: TrainingBuffer, queries: Float32Array, own_rows: Int64Array
+) -> Truth:
+    """Search `held` exactly, each query's own row left out of its answer.
+
+    For `queries` and `own_rows` see `measured_calibration`.
+    """
+    k = CALIBRATED_K[-1]
     candidates = held.propose(metric, queries, k + 1)
     others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
     scores = exact_scores(metric, queries, held.vectors, held.positions.placed(others))
@@ -54,24 +71,72 @@ def measured_calibration(
         each: costs_that_tie(metric, queries, _last_costs(metric, best, hits), norms)[:, 0]
         for each, hits in hits_of_k.items()
     }
+    return Truth(limits_of_k, hits_of_k)
+
+
+def found_of(
+    metric: Metric, held: TrainingBuffer, queries: Float32Array, proposed: Int64Array, k: int
+) -> tuple[int, int]:
+    """Return how many of the queries' k best rows were proposed, and how many there are.
+
+    Parameters
+    ----------
+    proposed
+        int64 (queries, candidates): what the index proposed while it held exactly `held`.
+    k
+        One of CALIBRATED_K.
+    """
+    truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW))
+    places = truth.places(_costs(metric, held, queries, proposed), k)
+    return int(np.sum((places >= 0) & (places < NOT_PROPOSED))), int(np.sum(places >= 0))
+
+
+def measured_calibration(
+    config: CollectionConfig,
+    ivf: IvfIndex,
+    held: TrainingBuffer,
+    queries: Float32Array,
+    own_rows: Int64Array,
+    go_on: Callable[[], None],
+    *,
+    asking: Callable[[], AbstractContextManager[object]] = nullcontext,
+    at_once: int = CALIBRATED_AT_ONCE,
+) -> Calibration:
+    """Return the settings that reach each target recall for these queries.
+
+    Parameters
+    ----------
+    held
+        Exactly the rows that the index holds, or held a moment ago: what it has absorbed since is
+        passed over.
+    queries
+        float32 (queries, dim).
+    own_rows
+        int64 (queries,): the row that each query is, to be left out of its answer; NO_ROW for none.
+    go_on
+        Raises what ends the calibration, if it should end. Called before each nprobe.
+    asking
+        What a call of FAISS is made in: a lock, for an index that is in use.
+    at_once
+        Queries in one call of FAISS.
+    """
+    metric, k = config.metric, CALIBRATED_K[-1]
+    truth = truth_of(metric, held, queries, own_rows)
     compressed = config.index.kind is not IndexKind.IVF_FLAT
     proposals = min(CANDIDATES_MAX if compressed else k, max(1, ivf.rows))
 
     def costs_at(nprobe: int, piece: slice) -> Float32Array:
-        rows = ivf.nearest(queries[piece], proposals + 1, nprobe, held.tombstones)
-        rows = without(rows, own_rows[piece])
-        return float32_costs(metric, queries[piece], held.positions.of_padded(rows), held.vectors)
+        with asking():
+            rows = ivf.nearest(queries[piece], proposals + 1, nprobe, held.tombstones)
+        return _costs(metric, held, queries[piece], without(rows, own_rows[piece]))
 
     def places_at(nprobe: int) -> Mapping[int, Int64Array]:
         go_on()
-        pieces = range(0, max(1, len(queries)), CALIBRATED_AT_ONCE)
+        pieces = range(0, max(1, len(queries)), at_once)
         costs = np.concatenate(
-            [costs_at(nprobe, slice(piece, piece + CALIBRATED_AT_ONCE)) for piece in pieces]
+            [costs_at(nprobe, slice(piece, piece + at_once)) for piece in pieces]
         )
-        return {
-            each: places_of(costs, limits_of_k[each], hits_of_k[each], each)
-            for each in CALIBRATED_K
-        }
+        return {each: truth.places(costs, each) for each in CALIBRATED_K}
 
     rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
     work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
@@ -81,12 +146,20 @@ def measured_calibration(
 def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:
     """Return `rows` (queries, n) without each query's own, or else without its last: n - 1 each.
 
-    `own_rows` is int64 (queries,), -2 for a query that is no row.
+    `own_rows` is int64 (queries,), NO_ROW for a query that is no row.
     """
     kept = rows != own_rows[:, None]
     kept[kept.all(axis=1), -1] = False
     others: Int64Array = rows[kept].reshape(len(rows), rows.shape[1] - 1)
     return others
+
+
+def _costs(
+    metric: Metric, held: TrainingBuffer, queries: Float32Array, rows: Int64Array
+) -> Float32Array:
+    """Return what `rows` (queries, n) cost; infinite where they are -1 or newer than `held`."""
+    rows = np.where(rows < held.last, rows, -1)
+    return float32_costs(metric, queries, held.positions.of_padded(rows), held.vectors)
 
 
 def _last_costs(metric: Metric, best: RankedRows, hits: Int64Array) -> Float32Array:

@@ -142,7 +142,17 @@ class LedgerCollector(Collector):
         )
         recall = GaugeMetricFamily(
             "vectorshard_measured_recall",
-            "Recall@10 that the index reached on the shard's own rows.",
+            "Recall@10 that the index reached when it was calibrated.",
+            labels=("collection", "shard"),
+        )
+        live_recall = GaugeMetricFamily(
+            "vectorshard_live_recall",
+            "Recall@10 of live queries; absent before it was measured.",
+            labels=("collection", "shard"),
+        )
+        live_queries = GaugeMetricFamily(
+            "vectorshard_live_queries",
+            "Live queries that their recall was measured with.",
             labels=("collection", "shard"),
         )
         for description in descriptions:
@@ -152,7 +162,10 @@ class LedgerCollector(Collector):
                     rows.add_metric([*labels, entry.name], getattr(shard.ledger, entry.name))
                 training.add_metric(labels, float(shard.training))
                 recall.add_metric(labels, shard.measured_recall)
-        return [rows, training, recall]
+                live_queries.add_metric(labels, shard.live_queries)
+                if shard.live_queries:
+                    live_recall.add_metric(labels, shard.live_recall)
+        return [rows, training, recall, live_recall, live_queries]
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing at registration: the shard may not answer yet."""

@@ -1,5 +1,5 @@
 """The background work of a shard: building indexes, absorbing the buffer, writing checkpoints,
-rebuilding the row file.
+rebuilding the row file, measuring the recall of live searches.
 
 Two threads. One builds new indexes and row files, which may take long and disturbs nobody: what is
 new is private until it replaces the old in one step. The other absorbs, so that the old index keeps
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import structlog
 
-from shard.calibration import Calibration, nlist_for
+from shard.calibration import CALIBRATED_K, Calibration, nlist_for
 from shard.collection import Collection
 from shard.filtered_search import measured_margins
 from shard.ivf_index import IvfIndex, use_cores
@@ -40,11 +41,16 @@ BUILDER_FAREWELL_S: Final = 1.0
 """How long a stop waits for the builder. FAISS's k-means cannot be interrupted and may take
 minutes; what it builds is derived data, so a stop leaves it behind."""
 
+RESTS_A_PIECE: Final = 9
+"""Rests after a piece of measuring live recall, each as long as the piece took. That is wall time
+of a thread that yields to all others: the busier the machine, the longer it rests."""
+
 _log = structlog.get_logger(__name__)
 
 
 class TrainingAbandoned(Exception):
-    """The shard stops; nobody needs the index, or the row file, any more."""
+    """The shard stops, and nobody needs the index, or the row file, any more; or what only uses
+    idle time has to make way, and is begun again."""
 
 
 def _go_on(collection: Collection, is_stopping: Callable[[], bool]) -> Callable[[], None]:
@@ -151,6 +157,39 @@ def _calibrate(
     return measured_calibration(config, ivf, held, queries, query_rows, go_on), margins
 
 
+def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> None:
+    """Measure the recall of live searches; calibrate the index on them if it stays too low.
+
+    `go_on` is called between two pieces of the work and raises what ends it.
+    """
+    live, index = collection.live, collection.snapshot.index
+    if not live.measure(collection.index_at_rest, go_on) or index is None:
+        return
+    before = live.measured_of(index)
+    if before is None:  # another index was published first
+        return
+    calibration = live.calibrated(index, collection.index_at_rest, go_on)
+    if not collection.publish_calibration(index, calibration):
+        return
+    target_recall = collection.entry.config.target_recall
+    settings = {
+        name: each.point_for(target_recall, CALIBRATED_K[0])
+        for name, each in (("before", index.calibration), ("after", calibration))
+    }
+    _log.info(
+        "calibrated on live queries",
+        collection=collection.entry.config.name,
+        live_recall=round(before.recall, 4),
+        live_queries=before.queries,
+        target_recall=target_recall,
+        **{
+            f"{name}_{field}": getattr(point.setting, field) if point else "all"
+            for name, point in settings.items()
+            for field in ("nprobe", "candidates")
+        },
+    )
+
+
 class Trainer:
     """Runs the background work of many collections on two threads.
 
@@ -158,10 +197,15 @@ class Trainer:
     ----------
     clock
         Seconds since 1970.
+    stopwatch
+        Seconds since any moment.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], stopwatch: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
+        self._stopwatch = stopwatch
         self._changed = threading.Condition()
         self._changes = 0
         self._collections: tuple[Collection, ...] = ()
@@ -245,9 +289,35 @@ class Trainer:
             collection.rebuild(_go_on(collection, lambda: self._stopping))
         elif collection.wants_sweeping:
             collection.sweep()
+        elif collection.wants_live_recall:
+            measure_live_recall(collection, self._unhurried(collection))
         else:
             return False
         return True
+
+    def _unhurried(self, collection: Collection) -> Callable[[], None]:
+        """Return what makes way for all other work of the builder, and rests between two pieces."""
+        go_on = _go_on(collection, lambda: self._stopping or self._has_other_work())
+        begun = self._stopwatch()
+
+        def rest() -> None:
+            nonlocal begun
+            took_s = self._stopwatch() - begun
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._stopping or self._has_other_work(), RESTS_A_PIECE * took_s
+                )
+            go_on()
+            begun = self._stopwatch()
+
+        return rest
+
+    def _has_other_work(self) -> bool:
+        return any(
+            each.wants_training or each.wants_rebuild or each.wants_sweeping
+            for each in self._collections
+            if not each.closed
+        )
 
     def _train(self, collection: Collection) -> None:
         asked = collection.begin_training()

@@ -200,6 +200,8 @@ class ShardDescription:
     nprobe: int = 0
     candidates: int = 0
     measured_recall: float = 1.0
+    live_recall: float = 0.0
+    live_queries: int = 0
     generation: int = 0
     rows_trained_on: int = 0
     list_imbalance: float = 0.0

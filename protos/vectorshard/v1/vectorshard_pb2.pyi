@@ -310,7 +310,7 @@ class Ledger(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates")
+    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -326,6 +326,8 @@ class ShardDescription(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    LIVE_RECALL_FIELD_NUMBER: _ClassVar[int]
+    LIVE_QUERIES_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: ShardState
     training: bool
@@ -341,7 +343,9 @@ class ShardDescription(_message.Message):
     memory_bytes: int
     disk_bytes: int
     candidates: int
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
+    live_recall: float
+    live_queries: int
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")
