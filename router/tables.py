@@ -132,7 +132,10 @@ def index_table(description: CollectionDescription) -> Table:
         f"index: {config.index.kind.name}, target recall {config.target_recall:g}, "
         f"best in batches of {description.recommended_batch_size}",
         ["shard"],
-        ["nlist", "nprobe", "recall", "live recall", "trained on", "imbalance", "took", "memory", "disk"],
+        [
+            *("nlist", "nprobe", "recall", "live recall", "trained on", "imbalance", "took"),
+            *("memory", "disk"),
+        ],
     )
     for shard in description.shards:
         trained = [

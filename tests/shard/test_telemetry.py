@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from shard.local_shard import LocalShard
 from shard.telemetry import LedgerCollector, RpcMetrics
-from shard.types import DeleteRequest, TrainRequest, UpsertRequest
-from tests.shard.samples import config_of, corpus_of, open_shard
+from shard.types import DeleteRequest, SearchRequest, TrainRequest, UpsertRequest
+from tests.shard.samples import DEADLINE_S, config_of, corpus_of, open_shard
 
 
 @pytest_asyncio.fixture
@@ -68,6 +68,27 @@ async def test_training_and_recall_are_exported_for_each_shard(shard: LocalShard
     labels = {"collection": "words", "shard": "0"}
     assert values["vectorshard_training"] == [(labels, 0.0)]
     assert values["vectorshard_measured_recall"] == [(labels, 1.0)]
+    assert values["vectorshard_live_queries"] == [(labels, 0.0)]
+    assert values["vectorshard_live_recall"] == []
+
+
+async def test_live_recall_is_exported_once_it_is_measured(shard: LocalShard) -> None:
+    await shard.create_collection(config_of())
+    corpus = corpus_of(200)
+    await shard.upsert(UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors))
+    await shard.train(TrainRequest(collection="words", wait=True))
+    await shard.search(SearchRequest(collection="words", queries=corpus.vectors[:120], k=10))
+    collector = LedgerCollector(shard, asyncio.get_running_loop())
+
+    async def look() -> dict[str, list[float]]:
+        metrics = await asyncio.to_thread(lambda: list(collector.collect()))
+        return {metric.name: [sample.value for sample in metric.samples] for metric in metrics}
+
+    async with asyncio.timeout(DEADLINE_S):
+        while not (values := await look())["vectorshard_live_recall"]:
+            pass
+    assert values["vectorshard_live_queries"] == [120.0]
+    assert 0.8 < values["vectorshard_live_recall"][0] <= 1.0
 
 
 def test_registering_the_ledgers_asks_nobody_yet(shard: LocalShard) -> None:
