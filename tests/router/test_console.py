@@ -332,7 +332,8 @@ def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
     measured = replace(
         buffering.shards[0], nlist=40, measured_recall=0.953, live_recall=0.941, live_queries=256
     )
-    monkeypatch.setattr(client, "describe", lambda _: replace(buffering, shards=(measured,)))
+    described = replace(buffering, shards=(measured,))
+    monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
     assert re.search(r"0 +0\.953 +0\.941 +256", run("describe", "w").output)
 
 
