@@ -539,6 +539,7 @@ def describe(
         description = client.describe(collection)
         console.print(tables.ledger_table(description))
         console.print(tables.index_table(description))
+        console.print(tables.recall_table(description))
     if not tables.adds_up(description):
         raise typer.Exit(1)
 

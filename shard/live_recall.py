@@ -34,8 +34,8 @@ RECALL_SHORT: Final = 0.01
 """How far under its target a recall may stay."""
 
 LOW_BEFORE_CALIBRATING: Final = 2
-"""Measurements in a row that must be low, so that one unlucky sample changes nothing. Each is paid
-for by LIVE_QUERIES_NEW, and so calibrations cannot follow each other without end."""
+"""Measurements in a row that must be low, so that one unlucky sample changes nothing. All but the
+first are paid for by LIVE_QUERIES_NEW, and so calibrations cannot follow each other without end."""
 
 ASKED_AT_ONCE: Final = 16
 """Queries for which the index's lock is held at a time: no longer than a small search holds it."""

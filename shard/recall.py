@@ -157,8 +157,14 @@ def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:
 def _costs(
     metric: Metric, held: TrainingBuffer, queries: Float32Array, rows: Int64Array
 ) -> Float32Array:
-    """Return what `rows` (queries, n) cost; infinite where they are -1 or newer than `held`."""
-    rows = np.where(rows < held.last, rows, -1)
+    """Return what `rows` (queries, n) cost, infinite where they are -1.
+
+    In the place of rows that are newer than `held` those behind them move up.
+    """
+    newer = rows >= held.last
+    if newer.any():
+        order = np.argsort(newer, axis=1, kind="stable")
+        rows = np.take_along_axis(np.where(newer, -1, rows), order, axis=1)
     return float32_costs(metric, queries, held.positions.of_padded(rows), held.vectors)
 
 

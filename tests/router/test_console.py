@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,20 @@ def test_describe_shows_the_ledger_or_lists_the_collections(run: Run) -> None:
     assert ledger.exit_code == 0
     assert re.search(r"0 +BUFFERING +7 +7 +0 +0 +0", ledger.output)
     assert re.search(r"w +COSINE +STRING", run("describe").output)
+
+
+@pytest.mark.usefixtures("filled")
+def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
+    run: Run, client: ClientInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.search(r"0 +- +- +0 *\n", run("describe", "w").output)
+    buffering = client.describe("w")
+    measured = replace(
+        buffering.shards[0], nlist=40, measured_recall=0.953, live_recall=0.941, live_queries=256
+    )
+    described = replace(buffering, shards=(measured,))
+    monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
+    assert re.search(r"0 +0\.953 +0\.941 +256", run("describe", "w").output)
 
 
 @pytest.mark.usefixtures("filled")

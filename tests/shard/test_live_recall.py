@@ -285,6 +285,7 @@ def test_a_measurement_across_two_indexes_is_none(collection: Collection) -> Non
             build_index(collection, lambda: 0.0)
 
     measure_live_recall(collection, go_on)
+    assert next(pieces) == 2  # of seven
     assert collection.describe().live_queries == 0
     assert collection.wants_live_recall
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from shard.calibration import CALIBRATED_K, TARGETS, Calibration
 from shard.exact import exact_scores, rank
 from shard.ivf_index import IvfIndex
-from shard.recall import measured_calibration, without
+from shard.recall import NO_ROW, measured_calibration, without
 from shard.tombstones import Tombstones
 from shard.training_buffer import TrainingBuffer
 from shard.types import Effort, Float32Array, IndexKind, Int64Array, Metric
 from tests.shard.samples import config_of, some_vectors
-
-NO_ROW = -2
 
 
 def held_by_an_index(
@@ -103,6 +105,44 @@ def test_queries_that_are_no_rows_are_measured_as_they_are() -> None:
     query_of = np.repeat(np.arange(50), best.counts)
     there = [pair in pairs for pair in zip(query_of.tolist(), best.rows.tolist(), strict=True)]
     assert np.mean(there) >= 0.9
+
+
+def test_rows_that_the_index_took_in_since_are_passed_over() -> None:
+    vectors, queries = some_vectors(2_000, dim=16), some_vectors(20, dim=16, seed=1)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    newer = np.concatenate([vectors, np.repeat(queries, 10, axis=0)])  # nearer than all others
+    held = replace(held, vectors=newer, squared_norms=np.vecdot(newer, newer))
+    nobody, config = np.full(len(queries), NO_ROW), config_of(dim=16)
+
+    def nprobes() -> list[int]:
+        calibration = measured_calibration(config, ivf, held, queries, nobody, lambda: None)
+        return [point.setting.nprobe for point in calibration.points if point.k == 10]
+
+    before = nprobes()
+    ivf.add(np.arange(2_000, len(newer)), newer[2_000:])
+    assert nprobes() == before
+    assert before[0] > 1
+
+
+def test_the_index_is_asked_within_what_guards_it_a_few_queries_at_a_time() -> None:
+    vectors = some_vectors(500, dim=16)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    rounds, asked = 0, 0
+
+    def go_on() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    @contextmanager
+    def asking() -> Iterator[None]:
+        nonlocal asked
+        asked += 1
+        yield
+
+    own_rows = np.arange(10)
+    config = config_of(dim=16)
+    measured_calibration(config, ivf, held, vectors[:10], own_rows, go_on, asking=asking, at_once=4)
+    assert asked == 3 * rounds > 0
 
 
 def test_an_index_of_no_living_rows_can_be_measured() -> None:
