@@ -107,18 +107,25 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             "core",
             frozenset(
                 {
+                    "breaker",
                     "calls",
                     "explanations",
                     "filter_text",
                     "ingest",
                     "merge",
                     "placement",
+                    "retries",
                     "tables",
                     "upload",
                 }
             ),
         ),
-        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
+        (
+            "routing",
+            frozenset(
+                {"children", "guarded_shard", "link", "partial_write", "remote_shard", "router"}
+            ),
+        ),
         (
             "edge",
             frozenset(
@@ -129,6 +136,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "demo",
                     "embedded",
                     "fleet",
+                    "guard_metrics",
                     "logs",
                     "streams",
                 }

@@ -17,6 +17,7 @@ import pytest
 from router.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S, Children
 from router.merge import merge_top_k
 from router.router import MERGED_AT_ONCE, Router
+from shard.config import SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -30,6 +31,7 @@ from shard.errors import (
     VectorShardError,
 )
 from shard.protocol import Shard
+from shard.slots import slots_of
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -339,14 +341,76 @@ async def test_rows_of_one_shard_trouble_no_other(children: list[FakeShard]) -> 
         assert sorted(len(child.asked(method)) for child in children) == [0, 0, 1]
 
 
-async def test_a_write_to_a_missing_child_fails_though_others_may_have_written(
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (ShardUnavailable("gone fishing"), 14),
+        (DeadlineExceeded("gone fishing"), 4),
+        (Overloaded("gone fishing"), 8),
+    ],
+    ids=["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"],
+)
+async def test_rows_of_a_missing_child_are_errors_and_those_of_others_are_written(
+    children: list[FakeShard], failure: VectorShardError, code: int
+) -> None:
+    router = await remembering(children)
+    children[1].failure = failure
+    children[2].row_errors = [0]
+    ids = np.random.default_rng(5).permutation(60)
+    result = await router.upsert(upsert(ids))
+    of_shard = slots_of(ids) * 3 // SLOTS_TOTAL
+    missing, refused = np.flatnonzero(of_shard == 1), np.flatnonzero(of_shard == 2)[0]
+    assert result.accepted == 60 - len(missing) - 1
+    assert [error.row for error in result.errors] == sorted([*missing, refused])
+    told = f"shard 1: {type(failure).__name__}: gone fishing"
+    for error in result.errors:
+        expected = (6, "shard 2") if error.row == refused else (code, told)
+        assert (error.code, error.message) == expected
+    assert result.token.sequences == {0: 40, 2: 42}
+
+
+async def test_rows_of_a_missing_leaf_are_errors_through_any_number_of_routers(
+    children: list[FakeShard],
+) -> None:
+    below = [
+        await Router.connect(children[:2], partial=True),
+        await Router.connect(children[2:], partial=True),
+    ]
+    router = await Router.connect(below)
+    await router.count(CountRequest(collection="words"))
+    children[0].failure = ShardUnavailable("gone fishing")
+    result = await router.upsert(upsert(np.arange(60)))
+    missing = np.flatnonzero(slots_of(np.arange(60)) * 3 // SLOTS_TOTAL == 0)
+    assert [error.row for error in result.errors] == missing.tolist()
+    assert {error.message for error in result.errors} == {"shard 0: ShardUnavailable: gone fishing"}
+    children[1].failure = ShardUnavailable("asleep")
+    result = await router.upsert(upsert(np.arange(60)))
+    assert result.accepted == len(children[2].asked("upsert")[0].ids)  # type: ignore[attr-defined]
+
+
+async def test_a_write_that_no_child_has_done_fails(children: list[FakeShard]) -> None:
+    router = await remembering(children)
+    for child in children:
+        child.failure = ShardUnavailable(f"shard {child.shard} has gone fishing")
+    with pytest.raises(ShardUnavailable, match="gone fishing"):
+        await router.upsert(upsert(np.arange(60)))
+
+
+async def test_a_failure_that_is_not_of_its_rows_alone_is_the_whole_writes(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    children[1].failure = RowFileCorrupt("bits")
+    with pytest.raises(RowFileCorrupt):
+        await router.upsert(upsert(np.arange(60)))
+
+
+async def test_a_deletion_that_reached_only_some_fails_and_may_be_repeated(
     children: list[FakeShard],
 ) -> None:
     router = await remembering(children)
     children[1].failure = ShardUnavailable("gone fishing")
     with pytest.raises(ShardUnavailable, match="gone fishing"):
-        await router.upsert(upsert(np.arange(60)))
-    with pytest.raises(ShardUnavailable):
         await router.delete(DeleteRequest(collection="words", ids=np.arange(60)))
 
 
@@ -465,8 +529,8 @@ async def test_nothing_of_a_write_that_fails_goes_on_after_it(children: list[Fak
 
     children[2] = Slow(2, 3).with_collection()
     router = await remembering(children)
-    children[0].failure = ShardUnavailable("gone")
-    with pytest.raises(ShardUnavailable, match="gone"):
+    children[0].failure = RowFileCorrupt("bits")
+    with pytest.raises(RowFileCorrupt):
         await router.upsert(upsert(np.arange(60)))
     assert written == [2], "else it would write over what its caller writes next"
 
