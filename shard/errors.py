@@ -48,6 +48,10 @@ class VectorShardError(Exception):
     acknowledged_rows: int | None = None
     """Of an upload that this error ended: its first rows, which are written and stay."""
 
+    unwritten_rows: tuple[int, ...] = ()
+    """Of an upload all of which was sent: the rows that are not written, because their shards were
+    missing. All others are."""
+
     unanswered: bool = False
     """Nobody who was asked has said this: the network failed, or the time was over. What was asked
     may have been done."""

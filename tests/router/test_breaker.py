@@ -70,7 +70,7 @@ def test_nothing_but_time_leads_to_a_probe() -> None:
 
 def test_it_opens_after_some_failures_in_a_row_and_says_why(watched: Watched) -> None:
     watched.fails(FAILURES - 1)
-    assert watched.breaker.state is BreakerState.CLOSED
+    assert watched.told == []
     watched.breaker.failed("refused again")
     assert watched.breaker.state is BreakerState.OPEN
     assert watched.breaker.refusal == (
