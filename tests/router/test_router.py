@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -174,6 +174,44 @@ async def test_children_have_a_little_less_time_than_their_caller(
     await router.search(search(), call=Call(deadline=deadline))
     [(_, _, call)] = [asked for asked in children[0].calls if asked[0] == "search"]
     assert call.deadline == pytest.approx(deadline - kept_s, abs=0.05)
+
+
+@dataclass
+class Hangs(FakeShard):
+    """Answers no search before it is let go."""
+
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        result = await super().search(request, call=call)
+        await self.let_go.wait()
+        return result
+
+
+async def turns() -> None:
+    """Let everything go on that waits for nothing."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["all hang", "one answers"])
+async def test_who_is_missing_at_once_lets_nobody_start_before_a_child_has_answered(
+    children: list[FakeShard], answers: bool
+) -> None:
+    hanging = [Hangs(1, 3)] if answers else [Hangs(1, 3), Hangs(2, 3)]
+    for hangs in hanging:
+        hangs.with_collection()
+        children[hangs.shard] = hangs
+    router = await remembering(children)
+    children[0].failure = ShardUnavailable("not asked")
+    callers = [asyncio.ensure_future(found(router, min_coverage=0.3)) for _ in range(5)]
+    await turns()
+    # The first alone; then, once somebody has answered, those that came meanwhile as one.
+    assert len(children[1].asked("search")) == (2 if answers else 1)
+    for hangs in hanging:
+        hangs.let_go.set()
+    await asyncio.gather(*callers)
+    assert len(children[1].asked("search")) == 2
 
 
 async def test_nothing_at_all_is_no_answer_whatever_is_asked_for(
