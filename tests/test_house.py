@@ -557,6 +557,7 @@ def named_paths(markdown: str) -> Iterator[str]:
         "CONTRIBUTING.md",
         "benchmarks/README.md",
         "deploy/README.md",
+        "docs/operations.md",
         "examples/README.md",
     ],
 )
@@ -570,6 +571,18 @@ def test_every_path_that_a_page_names_exists(page: str) -> None:
             place.glob(path) if "*" in path else (place / path).exists()
             for place in (file.parent, ROOT)
         )
+    ]
+    assert not missing
+
+
+def test_every_fault_that_operators_are_told_of_is_shown_by_a_test_that_exists() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    shown = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert shown
+    missing = [
+        f"{path}::{name}"
+        for path, name in shown
+        if not re.search(rf"def {name}\(", (ROOT / "tests" / path).read_text())
     ]
     assert not missing
 
