@@ -1,9 +1,9 @@
 """How many lists an index should have, and how far a search must look for the recall it asks. Pure.
 
 A shard measures itself after each training. It searches for some of its own rows, each left out of
-its own answer. Where the true hits stand among what the codes propose says at once how many candidates
-would have done, for each number of lists that were probed; of the settings that reach a target the
-one with the least work is kept.
+its own answer. Where the true hits stand among what the codes propose says at once how many
+candidates would have done, for each number of lists that were probed; of the settings that reach a
+target the one with the least work is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Final
 
 import numpy as np
 
-from shard.types import BoolArray, Effort, Float32Array, IndexConfig, IndexKind, Int64Array, NlistRule
+from shard.types import (
+    BoolArray,
+    Effort,
+    Float32Array,
+    IndexConfig,
+    IndexKind,
+    Int64Array,
+    NlistRule,
+)
 
 TARGETS: Final = (0.80, 0.90, 0.95, 0.99)
 """The recalls that are calibrated; one asked between two of them takes the upper."""
@@ -39,8 +47,8 @@ NOT_PROPOSED: Final = CANDIDATES_MAX
 _FACTOR: Final = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
 
 _FACTOR_BY_KIND: Final = {IndexKind.IVF_FLAT: 4, IndexKind.IVF_SQ8: 4, IndexKind.IVF_PQ: 1}
-"""Fast scan costs as much for a list as for hundreds of its codes, so fewer and longer lists reach a
-recall sooner, and train and fill faster (`python -m benchmarks --only codes`)."""
+"""Fast scan costs as much for a list as for hundreds of its codes, so fewer and longer lists reach
+a recall sooner, and train and fill faster (`python -m benchmarks --only codes`)."""
 
 
 def calibrated_k(k: int) -> int:
