@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from shard.allocator import keep_few_arenas
 from shard.config import Limits
 from shard.errors import InvalidParameter
 from shard.listening import bind, join_address, split_address
@@ -125,6 +126,7 @@ async def run_server(
     InvalidParameter
         If it cannot listen on an address. What `open_shard` raises.
     """
+    keep_few_arenas()
     registry = CollectorRegistry()
     server = grpc.aio.server(options=server_options(limits))
     address = await bind(server, listen)
