@@ -106,10 +106,10 @@ class GuardedShard:
 
     def _tell(self, breaker: Breaker) -> None:
         if breaker.state is BreakerState.CLOSED:
-            _log.info("a shard is asked again", shard=self.name)
+            _log.info("a child is asked again", child=self.name)
         else:
             self.openings += 1
-            _log.warning("a shard is not asked any more", shard=self.name, reason=breaker.refusal)
+            _log.warning("a child is not asked any more", child=self.name, reason=breaker.refusal)
 
     # ---- one attempt ----------------------------------------------------------------------------
 

@@ -406,7 +406,7 @@ async def test_the_log_and_the_metrics_tell_what_is_not_asked(
     collector.shards = [guarded]
 
     def metric(name: str) -> float | None:
-        return registry.get_sample_value(f"vectorshard_shard_{name}", {"shard": "far:1"})
+        return registry.get_sample_value(f"vectorshard_child_{name}", {"child": "far:1"})
 
     assert metric("breaker_state") == 0
     with structlog.testing.capture_logs() as logs:
@@ -417,8 +417,8 @@ async def test_the_log_and_the_metrics_tell_what_is_not_asked(
         remote.failures = 0
         await asyncio.sleep(WAIT_MAX_S)
     assert metric("breaker_state") == 0
-    assert [(line["log_level"], line["event"], line["shard"]) for line in logs] == [
-        ("warning", "a shard is not asked any more", "far:1"),
-        ("info", "a shard is asked again", "far:1"),
+    assert [(line["log_level"], line["event"], line["child"]) for line in logs] == [
+        ("warning", "a child is not asked any more", "far:1"),
+        ("info", "a child is asked again", "far:1"),
     ]
     assert "connection refused" in logs[0]["reason"]

@@ -97,16 +97,16 @@ def test_a_stopped_shard_is_named_in_time_done_without_and_asked_again_when_it_g
             assert hits.receipt.coverage == 0.5
             assert "DeadlineExceeded" in hits.receipt.shards[1].missing_reason
 
-            wait_until(lambda: metric_of(fleet.router, "vectorshard_shard_breaker_state") == 2)
-            assert "a shard is not asked any more" in fleet.router.log_text()
+            wait_until(lambda: metric_of(fleet.router, "vectorshard_child_breaker_state") == 2)
+            assert "a child is not asked any more" in fleet.router.log_text()
             without_s = p99_s(fleet)
             hits = client.search(NAME, VECTORS[0], min_coverage=0.5)
             assert "not asked: silent for" in hits.receipt.shards[1].missing_reason
-            assert metric_of(fleet.router, "vectorshard_shard_breaker_openings_total") == 1
+            assert metric_of(fleet.router, "vectorshard_child_breaker_openings_total") == 1
         began = time.monotonic()
         wait_until(lambda: covers_all(client), BACK_S)
         back_s = time.monotonic() - began
-        assert "a shard is asked again" in fleet.router.log_text()
+        assert "a child is asked again" in fleet.router.log_text()
     print(
         f"strict {strict_s:.2f} s, lenient {lenient_s:.2f} s of {DEADLINE_S:g} s; "
         f"p99 {1e3 * quiet_s:.1f} ms with all, {1e3 * without_s:.1f} ms without one "
