@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -291,6 +291,34 @@ async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_thei
     assert "not asked: silent for 2.0 s, and a probe failed" in str(error)
     assert isinstance(await missed(waiting), DeadlineExceeded)
     assert now_s() == pytest.approx(began + 10.0), "nobody's wait is cut short"
+
+
+@virtually
+async def test_a_search_that_can_do_without_a_stopped_shard_waits_no_longer_once_that_is_known(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    began = now_s()
+    lenient = replace(SEARCH, min_coverage=0.0)
+    error = await missed(guarded.search(lenient, call=within(30.0)))
+    assert isinstance(error, ShardUnavailable)
+    assert "not asked: silent for 2.0 s" in str(error)
+    assert now_s() == pytest.approx(began + SILENCE_S + PROBE_S)
+    remote.running.set()
+    await asyncio.sleep(WAIT_MAX_S)
+    await guarded.search(lenient)
+
+
+@virtually
+async def test_who_leaves_a_search_that_can_do_without_the_shard_is_cancelled_and_not_answered(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    asking = asyncio.ensure_future(guarded.search(replace(SEARCH, min_coverage=0.0)))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 @virtually

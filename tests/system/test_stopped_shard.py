@@ -26,7 +26,7 @@ ROWS = 4_000
 VECTORS = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)
 SEARCHERS = 4
 LOOK_S = 2.0
-DEADLINE_S = 1.0
+DEADLINE_S = 1.5
 LATE_S = 0.1
 BACK_S = 5.0
 SLOWER_AT_MOST = 3.0
@@ -61,7 +61,7 @@ def p99_s(fleet: Fleet) -> float:
         with fleet.client() as client:
             while time.monotonic() < until:
                 began = time.monotonic()
-                client.search(NAME, VECTORS[rng.integers(ROWS)], min_coverage=0.5, timeout_s=2.0)
+                client.search(NAME, VECTORS[rng.integers(ROWS)], min_coverage=0.5)
                 took_s.append(time.monotonic() - began)
 
     with ThreadPoolExecutor(SEARCHERS) as searchers:
