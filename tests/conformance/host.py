@@ -23,9 +23,9 @@ import grpc
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from router.guarded_shard import GuardedShard
 from router.logs import configure_logs
 from router.placement import slots_of_shard
-from router.guarded_shard import GuardedShard
 from router.remote_shard import RemoteShard
 from router.router import Router
 from shard.config import EngineConfig, Limits
