@@ -35,7 +35,7 @@ from shard.exact import (
 )
 from shard.filter_columns import packed_bits
 from shard.filter_expression import Filter
-from shard.ivf_index import IvfIndex
+from shard.ivf_index import IvfIndex, shortlist
 from shard.row_map import RowMap
 from shard.snapshot import Snapshot, TrainedIndex
 from shard.training_buffer import TrainingBuffer
@@ -46,6 +46,9 @@ MARGIN_K: Final = CALIBRATED_K[0]
 
 MARGIN_QUERIES: Final = 128
 """Rows of its own by which a shard measures its margins."""
+
+SCORED_IN_PLACE_QUERIES: Final = 4
+"""Up to so many queries, rows are scored where they lie; more are worth a copy for a product."""
 
 REMEMBERED_FILTERS: Final = 16
 
@@ -94,6 +97,20 @@ class PassingRows:
         parts = []
         for first in range(0, len(self.rows), rows_at_once):
             rows = self.rows[first : first + rows_at_once]
+            if len(queries) <= SCORED_IN_PLACE_QUERIES:
+                of_each = np.tile(rows, (len(queries), 1))
+                parts.append(
+                    shortlist(
+                        metric,
+                        queries,
+                        of_each,
+                        k,
+                        self.vectors,
+                        self.squared_norms,
+                        self.positions,
+                    )
+                )
+                continue
             at = self.positions.of(rows)
             found = exact_candidates(
                 metric,
