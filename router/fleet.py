@@ -50,6 +50,7 @@ async def serve_shard(
     cores: int,
     listen: str,
     metrics: str | None,
+    connection_age_s: float,
 ) -> None:
     """Serve one shard until SIGTERM or SIGINT.
 
@@ -65,6 +66,8 @@ async def serve_shard(
         Cores that one search may use.
     listen, metrics
         Where to serve, HOST:PORT.
+    connection_age_s
+        When to ask a client to connect anew.
 
     Raises
     ------
@@ -82,11 +85,16 @@ async def serve_shard(
             LocalShard.open, Disk(), data, identity, engine, new_cluster=lambda: CLUSTER_DEFAULT
         )
 
-    await run_server(open_shard, engine.limits, listen, metrics)
+    await run_server(open_shard, engine.limits, listen, metrics, connection_age_s)
 
 
 async def serve_router(
-    *, shards: Sequence[str], partial: bool, listen: str, metrics: str | None
+    *,
+    shards: Sequence[str],
+    partial: bool,
+    listen: str,
+    metrics: str | None,
+    connection_age_s: float,
 ) -> None:
     """Serve a router over servers at the addresses `shards` until SIGTERM or SIGINT.
 
@@ -100,6 +108,8 @@ async def serve_router(
         Whether the children may be a part of the placement only, as below another router.
     listen, metrics
         Where to serve, HOST:PORT.
+    connection_age_s
+        When to ask a client to connect anew.
 
     Raises
     ------
@@ -115,4 +125,4 @@ async def serve_router(
         remote_shards = [RemoteShard(target) for target in shards]
         return await Router.connect(remote_shards, names=shards, partial=partial)
 
-    await run_server(connect, Limits(), listen, metrics)
+    await run_server(connect, Limits(), listen, metrics, connection_age_s)

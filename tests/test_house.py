@@ -107,6 +107,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             "core",
             frozenset(
                 {
+                    "addresses",
                     "calls",
                     "explanations",
                     "filter_text",
@@ -118,7 +119,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                 }
             ),
         ),
-        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
+        ("routing", frozenset({"children", "connection", "link", "remote_shard", "router"})),
         (
             "edge",
             frozenset(
@@ -160,6 +161,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.server",
             "shard.listening",
             "router.client",
+            "router.connection",
             "router.link",
             "router.remote_shard",
             "router.streams",

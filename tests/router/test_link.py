@@ -28,6 +28,7 @@ class FakeStream:
         self.fails: Exception | None = None
         """What writes end with."""
         self.cancelled = False
+        self.ended = False
         self._messages: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._writes = self._reads = False
 
@@ -42,6 +43,11 @@ class FakeStream:
             raise ConnectionAbortedError("cancelled")
         if self.fails is not None:
             raise self.fails
+
+    async def end(self) -> None:
+        """Hear that no more messages come."""
+        assert not self._writes, "two writes at once end a stream"
+        self.ended = True
 
     async def read(self) -> bytes | None:
         """Return what the test says."""

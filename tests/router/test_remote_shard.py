@@ -18,7 +18,8 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.remote_shard import CHANNEL_OPTIONS, RemoteShard
+from router.connection import CHANNEL_OPTIONS
+from router.remote_shard import RemoteShard
 from shard import wire
 from shard.call_metadata import call_of
 from shard.config import Limits
