@@ -26,7 +26,10 @@ DOMAIN: Final = "bed"
 READY: Final = "dns"
 """A name that is known when the DNS server is ready; it would not survive a SIGHUP before."""
 
-HOSTS_MAX: Final = 16
+HOSTS_MAX: Final = 40
+ESTABLISHED: Final = "01"
+"""A connection's state in /proc/net/tcp."""
+
 DNS_S: Final = 5.0
 """How long a change of the names may take to be answered."""
 
@@ -92,7 +95,12 @@ class Bed:
         run("mount", "--bind", str(resolver), str(place))
         command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file"]
         command += ["--user=root", "--group=root", "--bind-interfaces", f"--listen-address={HERE}"]
-        command += ["--no-resolv", "--no-hosts", f"--addn-hosts={self._names}", f"--local=/{DOMAIN}/"]
+        command += [
+            "--no-resolv",
+            "--no-hosts",
+            f"--addn-hosts={self._names}",
+            f"--local=/{DOMAIN}/",
+        ]
         self._dns = subprocess.Popen(command)
         wait_until(lambda: _answer(READY) == HERE, DNS_S)
 
@@ -133,6 +141,16 @@ def _answer(name: str) -> str:
         return socket.gethostbyname(f"{name}.{DOMAIN}")
     except socket.gaierror:
         return ""
+
+
+def connections_to(port: int, pid: int) -> set[int]:
+    """Return the local ports of a process' connections to that port of other hosts."""
+    ports = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if state == ESTABLISHED and int(remote.split(":")[1], 16) == port:
+            ports.add(int(local.split(":")[1], 16))
+    return ports
 
 
 @contextmanager

@@ -290,6 +290,42 @@ async def test_a_server_that_takes_nothing_gets_no_more_than_the_window_once_it_
     assert len(asking.stream.written) == 2 * WINDOW_REQUESTS, "each of them, and its Cancel"
 
 
+# ---- retirement ---------------------------------------------------------------------------------
+
+
+async def test_a_link_that_is_retired_ends_when_all_in_flight_is_answered(asking: Asking) -> None:
+    await asking.ask(b"a", b"b")
+    asking.link.retire()
+    await asking.stream.answers(2)
+    assert not asking.stream.ended
+    with pytest.raises(LinkBroken):
+        await outcome(asking.link.ask(b"c"))
+    asking.callers[0].cancel()
+    await settled()
+    assert asking.stream.withdrawn == [1], "its server is still told of those who leave"
+    assert not asking.stream.ended
+    await asking.stream.answers(1)
+    assert asking.stream.ended
+    assert not asking.link.broken, "the server has the last word"
+    await asking.stream.says(None)
+    assert asking.link.broken
+    assert asking.answered() == [2]
+
+
+async def test_an_idle_link_that_is_retired_ends_at_once(asking: Asking) -> None:
+    asking.link.retire()
+    await settled()
+    assert asking.stream.ended
+
+
+async def test_a_retired_link_whose_stream_breaks_says_so(asking: Asking) -> None:
+    (caller,) = await asking.ask(b"a")
+    asking.link.retire()
+    await asking.stream.says(ConnectionResetError("gone"))
+    with pytest.raises(LinkBroken, match="gone"):
+        await outcome(caller)
+
+
 # ---- ends ---------------------------------------------------------------------------------------
 
 
