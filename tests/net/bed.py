@@ -146,10 +146,11 @@ def _answer(name: str) -> str:
 def connections_to(port: int, pid: int) -> set[int]:
     """Return the local ports of a process' connections to that port of other hosts."""
     ports = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, state, *_ = line.split()
-        if state == ESTABLISHED and int(remote.split(":")[1], 16) == port:
-            ports.add(int(local.split(":")[1], 16))
+    for table in ("tcp", "tcp6"):  # grpc reaches IPv4 addresses by IPv6 sockets
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, remote, state, *_ = line.split()
+            if state == ESTABLISHED and int(remote.split(":")[1], 16) == port:
+                ports.add(int(local.split(":")[1], 16))
     return ports
 
 

@@ -76,23 +76,24 @@ class NetFleet:
     def __init__(self, bed: Bed, start: Starter, options: Sequence[str] = ()) -> None:
         self.bed = bed
         self.hosts = [bed.host(), bed.host()]
-        self.options = options
         self.shards = [
-            start.shard(number, 2, start=False, options=options, **place(host))
+            start.shard(
+                number, 2, start=False, options=options, prefix=host.prefix, listen=listen_on(host)
+            )
             for number, host in enumerate(self.hosts)
         ]
         start_all(self.shards)
         self.name([host.address for host in self.hosts])
-        self.router = self.new_router(start)
+        self.router = self._start_router(start, options)
         self.client = Client(self.router.address, timeout_s=20.0)
-        self.fill()
+        self._fill()
 
-    def new_router(self, start: Starter) -> ServerProcess:
-        """Start a router, on a host of its own."""
+    def _start_router(self, start: Starter, options: Sequence[str]) -> ServerProcess:
         command = ["router", "--shard", NAMES, "--shards", "2"]
-        return start.new(command, options=self.options, **place(self.bed.host()))
+        host = self.bed.host()
+        return start.new(command, options=options, prefix=host.prefix, listen=listen_on(host))
 
-    def fill(self) -> None:
+    def _fill(self) -> None:
         """Write the rows that all searches are for; take note of what each shard has."""
         vectors = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype(np.float32)
         self.client.create_collection("words", dim=DIM)
@@ -111,7 +112,7 @@ class NetFleet:
         """Start a shard that has ended, with the same rows, on a host."""
         self.hosts[shard] = host
         server = self.shards[shard]
-        server.prefix, server.listen = place(host)["prefix"], f"{host.address}:{PORT}"
+        server.prefix, server.listen = host.prefix, listen_on(host)
         server.start()
 
     def search(self, *, min_coverage: float | None = None) -> Search:
@@ -141,9 +142,9 @@ class NetFleet:
         return time.monotonic() - began
 
 
-def place(host: Host) -> dict[str, Sequence[str] | str]:
-    """Return what starts a server on a host."""
-    return {"prefix": host.prefix, "listen": f"{host.address}:{PORT}"}
+def listen_on(host: Host) -> str:
+    """Return where a server on a host listens."""
+    return f"{host.address}:{PORT}"
 
 
 def search_of(client: Client, *, min_coverage: float | None = None) -> Hits:

@@ -17,10 +17,10 @@ from shard.types import Float32Array
 from tests.net.bed import Bed, connections_to
 from tests.net.conftest import (
     DIM,
-    K,
     LACKING,
     PORT,
     QUERIES,
+    K,
     NetFleet,
     fleet_of,
     found,
