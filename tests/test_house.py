@@ -65,6 +65,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "data_directory",
                     "disk",
                     "filter_file",
+                    "checkpoint",
                     "index_file",
                     "rebuild",
                     "row_columns",

@@ -46,6 +46,7 @@ class NlistRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NLIST_RULE_SQRT_8: _ClassVar[NlistRule]
     NLIST_RULE_SQRT_16: _ClassVar[NlistRule]
     NLIST_RULE_FIXED: _ClassVar[NlistRule]
+    NLIST_RULE_BY_KIND: _ClassVar[NlistRule]
 
 class FieldType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -99,6 +100,7 @@ NLIST_RULE_SQRT_4: NlistRule
 NLIST_RULE_SQRT_8: NlistRule
 NLIST_RULE_SQRT_16: NlistRule
 NLIST_RULE_FIXED: NlistRule
+NLIST_RULE_BY_KIND: NlistRule
 FIELD_TYPE_UNSPECIFIED: FieldType
 FIELD_TYPE_KEYWORD: FieldType
 FIELD_TYPE_INT64: FieldType
