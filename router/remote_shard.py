@@ -34,6 +34,7 @@ from shard.errors import (
     PlacementMismatch,
     ShardUnavailable,
     VectorShardError,
+    nobody_answered,
 )
 from shard.status import DETAILS_KEY, error_from_rpc, read_status
 from shard.types import (
@@ -117,7 +118,9 @@ class RemoteShard:
         if call.deadline is not None:
             timeout_s = call.deadline - self._clock()
             if timeout_s <= 0:
-                raise DeadlineExceeded(f"the deadline passed before {self.target} was asked")
+                raise nobody_answered(
+                    DeadlineExceeded(f"the deadline passed before {self.target} was asked")
+                )
         send = self._connection.rpc(rpc)
         try:
             return await send([payload], timeout=timeout_s, metadata=metadata_of(call))
@@ -142,7 +145,13 @@ class RemoteShard:
             return self._named(error.code(), told)
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             self._connection.nobody_answered()
-        named = self._named(error.code(), told)
+        return nobody_answered(self._error_without_details(error.code(), told))
+
+    def _error_without_details(
+        self, code: grpc.StatusCode, told: VectorShardError
+    ) -> VectorShardError:
+        """Return an error of the network's, or of a stranger's."""
+        named = self._named(code, told)
         if named is not told or isinstance(told, LimitExceeded):
             return named
         if isinstance(told, InternalError | Overloaded):
@@ -156,7 +165,9 @@ class RemoteShard:
         if code is grpc.StatusCode.CANCELLED:  # not by the caller: nobody tells that to it
             return ShardUnavailable(f"{self.target} withdrew the call")
         if isinstance(told, ShardUnavailable | DeadlineExceeded):
-            return type(told)(f"{self.target}: {told}")
+            named = type(told)(f"{self.target}: {told}")
+            vars(named).update(vars(told))
+            return named
         if isinstance(told, PlacementMismatch):
             self._connection.somebody_else_answered()
         if told.error_id:

@@ -37,6 +37,7 @@ class Limits:
     stream_requests: int = 128  # of one SearchStream: read, and not yet answered
     filter_depth: int = 16
     filter_nodes: int = 256
+    default_timeout_ms: int = 30_000  # of calls that bring no deadline; a Train ends when it ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from shard.config import CONNECTION_AGE_S, Limits
 from shard.errors import InvalidParameter
@@ -121,11 +122,12 @@ async def run_server(
     listen: str,
     metrics_listen: str | None = None,
     connection_age_s: float = CONNECTION_AGE_S,
+    collectors: Iterable[Collector] = (),
 ) -> None:
     """Serve a shard until SIGTERM or SIGINT, then drain, and close it.
 
     It is opened once the addresses are taken: a server that cannot listen touches no rows. Prints
-    ``listening on HOST:PORT`` once it can serve.
+    ``listening on HOST:PORT`` once it can serve. Its metrics are those of `collectors`, too.
 
     Raises
     ------
@@ -133,6 +135,8 @@ async def run_server(
         If it cannot listen on an address. What `open_shard` raises.
     """
     registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
     server = grpc.aio.server(options=server_options(limits, connection_age_s))
     address = await bind(server, listen)
     if metrics_listen is not None:

@@ -109,18 +109,33 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             frozenset(
                 {
                     "addresses",
+                    "breaker",
                     "calls",
                     "explanations",
                     "filter_text",
                     "ingest",
                     "merge",
                     "placement",
+                    "retries",
                     "tables",
                     "upload",
                 }
             ),
         ),
-        ("routing", frozenset({"children", "connection", "link", "remote_shard", "router"})),
+        (
+            "routing",
+            frozenset(
+                {
+                    "children",
+                    "connection",
+                    "guarded_shard",
+                    "link",
+                    "partial_write",
+                    "remote_shard",
+                    "router",
+                }
+            ),
+        ),
         (
             "edge",
             frozenset(
@@ -131,6 +146,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "demo",
                     "embedded",
                     "fleet",
+                    "guard_metrics",
                     "logs",
                     "streams",
                 }
