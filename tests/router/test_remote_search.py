@@ -320,6 +320,28 @@ async def test_whoever_is_not_who_was_meant_is_looked_up_anew(served: Served) ->
     await remote.close()
 
 
+async def test_a_call_that_is_cut_with_a_channel_that_was_replaced_is_unavailable(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = asyncio.Event()
+
+    async def hang(request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        began.set()
+        await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(served.shard, "count", hang)
+    channel = open_channel(served.address)
+    connection = Connection(served.address, channel_to=lambda _: channel)
+    remote = RemoteShard(served.address, connection=connection)
+    asking = asyncio.ensure_future(remote.count(COUNT))
+    await within(began.wait())
+    await channel.close()
+    with pytest.raises(ShardUnavailable, match="closed"):
+        await within(asking)
+    await remote.close()
+
+
 async def test_whoever_finds_no_connection_looks_the_name_up_anew(served: Served) -> None:
     now = time.monotonic()
     opened = 0
