@@ -234,9 +234,11 @@ class GuardedShard:
             await self._shard.topology(call=Call(deadline=self._clock() + PROBE_S))
         except VectorShardError as error:
             if error.unanswered:
-                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, "
-                self.breaker.silent(f"{silent}and a probe failed: {error}")
+                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, and "
+                self.breaker.silent(f"{silent}a probe failed: {error}")
                 return
+        except Exception:  # the watch must not end with it: nobody else would ask again
+            _log.exception("an answer to a probe makes no sense", child=self.name)
         self._heard()
 
     # ---- the shard's methods --------------------------------------------------------------------

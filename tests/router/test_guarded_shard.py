@@ -278,6 +278,27 @@ async def test_it_is_probed_until_it_answers_and_then_asked_again(
 
 
 @virtually
+async def test_an_answer_to_a_probe_that_makes_no_sense_is_an_answer_and_ends_no_watch(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    class Strange(FakeShard):
+        async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+            self.topologies_told += 1
+            raise RuntimeError("bug")
+
+    strange = Strange(0, 1, failure=lost()).with_collection()
+    behind = guard(strange)
+    for failure in range(1, 4):
+        with structlog.testing.capture_logs() as logs:
+            while behind.breaker.state is BreakerState.CLOSED:
+                await missed(behind.count(COUNT))
+            await asyncio.sleep(WAIT_MAX_S)
+        assert strange.topologies_told == failure
+        assert "an answer to a probe makes no sense" in {line["event"] for line in logs}
+    await behind.close()
+
+
+@virtually
 async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_their_time(
     remote: Remote, guarded: GuardedShard
 ) -> None:
