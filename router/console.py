@@ -32,8 +32,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from router import explanations, tables
+from router.addresses import shard_addresses
 from router.ingest import UnreadableFile, VectorFile, open_vectors
-from shard.config import SLOTS_TOTAL
+from shard.config import CONNECTION_AGE_S, SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -135,6 +136,16 @@ class LogFormat(StrEnum):
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server to ask.")]
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 picks one.")]
 Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
+ConnectionAge = Annotated[
+    float,
+    typer.Option(
+        min=1.0,
+        max=1_000_000.0,
+        metavar="SECONDS",
+        help="How long to keep a client's connection before it must look for the server anew;"
+        " what runs on it goes on.",
+    ),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
 FilterOption = Annotated[
@@ -210,6 +221,7 @@ def serve(
     ] = 2,
     listen: Listen = DEFAULT_TARGET,
     metrics: Metrics = None,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over shards of its own, until SIGTERM."""
@@ -220,7 +232,15 @@ def serve(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        uvloop.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
+        uvloop.run(
+            embedded.serve(
+                shards=shards,
+                data=data,
+                listen=listen,
+                metrics=metrics,
+                connection_age_s=connection_age,
+            )
+        )
 
 
 @app.command()
@@ -238,6 +258,7 @@ def shard(
         int | None, typer.Option(min=1, help="Cores that one search may use. Default: all.")
     ] = None,
     metrics: Metrics = None,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve one shard of a fleet, until SIGTERM."""
@@ -259,6 +280,7 @@ def shard(
                 cores=cores or len(os.sched_getaffinity(0)),
                 listen=listen,
                 metrics=metrics,
+                connection_age_s=connection_age,
             )
         )
 
@@ -267,14 +289,22 @@ def shard(
 def router(
     shard: Annotated[
         list[str],
-        typer.Option(metavar="HOST:PORT", help="A shard; once for each, in the order of numbers."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A shard; once for each, in the order of numbers. Or, with --shards, once for all:"
+            " {shard} stands for the number, as in dns:///shard-{shard}.fleet:7700.",
+        ),
     ],
+    shards: Annotated[
+        int | None, typer.Option(min=1, max=SLOTS_TOTAL, help="How many shards {shard} stands for.")
+    ] = None,
     listen: Listen = DEFAULT_TARGET,
     partial: Annotated[
         bool,
         typer.Option("--partial", help="For a router below another: its shards are not all."),
     ] = False,
     metrics: Metrics = None,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over the shards of a fleet, until SIGTERM."""
@@ -286,7 +316,13 @@ def router(
     configure_logs(log_format.value)
     with one_line_errors():
         uvloop.run(
-            fleet.serve_router(shards=shard, partial=partial, listen=listen, metrics=metrics)
+            fleet.serve_router(
+                shards=shard_addresses(shard, shards),
+                partial=partial,
+                listen=listen,
+                metrics=metrics,
+                connection_age_s=connection_age,
+            )
         )
 
 

@@ -63,8 +63,12 @@ def engine_for(shards: int, cores: int) -> EngineConfig:
     return EngineConfig(search_cores=max(1, cores // shards))
 
 
-async def serve(*, shards: int, data: Path, listen: str, metrics: str | None) -> None:
+async def serve(
+    *, shards: int, data: Path, listen: str, metrics: str | None, connection_age_s: float
+) -> None:
     """Serve until SIGTERM or SIGINT; every acknowledged write is durable at any moment of it.
+
+    Clients are asked to connect anew every `connection_age_s`.
 
     Raises
     ------
@@ -74,4 +78,8 @@ async def serve(*, shards: int, data: Path, listen: str, metrics: str | None) ->
         If it cannot listen on an address.
     """
     engine = engine_for(shards, len(os.sched_getaffinity(0)))
-    await run_server(lambda: open_embedded(data, shards, engine), engine.limits, listen, metrics)
+
+    async def open_all() -> Router:
+        return await open_embedded(data, shards, engine)
+
+    await run_server(open_all, engine.limits, listen, metrics, connection_age_s)

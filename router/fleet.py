@@ -52,6 +52,7 @@ async def serve_shard(
     cores: int,
     listen: str,
     metrics: str | None,
+    connection_age_s: float,
 ) -> None:
     """Serve one shard until SIGTERM or SIGINT.
 
@@ -67,6 +68,8 @@ async def serve_shard(
         Cores that one search may use.
     listen, metrics
         Where to serve, HOST:PORT.
+    connection_age_s
+        When to ask a client to connect anew.
 
     Raises
     ------
@@ -84,11 +87,16 @@ async def serve_shard(
             LocalShard.open, Disk(), data, identity, engine, new_cluster=lambda: CLUSTER_DEFAULT
         )
 
-    await run_server(open_shard, engine.limits, listen, metrics)
+    await run_server(open_shard, engine.limits, listen, metrics, connection_age_s)
 
 
 async def serve_router(
-    *, shards: Sequence[str], partial: bool, listen: str, metrics: str | None
+    *,
+    shards: Sequence[str],
+    partial: bool,
+    listen: str,
+    metrics: str | None,
+    connection_age_s: float,
 ) -> None:
     """Serve a router over servers at the addresses `shards` until SIGTERM or SIGINT.
 
@@ -102,6 +110,8 @@ async def serve_router(
         Whether the children may be a part of the placement only, as below another router.
     listen, metrics
         Where to serve, HOST:PORT.
+    connection_age_s
+        When to ask a client to connect anew.
 
     Raises
     ------
@@ -120,4 +130,4 @@ async def serve_router(
         collector.shards = guarded
         return await Router.connect(guarded, names=shards, partial=partial)
 
-    await run_server(connect, Limits(), listen, metrics, [collector])
+    await run_server(connect, Limits(), listen, metrics, connection_age_s, [collector])

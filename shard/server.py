@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from shard.allocator import keep_few_arenas
-from shard.config import Limits
+from shard.config import CONNECTION_AGE_S, Limits
 from shard.errors import InvalidParameter
 from shard.listening import bind, join_address, split_address
 from shard.protocol import Shard
@@ -49,13 +49,19 @@ SWITCH_INTERVAL_S = 0.0005
 _log = structlog.get_logger(__name__)
 
 
-def server_options(limits: Limits) -> list[tuple[str, int]]:
+def server_options(
+    limits: Limits, connection_age_s: float = CONNECTION_AGE_S
+) -> list[tuple[str, int]]:
     """Return the options of a gRPC server that holds its messages to the limits."""
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
         # Routers ask by pings whether a server is there; by default gRPC takes one in 5 minutes.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        # Clients look a name up when a connection ends, and not before. What runs on it goes on for
+        # as long as it takes: a bulk load, or another's stream, is not ended for this. grpc varies
+        # the age by a tenth, so that not all come back at once.
+        ("grpc.max_connection_age_ms", round(connection_age_s * 1_000)),
         # What a connection may send before it is read. By default gRPC lets it grow as far as the
         # network's speed suggests: 50 MB and more of an upload that nobody reads yet.
         ("grpc.http2.bdp_probe", 0),
@@ -116,6 +122,7 @@ async def run_server(
     limits: Limits,
     listen: str,
     metrics_listen: str | None = None,
+    connection_age_s: float = CONNECTION_AGE_S,
     collectors: Iterable[Collector] = (),
 ) -> None:
     """Serve a shard until SIGTERM or SIGINT, then drain, and close it.
@@ -132,7 +139,7 @@ async def run_server(
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
-    server = grpc.aio.server(options=server_options(limits))
+    server = grpc.aio.server(options=server_options(limits, connection_age_s))
     address = await bind(server, listen)
     if metrics_listen is not None:
         _listen_for_metrics(registry, metrics_listen)
