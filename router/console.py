@@ -32,7 +32,7 @@ from typer.core import TyperGroup
 
 from router import explanations, tables
 from router.ingest import UnreadableFile, VectorFile, open_vectors
-from shard.config import SLOTS_TOTAL
+from shard.config import SLOTS_TOTAL, ServerConfig
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -131,6 +131,16 @@ class LogFormat(StrEnum):
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server to ask.")]
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 picks one.")]
 Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
+Health = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where to serve health, too, whatever the load."),
+]
+LameDuck = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="After SIGTERM: longest to wait for callers to leave."
+    ),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
 FilterOption = Annotated[
@@ -206,6 +216,8 @@ def serve(
     ] = 2,
     listen: Listen = DEFAULT_TARGET,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over shards of its own, until SIGTERM."""
@@ -216,7 +228,8 @@ def serve(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        uvloop.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
+        server = ServerConfig(listen=listen, metrics=metrics, health=health, lame_duck_s=lame_duck)
+        uvloop.run(embedded.serve(shards=shards, data=data, server=server))
 
 
 @app.command()
@@ -234,6 +247,8 @@ def shard(
         int | None, typer.Option(min=1, help="Cores that one search may use. Default: all.")
     ] = None,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve one shard of a fleet, until SIGTERM."""
@@ -253,8 +268,9 @@ def shard(
                 data=data,
                 cluster=cluster,
                 cores=cores or len(os.sched_getaffinity(0)),
-                listen=listen,
-                metrics=metrics,
+                server=ServerConfig(
+                    listen=listen, metrics=metrics, health=health, lame_duck_s=lame_duck
+                ),
             )
         )
 
@@ -271,6 +287,8 @@ def router(
         typer.Option("--partial", help="For a router below another: its shards are not all."),
     ] = False,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over the shards of a fleet, until SIGTERM."""
@@ -281,9 +299,8 @@ def router(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        uvloop.run(
-            fleet.serve_router(shards=shard, partial=partial, listen=listen, metrics=metrics)
-        )
+        server = ServerConfig(listen=listen, metrics=metrics, health=health, lame_duck_s=lame_duck)
+        uvloop.run(fleet.serve_router(shards=shard, partial=partial, server=server))
 
 
 @app.command()
