@@ -8,6 +8,7 @@ imported by the commands that need them, so that `--help` does not wait for them
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -31,8 +32,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from router import explanations, tables
+from router.addresses import shard_addresses
 from router.ingest import UnreadableFile, VectorFile, open_vectors
-from shard.config import SLOTS_TOTAL, ServerConfig
+from shard.config import CONNECTION_AGE_S, SLOTS_TOTAL, ServerConfig
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
     from router.client import Client
 
 DEFAULT_TARGET = "127.0.0.1:7700"
+WRITE_ATTEMPTS = 20
+"""How often a batch of a file is written before it is given up."""
+
 LOG_WIDTH = 110
 """Columns where there is no terminal: a log must not fold its tables."""
 
@@ -141,6 +146,16 @@ LameDuck = Annotated[
         min=0, metavar="SECONDS", help="After SIGTERM: longest to wait for callers to leave."
     ),
 ]
+ConnectionAge = Annotated[
+    float,
+    typer.Option(
+        min=1.0,
+        max=1_000_000.0,
+        metavar="SECONDS",
+        help="How long to keep a client's connection before it must look for the server anew;"
+        " what runs on it goes on.",
+    ),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
 FilterOption = Annotated[
@@ -218,6 +233,7 @@ def serve(
     metrics: Metrics = None,
     health: Health = None,
     lame_duck: LameDuck = 1.0,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over shards of its own, until SIGTERM."""
@@ -228,7 +244,13 @@ def serve(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        server = ServerConfig(listen=listen, metrics=metrics, health=health, lame_duck_s=lame_duck)
+        server = ServerConfig(
+            listen=listen,
+            metrics=metrics,
+            health=health,
+            lame_duck_s=lame_duck,
+            connection_age_s=connection_age,
+        )
         uvloop.run(embedded.serve(shards=shards, data=data, server=server))
 
 
@@ -249,6 +271,7 @@ def shard(
     metrics: Metrics = None,
     health: Health = None,
     lame_duck: LameDuck = 1.0,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve one shard of a fleet, until SIGTERM."""
@@ -269,7 +292,11 @@ def shard(
                 cluster=cluster,
                 cores=cores or len(os.sched_getaffinity(0)),
                 server=ServerConfig(
-                    listen=listen, metrics=metrics, health=health, lame_duck_s=lame_duck
+                    listen=listen,
+                    metrics=metrics,
+                    health=health,
+                    lame_duck_s=lame_duck,
+                    connection_age_s=connection_age,
                 ),
             )
         )
@@ -279,8 +306,15 @@ def shard(
 def router(
     shard: Annotated[
         list[str],
-        typer.Option(metavar="HOST:PORT", help="A shard; once for each, in the order of numbers."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A shard; once for each, in the order of numbers. Or, with --shards, once for all:"
+            " {shard} stands for the number, as in dns:///shard-{shard}.fleet:7700.",
+        ),
     ],
+    shards: Annotated[
+        int | None, typer.Option(min=1, max=SLOTS_TOTAL, help="How many shards {shard} stands for.")
+    ] = None,
     listen: Listen = DEFAULT_TARGET,
     partial: Annotated[
         bool,
@@ -289,6 +323,7 @@ def router(
     metrics: Metrics = None,
     health: Health = None,
     lame_duck: LameDuck = 1.0,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over the shards of a fleet, until SIGTERM."""
@@ -299,8 +334,18 @@ def router(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        server = ServerConfig(listen=listen, metrics=metrics, health=health, lame_duck_s=lame_duck)
-        uvloop.run(fleet.serve_router(shards=shard, partial=partial, server=server))
+        server = ServerConfig(
+            listen=listen,
+            metrics=metrics,
+            health=health,
+            lame_duck_s=lame_duck,
+            connection_age_s=connection_age,
+        )
+        uvloop.run(
+            fleet.serve_router(
+                shards=shard_addresses(shard, shards), partial=partial, server=server
+            )
+        )
 
 
 @app.command()
@@ -389,13 +434,27 @@ def rows_progress(console: Console) -> Progress:
 def stream_rows(
     console: Console, client: Client, name: str, source: VectorFile, batch_rows: int
 ) -> int:
-    """Upsert all rows with a progress bar, print a summary, return how many were refused."""
+    """Upsert all rows with a progress bar, print a summary, return how many were refused.
+
+    A batch that a shard was missing for is written again, for about half a minute: its rows are the
+    file's, and nobody else's.
+    """
+    # Imported here, so that `--help` does not wait for it.
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+    again = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, ShardUnavailable)),
+        wait=wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
+        stop=stop_after_attempt(WRITE_ATTEMPTS),
+        sleep=time.sleep,
+        reraise=True,
+    )
     sent = accepted = 0
     refused: list[tuple[int, str]] = []
     with rows_progress(console) as progress:
         task = progress.add_task("writing", total=source.rows)
         for ids, vectors in source.batches(batch_rows):
-            summary = client.upsert(name, ids, vectors)
+            summary = again(client.upsert, name, ids, vectors)
             accepted += summary.accepted
             refused += [(sent + error.row, error.message) for error in summary.errors]
             sent += len(ids)

@@ -74,4 +74,8 @@ async def serve(*, shards: int, data: Path, server: ServerConfig) -> None:
         If it cannot listen on an address.
     """
     engine = engine_for(shards, len(os.sched_getaffinity(0)))
-    await run_server(lambda: open_embedded(data, shards, engine), engine.limits, server)
+
+    async def open_all() -> Router:
+        return await open_embedded(data, shards, engine)
+
+    await run_server(open_all, engine.limits, server)

@@ -13,6 +13,10 @@ SLOTS_TOTAL = 4_096
 PAGE_SIZE_DEFAULT = 1_000
 """Rows of a List page whose request names no size."""
 
+CONNECTION_AGE_S = 300.0
+"""Seconds after which a server asks a client to leave a connection, and so to look up the server's
+name again. Longer: later to notice another address; shorter: more connections. Affects no call."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -39,6 +43,7 @@ class Limits:
     stream_requests: int = 128  # of one SearchStream: read, and not yet answered
     filter_depth: int = 16
     filter_nodes: int = 256
+    default_timeout_ms: int = 30_000  # of calls that bring no deadline; a Train ends when it ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ class ServerConfig:
     metrics: str | None = None  # over HTTP; None for nowhere
     health: str | None = None  # of its own, beside that on the server's port
     lame_duck_s: float = 1.0  # longest that a server that stops waits for callers to leave
+    connection_age_s: float = CONNECTION_AGE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,7 @@ class BufferConfig:
     # Affects performance.
     absorb_rows: int = 2_000  # larger: fewer absorptions, a longer exact part of every search
     absorb_piece_rows: int = 100  # larger: faster absorption, longer pauses of searches
-    slow_writers_rows: int = 20_000  # buffered beyond the first training: writers wait above this
+    slow_writers_rows: int = 6_000  # buffered beyond the first training: writers wait above this
     slow_writers_wait_s: float = 5.0  # longest that one group of writes waits for the buffer
 
 

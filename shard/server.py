@@ -10,7 +10,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack, suppress
 from importlib.metadata import version
 
@@ -19,8 +19,9 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
-from shard.config import Limits, ServerConfig
+from shard.config import CONNECTION_AGE_S, Limits, ServerConfig
 from shard.errors import InvalidParameter
 from shard.health import HEALTH_SERVICE, HealthPort, Heartbeat, LoopHealth
 from shard.listening import bind, join_address, split_address
@@ -49,7 +50,9 @@ SWITCH_INTERVAL_S = 0.0005
 _log = structlog.get_logger(__name__)
 
 
-def server_options(limits: Limits) -> list[tuple[str, int]]:
+def server_options(
+    limits: Limits, connection_age_s: float = CONNECTION_AGE_S
+) -> list[tuple[str, int]]:
     """Return the options of a gRPC server that holds its messages to the limits."""
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
@@ -57,7 +60,11 @@ def server_options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_concurrent_streams", limits.connection_calls),
         # Routers ask by pings whether a server is there; by default gRPC takes one in 5 minutes.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        # Clients look a name up when a connection ends, and not before. What runs on it goes on for
+        # as long as it takes: a bulk load, or another's stream, is not ended for this. grpc varies
+        # the age by a tenth, so that not all come back at once.
+        ("grpc.max_connection_age_ms", round(connection_age_s * 1_000)),
         # What a connection may send before it is read. By default gRPC lets it grow as far as the
         # network's speed suggests: 50 MB and more of an upload that nobody reads yet.
         ("grpc.http2.bdp_probe", 0),
@@ -67,12 +74,15 @@ def server_options(limits: Limits) -> list[tuple[str, int]]:
 
 
 async def run_server(
-    open_shard: Callable[[], Awaitable[Shard]], limits: Limits, config: ServerConfig
+    open_shard: Callable[[], Awaitable[Shard]],
+    limits: Limits,
+    config: ServerConfig,
+    collectors: Iterable[Collector] = (),
 ) -> None:
     """Serve a shard until SIGTERM or SIGINT, then drain, and close it.
 
     It is opened once the addresses are taken: a server that cannot listen touches no rows. Prints
-    ``listening on HOST:PORT`` once it can serve.
+    ``listening on HOST:PORT`` once it can serve. Its metrics are those of `collectors`, too.
 
     Raises
     ------
@@ -80,8 +90,10 @@ async def run_server(
         If it cannot listen on an address. What `open_shard` raises.
     """
     registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
     heartbeat = Heartbeat()
-    server = grpc.aio.server(options=server_options(limits))
+    server = grpc.aio.server(options=server_options(limits, config.connection_age_s))
     address = await bind(server, config.listen)
     with ExitStack() as closing:
         if config.metrics is not None:

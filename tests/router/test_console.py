@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from router import console, embedded, logs
 from shard import errors
+from shard.config import ServerConfig
 from shard.types import Explanation, IdType, Metric
 from tests.router.client_in_memory import ClientInMemory
 
@@ -137,6 +138,34 @@ def test_ingest_tells_the_refused_rows_by_their_number_in_the_file(
     assert ended.exit_code == 1
     assert "5 rows accepted, 2 refused" in ended.output
     assert re.findall(r"row (\d+): exists", ended.output) == ["1", "4"]
+
+
+@pytest.fixture
+def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take note of the waits of the command line instead of waiting."""
+    waited_s: list[float] = []
+    monkeypatch.setattr("time.sleep", waited_s.append)
+    return waited_s
+
+
+def test_ingest_writes_again_what_a_shard_was_missing_for(
+    run: Run, client: ClientInMemory, words_file: Path, waits_s: list[float]
+) -> None:
+    client.missing_shard = 2
+    ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
+    assert ended.exit_code == 0
+    assert "7 rows accepted, 0 refused" in ended.output
+    assert len(waits_s) == 2
+
+
+def test_ingest_gives_up_on_a_shard_that_stays_missing_and_tells_which_rows_are_missing(
+    run: Run, client: ClientInMemory, words_file: Path, waits_s: list[float]
+) -> None:
+    client.missing_shard = console.WRITE_ATTEMPTS
+    ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
+    assert ended.exit_code == 1
+    assert "1 of 3 rows are not written" in ended.stderr
+    assert 20 < sum(waits_s) < 60
 
 
 @pytest.mark.parametrize(
@@ -399,11 +428,13 @@ def test_serve_passes_on_what_it_is_told(
     monkeypatch.setattr(embedded, "serve", serve)
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
     options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
+    options += ["--health", "127.0.0.1:1", "--lame-duck", 2, "--connection-age", 60]
     assert run("serve", "--data", tmp_path, *options).exit_code == 0
     assert told == {
         "shards": 3,
         "data": tmp_path,
-        "listen": "127.0.0.1:0",
-        "metrics": None,
+        "server": ServerConfig(
+            listen="127.0.0.1:0", health="127.0.0.1:1", lame_duck_s=2.0, connection_age_s=60.0
+        ),
         "log": "json",
     }

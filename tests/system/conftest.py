@@ -111,6 +111,8 @@ class ServerProcess(Server):
     """Where its rows are; nowhere for a router."""
     listen: str = "127.0.0.1:0"
     options: Sequence[str] = ()
+    prefix: Sequence[str] = ()
+    """A command that becomes the process, such as one that runs it on another host."""
     address: str = ""
     process: subprocess.Popen[str] | None = None
 
@@ -124,7 +126,7 @@ class ServerProcess(Server):
         assert self.process is not None
         assert self.process.stdout is not None
         line = line_of(self.process.stdout, START_S)
-        said = re.fullmatch(r"listening on (127\.0\.0\.1:[1-9][0-9]*)\n", line)
+        said = re.fullmatch(r"listening on ([0-9.]+:[1-9][0-9]*)\n", line)
         assert said, f"it said {line!r}; its log: {self.log_text()}"
         self.address = said[1]
         return self
@@ -132,7 +134,7 @@ class ServerProcess(Server):
     def launch(self) -> subprocess.Popen[str]:
         """Start the process; nothing is known of it yet."""
         assert self.process is None, "it runs already"
-        command = [str(VECTORSHARD), *self.command, "--listen", self.listen]
+        command = [*self.prefix, str(VECTORSHARD), *self.command, "--listen", self.listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--log-format", "json", *self.options],
