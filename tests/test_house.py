@@ -151,6 +151,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "fleet",
                     "guard_metrics",
                     "logs",
+                    "patience",
                     "streams",
                 }
             ),
