@@ -7,6 +7,7 @@ shards inside, and over a fleet. Who harms a server starts one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import selectors
@@ -271,6 +272,15 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
 def adds_up(description: CollectionDescription) -> bool:
     """Whether every accepted row of every shard is in exactly one place."""
     return all(shard.ledger.adds_up for shard in description.shards)
+
+
+def health_address(server: ServerProcess) -> str:
+    """Return where a server that was started with --health answers for it, as its log says."""
+    for line in server.log_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "serving health":
+            return str(event["address"])
+    raise AssertionError(server.log_text())
 
 
 def new_name() -> str:
