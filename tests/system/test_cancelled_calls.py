@@ -60,7 +60,10 @@ class Fickle:
 
     async def unary(self) -> None:
         """Search."""
-        await self._channel.unary_unary(SERVICE + "Search")(self._search, timeout=10)
+        rpc: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            SERVICE + "Search"
+        )
+        await rpc(self._search, timeout=10)
 
     async def searches(self) -> None:
         """Search over a stream."""
@@ -71,7 +74,10 @@ class Fickle:
         await self._exchange("UpsertStream", self._upsert)
 
     async def _exchange(self, rpc: str, message: bytes) -> None:
-        stream = self._channel.stream_stream(SERVICE + rpc)(timeout=10)
+        open_stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
+            SERVICE + rpc
+        )
+        stream = open_stream(timeout=10)
         await stream.write(message)
         await stream.read()
         await stream.done_writing()

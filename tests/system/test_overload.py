@@ -86,7 +86,7 @@ class Asking:
             grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
             for _ in range(CONNECTIONS)
         ]
-        self._rpcs = [
+        self._rpcs: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
             channel.unary_unary("/vectorshard.v1.VectorService/Search")
             for channel in self._channels
         ]
