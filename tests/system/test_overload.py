@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 from shard.types import Float32Array, IndexConfig, Metric
-from tests.system.conftest import Server, ServerProcess, Starter, health_address, matrix
+from tests.net.operations import never_seen
+from tests.system.conftest import (
+    Server,
+    ServerProcess,
+    Starter,
+    log_lines,
+    logged_address,
+    matrix,
+    refusal_of,
+)
 
 NAME = "overload"
 DIM = 128
@@ -55,6 +65,8 @@ class Told:
     """How calls have ended: when, in order of their ends, and after how long; by code."""
 
     ends: dict[grpc.StatusCode, list[tuple[float, float]]] = field(default_factory=dict)
+    refusals: set[str] = field(default_factory=set)
+    """What refusals say, as docs/operations.md shows it."""
     without_retry: int = 0
     """Refusals that do not say when to try again."""
 
@@ -103,6 +115,8 @@ class Asking:
             told.note(error.code(), began)
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 told.without_retry += not _says_when_to_retry(error)
+                refusal = refusal_of(error)
+                told.refusals |= {f"reason {refusal.reason}", f"message {refusal.message}"}
         else:
             told.note(grpc.StatusCode.OK, began)
 
@@ -223,12 +237,12 @@ def fill(server: Server) -> bytes:
     return search
 
 
-def check_overload(server: Server, front: ServerProcess, factor: float, seconds: float) -> None:
+def check_overload(server: Server, front: ServerProcess, factor: float, seconds: float) -> Told:
     """Offer so many times what is served, and hold the server to what it must reach."""
     search = fill(server)
     asyncio.run(served(server.address, search, 1.0))
     quiet_mb = front.memory_mb("RssAnon")
-    with watching(health_address(front), front) as watch:
+    with watching(logged_address(front, "serving health"), front) as watch:
         before = asyncio.run(served(server.address, search, seconds / 2))
         told, goodput = asyncio.run(offered(server.address, search, factor * before, seconds))
         after = asyncio.run(served(server.address, search, seconds / 2))
@@ -250,14 +264,20 @@ def check_overload(server: Server, front: ServerProcess, factor: float, seconds:
     assert watch.checks > seconds
     assert not watch.failures
     assert watch.most_mb - quiet_mb < GROWTH_MAX_MB
+    return told
 
 
 @pytest.mark.system
 def test_a_server_at_ten_times_its_load_serves_on_and_refuses_the_rest_at_once(
     start_server: Starter,
 ) -> None:
-    server = start_server(2, options=HEALTH)
-    check_overload(server, server, factor=10, seconds=4)
+    server = start_server(2, options=[*HEALTH, "--metrics", "127.0.0.1:0"])
+    told = check_overload(server, server, factor=10, seconds=4)
+    metrics = f"http://{logged_address(server, 'serving metrics')}/metrics"
+    with urllib.request.urlopen(metrics, timeout=10) as answer:
+        seen = {f"metric {line}" for line in answer.read().decode().splitlines()}
+    seen |= {f"code {code.name}" for code in told.ends} | told.refusals | log_lines(server)
+    assert not never_seen("Too much load", seen)
 
 
 @pytest.mark.system_long
