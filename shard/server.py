@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
+from shard.allocator import keep_few_arenas
 from shard.config import CONNECTION_AGE_S, Limits, ServerConfig
 from shard.errors import InvalidParameter
 from shard.health import HEALTH_SERVICE, HealthPort, Heartbeat, LoopHealth
@@ -89,6 +90,7 @@ async def run_server(
     InvalidParameter
         If it cannot listen on an address. What `open_shard` raises.
     """
+    keep_few_arenas()
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)

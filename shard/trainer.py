@@ -13,11 +13,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
 import structlog
 
+from shard.allocator import give_back
 from shard.calibration import CALIBRATED_K, Calibration, nlist_for
 from shard.collection import Collection
 from shard.filtered_search import measured_margins
@@ -41,6 +43,9 @@ has no niceness of its own, because searches wait for the lock that it holds."""
 
 SEARCHES_COME_S: Final = 0.05
 """Searches come if there was one within that time."""
+
+IDLE_S: Final = 1.0
+"""How long a thread has no work until what its work took is given back to the system."""
 
 BUILDER_NICENESS: Final = 10
 """Searches come before training where they compete for a core."""
@@ -237,13 +242,19 @@ class Trainer:
         Seconds since 1970.
     stopwatch
         Seconds since any moment.
+    when_idle
+        Called on either thread when it has had no work for IDLE_S, once until it has some again.
     """
 
     def __init__(
-        self, clock: Callable[[], float], stopwatch: Callable[[], float] = time.monotonic
+        self,
+        clock: Callable[[], float],
+        stopwatch: Callable[[], float] = time.monotonic,
+        when_idle: Callable[[], None] = give_back,
     ) -> None:
         self._clock = clock
         self._stopwatch = stopwatch
+        self._when_idle = when_idle
         self._changed = threading.Condition()
         self._changes = 0
         self._collections: tuple[Collection, ...] = ()
@@ -293,10 +304,16 @@ class Trainer:
         seen = -1
         while not self._stopping:
             with self._changed:
-                while self._changes == seen and not self._stopping:
-                    self._changed.wait()
+                has_work = self._changed.wait_for(partial(self._has_changed, seen), IDLE_S)
+            if not has_work:
+                self._when_idle()
+            with self._changed:
+                self._changed.wait_for(partial(self._has_changed, seen))
                 seen = self._changes
             self._run_all(step)
+
+    def _has_changed(self, seen: int) -> bool:
+        return self._changes != seen or self._stopping
 
     def _run_all(self, step: Callable[[Collection], bool]) -> None:
         """Run a step for all collections in turn, until none has anything left to do.

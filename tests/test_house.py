@@ -47,6 +47,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "live_sample",
                     "proposals",
                     "read_write_lock",
+                    "allocator",
                     "recall",
                     "row_map",
                     "slots",

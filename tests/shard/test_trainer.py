@@ -568,3 +568,21 @@ def test_absorbing_rests_while_searches_come_and_not_otherwise() -> None:
     assert pace.rest_s(11.0 + SEARCHES_COME_S, 7) == pytest.approx(SEARCHES_COME_S * REST_A_PIECE)
     pace.rested(12.0)
     assert pace.rest_s(12.25, 7) == 0.0, "the last search was long ago"
+
+
+def test_a_thread_without_work_says_so_once_until_it_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.trainer.IDLE_S", 0.0)
+    idle: list[str] = []
+    trainer = Trainer(lambda: 0.0, when_idle=lambda: idle.append(threading.current_thread().name))
+    collection = open_collection(tmp_path, config_of(min_training_size=50))
+    trainer.start()
+    try:
+        poll_until(lambda: sorted(set(idle)) == ["absorber", "builder"])
+        trainer.attach(collection)
+        poll_until(lambda: len(idle) == 4)
+        assert sorted(idle) == ["absorber", "absorber", "builder", "builder"]
+    finally:
+        trainer.stop()
+        collection.close()
