@@ -559,7 +559,7 @@ def named_paths(markdown: str) -> Iterator[str]:
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", markdown):
         if "://" not in link:
             yield link
-    for code in re.findall(r"`([^`\s]+)`", markdown):
+    for code in re.findall(r"`([^`\s]+?)(?:::\w+)?`", markdown):
         folder = code.split("/")[0]
         if ("/" in code and (ROOT / folder).is_dir() and folder) or re.fullmatch(
             r"[\w-]+\.(py|md|toml|lock|yaml|npz|proto)", code
@@ -589,6 +589,18 @@ def test_every_path_that_a_page_names_exists(page: str) -> None:
             place.glob(path) if "*" in path else (place / path).exists()
             for place in (file.parent, ROOT)
         )
+    ]
+    assert not missing
+
+
+def test_every_fault_that_operators_are_told_of_is_shown_by_a_test_that_exists() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    shown = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert shown
+    missing = [
+        f"{path}::{name}"
+        for path, name in shown
+        if not re.search(rf"def {name}\(", (ROOT / path).read_text())
     ]
     assert not missing
 

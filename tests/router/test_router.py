@@ -264,6 +264,33 @@ async def test_a_router_over_routers_names_the_leaf_shards(children: list[FakeSh
         await found(router)
 
 
+async def test_a_lenient_answer_of_a_tree_says_of_each_leaf_why_it_is_missing(
+    children: list[FakeShard],
+) -> None:
+    lowest = await Router.connect(children[:2], partial=True)
+    below = [
+        await Router.connect([lowest], partial=True),
+        await Router.connect(children[2:], partial=True),
+    ]
+    router = await Router.connect(below)
+    await router.count(CountRequest(collection="words"))
+    children[1].failure = ShardUnavailable("gone fishing")
+    deadline = time.monotonic() + 10.0
+    result = await router.search(search(min_coverage=0.5), call=Call(deadline=deadline))
+    reasons = [shard.missing_reason for shard in result.receipt.shards]
+    assert reasons == ["", "ShardUnavailable: gone fishing", ""]
+    assert result.receipt.coverage == pytest.approx(2 / 3, abs=1e-3)
+    [asked] = [call for method, _, call in children[0].calls if method == "search"]
+    kept_s = 3 * TIME_TO_ANSWER_MAX_S
+    assert asked.deadline == pytest.approx(deadline - kept_s, abs=0.05), "a part for each router"
+    for child in children:
+        child.failure = ShardUnavailable(f"shard {child.shard} has gone")
+    with pytest.raises(ShardUnavailable) as caught:
+        await found(router, min_coverage=0.5)
+    for shard in range(3):
+        assert f"shard {shard} has gone" in str(caught.value)
+
+
 # ---- explanations -------------------------------------------------------------------------------
 
 
