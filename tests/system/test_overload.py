@@ -58,6 +58,8 @@ LATE_MAX = 0.02
 """The part of the calls that may end in anything but an answer or a refusal."""
 GROWTH_MAX_MB = 256
 CHECK_EVERY_S = 0.05
+CHECK_S = 2.0
+"""How long a check may take: as the most impatient probe of deploy/kustomize."""
 LAG_EVERY_S = 0.005
 
 
@@ -197,7 +199,7 @@ class Watch:
         """Look once."""
         began = time.monotonic()
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=CHECK_S)
         except grpc.RpcError as error:
             self.failures.append(repr(error))
         else:
