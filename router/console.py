@@ -34,7 +34,7 @@ from typer.core import TyperGroup
 from router import explanations, tables
 from router.addresses import shard_addresses
 from router.ingest import UnreadableFile, VectorFile, open_vectors
-from shard.config import CONNECTION_AGE_S, SLOTS_TOTAL
+from shard.config import CONNECTION_AGE_S, SLOTS_TOTAL, ServerConfig
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -136,6 +136,16 @@ class LogFormat(StrEnum):
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server to ask.")]
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 picks one.")]
 Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
+Health = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where to serve health, too, whatever the load."),
+]
+LameDuck = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="After SIGTERM: longest to wait for callers to leave."
+    ),
+]
 ConnectionAge = Annotated[
     float,
     typer.Option(
@@ -221,6 +231,8 @@ def serve(
     ] = 2,
     listen: Listen = DEFAULT_TARGET,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
@@ -232,15 +244,14 @@ def serve(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        uvloop.run(
-            embedded.serve(
-                shards=shards,
-                data=data,
-                listen=listen,
-                metrics=metrics,
-                connection_age_s=connection_age,
-            )
+        server = ServerConfig(
+            listen=listen,
+            metrics=metrics,
+            health=health,
+            lame_duck_s=lame_duck,
+            connection_age_s=connection_age,
         )
+        uvloop.run(embedded.serve(shards=shards, data=data, server=server))
 
 
 @app.command()
@@ -258,6 +269,8 @@ def shard(
         int | None, typer.Option(min=1, help="Cores that one search may use. Default: all.")
     ] = None,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
@@ -278,9 +291,13 @@ def shard(
                 data=data,
                 cluster=cluster,
                 cores=cores or len(os.sched_getaffinity(0)),
-                listen=listen,
-                metrics=metrics,
-                connection_age_s=connection_age,
+                server=ServerConfig(
+                    listen=listen,
+                    metrics=metrics,
+                    health=health,
+                    lame_duck_s=lame_duck,
+                    connection_age_s=connection_age,
+                ),
             )
         )
 
@@ -304,6 +321,8 @@ def router(
         typer.Option("--partial", help="For a router below another: its shards are not all."),
     ] = False,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
@@ -315,13 +334,16 @@ def router(
 
     configure_logs(log_format.value)
     with one_line_errors():
+        server = ServerConfig(
+            listen=listen,
+            metrics=metrics,
+            health=health,
+            lame_duck_s=lame_duck,
+            connection_age_s=connection_age,
+        )
         uvloop.run(
             fleet.serve_router(
-                shards=shard_addresses(shard, shards),
-                partial=partial,
-                listen=listen,
-                metrics=metrics,
-                connection_age_s=connection_age,
+                shards=shard_addresses(shard, shards), partial=partial, server=server
             )
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from router.fleet import identity_of
 from router.router import Router
-from shard.config import EngineConfig
+from shard.config import EngineConfig, ServerConfig
 from shard.data_directory import IDENTITY_FILE
 from shard.disk import Disk
 from shard.errors import DataDirectoryForeign
@@ -63,12 +63,8 @@ def engine_for(shards: int, cores: int) -> EngineConfig:
     return EngineConfig(search_cores=max(1, cores // shards))
 
 
-async def serve(
-    *, shards: int, data: Path, listen: str, metrics: str | None, connection_age_s: float
-) -> None:
+async def serve(*, shards: int, data: Path, server: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT; every acknowledged write is durable at any moment of it.
-
-    Clients are asked to connect anew every `connection_age_s`.
 
     Raises
     ------
@@ -82,4 +78,4 @@ async def serve(
     async def open_all() -> Router:
         return await open_embedded(data, shards, engine)
 
-    await run_server(open_all, engine.limits, listen, metrics, connection_age_s)
+    await run_server(open_all, engine.limits, server)

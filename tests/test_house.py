@@ -84,6 +84,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "collection",
                     "local_shard",
                     "search_coalescer",
+                    "search_gate",
                     "trainer",
                 }
             ),
@@ -92,7 +93,9 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             "edge",
             frozenset(
                 {
+                    "arrivals",
                     "call_metadata",
+                    "health",
                     "listening",
                     "search_stream",
                     "server",
@@ -149,6 +152,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "fleet",
                     "guard_metrics",
                     "logs",
+                    "patience",
                     "streams",
                 }
             ),
@@ -169,7 +173,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "google.protobuf": frozenset({"shard.wire", "shard.status"}),
     "google.rpc": frozenset({"shard.status"}),
     "pyroaring": frozenset({"shard.filter_columns"}),
-    "grpc_health": frozenset({"shard.server"}),
+    "grpc_health": frozenset({"shard.health", "shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "grpc": frozenset(
         {
@@ -177,6 +181,8 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
             "shard.telemetry",
             "shard.service",
             "shard.server",
+            "shard.arrivals",
+            "shard.health",
             "shard.listening",
             "router.client",
             "router.connection",

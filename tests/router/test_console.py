@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from router import console, embedded, fleet, logs
 from shard import errors
-from shard.config import CONNECTION_AGE_S
+from shard.config import ServerConfig
 from shard.types import Explanation, IdType, Metric
 from tests.router.client_in_memory import ClientInMemory
 
@@ -429,13 +429,14 @@ def test_serve_passes_on_what_it_is_told(
     monkeypatch.setattr(embedded, "serve", serve)
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
     options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
+    options += ["--health", "127.0.0.1:1", "--lame-duck", 2, "--connection-age", 60]
     assert run("serve", "--data", tmp_path, *options).exit_code == 0
     assert told == {
         "shards": 3,
         "data": tmp_path,
-        "listen": "127.0.0.1:0",
-        "metrics": None,
-        "connection_age_s": CONNECTION_AGE_S,
+        "server": ServerConfig(
+            listen="127.0.0.1:0", health="127.0.0.1:1", lame_duck_s=2.0, connection_age_s=60.0
+        ),
         "log": "json",
     }
 
@@ -461,7 +462,7 @@ def test_router_is_told_addresses_or_how_they_are_made(
     by_number = ["--shard", "dns:///shard-{shard}.fleet:7700", "--shards", 2]
     assert run("router", *by_number, "--connection-age", 7.5).exit_code == 0
     assert told_to_route["shards"] == ("shard-0.fleet:7700", "shard-1.fleet:7700")
-    assert told_to_route["connection_age_s"] == 7.5
+    assert told_to_route["server"].connection_age_s == 7.5
 
 
 def test_router_says_what_it_cannot_make_addresses_of(
