@@ -23,6 +23,10 @@ WAIT_SHARE: Final = 0.5
 """The part of the time left that a search may be expected to wait. The rest is for the search
 itself, and for what the expectation is wrong by: an answer that comes too late was for nothing."""
 
+BELIEVED_AFTER_S: Final = 0.1
+"""Seconds of work after which the pace is believed. The first few searches come alone, and say
+little of how fast many are answered that go as one."""
+
 MEMORY_S: Final = 1.0
 """How fast the pace of the past is forgotten, in seconds of work."""
 
@@ -54,7 +58,9 @@ class SearchGate:
     @property
     def expected_wait_s(self) -> float:
         """How long those in progress are expected to take together."""
-        return self._searches * self._busy_s / self._answered if self._answered else 0.0
+        if self._busy_s < BELIEVED_AFTER_S:
+            return 0.0
+        return self._searches * self._busy_s / self._answered
 
     def check_not_full(self) -> None:
         """Raise Overloaded when no search is taken, however patient its caller."""

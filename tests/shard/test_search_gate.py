@@ -102,3 +102,13 @@ def test_a_few_searches_keep_nobody_out_for_its_deadline() -> None:
     crowd.enter(ALWAYS_TAKEN, left_s=0.1)
     with pytest.raises(Overloaded):
         crowd.enter(left_s=0.1)
+
+
+def test_a_few_searches_say_nothing_of_the_pace() -> None:
+    crowd = Crowd()
+    crowd.enter(500)
+    crowd.answer(9)
+    crowd.enter(left_s=0.1)
+    crowd.answer(2)
+    with pytest.raises(Overloaded, match="expected to take"):
+        crowd.enter(left_s=0.1)
