@@ -1,7 +1,7 @@
 """What a router costs: one over 1, 2, 4 and 8 shards, beside a shard that is asked itself.
 
-All hold the same rows, the shard that is asked itself all of them. A router over one shard costs
-what a router does; over more there is also what it costs to search the rows in more pieces.
+All hold the same rows, the shard that is asked itself all of them. Over one shard
+a router shows its own cost; over more there is also that of searching the rows in more pieces.
 """
 
 from __future__ import annotations
