@@ -39,7 +39,8 @@ EMBEDDED, FLEET = "embedded", "router + 2 shards"
 class Calls:
     """A load: how many calls are in flight, and how many queries each carries; 0 is empty.
 
-    `target_recall` is the collection's where none is given.
+    `target_recall` is the collection's where none is given. With `rate_per_s`, so many calls
+    start in a second, and `in_flight` is the most there may be.
     """
 
     name: str
@@ -47,11 +48,13 @@ class Calls:
     queries: int
     collection: str = COLLECTION
     target_recall: float | None = None
+    rate_per_s: float | None = None
 
     @property
     def options(self) -> list[str]:
         """What `vectorshard bench` is told."""
-        options = ["--closed", "--concurrency", str(self.in_flight), "--warmup", "0"]
+        pace = ["--closed"] if self.rate_per_s is None else ["--rps", f"{self.rate_per_s:g}"]
+        options = [*pace, "--concurrency", str(self.in_flight), "--warmup", "0"]
         if not self.queries:
             return [*options, "--call", "empty"]
         options += ["--collection", self.collection, "--batch", str(self.queries)]
@@ -128,12 +131,13 @@ def measure(quick: bool) -> Table:
         rows=list(rows_of(runs)),
         notes=(
             f"{QUICK_ROWS if quick else ROWS:,} rows, d={DIM}, L2, k=10, 2 shards, clustered "
-            f"vectors, {index}; one core for a search on each shard. One run of vectorshard bench "
-            f"--closed takes {DURATION_S:g} s; the kinds in turn, medians, the ratios are those "
-            "of a round. Empty is GetServerInfo, which the router answers itself, and counts as "
-            "a query; what is taken off a single query's p50 is that of the empty call that is "
-            "alone too. All processes share the cores, so that what limits the rate is the CPU of "
-            "a query over all of them; a router with cores of its own is limited by its own part."
+            f"vectors, {index}; a search on a shard may use its part of the cores. One run of "
+            f"vectorshard bench --closed takes {DURATION_S:g} s; the kinds in turn, medians, the "
+            "ratios are those of a round. Empty is GetServerInfo, which the router answers "
+            "itself, and counts as a query; what is taken off a single query's p50 is that of "
+            "the empty call that is alone too. All processes share the cores, so that what limits "
+            "the rate is the CPU of a query over all of them; a router with cores of its own is "
+            "limited by its own part."
         ),
     )
 

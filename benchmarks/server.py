@@ -115,27 +115,42 @@ def serving(directory: Path, tracer: Sequence[str] = ()) -> Iterator[Server]:
 
 
 @contextmanager
-def serving_fleet(directory: Path) -> Iterator[Mapping[str, Server]]:
+def serving_shard(directory: Path, number: int = 0, shards: int = 1) -> Iterator[Server]:
+    """Run a shard, the only one of its fleet unless told otherwise, with its log beside it.
+
+    A search may use its part of the machine's cores, as it may of each shard in one process
+    (`vectorshard serve` shares them out). It is killed when the context ends.
+    """
+    cores = max(1, len(os.sched_getaffinity(0)) // shards)
+    options = ["shard", "--shard-id", str(number), "--shards", str(shards)]
+    options += ["--data", str(directory), "--cores", str(cores)]
+    shard = _start(options, directory.with_suffix(".log"))
+    try:
+        yield shard
+    finally:
+        shard.kill()
+
+
+@contextmanager
+def serving_fleet(directory: Path, shards: int = SHARDS) -> Iterator[Mapping[str, Server]]:
     """Run a router and its shards, each a process of its own, by name; the router is the first.
 
-    A search may use one core of each shard, as it may in one process (`vectorshard serve` shares
-    the cores of the machine out). All are killed when the context ends.
+    All are killed when the context ends.
     """
     directory.mkdir(parents=True)
     with ExitStack() as running:
-        shards = {}
-        for number in range(SHARDS):
-            data = directory / f"shard-{number}"
-            options = ["shard", "--shard-id", str(number), "--shards", str(SHARDS)]
-            options += ["--data", str(data), "--cores", "1"]
-            shards[f"shard {number}"] = shard = _start(options, data.with_suffix(".log"))
-            running.callback(shard.kill)
+        below = {
+            f"shard {number}": running.enter_context(
+                serving_shard(directory / f"shard-{number}", number, shards)
+            )
+            for number in range(shards)
+        }
         options = ["router"]
-        for shard in shards.values():
+        for shard in below.values():
             options += ["--shard", shard.target]
         router = _start(options, directory / "router.log")
         running.callback(router.kill)
-        yield {"router": router, **shards}
+        yield {"router": router, **below}
 
 
 @contextmanager

@@ -103,6 +103,10 @@ def test_a_run_with_calls_that_failed_is_none(codes: dict[str, int]) -> None:
     [
         (EMPTY_ALONE, "--closed --concurrency 1 --warmup 0 --call empty"),
         (BATCHES, "--closed --concurrency 4 --warmup 0 --collection fanout --batch 64"),
+        (
+            Calls("at a rate", 9, 1, rate_per_s=100.0),
+            "--rps 100 --concurrency 9 --warmup 0 --collection fanout --batch 1",
+        ),
     ],
 )
 def test_a_load_is_told_to_the_generator(calls: Calls, options: str) -> None:
