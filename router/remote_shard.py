@@ -94,6 +94,10 @@ def _taken(request: list[bytes]) -> bytes:
     return request.pop()
 
 
+def _open_channel(target: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+
+
 class RemoteShard:
     """A server of the contract, asked over one connection that is made when it is needed.
 
@@ -101,11 +105,22 @@ class RemoteShard:
     ----------
     target
         HOST:PORT; a name is resolved by DNS.
+    open_channel
+        Returns the connection, which is the remote shard's from then on.
+    clock
+        Seconds, as in a call's deadline.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        open_channel: Callable[[str], grpc.aio.Channel] = _open_channel,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._clock = clock
+        self._channel = open_channel(target)
         self._rpcs: dict[str, grpc.aio.UnaryUnaryMultiCallable[list[bytes], bytes]] = {}
         self._link: Link | None = None
         self._link_placement = ""
@@ -125,7 +140,7 @@ class RemoteShard:
     async def _answer(self, rpc: str, payload: bytes, call: Call) -> bytes:
         timeout_s = None
         if call.deadline is not None:
-            timeout_s = call.deadline - time.monotonic()
+            timeout_s = call.deadline - self._clock()
             if timeout_s <= 0:
                 raise DeadlineExceeded(f"the deadline passed before {self.target} was asked")
         send = self._rpcs.get(rpc)
@@ -201,7 +216,7 @@ class RemoteShard:
         """Return the link for this placement; one for another has had its day."""
         link = self._link
         if link is None or link.broken or placement != self._link_placement:
-            self._link = open_link(self._channel, self.target, placement)
+            self._link = open_link(self._channel, self.target, placement, clock=self._clock)
             self._link_placement = placement
             if link is not None:
                 await link.close()

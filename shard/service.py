@@ -52,10 +52,21 @@ class VectorService:
         What GetServerInfo says.
     metrics
         Where calls are counted.
+    clock
+        Seconds, as in a call's deadline.
     """
 
-    def __init__(self, shard: Shard, limits: Limits, version: str, metrics: RpcMetrics) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        limits: Limits,
+        version: str,
+        metrics: RpcMetrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._shard = shard
+        self._clock = clock
         self._limits = limits
         # An answer that fits into a message, but not with its envelope, would end the whole stream.
         self._stream_limits = replace(
@@ -141,7 +152,7 @@ class VectorService:
         async def serve(payload: bytes, context: Context) -> bytes:
             with self._run(name) as outcome:
                 try:
-                    call = _call(context)
+                    call = self._call(context)
                     await self._require_placement(call)
                     return await answer(payload, call)
                 except Exception as error:
@@ -149,6 +160,11 @@ class VectorService:
                     await _abort(context, name, error)
 
         return serve
+
+    def _call(self, context: Context) -> Call:
+        remaining_s = context.time_remaining()
+        deadline = None if remaining_s is None else self._clock() + remaining_s
+        return call_of(context.invocation_metadata(), deadline)
 
     async def _require_placement(self, call: Call) -> None:
         """Refuse a call that is meant for another server: its answer would be a wrong one."""
@@ -226,7 +242,7 @@ class VectorService:
     ) -> AsyncIterator[bytes]:
         """Acknowledge each message in order, while the next ones are read and written already."""
         with self._run("UpsertStream") as outcome, self._open_stream():
-            write = partial(self._write, call=_call(context))
+            write = partial(self._write, call=self._call(context))
             upload = Upload(payloads, self._decode_upsert, write, self._draining, self._writes)
             try:
                 async for acknowledgement in upload.acknowledgements():
@@ -272,9 +288,10 @@ class VectorService:
                 self._decode_search_of_stream,
                 self._search_of_stream,
                 lambda error: _status("SearchStream", error).SerializeToString(),
-                call=_call(context),
+                call=self._call(context),
                 limits=self._limits,
                 draining=self._draining,
+                clock=self._clock,
             )
             try:
                 async for answer in stream.answers():
@@ -320,12 +337,6 @@ class VectorService:
             answer = wire.encode_get_server_info_response(self._version, topology, self._limits)
             self._server_info = (topology, answer)
         return answer
-
-
-def _call(context: Context) -> Call:
-    remaining_s = context.time_remaining()
-    deadline = None if remaining_s is None else time.monotonic() + remaining_s
-    return call_of(context.invocation_metadata(), deadline)
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
