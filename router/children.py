@@ -115,6 +115,7 @@ class Children:
         self._sleep = sleep
         self._asking: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._closed = False
         self.placement = Placement([None] * len(shards), partial=partial)
         self.topology = self._topology()
 
@@ -134,6 +135,7 @@ class Children:
 
     async def close(self) -> None:
         """Ask no more, and close the children."""
+        self._closed = True
         tasks = [task for task in (self._asking, self._learning) if task is not None]
         for task in tasks:
             task.cancel()
@@ -153,7 +155,7 @@ class Children:
         left_s = None if call.deadline is None else max(0.0, call.deadline - self.clock())
         asking = self._asking
         await asyncio.wait([asking], timeout=left_s)
-        if asking.done():
+        if asking.done() and not asking.cancelled():  # `close` cancels it, nobody else
             asking.result()
         if self._incomplete():
             self._keep_learning()
@@ -222,7 +224,7 @@ class Children:
         return [child for child in self._children if child.topology is None]
 
     def _keep_learning(self) -> None:
-        if self._learning is None or self._learning.done():
+        if not self._closed and (self._learning is None or self._learning.done()):
             self._learning = asyncio.ensure_future(self._learn_until_all_are_known())
 
     def _incomplete(self) -> bool:
