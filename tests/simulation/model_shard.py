@@ -159,7 +159,7 @@ class ModelShard:
         self._first_sequence = first_sequence
         self.states = [State(first_sequence, 0.0, {})]
         self.changes: list[Change] = []
-        self._commits: set[asyncio.Task[Any]] = set()
+        self._commits: dict[asyncio.Task[Any], None] = {}
         self._crashes = 0
 
     # ---- what it has been -----------------------------------------------------------------------
@@ -222,12 +222,12 @@ class ModelShard:
             return commit()
 
         task = asyncio.ensure_future(take_time())
-        self._commits.add(task)
+        self._commits[task] = None
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
     def _forget(self, commit: asyncio.Task[Any]) -> None:
-        self._commits.discard(commit)
+        self._commits.pop(commit, None)
         if not commit.cancelled():
             commit.exception()  # its caller may have left
 

@@ -126,7 +126,7 @@ class Server:
             shard, Limits(), "simulated", RpcMetrics(CollectorRegistry()), clock=clock
         )
         self._handler = self.service.handler()
-        self.connections: set[_Connection] = set()
+        self.connections: dict[_Connection, None] = {}  # a set has an order by chance
         self.serves = True
 
     def method(self, path: str, metadata: Pairs) -> Any:
@@ -280,14 +280,14 @@ class _Connection:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.calls: set[_Unary | Stream] = set()
+        self.calls: dict[_Unary | Stream, None] = {}
         self.broken = False
-        server.connections.add(self)
+        server.connections[self] = None
 
     def end(self) -> None:
         """Break; all that is under way ends with it."""
         self.broken = True
-        self.server.connections.discard(self)
+        self.server.connections.pop(self, None)
         for call in list(self.calls):
             call.cut()
 
@@ -422,12 +422,12 @@ class _Unary:
                 self._answer.set_result(answer)
         finally:
             if self._connection is not None:
-                self._connection.calls.discard(self)
+                self._connection.calls.pop(self, None)
 
     async def _there_and_back(self) -> bytes:
         network, host = self._network, self._channel.host
         self._connection = connection = await self._channel.connected()
-        connection.calls.add(self)
+        connection.calls[self] = None
         await network.passage(host)
         if self._fate is _Fate.REQUEST_LOST:
             network.note(host.name, "does not get ", self)
@@ -584,12 +584,12 @@ class Stream:
         finally:
             self._to_server.task.cancel()
             if self._connection is not None:
-                self._connection.calls.discard(self)
+                self._connection.calls.pop(self, None)
 
     async def _served(self) -> None:
         network = self._network
         self._connection = connection = await self._channel.connected()
-        connection.calls.add(self)
+        connection.calls[self] = None
         await network.passage(self._host)
         if not connection.server.serves:
             raise _broken()
