@@ -211,7 +211,9 @@ class Client:
         """Write any number of rows; when it returns they are durable and searchable.
 
         Many rows travel as a stream of messages. When it fails midway, `error.acknowledged_rows`
-        tells how many of the first rows are written; of those after it some may be.
+        tells how many of the first rows are written; of those after it some may be. Rows whose
+        shards are missing do not keep others from being written: `error.unwritten_rows` names them.
+        The same rows again are harmless, unless somebody else writes them meanwhile.
 
         Parameters
         ----------
@@ -231,6 +233,8 @@ class Client:
         ------
         InvalidRequest
             For rows that the collection cannot take: see its subclasses.
+        ShardUnavailable
+            Also when it is only some of the rows that are not written.
         """
         limits = self._upload_limits(len(ids))
         upload = Upload(name, ids, vectors, metadata, mode=mode, limits=limits, progress=progress)

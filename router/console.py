@@ -8,6 +8,7 @@ imported by the commands that need them, so that `--help` does not wait for them
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
     from router.client import Client
 
 DEFAULT_TARGET = "127.0.0.1:7700"
+WRITE_ATTEMPTS = 20
+"""How often a batch of a file is written before it is given up."""
+
 LOG_WIDTH = 110
 """Columns where there is no terminal: a log must not fold its tables."""
 
@@ -372,13 +376,27 @@ def rows_progress(console: Console) -> Progress:
 def stream_rows(
     console: Console, client: Client, name: str, source: VectorFile, batch_rows: int
 ) -> int:
-    """Upsert all rows with a progress bar, print a summary, return how many were refused."""
+    """Upsert all rows with a progress bar, print a summary, return how many were refused.
+
+    A batch that a shard was missing for is written again, for about half a minute: its rows are the
+    file's, and nobody else's.
+    """
+    # Imported here, so that `--help` does not wait for it.
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+    again = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, ShardUnavailable)),
+        wait=wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
+        stop=stop_after_attempt(WRITE_ATTEMPTS),
+        sleep=time.sleep,
+        reraise=True,
+    )
     sent = accepted = 0
     refused: list[tuple[int, str]] = []
     with rows_progress(console) as progress:
         task = progress.add_task("writing", total=source.rows)
         for ids, vectors in source.batches(batch_rows):
-            summary = client.upsert(name, ids, vectors)
+            summary = again(client.upsert, name, ids, vectors)
             accepted += summary.accepted
             refused += [(sent + error.row, error.message) for error in summary.errors]
             sent += len(ids)

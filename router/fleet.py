@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from router.guard_metrics import GuardCollector
+from router.guarded_shard import GuardedShard
 from router.placement import slots_of_shard
 from router.remote_shard import RemoteShard
 from router.router import Router
@@ -111,8 +113,11 @@ async def serve_router(
     for target in shards:
         split_address(target, "shard")
 
-    async def connect() -> Router:
-        remote_shards = [RemoteShard(target) for target in shards]
-        return await Router.connect(remote_shards, names=shards, partial=partial)
+    collector = GuardCollector()
 
-    await run_server(connect, Limits(), listen, metrics)
+    async def connect() -> Router:
+        guarded = [GuardedShard(RemoteShard(target), target) for target in shards]
+        collector.shards = guarded
+        return await Router.connect(guarded, names=shards, partial=partial)
+
+    await run_server(connect, Limits(), listen, metrics, [collector])

@@ -26,7 +26,7 @@ import grpc
 from router.calls import SERVICE
 from shard import wire
 from shard.call_metadata import metadata_of
-from shard.errors import DeadlineExceeded, InternalError, ShardUnavailable
+from shard.errors import DeadlineExceeded, InternalError, ShardUnavailable, nobody_answered
 from shard.types import Call
 
 WINDOW_REQUESTS: Final = 64
@@ -229,7 +229,9 @@ class Link:
         silent_s = self._clock() - self._heard_at
         if silent_s < STALLED_S:
             return LinkBusy(f"{self._name} is busy: {waiting}")
-        return ShardUnavailable(f"{self._name} is stalled for {silent_s:.1f} s: {waiting}")
+        return nobody_answered(
+            ShardUnavailable(f"{self._name} is stalled for {silent_s:.1f} s: {waiting}")
+        )
 
     def _withdraw(self, request_id: int) -> None:
         """Tell the server that nobody waits any more; the place is kept until it answers."""
@@ -238,7 +240,7 @@ class Link:
             self._outbox.put_nowait(wire.encode_search_stream_request(cancel))
 
     def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"{self._name}: no answer before the deadline")
+        return nobody_answered(DeadlineExceeded(f"{self._name}: no answer before the deadline"))
 
     def _broken(self) -> LinkBroken:
         broken = LinkBroken(f"the link to {self._name} is broken: {self._cause!r}")

@@ -34,6 +34,7 @@ from shard.errors import (
     Overloaded,
     ShardUnavailable,
     VectorShardError,
+    nobody_answered,
 )
 from shard.status import DETAILS_KEY, error_from_rpc, read_status
 from shard.types import (
@@ -142,7 +143,9 @@ class RemoteShard:
         if call.deadline is not None:
             timeout_s = call.deadline - self._clock()
             if timeout_s <= 0:
-                raise DeadlineExceeded(f"the deadline passed before {self.target} was asked")
+                raise nobody_answered(
+                    DeadlineExceeded(f"the deadline passed before {self.target} was asked")
+                )
         send = self._rpcs.get(rpc)
         if send is None:
             send = self._rpcs[rpc] = self._channel.unary_unary(
@@ -168,7 +171,13 @@ class RemoteShard:
         told = error_from_rpc(error)
         if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
             return self._named(error.code(), told)
-        named = self._named(error.code(), told)
+        return nobody_answered(self._error_without_details(error.code(), told))
+
+    def _error_without_details(
+        self, code: grpc.StatusCode, told: VectorShardError
+    ) -> VectorShardError:
+        """Return an error of the network's, or of a stranger's."""
+        named = self._named(code, told)
         if named is not told or isinstance(told, LimitExceeded):
             return named
         if isinstance(told, InternalError | Overloaded):
@@ -181,7 +190,9 @@ class RemoteShard:
         if code is grpc.StatusCode.CANCELLED:  # not by the caller: nobody tells that to it
             return ShardUnavailable(f"{self.target} withdrew the call")
         if isinstance(told, ShardUnavailable | DeadlineExceeded):
-            return type(told)(f"{self.target}: {told}")
+            named = type(told)(f"{self.target}: {told}")
+            vars(named).update(vars(told))
+            return named
         if told.error_id:
             # Its text is for whoever reads that server's log; this log says which server's it is.
             _log.error(

@@ -21,6 +21,7 @@ import numpy as np
 
 from router.children import Child, Children
 from router.merge import merge_top_k
+from router.partial_write import Written, joined, joined_token, reached_some
 from shard.admission import admit_metadata, check_filter, check_ids, check_vectors
 from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL
 from shard.errors import (
@@ -57,7 +58,6 @@ from shard.types import (
     ListRequest,
     Receipt,
     Role,
-    RowError,
     Rows,
     SearchRequest,
     SearchResult,
@@ -285,7 +285,8 @@ class Router:
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         """Check the whole batch, then write each child's part.
 
-        When a child fails, the others may have written theirs; the same batch again is harmless.
+        The rows of children that are missing are errors of the result, unless no child has written
+        its part: then the call fails. The same batch again is harmless.
         """
         return await self._with_entry(request.collection, call, self._upsert, request)
 
@@ -301,23 +302,20 @@ class Router:
         if len(parts) <= 1:
             child = parts[0][0] if parts else self._children.all()[0]
             return await child.shard.upsert(request, call=child.to(call))
-        results = await self._written(
-            call,
-            (
+        outcomes = await asyncio.gather(
+            *(
                 child.shard.upsert(_rows_of(request, indices), call=child.to(call))
                 for child, indices in parts
             ),
+            return_exceptions=True,
         )
-        errors = [
-            RowError(int(indices[error.row]), error.code, error.message)
-            for (_, indices), result in zip(parts, results, strict=True)
-            for error in result.errors
+        written = [
+            Written(indices, partial(self._children.placement.shards_of_child, child.number), each)
+            for (child, indices), each in zip(parts, outcomes, strict=True)
         ]
-        return UpsertResult(
-            accepted=sum(result.accepted for result in results),
-            errors=tuple(sorted(errors, key=lambda error: error.row)),
-            token=_joined_token([result.token for result in results]),
-        )
+        if not reached_some(written):
+            await self._all_done(call, outcomes)
+        return joined(written)
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Delete each child's part of the ids, or what passes a filter on each child.
@@ -331,18 +329,21 @@ class Router:
         self, request: DeleteRequest, entry: CollectionEntry, call: Call
     ) -> DeleteResult:
         check_filter(entry.config, request.filter)
-        results = await self._written(
+        results = await self._all_done(
             call,
-            (
-                child.shard.delete(part, call=child.to(call))
-                for child, part in self._parts_of(request, entry.config)
+            await asyncio.gather(
+                *(
+                    child.shard.delete(part, call=child.to(call))
+                    for child, part in self._parts_of(request, entry.config)
+                ),
+                return_exceptions=True,
             ),
         )
         if not results:
             return DeleteResult(deleted=0, token=Token(incarnation=entry.incarnation))
         return DeleteResult(
             deleted=sum(result.deleted for result in results),
-            token=_joined_token([result.token for result in results]),
+            token=joined_token([result.token for result in results]),
         )
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -461,10 +462,10 @@ class Router:
             part = replace(request, min_coverage=0.0)
 
         async def ask(child: Child) -> SearchResult:
-            try:
-                return await child.shard.search(part, call=child.to(call))
-            finally:
-                next_one()
+            answer = await child.shard.search(part, call=child.to(call))
+            # Not when it fails: who is missing fails at once, and nobody would be waited for.
+            next_one()
+            return answer
 
         outcomes = await asyncio.gather(*map(ask, children), return_exceptions=True)
         expired = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
@@ -646,13 +647,12 @@ class Router:
                 raise outcome
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
-    async def _written(self, call: Call, calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    async def _all_done(self, call: Call, outcomes: Sequence[T | BaseException]) -> list[T]:
         """Return the answers of a write's parts; repeat nothing when some may be done.
 
         Repeated here, what others have written meanwhile would be overwritten, and what is deleted
         would not be counted. Whoever wrote knows whether that matters.
         """
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         refusals = [error for error in errors if isinstance(error, _NOTHING_DONE)]
         if refusals and len(refusals) < len(outcomes):
@@ -676,11 +676,6 @@ def _rows_of(request: UpsertRequest, indices: Int64Array) -> UpsertRequest:
 
 def _by_shard(parts: Iterable[Numbered]) -> tuple[Numbered, ...]:
     return tuple(sorted(parts, key=lambda part: part.shard))
-
-
-def _joined_token(tokens: Sequence[Token]) -> Token:
-    sequences = {shard: at for token in tokens for shard, at in token.sequences.items()}
-    return Token(incarnation=tokens[0].incarnation, sequences=sequences)
 
 
 def _no_ids(config: CollectionConfig) -> IdArray:

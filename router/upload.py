@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from router.calls import id_array, member_of, metadata_bytes, real_array, wire_vectors
 from shard import wire
+from shard.commit_plan import ALREADY_EXISTS_CODE
 from shard.config import Limits
 from shard.errors import (
     InternalError,
     InvalidParameter,
     InvalidRequest,
     MalformedMessage,
+    ShardUnavailable,
     VectorShardError,
 )
 from shard.types import IdArray, RowError, Token, UpsertRequest, WriteMode
@@ -37,7 +39,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsertSummary:
-    """What became of an upload: `accepted` rows are durable and searchable, `errors` names others.
+    """What became of an upload: `accepted` rows are durable and searchable, `errors` names those
+    that exist with other content.
 
     A search that brings `token` sees all of them.
     """
@@ -176,7 +179,15 @@ class Upload:
             self._progress(self.rows_acknowledged, self.rows)
 
     def summary(self) -> UpsertSummary:
-        """Return what is acknowledged so far."""
+        """Return what is acknowledged so far.
+
+        Raises
+        ------
+        ShardUnavailable
+            If rows of it are not written, because their shards were missing; it names the rows.
+        """
+        if (unwritten := self._unwritten()) is not None:
+            raise unwritten
         return UpsertSummary(accepted=self._accepted, errors=tuple(self._errors), token=self._token)
 
     def ended_by(self, error: VectorShardError) -> VectorShardError:
@@ -187,8 +198,25 @@ class Upload:
         if isinstance(error, InvalidRequest) and error.row is not None:
             row = error.row + self.rows_acknowledged
             error = type(error)(error.reason, field=error.field, row=row)
-        error.acknowledged_rows = self.rows_acknowledged
+        unwritten = self._unwritten()
+        error.acknowledged_rows = (
+            self.rows_acknowledged if unwritten is None else unwritten.acknowledged_rows
+        )
         return error
+
+    def _unwritten(self) -> ShardUnavailable | None:
+        """Return the error that rows of missing shards are, None when there are none."""
+        missed = [error for error in self._errors if error.code != ALREADY_EXISTS_CODE]
+        if not missed:
+            return None
+        first = missed[0]
+        unwritten = ShardUnavailable(
+            f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written, "
+            f"row {first.row} because of {first.message}"
+        )
+        unwritten.unwritten_rows = tuple(error.row for error in missed)
+        unwritten.acknowledged_rows = first.row
+        return unwritten
 
 
 def _row_matrix(vectors: npt.ArrayLike) -> npt.NDArray[Any]:

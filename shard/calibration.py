@@ -1,9 +1,9 @@
 """How many lists an index should have, and how far a search must look for the recall it asks. Pure.
 
 A shard measures itself after each training. It searches for some of its own rows, each left out of
-its own answer, at growing nprobe. Where the true hits stand among what the codes propose says at
-once how many candidates would have done, so that one search a nprobe gives the whole curve; of the
-settings that reach a target the one with the least work is kept.
+its own answer. Where the true hits stand among what the codes propose says at once how many
+candidates would have done, for each number of lists that were probed; of the settings that reach a
+target the one with the least work is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Final
 
 import numpy as np
 
-from shard.types import Effort, Float32Array, IndexConfig, Int64Array, NlistRule
+from shard.types import (
+    BoolArray,
+    Effort,
+    Float32Array,
+    IndexConfig,
+    IndexKind,
+    Int64Array,
+    NlistRule,
+)
 
 TARGETS: Final = (0.80, 0.90, 0.95, 0.99)
 """The recalls that are calibrated; one asked between two of them takes the upper."""
@@ -36,7 +44,11 @@ CANDIDATES_MAX: Final = 2_000
 NOT_PROPOSED: Final = CANDIDATES_MAX
 """The place of a true hit that is not among the candidates."""
 
-_FACTOR = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
+_FACTOR: Final = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
+
+_FACTOR_BY_KIND: Final = {IndexKind.IVF_FLAT: 4, IndexKind.IVF_SQ8: 4, IndexKind.IVF_PQ: 1}
+"""Fast scan costs as much for a list as for hundreds of its codes, so fewer and longer lists reach
+a recall sooner, and train and fill faster (`python -m benchmarks --only codes`)."""
 
 
 def calibrated_k(k: int) -> int:
@@ -49,7 +61,8 @@ def nlist_for(config: IndexConfig, rows: int) -> int:
     if config.nlist_rule is NlistRule.FIXED:
         wanted = config.nlist
     else:
-        wanted = int(_FACTOR[config.nlist_rule] * math.sqrt(rows))
+        factor = _FACTOR.get(config.nlist_rule, _FACTOR_BY_KIND[config.kind])
+        wanted = int(factor * math.sqrt(rows))
     return max(1, min(wanted, rows // ROWS_PER_LIST_MIN))
 
 
@@ -108,7 +121,9 @@ def _for_hits(candidates: int, k: int) -> int:
     return math.ceil(candidates * max(1.0, k / CALIBRATED_K[-1]))
 
 
-def places_of(costs: Float32Array, limits: Float32Array, hits: Int64Array, k: int) -> Int64Array:
+def places_of(
+    costs: Float32Array, proposed: BoolArray, limits: Float32Array, hits: Int64Array, k: int
+) -> Int64Array:
     """Return where the k best rows of each query stand among those proposed, from 0.
 
     Whatever scores as well as the k-th best is as good as it: where many rows are alike, which of
@@ -117,7 +132,9 @@ def places_of(costs: Float32Array, limits: Float32Array, hits: Int64Array, k: in
     Parameters
     ----------
     costs
-        float32 (queries, candidates) of what was proposed, in that order.
+        float32 (queries, candidates), in the order of what the codes say.
+    proposed
+        bool (queries, candidates): which of them are proposed; the others do not count.
     limits
         float32 (queries,): the highest cost of a row that is among the k best.
     hits
@@ -129,11 +146,12 @@ def places_of(costs: Float32Array, limits: Float32Array, hits: Int64Array, k: in
         (queries, k), ascending: NOT_PROPOSED for those that were not, -1 for those that are none.
     """
     places = np.full((len(costs), k), NOT_PROPOSED, np.int64)
-    good = costs <= limits[:, None]
-    nth = good.cumsum(axis=1)
+    good = proposed & (costs <= limits[:, None])
+    nth = good.cumsum(axis=1, dtype=np.int32)
     good &= nth <= k
-    query_of, place = np.nonzero(good)
-    places[query_of, nth[query_of, place] - 1] = place
+    query_of, at = np.nonzero(good)
+    before = proposed.cumsum(axis=1, dtype=np.int32)
+    places[query_of, nth[query_of, at] - 1] = before[query_of, at] - 1
     places[np.arange(k) >= hits[:, None]] = -1
     return places
 
@@ -160,8 +178,8 @@ def calibrate(
     Parameters
     ----------
     places_at
-        Searches at an nprobe and says for each of CALIBRATED_K where the true hits stand:
-        `places_of`.
+        Says for each of CALIBRATED_K where the true hits stand at an nprobe, which grows from call
+        to call: `places_of`.
     nlist
         The largest nprobe there is.
     work_of
@@ -173,8 +191,9 @@ def calibrate(
     for nprobe in _nprobes(nlist):
         places_of_k = places_at(nprobe)
         for k in CALIBRATED_K:
+            places = np.sort(places_of_k[k][places_of_k[k] >= 0])
             for target in TARGETS:
-                point = _point(places_of_k[k], k, target, nprobe, compressed)
+                point = _point(places, k, target, nprobe, compressed)
                 if point is None:
                     continue
                 cost = work_of(point.setting)
@@ -200,16 +219,18 @@ def _nprobes(nlist: int) -> Iterator[int]:
 def _point(
     places: Int64Array, k: int, target: float, nprobe: int, compressed: bool
 ) -> CalibrationPoint | None:
-    """Return the fewest candidates that reach a target at an nprobe; None if none do."""
-    hits = np.sort(places[places >= 0])
-    needed = math.ceil(target * len(hits))
+    """Return the fewest candidates that reach a target at an nprobe; None if none do.
+
+    `places` (hits,) are those of all true hits, ascending.
+    """
+    needed = math.ceil(target * len(places))
     candidates = k
     if compressed and needed:
-        candidates = max(k, int(hits[needed - 1]) + 1)
-    found = int(np.searchsorted(hits, candidates))
+        candidates = max(k, int(places[needed - 1]) + 1)
+    found = int(np.searchsorted(places, candidates))
     if found < needed or candidates > CANDIDATES_MAX:
         return None
-    measured = found / len(hits) if len(hits) else 1.0
+    measured = found / len(places) if len(places) else 1.0
     return CalibrationPoint(
         k=k,
         target_recall=target,

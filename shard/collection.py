@@ -32,6 +32,7 @@ import numpy as np
 
 from shard.admission import admit_metadata, admit_vectors, check_filter, check_ids
 from shard.calibration import Calibration
+from shard.checkpoint import Checkpoint
 from shard.checksum import row_checksums
 from shard.commit_plan import (
     AdmittedDelete,
@@ -54,10 +55,10 @@ from shard.errors import (
 from shard.exact import RankedRows, concatenate, exact_scores, rank
 from shard.explanation import looked_up, ranked
 from shard.filter_expression import Filter
-from shard.filter_file import columns_after_start, store_columns
+from shard.filter_file import columns_after_start
 from shard.filtered_search import RememberedFilters
 from shard.id_column import IdColumn
-from shard.index_file import remove_stray_index_files, store_index, with_stored_index
+from shard.index_file import remove_stray_index_files, with_stored_index
 from shard.live_recall import LiveRecall
 from shard.proposals import propose
 from shard.read_write_lock import ReadWriteLock
@@ -138,14 +139,23 @@ class Collection:
         self._superseded: list[weakref.ref[IdColumn]] = []
         self._filters = RememberedFilters()
         self.live = LiveRecall(entry.config, engine.training)
-        self._filter_columns, self._filter_columns_stored = columns_after_start(
+        self._filter_columns, columns_rows = columns_after_start(
             disk, directory, row_store, stored.rows
         )
         self._snapshot = self._recover(stored)
+        self._checkpoint = Checkpoint(
+            disk,
+            directory,
+            row_store,
+            engine.training,
+            self._snapshot,
+            self._filter_columns,
+            columns_rows,
+        )
         stored_index = row_store.index_file
         self._generations = stored_index.generation if stored_index is not None else 0
-        self._checkpointed_rows = self._snapshot.absorbed_until
-        self._checkpointed_index = self._snapshot.index
+        self.searches = 0
+        """Counts those that began, roughly: whether any come is what matters."""
         self._building = False
         self._rows_before_next_try = 0
         self._rebuild_asked = False
@@ -247,6 +257,7 @@ class Collection:
         buffer. The snapshot is taken under the index's lock: what the index holds then is exactly
         the rows below the snapshot's `absorbed_until`.
         """
+        self.searches += 1
         config = self.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
         if request.filter is None and not request.effort.exact and self.live.offer(queries):
@@ -387,13 +398,8 @@ class Collection:
             self.live,
             building=building,
             memory_bytes=rows_memory_bytes,
-            disk_bytes=rows_disk_bytes + self._row_store.disk_bytes + self._index_file_bytes,
+            disk_bytes=rows_disk_bytes + self._row_store.disk_bytes + self._checkpoint.index_bytes,
         )
-
-    @property
-    def _index_file_bytes(self) -> int:
-        stored = self._row_store.index_file
-        return stored.file_bytes if stored is not None else 0
 
     def _live_rows_of(self, ids: IdArray) -> tuple[Snapshot, Int64Array]:
         """Return the snapshot and, for each id, its live row in it or -1."""
@@ -570,7 +576,7 @@ class Collection:
             self.wants_training
             or self.wants_absorbing
             or self.wants_rebuild
-            or self._wants_columns_file
+            or self._checkpoint.columns_due(self._snapshot)
         ):
             self.on_change()
 
@@ -622,34 +628,12 @@ class Collection:
     @property
     def wants_checkpoint(self) -> bool:
         """Whether the index has outgrown its file, or the filter columns theirs."""
-        return self._wants_index_file or self._wants_columns_file
-
-    @property
-    def _wants_index_file(self) -> bool:
-        index = self._snapshot.index
-        if index is None:
-            return False
-        if index is not self._checkpointed_index:
-            return True
-        return self._outgrown(self.rows_since_checkpoint, self._checkpointed_rows)
-
-    @property
-    def _wants_columns_file(self) -> bool:
-        if not self.entry.config.filter_fields:
-            return False
-        return self._outgrown(
-            self._snapshot.rows - self._filter_columns_stored, self._filter_columns_stored
-        )
-
-    def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
-        training = self.engine.training
-        least = max(training.checkpoint_min_rows, training.checkpoint_growth * stored_rows)
-        return new_rows >= least
+        return self._checkpoint.due(self._snapshot)
 
     @property
     def rows_since_checkpoint(self) -> int:
         """Rows that the index has absorbed since its file was written."""
-        return self._snapshot.absorbed_until - self._checkpointed_rows
+        return self._checkpoint.rows_since(self._snapshot)
 
     def ask_for_training(self) -> Future[None]:
         """Ask for a new index; the future is done when a training that starts after now ends."""
@@ -717,17 +701,21 @@ class Collection:
     def absorb_piece(self) -> bool:
         """Move the oldest rows of the buffer into the index; say whether any were left to move.
 
-        A small piece at a time: searches wait while the index is added to.
+        A small piece at a time, gathered beforehand: searches wait while the index is added to.
         """
+        snapshot = self._snapshot
+        index, first = snapshot.index, snapshot.absorbed_until
+        last = min(first + self.engine.buffer.absorb_piece_rows, snapshot.rows)
+        if index is None or first == last:
+            return False
+        rows = snapshot.tombstones.live_rows(first, last)
+        vectors = snapshot.vectors_of(rows)
         with self._index_lock.write():
-            snapshot = self._snapshot
-            first = snapshot.absorbed_until
-            last = min(first + self.engine.buffer.absorb_piece_rows, snapshot.rows)
-            if snapshot.index is None or first == last:
-                return False
-            rows = snapshot.tombstones.live_rows(first, last)
-            snapshot.index.ivf.add(rows, snapshot.vectors_of(rows))
-            list_imbalance = snapshot.index.ivf.list_imbalance
+            newest = self._snapshot.index
+            if newest is None or newest.ivf is not index.ivf:
+                return True  # another was published, which holds other rows
+            index.ivf.add(rows, vectors)
+            list_imbalance = index.ivf.list_imbalance
             with self._publishing:
                 self._snapshot = replace(
                     self._snapshot,
@@ -745,24 +733,7 @@ class Collection:
         """
         with self._files.read():
             if not self.closed:
-                self._store_columns()
-                self._store_index()
-
-    def _store_columns(self) -> None:
-        rows = self._snapshot.rows
-        if not self.entry.config.filter_fields or rows == self._filter_columns_stored:
-            return
-        store_columns(self._disk, self._directory, self._filter_columns, rows)
-        self._filter_columns_stored = rows
-
-    def _store_index(self) -> None:
-        snapshot = self._snapshot
-        index = snapshot.index
-        if index is None:
-            return
-        store_index(self._disk, self._directory, self._row_store, snapshot)
-        self._checkpointed_rows = snapshot.absorbed_until
-        self._checkpointed_index = index
+                self._checkpoint.store(self._snapshot)
 
     # ---- rebuilding: the thread that builds indexes ---------------------------------------------
 

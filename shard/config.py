@@ -33,6 +33,7 @@ class Limits:
     stream_requests: int = 128  # of one SearchStream: read, and not yet answered
     filter_depth: int = 16
     filter_nodes: int = 256
+    default_timeout_ms: int = 30_000  # of calls that bring no deadline; a Train ends when it ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class BufferConfig:
     # Affects performance.
     absorb_rows: int = 2_000  # larger: fewer absorptions, a longer exact part of every search
     absorb_piece_rows: int = 100  # larger: faster absorption, longer pauses of searches
-    slow_writers_rows: int = 20_000  # buffered beyond the first training: writers wait above this
+    slow_writers_rows: int = 6_000  # buffered beyond the first training: writers wait above this
     slow_writers_wait_s: float = 5.0  # longest that one group of writes waits for the buffer
 
 

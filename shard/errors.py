@@ -30,7 +30,7 @@ VectorShardError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class VectorShardError(Exception):
@@ -47,6 +47,17 @@ class VectorShardError(Exception):
 
     acknowledged_rows: int | None = None
     """Of an upload that this error ended: its first rows, which are written and stay."""
+
+    unwritten_rows: tuple[int, ...] = ()
+    """Of an upload all of which was sent: the rows that are not written, because their shards were
+    missing. All others are."""
+
+    unanswered: bool = False
+    """Nobody who was asked has said this: the network failed, or the time was over. What was asked
+    may have been done."""
+
+    retry_delay_s: float | None = None
+    """How long to wait before trying again, where whoever refused has said so."""
 
 
 class InvalidRequest(VectorShardError):
@@ -174,3 +185,12 @@ class DataDirectoryForeign(DataDirectoryError):
 
 class InternalError(VectorShardError):
     """The server's own fault, as a client sees it: an opaque text."""
+
+
+ErrorT = TypeVar("ErrorT", bound=VectorShardError)
+
+
+def nobody_answered(error: ErrorT) -> ErrorT:
+    """Return the error, as one that no server has said."""
+    error.unanswered = True
+    return error

@@ -23,7 +23,15 @@ from shard.calibration import Setting
 from shard.exact import Candidates, concatenate, costs_of
 from shard.row_map import RowMap
 from shard.tombstones import Tombstones
-from shard.types import BoolArray, Float32Array, IndexKind, Int64Array, Metric, UInt8Array
+from shard.types import (
+    BoolArray,
+    Float32Array,
+    IndexKind,
+    Int32Array,
+    Int64Array,
+    Metric,
+    UInt8Array,
+)
 
 KMEANS_ROUNDS: Final = 10
 """Iterations of k-means, as FAISS itself defaults to for coarse quantizers."""
@@ -194,7 +202,7 @@ class IvfIndex:
         LookupError
             If no list holds it.
         """
-        for list_ in self._nearest_lists(vector).tolist():
+        for list_ in self._nearest_lists(vector)[0].tolist():
             if row in self._rows_of_list(list_):
                 return int(list_)
         raise LookupError(f"no inverted list holds row {row}")
@@ -204,13 +212,31 @@ class IvfIndex:
 
         It is the smallest nprobe that reaches the list.
         """
-        return int(np.flatnonzero(self._nearest_lists(query) == list_)[0]) + 1
+        return int(self.centroid_ranks(query)[0, list_]) + 1
 
-    def _nearest_lists(self, query: Float32Array) -> Int64Array:
-        """Return all lists, int64 (nlist,), by their centroids' nearness to `query` (1, dim)."""
-        _, lists = self._index.quantizer.search(self._as_held(query), self.nlist)
-        nearest: Int64Array = lists[0]
-        return nearest
+    def centroid_ranks(self, queries: Float32Array) -> Int32Array:
+        """Return the place of each list among those that a search probes, from 0.
+
+        int32 (queries, nlist), for `queries` (queries, dim).
+        """
+        nearest = self._nearest_lists(queries)
+        ranks = np.empty(nearest.shape, np.int32)
+        np.put_along_axis(ranks, nearest, np.arange(self.nlist, dtype=np.int32)[None], axis=1)
+        return ranks
+
+    def lists_of_rows(self, last: int) -> Int32Array:
+        """Return the list that holds each row below `last`: int32 (last,), -1 for none."""
+        lists = np.full(last, -1, np.int32)
+        for list_ in range(self.nlist):
+            rows = self._rows_of_list(list_)
+            lists[rows[rows < last]] = list_
+        return lists
+
+    def _nearest_lists(self, queries: Float32Array) -> Int64Array:
+        """Return all lists by their centroids' nearness to each of `queries` (queries, dim)."""
+        lists: Int64Array
+        _, lists = self._index.quantizer.search(self._as_held(queries), self.nlist)
+        return lists
 
     def _rows_of_list(self, list_: int) -> Int64Array:
         """Return the rows that a list holds: a view into the index."""

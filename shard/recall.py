@@ -1,6 +1,6 @@
 """Measure an index's recall: its answers beside an exact search of the rows that it holds. Pure.
 
-What is measured are the index's proposals at growing nprobe; `shard.calibration` makes settings of
+What is measured are the index's proposals, at growing nprobe; `shard.calibration` makes settings of
 them. No clock and no collection enters here.
 """
 
@@ -26,13 +26,29 @@ from shard.calibration import (
 from shard.exact import RankedRows, costs_of, exact_scores, rank
 from shard.ivf_index import IvfIndex, costs_that_tie, float32_costs
 from shard.training_buffer import TrainingBuffer
-from shard.types import CollectionConfig, Float32Array, IndexKind, Int64Array, Metric
+from shard.types import (
+    BoolArray,
+    CollectionConfig,
+    Float32Array,
+    IndexKind,
+    Int32Array,
+    Int64Array,
+    Metric,
+)
 
 CALIBRATED_AT_ONCE: Final = 32
 """Queries of a calibration in one call of FAISS."""
 
 NO_ROW: Final = -2
 """The row of a query that is none."""
+
+NPROBES_A_LOOK: Final = 4
+"""Ratio of the most to the fewest lists of which one search of an index tells. Of wider ones more
+of the first candidates lie in lists that narrower searches do not probe."""
+
+NPROBE_FIRST_LOOK: Final = 8
+
+_NOWHERE: Final = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +62,23 @@ class Truth:
     limits_of_k: Mapping[int, Float32Array]
     hits_of_k: Mapping[int, Int64Array]
 
-    def places(self, costs: Float32Array, k: int) -> Int64Array:
+    def places(self, costs: Float32Array, proposed: BoolArray, k: int) -> Int64Array:
         """Return where the k best rows stand among those proposed: `places_of`."""
-        return places_of(costs, self.limits_of_k[k], self.hits_of_k[k], k)
+        return places_of(costs, proposed, self.limits_of_k[k], self.hits_of_k[k], k)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A search of an index, which tells what searches of fewer of its lists would propose.
+
+    They would propose the same rows in the same order, but for those of lists beyond theirs.
+    `costs`, float32 (queries, n), are in the order of the codes; `ranks`, int32 of that shape, say
+    where each row's list stands among those that are probed for its query.
+    """
+
+    nprobe: int
+    costs: Float32Array
+    ranks: Int32Array
 
 
 def truth_of(
@@ -87,7 +117,9 @@ def found_of(
         One of CALIBRATED_K.
     """
     truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW))
-    places = truth.places(_costs(metric, held, queries, proposed), k)
+    older = _older(proposed, held.last)
+    costs = float32_costs(metric, queries, held.positions.of_padded(older), held.vectors)
+    places = truth.places(costs, older >= 0, k)
     return int(np.sum((places >= 0) & (places < NOT_PROPOSED))), int(np.sum(places >= 0))
 
 
@@ -114,7 +146,7 @@ def measured_calibration(
     own_rows
         int64 (queries,): the row that each query is, to be left out of its answer; NO_ROW for none.
     go_on
-        Raises what ends the calibration, if it should end. Called before each nprobe.
+        Raises what ends the calibration, if it should end. Called before each search of the index.
     asking
         What a call of FAISS is made in: a lock, for an index that is in use.
     at_once
@@ -125,18 +157,33 @@ def measured_calibration(
     compressed = config.index.kind is not IndexKind.IVF_FLAT
     proposals = min(CANDIDATES_MAX if compressed else k, max(1, ivf.rows))
 
-    def costs_at(nprobe: int, piece: slice) -> Float32Array:
+    with asking():
+        lists = ivf.lists_of_rows(held.last)
+
+    def costs_and_ranks(nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
+        go_on()
+        asked = queries[piece]
         with asking():
-            rows = ivf.nearest(queries[piece], proposals + 1, nprobe, held.tombstones)
-        return _costs(metric, held, queries[piece], without(rows, own_rows[piece]))
+            rows = ivf.nearest(asked, proposals + 1, nprobe, held.tombstones)
+        rows = _older(without(rows, own_rows[piece]), held.last)
+        costs = float32_costs(metric, asked, held.positions.of_padded(rows), held.vectors)
+        ranks = np.take_along_axis(ivf.centroid_ranks(asked), lists[rows], axis=1)
+        return costs, np.where(rows >= 0, ranks, _NOWHERE)
+
+    def look(nprobe: int) -> Look:
+        pieces = range(0, max(1, len(queries)), at_once)
+        parts = [costs_and_ranks(nprobe, slice(piece, piece + at_once)) for piece in pieces]
+        costs, ranks = zip(*parts, strict=True)
+        return Look(nprobe, np.concatenate(costs), np.concatenate(ranks))
+
+    last = look(min(NPROBE_FIRST_LOOK, ivf.nlist))
 
     def places_at(nprobe: int) -> Mapping[int, Int64Array]:
-        go_on()
-        pieces = range(0, max(1, len(queries)), at_once)
-        costs = np.concatenate(
-            [costs_at(nprobe, slice(piece, piece + at_once)) for piece in pieces]
-        )
-        return {each: truth.places(costs, each) for each in CALIBRATED_K}
+        nonlocal last
+        if nprobe > last.nprobe:
+            last = look(min(nprobe * NPROBES_A_LOOK, ivf.nlist))
+        proposed = last.ranks < nprobe
+        return {each: truth.places(last.costs, proposed, each) for each in CALIBRATED_K}
 
     rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
     work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
@@ -154,18 +201,14 @@ def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:
     return others
 
 
-def _costs(
-    metric: Metric, held: TrainingBuffer, queries: Float32Array, rows: Int64Array
-) -> Float32Array:
-    """Return what `rows` (queries, n) cost, infinite where they are -1.
-
-    In the place of rows that are newer than `held` those behind them move up.
-    """
-    newer = rows >= held.last
-    if newer.any():
-        order = np.argsort(newer, axis=1, kind="stable")
-        rows = np.take_along_axis(np.where(newer, -1, rows), order, axis=1)
-    return float32_costs(metric, queries, held.positions.of_padded(rows), held.vectors)
+def _older(rows: Int64Array, last: int) -> Int64Array:
+    """Return `rows` (queries, n) without those from `last` on; those behind them move up."""
+    newer = rows >= last
+    if not newer.any():
+        return rows
+    order = np.argsort(newer, axis=1, kind="stable")
+    older: Int64Array = np.take_along_axis(np.where(newer, -1, rows), order, axis=1)
+    return older
 
 
 def _last_costs(metric: Metric, best: RankedRows, hits: Int64Array) -> Float32Array:

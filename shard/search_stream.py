@@ -51,7 +51,8 @@ class SearchStream:
     call
         The stream's own: whom it takes the server for, and its deadline.
     limits
-        Bounds the requests in the window and the bytes of an answer.
+        Bounds the requests in the window, the bytes of an answer, and the time of a request that
+        brings no bound of its own.
     draining
         Set when the server stops: nothing more is begun.
     clock
@@ -139,6 +140,8 @@ class SearchStream:
         if request.timeout_ms:
             own = arrived + request.timeout_ms / 1_000
             deadline = own if deadline is None else min(own, deadline)
+        elif deadline is None:
+            deadline = arrived + self._limits.default_timeout_ms / 1_000
         call = Call(
             deadline=deadline, incarnation=request.incarnation, placement=self._call.placement
         )

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,9 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
+from shard.allocator import keep_few_arenas
 from shard.config import Limits
 from shard.errors import InvalidParameter
 from shard.listening import bind, join_address, split_address
@@ -114,18 +116,22 @@ async def run_server(
     limits: Limits,
     listen: str,
     metrics_listen: str | None = None,
+    collectors: Iterable[Collector] = (),
 ) -> None:
     """Serve a shard until SIGTERM or SIGINT, then drain, and close it.
 
     It is opened once the addresses are taken: a server that cannot listen touches no rows. Prints
-    ``listening on HOST:PORT`` once it can serve.
+    ``listening on HOST:PORT`` once it can serve. Its metrics are those of `collectors`, too.
 
     Raises
     ------
     InvalidParameter
         If it cannot listen on an address. What `open_shard` raises.
     """
+    keep_few_arenas()
     registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
     server = grpc.aio.server(options=server_options(limits))
     address = await bind(server, listen)
     if metrics_listen is not None:

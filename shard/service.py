@@ -153,6 +153,8 @@ class VectorService:
             with self._run(name) as outcome:
                 try:
                     call = self._call(context)
+                    if name != "Train":
+                        call = self._bounded(call)
                     await self._require_placement(call)
                     return await answer(payload, call)
                 except Exception as error:
@@ -165,6 +167,12 @@ class VectorService:
         remaining_s = context.time_remaining()
         deadline = None if remaining_s is None else self._clock() + remaining_s
         return call_of(context.invocation_metadata(), deadline)
+
+    def _bounded(self, call: Call) -> Call:
+        """Return the call with a deadline: a shard that hangs must not keep a caller for ever."""
+        if call.deadline is not None:
+            return call
+        return replace(call, deadline=self._clock() + self._limits.default_timeout_ms / 1_000)
 
     async def _require_placement(self, call: Call) -> None:
         """Refuse a call that is meant for another server: its answer would be a wrong one."""
@@ -230,7 +238,8 @@ class VectorService:
 
     async def _write(self, request: UpsertRequest, request_id: int, call: Call) -> bytes:
         await self._require_placement(call)
-        return wire.encode_upsert_response(await self._shard.upsert(request, call=call), request_id)
+        result = await self._shard.upsert(request, call=self._bounded(call))
+        return wire.encode_upsert_response(result, request_id)
 
     async def _delete(self, payload: bytes, call: Call) -> bytes:
         async with self._held(payload, call):

@@ -165,7 +165,8 @@ def status_of(error: VectorShardError) -> status_pb2.Status:
     )
     if error.retryable:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(round(RETRY_DELAY_S * 1e9))
+        delay_s = RETRY_DELAY_S if error.retry_delay_s is None else error.retry_delay_s
+        retry.retry_delay.FromNanoseconds(round(delay_s * 1e9))
         status.details.add().Pack(retry)
     return status
 
@@ -213,7 +214,8 @@ def error_from_status(
 ) -> VectorShardError:
     """Return the error that a status stands for: by its ErrorInfo, else by its code.
 
-    CANCELLED is nobody's failure; whoever may see it looks at the code before asking here.
+    It knows how long its RetryInfo asks to wait. CANCELLED is nobody's failure; whoever may see it
+    looks at the code before asking here.
 
     Parameters
     ----------
@@ -227,34 +229,40 @@ def error_from_status(
             details = status_pb2.Status.FromString(details)
         except DecodeError:
             details = None
-    info, violation = _details_of(details)
+    info, violation, retry = _details_of(details)
     kind = _ERROR_BY_REASON.get(info.reason) if info.domain == DOMAIN else None
-    if kind is None:
-        return _error_of_code(code, message, violation)
-    if issubclass(kind, InvalidRequest):
+    if kind is not None and issubclass(kind, InvalidRequest):
         return _invalid_request(kind, message, info, violation)
-    error = kind(message)
+    error = _error_of_code(code, message, violation) if kind is None else kind(message)
     if error_id := info.metadata.get("error_id"):
         error.error_id = error_id
+    if retry.HasField("retry_delay"):
+        error.retry_delay_s = max(0.0, retry.retry_delay.ToNanoseconds() / 1e9)
     return error
 
 
 def _details_of(
     status: status_pb2.Status | None,
-) -> tuple[error_details_pb2.ErrorInfo, error_details_pb2.BadRequest.FieldViolation]:
-    """Return the ErrorInfo and the first field violation; empty ones for what is not there."""
+) -> tuple[
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.BadRequest.FieldViolation,
+    error_details_pb2.RetryInfo,
+]:
+    """Return the ErrorInfo, the first field violation and the RetryInfo; empty ones for others."""
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
     for detail in status.details if status is not None else ():
-        for message in (info, bad_request):
+        for message in (info, bad_request, retry):
             if detail.Is(message.DESCRIPTOR):
                 try:
                     detail.Unpack(message)
                 except DecodeError:
                     message.Clear()
+    violation = error_details_pb2.BadRequest.FieldViolation()
     if bad_request.field_violations:
-        return info, bad_request.field_violations[0]
-    return info, error_details_pb2.BadRequest.FieldViolation()
+        violation = bad_request.field_violations[0]
+    return info, violation, retry
 
 
 def _invalid_request(

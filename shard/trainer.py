@@ -8,15 +8,18 @@ growing meanwhile, and writes checkpoints. Both only look; the collection knows 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
 import structlog
 
+from shard.allocator import give_back
 from shard.calibration import CALIBRATED_K, Calibration, nlist_for
 from shard.collection import Collection
 from shard.filtered_search import measured_margins
@@ -33,6 +36,16 @@ from then on, writers are slowed until the buffer is small."""
 
 ABSORBED_PIECES: Final = 200
 """Pieces that one collection absorbs before it is the next one's turn."""
+
+REST_A_PIECE: Final = 1.0
+"""How long the absorber rests after a piece while searches come, as a ratio to what it took. Adding
+has no niceness of its own, because searches wait for the lock that it holds."""
+
+SEARCHES_COME_S: Final = 0.05
+"""Searches come if there was one within that time."""
+
+IDLE_S: Final = 1.0
+"""How long a thread has no work until what its work took is given back to the system."""
 
 BUILDER_NICENESS: Final = 10
 """Searches come before training where they compete for a core."""
@@ -190,6 +203,36 @@ def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> No
     )
 
 
+class Pace:
+    """How fast rows are absorbed: at once while nobody searches, else with rests for the searches.
+
+    Times are in seconds, of any one clock.
+
+    Parameters
+    ----------
+    now
+        When the first piece begins.
+    searches
+        How many searches there have been by then.
+    """
+
+    def __init__(self, now: float, searches: int) -> None:
+        self._begun = now
+        self._searches = searches
+        self._searched_at = -math.inf
+
+    def rest_s(self, now: float, searches: int) -> float:
+        """Return how long to rest after a piece; 0 where the next one follows at once."""
+        took_s, self._begun = now - self._begun, now
+        if searches != self._searches:
+            self._searches, self._searched_at = searches, now
+        return REST_A_PIECE * took_s if now - self._searched_at < SEARCHES_COME_S else 0.0
+
+    def rested(self, now: float) -> None:
+        """Take the next piece to begin now."""
+        self._begun = now
+
+
 class Trainer:
     """Runs the background work of many collections on two threads.
 
@@ -199,13 +242,19 @@ class Trainer:
         Seconds since 1970.
     stopwatch
         Seconds since any moment.
+    when_idle
+        Called on either thread when it has had no work for IDLE_S, once until it has some again.
     """
 
     def __init__(
-        self, clock: Callable[[], float], stopwatch: Callable[[], float] = time.monotonic
+        self,
+        clock: Callable[[], float],
+        stopwatch: Callable[[], float] = time.monotonic,
+        when_idle: Callable[[], None] = give_back,
     ) -> None:
         self._clock = clock
         self._stopwatch = stopwatch
+        self._when_idle = when_idle
         self._changed = threading.Condition()
         self._changes = 0
         self._collections: tuple[Collection, ...] = ()
@@ -255,10 +304,16 @@ class Trainer:
         seen = -1
         while not self._stopping:
             with self._changed:
-                while self._changes == seen and not self._stopping:
-                    self._changed.wait()
+                has_work = self._changed.wait_for(partial(self._has_changed, seen), IDLE_S)
+            if not has_work:
+                self._when_idle()
+            with self._changed:
+                self._changed.wait_for(partial(self._has_changed, seen))
                 seen = self._changes
             self._run_all(step)
+
+    def _has_changed(self, seen: int) -> bool:
+        return self._changes != seen or self._stopping
 
     def _run_all(self, step: Callable[[Collection], bool]) -> None:
         """Run a step for all collections in turn, until none has anything left to do.
@@ -302,15 +357,15 @@ class Trainer:
 
         def rest() -> None:
             nonlocal begun
-            took_s = self._stopwatch() - begun
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stopping or self._has_other_work(), RESTS_A_PIECE * took_s
-                )
+            self._rest(RESTS_A_PIECE * (self._stopwatch() - begun), self._has_other_work)
             go_on()
             begun = self._stopwatch()
 
         return rest
+
+    def _rest(self, rest_s: float, is_over: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or is_over(), rest_s)
 
     def _has_other_work(self) -> bool:
         return any(
@@ -337,9 +392,14 @@ class Trainer:
 
     def _absorb(self, collection: Collection) -> bool:
         if collection.wants_absorbing:
+            pace = Pace(self._stopwatch(), collection.searches)
             for _ in range(ABSORBED_PIECES):
                 if self._stopping or collection.closed or not collection.absorb_piece():
                     break
+                rest_s = pace.rest_s(self._stopwatch(), collection.searches)
+                if rest_s:
+                    self._rest(rest_s, lambda: False)
+                    pace.rested(self._stopwatch())
         if collection.wants_checkpoint:
             collection.checkpoint()
         return collection.wants_absorbing

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from shard.filter_expression import Filter
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
+Int32Array: TypeAlias = npt.NDArray[np.int32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 UInt32Array: TypeAlias = npt.NDArray[np.uint32]
@@ -57,6 +58,7 @@ class IndexKind(Enum):
 class NlistRule(Enum):
     """How many inverted lists, from the rows that an index is trained on."""
 
+    BY_KIND = "by_kind"
     SQRT_4 = "sqrt_4"
     SQRT_8 = "sqrt_8"
     SQRT_16 = "sqrt_16"
@@ -110,7 +112,7 @@ class IndexConfig:
 
     kind: IndexKind = IndexKind.IVF_PQ
     min_training_size: int = 1_000
-    nlist_rule: NlistRule = NlistRule.SQRT_4
+    nlist_rule: NlistRule = NlistRule.BY_KIND
     nlist: int = 0  # for FIXED
 
 

@@ -47,6 +47,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "live_sample",
                     "proposals",
                     "read_write_lock",
+                    "allocator",
                     "recall",
                     "row_map",
                     "slots",
@@ -65,6 +66,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "data_directory",
                     "disk",
                     "filter_file",
+                    "checkpoint",
                     "index_file",
                     "rebuild",
                     "row_columns",
@@ -107,18 +109,25 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
             "core",
             frozenset(
                 {
+                    "breaker",
                     "calls",
                     "explanations",
                     "filter_text",
                     "ingest",
                     "merge",
                     "placement",
+                    "retries",
                     "tables",
                     "upload",
                 }
             ),
         ),
-        ("routing", frozenset({"children", "link", "remote_shard", "router"})),
+        (
+            "routing",
+            frozenset(
+                {"children", "guarded_shard", "link", "partial_write", "remote_shard", "router"}
+            ),
+        ),
         (
             "edge",
             frozenset(
@@ -129,6 +138,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "demo",
                     "embedded",
                     "fleet",
+                    "guard_metrics",
                     "logs",
                     "streams",
                 }
@@ -549,6 +559,7 @@ def named_paths(markdown: str) -> Iterator[str]:
         "CONTRIBUTING.md",
         "benchmarks/README.md",
         "deploy/README.md",
+        "docs/operations.md",
         "examples/README.md",
     ],
 )
@@ -562,6 +573,18 @@ def test_every_path_that_a_page_names_exists(page: str) -> None:
             place.glob(path) if "*" in path else (place / path).exists()
             for place in (file.parent, ROOT)
         )
+    ]
+    assert not missing
+
+
+def test_every_fault_that_operators_are_told_of_is_shown_by_a_test_that_exists() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    shown = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert shown
+    missing = [
+        f"{path}::{name}"
+        for path, name in shown
+        if not re.search(rf"def {name}\(", (ROOT / "tests" / path).read_text())
     ]
     assert not missing
 

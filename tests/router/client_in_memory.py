@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from shard.errors import CollectionNotFound, DimensionMismatch
+from shard.errors import CollectionNotFound, DimensionMismatch, ShardUnavailable
 from shard.types import (
     CollectionConfig,
     CollectionDescription,
@@ -63,6 +63,8 @@ class ClientInMemory:
     explanation: Explanation = field(default_factory=Explanation)
     explains: list[tuple[list[list[float]], int | str, str | None]] = field(default_factory=list)
     refused_rows: tuple[int, ...] = ()
+    missing_shard: int = 0
+    """How many of the next upserts find a shard missing."""
     forget_everything: bool = False
     lose_rows: int = 0
 
@@ -113,6 +115,9 @@ class ClientInMemory:
 
     def upsert(self, name: str, ids: IdArray, vectors: VectorArray) -> UpsertResult:
         """Keep all rows but those at `refused_rows` of the batch."""
+        if self.missing_shard:
+            self.missing_shard -= 1
+            raise ShardUnavailable("1 of 3 rows are not written")
         if vectors.shape[1] != self.collections[name].dim:
             raise DimensionMismatch("wrong", field="vectors")
         refused = [row for row in self.refused_rows if row < len(ids)]

@@ -400,6 +400,8 @@ def test_a_metric_or_mode_that_is_none_is_refused(client: Any) -> None:
 def test_the_servers_error_is_raised_again(
     client: Any, server: FakeServer, error: VectorShardError
 ) -> None:
+    if error.retryable:
+        error.retry_delay_s = 2.5
     server.error = error
     with pytest.raises(type(error)) as raised:
         client.search("words", np.eye(3))

@@ -139,6 +139,34 @@ def test_ingest_tells_the_refused_rows_by_their_number_in_the_file(
     assert re.findall(r"row (\d+): exists", ended.output) == ["1", "4"]
 
 
+@pytest.fixture
+def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take note of the waits of the command line instead of waiting."""
+    waited_s: list[float] = []
+    monkeypatch.setattr("time.sleep", waited_s.append)
+    return waited_s
+
+
+def test_ingest_writes_again_what_a_shard_was_missing_for(
+    run: Run, client: ClientInMemory, words_file: Path, waits_s: list[float]
+) -> None:
+    client.missing_shard = 2
+    ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
+    assert ended.exit_code == 0
+    assert "7 rows accepted, 0 refused" in ended.output
+    assert len(waits_s) == 2
+
+
+def test_ingest_gives_up_on_a_shard_that_stays_missing_and_tells_which_rows_are_missing(
+    run: Run, client: ClientInMemory, words_file: Path, waits_s: list[float]
+) -> None:
+    client.missing_shard = console.WRITE_ATTEMPTS
+    ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
+    assert ended.exit_code == 1
+    assert "1 of 3 rows are not written" in ended.stderr
+    assert 20 < sum(waits_s) < 60
+
+
 @pytest.mark.parametrize(
     ("dim", "metric", "id_type", "options", "told"),
     [

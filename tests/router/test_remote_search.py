@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
+from router.guarded_shard import GuardedShard
 from router.link import WINDOW_REQUESTS
 from router.remote_shard import LINK_BYTES_MAX, RemoteShard
+from router.router import Router
 from shard import wire
 from shard.config import Limits
 from shard.errors import (
@@ -301,6 +304,29 @@ async def test_who_is_no_longer_waited_for_is_told(
     with pytest.raises(asyncio.CancelledError):
         await asking
     await within(hanging.withdrawn.wait())
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["link", "call"])
+async def test_who_leaves_a_router_is_withdrawn_at_the_shard_unless_others_share_the_search(
+    served: Served, remote: RemoteShard, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    router = await Router.connect([GuardedShard(remote, remote.target)])
+    await router.search(SEARCH)
+    search = replace(SEARCH, queries=some_vectors(10), k=10_000) if large else SEARCH
+    hanging = Hanging(served, monkeypatch)
+    first, second, third = (asyncio.ensure_future(router.search(search)) for _ in range(3))
+    await within(hanging.began.wait())
+    hanging.began.clear()
+    first.cancel()
+    await within(hanging.withdrawn.wait())
+    hanging.withdrawn.clear()
+    await within(hanging.began.wait())  # the other two, as one
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert not hanging.withdrawn.is_set()
+    third.cancel()
+    await within(hanging.withdrawn.wait())
+    assert ("Search" in served.began) == large
 
 
 async def test_a_broken_link_is_followed_by_a_call_and_by_a_new_link(

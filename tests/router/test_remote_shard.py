@@ -209,6 +209,8 @@ async def test_every_error_of_the_server_is_raised_as_itself(
         error = kind("it is so")
         if error.is_servers_own or kind is InternalError:
             error.error_id = "abc"
+        if error.retryable:
+            error.retry_delay_s = 2.5
     answering.fails_with(error)
     with pytest.raises(kind, match="it is so") as caught:
         await remote.count(COUNT)

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from router.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S, Children
 from router.merge import merge_top_k
 from router.router import MERGED_AT_ONCE, Router
+from shard.config import SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -30,6 +31,7 @@ from shard.errors import (
     VectorShardError,
 )
 from shard.protocol import Shard
+from shard.slots import slots_of
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -172,6 +174,44 @@ async def test_children_have_a_little_less_time_than_their_caller(
     await router.search(search(), call=Call(deadline=deadline))
     [(_, _, call)] = [asked for asked in children[0].calls if asked[0] == "search"]
     assert call.deadline == pytest.approx(deadline - kept_s, abs=0.05)
+
+
+@dataclass
+class Hangs(FakeShard):
+    """Answers no search before it is let go."""
+
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        result = await super().search(request, call=call)
+        await self.let_go.wait()
+        return result
+
+
+async def turns() -> None:
+    """Let everything go on that waits for nothing."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["all hang", "one answers"])
+async def test_who_is_missing_at_once_lets_nobody_start_before_a_child_has_answered(
+    children: list[FakeShard], answers: bool
+) -> None:
+    hanging = [Hangs(1, 3)] if answers else [Hangs(1, 3), Hangs(2, 3)]
+    for hangs in hanging:
+        hangs.with_collection()
+        children[hangs.shard] = hangs
+    router = await remembering(children)
+    children[0].failure = ShardUnavailable("not asked")
+    callers = [asyncio.ensure_future(found(router, min_coverage=0.3)) for _ in range(5)]
+    await turns()
+    # The first alone; then, once somebody has answered, those that came meanwhile as one.
+    assert len(children[1].asked("search")) == (2 if answers else 1)
+    for hangs in hanging:
+        hangs.let_go.set()
+    await asyncio.gather(*callers)
+    assert len(children[1].asked("search")) == 2
 
 
 async def test_nothing_at_all_is_no_answer_whatever_is_asked_for(
@@ -339,14 +379,76 @@ async def test_rows_of_one_shard_trouble_no_other(children: list[FakeShard]) -> 
         assert sorted(len(child.asked(method)) for child in children) == [0, 0, 1]
 
 
-async def test_a_write_to_a_missing_child_fails_though_others_may_have_written(
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (ShardUnavailable("gone fishing"), 14),
+        (DeadlineExceeded("gone fishing"), 4),
+        (Overloaded("gone fishing"), 8),
+    ],
+    ids=["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"],
+)
+async def test_rows_of_a_missing_child_are_errors_and_those_of_others_are_written(
+    children: list[FakeShard], failure: VectorShardError, code: int
+) -> None:
+    router = await remembering(children)
+    children[1].failure = failure
+    children[2].row_errors = [0]
+    ids = np.random.default_rng(5).permutation(60)
+    result = await router.upsert(upsert(ids))
+    of_shard = slots_of(ids) * 3 // SLOTS_TOTAL
+    missing, refused = np.flatnonzero(of_shard == 1), np.flatnonzero(of_shard == 2)[0]
+    assert result.accepted == 60 - len(missing) - 1
+    assert [error.row for error in result.errors] == sorted([*missing, refused])
+    told = f"shard 1: {type(failure).__name__}: gone fishing"
+    for error in result.errors:
+        expected = (6, "shard 2") if error.row == refused else (code, told)
+        assert (error.code, error.message) == expected
+    assert result.token.sequences == {0: 40, 2: 42}
+
+
+async def test_rows_of_a_missing_leaf_are_errors_through_any_number_of_routers(
+    children: list[FakeShard],
+) -> None:
+    below = [
+        await Router.connect(children[:2], partial=True),
+        await Router.connect(children[2:], partial=True),
+    ]
+    router = await Router.connect(below)
+    await router.count(CountRequest(collection="words"))
+    children[0].failure = ShardUnavailable("gone fishing")
+    result = await router.upsert(upsert(np.arange(60)))
+    missing = np.flatnonzero(slots_of(np.arange(60)) * 3 // SLOTS_TOTAL == 0)
+    assert [error.row for error in result.errors] == missing.tolist()
+    assert {error.message for error in result.errors} == {"shard 0: ShardUnavailable: gone fishing"}
+    children[1].failure = ShardUnavailable("asleep")
+    result = await router.upsert(upsert(np.arange(60)))
+    assert result.accepted == len(children[2].asked("upsert")[0].ids)  # type: ignore[attr-defined]
+
+
+async def test_a_write_that_no_child_has_done_fails(children: list[FakeShard]) -> None:
+    router = await remembering(children)
+    for child in children:
+        child.failure = ShardUnavailable(f"shard {child.shard} has gone fishing")
+    with pytest.raises(ShardUnavailable, match="gone fishing"):
+        await router.upsert(upsert(np.arange(60)))
+
+
+async def test_a_failure_that_is_not_of_its_rows_alone_is_the_whole_writes(
+    children: list[FakeShard],
+) -> None:
+    router = await remembering(children)
+    children[1].failure = RowFileCorrupt("bits")
+    with pytest.raises(RowFileCorrupt):
+        await router.upsert(upsert(np.arange(60)))
+
+
+async def test_a_deletion_that_reached_only_some_fails_and_may_be_repeated(
     children: list[FakeShard],
 ) -> None:
     router = await remembering(children)
     children[1].failure = ShardUnavailable("gone fishing")
     with pytest.raises(ShardUnavailable, match="gone fishing"):
-        await router.upsert(upsert(np.arange(60)))
-    with pytest.raises(ShardUnavailable):
         await router.delete(DeleteRequest(collection="words", ids=np.arange(60)))
 
 
@@ -465,8 +567,8 @@ async def test_nothing_of_a_write_that_fails_goes_on_after_it(children: list[Fak
 
     children[2] = Slow(2, 3).with_collection()
     router = await remembering(children)
-    children[0].failure = ShardUnavailable("gone")
-    with pytest.raises(ShardUnavailable, match="gone"):
+    children[0].failure = RowFileCorrupt("bits")
+    with pytest.raises(RowFileCorrupt):
         await router.upsert(upsert(np.arange(60)))
     assert written == [2], "else it would write over what its caller writes next"
 

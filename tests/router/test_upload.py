@@ -190,6 +190,50 @@ def test_errors_of_rows_count_in_the_whole_upload_and_tokens_add_up(
     assert summary.token == Token(incarnation="x1", sequences={0: 100, 1: 99})
 
 
+GONE = "shard 1: ShardUnavailable: gone fishing"
+
+
+def test_rows_of_a_missing_shard_are_unavailable_and_named_by_their_number() -> None:
+    upload = Upload(
+        "words", range(5), np.eye(5), None, mode="insert", limits=Limits(), progress=None
+    )
+    errors = (RowError(1, 6, "exists"), RowError(2, 14, GONE), RowError(4, 14, GONE))
+    upload.acknowledge(answer(upload.message(0), accepted=2, errors=errors))
+    with pytest.raises(ShardUnavailable, match=r"2 of 5 rows are .*, row 2 .*gone") as raised:
+        upload.summary()
+    assert raised.value.unwritten_rows == (2, 4)
+    assert raised.value.acknowledged_rows == 2
+
+
+@pytest.mark.usefixtures("small_messages")
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_rows_of_a_missing_shard_do_not_keep_the_rest_of_an_upload_from_being_written(
+    client: Any, server: FakeServer, rows: tuple[list[int], Any], ends_early: bool
+) -> None:
+    taken: list[int] = []
+
+    def each(payloads: Iterator[bytes]) -> Iterator[bytes]:
+        for number, payload in enumerate(payloads):
+            errors = (RowError(1, 14, GONE),) if number in (1, 3) else ()
+            taken.append(number)
+            if ends_early and number == 5:
+                raise InvalidVector("contains NaN", field="vectors", row=0)
+            yield answer(payload, errors=errors)
+
+    server.acknowledge = each
+    first = MESSAGE_ROWS + 1
+    if ends_early:
+        with pytest.raises(InvalidVector) as refused:
+            client.upsert("words", *rows)
+        assert refused.value.acknowledged_rows == first, "all rows before it are written"
+        return
+    with pytest.raises(ShardUnavailable, match=f"2 of {ROWS} rows") as raised:
+        client.upsert("words", *rows)
+    assert raised.value.unwritten_rows == (first, 3 * MESSAGE_ROWS + 1)
+    assert raised.value.acknowledged_rows == first
+    assert len(taken) == -(-ROWS // MESSAGE_ROWS)
+
+
 @pytest.mark.usefixtures("small_messages")
 @pytest.mark.parametrize("acknowledged", [0, 2])
 def test_a_stream_that_ends_early_is_unavailable(

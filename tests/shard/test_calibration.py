@@ -24,7 +24,7 @@ from shard.calibration import (
     places_of,
     work,
 )
-from shard.types import Effort, IndexConfig, Int64Array, NlistRule
+from shard.types import Effort, IndexConfig, IndexKind, Int64Array, NlistRule
 
 POINTS = Calibration(
     tuple(
@@ -40,6 +40,8 @@ POINTS = Calibration(
 @pytest.mark.parametrize(
     ("rule", "rows", "nlist"),
     [
+        (NlistRule.BY_KIND, 1_000, 25),
+        (NlistRule.BY_KIND, 336_479, 580),
         (NlistRule.SQRT_4, 1_000, 25),  # 4 * sqrt(1000) is 126: 39 rows a list allow 25
         (NlistRule.SQRT_4, 10_000, 256),
         (NlistRule.SQRT_4, 336_479, 2_320),
@@ -57,6 +59,13 @@ def test_the_number_of_lists_follows_the_rule_and_leaves_39_rows_a_list(
     assert nlist_for(IndexConfig(nlist_rule=rule, nlist=100), rows) == nlist
 
 
+@pytest.mark.parametrize("kind", [IndexKind.IVF_FLAT, IndexKind.IVF_SQ8])
+def test_the_default_gives_an_index_of_whole_vectors_more_and_shorter_lists(
+    kind: IndexKind,
+) -> None:
+    assert nlist_for(IndexConfig(kind=kind), 336_479) == 2_320
+
+
 @given(st.sampled_from(NlistRule), st.integers(1, 10**8), st.integers(1, 65_536))
 def test_there_is_always_a_list_and_never_less_than_39_rows_for_each_of_several(
     rule: NlistRule, rows: int, fixed: int
@@ -72,9 +81,13 @@ def test_there_is_always_a_list_and_never_less_than_39_rows_for_each_of_several(
 def test_places_say_where_what_is_as_good_as_the_kth_stands() -> None:
     inf = np.inf
     costs = np.array([[3, 1, 9, 2, 2], [7, 7, 7, inf, inf], [5, 6, 7, 8, inf]], dtype=np.float32)
-    places = places_of(costs, np.array([2, 7, 5], dtype=np.float32), np.array([2, 2, 1]), 2)
-    assert places.tolist() == [[1, 3], [0, 1], [0, -1]]
-    missed = places_of(costs[:1], np.array([0.5], dtype=np.float32), np.array([2]), 2)
+    proposed = np.full(costs.shape, True)
+    limits, hits = np.array([2, 7, 5], dtype=np.float32), np.array([2, 2, 1])
+    assert places_of(costs, proposed, limits, hits, 2).tolist() == [[1, 3], [0, 1], [0, -1]]
+    proposed[0, [1, 2]] = False
+    places = places_of(costs[:1], proposed[:1], limits[:1], hits[:1], 2)
+    assert places.tolist() == [[1, 2]]
+    missed = places_of(costs[:1], proposed[:1], np.array([0.5], dtype=np.float32), np.array([2]), 2)
     assert missed.tolist() == [[NOT_PROPOSED, NOT_PROPOSED]]
 
 
@@ -83,16 +96,18 @@ def test_places_are_those_of_the_first_that_are_good_enough(seed: int, k: int) -
     random = np.random.default_rng(seed)
     costs = random.integers(0, 5, (4, 9)).astype(np.float32)
     limits, hits = random.integers(-1, 5, 4).astype(np.float32), random.integers(0, k + 1, 4)
+    proposed = random.random((4, 9)) < 0.7
     expected = []
-    for row, limit, there in zip(costs.tolist(), limits.tolist(), hits.tolist(), strict=True):
-        good = [place for place, cost in enumerate(row) if cost <= limit][:k]
+    for row, those, limit, there in zip(costs, proposed, limits, hits.tolist(), strict=True):
+        good = [place for place, cost in enumerate(row[those]) if cost <= limit][:k]
         padded = good + [NOT_PROPOSED] * (k - len(good))
         expected.append([*padded[:there], *[-1] * (k - there)])
-    assert places_of(costs, limits, hits, k).tolist() == expected
+    assert places_of(costs, proposed, limits, hits, k).tolist() == expected
 
 
 def test_of_no_queries_nothing_has_a_place() -> None:
-    nobody = places_of(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, int), 5)
+    costs, proposed = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.bool_)
+    nobody = places_of(costs, proposed, np.zeros(0, np.float32), np.zeros(0, int), 5)
     assert nobody.shape == (0, 5)
 
 

@@ -145,7 +145,7 @@ def test_queries_unlike_the_rows_get_the_recall_they_were_promised(
     assert description.measured_recall == pytest.approx(description.live_recall, abs=0.005)
     assert description.generation == 1
     held_out = means_of_five(200, seed=9, metric=metric)
-    assert recall(collection, held_out) >= TARGET - 0.02
+    assert recall(collection, held_out) >= TARGET - 0.03  # as sure as that many queries make it
     collection.close()
 
 

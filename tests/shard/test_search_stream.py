@@ -257,6 +257,12 @@ async def test_each_message_says_whom_and_how_long_within_what_the_stream_says()
     await close(streamed)
 
 
+async def test_a_request_without_any_deadline_gets_one(streamed: Streamed) -> None:
+    await streamed.sends(search(1))
+    assert streamed.calls == [Call(deadline=NOW + LIMITS.default_timeout_ms / 1_000)]
+    await close(streamed)
+
+
 async def test_a_request_whose_time_is_over_is_withdrawn_and_told(streamed: Streamed) -> None:
     await streamed.sends(search(1, timeout_ms=1), search(2))
     await asyncio.wait_for(streamed.some_answer.wait(), DEADLINE_S)

@@ -48,6 +48,8 @@ from shard.types import (
     Role,
     SearchRequest,
     SearchResult,
+    ShardDescription,
+    Token,
     Topology,
     TrainRequest,
     UpsertRequest,
@@ -236,22 +238,52 @@ async def test_an_error_whose_story_another_server_keeps_is_passed_on_as_it_is(
     assert (str(error), error.error_id) == (str(told), "abc")
 
 
-async def test_the_callers_deadline_reaches_the_shard(
+async def test_the_callers_deadline_reaches_the_shard_and_who_has_none_gets_one(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[Call] = []
+    left_s: list[float] = []
 
     async def count(request: CountRequest, *, call: Call = NO_LIMIT) -> int:
-        calls.append(call)
+        assert call.deadline is not None
+        left_s.append(call.deadline - time.monotonic())
         return 7
 
     monkeypatch.setattr(served.shard, "count", count)
     payload = wire.encode_count_request(CountRequest(collection="words"))
-    assert wire.decode_count_response(await served.call("Count", payload)) == 7
     rpc: Unary = served.channel.unary_unary(f"/{SERVICE_NAME}/Count")
+    assert wire.decode_count_response(await rpc(payload, timeout=DEADLINE_S)) == 7
     await rpc(payload)
-    assert calls[0].deadline is not None
-    assert calls[1].deadline is None
+    default_s = Limits().default_timeout_ms / 1_000
+    assert left_s == pytest.approx([DEADLINE_S, default_s], abs=5.0)
+
+
+async def test_each_message_of_an_upload_has_its_own_time_and_a_training_takes_what_it_takes(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float | None] = []
+
+    async def upsert(request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        deadlines.append(call.deadline)
+        return UpsertResult(accepted=1, errors=(), token=Token(incarnation="x"))
+
+    async def train(request: TrainRequest, *, call: Call = NO_LIMIT) -> list[ShardDescription]:
+        assert call.deadline is None
+        return []
+
+    monkeypatch.setattr(served.shard, "upsert", upsert)
+    monkeypatch.setattr(served.shard, "train", train)
+    stream: Streaming = served.channel.stream_stream(f"/{SERVICE_NAME}/UpsertStream")
+    ids = int64s(1)
+    message = wire.encode_upsert_request(
+        UpsertRequest(collection="words", ids=ids, vectors=some_vectors(1))
+    )
+    began = time.monotonic()
+    async for _ in stream(iter([message, message])):
+        pass
+    assert len(deadlines) == 2
+    assert all(each is not None and each >= began + 29.0 for each in deadlines)
+    rpc: Unary = served.channel.unary_unary(f"/{SERVICE_NAME}/Train")
+    await rpc(wire.encode_train_request(TrainRequest(collection="words")))
 
 
 # ---- whom a call means --------------------------------------------------------------------------

@@ -55,6 +55,8 @@ def made(kind: type[VectorShardError], text: str = "it is so", row: int | None =
     error = kind(text)
     if kind is InternalError or kind.is_servers_own:
         error.error_id = "e1"
+    if kind.retryable:
+        error.retry_delay_s = 2.5
     return error
 
 

@@ -15,7 +15,14 @@ from shard.collection import Collection
 from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.disk import Disk
 from shard.errors import CollectionNotFound
-from shard.trainer import Trainer, TrainingAbandoned, build_index
+from shard.trainer import (
+    REST_A_PIECE,
+    SEARCHES_COME_S,
+    Pace,
+    Trainer,
+    TrainingAbandoned,
+    build_index,
+)
 from shard.types import Effort, IndexKind, Metric, SearchRequest, ShardState, UInt8Array
 from shard.upkeep import GROWTH_BEFORE_RETRAINING
 from tests.crash_disk import FailingDisk
@@ -551,3 +558,31 @@ def test_closing_tells_who_still_waits_for_a_training(tmp_path: Path) -> None:
     given_up.cancel()
     collection.close()
     assert isinstance(waiting.exception(DEADLINE_S), CollectionNotFound)
+
+
+def test_absorbing_rests_while_searches_come_and_not_otherwise() -> None:
+    pace = Pace(10.0, searches=5)
+    assert pace.rest_s(10.25, 5) == 0.0
+    assert pace.rest_s(10.5, 6) == 0.25 * REST_A_PIECE
+    pace.rested(11.0)
+    assert pace.rest_s(11.0 + SEARCHES_COME_S, 7) == pytest.approx(SEARCHES_COME_S * REST_A_PIECE)
+    pace.rested(12.0)
+    assert pace.rest_s(12.25, 7) == 0.0, "the last search was long ago"
+
+
+def test_a_thread_without_work_says_so_once_until_it_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.trainer.IDLE_S", 0.0)
+    idle: list[str] = []
+    trainer = Trainer(lambda: 0.0, when_idle=lambda: idle.append(threading.current_thread().name))
+    collection = open_collection(tmp_path, config_of(min_training_size=50))
+    trainer.start()
+    try:
+        poll_until(lambda: sorted(set(idle)) == ["absorber", "builder"])
+        trainer.attach(collection)
+        poll_until(lambda: len(idle) == 4)
+        assert sorted(idle) == ["absorber", "absorber", "builder", "builder"]
+    finally:
+        trainer.stop()
+        collection.close()

@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from shard.commit_plan import ALREADY_EXISTS_CODE
 from shard.config import SLOTS_TOTAL
 from shard.errors import (
     CollectionExists,
@@ -285,16 +286,25 @@ class Judge:
     def _written(
         self, asked: Asked, ids: IdArray, token: Token
     ) -> Iterator[tuple[list[int], Held]]:
-        """Yield the indices of each shard's ids, and the collection when they were written."""
+        """Yield the indices of the ids of each shard that has written, and what it held then."""
         for number, rows in self._parts(ids):
-            require(number in token.sequences, f"shard {number} owns rows and has no token")
+            if number not in token.sequences:
+                continue
             held = self._seen(asked, number, token.sequences[number], f"token of {number}")
             require(held.entry.incarnation == token.incarnation, "written to another incarnation")
             yield rows, held
 
     def _judge_upsert(self, asked: Asked, request: UpsertRequest, result: UpsertResult) -> None:
-        refused = {error.row for error in result.errors}
-        require(result.accepted + len(refused) == len(request.ids), "not all rows are counted")
+        refused = {error.row for error in result.errors if error.code == ALREADY_EXISTS_CODE}
+        missed = {error.row: error.message for error in result.errors if error.row not in refused}
+        counted = result.accepted + len(refused) + len(missed)
+        require(counted == len(request.ids), "not all rows are counted")
+        for number, rows in self._parts(request.ids):
+            if number not in result.token.sequences:
+                require(set(rows) <= missed.keys(), f"shard {number} has not written its rows")
+                named = all(f"shard {number}: " in missed.pop(row) for row in rows)
+                require(named, f"shard {number} is not named")
+        require(not missed, f"rows {[*missed]} are errors, though their shards have written")
         for rows, held in self._written(asked, request.ids, result.token):
             for row in rows:
                 there = held.rows.get(int(request.ids[row]))
@@ -304,6 +314,8 @@ class Judge:
 
     def _judge_delete(self, asked: Asked, request: DeleteRequest, result: DeleteResult) -> None:
         assert request.ids is not None
+        owners = {number for number, _ in self._parts(request.ids)}
+        require(owners <= result.token.sequences.keys(), "a shard owns ids and has no token")
         for rows, held in self._written(asked, request.ids, result.token):
             for row in rows:
                 require(int(request.ids[row]) not in held.rows, f"row {row} is there")
@@ -432,7 +444,13 @@ class Judge:
 
 def _leaves_open(asked: Asked) -> bool:
     """Whether nobody knows, by how a call ended, what has become of it."""
-    return asked.outcome is None or isinstance(asked.outcome, ShardUnavailable | DeadlineExceeded)
+    match asked.outcome:
+        case None | ShardUnavailable() | DeadlineExceeded():
+            return True
+        case UpsertResult(errors=errors):
+            return any(error.code != ALREADY_EXISTS_CODE for error in errors)
+        case _:
+            return False
 
 
 def _incarnations_of_all(sets: Sequence[set[str]]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -66,12 +66,13 @@ def _mixes_up_what_it_includes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _repeats_writes(patch: pytest.MonkeyPatch) -> None:
-    async def written(
-        self: Router, call: Call, calls: Iterable[Coroutine[Any, Any, Any]]
-    ) -> list[Any]:
-        return await self._gather(calls)
+    async def all_done(self: Router, call: Call, outcomes: Sequence[Any]) -> list[Any]:
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [*outcomes]
 
-    patch.setattr(Router, "_written", written)
+    patch.setattr(Router, "_all_done", all_done)
 
 
 def _leaves_parts_running(patch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
+from router.guarded_shard import GuardedShard
 from router.remote_shard import RemoteShard
 from router.router import Router
 from shard.errors import (
@@ -149,14 +150,20 @@ class Simulation:
         return self.report
 
     async def _connected(self) -> Router:
+        clock = self._loop.time
         shards = [
-            RemoteShard(name, open_channel=self._network.channel, clock=self._loop.time)
+            GuardedShard(
+                RemoteShard(name, open_channel=self._network.channel, clock=clock),
+                name,
+                clock=clock,
+                chance=self._work_random.random,
+            )
             for name in self._names
         ]
         return await Router.connect(
             shards,
             names=self._names,
-            clock=self._loop.time,
+            clock=clock,
             new_incarnation=lambda: f"incarnation-{next(self._incarnations)}",
         )
 

@@ -174,6 +174,7 @@ def test_the_recommended_batch_shrinks_as_vectors_grow_and_is_accepted(client: C
 @pytest.mark.parametrize(
     ("rule", "nlist", "rows"),
     [
+        (NlistRule.BY_KIND, 0, 52_000),
         (NlistRule.SQRT_4, 0, 52_000),
         (NlistRule.SQRT_4, 0, 1_200),
         (NlistRule.SQRT_8, 0, 1_200),
@@ -191,7 +192,7 @@ def test_nlist_follows_its_rule_and_is_never_more_than_k_means_can_use(
     client.create_collection(name, dim=4, metric=Metric.L2, index=index)
     vectors = np.random.default_rng(3).standard_normal((rows, 4), dtype=np.float32)
     client.upsert(name, np.arange(rows), vectors)
-    factor = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
+    factor = {NlistRule.BY_KIND: 1, NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
     for shard in client.train(name, wait=True):
         trained_rows = shard.ledger.indexed
         wanted = nlist or int(factor[rule] * math.sqrt(trained_rows))

@@ -46,6 +46,7 @@ class NlistRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NLIST_RULE_SQRT_8: _ClassVar[NlistRule]
     NLIST_RULE_SQRT_16: _ClassVar[NlistRule]
     NLIST_RULE_FIXED: _ClassVar[NlistRule]
+    NLIST_RULE_BY_KIND: _ClassVar[NlistRule]
 
 class FieldType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -99,6 +100,7 @@ NLIST_RULE_SQRT_4: NlistRule
 NLIST_RULE_SQRT_8: NlistRule
 NLIST_RULE_SQRT_16: NlistRule
 NLIST_RULE_FIXED: NlistRule
+NLIST_RULE_BY_KIND: NlistRule
 FIELD_TYPE_UNSPECIFIED: FieldType
 FIELD_TYPE_KEYWORD: FieldType
 FIELD_TYPE_INT64: FieldType
@@ -666,7 +668,7 @@ class ShardPlacement(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes")
+    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes", "default_timeout_ms")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -682,6 +684,7 @@ class Limits(_message.Message):
     FILTER_DEPTH_FIELD_NUMBER: _ClassVar[int]
     FILTER_NODES_FIELD_NUMBER: _ClassVar[int]
     WRITE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     dim: int
     k: int
@@ -697,7 +700,8 @@ class Limits(_message.Message):
     filter_depth: int
     filter_nodes: int
     write_bytes: int
-    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ...) -> None: ...
+    default_timeout_ms: int
+    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")

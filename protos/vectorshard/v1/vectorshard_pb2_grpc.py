@@ -161,7 +161,9 @@ class VectorServiceServicer:
         an unknown mode.
         RESOURCE_EXHAUSTED: Limits.write_bytes of writes are in progress, or the disk is full.
         FAILED_PRECONDITION: the disk failed a write.
-        When a shard is UNAVAILABLE, the others may have written their rows.
+        When some of the shards are missing, their rows are UpsertResponse.errors, and those of the
+        others are accepted. When no shard has written its rows, the call fails, with UNAVAILABLE or
+        DEADLINE_EXCEEDED.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -172,6 +174,7 @@ class VectorServiceServicer:
         """Bulk load: one UpsertResponse for each UpsertRequest, in order, with its request_id. A message
         that Upsert would refuse ends the stream with that error; what was acknowledged stays, and a
         few of the messages behind it may have been written too. An upload may be repeated as a whole.
+        Rows of missing shards end nothing: they are errors of their message's response, as in Upsert.
         The server reads at most 8 messages ahead of its answers, and fewer while all writes have
         Limits.write_bytes in progress: read them while you write.
         UNAVAILABLE: the server stops; send again what it has not acknowledged.
@@ -189,6 +192,8 @@ class VectorServiceServicer:
         deletes in one step what passes at that moment.
         INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; a
         filter that cannot be (see Filter).
+        UNAVAILABLE, DEADLINE_EXCEEDED: a shard is missing; the others may have deleted their rows, and
+        the same Delete again deletes what is left, and counts only that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ def test_defaults_are_filled_in() -> None:
         index=types.IndexConfig(
             kind=types.IndexKind.IVF_PQ,
             min_training_size=1_000,
-            nlist_rule=types.NlistRule.SQRT_4,
+            nlist_rule=types.NlistRule.BY_KIND,
             nlist=0,
         ),
         target_recall=0.95,
@@ -59,7 +59,7 @@ def test_a_stated_default_is_the_same_configuration() -> None:
         index=v1.IndexConfig(
             kind=v1.INDEX_KIND_IVF_PQ,
             min_training_size=1_000,
-            nlist_rule=v1.NLIST_RULE_SQRT_4,
+            nlist_rule=v1.NLIST_RULE_BY_KIND,
         ),
     )
     assert wire.decode_create_collection_request(

@@ -1,0 +1,58 @@
+"""What can be watched of a router's shards from outside: breakers and retries, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.breaker import BreakerState
+from router.guarded_shard import GuardedShard
+
+NUMBER_BY_STATE: Final = {
+    BreakerState.CLOSED: 0,
+    BreakerState.HALF_OPEN: 1,
+    BreakerState.OPEN: 2,
+}
+
+
+class GuardCollector(Collector):
+    """Exports what is known of each guarded shard. Plain numbers of the event loop's, only read.
+
+    Attributes
+    ----------
+    shards
+        Of whom; none until the router has them.
+    """
+
+    def __init__(self) -> None:
+        self.shards: Sequence[GuardedShard] = ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Describe the shards as they are."""
+        state = GaugeMetricFamily(
+            "vectorshard_shard_breaker_state",
+            "Whether a shard is asked: 0 yes (closed), 1 a probe is (half-open), 2 no (open).",
+            labels=("shard",),
+        )
+        openings = CounterMetricFamily(
+            "vectorshard_shard_breaker_openings",
+            "How often a shard that was asked was asked no more.",
+            labels=("shard",),
+        )
+        retries = CounterMetricFamily(
+            "vectorshard_shard_retries",
+            "Reads that were asked again because the network had failed them.",
+            labels=("shard",),
+        )
+        for shard in self.shards:
+            state.add_metric((shard.name,), NUMBER_BY_STATE[shard.breaker.state])
+            openings.add_metric((shard.name,), shard.openings)
+            retries.add_metric((shard.name,), shard.retries)
+        return [state, openings, retries]
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing at registration: there are no shards yet."""
+        return []
