@@ -51,5 +51,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def run_virtually(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(coroutine)
+    loop = VirtualLoop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

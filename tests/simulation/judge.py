@@ -241,7 +241,8 @@ class Judge:
             and np.array_equal(hits.ids, expected.ids)
             and np.array_equal(hits.scores, expected.scores)
         )
-        require(same, f"hits {_told(hits)}, and not {_told(expected)}, of {_told(receipt)}")
+        if not same:
+            raise Wrong(f"hits {_told(hits)}, and not {_told(expected)}, of {_told(receipt)}")
         if request.include.vectors:
             require(result.vectors is not None, "its hits have no vectors")
             self._require_vectors(hits.ids, result.vectors, rows)

@@ -145,13 +145,6 @@ def _keeps_a_link_for_another_placement(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RemoteShard, "_link_to", link_to)
 
 
-def _never_learns_anew(patch: pytest.MonkeyPatch) -> None:
-    async def with_placement(self: Router, call: Call, ask: Callable[[], Any]) -> Any:
-        return await ask()
-
-    patch.setattr(Router, "_with_placement", with_placement)
-
-
 def _gives_rows_in_any_order(patch: pytest.MonkeyPatch) -> None:
     def joined(pages: list[Rows], config: Any) -> Rows:
         return replace(pages[0], ids=pages[0].ids[::-1])
@@ -187,7 +180,6 @@ MUTATIONS: Final[Mapping[str, Break]] = {
     "a drop means whatever is there": _drops_whatever_is_there,
     "nobody decides about names": _creates_side_by_side,
     "a link outlives the placement that it is for": _keeps_a_link_for_another_placement,
-    "a router never learns anew": _never_learns_anew,
     "rows come in any order": _gives_rows_in_any_order,
     "a failed part is left out": _swallows_a_failed_part,
 }

@@ -83,7 +83,7 @@ def plan_of(random: Random) -> Plan:
     return Plan(
         shards=shards,
         routers=random.choices((1, 2, 3), weights=(1, 4, 2))[0],
-        clients=random.randint(2, 4),
+        clients=random.randint(2, 3),
         calls_each=random.randint(5, 9),
         recreates=random.random() < 0.6,
         weather=random.choice(WEATHERS),

@@ -228,17 +228,21 @@ class Simulation:
             await asyncio.sleep(random.expovariate(1 / 0.3))
             router = random.randrange(self.plan.routers)
             request = self._any_request()
-            timeout_s = random.choice(TIMEOUTS_S)
-            if self.plan.calm:
-                timeout_s = QUIET_TIMEOUT_S
-            cancel_s = random.expovariate(1 / 0.01) if random.random() < 0.05 else None
             together = 1
             if isinstance(request, SearchRequest) and random.random() < 0.4:
                 together = random.randint(2, 5)
+            timeouts_s = random.choices(TIMEOUTS_S, k=together)
+            if self.plan.calm:
+                timeouts_s = [QUIET_TIMEOUT_S] * together
+            elif random.random() < 0.5:
+                timeouts_s = [timeouts_s[0]] * together
+            cancel_s = random.expovariate(1 / 0.01) if random.random() < 0.05 else None
             await asyncio.gather(
                 *(
                     asyncio.ensure_future(self._ask(router, each, timeout_s, cancel_s))
-                    for each in self._alike(request, together)
+                    for each, timeout_s in zip(
+                        self._alike(request, together), timeouts_s, strict=True
+                    )
                 )
             )
 
@@ -302,7 +306,8 @@ class Simulation:
         for _ in range(self.plan.calls_each // 2):
             await asyncio.sleep(random.expovariate(1 / 0.4))
             router = random.randrange(self.plan.routers)
-            dropped = await self._ask(router, Drop(NAME), QUIET_TIMEOUT_S)
+            timeout_s = QUIET_TIMEOUT_S if self.plan.calm else random.choice((0.3, QUIET_TIMEOUT_S))
+            dropped = await self._ask(router, Drop(NAME), timeout_s)
             if dropped.outcome is not True and random.random() < 0.5:
                 continue
             await asyncio.sleep(random.expovariate(1 / 0.05))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from random import Random
 
 import pytest
 
-from tests.simulation.plan import Fault
+from tests.conftest import SEEDS_DEFAULT
+from tests.simulation.plan import WEATHERS, Fault, plan_of
 from tests.simulation.simulation import simulate
 
 SAME = 7
@@ -26,10 +28,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", seeds)
 
 
-def test_every_answer_is_right_and_in_time(seed: int, pytestconfig: pytest.Config) -> None:
+def test_every_answer_is_right_and_in_time(
+    seed: int, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = simulate(seed)
     if pytestconfig.getoption("--seed") is not None:
-        print(report)
+        with capsys.disabled():
+            print(f"\n{report}")
     if report.wrong:
         pytest.fail(str(report), pytrace=False)
 
@@ -48,7 +53,9 @@ def test_a_seed_replays_to_the_last_line_whatever_python_hashes() -> None:
 
 def test_most_calls_succeed_and_every_fault_befalls_some() -> None:
     """A simulation in which nothing works, or nothing breaks, would prove nothing."""
-    reports = [simulate(seed) for seed in range(40)]
-    assert {fault for report in reports for fault in report.plan.faults} == set(Fault)
+    plans = [plan_of(Random(seed)) for seed in range(SEEDS_DEFAULT)]
+    assert {fault for plan in plans for fault in plan.faults} == set(Fault)
+    assert {plan.weather for plan in plans} == set(WEATHERS)
+    reports = [simulate(seed) for seed in range(15)]
     calls = sum(report.calls for report in reports)
     assert 0.5 < sum(report.succeeded for report in reports) / calls < 0.9
