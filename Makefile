@@ -11,7 +11,7 @@ SHARDS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test check check-deploy fix bench glove lock release-contract clean
+.PHONY: help setup demo serve test test-net test-long check check-deploy fix bench glove lock release-contract clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,13 @@ serve: setup ## leave a server running on LISTEN, with its rows in DATA
 
 test: setup ## all tests
 	$(BIN)/python -m pytest
+
+test-net: setup ## shards that move, networks that swallow packets; needs root, iproute2, iptables, dnsmasq
+	@.ci/prerequisites --net >/dev/null
+	tests/net/isolated $(BIN)/python -m pytest -m system_net -rP tests/net
+
+test-long: setup ## overload, rolling restarts and cancelled calls for minutes; prints what it measured
+	$(BIN)/python -m pytest -m system_long -rP tests/system
 
 check: setup ## linters, types, the contract, and the rules of the house
 	$(BIN)/ruff check

@@ -51,6 +51,11 @@ class Child:
     fingerprint: str = ""
     reason: VectorShardError = _NOT_ASKED
 
+    @property
+    def is_another(self) -> bool:
+        """Whether what answers there is not the child, by what it last said of itself."""
+        return self.topology is None and isinstance(self.reason, PlacementMismatch)
+
     def to(self, call: Call) -> Call:
         """Return the call as this child gets it: it names who the child is taken for.
 
@@ -129,7 +134,7 @@ class Children:
         """
         await self.learn(NO_LIMIT)
         for child in self._children:
-            if child.topology is None and isinstance(child.reason, PlacementMismatch):
+            if child.is_another:
                 await self.close()
                 raise child.reason
 
@@ -163,7 +168,10 @@ class Children:
     async def _learn_from(self, children: Sequence[Child]) -> None:
         deadline = self.clock() + LEARNING_TIMEOUT_S
         told = await asyncio.gather(
-            *(child.shard.topology(call=Call(deadline=deadline)) for child in children),
+            *(
+                child.shard.topology(call=Call(deadline=deadline, anew=child.is_another))
+                for child in children
+            ),
             return_exceptions=True,
         )
         news: list[tuple[Child, Topology]] = []
@@ -281,7 +289,7 @@ class Children:
         if not unknown:
             return None
         text = "; ".join(str(child.reason) for child in unknown)
-        if any(isinstance(child.reason, PlacementMismatch) for child in unknown):
+        if any(child.is_another for child in unknown):
             return PlacementMismatch(text)
         return ShardUnavailable(text)
 

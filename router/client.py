@@ -16,12 +16,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import grpc
 import numpy.typing as npt
+from tenacity import AsyncRetrying, Retrying
 
 from router import calls
 from router.calls import (
@@ -37,6 +47,7 @@ from router.calls import (
     UnaryCall,
     filter_of,
 )
+from router.patience import Patience, Retry
 from router.streams import SearchBatches, SearchStream, UploadStream, error_of
 from router.upload import Progress, Upload, UpsertSummary
 from shard.config import Limits
@@ -60,19 +71,28 @@ __all__ = [
     "Client",
     "Hit",
     "Hits",
+    "Retry",
     "RowsView",
     "ServerInfo",
     "UpsertSummary",
 ]
 
 CHANNEL_OPTIONS: Final = (
+    # The contract's limit, either way; grpc's own default is 4 MiB for answers.
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # Of several addresses all are asked in turn; by default all calls go to the first.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    # A server that restarts is found again in a second; grpc's defaults grow to 120 s.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-"""The contract's limit on messages, either way; grpc's own default is 4 MiB for answers."""
 
 SMALL_UPSERT_ROWS: Final = 1_000
 """Up to here an upsert does not ask for the server's limits first."""
+
+T = TypeVar("T")
 
 Metadata = Sequence[Mapping[str, Any] | None]
 
@@ -83,9 +103,14 @@ class Client:
     Parameters
     ----------
     target
-        HOST:PORT, or any gRPC name. Nothing is connected before the first call.
+        HOST:PORT, or any gRPC name. Nothing is connected before the first call. A name with several
+        addresses, or several as in ``ipv4:10.0.0.1:7700,10.0.0.2:7700``, are routers that are asked
+        in turn.
     timeout_s
         Longest that a call may take, and that an upload may wait for an acknowledgement.
+    retry
+        Which calls are repeated, within `timeout_s`, when a server or a shard is missing or
+        overloaded. Uploads of several messages never are.
 
     Notes
     -----
@@ -96,9 +121,12 @@ class Client:
     - DeadlineExceeded after `timeout_s`, and InternalError for the server's own faults.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
+    ) -> None:
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._timeout_s = timeout_s
+        self._retry = Retry(retry)
         self._limits: Limits | None = None
         self._rpcs: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
@@ -133,11 +161,22 @@ class Client:
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
 
     def _ask(self, call: UnaryCall[AnswerT], timeout_s: float | None = None) -> AnswerT:
+        within_s = self._timeout_s if timeout_s is None else timeout_s
+        return self._repeated(call.rpc, partial(self._ask_once, call), within_s)
+
+    def _repeated(self, rpc: str, ask: Callable[[float], T], timeout_s: float) -> T:
+        """Ask within so many seconds; ask again if calls of this method are repeated."""
+        if not self._retry.covers(rpc):
+            return ask(timeout_s)
+        patience = Patience(timeout_s)
+        return Retrying(**patience.options())(lambda: ask(patience.left_s))
+
+    def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
         rpc = self._rpcs.get(call.rpc)
         if rpc is None:
             rpc = self._rpcs[call.rpc] = self._channel.unary_unary(SERVICE + call.rpc)
         try:
-            answer = rpc(call.payload, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            answer = rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
             raise error_of(error) from error
         return call.decode(answer)
@@ -238,11 +277,18 @@ class Client:
         """
         limits = self._upload_limits(len(ids))
         upload = Upload(name, ids, vectors, metadata, mode=mode, limits=limits, progress=progress)
+        if upload.messages == 1:
+            return self._repeated("Upsert", partial(self._write, upload), self._timeout_s)
+        return self._write(upload, self._timeout_s)
+
+    def _write(self, upload: Upload, timeout_s: float) -> UpsertSummary:
+        upload.begin()
         try:
             if upload.messages == 1:
-                self._ask(UnaryCall("Upsert", upload.message(0), upload.acknowledge))
+                call = UnaryCall("Upsert", upload.message(0), upload.acknowledge)
+                self._ask_once(call, timeout_s)
             else:
-                UploadStream(self._channel, upload, self._timeout_s).run()
+                UploadStream(self._channel, upload, timeout_s).run()
         except VectorShardError as error:
             raise upload.ended_by(error) from error.__cause__
         return upload.summary()
@@ -471,13 +517,21 @@ class AsyncClient:
     Parameters
     ----------
     target
-        HOST:PORT, or any gRPC name. Nothing is connected before the first call.
+        HOST:PORT, or any gRPC name. Nothing is connected before the first call. A name with several
+        addresses, or several as in ``ipv4:10.0.0.1:7700,10.0.0.2:7700``, are routers that are asked
+        in turn.
     timeout_s
         Longest that a call may take, and that an upload may wait for an acknowledgement.
+    retry
+        Which calls are repeated, within `timeout_s`, when a server or a shard is missing or
+        overloaded. Uploads of several messages never are.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
+    ) -> None:
         self._target = target
+        self._retry = Retry(retry)
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._upload_channel: grpc.Channel | None = None
         self._timeout_s = timeout_s
@@ -510,13 +564,28 @@ class AsyncClient:
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
 
     async def _ask(self, call: UnaryCall[AnswerT], timeout_s: float | None = None) -> AnswerT:
+        within_s = self._timeout_s if timeout_s is None else timeout_s
+        return await self._repeated(call.rpc, partial(self._ask_once, call), within_s)
+
+    async def _repeated(
+        self, rpc: str, ask: Callable[[float], Awaitable[T]], timeout_s: float
+    ) -> T:
+        """See `Client._repeated`."""
+        if not self._retry.covers(rpc):
+            return await ask(timeout_s)
+        patience = Patience(timeout_s)
+
+        async def attempt() -> T:
+            return await ask(patience.left_s)
+
+        return await AsyncRetrying(**patience.options())(attempt)
+
+    async def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
         rpc = self._rpcs.get(call.rpc)
         if rpc is None:
             rpc = self._rpcs[call.rpc] = self._channel.unary_unary(SERVICE + call.rpc)
         try:
-            answer = await rpc(
-                call.payload, timeout=self._timeout_s if timeout_s is None else timeout_s
-            )
+            answer = await rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
             raise error_of(error) from error
         return call.decode(answer)
@@ -581,9 +650,16 @@ class AsyncClient:
         limits = await self._upload_limits(len(ids))
         told = None if progress is None else _in_loop(asyncio.get_running_loop(), progress)
         upload = Upload(name, ids, vectors, metadata, mode=mode, limits=limits, progress=told)
+        if upload.messages == 1:
+            return await self._repeated("Upsert", partial(self._write, upload), self._timeout_s)
+        return await self._write(upload, self._timeout_s)
+
+    async def _write(self, upload: Upload, timeout_s: float) -> UpsertSummary:
+        upload.begin()
         try:
             if upload.messages == 1:
-                await self._ask(UnaryCall("Upsert", upload.message(0), upload.acknowledge))
+                call = UnaryCall("Upsert", upload.message(0), upload.acknowledge)
+                await self._ask_once(call, timeout_s)
             else:
                 await self._stream(upload)
         except VectorShardError as error:
@@ -707,7 +783,11 @@ class AsyncClient:
             How many of them are in flight, 1 to 64; others wait.
         """
         return SearchStream(
-            self._channel, self._ask, in_flight=in_flight, timeout_s=self._timeout_s
+            self._channel,
+            self._ask,
+            in_flight=in_flight,
+            timeout_s=self._timeout_s,
+            repeats=self._retry.covers("Search"),
         )
 
     async def explain(

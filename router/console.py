@@ -32,8 +32,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from router import explanations, tables
+from router.addresses import shard_addresses
 from router.ingest import UnreadableFile, VectorFile, open_vectors
-from shard.config import SLOTS_TOTAL
+from shard.config import CONNECTION_AGE_S, SLOTS_TOTAL, ServerConfig
 from shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -135,6 +136,26 @@ class LogFormat(StrEnum):
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server to ask.")]
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 picks one.")]
 Metrics = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve metrics.")]
+Health = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where to serve health, too, whatever the load."),
+]
+LameDuck = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", help="After SIGTERM: longest to wait for callers to leave."
+    ),
+]
+ConnectionAge = Annotated[
+    float,
+    typer.Option(
+        min=1.0,
+        max=1_000_000.0,
+        metavar="SECONDS",
+        help="How long to keep a client's connection before it must look for the server anew;"
+        " what runs on it goes on.",
+    ),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How to write the log.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time allowed for each call.")]
 FilterOption = Annotated[
@@ -210,6 +231,9 @@ def serve(
     ] = 2,
     listen: Listen = DEFAULT_TARGET,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over shards of its own, until SIGTERM."""
@@ -220,7 +244,14 @@ def serve(
 
     configure_logs(log_format.value)
     with one_line_errors():
-        uvloop.run(embedded.serve(shards=shards, data=data, listen=listen, metrics=metrics))
+        server = ServerConfig(
+            listen=listen,
+            metrics=metrics,
+            health=health,
+            lame_duck_s=lame_duck,
+            connection_age_s=connection_age,
+        )
+        uvloop.run(embedded.serve(shards=shards, data=data, server=server))
 
 
 @app.command()
@@ -238,6 +269,9 @@ def shard(
         int | None, typer.Option(min=1, help="Cores that one search may use. Default: all.")
     ] = None,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve one shard of a fleet, until SIGTERM."""
@@ -257,8 +291,13 @@ def shard(
                 data=data,
                 cluster=cluster,
                 cores=cores or len(os.sched_getaffinity(0)),
-                listen=listen,
-                metrics=metrics,
+                server=ServerConfig(
+                    listen=listen,
+                    metrics=metrics,
+                    health=health,
+                    lame_duck_s=lame_duck,
+                    connection_age_s=connection_age,
+                ),
             )
         )
 
@@ -267,14 +306,24 @@ def shard(
 def router(
     shard: Annotated[
         list[str],
-        typer.Option(metavar="HOST:PORT", help="A shard; once for each, in the order of numbers."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A shard; once for each, in the order of numbers. Or, with --shards, once for all:"
+            " {shard} stands for the number, as in dns:///shard-{shard}.fleet:7700.",
+        ),
     ],
+    shards: Annotated[
+        int | None, typer.Option(min=1, max=SLOTS_TOTAL, help="How many shards {shard} stands for.")
+    ] = None,
     listen: Listen = DEFAULT_TARGET,
     partial: Annotated[
         bool,
         typer.Option("--partial", help="For a router below another: its shards are not all."),
     ] = False,
     metrics: Metrics = None,
+    health: Health = None,
+    lame_duck: LameDuck = 1.0,
+    connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over the shards of a fleet, until SIGTERM."""
@@ -285,8 +334,17 @@ def router(
 
     configure_logs(log_format.value)
     with one_line_errors():
+        server = ServerConfig(
+            listen=listen,
+            metrics=metrics,
+            health=health,
+            lame_duck_s=lame_duck,
+            connection_age_s=connection_age,
+        )
         uvloop.run(
-            fleet.serve_router(shards=shard, partial=partial, listen=listen, metrics=metrics)
+            fleet.serve_router(
+                shards=shard_addresses(shard, shards), partial=partial, server=server
+            )
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from router.fleet import identity_of
 from router.router import Router
-from shard.config import EngineConfig
+from shard.config import EngineConfig, ServerConfig
 from shard.data_directory import IDENTITY_FILE
 from shard.disk import Disk
 from shard.errors import DataDirectoryForeign
@@ -63,7 +63,7 @@ def engine_for(shards: int, cores: int) -> EngineConfig:
     return EngineConfig(search_cores=max(1, cores // shards))
 
 
-async def serve(*, shards: int, data: Path, listen: str, metrics: str | None) -> None:
+async def serve(*, shards: int, data: Path, server: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT; every acknowledged write is durable at any moment of it.
 
     Raises
@@ -74,4 +74,8 @@ async def serve(*, shards: int, data: Path, listen: str, metrics: str | None) ->
         If it cannot listen on an address.
     """
     engine = engine_for(shards, len(os.sched_getaffinity(0)))
-    await run_server(lambda: open_embedded(data, shards, engine), engine.limits, listen, metrics)
+
+    async def open_all() -> Router:
+        return await open_embedded(data, shards, engine)
+
+    await run_server(open_all, engine.limits, server)

@@ -11,7 +11,7 @@ from router.guarded_shard import GuardedShard
 from router.placement import slots_of_shard
 from router.remote_shard import RemoteShard
 from router.router import Router
-from shard.config import EngineConfig, Limits
+from shard.config import EngineConfig, Limits, ServerConfig
 from shard.data_directory import IDENTITY_FILE, ShardIdentity
 from shard.disk import Disk
 from shard.errors import DataDirectoryForeign
@@ -50,8 +50,7 @@ async def serve_shard(
     data: Path,
     cluster: str | None,
     cores: int,
-    listen: str,
-    metrics: str | None,
+    server: ServerConfig,
 ) -> None:
     """Serve one shard until SIGTERM or SIGINT.
 
@@ -65,8 +64,8 @@ async def serve_shard(
         The cluster it must belong to; None for the one that the directory knows.
     cores
         Cores that one search may use.
-    listen, metrics
-        Where to serve, HOST:PORT.
+    server
+        Where to serve.
 
     Raises
     ------
@@ -84,12 +83,10 @@ async def serve_shard(
             LocalShard.open, Disk(), data, identity, engine, new_cluster=lambda: CLUSTER_DEFAULT
         )
 
-    await run_server(open_shard, engine.limits, listen, metrics)
+    await run_server(open_shard, engine.limits, server)
 
 
-async def serve_router(
-    *, shards: Sequence[str], partial: bool, listen: str, metrics: str | None
-) -> None:
+async def serve_router(*, shards: Sequence[str], partial: bool, server: ServerConfig) -> None:
     """Serve a router over servers at the addresses `shards` until SIGTERM or SIGINT.
 
     It starts while some of them are missing, and finds them when they come.
@@ -100,8 +97,8 @@ async def serve_router(
         HOST:PORT of each child: shards in the order of their numbers, or routers.
     partial
         Whether the children may be a part of the placement only, as below another router.
-    listen, metrics
-        Where to serve, HOST:PORT.
+    server
+        Where to serve.
 
     Raises
     ------
@@ -120,4 +117,4 @@ async def serve_router(
         collector.shards = guarded
         return await Router.connect(guarded, names=shards, partial=partial)
 
-    await run_server(connect, Limits(), listen, metrics, [collector])
+    await run_server(connect, Limits(), server, [collector])

@@ -9,7 +9,8 @@ as answers come, it is busy, and who finds no place asks by a call of its own.
 
 A link lives as long as its stream. When that ends, for whatever reason, all that is in flight ends
 with `LinkBroken`: whoever asked asks again by a call of its own, whose status is the one that
-counts, and whoever needs a link next opens another.
+counts, and whoever needs a link next opens another. One that is retired ends its stream itself,
+once all that is in flight is answered.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class Stream(Protocol):
         """Send a message; raise when the stream has ended."""
         ...
 
+    async def end(self) -> None:
+        """Tell the server that nothing more will be sent; raise when the stream has ended."""
+        ...
+
     async def read(self) -> bytes | None:
         """Return the next message, None when the server has ended the stream; raise its error."""
         ...
@@ -82,6 +87,10 @@ class GrpcStream:
     async def write(self, payload: bytes) -> None:
         """Send a message."""
         await self._guarded(self._call.write(payload))
+
+    async def end(self) -> None:
+        """Send no more messages."""
+        await self._guarded(self._call.done_writing())
 
     async def read(self) -> bytes | None:
         """Return the next message, None at the end."""
@@ -144,7 +153,8 @@ class Link:
         self._bytes = 0
         self._newest = 0
         self._heard_at = 0.0
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._retired = False
         self._cause: BaseException | None = None
         self.broken = False
         self._writer = asyncio.ensure_future(self._write())
@@ -187,7 +197,7 @@ class Link:
         left_s = None if deadline is None else deadline - self._clock()
         if left_s is not None and left_s <= 0:
             raise self._too_late()
-        if self.broken:
+        if self.broken or self._retired:
             raise self._broken()
         request_id = self._newest + 1
         payload = wire.encode_search_stream_request(
@@ -250,8 +260,10 @@ class Link:
     # ---- the stream -----------------------------------------------------------------------------
 
     async def _write(self) -> None:
-        while True:
-            await self._stream.write(await self._outbox.get())
+        while (payload := await self._outbox.get()) is not None:
+            await self._stream.write(payload)
+        await self._stream.end()
+        await asyncio.wait({self._reader})  # the stream is over when the server ends it, too
 
     async def _read(self) -> None:
         while (payload := await self._stream.read()) is not None:
@@ -266,6 +278,16 @@ class Link:
         self._heard_at = self._clock()
         if not in_flight.answer.done():
             in_flight.answer.set_result(answer)
+        self._look_whether_over()
+
+    def retire(self) -> None:
+        """Take no more requests, and end the stream when those in flight are answered."""
+        self._retired = True
+        self._look_whether_over()
+
+    def _look_whether_over(self) -> None:
+        if self._retired and not self._in_flight:
+            self._outbox.put_nowait(None)
 
     def _break(self, ended: asyncio.Task[None]) -> None:
         """End what is in flight: the stream is over for one of the two tasks, and so for both."""

@@ -21,17 +21,17 @@ from typing import Final, TypeVar
 import grpc
 import structlog
 
-from router.calls import SERVICE
+from router.connection import Connection
 from router.link import Link, LinkBroken, LinkBusy, open_link
 from shard import wire
 from shard.call_metadata import metadata_of
-from shard.config import Limits
 from shard.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
     LimitExceeded,
     Overloaded,
+    PlacementMismatch,
     ShardUnavailable,
     VectorShardError,
     nobody_answered,
@@ -60,43 +60,16 @@ from shard.types import (
     UpsertResult,
 )
 
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_send_message_length", Limits().message_bytes),
-    ("grpc.max_receive_message_length", Limits().message_bytes),
-    # A shard that restarts is found again in a second; gRPC's defaults are 1 s, growing to 120 s,
-    # and 30 s between two looks at DNS, where a restarted pod has a new address.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # A host that is gone without a word is noticed within 20 s, by whoever waits for it. Without
-    # the third option, grpc does nothing when a ping stays unanswered.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
 LINK_BYTES_MAX: Final = 1024 * 1024
 """A search of a larger request, or with a larger answer, does not go over the link."""
+
+LINK_AGE_S: Final = 60.0
+"""How long a link is searched over. It stays on its connection, also when the server has asked to
+leave that one, and so would keep a router at an address for ever."""
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-
-
-def _taken(request: list[bytes]) -> bytes:
-    """Return the bytes of a request, and leave none behind.
-
-    A call of grpc.aio is part of a cycle of references: what it keeps stays until the collector
-    comes, which is after hundreds of megabytes of an upload.
-    """
-    return request.pop()
-
-
-def _open_channel(target: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 
 class RemoteShard:
@@ -106,8 +79,8 @@ class RemoteShard:
     ----------
     target
         HOST:PORT; a name is resolved by DNS.
-    open_channel
-        Returns the connection, which is the remote shard's from then on.
+    connection
+        The way there; None for one of its own.
     clock
         Seconds, as in a call's deadline.
     """
@@ -116,15 +89,17 @@ class RemoteShard:
         self,
         target: str,
         *,
-        open_channel: Callable[[str], grpc.aio.Channel] = _open_channel,
+        connection: Connection | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.target = target
+        self._connection = connection or Connection(target)
         self._clock = clock
-        self._channel = open_channel(target)
-        self._rpcs: dict[str, grpc.aio.UnaryUnaryMultiCallable[list[bytes], bytes]] = {}
         self._link: Link | None = None
+        self._link_channel: grpc.aio.Channel | None = None
         self._link_placement = ""
+        self._link_until = 0.0
+        self._retired: set[Link] = set()
         self._closed = False
 
     async def _ask(self, rpc: str, payload: bytes, call: Call, decode: Callable[[bytes], T]) -> T:
@@ -146,11 +121,7 @@ class RemoteShard:
                 raise nobody_answered(
                     DeadlineExceeded(f"the deadline passed before {self.target} was asked")
                 )
-        send = self._rpcs.get(rpc)
-        if send is None:
-            send = self._rpcs[rpc] = self._channel.unary_unary(
-                SERVICE + rpc, request_serializer=_taken
-            )
+        send = self._connection.rpc(rpc)
         try:
             return await send([payload], timeout=timeout_s, metadata=metadata_of(call))
         except grpc.aio.AioRpcError as error:
@@ -158,9 +129,10 @@ class RemoteShard:
         except grpc.aio.UsageError:
             raise self._link_closed() from None
         except asyncio.CancelledError:
-            # A call in flight when the link is closed ends so, though nobody cancelled its caller.
+            # A call in flight when its channel is closed ends so, though nobody cancelled its
+            # caller.
             task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
+            if task is not None and not task.cancelling():
                 raise self._link_closed() from None
             raise
 
@@ -171,6 +143,8 @@ class RemoteShard:
         told = error_from_rpc(error)
         if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
             return self._named(error.code(), told)
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            self._connection.nobody_answered()
         return nobody_answered(self._error_without_details(error.code(), told))
 
     def _error_without_details(
@@ -183,6 +157,7 @@ class RemoteShard:
         if isinstance(told, InternalError | Overloaded):
             return type(told)(f"{self.target}: {told}")
         # A stranger at the address knows nothing of collections, whatever its code seems to say.
+        self._connection.somebody_else_answered()
         return ShardUnavailable(f"{self.target} is no server of vectorshard: {told}")
 
     def _named(self, code: grpc.StatusCode, told: VectorShardError) -> VectorShardError:
@@ -193,6 +168,8 @@ class RemoteShard:
             named = type(told)(f"{self.target}: {told}")
             vars(named).update(vars(told))
             return named
+        if isinstance(told, PlacementMismatch):
+            self._connection.somebody_else_answered()
         if told.error_id:
             # Its text is for whoever reads that server's log; this log says which server's it is.
             _log.error(
@@ -224,20 +201,27 @@ class RemoteShard:
         raise self._named(code, told)
 
     async def _link_to(self, placement: str) -> Link:
-        """Return the link for this placement; one for another has had its day."""
-        link = self._link
-        if link is None or link.broken or placement != self._link_placement:
-            self._link = open_link(self._channel, self.target, placement, clock=self._clock)
-            self._link_placement = placement
-            if link is not None:
-                await link.close()
-            link = self._link
-        return link
+        """Return the link for this placement; what is another's, broken or old has had its day."""
+        link, channel, now = self._link, self._connection.channel, self._clock()
+        is_for_it = channel is self._link_channel and placement == self._link_placement
+        if link is not None and is_for_it and not link.broken and now < self._link_until:
+            return link
+        opened = self._link = open_link(channel, self.target, placement, clock=self._clock)
+        self._link_channel, self._link_placement = channel, placement
+        self._link_until = now + LINK_AGE_S
+        if link is not None and is_for_it and not link.broken:
+            self._retired = {each for each in (*self._retired, link) if not each.broken}
+            link.retire()
+        elif link is not None:
+            await link.close()
+        return opened
 
     # ---- collections ----------------------------------------------------------------------------
 
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
-        """Ask who it is and which leaf shards it reaches."""
+        """Ask who it is and which leaf shards it reaches; `call.anew` looks its name up again."""
+        if call.anew:
+            self._connection.somebody_else_answered()
         payload = wire.encode_get_server_info_request()
         decode = wire.decode_get_server_info_response
         _, topology, _ = await self._ask("GetServerInfo", payload, call, decode)
@@ -332,6 +316,7 @@ class RemoteShard:
     async def close(self) -> None:
         """Let go of the connection. The server goes on."""
         self._closed = True
-        if self._link is not None:
-            await self._link.close()
-        await self._channel.close()
+        for link in (self._link, *self._retired):
+            if link is not None:
+                await link.close()
+        await self._connection.close()

@@ -108,7 +108,7 @@ class Router:
         self._children = children
         self._new_incarnation = new_incarnation
         self._entries: dict[str, CollectionEntry] = {}
-        self._searches = SearchCoalescer()
+        self._searches = SearchCoalescer(clock=children.clock)
 
     @classmethod
     async def connect(

@@ -292,6 +292,8 @@ class SearchStream:
         How many searches are sent before one has been answered; others wait.
     timeout_s
         How long one may take, if it does not say itself.
+    repeats
+        Whether one that is refused for a moment is asked again, by a call of its own.
     """
 
     def __init__(
@@ -301,7 +303,9 @@ class SearchStream:
         *,
         in_flight: int,
         timeout_s: float,
+        repeats: bool = False,
     ) -> None:
+        self._repeats = repeats
         self._channel = channel
         self._ask = ask
         self._places = asyncio.Semaphore(_checked_in_flight(in_flight))
@@ -340,11 +344,15 @@ class SearchStream:
             raise DeadlineExceeded("all places of the stream were taken") from None
         try:
             answer = await self._current_link().ask(search.payload, deadline=deadline)
+            return search.decode(_response_of(answer))
         except (LinkBroken, LinkBusy):
-            return await self._ask(search, max(0.0, deadline - time.monotonic()))
+            pass
+        except VectorShardError as error:
+            if not (self._repeats and error.retryable):
+                raise
         finally:
             self._places.release()
-        return search.decode(_response_of(answer))
+        return await self._ask(search, max(0.0, deadline - time.monotonic()))
 
     def _current_link(self) -> Link:
         if self._link is None or self._link.broken:

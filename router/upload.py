@@ -97,6 +97,10 @@ class Upload:
         self._check_counts()
         wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
         self._spans = _spans(self._row_bytes(), limits)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all answers: everything is to be sent, perhaps again."""
         self._acknowledged = 0
         self._accepted = 0
         self._errors: list[RowError] = []

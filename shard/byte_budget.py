@@ -1,8 +1,9 @@
-"""How many bytes of writes a server holds at a time, whoever sends them.
+"""How many bytes of writes, or of searches, a server holds at a time, whoever sends them.
 
 Every write holds as much of the budget as its message has bytes, from when it is read until it is
 acknowledged. Uploads wait for room, and so hold their clients back; single calls, which are there
-already when they are first seen, are refused. It lives on an event loop.
+already when they are first seen, are refused. A search holds what its answer may have, too. It
+lives on an event loop.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ class ByteBudget:
     ----------
     bytes_total
         How many there are. Who wants more gets all of them, alone.
+    of_what
+        What errors call those who hold them.
     """
 
-    def __init__(self, bytes_total: int) -> None:
+    def __init__(self, bytes_total: int, of_what: str) -> None:
         self._total = bytes_total
+        self._of_what = of_what
         self._held = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -37,7 +41,8 @@ class ByteBudget:
         """
         if self._waiting or not self._has(wanted):
             raise Overloaded(
-                f"{self._held:,} bytes of writes are in progress, and {len(self._waiting)} wait"
+                f"{self._held:,} bytes of {self._of_what} are in progress, "
+                f"and {len(self._waiting)} wait"
             )
         self._held += wanted
 

@@ -13,6 +13,10 @@ SLOTS_TOTAL = 4_096
 PAGE_SIZE_DEFAULT = 1_000
 """Rows of a List page whose request names no size."""
 
+CONNECTION_AGE_S = 300.0
+"""Seconds after which a server asks a client to leave a connection, and so to look up the server's
+name again. Longer: later to notice another address; shorter: more connections. Affects no call."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -20,6 +24,12 @@ class Limits:
 
     message_bytes: int = 64 * 1024 * 1024
     write_bytes: int = 64 * 1024 * 1024  # of all writes in progress; a router takes 4 times as much
+    search_bytes: int = 256 * 1024 * 1024  # of all searches in progress, with expected answers
+    searches: int = 1_024  # in progress on a server; more: longer waits, more memory
+    calls: int = 2_048  # in progress on a server, of all kinds; a stream is one
+    streams: int = 512  # open on a server
+    connections: int = 1_024  # to a server's port
+    connection_calls: int = 1_024  # in progress on one connection; clients hold back the rest
     dim: int = 8_192
     k: int = 10_000
     queries: int = 10_000
@@ -34,6 +44,17 @@ class Limits:
     filter_depth: int = 16
     filter_nodes: int = 256
     default_timeout_ms: int = 30_000  # of calls that bring no deadline; a Train ends when it ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where a server listens, and how it leaves. Addresses are HOST:PORT; port 0 picks one."""
+
+    listen: str
+    metrics: str | None = None  # over HTTP; None for nowhere
+    health: str | None = None  # of its own, beside that on the server's port
+    lame_duck_s: float = 1.0  # longest that a server that stops waits for callers to leave
+    connection_age_s: float = CONNECTION_AGE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

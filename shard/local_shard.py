@@ -23,7 +23,7 @@ import structlog
 
 from shard.admission import admit_vectors, check_filter
 from shard.coalescer import Coalescer
-from shard.collection import COMMIT_IDS_MAX, Collection
+from shard.collection import COMMIT_IDS_MAX, Collection, Found
 from shard.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
 from shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
 from shard.data_directory import DataDirectory, ShardIdentity, new_cluster
@@ -364,8 +364,7 @@ class LocalShard:
         """Find the k best rows of this shard for each query."""
         served = self._find(request.collection, call)
         collection = served.collection
-        if call.deadline is not None and time.monotonic() > call.deadline:
-            raise DeadlineExceeded("the deadline passed before the search began")
+        _check_in_time(call)
         if request.token is not None:
             self._check_token(collection, request.token)
         check_filter(collection.entry.config, request.filter)
@@ -381,7 +380,11 @@ class LocalShard:
         call: Call,
         next_one: Callable[[], None],
     ) -> SearchResult:
-        found = await self._read_in(self._search_threads, collection, collection.search, request)
+        def search() -> Found:
+            _check_in_time(call)  # it may have waited for a thread
+            return collection.search(request)
+
+        found = await self._read_in(self._search_threads, collection, search)
         return SearchResult(
             hits=TopK(counts=found.ranked.counts, ids=found.ranked.ids, scores=found.ranked.scores),
             receipt=Receipt(shards=(found.receipt,), coverage=1.0),
@@ -492,6 +495,11 @@ class LocalShard:
                 collection.checkpoint()
             except Exception:
                 _log.exception("checkpoint failed", collection=collection.entry.config.name)
+
+
+def _check_in_time(call: Call) -> None:
+    if call.deadline is not None and time.monotonic() > call.deadline:
+        raise DeadlineExceeded("the deadline passed before the search began")
 
 
 def _weight_of(write: UpsertRequest | DeleteRequest) -> int:

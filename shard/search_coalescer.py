@@ -3,13 +3,14 @@
 One joined search costs little more than the largest of its parts: one hand-over to a thread, one
 call of FAISS, one merge. There is no timer: with nothing in flight a search starts at once. What is
 not alike does not wait for each other here. Each caller gets what it would have got alone, with a
-receipt that all share; a caller that leaves disturbs nobody, and a search that nobody waits for any
-more is cancelled.
+receipt that all share; a caller that leaves disturbs nobody, a search that nobody waits for any
+more is cancelled, and one whose deadline passes while it waits is not begun.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -18,6 +19,7 @@ import numpy as np
 
 from shard.calibration import calibrated_k
 from shard.config import Limits
+from shard.errors import DeadlineExceeded
 from shard.types import Call, IdArray, Int64Array, SearchRequest, SearchResult, TopK, UInt32Array
 
 JOINED_QUERIES: Final = 64
@@ -54,9 +56,16 @@ class _Lane:
 
 
 class SearchCoalescer:
-    """Runs searches, those that are alike together. It lives on an event loop."""
+    """Runs searches, those that are alike together. It lives on an event loop.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    clock
+        Seconds, as in `call.deadline`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lanes: dict[Hashable, _Lane] = {}
         self._joined: set[asyncio.Task[None]] = set()
 
@@ -97,6 +106,7 @@ class SearchCoalescer:
     def _start_next(self, key: Hashable, lane: _Lane) -> None:
         """Let those who wait go, as many as belong together; with nobody there, forget the kind."""
         chosen: list[_Waiting] = []
+        now = self._clock()
         queries = answer_bytes = 0
         while lane.waiting:
             each = lane.waiting[0]
@@ -105,7 +115,11 @@ class SearchCoalescer:
             if chosen and full:
                 break
             del lane.waiting[0]
-            if not each.answer.done():  # its caller has not left
+            if each.answer.done():  # its caller has left
+                continue
+            if each.call.deadline is not None and each.call.deadline <= now:
+                each.answer.set_exception(DeadlineExceeded("the deadline passed in the queue"))
+            else:
                 chosen.append(each)
                 queries += len(each.request.queries)
         if not chosen:

@@ -1,4 +1,8 @@
-"""A gRPC server around a Shard: listening, health, reflection, and a drain that loses nothing."""
+"""A gRPC server around a Shard: listening, health, reflection, and an end that loses nothing.
+
+Told to stop, it first says so, in its health, and answers as before until its callers have left;
+then it ends the streams, tells the connections, finishes what runs, and lets the shard commit.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,20 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
-from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from shard.allocator import keep_few_arenas
-from shard.config import Limits
+from shard.config import CONNECTION_AGE_S, Limits, ServerConfig
 from shard.errors import InvalidParameter
+from shard.health import HEALTH_SERVICE, HealthPort, Heartbeat, LoopHealth
 from shard.listening import bind, join_address, split_address
 from shard.protocol import Shard
 from shard.service import SERVICE_NAME, VectorService
@@ -34,10 +38,8 @@ LINGER_S = 0.2
 """How long connections stay after our streams have ended, so that clients that still write hear
 of it; and how long streams that are not ours, such as reflection's, once our calls are done."""
 
-HEALTH_LOOK_S = 1.0
-"""How often a service is looked at for those that watch it."""
-
-_HEALTH_SERVICES = frozenset({"", SERVICE_NAME})
+QUIET_S = 0.2
+"""How long no call must have arrived for callers to have left."""
 
 READ_AHEAD_BYTES = 4 * 1024 * 1024
 """Bytes of a stream that wait in this process to be read; then the network holds its sender back.
@@ -49,13 +51,21 @@ SWITCH_INTERVAL_S = 0.0005
 _log = structlog.get_logger(__name__)
 
 
-def server_options(limits: Limits) -> list[tuple[str, int]]:
+def server_options(
+    limits: Limits, connection_age_s: float = CONNECTION_AGE_S
+) -> list[tuple[str, int]]:
     """Return the options of a gRPC server that holds its messages to the limits."""
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_concurrent_streams", limits.connection_calls),
         # Routers ask by pings whether a server is there; by default gRPC takes one in 5 minutes.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        # Clients look a name up when a connection ends, and not before. What runs on it goes on for
+        # as long as it takes: a bulk load, or another's stream, is not ended for this. grpc varies
+        # the age by a tenth, so that not all come back at once.
+        ("grpc.max_connection_age_ms", round(connection_age_s * 1_000)),
         # What a connection may send before it is read. By default gRPC lets it grow as far as the
         # network's speed suggests: 50 MB and more of an upload that nobody reads yet.
         ("grpc.http2.bdp_probe", 0),
@@ -64,58 +74,10 @@ def server_options(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
-    """grpc.health.v1: "" is the process, and serves until the drain; the service's own name says
-    whether calls make sense, which on a router takes a shard that it knows.
-
-    Unlike grpc's own servicer it ends the calls of watchers, for which the drain would wait.
-    """
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        self._draining = asyncio.Event()
-
-    def drain(self) -> None:
-        """Serve no more."""
-        self._draining.set()
-
-    async def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
-        statuses = health_pb2.HealthCheckResponse
-        if service not in _HEALTH_SERVICES:
-            return statuses(status=statuses.SERVICE_UNKNOWN)
-        serves = not self._draining.is_set()
-        if service:
-            serves = serves and bool((await self._shard.topology()).shards)
-        return statuses(status=statuses.SERVING if serves else statuses.NOT_SERVING)
-
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> health_pb2.HealthCheckResponse:
-        """Tell a service's status."""
-        if request.service not in _HEALTH_SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service}")
-        return await self._answer(request.service)
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        """Tell a service's status now, and when it changes; after the drain nothing will."""
-        told = None
-        while True:
-            last = self._draining.is_set()  # looked at first: what is told then is the drain
-            answer = await self._answer(request.service)
-            if answer != told:
-                await context.write(answer)
-                told = answer
-            if last:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), HEALTH_LOOK_S)
-
-
 async def run_server(
     open_shard: Callable[[], Awaitable[Shard]],
     limits: Limits,
-    listen: str,
-    metrics_listen: str | None = None,
+    config: ServerConfig,
     collectors: Iterable[Collector] = (),
 ) -> None:
     """Serve a shard until SIGTERM or SIGINT, then drain, and close it.
@@ -132,18 +94,34 @@ async def run_server(
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
-    server = grpc.aio.server(options=server_options(limits))
-    address = await bind(server, listen)
-    if metrics_listen is not None:
-        _listen_for_metrics(registry, metrics_listen)
-    shard = await open_shard()
-    try:
-        role = (await shard.topology()).role
-        if metrics_listen is not None and role is not Role.ROUTER:  # its shards tell of their rows
-            registry.register(LedgerCollector(shard, asyncio.get_running_loop()))
-        await _serve(server, shard, limits, address, RpcMetrics(registry))
-    finally:
-        await shard.close()
+    heartbeat = Heartbeat()
+    server = grpc.aio.server(options=server_options(limits, config.connection_age_s))
+    address = await bind(server, config.listen)
+    with ExitStack() as closing:
+        if config.metrics is not None:
+            _listen_for_metrics(registry, config.metrics)
+        health_port = None
+        if config.health is not None:
+            health_port = HealthPort(config.health, SERVICE_NAME, heartbeat)
+            closing.callback(health_port.stop)
+        shard = await open_shard()
+        try:
+            role = (await shard.topology()).role
+            # Of a router's rows its shards tell.
+            if config.metrics is not None and role is not Role.ROUTER:
+                registry.register(LedgerCollector(shard, asyncio.get_running_loop()))
+            service = VectorService(shard, limits, version("vectorshard"), RpcMetrics(registry))
+            health = LoopHealth(shard, SERVICE_NAME, heartbeat)
+            beating = asyncio.ensure_future(health.beat())
+            if health_port is not None:
+                health_port.start()
+                _log.info("serving health", address=health_port.address)
+            try:
+                await _serve(server, service, health, address, config.lame_duck_s)
+            finally:
+                beating.cancel()
+        finally:
+            await shard.close()
 
 
 def _listen_for_metrics(registry: CollectorRegistry, listen: str) -> None:
@@ -158,7 +136,11 @@ def _listen_for_metrics(registry: CollectorRegistry, listen: str) -> None:
 
 
 async def _serve(
-    server: grpc.aio.Server, shard: Shard, limits: Limits, address: str, metrics: RpcMetrics
+    server: grpc.aio.Server,
+    service: VectorService,
+    health: LoopHealth,
+    address: str,
+    lame_duck_s: float,
 ) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -166,11 +148,9 @@ async def _serve(
         loop.add_signal_handler(signal_number, stopping.set)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
-    service = VectorService(shard, limits, version("vectorshard"), metrics)
     server.add_generic_rpc_handlers((service.handler(),))
-    health_service = HealthService(shard)
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (SERVICE_NAME, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     await server.start()
     # What is there now stays: without it a full collection looks at 66,000 objects of imported
@@ -180,8 +160,10 @@ async def _serve(
     print(f"listening on {address}", flush=True)
 
     await stopping.wait()
+    _log.info("leaving", callers_may_take_s=lame_duck_s)
+    health.drain()
+    await _callers_left(service, lame_duck_s)
     _log.info("draining", calls_may_take_s=DRAIN_S)
-    health_service.drain()
     with suppress(TimeoutError):
         if await asyncio.wait_for(service.drain(), DRAIN_S):
             await asyncio.sleep(LINGER_S)  # a connection that goes at once takes their status along
@@ -191,3 +173,14 @@ async def _serve(
     drained.cancel()
     await server.stop(LINGER_S)
     _log.info("stopped")
+
+
+async def _callers_left(service: VectorService, at_most_s: float) -> None:
+    """Answer as before until no call has arrived for a moment, or the time is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + at_most_s
+    while True:
+        wait_s = min(QUIET_S - service.quiet_s(), end - loop.time())
+        if wait_s <= 0:
+            return
+        await asyncio.sleep(wait_s)

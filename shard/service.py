@@ -9,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
 
 from shard import wire
+from shard.arrivals import Arrivals, Bound
 from shard.byte_budget import ByteBudget
 from shard.call_metadata import call_of
 from shard.config import Limits
-from shard.errors import PlacementMismatch, VectorShardError
+from shard.errors import Overloaded, PlacementMismatch, VectorShardError
 from shard.fingerprint import fingerprint_of
 from shard.protocol import Shard
+from shard.search_gate import SearchGate
 from shard.search_stream import SearchStream
 from shard.status import CODE_BY_NUMBER, DETAILS_KEY, Status, opaque_status, status_code, status_of
 from shard.telemetry import Outcome, RpcMetrics
@@ -37,6 +40,27 @@ _log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Answer = Callable[[bytes, Call], Awaitable[bytes]]
+
+
+UNREAD_S: Final = 2.0
+"""How long a client of a draining server may leave an answer unread before its stream is cut."""
+
+
+@dataclass(slots=True, eq=False)
+class _OpenStream:
+    """A stream, and whether what is sent on it is read."""
+
+    task: asyncio.Task[Any]
+    sent: int = 0
+    is_sending: bool = False
+
+    def __enter__(self) -> None:
+        """Begin to send."""
+        self.is_sending = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_sending = False
+        self.sent += 1
 
 
 class VectorService:
@@ -76,23 +100,35 @@ class VectorService:
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
         self._server_info: tuple[Topology | None, bytes] = (None, b"")
-        self._writes = ByteBudget(limits.write_bytes)
+        self._writes = ByteBudget(limits.write_bytes, "writes")
+        self._searches = SearchGate(limits.searches)
+        self._search_bytes = ByteBudget(limits.search_bytes, "searches")
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._arrived_at = -inf
+        self._streams: set[_OpenStream] = set()
+
+    def quiet_s(self) -> float:
+        """Return how long no call has arrived, nor a request of a stream."""
+        return self._clock() - self._arrived_at
 
     async def drain(self) -> bool:
         """End the open streams, after what they have sent so far; say whether there were any.
 
+        One whose client does not read is cut: an answer that is being sent cannot be taken back.
         Calls that come later are answered, as long as the server takes them.
         """
         self._draining.set()
         self._look_whether_finished()
-        streams = set(self._streams)
-        if streams:
-            await asyncio.wait(streams)
-        return bool(streams)
+        had_streams = bool(self._streams)
+        while self._streams:
+            sent = {stream: stream.sent for stream in self._streams}
+            await asyncio.wait([stream.task for stream in sent], timeout=UNREAD_S)
+            for stream, before in sent.items():
+                if stream.is_sending and stream.sent == before:
+                    stream.task.cancel()
+        return had_streams
 
     async def drained(self) -> None:
         """Return when `drain` was called and no call runs any more."""
@@ -101,6 +137,7 @@ class VectorService:
     def _run(self, name: str) -> Outcome:
         """Return the context in which a call runs."""
         self._running += 1
+        self._arrived_at = self._clock()
         return self._metrics.call(name, self._ended)
 
     def _ended(self) -> None:
@@ -108,14 +145,16 @@ class VectorService:
         self._look_whether_finished()
 
     @contextmanager
-    def _open_stream(self) -> Iterator[None]:
+    def _open_stream(self) -> Iterator[_OpenStream]:
         task = asyncio.current_task()
         assert task is not None
-        self._streams.add(task)
+        stream = _OpenStream(task)
+        task.add_done_callback(lambda _: self._streams.discard(stream))
+        self._streams.add(stream)
         try:
-            yield
+            yield stream
         finally:
-            self._streams.discard(task)
+            self._streams.discard(stream)
 
     def _look_whether_finished(self) -> None:
         if self._draining.is_set() and not self._running:
@@ -144,7 +183,31 @@ class VectorService:
         }
         handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
         handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(self._search_stream)
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+        return Arrivals(SERVICE_NAME, handlers, self._bounds(handlers), self._refused)
+
+    def _bounds(self, methods: Iterable[str]) -> list[Bound]:
+        limits = self._limits
+        return [
+            Bound(
+                methods,
+                lambda: self._running >= limits.calls,
+                Overloaded(f"{limits.calls:,} calls are in progress"),
+            ),
+            Bound(
+                ("UpsertStream", "SearchStream"),
+                lambda: len(self._streams) >= limits.streams,
+                Overloaded(f"{limits.streams:,} streams are open"),
+            ),
+            Bound(
+                ("Search",),
+                lambda: self._searches.is_full,
+                Overloaded(f"{limits.searches:,} searches are in progress"),
+            ),
+        ]
+
+    def _refused(self, method: str) -> None:
+        with self._run(method) as outcome:
+            outcome.code = status_code(Overloaded())
 
     # ---- how a call runs ------------------------------------------------------------------------
 
@@ -162,6 +225,9 @@ class VectorService:
                     await _abort(context, name, error)
 
         return serve
+
+    def _left_s(self, call: Call) -> float | None:
+        return None if call.deadline is None else call.deadline - self._clock()
 
     def _call(self, context: Context) -> Call:
         remaining_s = context.time_remaining()
@@ -250,12 +316,13 @@ class VectorService:
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Acknowledge each message in order, while the next ones are read and written already."""
-        with self._run("UpsertStream") as outcome, self._open_stream():
+        with self._run("UpsertStream") as outcome, self._open_stream() as open_stream:
             write = partial(self._write, call=self._call(context))
             upload = Upload(payloads, self._decode_upsert, write, self._draining, self._writes)
             try:
                 async for acknowledgement in upload.acknowledgements():
-                    yield acknowledgement
+                    with open_stream:  # is sending
+                        yield acknowledgement
             except Exception as error:
                 outcome.code = status_code(error)
                 await _abort(context, "UpsertStream", error)
@@ -278,20 +345,27 @@ class VectorService:
         return wire.encode_list_response(rows, self._limits)
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
-        return await self._searched(self._decode_search(payload), call, self._limits)
+        with self._searches.enter(self._left_s(call)):
+            return await self._searched(self._decode_search(payload), call, self._limits)
 
     def _decode_search(self, payload: bytes) -> SearchRequest:
         return wire.decode_search_request(payload, self._limits)
 
     async def _searched(self, request: SearchRequest, call: Call, limits: Limits) -> bytes:
-        result = await self._shard.search(request, call=call)
-        return wire.encode_search_response(result, limits)
+        answer_bytes = min(wire.expected_answer_bytes(request), limits.message_bytes)
+        held = request.queries.nbytes + answer_bytes
+        self._search_bytes.take_now(held)
+        try:
+            result = await self._shard.search(request, call=call)
+            return wire.encode_search_response(result, limits)
+        finally:
+            self._search_bytes.give_back(held)
 
     async def _search_stream(
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Answer each message as Search would; each counts as one, and the stream beside them."""
-        with self._run("SearchStream") as outcome, self._open_stream():
+        with self._run("SearchStream") as outcome, self._open_stream() as open_stream:
             stream = SearchStream(
                 payloads,
                 self._decode_search_of_stream,
@@ -304,7 +378,8 @@ class VectorService:
             )
             try:
                 async for answer in stream.answers():
-                    yield answer
+                    with open_stream:  # is sending
+                        yield answer
             except Exception as error:
                 outcome.code = status_code(error)
                 await _abort(context, "SearchStream", error)
@@ -313,6 +388,7 @@ class VectorService:
 
     def _decode_search_of_stream(self, payload: bytes) -> SearchRequest:
         try:
+            self._searches.check_not_full()
             return self._decode_search(payload)
         except Exception as error:
             with self._run("Search") as outcome:
@@ -323,7 +399,8 @@ class VectorService:
         with self._run("Search") as outcome:
             try:
                 await self._require_placement(call)
-                return await self._searched(request, call, self._stream_limits)
+                with self._searches.enter(self._left_s(call)):
+                    return await self._searched(request, call, self._stream_limits)
             except Exception as error:
                 outcome.code = status_code(error)
                 raise

@@ -36,7 +36,7 @@ class Machine:
         bin_ = self.bin
         install = "; ".join(
             f"printf '#!/bin/sh\\nexit 0\\n' >{bin_ / name}; /bin/chmod 755 {bin_ / name}"
-            for name in ("python3", "make", "kubectl")
+            for name in ("python3", "make", "kubectl", "ip", "iptables", "dnsmasq")
         )
         self.has(
             "apt-get", f'echo "apt-get $*" >>{self.log}\n[ "$1" = update ] || {{ {install}; }}'
@@ -85,24 +85,44 @@ def test_who_may_use_sudo_without_a_password_gets_it_installed(machine: Machine)
     assert "python3-venv make" in machine.log.read_text()
 
 
-def test_kubectl_is_installed_only_where_it_is_asked_for(machine: Machine) -> None:
+MORE = [("--kubectl", "kubernetes-client"), ("--net", "iproute2 iptables dnsmasq-base")]
+
+
+@pytest.mark.parametrize(("option", "packages"), MORE)
+def test_more_is_installed_only_where_it_is_asked_for(
+    machine: Machine, option: str, packages: str
+) -> None:
     machine.has_apt(uid=0)
     machine.has("make", SUITABLE)
     machine.has("python3", SUITABLE)
     assert machine.prerequisites().returncode == 0
     assert not machine.log.read_text()
-    ended = machine.prerequisites("--kubectl")
+    ended = machine.prerequisites(option)
     assert (ended.returncode, ended.stdout) == (0, f"{machine.bin / 'python3'}\n")
-    assert "kubernetes-client" in machine.log.read_text()
+    assert machine.log.read_text().endswith(f"python3-venv make {packages}\n")
 
 
-def test_who_cannot_install_kubectl_is_told_the_command(machine: Machine) -> None:
+def test_everything_that_is_asked_for_is_installed_at_once(machine: Machine) -> None:
+    machine.has_apt(uid=0)
+    assert machine.prerequisites("--kubectl", "--net").returncode == 0
+    packages = " ".join(packages for _, packages in MORE)
+    assert machine.log.read_text().endswith(f"python3-venv make {packages}\n")
+
+
+@pytest.mark.parametrize(("option", "packages"), MORE)
+def test_who_cannot_install_more_is_told_the_command(
+    machine: Machine, option: str, packages: str
+) -> None:
     machine.has_apt(uid=1000)
     machine.has("make", SUITABLE)
     machine.has("python3", SUITABLE)
-    ended = machine.prerequisites("--kubectl")
+    ended = machine.prerequisites(option)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert f"{COMMAND} kubernetes-client" in ended.stderr
+    assert f"{COMMAND} {packages}" in ended.stderr
+
+
+def test_an_option_that_there_is_not_is_refused(machine: Machine) -> None:
+    assert machine.prerequisites("--nett").returncode == 2
 
 
 @pytest.mark.parametrize("sudo", [None, TOO_OLD_OR_WITHOUT_VENV])

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.addresses import shard_addresses
+from shard.errors import InvalidParameter
 from shard.server import DRAIN_S
 from shard.service import SERVICE_NAME
 
@@ -242,8 +244,13 @@ def fleet_faults(workloads: Sequence[Workload], documents: Sequence[Document]) -
     if not routers:
         yield "there is no router"
     for workload in routers:
-        if list(workload.params["shard"]) != addresses:
-            yield f"{workload.name}: --shard is not {addresses}"
+        try:
+            named = shard_addresses(workload.params["shard"], workload.params["shards"])
+        except InvalidParameter as error:
+            yield f"{workload.name}: {error}"
+        else:
+            if list(named) != addresses:
+                yield f"{workload.name}: --shard and --shards are not {addresses}"
 
 
 def policy_faults(workloads: Sequence[Workload], documents: Sequence[Document]) -> Iterator[str]:

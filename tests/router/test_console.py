@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from router import console, embedded, logs
 from shard import errors
+from shard.config import ServerConfig
 from shard.types import Explanation, IdType, Metric
 from tests.router.client_in_memory import ClientInMemory
 
@@ -427,11 +428,13 @@ def test_serve_passes_on_what_it_is_told(
     monkeypatch.setattr(embedded, "serve", serve)
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
     options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
+    options += ["--health", "127.0.0.1:1", "--lame-duck", 2, "--connection-age", 60]
     assert run("serve", "--data", tmp_path, *options).exit_code == 0
     assert told == {
         "shards": 3,
         "data": tmp_path,
-        "listen": "127.0.0.1:0",
-        "metrics": None,
+        "server": ServerConfig(
+            listen="127.0.0.1:0", health="127.0.0.1:1", lame_duck_s=2.0, connection_age_s=60.0
+        ),
         "log": "json",
     }

@@ -28,6 +28,7 @@ class FakeStream:
         self.fails: Exception | None = None
         """What writes end with."""
         self.cancelled = False
+        self.ended = False
         self._messages: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._writes = self._reads = False
 
@@ -42,6 +43,11 @@ class FakeStream:
             raise ConnectionAbortedError("cancelled")
         if self.fails is not None:
             raise self.fails
+
+    async def end(self) -> None:
+        """Hear that no more messages come."""
+        assert not self._writes, "two writes at once end a stream"
+        self.ended = True
 
     async def read(self) -> bytes | None:
         """Return what the test says."""
@@ -282,6 +288,42 @@ async def test_a_server_that_takes_nothing_gets_no_more_than_the_window_once_it_
     for _ in range(2 * WINDOW_REQUESTS // 10):
         await settled()
     assert len(asking.stream.written) == 2 * WINDOW_REQUESTS, "each of them, and its Cancel"
+
+
+# ---- retirement ---------------------------------------------------------------------------------
+
+
+async def test_a_link_that_is_retired_ends_when_all_in_flight_is_answered(asking: Asking) -> None:
+    await asking.ask(b"a", b"b")
+    asking.link.retire()
+    await asking.stream.answers(2)
+    assert not asking.stream.ended
+    with pytest.raises(LinkBroken):
+        await outcome(asking.link.ask(b"c"))
+    asking.callers[0].cancel()
+    await settled()
+    assert asking.stream.withdrawn == [1], "its server is still told of those who leave"
+    assert not asking.stream.ended
+    await asking.stream.answers(1)
+    assert asking.stream.ended
+    assert not asking.link.broken, "the server has the last word"
+    await asking.stream.says(None)
+    assert asking.link.broken
+    assert asking.answered() == [2]
+
+
+async def test_an_idle_link_that_is_retired_ends_at_once(asking: Asking) -> None:
+    asking.link.retire()
+    await settled()
+    assert asking.stream.ended
+
+
+async def test_a_retired_link_whose_stream_breaks_says_so(asking: Asking) -> None:
+    (caller,) = await asking.ask(b"a")
+    asking.link.retire()
+    await asking.stream.says(ConnectionResetError("gone"))
+    with pytest.raises(LinkBroken, match="gone"):
+        await outcome(caller)
 
 
 # ---- ends ---------------------------------------------------------------------------------------

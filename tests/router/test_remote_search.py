@@ -15,9 +15,10 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
+from router.connection import RENEWAL_S, Connection, open_channel
 from router.guarded_shard import GuardedShard
 from router.link import WINDOW_REQUESTS
-from router.remote_shard import LINK_BYTES_MAX, RemoteShard
+from router.remote_shard import LINK_AGE_S, LINK_BYTES_MAX, RemoteShard
 from router.router import Router
 from shard import wire
 from shard.config import Limits
@@ -37,11 +38,20 @@ from shard.fingerprint import fingerprint_of
 from shard.local_shard import LocalShard
 from shard.service import SERVICE_NAME, VectorService
 from shard.telemetry import RpcMetrics
-from shard.types import NO_LIMIT, Call, Include, SearchRequest, SearchResult, UpsertRequest
+from shard.types import (
+    NO_LIMIT,
+    Call,
+    CountRequest,
+    Include,
+    SearchRequest,
+    SearchResult,
+    UpsertRequest,
+)
 from tests.shard.samples import DEADLINE_S, config_of, corpus_of, open_shard, some_vectors
 
 ROWS = 50
 SEARCH = SearchRequest(collection="words", queries=some_vectors(2), k=3)
+COUNT = CountRequest(collection="words")
 
 
 class Served:
@@ -53,11 +63,16 @@ class Served:
         self.lacks: set[str] = set()
         """Methods that it does not know."""
         self.address = "127.0.0.1:0"
+        self.options: list[tuple[str, int]] = []
+        self.peers: set[str] = set()
+        """Who has made unary calls: one for each connection."""
+        self.open_streams = 0
+        self.stream_ended = asyncio.Event()
 
     async def start(self) -> None:
         """Start the server, where it was before if it was."""
         self.service = VectorService(self.shard, Limits(), "1.2.3", RpcMetrics(CollectorRegistry()))
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *self.options])
         self._server.add_generic_rpc_handlers((_Noting(self, self.service.handler()),))
         port = self._server.add_insecure_port(self.address)
         self.address = f"127.0.0.1:{port}"
@@ -76,7 +91,32 @@ class _Noting(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = str(handler_call_details.method).removeprefix(f"/{SERVICE_NAME}/")
         self._served.began.append(method)
-        return None if method in self._served.lacks else self._handler.service(handler_call_details)
+        if method in self._served.lacks:
+            return None
+        handler: Any = self._handler.service(handler_call_details)
+        if handler.unary_unary is not None:
+            return handler._replace(unary_unary=self._noting_peers(handler.unary_unary))
+        return handler._replace(stream_stream=self._counting(handler.stream_stream))
+
+    def _noting_peers(self, answer: Any) -> Any:
+        async def noting(payload: bytes, context: Any) -> bytes:
+            self._served.peers.add(context.peer())
+            response: bytes = await answer(payload, context)
+            return response
+
+        return noting
+
+    def _counting(self, answers: Any) -> Any:
+        async def counting(payloads: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            self._served.open_streams += 1
+            try:
+                async for answer in answers(payloads, context):
+                    yield answer
+            finally:
+                self._served.open_streams -= 1
+                self._served.stream_ended.set()
+
+        return counting
 
 
 @pytest_asyncio.fixture
@@ -187,6 +227,114 @@ async def test_another_placement_is_another_link(served: Served, remote: RemoteS
     for call in (NO_LIMIT, meant, meant, NO_LIMIT):
         await remote.search(SEARCH, call=call)
     assert served.began == ["SearchStream"] * 3
+
+
+# ---- links and connections grow old -------------------------------------------------------------
+
+
+async def test_an_old_link_ends_with_its_last_answer_while_another_is_searched_over(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    remote = RemoteShard(served.address, clock=lambda: now)
+    hanging = Hanging(served, monkeypatch)
+    slow = asyncio.ensure_future(remote.search(SEARCH))
+    await within(hanging.began.wait())
+    monkeypatch.undo()
+    now += LINK_AGE_S - 1
+    await remote.search(SEARCH)
+    assert served.began == ["SearchStream"]
+    now += 1
+    await remote.search(SEARCH)
+    await remote.search(SEARCH)
+    assert served.began == ["SearchStream"] * 2
+    hanging.let_go.set()
+    assert same(await within(slow), await served.shard.search(SEARCH))
+    await within(served.stream_ended.wait())
+    assert served.open_streams == 1
+    await remote.search(SEARCH)
+    assert served.began == ["SearchStream"] * 2, "no link broke"
+    await remote.close()
+
+
+async def test_no_search_fails_while_connections_and_links_are_replaced_again_and_again(
+    served: Served,
+) -> None:
+    await served.stop()
+    served.options = [("grpc.max_connection_age_ms", 100)]
+    await served.start()
+    now = time.monotonic()
+    remote = RemoteShard(served.address, clock=lambda: now)
+    direct = await served.shard.search(SEARCH)
+    rounds = 0
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        now += LINK_AGE_S / 30
+        over_the_link = [remote.search(SEARCH) for _ in range(4)]
+        beside_it = [remote.count(COUNT) for _ in range(2)]
+        answers = await within(asyncio.gather(*over_the_link))
+        counts = await within(asyncio.gather(*beside_it))
+        assert all(same(answer, direct) for answer in answers)
+        assert counts == [ROWS] * 2
+        rounds += 1
+    assert len(served.peers) > 5, "connections were not replaced"
+    assert set(served.began) == {"SearchStream", "Count"}, "no link broke"
+    assert 1 < served.began.count("SearchStream") <= rounds / 30 + 1
+    await remote.close()
+
+
+async def test_whoever_is_not_who_was_meant_is_looked_up_anew(served: Served) -> None:
+    now = time.monotonic()
+    channels: list[grpc.aio.Channel] = []
+
+    def channel_to(target: str) -> grpc.aio.Channel:
+        channels.append(open_channel(target))
+        return channels[-1]
+
+    connection = Connection(served.address, channel_to=channel_to, clock=lambda: now)
+    remote = RemoteShard(served.address, connection=connection)
+    for_another = Call(placement="another")
+    await remote.search(SEARCH)
+
+    now += RENEWAL_S
+    with pytest.raises(PlacementMismatch):
+        await remote.search(SEARCH, call=for_another)
+    assert len(channels) == 2
+    now += RENEWAL_S
+    with pytest.raises(PlacementMismatch):
+        await remote.count(COUNT, call=for_another)
+    assert len(channels) == 3
+    now += RENEWAL_S
+    await remote.topology()
+    assert len(channels) == 3
+    await remote.topology(call=Call(anew=True))
+    assert len(channels) == 4
+    now += RENEWAL_S
+    served.lacks = {"Count"}
+    with pytest.raises(ShardUnavailable, match="no server of vectorshard"):
+        await remote.count(COUNT)
+    assert len(channels) == 5
+    assert same(await remote.search(SEARCH), await served.shard.search(SEARCH))
+    await remote.close()
+
+
+async def test_whoever_finds_no_connection_looks_the_name_up_anew(served: Served) -> None:
+    now = time.monotonic()
+    opened = 0
+
+    def channel_to(target: str) -> grpc.aio.Channel:
+        nonlocal opened
+        opened += 1
+        return open_channel(served.address if opened > 1 else "127.0.0.1:1")
+
+    connection = Connection("moved:7700", channel_to=channel_to, clock=lambda: now)
+    remote = RemoteShard("moved:7700", connection=connection)
+    now += RENEWAL_S
+    with pytest.raises(ShardUnavailable, match="refused"):
+        await remote.count(COUNT)
+    assert await remote.count(COUNT) == ROWS
+    assert opened == 2
+    await remote.close()
 
 
 # ---- errors are those of the unary call ---------------------------------------------------------

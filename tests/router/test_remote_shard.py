@@ -18,10 +18,9 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.remote_shard import CHANNEL_OPTIONS, RemoteShard
+from router.remote_shard import RemoteShard
 from shard import wire
 from shard.call_metadata import call_of
-from shard.config import Limits
 from shard.errors import (
     DeadlineExceeded,
     InternalError,
@@ -32,7 +31,6 @@ from shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from shard.server import server_options
 from shard.service import SERVICE_NAME
 from shard.status import DETAILS_KEY, STATUS_BY_ERROR, status_code, status_of
 from shard.types import (
@@ -228,17 +226,6 @@ async def test_the_log_says_which_server_keeps_the_story_of_an_opaque_failure(
         await remote.count(COUNT)
     [entry] = logged
     assert (entry["target"], entry["error_id"]) == (remote.target, "abc")
-
-
-async def test_a_host_that_is_gone_without_a_word_is_noticed_by_pings_that_its_server_bears() -> (
-    None
-):
-    client, server = dict(CHANNEL_OPTIONS), dict(server_options(Limits()))
-    assert client["grpc.keepalive_time_ms"] + client["grpc.keepalive_timeout_ms"] <= 20_000
-    assert client["grpc.http2.ping_timeout_ms"] <= client["grpc.keepalive_timeout_ms"]
-    assert client["grpc.http2.max_pings_without_data"] == 0, "a call that waits sends nothing"
-    least_ms = server["grpc.http2.min_ping_interval_without_data_ms"]
-    assert least_ms < client["grpc.keepalive_time_ms"], "else it closes the connection"
 
 
 async def test_what_was_sent_is_let_go_of_without_the_collector(

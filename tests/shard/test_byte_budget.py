@@ -26,7 +26,7 @@ async def done(*tasks: asyncio.Task[None]) -> list[bool]:
 
 
 async def test_what_is_there_is_had_at_once_and_the_rest_when_it_comes_back() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, "writes")
     tasks = await taking(budget, 6, 4, 1)
     assert await done(*tasks) == [True, True, False]
     budget.give_back(4)
@@ -34,7 +34,7 @@ async def test_what_is_there_is_had_at_once_and_the_rest_when_it_comes_back() ->
 
 
 async def test_turns_are_taken_in_order_so_that_large_messages_do_not_wait_for_ever() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, "writes")
     tasks = await taking(budget, 6, 9, 1)
     assert await done(*tasks) == [True, False, False]
     with pytest.raises(Overloaded, match=r"6 bytes .*, and 2 wait"):
@@ -46,7 +46,7 @@ async def test_turns_are_taken_in_order_so_that_large_messages_do_not_wait_for_e
 
 
 async def test_a_message_larger_than_all_is_had_alone() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, "writes")
     tasks = await taking(budget, 1, 11, 1)
     assert await done(*tasks) == [True, False, False]
     budget.give_back(1)
@@ -56,7 +56,7 @@ async def test_a_message_larger_than_all_is_had_alone() -> None:
 
 
 async def test_who_leaves_while_waiting_lets_the_others_pass() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, "writes")
     tasks = await taking(budget, 6, 9, 1)
     tasks[1].cancel()
     assert await done(*tasks) == [True, True, True]
@@ -66,7 +66,7 @@ async def test_who_leaves_while_waiting_lets_the_others_pass() -> None:
 
 
 async def test_who_leaves_in_the_moment_of_getting_gives_it_back() -> None:
-    budget = ByteBudget(10)
+    budget = ByteBudget(10, "writes")
     tasks = await taking(budget, 10, 10, 10)
     budget.give_back(10)
     tasks[1].cancel()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard import search_coalescer
-from shard.errors import ShardUnavailable
+from shard.errors import DeadlineExceeded, ShardUnavailable
 from shard.filter_expression import Exists
 from shard.search_coalescer import JOINED_QUERIES, SearchCoalescer, joined, parted
 from shard.types import (
@@ -58,6 +58,7 @@ class Searcher:
     def __init__(self) -> None:
         self.asked: list[tuple[SearchRequest, Call]] = []
         self.cancelled = 0
+        self.now = 0.0
         self._more = asyncio.Condition()
         self._gates: list[asyncio.Future[None]] = []
         self._next: list[Callable[[], None]] = []
@@ -115,7 +116,7 @@ class Callers:
     """Callers of one coalescer."""
 
     def __init__(self, searcher: Searcher) -> None:
-        self._coalescer = SearchCoalescer()
+        self._coalescer = SearchCoalescer(clock=lambda: searcher.now)
         self._searcher = searcher
 
     async def ask(
@@ -356,3 +357,19 @@ def test_parts_of_a_joined_answer_are_the_answers_to_each(
         assert part.hits.counts.tolist() == alone.hits.counts.tolist()
         assert part.hits.ids.tolist() == alone.hits.ids.tolist()
         assert part.metadata == alone.metadata
+
+
+async def test_a_search_whose_deadline_passes_while_it_waits_is_not_begun(
+    searcher: Searcher, callers: Callers
+) -> None:
+    await callers.ask(asking(1))
+    late = await callers.ask(asking(2), Call(deadline=10.0))
+    patient = await callers.ask(asking(3), Call(deadline=20.0))
+    searcher.now = 10.0
+    await searcher.finish(0)
+    assert isinstance(late.exception(), DeadlineExceeded)
+    assert searcher.queries == [[1], [3]]
+    await searcher.finish(1)
+    assert ids_of(patient) == [300, 301, 302]
+    assert (await callers.ask(asking(4))).done() is False, "the kind is forgotten"
+    assert searcher.queries[-1] == [4]

@@ -14,6 +14,10 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from google.rpc import (  # type: ignore[import-untyped]  # it has stubs, but no py.typed
+    error_details_pb2,
+    status_pb2,
+)
 from prometheus_client import CollectorRegistry
 
 from shard import wire
@@ -33,9 +37,10 @@ from shard.errors import (
 )
 from shard.fingerprint import fingerprint_of
 from shard.local_shard import LocalShard
+from shard.search_gate import ALWAYS_TAKEN, SearchGate
 from shard.server import server_options
 from shard.service import SERVICE_NAME, VectorService
-from shard.status import error_from_rpc, read_status
+from shard.status import DETAILS_KEY, RETRY_DELAY_S, error_from_rpc, read_status
 from shard.telemetry import RpcMetrics
 from shard.types import (
     NO_LIMIT,
@@ -651,3 +656,124 @@ async def test_a_write_without_room_is_refused_at_once_but_a_routers_waits(
         await stream.done_writing()
         assert await served.shard.count(CountRequest(collection="words")) == 15
         await served.call("Upsert", upsert_of(15))
+
+
+# ---- what is refused on arrival -----------------------------------------------------------------
+
+
+@dataclass
+class Held:
+    """A service whose searches are begun and held, until they may go on."""
+
+    served: Served
+    begun: asyncio.Semaphore
+    may_go_on: asyncio.Event
+
+    async def begin(self) -> asyncio.Task[bytes]:
+        """Begin a search, and return when it runs."""
+        running = asyncio.ensure_future(self.served.call("Search", SEARCH_BYTES))
+        await asyncio.wait_for(self.begun.acquire(), DEADLINE_S)
+        return running
+
+
+SEARCH_BYTES = wire.encode_search_request(SEARCH)
+
+
+@asynccontextmanager
+async def holding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> AsyncIterator[Held]:
+    async with serving(tmp_path, limits) as served:
+        held = Held(served, asyncio.Semaphore(0), asyncio.Event())
+        search = served.shard.search
+
+        async def held_search(request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+            held.begun.release()
+            await held.may_go_on.wait()
+            return await search(request, call=call)
+
+        monkeypatch.setattr(served.shard, "search", held_search)
+        yield held
+
+
+def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
+    """Return what RetryInfo says."""
+    (details,) = [value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY]
+    assert isinstance(details, bytes)
+    retry = error_details_pb2.RetryInfo()
+    for detail in status_pb2.Status.FromString(details).details:
+        detail.Unpack(retry)
+    return float(retry.retry_delay.ToTimedelta().total_seconds())
+
+
+async def test_a_search_too_many_is_refused_unread_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with holding(tmp_path, monkeypatch, replace(LIMITS, searches=2)) as held:
+        running = [await held.begin(), await held.begin()]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await held.served.call("Search", b"no bytes of a message")
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "2 searches are in progress"
+        assert retry_delay_s(caught.value) == RETRY_DELAY_S
+        assert isinstance(error_from_rpc(caught.value), Overloaded)
+        assert await held.served.counted("Search", "RESOURCE_EXHAUSTED") == 1
+        stream = held.served.stream("SearchStream")
+        await stream.write(search_message(1))
+        assert isinstance(read_status((await next_answer(stream)).error)[1], Overloaded)
+        held.may_go_on.set()
+        await asyncio.gather(*running)
+        await held.served.call("Search", SEARCH_BYTES)
+
+
+async def test_a_search_whose_bytes_are_too_many_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with holding(tmp_path, monkeypatch, replace(LIMITS, search_bytes=1)) as held:
+        running = await held.begin()  # alone, it may have more
+        code, error = await held.served.refusal("Search", SEARCH_BYTES)
+        assert (code, type(error)) == ("RESOURCE_EXHAUSTED", Overloaded)
+        held.may_go_on.set()
+        await running
+        await held.served.call("Search", SEARCH_BYTES)
+
+
+async def test_a_call_or_stream_too_many_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(LIMITS, calls=3, streams=2)
+    async with holding(tmp_path, monkeypatch, limits) as held:
+        streams = [held.served.stream("UpsertStream"), held.served.stream("SearchStream")]
+        await streams[0].write(upsert_of(0))
+        await streams[0].read()
+        await streams[1].write(b"no bytes of a message")
+        await streams[1].read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await held.served.stream("SearchStream").read()
+        assert caught.value.details() == "2 streams are open"
+        assert retry_delay_s(caught.value) == RETRY_DELAY_S
+        running = await held.begin()
+        for method, payload in (("Count", b""), ("GetServerInfo", b""), ("Upsert", upsert_of(0))):
+            code, error = await held.served.refusal(method, payload)
+            assert (code, str(error)) == ("RESOURCE_EXHAUSTED", "3 calls are in progress")
+        held.may_go_on.set()
+        await running
+        for stream in streams:
+            await stream.done_writing()
+            await stream.read()
+
+
+async def test_a_search_that_has_no_time_to_wait_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = SearchGate(LIMITS.searches)
+    monkeypatch.setattr("shard.service.SearchGate", lambda _: gate)
+    async with serving(tmp_path) as served:
+        monkeypatch.setattr(SearchGate, "expected_wait_s", 1e6)
+        places = [gate.enter(None) for _ in range(ALWAYS_TAKEN)]
+        code, error = await served.refusal("Search", b"no bytes of a message")
+        assert (code, type(error)) == ("RESOURCE_EXHAUSTED", Overloaded)
+        assert "the deadline is in" in str(error)
+        with places[0]:
+            pass
+        await served.call("Search", SEARCH_BYTES)

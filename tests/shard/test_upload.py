@@ -62,7 +62,7 @@ class Stream:
             self._decode,
             self._write,
             self.draining,
-            budget or ByteBudget(WINDOW_BYTES),
+            budget or ByteBudget(WINDOW_BYTES, "writes"),
         )
         self.acknowledged: list[bytes] = []
         self.outcome = asyncio.ensure_future(self._take())
@@ -396,7 +396,7 @@ async def test_a_message_looks_once_for_ids_in_its_way(
 
 
 async def test_all_uploads_together_hold_no_more_than_the_budget(opened: Open) -> None:
-    budget = ByteBudget(50)
+    budget = ByteBudget(50, "writes")
     streams = [opened(apart(6), budget=budget) for _ in range(4)]
     await settled()
     assert sum(len(stream.begun) for stream in streams) == 5

@@ -12,7 +12,6 @@ import pytest
 
 import router.router
 from router.children import Child
-from router.link import Link, open_link
 from router.remote_shard import RemoteShard
 from router.router import Router
 from shard.errors import CollectionNotFound
@@ -137,12 +136,8 @@ def _creates_side_by_side(patch: pytest.MonkeyPatch) -> None:
 
 
 def _keeps_a_link_for_another_placement(patch: pytest.MonkeyPatch) -> None:
-    async def link_to(self: RemoteShard, placement: str) -> Link:
-        if self._link is None or self._link.broken:
-            self._link = open_link(self._channel, self.target, "", clock=self._clock)
-        return self._link
-
-    patch.setattr(RemoteShard, "_link_to", link_to)
+    real = RemoteShard._link_to
+    patch.setattr(RemoteShard, "_link_to", lambda shard, placement: real(shard, ""))
 
 
 def _gives_rows_in_any_order(patch: pytest.MonkeyPatch) -> None:

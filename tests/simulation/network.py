@@ -340,9 +340,16 @@ class Channel:
 
         return call
 
-    async def close(self) -> None:
-        """Let go; what is under way ends as if its caller had cancelled it."""
+    def get_state(self) -> grpc.ChannelConnectivity:
+        """Say whether it is connected."""
+        connected = self._connection is not None and not self._connection.broken
+        states = grpc.ChannelConnectivity
+        return states.READY if connected else states.TRANSIENT_FAILURE
+
+    async def close(self, grace: float | None = None) -> None:
+        """Take no more calls; those under way after `grace` seconds end as if cancelled."""
         self._closed = True
+        await asyncio.sleep(grace or 0.0)
         for call in list(self._connection.calls) if self._connection is not None else ():
             call.cancel()
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
+from router.connection import Connection
 from router.guarded_shard import GuardedShard
 from router.remote_shard import RemoteShard
 from router.router import Router
@@ -153,7 +154,7 @@ class Simulation:
         clock = self._loop.time
         shards = [
             GuardedShard(
-                RemoteShard(name, open_channel=self._network.channel, clock=clock),
+                RemoteShard(name, connection=self._connection(name), clock=clock),
                 name,
                 clock=clock,
                 chance=self._work_random.random,
@@ -166,6 +167,9 @@ class Simulation:
             clock=clock,
             new_incarnation=lambda: f"incarnation-{next(self._incarnations)}",
         )
+
+    def _connection(self, name: str) -> Connection:
+        return Connection(name, channel_to=self._network.channel, clock=self._loop.time)
 
     async def _begin(self) -> None:
         """Have a collection with rows, unless a network that is bad from the start prevents it."""

@@ -7,6 +7,7 @@ shards inside, and over a fleet. Who harms a server starts one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import selectors
@@ -111,6 +112,8 @@ class ServerProcess(Server):
     """Where its rows are; nowhere for a router."""
     listen: str = "127.0.0.1:0"
     options: Sequence[str] = ()
+    prefix: Sequence[str] = ()
+    """A command that becomes the process, such as one that runs it on another host."""
     address: str = ""
     process: subprocess.Popen[str] | None = None
 
@@ -124,7 +127,7 @@ class ServerProcess(Server):
         assert self.process is not None
         assert self.process.stdout is not None
         line = line_of(self.process.stdout, START_S)
-        said = re.fullmatch(r"listening on (127\.0\.0\.1:[1-9][0-9]*)\n", line)
+        said = re.fullmatch(r"listening on ([0-9.]+:[1-9][0-9]*)\n", line)
         assert said, f"it said {line!r}; its log: {self.log_text()}"
         self.address = said[1]
         return self
@@ -132,7 +135,7 @@ class ServerProcess(Server):
     def launch(self) -> subprocess.Popen[str]:
         """Start the process; nothing is known of it yet."""
         assert self.process is None, "it runs already"
-        command = [str(VECTORSHARD), *self.command, "--listen", self.listen]
+        command = [*self.prefix, str(VECTORSHARD), *self.command, "--listen", self.listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--log-format", "json", *self.options],
@@ -269,6 +272,15 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
 def adds_up(description: CollectionDescription) -> bool:
     """Whether every accepted row of every shard is in exactly one place."""
     return all(shard.ledger.adds_up for shard in description.shards)
+
+
+def health_address(server: ServerProcess) -> str:
+    """Return where a server that was started with --health answers for it, as its log says."""
+    for line in server.log_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "serving health":
+            return str(event["address"])
+    raise AssertionError(server.log_text())
 
 
 def new_name() -> str:

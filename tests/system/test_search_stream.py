@@ -275,6 +275,43 @@ def growth_mb(server: ServerProcess, quiet_mb: float) -> float:
     return server.memory_mb("RssAnon") - quiet_mb
 
 
+def fill_wide(client: Client) -> None:
+    """Create a collection whose answers are large."""
+    index = IndexConfig(min_training_size=NEVER)
+    client.create_collection("wide", dim=WIDE, metric=Metric.L2, index=index)
+    client.upsert("wide", np.arange(WIDE_ROWS), WIDE_VECTORS)
+
+
+def large_searches(count: int) -> Iterator[v1.SearchStreamRequest]:
+    """Ask for all rows with their vectors, so many times."""
+    search = v1.SearchRequest(
+        collection="wide",
+        queries=matrix(WIDE_VECTORS[:1]),
+        k=WIDE_ROWS,
+        include=v1.Include(vectors=True),
+    )
+    for number in range(1, count + 1):
+        yield v1.SearchStreamRequest(request_id=number, search=search)
+
+
+def test_a_client_that_does_not_read_its_answers_does_not_hold_up_the_end(
+    start_server: Starter,
+) -> None:
+    server = start_server(2)
+    with server.client() as client, server.stub() as stub:
+        fill_wide(client)
+        answers = stub.SearchStream(large_searches(LARGE_ANSWERS), timeout=120)
+        next(answers)  # it runs, and from now on nobody reads
+        time.sleep(1.0)
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < DRAIN_S
+        assert refused(lambda: list(answers)).code in {
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.CANCELLED,
+        }
+
+
 def test_a_client_that_does_not_read_its_answers_does_not_fill_the_server(
     start_server: Starter,
 ) -> None:
@@ -282,20 +319,12 @@ def test_a_client_that_does_not_read_its_answers_does_not_fill_the_server(
     taken = [0]
 
     def large(count: int) -> Iterator[v1.SearchStreamRequest]:
-        search = v1.SearchRequest(
-            collection="wide",
-            queries=matrix(WIDE_VECTORS[:1]),
-            k=WIDE_ROWS,
-            include=v1.Include(vectors=True),
-        )
-        for number in range(1, count + 1):
-            taken[0] = number
-            yield v1.SearchStreamRequest(request_id=number, search=search)
+        for message in large_searches(count):
+            taken[0] = message.request_id
+            yield message
 
     with server.client() as client, server.stub() as stub:
-        index = IndexConfig(min_training_size=NEVER)
-        client.create_collection("wide", dim=WIDE, metric=Metric.L2, index=index)
-        client.upsert("wide", np.arange(WIDE_ROWS), WIDE_VECTORS)
+        fill_wide(client)
         assert len(list(stub.SearchStream(large(20), timeout=60))) == 20
         quiet_mb = server.memory_mb("RssAnon")
         answers = stub.SearchStream(large(LARGE_ANSWERS), timeout=120)

@@ -668,7 +668,7 @@ class ShardPlacement(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes", "default_timeout_ms")
+    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes", "default_timeout_ms", "searches", "search_bytes", "calls", "streams", "connections", "connection_calls")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -685,6 +685,12 @@ class Limits(_message.Message):
     FILTER_NODES_FIELD_NUMBER: _ClassVar[int]
     WRITE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    SEARCHES_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_CALLS_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     dim: int
     k: int
@@ -701,7 +707,13 @@ class Limits(_message.Message):
     filter_nodes: int
     write_bytes: int
     default_timeout_ms: int
-    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ...) -> None: ...
+    searches: int
+    search_bytes: int
+    calls: int
+    streams: int
+    connections: int
+    connection_calls: int
+    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., searches: _Optional[int] = ..., search_bytes: _Optional[int] = ..., calls: _Optional[int] = ..., streams: _Optional[int] = ..., connections: _Optional[int] = ..., connection_calls: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")

@@ -1,0 +1,95 @@
+"""What a server refuses as it arrives: calls beyond its bounds, before anything of them is read.
+
+A refusal must cost far less than what it refuses, or refusing is all that a server under too much
+load does. Its status is made beforehand, and its handler is that of a stream, whatever the method:
+so grpc neither waits for the request nor hands it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from shard.errors import Overloaded
+from shard.status import DETAILS_KEY, status_code, status_of
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A bound on what a server does at a time.
+
+    Attributes
+    ----------
+    methods
+        Whose calls it bounds.
+    is_reached
+        Whether one more would be too many.
+    refusal
+        What a call that is one too many is told.
+    """
+
+    methods: Iterable[str]
+    is_reached: Callable[[], bool]
+    refusal: Overloaded
+
+
+class Arrivals(grpc.GenericRpcHandler):
+    """Hands a call to its handler, or to one that refuses it.
+
+    Parameters
+    ----------
+    service
+        The name of the service.
+    handlers
+        Those of its methods, by name.
+    bounds
+        The first that is reached is told.
+    refused
+        Called with the method of each call that is refused.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+        bounds: Iterable[Bound],
+        refused: Callable[[str], None],
+    ) -> None:
+        self._handlers = {f"/{service}/{name}": handler for name, handler in handlers.items()}
+        self._bounds: dict[
+            str, list[tuple[Callable[[], bool], grpc.RpcMethodHandler[Any, Any]]]
+        ] = {path: [] for path in self._handlers}
+        for bound in bounds:
+            for name in bound.methods:
+                refuses = _refusing(bound.refusal, name, refused)
+                self._bounds[f"/{service}/{name}"].append((bound.is_reached, refuses))
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a call that has arrived; None for a method that is not served."""
+        path = handler_call_details.method
+        handler = self._handlers.get(path)
+        if handler is not None:
+            for is_reached, refuses in self._bounds[path]:
+                if is_reached():
+                    return refuses
+        return handler
+
+
+def _refusing(
+    refusal: Overloaded, method: str, refused: Callable[[str], None]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    code, message = status_code(refusal), str(refusal)
+    trailing = ((DETAILS_KEY, status_of(refusal).SerializeToString()),)
+
+    async def refuse(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        refused(method)
+        context.set_code(code)  # `abort` raises, which costs more
+        context.set_details(message)
+        context.set_trailing_metadata(trailing)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
