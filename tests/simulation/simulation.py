@@ -432,8 +432,9 @@ class Simulation:
     async def _ask_all_routers(self) -> None:
         for router in range(self.plan.routers):
             search = replace(self._search(), min_coverage=1.0)
-            for request in (search, CountRequest(collection=NAME), Describe(NAME)):
-                self._must_succeed(await self._ask(router, request, QUIET_TIMEOUT_S))
+            self._must_succeed(await self._ask(router, search, QUIET_TIMEOUT_S))
+        for request in (CountRequest(collection=NAME), Describe(NAME)):
+            self._must_succeed(await self._ask(0, request, QUIET_TIMEOUT_S))
 
     def _must_succeed(self, asked: Asked) -> None:
         if isinstance(asked.outcome, Exception):
