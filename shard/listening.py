@@ -72,9 +72,13 @@ async def hold(listen: str) -> tuple[str, list[socket.socket]]:
         _require_free(family, address, port)
         each = socket.socket(family, socket.SOCK_STREAM)
         held.append(each)
-        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        each.bind((address, port))
+        try:
+            each.bind((address, port))
+        except OSError:  # it is free, but connections of whoever had it are not forgotten yet
+            # As long as nobody listens, others that set this too could take it.
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind((address, port))
         return int(each.getsockname()[1])
 
     try:
