@@ -49,7 +49,7 @@ from shard.types import (
 )
 from tests.simulation.model_shard import Change, Held, ModelShard, ranked, top_k
 
-NAMED: Final = re.compile(r"\bshards?[ -]\d|in part")
+NAMED: Final = re.compile(r"\bshards?[ -]\d|in part|in the queue")
 """What a failure must say that a missing shard has caused: which it is, or where."""
 
 GRACE_S: Final = 0.01

@@ -186,7 +186,7 @@ class Simulation:
         began = self._loop.time()
         asked = Asked(number=number, request=request, began=began, timeout_s=timeout_s)
         self._asked[number] = asked
-        self._note(f"call {number}", f"asks router {router}, for {timeout_s} s: ", request)
+        self._note(f"call {number}", f"asks router {router}, for {timeout_s:.3f} s: ", request)
         call = Call(deadline=began + timeout_s)
         CAUSE.set(Cause(number))
         running = asyncio.ensure_future(_send(self._routers[router], request, call))
@@ -235,7 +235,9 @@ class Simulation:
             together = 1
             if isinstance(request, SearchRequest) and random.random() < 0.4:
                 together = random.randint(2, 5)
-            timeouts_s = random.choices(TIMEOUTS_S, k=together)
+            timeouts_s = [
+                random.choice(TIMEOUTS_S) * random.uniform(0.8, 1.2) for _ in range(together)
+            ]
             if self.plan.calm:
                 timeouts_s = [QUIET_TIMEOUT_S] * together
             elif random.random() < 0.5:
