@@ -56,31 +56,31 @@ class Worker(Protocol):
         ...
 
 
-class WorkerProcess:
+class StartedWorker:
     """A worker, as a process of its own. What it prints is the parent's to say."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, running: asyncio.subprocess.Process) -> None:
+        self._running = running
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> WorkerProcess:
+    async def start(cls, command: Sequence[str]) -> StartedWorker:
         """Start it, in this environment."""
         pipe = asyncio.subprocess.PIPE
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
 
     async def listening(self) -> bool:
         """Return when it says that it serves; False when it ends instead."""
-        assert self._process.stdout is not None
-        return (await self._process.stdout.readline()).decode().startswith(SAYS)
+        assert self._running.stdout is not None
+        return (await self._running.stdout.readline()).decode().startswith(SAYS)
 
     async def ended(self) -> int:
         """Return its exit code when it ends."""
-        return await self._process.wait()
+        return await self._running.wait()
 
     def stop(self) -> None:
         """Have it drain and end."""
-        if self._process.returncode is None:
-            self._process.terminate()
+        if self._running.returncode is None:
+            self._running.terminate()
 
 
 class Workers:
@@ -224,7 +224,7 @@ async def serve_workers(
         worker_command(shards, partial, config_of_worker(server, each, address), log_format)
         for each in range(number)
     ]
-    workers = Workers(number, lambda each: WorkerProcess.start(commands[each]))
+    workers = Workers(number, lambda each: StartedWorker.start(commands[each]))
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, workers.stop)
     with ExitStack() as closing:

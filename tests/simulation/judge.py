@@ -9,7 +9,7 @@ shards have noted.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -421,6 +421,7 @@ class Judge:
     def judge_history(self, calls: Mapping[int, Asked]) -> Iterator[tuple[int, str]]:
         """Yield the calls that have done what they must not, each with what that is."""
         times: Counter[tuple[int, str, int]] = Counter()
+        wrote_to: defaultdict[int, set[str]] = defaultdict(set)
         created: dict[str, float] = {}
         for change in sorted(self._changes(), key=lambda change: change.at):
             asked = calls[change.cause.call]
@@ -432,11 +433,15 @@ class Judge:
                 continue
             if change.kind in ("upsert", "delete"):
                 times.update((asked.number, change.incarnation, id_) for id_ in change.ids)
+                wrote_to[asked.number].add(change.incarnation)
             if change.at > asked.ended and not _leaves_open(asked):
                 yield asked.number, f"shard {change.shard} went on after it had ended"
         for (number, _, id_), changes in times.items():
             if changes > 1:
                 yield number, f"it changed row {id_} {changes} times"
+        for number, incarnations in wrote_to.items():
+            if len(incarnations) > 1:
+                yield number, f"it wrote to several incarnations: {sorted(incarnations)}"
 
     def newest(self, collection: str) -> list[Held | None]:
         """Return what each shard holds of a collection now."""
