@@ -372,6 +372,7 @@ class _Unary:
         self._answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
         self._running: list[asyncio.Task[bytes]] = []
+        self._arrives: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connection: _Connection | None = None
         self._travels = self._network.task(self._travel())
 
@@ -403,12 +404,16 @@ class _Unary:
         self._answer.cancel()
 
     def _withdraw(self) -> None:
-        """Nobody waits any more. The server hears of that later, perhaps before it has begun."""
+        """Nobody waits any more: the request never leaves, or the server hears of it later.
+
+        What was sent first arrives first: a handler that is told to end has begun.
+        """
         if not self._running and self._network.random.random() < 0.5:
             self._travels.cancel()
         self._network.task(self._withdrawn())
 
     async def _withdrawn(self) -> None:
+        await asyncio.wait([self._arrives])
         await self._network.passage(self._channel.host)
         for running in self._running:
             running.cancel()
@@ -428,6 +433,8 @@ class _Unary:
             if not self._answer.done():
                 self._answer.set_result(answer)
         finally:
+            if not self._arrives.done():
+                self._arrives.cancel()
             if self._connection is not None:
                 self._connection.calls.pop(self, None)
 
@@ -438,6 +445,7 @@ class _Unary:
         await network.passage(host)
         if self._fate is _Fate.REQUEST_LOST:
             network.note(host.name, "does not get ", self)
+            self._arrives.cancel()
             await asyncio.Event().wait()
         if self._fate is _Fate.CUT_BEFORE:
             network.note(host.name, "loses its connection before ", self)
@@ -449,6 +457,7 @@ class _Unary:
             network.task(self._copy(connection.server))
         running = network.task(self._run(connection.server))
         self._running.append(running)
+        self._arrives.set_result(None)
         try:
             answer: bytes = await asyncio.shield(running)
         except _Aborted as aborted:
