@@ -299,6 +299,7 @@ class Router:
             # It looks into every row: not on the event loop.
             await asyncio.to_thread(admit_metadata, entry.config, request.metadata)
         parts = list(self._children.split(request.ids))
+        placement = self._children.placement  # a child that is asked may be unknown afterwards
         if len(parts) <= 1:
             child = parts[0][0] if parts else self._children.all()[0]
             return await child.shard.upsert(request, call=child.to(call))
@@ -310,7 +311,7 @@ class Router:
             return_exceptions=True,
         )
         written = [
-            Written(indices, partial(self._children.placement.shards_of_child, child.number), each)
+            Written(indices, partial(placement.shards_of_child, child.number), each)
             for (child, indices), each in zip(parts, outcomes, strict=True)
         ]
         if not reached_some(written):

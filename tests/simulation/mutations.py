@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ import router.router
 from router.children import Child
 from router.remote_shard import RemoteShard
 from router.router import Router
-from shard.errors import CollectionNotFound
 from shard.search_coalescer import SearchCoalescer
 from shard.types import Call, CollectionEntry, Receipt, Rows, SearchRequest, SearchResult
 
@@ -114,21 +112,6 @@ def _joins_without_regard_to_deadlines(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("shard.search_coalescer._first_deadline", lambda chosen: chosen[0].call)
 
 
-def _drops_whatever_is_there(patch: pytest.MonkeyPatch) -> None:
-    async def drop(self: Router, name: str, call: Call) -> None:
-        holders = await self._holders(name, call)
-        if not holders:
-            raise CollectionNotFound(f"no collection {name}; create it first")
-
-        async def drop_one(child: Child) -> None:
-            with suppress(CollectionNotFound):
-                await child.shard.drop_collection(name, call=child.to(call))
-
-        await self._gather(drop_one(child) for child, _ in holders)
-
-    patch.setattr(Router, "_drop", drop)
-
-
 def _creates_side_by_side(patch: pytest.MonkeyPatch) -> None:
     async def create(self: Router, config: Any, call: Call) -> tuple[CollectionEntry, bool]:
         call = replace(call, incarnation=self._new_incarnation())
@@ -178,7 +161,6 @@ MUTATIONS: Final[Mapping[str, Break]] = {
     "a collection is never looked up again": _remembers_for_ever,
     "searches are joined that are not alike": _joins_what_is_not_alike,
     "joined searches go by anyone's deadline": _joins_without_regard_to_deadlines,
-    "a drop means whatever is there": _drops_whatever_is_there,
     "nobody decides about names": _creates_side_by_side,
     "a link outlives the placement that it is for": _keeps_a_link_for_another_placement,
     "rows come in any order": _gives_rows_in_any_order,

@@ -309,8 +309,8 @@ class Simulation:
     async def _recreate(self) -> None:
         """Drop the collection and create another under its name, again and again."""
         random = self._clients_random
-        for _ in range(self.plan.calls_each // 2):
-            await asyncio.sleep(random.expovariate(1 / 0.4))
+        for _ in range(self.plan.calls_each):
+            await asyncio.sleep(random.expovariate(1 / 0.2))
             router = random.randrange(self.plan.routers)
             timeout_s = QUIET_TIMEOUT_S if self.plan.calm else random.choice((0.3, QUIET_TIMEOUT_S))
             dropped = await self._ask(router, Drop(NAME), timeout_s)
