@@ -273,6 +273,7 @@ class Judge:
         ids: IdArray, vectors: Float32Array | None, rows: Mapping[int, Float32Array]
     ) -> None:
         assert vectors is not None
+        require(len(vectors) == len(ids), f"{len(ids)} hits have {len(vectors)} vectors")
         for id_, vector in zip(ids.tolist(), vectors, strict=True):
             require(np.array_equal(vector, rows[id_]), f"row {id_} is {vector}, not {rows[id_]}")
 
