@@ -21,7 +21,7 @@ from benchmarks.report import (
 
 LOG_WIDTH = 130
 """Columns where there is no terminal."""
-OF_WORDS = frozenset({"words", "targets"})
+OF_WORDS = frozenset({"codes", "words", "targets"})
 """Those that need what `make glove` fetches."""
 
 
@@ -33,6 +33,7 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin on a core
     from benchmarks import (
         batch,
+        codes,
         exact,
         fanout,
         filters,
@@ -51,6 +52,7 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
         "batch": batch.measure,
         "start": start.measure,
         "ingest": ingest.measure,
+        "codes": codes.measure,
         "exact": exact.measure,
         "transport": transport.measure,
         "fanout": fanout.measure,
@@ -70,6 +72,7 @@ def main() -> None:
         "batch",
         "start",
         "ingest",
+        "codes",
         "exact",
         "transport",
         "fanout",

@@ -57,9 +57,13 @@ class Codes:
         Lists of each part.
     parts
         How many; at most as many as there are cores.
+    components
+        What one sub-quantizer codes; they divide dim.
     """
 
-    def __init__(self, vectors: Float32Array, nlist: int, parts: int) -> None:
+    def __init__(
+        self, vectors: Float32Array, nlist: int, parts: int, components: int = COMPONENTS_A_CODE
+    ) -> None:
         order = np.random.default_rng(SEED).permutation(len(vectors))
         self._rows: list[Int64Array] = [np.sort(part) for part in np.array_split(order, parts)]
         self._vectors = [np.ascontiguousarray(vectors[rows]) for rows in self._rows]
@@ -68,7 +72,7 @@ class Codes:
             for _ in range(parts)
         ]
         training = [
-            thread.submit(_trained_codes, part, nlist)
+            thread.submit(_trained_codes, part, nlist, components)
             for thread, part in zip(self._threads, self._vectors, strict=True)
         ]
         self._indexes = [trained.result() for trained in training]
@@ -144,13 +148,13 @@ class Codes:
         return np.take_along_axis(scores, best, axis=1), numbers
 
 
-def _trained_codes(vectors: Float32Array, nlist: int) -> faiss.IndexIVFPQFastScan:
+def _trained_codes(vectors: Float32Array, nlist: int, components: int) -> faiss.IndexIVFPQFastScan:
     dim = vectors.shape[1]
     index = faiss.IndexIVFPQFastScan(
         faiss.IndexFlatIP(dim),
         dim,
         nlist,
-        dim // COMPONENTS_A_CODE,
+        dim // components,
         PQ_BITS,
         faiss.METRIC_INNER_PRODUCT,
         FAST_SCAN_BLOCK,

@@ -26,9 +26,12 @@ MESSAGE_BYTES_MAX = 64 << 20
 class PlainRouter:
     """What a load calls, of shards by the methods of each."""
 
-    def __init__(self, searches: Sequence[Unary], descriptions: Sequence[Unary]) -> None:
+    def __init__(
+        self, searches: Sequence[Unary], descriptions: Sequence[Unary], gets: Sequence[Unary]
+    ) -> None:
         self._searches = searches
         self._descriptions = descriptions
+        self._gets = gets
 
     async def search(self, request: bytes, context: object) -> bytes:
         """Ask every shard, and answer with the best of all."""
@@ -47,6 +50,26 @@ class PlainRouter:
             for field in v1.Ledger.DESCRIPTOR.fields:
                 total = getattr(first.ledger, field.name) + getattr(other.ledger, field.name)
                 setattr(first.ledger, field.name, total)
+        return first.SerializeToString()
+
+    async def get(self, request: bytes, context: object) -> bytes:
+        """Answer with the rows of all shards, in the order of the int64 ids asked for."""
+        answers = await asyncio.gather(*(get(request) for get in self._gets))
+        first, *others = [v1.GetResponse.FromString(answer) for answer in answers]
+        for other in others:
+            first.ids.int64s.values.extend(other.ids.int64s.values)
+            first.vectors.data += other.vectors.data
+            first.metadata.extend(other.metadata)
+        asked = v1.GetRequest.FromString(request).ids.int64s.values
+        place = {id_: place for place, id_ in enumerate(asked)}
+        order = np.argsort([place[id_] for id_ in first.ids.int64s.values])
+        rows = np.frombuffer(first.vectors.data, np.uint8).reshape(len(order), -1)
+        first.vectors.data = rows[order].tobytes()
+        ids, metadata = list(first.ids.int64s.values), list(first.metadata)
+        first.ids.int64s.values[:] = [ids[row] for row in order]
+        if metadata:
+            del first.metadata[:]
+            first.metadata.extend(metadata[row] for row in order)
         return first.SerializeToString()
 
     async def get_server_info(self, request: bytes, context: object) -> bytes:
@@ -83,11 +106,13 @@ async def serve(targets: Sequence[str]) -> None:
     router = PlainRouter(
         [channel.unary_unary(f"{SERVICE}Search") for channel in channels],
         [channel.unary_unary(f"{SERVICE}DescribeCollection") for channel in channels],
+        [channel.unary_unary(f"{SERVICE}Get") for channel in channels],
     )
     server = grpc.aio.server(options=[*options, ("grpc.so_reuseport", 0)])
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         "Search": grpc.unary_unary_rpc_method_handler(router.search),
         "DescribeCollection": grpc.unary_unary_rpc_method_handler(router.describe_collection),
+        "Get": grpc.unary_unary_rpc_method_handler(router.get),
         "GetServerInfo": grpc.unary_unary_rpc_method_handler(router.get_server_info),
     }
     service = grpc.method_handlers_generic_handler(SERVICE.strip("/"), handlers)

@@ -228,7 +228,8 @@ def row_of(
     timed: dict[str, Callable[[int], object]] = {CHOSEN: partial(search, asked.settings)}
     finalists: dict[str, list[Setting]] = {}
     for name, wanted in ((OF_TARGET, target), (OF_SAME, recall)):
-        finalists[name] = fastest(search, swept.reaching(wanted, k))
+        reaching = swept.reaching(wanted, k)
+        finalists[name] = fastest(lambda setting: search([setting] * SHARDS, 0), reaching)
         for place, setting in enumerate(finalists[name]):
             timed[f"{name} {place}"] = partial(search, [setting] * SHARDS)
     samples = in_turn(timed, budget_s)
@@ -255,14 +256,12 @@ def row_of(
     )
 
 
-def fastest(
-    search: Callable[[Sequence[Setting], int], None], settings: Sequence[Setting]
-) -> list[Setting]:
+def fastest(search: Callable[[Setting], object], settings: Sequence[Setting]) -> list[Setting]:
     """Return FINALISTS of some settings, by a first look at each."""
     took_s = {}
     for setting in settings:
         start = perf_counter()
-        search([setting] * SHARDS, 0)
+        search(setting)
         took_s[setting] = perf_counter() - start
     return sorted(settings, key=lambda setting: took_s[setting])[:FINALISTS]
 

@@ -40,6 +40,7 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", int(KEEPALIVE_S * 1_000)),
     ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_S * 1_000)),
     ("grpc.http2.max_pings_without_data", 0),
+    # A channel must not share the connection of the one that it replaces.
     ("grpc.use_local_subchannel_pool", 1),
 )
 

@@ -1,4 +1,4 @@
-"""What can be watched of a router's shards from outside: breakers and retries, for Prometheus."""
+"""What can be watched of a router's children from outside: breakers and retries, for Prometheus."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class GuardCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Describe the shards as they are."""
         state = GaugeMetricFamily(
-            "vectorshard_shard_breaker_state",
-            "Whether a shard is asked: 0 yes (closed), 1 a probe is (half-open), 2 no (open).",
-            labels=("shard",),
+            "vectorshard_child_breaker_state",
+            "Whether a child is asked: 0 yes (closed), 1 a probe is (half-open), 2 no (open).",
+            labels=("child",),
         )
         openings = CounterMetricFamily(
-            "vectorshard_shard_breaker_openings",
-            "How often a shard that was asked was asked no more.",
-            labels=("shard",),
+            "vectorshard_child_breaker_openings",
+            "How often a child that was asked was asked no more.",
+            labels=("child",),
         )
         retries = CounterMetricFamily(
-            "vectorshard_shard_retries",
+            "vectorshard_child_retries",
             "Reads that were asked again because the network had failed them.",
-            labels=("shard",),
+            labels=("child",),
         )
         for shard in self.shards:
             state.add_metric((shard.name,), NUMBER_BY_STATE[shard.breaker.state])

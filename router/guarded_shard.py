@@ -5,7 +5,8 @@ long as the budget lasts. Nothing else is: a write may have been done, and betwe
 somebody may have read, deleted or replaced its rows; and what a server has refused, it has refused
 to the caller, who is told how long to wait.
 
-Whoever the breaker (router.breaker) is open for is not asked. A task of its own watches over what
+Whoever the breaker (router.breaker) is open for is not asked, and a search that can do without it
+waits no longer; every other call that waits already goes on. A task of its own watches over what
 is in flight: when nothing was heard for a while it sends a probe, the cheapest call there is, and
 an open breaker is probed again and again until the server answers. No caller's call is a probe.
 """
@@ -100,16 +101,21 @@ class GuardedShard:
         # Since when something is waited for and nothing was heard; None while nothing is.
         self._silent_since: float | None = None
         self._watching: asyncio.Task[None] | None = None
+        # Of the searches that wait only as long as the breaker is closed.
+        self._patience: set[asyncio.Timeout] = set()
         self.breaker = Breaker(clock=clock, chance=chance, changed=self._tell)
         self.openings = 0
         self.retries = 0
 
     def _tell(self, breaker: Breaker) -> None:
         if breaker.state is BreakerState.CLOSED:
-            _log.info("a shard is asked again", shard=self.name)
+            _log.info("a child is asked again", child=self.name)
         else:
             self.openings += 1
-            _log.warning("a shard is not asked any more", shard=self.name, reason=breaker.refusal)
+            patience, self._patience = self._patience, set()
+            for limit in patience:
+                limit.reschedule(asyncio.get_running_loop().time())
+            _log.warning("a child is not asked any more", child=self.name, reason=breaker.refusal)
 
     # ---- one attempt ----------------------------------------------------------------------------
 
@@ -228,9 +234,11 @@ class GuardedShard:
             await self._shard.topology(call=Call(deadline=self._clock() + PROBE_S))
         except VectorShardError as error:
             if error.unanswered:
-                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, "
-                self.breaker.silent(f"{silent}and a probe failed: {error}")
+                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, and "
+                self.breaker.silent(f"{silent}a probe failed: {error}")
                 return
+        except Exception:  # the watch must not end with it: nobody else would ask again
+            _log.exception("an answer to a probe makes no sense", child=self.name)
         self._heard()
 
     # ---- the shard's methods --------------------------------------------------------------------
@@ -285,8 +293,19 @@ class GuardedShard:
         return await self._read(self._shard.list_rows, request, call=call)
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
-        """Search there."""
-        return await self._read(self._shard.search, request, call=call)
+        """Search there; who asks for less than all waits only as long as the breaker is closed."""
+        if request.min_coverage == 1.0:
+            return await self._read(self._shard.search, request, call=call)
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._patience.add(limit)
+                return await self._read(self._shard.search, request, call=call)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._refused() from None
+        finally:
+            self._patience.discard(limit)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Have it explained why a query does or does not find an id."""

@@ -72,6 +72,26 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
+async def _answer_to(asked: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> bytes:
+    """Return the answer to a call; end the call, and nothing else, when this is cancelled.
+
+    What waits inside grpc.aio must wait on: when it is cancelled, its operations are never freed
+    (grpc/grpc#43360), which was a kilobyte of each call that a caller gave up.
+    """
+    answering = asyncio.ensure_future(_awaited(asked))
+    try:
+        return await asyncio.shield(answering)
+    except asyncio.CancelledError:
+        if not answering.done():
+            asked._cancel("its caller has left")  # type: ignore[attr-defined]  # `cancel` does both
+        answering.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        raise
+
+
+async def _awaited(asked: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> bytes:
+    return await asked
+
+
 class RemoteShard:
     """A server of the contract, asked over one connection that is made when it is needed.
 
@@ -123,7 +143,8 @@ class RemoteShard:
                 )
         send = self._connection.rpc(rpc)
         try:
-            return await send([payload], timeout=timeout_s, metadata=metadata_of(call))
+            asked = send([payload], timeout=timeout_s, metadata=metadata_of(call))
+            return await _answer_to(asked)
         except grpc.aio.AioRpcError as error:
             raise self._error_of(error) from None
         except grpc.aio.UsageError:

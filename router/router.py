@@ -452,7 +452,7 @@ class Router:
         call: Call,
         next_one: Callable[[], None],
     ) -> SearchResult:
-        """Ask every child; as soon as one has answered, the next search of this kind may start."""
+        """Ask every child; `_Turn` says when the next search of this kind may start."""
         children, placement = self._children.known(), self._children.placement
         unknown = self._children.missing()
         if unknown is not None and (request.min_coverage == 1.0 or not children):
@@ -462,10 +462,12 @@ class Router:
             # The whole of the answer is held to it, not each child's part.
             part = replace(request, min_coverage=0.0)
 
+        turn = _Turn(len(children), next_one)
+
         async def ask(child: Child) -> SearchResult:
             answer = await child.shard.search(part, call=child.to(call))
             # Not when it fails: who is missing fails at once, and nobody would be waited for.
-            next_one()
+            turn.answered()
             return answer
 
         outcomes = await asyncio.gather(*map(ask, children), return_exceptions=True)
@@ -663,6 +665,32 @@ class Router:
         for error in errors:
             raise error
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+class _Turn:
+    """Lets the next search start once all children have answered this one, or those that lag have
+    had as long again as the first needed.
+
+    When all have answered, more callers wait, and go as one; but nobody waits for a child that is
+    slower than the others by more than that.
+    """
+
+    def __init__(self, children: int, next_one: Callable[[], None]) -> None:
+        self._unanswered = children
+        self._next_one = next_one
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._lagging: asyncio.TimerHandle | None = None
+
+    def answered(self) -> None:
+        """Note that a child has answered."""
+        self._unanswered -= 1
+        if not self._unanswered:
+            if self._lagging is not None:
+                self._lagging.cancel()
+            self._next_one()
+        elif self._lagging is None:
+            self._lagging = self._loop.call_later(self._loop.time() - self._begun, self._next_one)
 
 
 def _rows_of(request: UpsertRequest, indices: Int64Array) -> UpsertRequest:

@@ -7,14 +7,45 @@ so grpc neither waits for the request nor hands it over.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 import grpc
+import structlog
 
 from shard.errors import Overloaded
 from shard.status import DETAILS_KEY, status_code, status_of
+
+TOLD_EVERY_S: Final = 10.0
+"""How often the log tells of refusals at most: it must not be what a server is busy with."""
+
+_log = structlog.get_logger(__name__)
+
+
+class RefusalLog:
+    """Tells the log that calls are refused, now and then.
+
+    Parameters
+    ----------
+    clock
+        Seconds, from any origin.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at = -inf
+        self._refused = 0
+
+    def note(self, reason: str) -> None:
+        """Note that a call was refused, and why."""
+        self._refused += 1
+        now = self._clock()
+        if now - self._told_at >= TOLD_EVERY_S:
+            _log.warning("refusing calls", refused=self._refused, reason=reason)
+            self._told_at, self._refused = now, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +79,7 @@ class Arrivals(grpc.GenericRpcHandler):
     bounds
         The first that is reached is told.
     refused
-        Called with the method of each call that is refused.
+        Called with the method of each call that is refused, and what it is told.
     """
 
     def __init__(
@@ -56,7 +87,7 @@ class Arrivals(grpc.GenericRpcHandler):
         service: str,
         handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
         bounds: Iterable[Bound],
-        refused: Callable[[str], None],
+        refused: Callable[[str, Overloaded], None],
     ) -> None:
         self._handlers = {f"/{service}/{name}": handler for name, handler in handlers.items()}
         self._bounds: dict[
@@ -81,13 +112,13 @@ class Arrivals(grpc.GenericRpcHandler):
 
 
 def _refusing(
-    refusal: Overloaded, method: str, refused: Callable[[str], None]
+    refusal: Overloaded, method: str, refused: Callable[[str, Overloaded], None]
 ) -> grpc.RpcMethodHandler[Any, Any]:
     code, message = status_code(refusal), str(refusal)
     trailing = ((DETAILS_KEY, status_of(refusal).SerializeToString()),)
 
     async def refuse(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        refused(method)
+        refused(method, refusal)
         context.set_code(code)  # `abort` raises, which costs more
         context.set_details(message)
         context.set_trailing_metadata(trailing)

@@ -35,7 +35,7 @@ from shard.exact import (
 )
 from shard.filter_columns import packed_bits
 from shard.filter_expression import Filter
-from shard.ivf_index import IvfIndex
+from shard.ivf_index import IvfIndex, shortlist
 from shard.row_map import RowMap
 from shard.snapshot import Snapshot, TrainedIndex
 from shard.training_buffer import TrainingBuffer
@@ -47,10 +47,17 @@ MARGIN_K: Final = CALIBRATED_K[0]
 MARGIN_QUERIES: Final = 128
 """Rows of its own by which a shard measures its margins."""
 
+SCORED_ONE_BY_ONE: Final = 4
+"""Queries up to which each is scored by itself; more are worth one product for all."""
+
 REMEMBERED_FILTERS: Final = 16
 
 REMEMBERED_ROWS_MAX: Final = 65_536
 """Rows beyond which it is the search that takes the time, not the filter."""
+
+REMEMBERED_BYTES_MAX: Final = 1024 * 1024
+"""Bytes of vectors that are copied for one filter: reading them from all over the row file takes
+longer than scoring them."""
 
 _WIDENED: Final = 1.15  # of the lists that evenly spread rows need; calibration is off by as much
 _GROWTH_MAX: Final = 0.6  # exponent by which nprobe may grow with k, whatever two points say
@@ -63,20 +70,39 @@ _GATHERED_BYTES: Final = 4 * 1024 * 1024  # vectors copied at once: they stay in
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """Copies of some rows, one after the other: `vectors` (rows, dim), `squared_norms` (rows,)."""
+
+    vectors: Float32Array
+    squared_norms: Float32Array
+
+    def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
+        """Return a superset of the k best of them for each query, by their places here."""
+        rows = len(self.vectors)
+        if rows and len(queries) <= SCORED_ONE_BY_ONE:
+            places = np.tile(np.arange(rows), (len(queries), 1))
+            return shortlist(metric, queries, places, k, self.vectors, self.squared_norms)
+        return exact_candidates(metric, queries, self.vectors, self.squared_norms, None, 0, rows, k)
+
+
+@dataclass(frozen=True, slots=True)
 class PassingRows:
     """The live rows that pass a filter: `rows` int64, ascending, which lie at `positions` of a
-    shard's `vectors` (positions, dim) and `squared_norms` (positions,)."""
+    shard's `vectors` (positions, dim) and `squared_norms` (positions,); perhaps copies of them."""
 
     vectors: Float32Array
     squared_norms: Float32Array
     positions: RowMap
     rows: Int64Array
+    copies: Gathered | None = None
 
     @classmethod
-    def of(cls, snapshot: Snapshot, rows: Int64Array) -> PassingRows:
+    def of(
+        cls, snapshot: Snapshot, rows: Int64Array, copies: Gathered | None = None
+    ) -> PassingRows:
         """Return these rows of a snapshot."""
         vectors = np.asarray(snapshot.vectors)  # a memory map's own indexing is slower
-        return cls(vectors, snapshot.squared_norms, snapshot.positions, rows)
+        return cls(vectors, snapshot.squared_norms, snapshot.positions, rows, copies)
 
     @property
     def live(self) -> int:
@@ -85,26 +111,23 @@ class PassingRows:
 
     def since(self, first: int) -> PassingRows:
         """Return those from row `first` on."""
-        return replace(self, rows=self.rows[np.searchsorted(self.rows, first) :])
+        return replace(self, rows=self.rows[np.searchsorted(self.rows, first) :], copies=None)
+
+    def gathered(self, rows: Int64Array) -> Gathered:
+        """Copy some of them."""
+        at = self.positions.of(rows)
+        return Gathered(self.vectors.take(at, axis=0), self.squared_norms[at])
 
     def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
         """Return a superset of the k best of them for each query, ties included."""
-        dim = self.vectors.shape[1]
-        rows_at_once = max(1_024, _GATHERED_BYTES // (4 * dim))
+        if self.copies is not None:
+            found = self.copies.propose(metric, queries, k)
+            return Candidates(found.query_of, self.rows[found.row_of])
+        rows_at_once = max(1_024, _GATHERED_BYTES // (4 * self.vectors.shape[1]))
         parts = []
         for first in range(0, len(self.rows), rows_at_once):
             rows = self.rows[first : first + rows_at_once]
-            at = self.positions.of(rows)
-            found = exact_candidates(
-                metric,
-                queries,
-                self.vectors.take(at, axis=0),
-                self.squared_norms[at],
-                None,
-                0,
-                len(rows),
-                k,
-            )
+            found = self.gathered(rows).propose(metric, queries, k)
             parts.append(Candidates(found.query_of, rows[found.row_of]))
         return concatenate(parts)
 
@@ -112,26 +135,31 @@ class PassingRows:
 class RememberedFilters:
     """The rows that passed the last few filters; searches tend to ask the same ones.
 
-    May be used by many threads.
+    Of few rows the vectors are remembered too. May be used by many threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rows: dict[Filter, tuple[int, Int64Array]] = {}
+        self._found: dict[Filter, tuple[int, Int64Array, Gathered | None]] = {}
 
-    def passing(self, snapshot: Snapshot, filter_: Filter) -> Int64Array:
-        """Return the live rows of a snapshot that pass a filter that was admitted, ascending."""
-        sequence, rows = self._rows.get(filter_, (-1, None))
-        if rows is not None and sequence == snapshot.sequence:
-            return rows
+    def passing(self, snapshot: Snapshot, filter_: Filter) -> PassingRows:
+        """Return the live rows of a snapshot that pass a filter that was admitted."""
+        found = self._found.get(filter_)
+        if found is not None and found[0] == snapshot.sequence:
+            return PassingRows.of(snapshot, *found[1:])
         rows = snapshot.passing(filter_)
+        passing = PassingRows.of(snapshot, rows)
         if len(rows) <= REMEMBERED_ROWS_MAX:
+            copies = None
+            if 4 * rows.size * passing.vectors.shape[1] <= REMEMBERED_BYTES_MAX:
+                copies = passing.gathered(rows)
+                passing = replace(passing, copies=copies)
             with self._lock:
-                self._rows.pop(filter_, None)
-                if len(self._rows) == REMEMBERED_FILTERS:
-                    del self._rows[next(iter(self._rows))]
-                self._rows[filter_] = snapshot.sequence, rows
-        return rows
+                self._found.pop(filter_, None)
+                if len(self._found) == REMEMBERED_FILTERS:
+                    del self._found[next(iter(self._found))]
+                self._found[filter_] = snapshot.sequence, rows, copies
+        return passing
 
 
 def index_setting(

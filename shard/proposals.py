@@ -55,7 +55,7 @@ def propose(
         The collection's.
     """
     if request.filter is not None:
-        passing = PassingRows.of(snapshot, remembered.passing(snapshot, request.filter))
+        passing = remembered.passing(snapshot, request.filter)
         return _propose_passing(snapshot, config, queries, request, passing)
     index, setting = snapshot.index, None
     if index is not None:

@@ -15,9 +15,9 @@ from typing import Final, Self
 
 from shard.errors import Overloaded
 
-ALWAYS_TAKEN: Final = 16
-"""So many searches in progress never keep another out for its deadline: they may go as one, and
-how fast a server is shows only when it is busy."""
+ALWAYS_TAKEN: Final = 4
+"""So many searches in progress never keep another out for its deadline: a single slow one says
+little of the pace, which shows only when a server is busy."""
 
 WAIT_SHARE: Final = 0.5
 """The part of the time left that a search may be expected to wait. The rest is for the search

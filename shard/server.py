@@ -167,7 +167,7 @@ async def _serve(
     await stopping.wait()
     _log.info("leaving", callers_may_take_s=lame_duck_s)
     health.drain()
-    await _callers_left(service, lame_duck_s)
+    await callers_left(service, lame_duck_s)
     _log.info("draining", calls_may_take_s=DRAIN_S)
     with suppress(TimeoutError):
         if await asyncio.wait_for(service.drain(), DRAIN_S):
@@ -180,7 +180,7 @@ async def _serve(
     _log.info("stopped")
 
 
-async def _callers_left(service: VectorService, at_most_s: float) -> None:
+async def callers_left(service: VectorService, at_most_s: float) -> None:
     """Answer as before until no call has arrived for a moment, or the time is over."""
     loop = asyncio.get_running_loop()
     end = loop.time() + at_most_s

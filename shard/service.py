@@ -20,7 +20,7 @@ import grpc
 import structlog
 
 from shard import wire
-from shard.arrivals import Arrivals, Bound
+from shard.arrivals import Arrivals, Bound, RefusalLog
 from shard.byte_budget import ByteBudget
 from shard.call_metadata import call_of
 from shard.config import Limits
@@ -100,6 +100,7 @@ class VectorService:
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
         self._server_info: tuple[Topology | None, bytes] = (None, b"")
+        self._refusals = RefusalLog()
         self._writes = ByteBudget(limits.write_bytes, "writes")
         self._searches = SearchGate(limits.searches)
         self._search_bytes = ByteBudget(limits.search_bytes, "searches")
@@ -205,9 +206,15 @@ class VectorService:
             ),
         ]
 
-    def _refused(self, method: str) -> None:
+    def _refused(self, method: str, refusal: Overloaded) -> None:
         with self._run(method) as outcome:
-            outcome.code = status_code(Overloaded())
+            self._note(outcome, refusal)
+
+    def _note(self, outcome: Outcome, error: Exception) -> None:
+        """Note what a call has failed with."""
+        outcome.code = status_code(error)
+        if isinstance(error, Overloaded):
+            self._refusals.note(str(error))
 
     # ---- how a call runs ------------------------------------------------------------------------
 
@@ -221,7 +228,7 @@ class VectorService:
                     await self._require_placement(call)
                     return await answer(payload, call)
                 except Exception as error:
-                    outcome.code = status_code(error)
+                    self._note(outcome, error)
                     await _abort(context, name, error)
 
         return serve
@@ -324,7 +331,7 @@ class VectorService:
                     with open_stream:  # is sending
                         yield acknowledgement
             except Exception as error:
-                outcome.code = status_code(error)
+                self._note(outcome, error)
                 await _abort(context, "UpsertStream", error)
             finally:
                 await upload.close()
@@ -381,7 +388,7 @@ class VectorService:
                     with open_stream:  # is sending
                         yield answer
             except Exception as error:
-                outcome.code = status_code(error)
+                self._note(outcome, error)
                 await _abort(context, "SearchStream", error)
             finally:
                 await stream.close()
@@ -392,7 +399,7 @@ class VectorService:
             return self._decode_search(payload)
         except Exception as error:
             with self._run("Search") as outcome:
-                outcome.code = status_code(error)
+                self._note(outcome, error)
             raise
 
     async def _search_of_stream(self, request: SearchRequest, call: Call) -> bytes:
@@ -402,7 +409,7 @@ class VectorService:
                 with self._searches.enter(self._left_s(call)):
                     return await self._searched(request, call, self._stream_limits)
             except Exception as error:
-                outcome.code = status_code(error)
+                self._note(outcome, error)
                 raise
 
     async def _explain(self, payload: bytes, call: Call) -> bytes:

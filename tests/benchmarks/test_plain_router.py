@@ -40,7 +40,7 @@ async def test_every_shard_gets_the_request_as_it_came() -> None:
 
         return search
 
-    router = PlainRouter([shard(ONE), shard(OTHER)], [])
+    router = PlainRouter([shard(ONE), shard(OTHER)], [], [])
     request = v1.SearchRequest(collection="words", k=1).SerializeToString()
     merged = v1.SearchResponse.FromString(await router.search(request, None))
     assert asked == [request, request]
@@ -54,6 +54,23 @@ async def test_a_description_is_the_sum_of_all_shards() -> None:
             shards=[v1.ShardDescription(ledger=v1.Ledger(accepted=5))],
         ).SerializeToString()
 
-    router = PlainRouter([], [describe, describe])  # type: ignore[list-item]
+    router = PlainRouter([], [describe, describe], [])  # type: ignore[list-item]
     told = v1.DescribeCollectionResponse.FromString(await router.describe_collection(b"", None))
     assert (told.ledger.accepted, told.ledger.indexed, len(told.shards)) == (10, 10, 2)
+
+
+async def test_rows_come_in_the_order_asked_for_wherever_they_are() -> None:
+    def shard(*ids: int):  # type: ignore[no-untyped-def]
+        async def get(request: bytes) -> bytes:
+            return v1.GetResponse(
+                ids=v1.Ids(int64s=v1.Int64Ids(values=ids)),
+                vectors=v1.Matrix(data=bytes(4 * [ids[0]] + 4 * [ids[1]]), dim=1),
+            ).SerializeToString()
+
+        return get
+
+    router = PlainRouter([], [], [shard(1, 4), shard(3, 2)])
+    asked = v1.GetRequest(ids=v1.Ids(int64s=v1.Int64Ids(values=[1, 2, 3, 4])))
+    rows = v1.GetResponse.FromString(await router.get(asked.SerializeToString(), None))
+    assert list(rows.ids.int64s.values) == [1, 2, 3, 4]
+    assert rows.vectors.data == bytes(4 * [1] + 4 * [2] + 4 * [3] + 4 * [4])

@@ -23,6 +23,7 @@ import grpc
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from router.guarded_shard import GuardedShard
 from router.logs import configure_logs
 from router.placement import slots_of_shard
 from router.remote_shard import RemoteShard
@@ -116,7 +117,7 @@ class _Host:
             case ServeRouter():
                 await self._close()
                 self._shard = await Router.connect(
-                    [RemoteShard(target) for target in order.targets],
+                    [GuardedShard(RemoteShard(target), target) for target in order.targets],
                     names=order.targets,
                     partial=order.partial,
                 )

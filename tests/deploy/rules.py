@@ -128,8 +128,8 @@ def probe_faults(workload: Workload) -> Iterator[str]:
         grpc = workload.container.get(probe, {}).get("grpc")
         if grpc is None:
             yield f"there is no {probe} by gRPC"
-        elif grpc["port"] != workload.ports.get("grpc"):
-            yield f"{probe} asks another port than grpc"
+        elif grpc["port"] != workload.ports.get("health"):
+            yield f"{probe} asks another port than health"
         elif grpc.get("service", "") != service:
             yield f"{probe} asks for {grpc.get('service', '')!r} instead of {service!r}"
 
@@ -157,7 +157,7 @@ def security_faults(workload: Workload) -> Iterator[str]:
 
 def port_faults(workload: Workload) -> Iterator[str]:
     """Yield where flags and ports of the container contradict each other."""
-    for flag, port in (("listen", "grpc"), ("metrics", "metrics")):
+    for flag, port in (("listen", "grpc"), ("metrics", "metrics"), ("health", "health")):
         if workload.params[flag] != f"0.0.0.0:{workload.ports.get(port)}":
             yield f"--{flag} is not 0.0.0.0 and the port {port}"
 
@@ -166,6 +166,7 @@ def life_faults(workload: Workload) -> Iterator[str]:
     """Yield whether Kubernetes would kill a pod that drains."""
     before_stop = workload.container.get("lifecycle", {}).get("preStop", {})
     before_s = before_stop.get("sleep", {}).get("seconds", 0)
+    before_s += workload.params["lame_duck"]
     if workload.spec.get("terminationGracePeriodSeconds", 30) < before_s + DRAIN_S + MARGIN_S:
         yield "terminationGracePeriodSeconds is too short for the drain"
 

@@ -45,7 +45,7 @@ def test_an_unchanged_copy_passes(copied: Path) -> None:
         (SHARD, "readinessProbe:", "readynessProbe:", "'readynessProbe' was unexpected"),
         (ROUTER, "service: vectorshard.v1", "servise: vectorshard.v1", "'servise' was unexpected"),
         (ROUTER, "failureThreshold: 30", "failuresThreshold: 30", "'failuresThreshold' was unexp"),
-        (SHARD, "port: 7700", 'port: "7700"', "is not of type 'integer'"),
+        (SHARD, "port: 7701", 'port: "7701"', "is not of type 'integer'"),
         (SHARD, "runAsUser: 10001", "runAsUser: 0", "CKV_K8S_40"),
         (ROUTER, "allowPrivilege", "runAsNonRoot: false\n            allowPrivilege", "CKV_K8S_23"),
         (ROUTER, "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "CKV_K8S_22"),

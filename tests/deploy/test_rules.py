@@ -80,7 +80,7 @@ def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any
     [
         (ROUTER, f"{CONTAINER}.startupProbe", None, "no startupProbe"),
         (ROUTER, f"{CONTAINER}.readinessProbe", {"tcpSocket": {"port": 7700}}, "no readinessProbe"),
-        (SHARD, f"{CONTAINER}.livenessProbe.grpc.port", 7701, "another port"),
+        (SHARD, f"{CONTAINER}.livenessProbe.grpc.port", 7700, "another port"),
         (SHARD, f"{CONTAINER}.readinessProbe.grpc.service", "", "instead of"),
         (SHARD, f"{CONTAINER}.livenessProbe.grpc.service", "x", "instead of"),
         (SHARD, "spec.template.spec.securityContext.runAsNonRoot", None, "runAsNonRoot"),
@@ -96,6 +96,8 @@ def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any
         (SHARD, f"{CONTAINER}.args.4", "--data=/var/data", "--data"),
         (SHARD, f"{CONTAINER}.args.5", "--listen=127.0.0.1:7700", "--listen"),
         (SHARD, f"{CONTAINER}.args.6", "--metrics=0.0.0.0:9091", "--metrics"),
+        (ROUTER, f"{CONTAINER}.args.5", "--health=0.0.0.0:7700", "--health"),
+        (SHARD, f"{CONTAINER}.args.8", "--lame-duck=40", "too short"),
         (SHARD, f"{CONTAINER}.env.0.valueFrom.fieldRef.fieldPath", "metadata.name", "args"),
         (SHARD, f"{LABELS}.vectorshard/shard", "0", "shards' numbers"),
         (SHARD, f"{LABELS}.vectorshard/shard", "2", "does not select its pods"),

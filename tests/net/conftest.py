@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 from router.client import Client, Hits
 from shard.errors import VectorShardError
 from tests.net.bed import DOMAIN, Bed, Host, network
-from tests.system.conftest import ServerProcess, Starter, servers, start_all
+from tests.net.operations import never_seen
+from tests.system.conftest import (
+    ServerProcess,
+    Starter,
+    matrix,
+    refused,
+    servers,
+    start_all,
+)
 
 LACKING: Final = (
     ""
@@ -27,11 +38,15 @@ LACKING: Final = (
     else "needs namespaces of its own, iptables and dnsmasq: `make test-net` runs it"
 )
 PORT: Final = 7700
+METRICS_PORT: Final = 9090
 DIM: Final = 16
 ROWS: Final = 400
 K: Final = 10
 CALL_S: Final = 1.0
 """The deadline of a search."""
+
+SHOWN_S: Final = 10.0
+"""Within which a fault shows all that it shows."""
 
 LATE_S: Final = 0.1
 """How long after its deadline a call may end."""
@@ -91,7 +106,12 @@ class NetFleet:
     def _start_router(self, start: Starter, options: Sequence[str]) -> ServerProcess:
         command = ["router", "--shard", NAMES, "--shards", "2"]
         host = self.bed.host()
-        return start.new(command, options=options, prefix=host.prefix, listen=listen_on(host))
+        return start.new(
+            command,
+            options=[*options, "--metrics", f"{host.address}:{METRICS_PORT}"],
+            prefix=host.prefix,
+            listen=listen_on(host),
+        )
 
     def _fill(self) -> None:
         """Write the rows that all searches are for; take note of what each shard has."""
@@ -140,6 +160,43 @@ class NetFleet:
             assert waited_s < timeout_s, f"{answer.told} after {waited_s:.1f} s"
             time.sleep(0.02)
         return time.monotonic() - began
+
+    @contextmanager
+    def shown(self, heading: str) -> Iterator[None]:
+        """Have seen, from here to the end of the context, all that docs/operations.md shows.
+
+        What clients and metrics show is seen here and now; the log may say the rest later on.
+        """
+        deadline = time.monotonic() + SHOWN_S
+        seen: set[str] = set()
+        while any(not line.startswith("log ") for line in never_seen(heading, seen)):
+            assert time.monotonic() < deadline, never_seen(heading, seen)
+            seen |= self._outside()
+        yield
+        assert not never_seen(heading, seen | self._log())
+
+    def _outside(self) -> set[str]:
+        """Search, and return what is seen of the router, as docs/operations.md shows it."""
+        request = v1.SearchRequest(collection="words", queries=matrix(QUERIES), k=K)
+        with self.router.stub() as stub:
+            refusal = refused(lambda: stub.Search(request, timeout=CALL_S))
+            request.min_coverage = 0.5
+            receipt = stub.Search(request, timeout=CALL_S).receipt
+        seen = {f"code {refusal.code.name}", f"reason {refusal.reason}"}
+        seen |= {f"message {refusal.message}", f"receipt {receipt.shards[1].missing_reason}"}
+        host = self.router.address.split(":")[0]
+        with urlopen(f"http://{host}:{METRICS_PORT}/metrics", timeout=CALL_S) as metrics:
+            seen |= {f"metric {line}" for line in metrics.read().decode().splitlines()}
+        return seen
+
+    def _log(self) -> set[str]:
+        """Return the entries of the router's log, as docs/operations.md shows them."""
+        entries = [json.loads(line) for line in self.router.log_text().splitlines()]
+        return {
+            f"log {entry['level']}: {entry['event']} ({about})"
+            for entry in entries
+            for about in [entry.get("child", entry.get("reason"))]
+        }
 
 
 def listen_on(host: Host) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -40,3 +41,10 @@ def test_a_black_hole_delays_no_call_and_is_forgotten_when_it_is_over(
         assert search.answered == {0}
         assert "shard-1.bed:7700" in search.told
         assert search.took_s < CALL_S
+
+
+def test_what_is_seen_of_a_black_hole(fleet: NetFleet) -> None:
+    with ExitStack() as seen:
+        with fleet.hosts[1].black_hole():
+            seen.enter_context(fleet.shown("A network that swallows packets"))
+        fleet.covered_within(COVERED_S)

@@ -68,6 +68,7 @@ class FakeShard:
     """What `topology` fails with."""
     cluster: str = "cluster"
     topologies_told: int = 0
+    looked_up_anew: int = 0
     hits: Sequence[Sequence[tuple[int, float]]] = ()
     """(id, score) of each query, best first; none for queries beyond."""
     coverage: float = 1.0
@@ -107,6 +108,7 @@ class FakeShard:
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Own the slots of one of `shards_total` shards."""
         self.topologies_told += 1
+        self.looked_up_anew += call.anew
         if self.silence is not None:
             raise self.silence
         return self._topology()

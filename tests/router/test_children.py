@@ -277,6 +277,21 @@ async def test_a_child_that_comes_back_as_another_shard_is_unknown_and_named_wit
     await router.close()
 
 
+async def test_a_child_that_is_another_is_looked_up_anew_and_no_other_child_is() -> None:
+    shards, sleeps = shards_of(), Sleeps()
+    children, _ = await connected(shards, sleeps)
+    shards[1].shard = 2
+    await children.learn(NO_LIMIT)
+    assert [shard.looked_up_anew for shard in shards] == [0, 0, 0], "nobody knew"
+    await sleeps.end_one()
+    assert [shard.looked_up_anew for shard in shards] == [0, 1, 0]
+    shards[1].silence = ShardUnavailable("hangs")
+    await sleeps.end_one()
+    await sleeps.end_one()
+    assert [shard.looked_up_anew for shard in shards] == [0, 2, 0], "it is gone, not another"
+    await children.close()
+
+
 async def test_a_router_below_that_knows_no_shard_any_more_is_unknown() -> None:
     shards = shards_of()
 

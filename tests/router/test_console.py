@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.testing import CliRunner, Result
 
-from router import console, embedded, logs
+from router import console, embedded, fleet, logs
 from shard import errors
 from shard.config import ServerConfig
 from shard.types import Explanation, IdType, Metric
@@ -438,3 +439,36 @@ def test_serve_passes_on_what_it_is_told(
         ),
         "log": "json",
     }
+
+
+@pytest.fixture
+def told_to_route(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a router would have been started with."""
+    told: dict[str, Any] = {}
+
+    async def serve_router(**settings: object) -> None:
+        told.update(settings)
+
+    monkeypatch.setattr(fleet, "serve_router", serve_router)
+    monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
+    return told
+
+
+def test_router_is_told_addresses_or_how_they_are_made(
+    run: Run, told_to_route: dict[str, Any]
+) -> None:
+    assert run("router", "--shard", "a:1", "--shard", "b:1").exit_code == 0
+    assert told_to_route["shards"] == ("a:1", "b:1")
+    by_number = ["--shard", "dns:///shard-{shard}.fleet:7700", "--shards", 2]
+    assert run("router", *by_number, "--connection-age", 7.5).exit_code == 0
+    assert told_to_route["shards"] == ("shard-0.fleet:7700", "shard-1.fleet:7700")
+    assert told_to_route["server"].connection_age_s == 7.5
+
+
+def test_router_says_what_it_cannot_make_addresses_of(
+    run: Run, told_to_route: dict[str, Any]
+) -> None:
+    ended = run("router", "--shard", "dns:///shard-{shard}.fleet:7700")
+    assert ended.exit_code == 1
+    assert "needs --shards" in ended.stderr
+    assert not told_to_route

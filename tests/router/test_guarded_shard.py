@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -278,6 +278,27 @@ async def test_it_is_probed_until_it_answers_and_then_asked_again(
 
 
 @virtually
+async def test_an_answer_to_a_probe_that_makes_no_sense_is_an_answer_and_ends_no_watch(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    class Strange(FakeShard):
+        async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+            self.topologies_told += 1
+            raise RuntimeError("bug")
+
+    strange = Strange(0, 1, failure=lost()).with_collection()
+    behind = guard(strange)
+    for failure in range(1, 4):
+        with structlog.testing.capture_logs() as logs:
+            while behind.breaker.state is BreakerState.CLOSED:
+                await missed(behind.count(COUNT))
+            await asyncio.sleep(WAIT_MAX_S)
+        assert strange.topologies_told == failure
+        assert "an answer to a probe makes no sense" in {line["event"] for line in logs}
+    await behind.close()
+
+
+@virtually
 async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_their_time(
     remote: Remote, guarded: GuardedShard
 ) -> None:
@@ -291,6 +312,34 @@ async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_thei
     assert "not asked: silent for 2.0 s, and a probe failed" in str(error)
     assert isinstance(await missed(waiting), DeadlineExceeded)
     assert now_s() == pytest.approx(began + 10.0), "nobody's wait is cut short"
+
+
+@virtually
+async def test_a_search_that_can_do_without_a_stopped_shard_waits_no_longer_once_that_is_known(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    began = now_s()
+    lenient = replace(SEARCH, min_coverage=0.0)
+    error = await missed(guarded.search(lenient, call=within(30.0)))
+    assert isinstance(error, ShardUnavailable)
+    assert "not asked: silent for 2.0 s" in str(error)
+    assert now_s() == pytest.approx(began + SILENCE_S + PROBE_S)
+    remote.running.set()
+    await asyncio.sleep(WAIT_MAX_S)
+    await guarded.search(lenient)
+
+
+@virtually
+async def test_who_leaves_a_search_that_can_do_without_the_shard_is_cancelled_and_not_answered(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    asking = asyncio.ensure_future(guarded.search(replace(SEARCH, min_coverage=0.0)))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 @virtually
@@ -406,7 +455,7 @@ async def test_the_log_and_the_metrics_tell_what_is_not_asked(
     collector.shards = [guarded]
 
     def metric(name: str) -> float | None:
-        return registry.get_sample_value(f"vectorshard_shard_{name}", {"shard": "far:1"})
+        return registry.get_sample_value(f"vectorshard_child_{name}", {"child": "far:1"})
 
     assert metric("breaker_state") == 0
     with structlog.testing.capture_logs() as logs:
@@ -417,8 +466,8 @@ async def test_the_log_and_the_metrics_tell_what_is_not_asked(
         remote.failures = 0
         await asyncio.sleep(WAIT_MAX_S)
     assert metric("breaker_state") == 0
-    assert [(line["log_level"], line["event"], line["shard"]) for line in logs] == [
-        ("warning", "a shard is not asked any more", "far:1"),
-        ("info", "a shard is asked again", "far:1"),
+    assert [(line["log_level"], line["event"], line["child"]) for line in logs] == [
+        ("warning", "a child is not asked any more", "far:1"),
+        ("info", "a child is asked again", "far:1"),
     ]
     assert "connection refused" in logs[0]["reason"]

@@ -13,6 +13,7 @@ from shard.filter_columns import FilterColumns
 from shard.filter_expression import Equals
 from shard.filtered_search import (
     REMEMBERED_FILTERS,
+    SCORED_ONE_BY_ONE,
     PassingRows,
     RememberedFilters,
     index_setting,
@@ -134,15 +135,20 @@ class Indexed:
 
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("rows", [0, 1, 9, 2_500])
-def test_rows_that_pass_are_all_looked_at(metric: Metric, rows: int) -> None:
+@pytest.mark.parametrize("asked", [SCORED_ONE_BY_ONE, SCORED_ONE_BY_ONE + 1])
+@pytest.mark.parametrize("copied", [False, True])
+def test_rows_that_pass_are_all_looked_at(
+    metric: Metric, rows: int, asked: int, copied: bool
+) -> None:
     vectors = in_regions(3_000, 0)[0]
     if metric is Metric.COSINE:
         vectors /= np.sqrt(squared_norms(vectors))[:, None]
-    queries = vectors[:3] + np.float32(0.1)
+    queries = vectors[:asked] + np.float32(0.1)
     chosen = np.sort(np.random.default_rng(1).choice(3_000, rows, replace=False))
-    found = PassingRows(vectors, squared_norms(vectors), RowMap(), chosen).propose(
-        metric, queries, 10
-    )
+    passing = PassingRows(vectors, squared_norms(vectors), RowMap(), chosen)
+    if copied:
+        passing = replace(passing, copies=passing.gathered(chosen))
+    found = passing.propose(metric, queries, 10)
     alone = np.zeros(3_000, dtype=np.bool_)
     alone[chosen] = True
     expected = exact_candidates(
@@ -153,7 +159,7 @@ def test_rows_that_pass_are_all_looked_at(metric: Metric, rows: int) -> None:
 
     def ranked(candidates: Candidates) -> list[list[int]]:
         scores = exact_scores(metric, queries, vectors, candidates)
-        best = rank(metric, candidates, scores, lambda each: each, 3, 10)
+        best = rank(metric, candidates, scores, lambda each: each, asked, 10)
         return [best.rows.tolist(), best.counts.tolist()]
 
     assert ranked(found) == ranked(expected)
@@ -232,13 +238,36 @@ def test_a_filter_that_is_asked_again_is_remembered_until_something_is_written()
         columns=columns,
     )
     remembered, filter_ = RememberedFilters(), Equals("lang", "en")
-    first = remembered.passing(snapshot, filter_)
+    first = remembered.passing(snapshot, filter_).rows
     assert first.tolist() == [0, 2, 4, 6, 8]
-    assert remembered.passing(replace(snapshot, absorbed_until=5), filter_) is first
+    assert remembered.passing(replace(snapshot, absorbed_until=5), filter_).rows is first
     dead = Tombstones().with_dead(np.array([2]))
     later = replace(snapshot, sequence=2, tombstones=dead)
-    assert remembered.passing(later, filter_).tolist() == [0, 4, 6, 8]
-    assert remembered.passing(snapshot, filter_).tolist() == [0, 2, 4, 6, 8]
+    assert remembered.passing(later, filter_).rows.tolist() == [0, 4, 6, 8]
+    assert remembered.passing(snapshot, filter_).rows.tolist() == [0, 2, 4, 6, 8]
     for number in range(REMEMBERED_FILTERS):
-        assert remembered.passing(snapshot, Equals("lang", str(number))).tolist() == []
-    assert remembered.passing(snapshot, filter_) is not first
+        assert remembered.passing(snapshot, Equals("lang", str(number))).rows.tolist() == []
+    assert remembered.passing(snapshot, filter_).rows is not first
+
+
+def test_of_few_rows_the_vectors_are_remembered_and_of_many_they_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = FilterColumns((FilterField("lang", FieldType.KEYWORD),))
+    columns.append({row: (("en" if row < 3 else "de",),) for row in range(10)}, 10)
+    vectors = np.arange(20, dtype=np.float32).reshape(10, 2)
+    snapshot = Snapshot(
+        sequence=1,
+        vectors=vectors,
+        squared_norms=squared_norms(vectors),
+        ids=IdColumn(IdType.INT64),
+        columns=columns,
+    )
+    monkeypatch.setattr("shard.filtered_search.REMEMBERED_BYTES_MAX", 3 * 2 * 4)
+    remembered = RememberedFilters()
+    few = remembered.passing(snapshot, Equals("lang", "en"))
+    assert few.copies is not None
+    assert few.copies.vectors.tolist() == vectors[:3].tolist()
+    assert remembered.passing(snapshot, Equals("lang", "en")).copies is few.copies
+    assert few.since(2).copies is None, "they are of all rows"
+    assert remembered.passing(snapshot, Equals("lang", "de")).copies is None

@@ -14,7 +14,7 @@ stopped, or a network that swallows packets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -323,12 +323,11 @@ class Channel:
 
     def unary_unary(
         self, path: str, request_serializer: Callable[[Any], bytes]
-    ) -> Callable[..., Coroutine[Any, Any, bytes]]:
+    ) -> Callable[..., _Unary]:
         """Return what makes calls of a method."""
 
-        async def call(request: Any, *, timeout: float | None, metadata: Pairs) -> bytes:
-            unary = _Unary(self, path, request_serializer(request), timeout, metadata)
-            return await unary.answered()
+        def call(request: Any, *, timeout: float | None, metadata: Pairs) -> _Unary:
+            return _Unary(self, path, request_serializer(request), timeout, metadata)
 
         return call
 
@@ -378,7 +377,15 @@ class _Unary:
 
     # ---- who waits ------------------------------------------------------------------------------
 
-    async def answered(self) -> bytes:
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return self._answered().__await__()
+
+    def _cancel(self, details: str) -> None:
+        """End it at once: what RemoteShard uses instead of `cancel`."""
+        self._network._awaited.discard(self)
+        self._answer.cancel()
+
+    async def _answered(self) -> bytes:
         """Return the answer; raise what gRPC raises instead."""
         self._network._awaited.add(self)
         try:

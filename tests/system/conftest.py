@@ -274,13 +274,26 @@ def adds_up(description: CollectionDescription) -> bool:
     return all(shard.ledger.adds_up for shard in description.shards)
 
 
-def health_address(server: ServerProcess) -> str:
-    """Return where a server that was started with --health answers for it, as its log says."""
-    for line in server.log_text().splitlines():
-        event = json.loads(line)
-        if event["event"] == "serving health":
-            return str(event["address"])
+def logged_address(server: ServerProcess, event: str) -> str:
+    """Return the address that a server's log tells with an event, such as `serving health`."""
+    for entry in log_entries(server):
+        if entry["event"] == event:
+            return str(entry["address"])
     raise AssertionError(server.log_text())
+
+
+def log_entries(server: ServerProcess) -> list[dict[str, Any]]:
+    """Return what a server has logged."""
+    return [json.loads(line) for line in server.log_text().splitlines()]
+
+
+def log_lines(server: ServerProcess) -> set[str]:
+    """Return what a server has logged, as docs/operations.md shows it."""
+    return {
+        f"log {entry['level']}: {entry['event']}"
+        + (f" ({entry['reason']})" if "reason" in entry else "")
+        for entry in log_entries(server)
+    }
 
 
 def new_name() -> str:
@@ -305,7 +318,7 @@ class Refusal:
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """Read a failed call's status and its google.rpc details."""
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":

@@ -1,5 +1,6 @@
 """Callers that change their minds: a tenth of all calls is cancelled, for minutes, and no process
-takes more memory for it as time goes by.
+takes more memory for it as time goes by. A whole stream that its client cancels does leave a little
+behind, inside grpc.aio (grpc/grpc#43360): it is measured, and bounded.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import numpy as np
 import pytest
 from vectorshard.v1 import vectorshard_pb2 as v1
 
+from router.client import AsyncClient
+from shard.errors import VectorShardError
 from shard.types import Metric
-from tests.system.conftest import Starter, matrix, wait_until
+from tests.system.conftest import Fleet, Starter, int64s, matrix, wait_until
 
 pytestmark = pytest.mark.system_long
 
 NAME = "rows"
 DIM = 32
 ROWS = 20_000
+ROWS_A_WRITE = 20
 CALLERS = 4
 """Of each of the three kinds."""
 CANCELLED = 0.1
@@ -33,7 +37,16 @@ SECONDS = 300.0
 WARM_UP_S = 60.0
 SAMPLE_S = 1.0
 SLOPE_MAX_MB_A_MINUTE = 0.5
+STREAMS_S = 40.0
+STREAM_LEFT_MAX_BYTES = 2_048
+"""Of one that was cancelled. A bare server of grpc.aio left 1,200 to 1,800 in a run as long."""
 SERVICE = "/vectorshard.v1.VectorService/"
+VECTORS = np.random.default_rng(13).standard_normal((ROWS, DIM), dtype=np.float32)
+UPSERT: bytes = v1.UpsertRequest(
+    collection=NAME,
+    ids=int64s(*range(ROWS_A_WRITE)),
+    vectors=matrix(VECTORS[:ROWS_A_WRITE]),
+).SerializeToString()
 
 
 @dataclass(slots=True)
@@ -46,43 +59,54 @@ class Counts:
 
 
 class Fickle:
-    """Makes calls over one connection, and cancels a tenth of them. Lives in an event loop."""
+    """Makes calls over one connection, and cancels some of them. Lives in an event loop."""
 
-    def __init__(self, address: str, search: bytes, upsert: bytes) -> None:
+    def __init__(self, address: str, cancelled: float) -> None:
         self.counts = Counts()
+        self._client = AsyncClient(address, timeout_s=10)
         self._channel = grpc.aio.insecure_channel(address)
-        self._search = search
-        self._envelope = v1.SearchStreamRequest(
-            request_id=1, search=v1.SearchRequest.FromString(search)
-        ).SerializeToString()
-        self._upsert = upsert
+        self._cancelled = cancelled
         self._chance = random.Random(8)
 
-    async def unary(self) -> None:
+    async def search(self) -> None:
         """Search."""
-        await self._channel.unary_unary(SERVICE + "Search")(self._search, timeout=10)
+        await self._client.search(NAME, VECTORS[:1])
 
-    async def searches(self) -> None:
-        """Search over a stream."""
-        await self._exchange("SearchStream", self._envelope)
+    async def write(self) -> None:
+        """Write rows, the same each time."""
+        await self._client.upsert(NAME, range(ROWS_A_WRITE), VECTORS[:ROWS_A_WRITE])
 
-    async def uploads(self) -> None:
-        """Write over a stream, the same rows each time."""
-        await self._exchange("UpsertStream", self._upsert)
-
-    async def _exchange(self, rpc: str, message: bytes) -> None:
-        stream = self._channel.stream_stream(SERVICE + rpc)(timeout=10)
-        await stream.write(message)
+    async def stream(self) -> None:
+        """Open a stream, write rows over it, and end it."""
+        upload: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
+            SERVICE + "UpsertStream"
+        )
+        stream = upload(timeout=10)
+        await stream.write(UPSERT)
         await stream.read()
         await stream.done_writing()
         await stream.read()
 
-    async def caller(self, act: Callable[[], Awaitable[None]], until: float) -> None:
-        """Make calls until a time."""
+    async def make_calls(self, seconds: float, *, streams: bool = False) -> Counts:
+        """Make calls of all kinds, or whole streams only; return what was made of them."""
+        until = time.monotonic() + seconds
+        self.counts = Counts()
+        async with self._client.search_stream() as searches:
+
+            async def search_over_it() -> None:
+                await searches.search(NAME, VECTORS[:1])
+
+            acts = (self.stream,) if streams else (self.search, self.write, search_over_it)
+            await asyncio.gather(
+                *(self._caller(act, until) for act in acts for _ in range(CALLERS))
+            )
+        return self.counts
+
+    async def _caller(self, act: Callable[[], Awaitable[None]], until: float) -> None:
         while time.monotonic() < until:
             self.counts.calls += 1
             call = asyncio.ensure_future(act())
-            if self._chance.random() < CANCELLED:
+            if self._chance.random() < self._cancelled:
                 self.counts.cancelled += 1
                 await asyncio.sleep(self._chance.random() * WITHIN_S)
                 call.cancel()
@@ -90,29 +114,24 @@ class Fickle:
                 await call
             except asyncio.CancelledError:
                 pass
-            except grpc.aio.AioRpcError as error:
+            except (VectorShardError, grpc.aio.AioRpcError) as error:
                 self.counts.failures.append(repr(error))
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
+        await self._client.close()
         await self._channel.close()
 
 
-async def load(address: str, search: bytes, upsert: bytes, watch: Callable[[], None]) -> Counts:
+async def watched(address: str, seconds: float, watch: Callable[[], None]) -> Counts:
     """Make calls of all kinds, while `watch` is called now and then."""
-    until = time.monotonic() + SECONDS
-    fickle = Fickle(address, search, upsert)
-    callers = [
-        asyncio.ensure_future(fickle.caller(act, until))
-        for act in (fickle.unary, fickle.searches, fickle.uploads)
-        for _ in range(CALLERS)
-    ]
-    while time.monotonic() < until:
-        await asyncio.sleep(SAMPLE_S)
+    fickle = Fickle(address, CANCELLED)
+    calling = asyncio.ensure_future(fickle.make_calls(seconds))
+    while not calling.done():
+        await asyncio.wait([calling], timeout=SAMPLE_S)
         watch()
-    await asyncio.gather(*callers)
     await fickle.close()
-    return fickle.counts
+    return calling.result()
 
 
 def slope_mb_a_minute(samples: list[tuple[float, float]]) -> float:
@@ -122,16 +141,17 @@ def slope_mb_a_minute(samples: list[tuple[float, float]]) -> float:
     return float(60.0 * np.polyfit(warm[:, 0], warm[:, 1], 1)[0])
 
 
-def test_cancelled_calls_leave_nothing_behind(start_server: Starter) -> None:
-    fleet = start_server.fleet(2)
-    vectors = np.random.default_rng(13).standard_normal((ROWS, DIM), dtype=np.float32)
+def fill(fleet: Fleet) -> None:
+    """Create a collection with rows in an index."""
     with fleet.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
-        client.upsert(NAME, np.arange(ROWS), vectors)
+        client.upsert(NAME, np.arange(ROWS), VECTORS)
         wait_until(lambda: client.describe(NAME).ledger.indexed > ROWS // 2, 60)
-    search = v1.SearchRequest(collection=NAME, queries=matrix(vectors[:1]), k=10)
-    ids = v1.Ids(int64s=v1.Int64Ids(values=range(20)))
-    upsert = v1.UpsertRequest(collection=NAME, ids=ids, vectors=matrix(vectors[:20]))
+
+
+def test_cancelled_calls_leave_nothing_behind(start_server: Starter) -> None:
+    fleet = start_server.fleet(2)
+    fill(fleet)
     names = {"router": fleet.router, "shard 0": fleet.shards[0], "shard 1": fleet.shards[1]}
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
 
@@ -139,9 +159,7 @@ def test_cancelled_calls_leave_nothing_behind(start_server: Starter) -> None:
         for name, process in names.items():
             samples[name].append((time.monotonic(), process.memory_mb("RssAnon")))
 
-    counts = asyncio.run(
-        load(fleet.address, search.SerializeToString(), upsert.SerializeToString(), watch)
-    )
+    counts = asyncio.run(watched(fleet.address, SECONDS, watch))
     slopes = {name: slope_mb_a_minute(of_name) for name, of_name in samples.items()}
     print(f"{counts.calls:,} calls, {counts.cancelled:,} cancelled, {len(counts.failures)} failed")
     for name, of_name in samples.items():
@@ -153,3 +171,22 @@ def test_cancelled_calls_leave_nothing_behind(start_server: Starter) -> None:
     assert not counts.failures, counts.failures[:3]
     assert counts.cancelled > 0.05 * counts.calls
     assert max(slopes.values()) < SLOPE_MAX_MB_A_MINUTE
+
+
+def test_a_cancelled_stream_leaves_little_behind(start_server: Starter) -> None:
+    fleet = start_server.fleet(2)
+    fill(fleet)
+
+    async def grown_bytes() -> float:
+        fickle = Fickle(fleet.address, 0.5)
+        await fickle.make_calls(STREAMS_S / 4, streams=True)
+        before_mb = fleet.router.memory_mb("RssAnon")
+        counts = await fickle.make_calls(STREAMS_S, streams=True)
+        grown_mb = fleet.router.memory_mb("RssAnon") - before_mb
+        await fickle.close()
+        assert not counts.failures, counts.failures[:3]
+        each_bytes = grown_mb * 2**20 / counts.cancelled
+        print(f"{counts.cancelled:,} streams cancelled: {each_bytes:.0f} bytes each")
+        return each_bytes
+
+    assert asyncio.run(grown_bytes()) < STREAM_LEFT_MAX_BYTES

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.client import Client, Retry
 from shard.types import Metric
+from tests.net.operations import never_seen
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
-from tests.system.conftest import ServerProcess, Starter, start_all
+from tests.system.conftest import ServerProcess, Starter, log_lines, start_all
 
 NAME = "rolling"
 SHARDS = 2
@@ -79,10 +81,19 @@ class Load:
         self._until_the_end(act)
 
 
-def restart(process: ServerProcess) -> None:
-    """Stop a process as an operator does, and start it anew where it was."""
-    process.stop()
+def restart(process: ServerProcess) -> str:
+    """Stop a process as an operator does, and start it anew where it was.
+
+    Returns what its health turns to when it is told, as docs/operations.md shows it.
+    """
+    with process.channel() as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        process.terminate()
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(next(watch).status)
+    assert process.ended() == 0, process.log_text()
     process.start_again()
+    return f"health {status}"
 
 
 def check_rounds(start_server: Starter, rounds: int) -> None:
@@ -98,6 +109,7 @@ def check_rounds(start_server: Starter, rounds: int) -> None:
         acknowledged.upsert(client, NAME, SEEN)
     load = Load(target, acknowledged)
     took: list[float] = []
+    seen: set[str] = set()
     with ThreadPoolExecutor(2 * CALLERS) as threads:
         running = [threads.submit(load.search) for _ in range(CALLERS)]
         running += [
@@ -107,7 +119,7 @@ def check_rounds(start_server: Starter, rounds: int) -> None:
             for process in [*shards, *routers] * rounds:
                 time.sleep(SETTLED_S)
                 began = time.monotonic()
-                restart(process)
+                seen.add(restart(process))
                 took.append(time.monotonic() - began)
             time.sleep(SETTLED_S)
         finally:
@@ -123,6 +135,8 @@ def check_rounds(start_server: Starter, rounds: int) -> None:
     assert load.writes > 10 * rounds
     with Client(target) as client:
         acknowledged.check(client, NAME)
+    for process in (*shards, *routers):
+        assert not never_seen("Restarting", seen | log_lines(process))
 
 
 def _told(seconds: Sequence[float]) -> str:

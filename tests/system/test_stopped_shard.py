@@ -26,7 +26,9 @@ ROWS = 4_000
 VECTORS = np.random.default_rng(5).standard_normal((ROWS, DIM), dtype=np.float32)
 SEARCHERS = 4
 LOOK_S = 2.0
-DEADLINE_S = 1.0
+DEADLINE_S = 1.8
+"""Less than it takes until the shard is not asked any more: those who wait, wait for it."""
+WRITE_S = 4.0
 LATE_S = 0.1
 BACK_S = 5.0
 SLOWER_AT_MOST = 3.0
@@ -61,7 +63,7 @@ def p99_s(fleet: Fleet) -> float:
         with fleet.client() as client:
             while time.monotonic() < until:
                 began = time.monotonic()
-                client.search(NAME, VECTORS[rng.integers(ROWS)], min_coverage=0.5, timeout_s=2.0)
+                client.search(NAME, VECTORS[rng.integers(ROWS)], min_coverage=0.5)
                 took_s.append(time.monotonic() - began)
 
     with ThreadPoolExecutor(SEARCHERS) as searchers:
@@ -97,16 +99,16 @@ def test_a_stopped_shard_is_named_in_time_done_without_and_asked_again_when_it_g
             assert hits.receipt.coverage == 0.5
             assert "DeadlineExceeded" in hits.receipt.shards[1].missing_reason
 
-            wait_until(lambda: metric_of(fleet.router, "vectorshard_shard_breaker_state") == 2)
-            assert "a shard is not asked any more" in fleet.router.log_text()
+            wait_until(lambda: metric_of(fleet.router, "vectorshard_child_breaker_state") == 2)
+            assert "a child is not asked any more" in fleet.router.log_text()
             without_s = p99_s(fleet)
             hits = client.search(NAME, VECTORS[0], min_coverage=0.5)
             assert "not asked: silent for" in hits.receipt.shards[1].missing_reason
-            assert metric_of(fleet.router, "vectorshard_shard_breaker_openings_total") == 1
+            assert metric_of(fleet.router, "vectorshard_child_breaker_openings_total") == 1
         began = time.monotonic()
         wait_until(lambda: covers_all(client), BACK_S)
         back_s = time.monotonic() - began
-        assert "a shard is asked again" in fleet.router.log_text()
+        assert "a child is asked again" in fleet.router.log_text()
     print(
         f"strict {strict_s:.2f} s, lenient {lenient_s:.2f} s of {DEADLINE_S:g} s; "
         f"p99 {1e3 * quiet_s:.1f} ms with all, {1e3 * without_s:.1f} ms without one "
@@ -132,7 +134,7 @@ def test_a_write_past_a_stopped_shard_is_told_row_by_row_and_repeating_it_is_har
     with fleet.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
         with (
-            Client(fleet.address, timeout_s=DEADLINE_S) as hurried,
+            Client(fleet.address, timeout_s=WRITE_S) as hurried,
             stopped(hung),
             pytest.raises(ShardUnavailable, match="are not written") as caught,
         ):
