@@ -207,11 +207,11 @@ async def test_who_is_missing_at_once_lets_nobody_start_before_a_child_has_answe
     callers = [asyncio.ensure_future(found(router, min_coverage=0.3)) for _ in range(5)]
     await turns()
     if answers:  # and the one that hangs has had as long again
-        async with asyncio.timeout(5):
-            while len(children[1].asked("search")) < 2:
-                await asyncio.sleep(0)
-    else:
-        assert len(children[1].asked("search")) == 1
+        for _ in range(10_000):
+            if len(children[1].asked("search")) == 2:
+                break
+            await asyncio.sleep(0)
+    assert len(children[1].asked("search")) == (2 if answers else 1)
     for hangs in hanging:
         hangs.let_go.set()
     await asyncio.gather(*callers)
