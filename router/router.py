@@ -80,6 +80,10 @@ PATIENCE_STEP = 1.25
 """Searches whose remaining times differ by more are not joined: who is in a hurry would cut the
 others short."""
 
+HOLD_UP_PART = 0.5
+"""Whoever waits for a search that nobody answers still has a third of their time after so much of
+its own (see PATIENCE_STEP), in which the shards that are there can answer, or be named."""
+
 T = TypeVar("T")
 Request = TypeVar("Request")
 SelectionT = TypeVar("SelectionT", DeleteRequest, GetRequest, CountRequest)
@@ -108,7 +112,7 @@ class Router:
         self._children = children
         self._new_incarnation = new_incarnation
         self._entries: dict[str, CollectionEntry] = {}
-        self._searches = SearchCoalescer(clock=children.clock)
+        self._searches = SearchCoalescer(children.clock, hold_up_part=HOLD_UP_PART)
 
     @classmethod
     async def connect(

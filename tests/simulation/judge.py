@@ -183,7 +183,8 @@ class Judge:
             case ShardUnavailable() | DeadlineExceeded():
                 require(bool(NAMED.search(str(failure))), f"names no shard: {told}")
             case CollectionNotFound():
-                require(None in incarnations, f"all shards had it: {told}")
+                gone = None in incarnations or self._strangers
+                require(gone, f"all shards had it: {told}")
             case IncarnationMismatch():
                 require(len(incarnations) > 1, f"there was only one: {told}")
             case DimensionMismatch():
