@@ -46,6 +46,7 @@ class Child:
     number: int
     name: str
     shard: Shard
+    clock: Callable[[], float] = time.monotonic
     topology: Topology | None = None
     fingerprint: str = ""
     reason: VectorShardError = _NOT_ASKED
@@ -67,7 +68,7 @@ class Child:
             raise self.reason
         deadline = call.deadline
         if deadline is not None:
-            left_s = max(0.0, deadline - time.monotonic())
+            left_s = max(0.0, deadline - self.clock())
             deadline -= min(TIME_TO_ANSWER * left_s, TIME_TO_ANSWER_MAX_S)
         return replace(call, placement=self.fingerprint, deadline=deadline)
 
@@ -94,6 +95,8 @@ class Children:
         Whether they may be a part of the placement only.
     sleep
         Waits some seconds, between two tries to learn.
+    clock
+        Seconds, as in a call's deadline.
     """
 
     def __init__(
@@ -104,10 +107,12 @@ class Children:
         names: Sequence[str] = (),
         partial: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         names = names or [f"child {number}" for number in range(len(shards))]
         self._children = [
-            Child(number, name, shard)
+            Child(number, name, shard, clock)
             for number, (name, shard) in enumerate(zip(names, shards, strict=True))
         ]
         self._role = role
@@ -115,6 +120,7 @@ class Children:
         self._sleep = sleep
         self._asking: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
+        self._closed = False
         self.placement = Placement([None] * len(shards), partial=partial)
         self.topology = self._topology()
 
@@ -134,6 +140,7 @@ class Children:
 
     async def close(self) -> None:
         """Ask no more, and close the children."""
+        self._closed = True
         tasks = [task for task in (self._asking, self._learning) if task is not None]
         for task in tasks:
             task.cancel()
@@ -150,16 +157,16 @@ class Children:
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._learn_from(self._children))
-        left_s = None if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+        left_s = None if call.deadline is None else max(0.0, call.deadline - self.clock())
         asking = self._asking
         await asyncio.wait([asking], timeout=left_s)
-        if asking.done():
+        if asking.done() and not asking.cancelled():  # `close` cancels it, nobody else
             asking.result()
         if self._incomplete():
             self._keep_learning()
 
     async def _learn_from(self, children: Sequence[Child]) -> None:
-        deadline = time.monotonic() + LEARNING_TIMEOUT_S
+        deadline = self.clock() + LEARNING_TIMEOUT_S
         told = await asyncio.gather(
             *(
                 child.shard.topology(call=Call(deadline=deadline, anew=child.is_another))
@@ -225,7 +232,7 @@ class Children:
         return [child for child in self._children if child.topology is None]
 
     def _keep_learning(self) -> None:
-        if self._learning is None or self._learning.done():
+        if not self._closed and (self._learning is None or self._learning.done()):
             self._learning = asyncio.ensure_future(self._learn_until_all_are_known())
 
     def _incomplete(self) -> bool:

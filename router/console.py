@@ -8,6 +8,7 @@ imported by the commands that need them, so that `--help` does not wait for them
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from router.client import Client
 
 DEFAULT_TARGET = "127.0.0.1:7700"
+WORKERS_MAX = 64
 WRITE_ATTEMPTS = 20
 """How often a batch of a file is written before it is given up."""
 
@@ -320,6 +322,16 @@ def router(
         bool,
         typer.Option("--partial", help="For a router below another: its shards are not all."),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=WORKERS_MAX,
+            help="Processes on the port. Each has metrics and health on a port of its own, which"
+            " are the ports given and those after them.",
+        ),
+    ] = 1,
+    shares_port: Annotated[bool, typer.Option("--shares-port", hidden=True)] = False,
     metrics: Metrics = None,
     health: Health = None,
     lame_duck: LameDuck = 1.0,
@@ -327,25 +339,37 @@ def router(
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router over the shards of a fleet, until SIGTERM."""
+    import asyncio
+
     import uvloop
 
     from router import fleet
     from router.logs import configure_logs
+    from router.workers import end_with, serve_workers
 
     configure_logs(log_format.value)
     with one_line_errors():
         server = ServerConfig(
             listen=listen,
+            shares_port=shares_port,
             metrics=metrics,
             health=health,
             lame_duck_s=lame_duck,
             connection_age_s=connection_age,
         )
-        uvloop.run(
-            fleet.serve_router(
-                shards=shard_addresses(shard, shards), partial=partial, server=server
+        addresses = shard_addresses(shard, shards)
+        if workers > 1:
+            serving = serve_workers(
+                workers,
+                shards=addresses,
+                partial=partial,
+                server=server,
+                log_format=log_format.value,
             )
-        )
+            raise typer.Exit(asyncio.run(serving))
+        if shares_port:
+            end_with(sys.stdin.buffer)
+        uvloop.run(fleet.serve_router(shards=addresses, partial=partial, server=server))
 
 
 @app.command()

@@ -311,7 +311,13 @@ class Link:
         await asyncio.gather(self._writer, return_exceptions=True)
 
 
-def open_link(channel: grpc.aio.Channel, name: str, placement: str = "") -> Link:
+def open_link(
+    channel: grpc.aio.Channel,
+    name: str,
+    placement: str = "",
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Link:
     """Open a link over a channel, to a server that is taken for the leaf shards of `placement`.
 
     It is there at once; whether the server is, the first to ask gets to hear.
@@ -319,7 +325,8 @@ def open_link(channel: grpc.aio.Channel, name: str, placement: str = "") -> Link
     rpc: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
         SERVICE + "SearchStream"
     )
-    return Link(GrpcStream(rpc(metadata=metadata_of(Call(placement=placement)))), name)
+    stream = GrpcStream(rpc(metadata=metadata_of(Call(placement=placement))))
+    return Link(stream, name, clock=clock)
 
 
 def timeout_ms(left_s: float | None) -> int:

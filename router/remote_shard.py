@@ -84,7 +84,7 @@ async def _answer_to(asked: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> byte
     except asyncio.CancelledError:
         if not answering.done():
             asked._cancel("its caller has left")  # type: ignore[attr-defined]  # `cancel` does both
-            answering.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        answering.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         raise
 
 
@@ -227,7 +227,7 @@ class RemoteShard:
         is_for_it = channel is self._link_channel and placement == self._link_placement
         if link is not None and is_for_it and not link.broken and now < self._link_until:
             return link
-        opened = self._link = open_link(channel, self.target, placement)
+        opened = self._link = open_link(channel, self.target, placement, clock=self._clock)
         self._link_channel, self._link_placement = channel, placement
         self._link_until = now + LINK_AGE_S
         if link is not None and is_for_it and not link.broken:

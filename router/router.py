@@ -80,10 +80,19 @@ PATIENCE_STEP = 1.25
 """Searches whose remaining times differ by more are not joined: who is in a hurry would cut the
 others short."""
 
+HOLD_UP_PART = 0.5
+"""Whoever waits for a search that nobody answers still has a third of their time after so much of
+its own (see PATIENCE_STEP), in which the shards that are there can answer, or be named."""
+
 T = TypeVar("T")
 Request = TypeVar("Request")
 SelectionT = TypeVar("SelectionT", DeleteRequest, GetRequest, CountRequest)
 Numbered = TypeVar("Numbered", ShardReceipt, ShardDescription)
+
+
+def new_incarnation() -> str:
+    """Return a name that no collection has had."""
+    return uuid.uuid4().hex
 
 
 class Router:
@@ -92,13 +101,18 @@ class Router:
     Parameters
     ----------
     children
-        Who has the rows.
+        Who has the rows. Their clock is the router's.
+    new_incarnation
+        Names a collection that is new.
     """
 
-    def __init__(self, children: Children) -> None:
+    def __init__(
+        self, children: Children, *, new_incarnation: Callable[[], str] = new_incarnation
+    ) -> None:
         self._children = children
+        self._new_incarnation = new_incarnation
         self._entries: dict[str, CollectionEntry] = {}
-        self._searches = SearchCoalescer()
+        self._searches = SearchCoalescer(children.clock, hold_up_part=HOLD_UP_PART)
 
     @classmethod
     async def connect(
@@ -109,6 +123,8 @@ class Router:
         names: Sequence[str] = (),
         partial: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        new_incarnation: Callable[[], str] = new_incarnation,
     ) -> Router:
         """Learn from the children which slots they own; go on while some are missing.
 
@@ -124,15 +140,19 @@ class Router:
             Whether they may be a part of the placement only, as below another router.
         sleep
             Waits some seconds before a missing child is asked again.
+        clock
+            Seconds, as in a call's deadline.
+        new_incarnation
+            Names a collection that is new.
 
         Raises
         ------
         PlacementMismatch
             If one that answers contradicts another, or the placement.
         """
-        children = Children(shards, role, names=names, partial=partial, sleep=sleep)
+        children = Children(shards, role, names=names, partial=partial, sleep=sleep, clock=clock)
         await children.connect()
-        return cls(children)
+        return cls(children, new_incarnation=new_incarnation)
 
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Say which leaf shards are reached through here."""
@@ -180,7 +200,7 @@ class Router:
             raise IncarnationMismatch(
                 f"collection {config.name} was dropped on some shards only; drop it once more"
             )
-        wanted = incarnations.pop() if incarnations else uuid.uuid4().hex
+        wanted = incarnations.pop() if incarnations else self._new_incarnation()
         call = replace(call, incarnation=wanted)
         # All before the first is asked: one that has become unknown meanwhile stops all of it.
         calls = [child.to(call) for child in (decider, *others)]
@@ -283,6 +303,7 @@ class Router:
             # It looks into every row: not on the event loop.
             await asyncio.to_thread(admit_metadata, entry.config, request.metadata)
         parts = list(self._children.split(request.ids))
+        placement = self._children.placement  # a child that is asked may be unknown afterwards
         if len(parts) <= 1:
             child = parts[0][0] if parts else self._children.all()[0]
             return await child.shard.upsert(request, call=child.to(call))
@@ -294,7 +315,7 @@ class Router:
             return_exceptions=True,
         )
         written = [
-            Written(indices, partial(self._children.placement.shards_of_child, child.number), each)
+            Written(indices, partial(placement.shards_of_child, child.number), each)
             for (child, indices), each in zip(parts, outcomes, strict=True)
         ]
         if not reached_some(written):
@@ -424,7 +445,7 @@ class Router:
     ) -> SearchResult:
         check_vectors(entry.config, request.queries, "queries")
         check_filter(entry.config, request.filter)
-        kind = (call.incarnation, call.placement, _patience(call))
+        kind = (call.incarnation, call.placement, _patience(call, self._children.clock()))
         run = partial(self._fan_out, entry.config)
         return await self._searches.search(request, call, run, kind)
 
@@ -742,14 +763,14 @@ def _missing(shards: Iterable[int], reason: VectorShardError) -> dict[int, Shard
     return {shard: ShardReceipt(shard=shard, missing_reason=why) for shard in shards}
 
 
-def _patience(call: Call) -> int | None:
+def _patience(call: Call, now: float) -> int | None:
     """Return a number that is alike for calls that have about as much time left.
 
     Joined, they go by the first deadline of all, which is at most a fifth less than each one's own.
     """
     if call.deadline is None:
         return None
-    return math.floor(math.log(max(call.deadline - time.monotonic(), 1e-3), PATIENCE_STEP))
+    return math.floor(math.log(max(call.deadline - now, 1e-3), PATIENCE_STEP))
 
 
 def _require_coverage(receipt: Receipt, min_coverage: float) -> None:

@@ -51,6 +51,7 @@ class ServerConfig:
     """Where a server listens, and how it leaves. Addresses are HOST:PORT; port 0 picks one."""
 
     listen: str
+    shares_port: bool = False  # with others that do so, too: the workers of a router
     metrics: str | None = None  # over HTTP; None for nowhere
     health: str | None = None  # of its own, beside that on the server's port
     lame_duck_s: float = 1.0  # longest that a server that stops waits for callers to leave

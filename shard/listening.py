@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Callable
 
 import grpc
 
@@ -36,17 +37,60 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def bind(server: grpc.aio.Server, listen: str) -> str:
+async def bind(server: grpc.aio.Server, listen: str, *, shares_port: bool = False) -> str:
     """Have a server that has not started listen on every address of this machine that is meant.
 
     Returns HOST:PORT with the port that was picked where 0 was asked for. From here on nobody else
-    gets the port; who connects waits for the server to start.
+    gets the port; who connects waits for the server to start. One that shares its port, as grpc's
+    option says as well, does not ask whether others have it.
 
     Raises
     ------
     InvalidParameter
         If an address is in use, or none is of this machine.
     """
+
+    def take(family: int, address: str, port: int) -> int:
+        if not shares_port:
+            _require_free(family, address, port)
+        return server.add_insecure_port(join_address(address, port))
+
+    return await _taken(listen, take)
+
+
+async def hold(listen: str) -> tuple[str, list[socket.socket]]:
+    """Take every address that is meant for servers that will share the port, without listening.
+
+    Returns HOST:PORT as `bind` does, and what must be closed in the end. Meanwhile whoever does not
+    share finds the port in use, and a port that was picked stays picked.
+
+    Raises what `bind` raises.
+    """
+    held: list[socket.socket] = []
+
+    def take(family: int, address: str, port: int) -> int:
+        _require_free(family, address, port)
+        each = socket.socket(family, socket.SOCK_STREAM)
+        held.append(each)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            each.bind((address, port))
+        except OSError:  # it is free, but connections of whoever had it are not forgotten yet
+            # As long as nobody listens, others that set this too could take it.
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind((address, port))
+        return int(each.getsockname()[1])
+
+    try:
+        return await _taken(listen, take), held
+    except InvalidParameter:
+        for each in held:
+            each.close()
+        raise
+
+
+async def _taken(listen: str, take: Callable[[int, str, int], int]) -> str:
+    """Take each address that is meant, by family, address and port; return HOST:PORT."""
     host, port = split_address(listen, "listen")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -57,8 +101,7 @@ async def bind(server: grpc.aio.Server, listen: str) -> str:
     bound = False
     for family, address in dict.fromkeys((family, str(to[0])) for family, *_, to in found):
         try:
-            _require_free(family, address, port)
-            port = server.add_insecure_port(join_address(address, port))
+            port = take(family, address, port)
         except OSError as error:
             if error.errno not in _NOT_OF_THIS_MACHINE:
                 raise _refusal(listen, error.strerror or str(error)) from None

@@ -62,16 +62,25 @@ class SearchCoalescer:
     ----------
     clock
         Seconds, as in `call.deadline`.
+    hold_up_part
+        The part of its own time for which a search may keep others waiting. Where those that wait
+        have about as much time as it, less than all leaves them some when it is over.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, hold_up_part: float = 1.0
+    ) -> None:
         self._clock = clock
+        self._hold_up_part = hold_up_part
         self._lanes: dict[Hashable, _Lane] = {}
         self._joined: set[asyncio.Task[None]] = set()
 
-    def _next_of(self, key: Hashable, lane: _Lane) -> _Once:
+    def _next_of(self, key: Hashable, lane: _Lane, call: Call) -> _Once:
         """Return what lets the next search of a lane start: when it is called, or in a while."""
-        return _Once(lambda: self._start_next(key, lane), HOLD_UP_S)
+        at_last_s = HOLD_UP_S
+        if call.deadline is not None:
+            at_last_s = min(at_last_s, self._hold_up_part * (call.deadline - self._clock()))
+        return _Once(lambda: self._start_next(key, lane), at_last_s)
 
     async def search(
         self, request: SearchRequest, call: Call, run: Run, kind: Hashable = None
@@ -94,7 +103,7 @@ class SearchCoalescer:
         lane = self._lanes.get(key)
         if lane is None:
             self._lanes[key] = lane = _Lane()
-            next_one = self._next_of(key, lane)
+            next_one = self._next_of(key, lane, call)
             try:
                 return await run(request, call, next_one)
             finally:
@@ -141,10 +150,11 @@ class SearchCoalescer:
             each.answer.add_done_callback(one_less)
 
     async def _run_joined(self, key: Hashable, lane: _Lane, chosen: Sequence[_Waiting]) -> None:
-        next_one = self._next_of(key, lane)
+        call = _first_deadline(chosen)
+        next_one = self._next_of(key, lane, call)
         requests = [each.request for each in chosen]
         try:
-            result = await chosen[0].run(joined(requests), _first_deadline(chosen), next_one)
+            result = await chosen[0].run(joined(requests), call, next_one)
             for each, part in zip(chosen, parted(result, requests), strict=True):
                 if not each.answer.done():
                     each.answer.set_result(part)

@@ -52,7 +52,7 @@ _log = structlog.get_logger(__name__)
 
 
 def server_options(
-    limits: Limits, connection_age_s: float = CONNECTION_AGE_S
+    limits: Limits, connection_age_s: float = CONNECTION_AGE_S, *, shares_port: bool = False
 ) -> list[tuple[str, int]]:
     """Return the options of a gRPC server that holds its messages to the limits."""
     return [
@@ -70,7 +70,10 @@ def server_options(
         # network's speed suggests: 50 MB and more of an upload that nobody reads yet.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
-        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it silently
+        (
+            "grpc.so_reuseport",
+            int(shares_port),
+        ),  # a second server on the port must fail, not share it silently
     ]
 
 
@@ -95,8 +98,10 @@ async def run_server(
     for collector in collectors:
         registry.register(collector)
     heartbeat = Heartbeat()
-    server = grpc.aio.server(options=server_options(limits, config.connection_age_s))
-    address = await bind(server, config.listen)
+    server = grpc.aio.server(
+        options=server_options(limits, config.connection_age_s, shares_port=config.shares_port)
+    )
+    address = await bind(server, config.listen, shares_port=config.shares_port)
     with ExitStack() as closing:
         if config.metrics is not None:
             _listen_for_metrics(registry, config.metrics)

@@ -76,10 +76,21 @@ class VectorService:
         What GetServerInfo says.
     metrics
         Where calls are counted.
+    clock
+        Seconds, as in a call's deadline.
     """
 
-    def __init__(self, shard: Shard, limits: Limits, version: str, metrics: RpcMetrics) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        limits: Limits,
+        version: str,
+        metrics: RpcMetrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._shard = shard
+        self._clock = clock
         self._limits = limits
         # An answer that fits into a message, but not with its envelope, would end the whole stream.
         self._stream_limits = replace(
@@ -101,7 +112,7 @@ class VectorService:
 
     def quiet_s(self) -> float:
         """Return how long no call has arrived, nor a request of a stream."""
-        return time.monotonic() - self._arrived_at
+        return self._clock() - self._arrived_at
 
     async def drain(self) -> bool:
         """End the open streams, after what they have sent so far; say whether there were any.
@@ -127,7 +138,7 @@ class VectorService:
     def _run(self, name: str) -> Outcome:
         """Return the context in which a call runs."""
         self._running += 1
-        self._arrived_at = time.monotonic()
+        self._arrived_at = self._clock()
         return self._metrics.call(name, self._ended)
 
     def _ended(self) -> None:
@@ -211,7 +222,7 @@ class VectorService:
         async def serve(payload: bytes, context: Context) -> bytes:
             with self._run(name) as outcome:
                 try:
-                    call = _call(context)
+                    call = self._call(context)
                     if name != "Train":
                         call = self._bounded(call)
                     await self._require_placement(call)
@@ -222,11 +233,19 @@ class VectorService:
 
         return serve
 
+    def _left_s(self, call: Call) -> float | None:
+        return None if call.deadline is None else call.deadline - self._clock()
+
+    def _call(self, context: Context) -> Call:
+        remaining_s = context.time_remaining()
+        deadline = None if remaining_s is None else self._clock() + remaining_s
+        return call_of(context.invocation_metadata(), deadline)
+
     def _bounded(self, call: Call) -> Call:
         """Return the call with a deadline: a shard that hangs must not keep a caller for ever."""
         if call.deadline is not None:
             return call
-        return replace(call, deadline=time.monotonic() + self._limits.default_timeout_ms / 1_000)
+        return replace(call, deadline=self._clock() + self._limits.default_timeout_ms / 1_000)
 
     async def _require_placement(self, call: Call) -> None:
         """Refuse a call that is meant for another server: its answer would be a wrong one."""
@@ -305,7 +324,7 @@ class VectorService:
     ) -> AsyncIterator[bytes]:
         """Acknowledge each message in order, while the next ones are read and written already."""
         with self._run("UpsertStream") as outcome, self._open_stream() as open_stream:
-            write = partial(self._write, call=_call(context))
+            write = partial(self._write, call=self._call(context))
             upload = Upload(payloads, self._decode_upsert, write, self._draining, self._writes)
             try:
                 async for acknowledgement in upload.acknowledgements():
@@ -333,7 +352,7 @@ class VectorService:
         return wire.encode_list_response(rows, self._limits)
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
-        with self._searches.enter(_left_s(call)):
+        with self._searches.enter(self._left_s(call)):
             return await self._searched(self._decode_search(payload), call, self._limits)
 
     def _decode_search(self, payload: bytes) -> SearchRequest:
@@ -359,9 +378,10 @@ class VectorService:
                 self._decode_search_of_stream,
                 self._search_of_stream,
                 lambda error: _status("SearchStream", error).SerializeToString(),
-                call=_call(context),
+                call=self._call(context),
                 limits=self._limits,
                 draining=self._draining,
+                clock=self._clock,
             )
             try:
                 async for answer in stream.answers():
@@ -386,7 +406,7 @@ class VectorService:
         with self._run("Search") as outcome:
             try:
                 await self._require_placement(call)
-                with self._searches.enter(_left_s(call)):
+                with self._searches.enter(self._left_s(call)):
                     return await self._searched(request, call, self._stream_limits)
             except Exception as error:
                 self._note(outcome, error)
@@ -410,16 +430,6 @@ class VectorService:
             answer = wire.encode_get_server_info_response(self._version, topology, self._limits)
             self._server_info = (topology, answer)
         return answer
-
-
-def _call(context: Context) -> Call:
-    remaining_s = context.time_remaining()
-    deadline = None if remaining_s is None else time.monotonic() + remaining_s
-    return call_of(context.invocation_metadata(), deadline)
-
-
-def _left_s(call: Call) -> float | None:
-    return None if call.deadline is None else call.deadline - time.monotonic()
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:

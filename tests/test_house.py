@@ -154,6 +154,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "logs",
                     "patience",
                     "streams",
+                    "workers",
                 }
             ),
         ),

@@ -13,14 +13,19 @@ import grpc
 import pytest
 
 from benchmarks.load.connections import SERVICE, connected
-from benchmarks.load.engine import Send, make_calls
+from benchmarks.load.engine import Clock, Send, make_calls
 from benchmarks.load.plan import Arrivals
 from benchmarks.load.record import Record
 from benchmarks.load.schedule import Schedule, starts_of
 from shard.errors import ShardUnavailable
-from tests.benchmarks.virtual_time import run_virtually, virtual_clock
+from tests.virtual_time import run_virtually
 
 ANSWER_S = 0.010
+
+
+def virtual_clock() -> Clock:
+    """Return the clock of the running loop."""
+    return Clock(now=asyncio.get_running_loop().time, sleep=asyncio.sleep)
 
 
 def schedule_of(rate_per_s: float | None, *, calls: int, warmup_s: float = 0.0) -> Schedule:

@@ -30,6 +30,7 @@ from shard.types import (
     SearchRequest,
     Topology,
     UpsertRequest,
+    UpsertResult,
 )
 from tests.router.fake_shard import FakeShard
 from tests.shard.samples import DEADLINE_S, some_vectors
@@ -186,6 +187,24 @@ async def test_a_child_is_asked_under_the_fingerprint_of_what_it_told() -> None:
         topology = await shard.topology()
         assert child.fingerprint == fingerprint_of(topology)
         assert {call.placement for _, _, call in shard.calls} == {child.fingerprint}
+
+
+async def test_rows_of_a_child_that_becomes_unknown_while_it_is_asked_name_its_shard() -> None:
+    class Leaving(FakeShard):
+        """Belongs to another cluster once it is asked to write, and the router learns of that."""
+
+        async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+            self.cluster = "another"
+            await children.learn(NO_LIMIT)
+            raise ShardUnavailable("gone")
+
+    shards = shards_of()
+    shards[1] = Leaving(1, 3).with_collection()
+    children, router = await connected(shards)
+    result = await router.upsert(upsert(MANY_IDS))
+    assert [child.number for child in children.known()] == [0, 2]
+    assert {error.message for error in result.errors} == {"shard 1: ShardUnavailable: gone"}
+    await router.close()
 
 
 EVERY_CALL: dict[str, Callable[[Router], Awaitable[object]]] = {

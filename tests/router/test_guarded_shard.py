@@ -37,9 +37,9 @@ from shard.types import (
     TrainRequest,
     UpsertRequest,
 )
-from tests.benchmarks.virtual_time import run_virtually
 from tests.router.fake_shard import FakeShard
 from tests.shard.samples import config_of, int64s, some_vectors
+from tests.virtual_time import run_virtually
 
 COUNT = CountRequest(collection="words")
 SEARCH = SearchRequest(collection="words", queries=some_vectors(1), k=10)

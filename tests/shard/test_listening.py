@@ -11,7 +11,7 @@ import pytest
 
 from shard.config import Limits
 from shard.errors import InvalidParameter
-from shard.listening import bind, join_address, split_address
+from shard.listening import bind, hold, join_address, split_address
 from shard.server import server_options
 
 
@@ -116,3 +116,35 @@ async def test_addresses_of_other_machines_are_passed_over_but_not_all(
 async def test_a_name_that_means_nothing_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="cannot listen on"):
         await bind(new_server(), "no such name.invalid:0")
+
+
+# ---- a port that several processes share --------------------------------------------------------
+
+
+async def test_a_held_port_is_refused_to_others_and_given_to_those_who_share_it() -> None:
+    address, held = await hold("127.0.0.1:0")
+    with pytest.raises(InvalidParameter, match="in use"):
+        await bind(new_server(), address)
+    with pytest.raises(InvalidParameter, match="in use"):
+        await hold(address)
+    sharing = [
+        grpc.aio.server(options=server_options(Limits(), shares_port=True)) for _ in range(2)
+    ]
+    for server in sharing:
+        assert await bind(server, address, shares_port=True) == address
+    for each in held:
+        each.close()
+    with pytest.raises(InvalidParameter, match="in use"):
+        await bind(new_server(), address)
+    for server in sharing:
+        await server.stop(None)
+
+
+async def test_what_cannot_be_held_as_a_whole_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+        with pytest.raises(InvalidParameter, match="in use"):
+            await hold(f"name:{port}")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", port))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shard import search_coalescer
 from shard.errors import DeadlineExceeded, ShardUnavailable
 from shard.filter_expression import Exists
-from shard.search_coalescer import JOINED_QUERIES, SearchCoalescer, joined, parted
+from shard.search_coalescer import HOLD_UP_S, JOINED_QUERIES, SearchCoalescer, joined, parted
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -26,6 +26,7 @@ from shard.types import (
     ShardReceipt,
     TopK,
 )
+from tests.virtual_time import run_virtually
 
 RECEIPT = Receipt(shards=(ShardReceipt(shard=0),), coverage=1.0)
 
@@ -182,6 +183,36 @@ async def test_the_next_may_start_before_the_one_in_flight_ends(
     await searcher.finish(2)
     assert first.done()
     assert third.done()
+
+
+@pytest.mark.parametrize(
+    ("part", "time_s", "begins"),
+    [(0.5, 0.4, [0.0, 0.2]), (0.5, 60.0, [0.0, HOLD_UP_S]), (1.0, 0.4, [0.0])],
+    ids=["half its time", "at most a second", "all of its time: too late for others"],
+)
+def test_one_that_hangs_holds_up_its_kind_for_a_part_of_its_own_time(
+    part: float, time_s: float, begins: list[float]
+) -> None:
+    began: list[float] = []
+
+    async def hang(request: SearchRequest, call: Call, next_one: object) -> SearchResult:
+        began.append(asyncio.get_running_loop().time())
+        await asyncio.Event().wait()
+        raise AssertionError("it hangs")
+
+    async def ask_two() -> None:
+        coalescer = SearchCoalescer(asyncio.get_running_loop().time, hold_up_part=part)
+        asked = [
+            asyncio.ensure_future(coalescer.search(asking(number), Call(deadline=time_s), hang))
+            for number in (1, 2)
+        ]
+        await asyncio.sleep(2 * HOLD_UP_S)
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    run_virtually(ask_two())
+    assert began == begins
 
 
 async def test_one_that_hangs_holds_up_its_kind_only_for_a_while(
