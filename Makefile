@@ -9,8 +9,6 @@ LISTEN ?= 127.0.0.1:7700
 DATA ?= data
 SHARDS ?= 2
 
-BY_DEFAULT := not deploy and not system_net and not system_long
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo serve test test-net test-long check check-deploy fix bench glove lock release-contract clean
@@ -26,9 +24,8 @@ demo: setup ## put 20,000 words in over gRPC, and search them while the index tr
 serve: setup ## leave a server running on LISTEN, with its rows in DATA
 	$(BIN)/vectorshard serve --shards $(SHARDS) --data $(DATA) --listen $(LISTEN)
 
-test: setup ## all tests: side by side where no real processes are timed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not system and $(BY_DEFAULT)'
-	$(BIN)/python -m pytest -m 'system and $(BY_DEFAULT)'
+test: setup ## all tests, two files at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-net: setup ## shards that move, networks that swallow packets; needs root, iproute2, iptables, dnsmasq
 	@.ci/prerequisites --net >/dev/null
