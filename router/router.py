@@ -37,7 +37,7 @@ from shard.errors import (
     VectorShardError,
 )
 from shard.protocol import Shard
-from shard.search_coalescer import SearchCoalescer
+from shard.search_coalescer import JOINED_QUERIES, SearchCoalescer
 from shard.types import (
     NO_LIMIT,
     Call,
@@ -466,7 +466,9 @@ class Router:
             # The whole of the answer is held to it, not each child's part.
             part = replace(request, min_coverage=0.0)
 
-        turn = _Turn(len(children), next_one)
+        # Nobody joins one that is full: a child that has answered has nothing to wait for.
+        full = len(request.queries) >= JOINED_QUERIES
+        turn = _Turn(1 if full else len(children), next_one)
 
         async def ask(child: Child) -> SearchResult:
             answer = await child.shard.search(part, call=child.to(call))
@@ -672,8 +674,8 @@ class Router:
 
 
 class _Turn:
-    """Lets the next search start once all children have answered this one, or those that lag have
-    had as long again as the first needed.
+    """Lets the next search start once so many children have answered this one, or those that lag
+    have had as long again as the first needed.
 
     When all have answered, more callers wait, and go as one; but nobody waits for a child that is
     slower than the others by more than that.
@@ -689,7 +691,7 @@ class _Turn:
     def answered(self) -> None:
         """Note that a child has answered."""
         self._unanswered -= 1
-        if not self._unanswered:
+        if self._unanswered <= 0:
             if self._lagging is not None:
                 self._lagging.cancel()
             self._next_one()
