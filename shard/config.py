@@ -65,7 +65,7 @@ class BufferConfig:
     # Affects performance.
     absorb_rows: int = 2_000  # larger: fewer absorptions, a longer exact part of every search
     absorb_piece_rows: int = 100  # larger: faster absorption, longer pauses of searches
-    slow_writers_rows: int = 6_000  # buffered beyond the first training: writers wait above this
+    slow_writers_rows: int = 4_000  # buffered beyond the first training: writers wait above this
     slow_writers_wait_s: float = 5.0  # longest that one group of writes waits for the buffer
 
 

@@ -37,7 +37,7 @@ from then on, writers are slowed until the buffer is small."""
 ABSORBED_PIECES: Final = 200
 """Pieces that one collection absorbs before it is the next one's turn."""
 
-REST_A_PIECE: Final = 1.0
+REST_A_PIECE: Final = 2.0
 """How long the absorber rests after a piece while searches come, as a ratio to what it took. Adding
 has no niceness of its own, because searches wait for the lock that it holds."""
 
@@ -103,17 +103,13 @@ def build_index(
     ivf = IvfIndex.train(
         config.index.kind, config.metric, snapshot.vectors_of(sample_rows), nlist, training.seed
     )
-    absorbed_until, rows_skipped = 0, 0
     go_on()
-    for _ in range(CATCHING_UP_ROUNDS):
-        snapshot = collection.snapshot
-        rows_skipped += _absorb(ivf, snapshot, absorbed_until, snapshot.rows, go_on)
-        absorbed_until = snapshot.rows
-        if collection.snapshot.rows - absorbed_until <= collection.engine.buffer.absorb_rows:
-            break
+    snapshot, rows_skipped = _catch_up(collection, ivf, 0, go_on)
     calibration, filter_margins = _calibrate(
-        collection, ivf, snapshot, absorbed_until, random, go_on
+        collection, ivf, snapshot, snapshot.rows, random, go_on
     )
+    # What was written meanwhile would be a large buffer, and slow searches, until it is absorbed.
+    snapshot, skipped_since = _catch_up(collection, ivf, snapshot.rows, go_on)
     now = clock()
     collection.publish_index(
         TrainedIndex(
@@ -127,9 +123,26 @@ def build_index(
             imbalance_when_trained=ivf.list_imbalance,
             filter_margins=filter_margins,
         ),
-        absorbed_until,
-        rows_skipped,
+        snapshot.rows,
+        rows_skipped + skipped_since,
     )
+
+
+def _catch_up(
+    collection: Collection, ivf: IvfIndex, first: int, go_on: Callable[[], None]
+) -> tuple[Snapshot, int]:
+    """Add the rows from `first` on to a private index, and in a few rounds those written meanwhile.
+
+    Returns the snapshot of which it holds all rows then, and how many of those added were dead.
+    """
+    skipped = 0
+    for _ in range(CATCHING_UP_ROUNDS):
+        snapshot = collection.snapshot
+        skipped += _absorb(ivf, snapshot, first, snapshot.rows, go_on)
+        first = snapshot.rows
+        if collection.snapshot.rows - first <= collection.engine.buffer.absorb_rows:
+            break
+    return snapshot, skipped
 
 
 def _absorb(
