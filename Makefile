@@ -9,6 +9,8 @@ LISTEN ?= 127.0.0.1:7700
 DATA ?= data
 SHARDS ?= 2
 
+QUICK := not deploy and not system_net and not system_long
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo serve test test-net test-long check check-deploy fix bench glove lock release-contract clean
@@ -24,8 +26,9 @@ demo: setup ## put 20,000 words in over gRPC, and search them while the index tr
 serve: setup ## leave a server running on LISTEN, with its rows in DATA
 	$(BIN)/vectorshard serve --shards $(SHARDS) --data $(DATA) --listen $(LISTEN)
 
-test: setup ## all tests, two files at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: setup ## all tests, two files at a time, but for those that measure times
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m '$(QUICK) and not alone'
+	$(BIN)/python -m pytest -m '$(QUICK) and alone'
 
 test-net: setup ## shards that move, networks that swallow packets; needs root, iproute2, iptables, dnsmasq
 	@.ci/prerequisites --net >/dev/null

@@ -18,7 +18,7 @@ import numpy as np
 from shard.types import (
     BoolArray,
     Effort,
-    Float32Array,
+    Float64Array,
     IndexConfig,
     IndexKind,
     Int64Array,
@@ -41,8 +41,9 @@ NPROBE_STEP: Final = 1.15
 CANDIDATES_MAX: Final = 2_000
 """Candidates whose order is looked at, and so the most that a calibrated search re-ranks."""
 
-NOT_PROPOSED: Final = CANDIDATES_MAX
-"""The place of a true hit that is not among the candidates."""
+RESERVE: Final = 0.1
+"""The part of what a target lets a search miss that a setting does not: a sample of a few hundred
+queries is off by about as much."""
 
 _FACTOR: Final = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
 
@@ -121,39 +122,67 @@ def _for_hits(candidates: int, k: int) -> int:
     return math.ceil(candidates * max(1.0, k / CALIBRATED_K[-1]))
 
 
-def places_of(
-    costs: Float32Array, proposed: BoolArray, limits: Float32Array, hits: Int64Array, k: int
-) -> Int64Array:
-    """Return where the k best rows of each query stand among those proposed, from 0.
+def merged_chances(k: int, shards: int) -> Float64Array:
+    """Return the chance that a shard's 1st, 2nd .. k-th best row is among the k best of all.
 
-    Whatever scores as well as the k-th best is as good as it: where many rows are alike, which of
-    them are found says nothing.
+    float64 (k,). Rows are placed by chance, so the shard has as many of the k best of all `shards`
+    as k throws of a die with so many sides: the j-th best counts when they are j or more.
+    """
+    if shards == 1:
+        return np.ones(k)
+    share = 1 / shards
+    of_shard = [
+        math.comb(k, rows) * share**rows * (1 - share) ** (k - rows) for rows in range(k + 1)
+    ]
+    at_least: Float64Array = np.cumsum(of_shard[::-1])[::-1]
+    return at_least[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where true hits stand among those proposed, from 0, and how much each weighs.
+
+    `places` int64 and `weights` float64 (hits,) are of those that were proposed, by place; `total`
+    is the weight of all that there are.
+    """
+
+    places: Int64Array
+    weights: Float64Array
+    total: float
+
+
+def places_of(
+    ranks: Int64Array, proposed: BoolArray, hits: Int64Array, weights: Float64Array
+) -> Places:
+    """Return where the k best rows of all queries stand among those proposed.
+
+    Whatever scores as well as another is as good as it: where many rows are alike, which of them
+    are found says nothing.
 
     Parameters
     ----------
-    costs
-        float32 (queries, candidates), in the order of what the codes say.
+    ranks
+        int64 (queries, candidates), in the order of what the codes say: how many of the true hits
+        score better than each; k and more for what is none.
     proposed
         bool (queries, candidates): which of them are proposed; the others do not count.
-    limits
-        float32 (queries,): the highest cost of a row that is among the k best.
     hits
         int64 (queries,): how many rows there are to be found, up to k.
-
-    Returns
-    -------
-    Int64Array
-        (queries, k), ascending: NOT_PROPOSED for those that were not, -1 for those that are none.
+    weights
+        float64 (k,): of a hit with so many better ones.
     """
-    places = np.full((len(costs), k), NOT_PROPOSED, np.int64)
-    good = proposed & (costs <= limits[:, None])
-    nth = good.cumsum(axis=1, dtype=np.int32)
-    good &= nth <= k
+    good = proposed & (ranks < hits[:, None])
+    good &= good.cumsum(axis=1, dtype=np.int32) <= hits[:, None]
     query_of, at = np.nonzero(good)
     before = proposed.cumsum(axis=1, dtype=np.int32)
-    places[query_of, nth[query_of, at] - 1] = before[query_of, at] - 1
-    places[np.arange(k) >= hits[:, None]] = -1
-    return places
+    places = before[query_of, at] - 1
+    order = np.argsort(places, kind="stable")
+    of_first = np.concatenate([[0.0], np.cumsum(weights)])
+    return Places(
+        places=places[order].astype(np.int64),
+        weights=weights[ranks[query_of, at]][order],
+        total=float(of_first[hits].sum()),
+    )
 
 
 def work(setting: Setting, rows_a_list: float, code_bytes: int, dim: int) -> float:
@@ -167,7 +196,7 @@ def work(setting: Setting, rows_a_list: float, code_bytes: int, dim: int) -> flo
 
 
 def calibrate(
-    places_at: Callable[[int], Mapping[int, Int64Array]],
+    places_at: Callable[[int], Mapping[int, Places]],
     nlist: int,
     work_of: Callable[[Setting], float],
     *,
@@ -191,9 +220,8 @@ def calibrate(
     for nprobe in _nprobes(nlist):
         places_of_k = places_at(nprobe)
         for k in CALIBRATED_K:
-            places = np.sort(places_of_k[k][places_of_k[k] >= 0])
             for target in TARGETS:
-                point = _point(places, k, target, nprobe, compressed)
+                point = _point(places_of_k[k], k, target, nprobe, compressed)
                 if point is None:
                     continue
                 cost = work_of(point.setting)
@@ -217,20 +245,19 @@ def _nprobes(nlist: int) -> Iterator[int]:
 
 
 def _point(
-    places: Int64Array, k: int, target: float, nprobe: int, compressed: bool
+    places: Places, k: int, target: float, nprobe: int, compressed: bool
 ) -> CalibrationPoint | None:
-    """Return the fewest candidates that reach a target at an nprobe; None if none do.
-
-    `places` (hits,) are those of all true hits, ascending.
-    """
-    needed = math.ceil(target * len(places))
-    candidates = k
-    if compressed and needed:
-        candidates = max(k, int(places[needed - 1]) + 1)
-    found = int(np.searchsorted(places, candidates))
-    if found < needed or candidates > CANDIDATES_MAX:
+    """Return the fewest candidates that reach a target at an nprobe; None if none do."""
+    reached = np.cumsum(places.weights)
+    needed = (target + RESERVE * (1 - target)) * places.total - 1e-9
+    at = int(np.searchsorted(reached, needed))
+    if at == len(reached) and needed > 0:
         return None
-    measured = found / len(places) if len(places) else 1.0
+    candidates = max(k, int(places.places[at]) + 1) if compressed and len(reached) else k
+    found = int(np.searchsorted(places.places, candidates))
+    if (found <= at and needed > 0) or candidates > CANDIDATES_MAX:
+        return None
+    measured = min(1.0, float(reached[found - 1]) / places.total) if found else 1.0
     return CalibrationPoint(
         k=k,
         target_recall=target,

@@ -75,6 +75,7 @@ class TrainingConfig:
 
     # Affects behaviour.
     seed: int = 7  # same rows, same seed: same index
+    merged_shards: int = 1  # whose answers are merged; more: fewer of a shard's own hits matter
     # Affects performance.
     points_per_list: int = 64  # rows sampled for k-means; fewer: faster, poorer lists
     calibration_queries: int = 256  # own rows that measure recall; fewer: faster, noisier nprobe

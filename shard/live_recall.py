@@ -70,6 +70,7 @@ class LiveRecall:
 
     def __init__(self, config: CollectionConfig, training: TrainingConfig) -> None:
         self._config = config
+        self._shards = training.merged_shards
         self._sample = LiveSample(
             training.live_queries,
             training.live_window,
@@ -127,7 +128,7 @@ class LiveRecall:
             return False
         target = self._config.target_recall
         setting = index.setting_for(Effort(), target, CALIBRATED_K[0])
-        found, there = 0, 0
+        found, there = 0.0, 0.0
         for first in range(0, len(queries), ASKED_AT_ONCE):
             if setting is None:  # such a search scores every row
                 break
@@ -140,7 +141,9 @@ class LiveRecall:
                     piece, setting.candidates, setting.nprobe, snapshot.tombstones
                 )
             held = snapshot.between(0, snapshot.absorbed_until)
-            hits = found_of(self._config.metric, held, piece, proposed, CALIBRATED_K[0])
+            hits = found_of(
+                self._config.metric, held, piece, proposed, CALIBRATED_K[0], self._shards
+            )
             found, there = found + hits[0], there + hits[1]
         recall = found / there if there else 1.0
         before = self.measured_of(index)
@@ -169,6 +172,7 @@ class LiveRecall:
             queries,
             np.full(len(queries), NO_ROW),
             go_on,
+            shards=self._shards,
             asking=published,
             at_once=CALIBRATED_AT_ONCE,
         )

@@ -110,7 +110,9 @@ class LocalShard:
             shards_total=identity.shards_total,
             shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
         )
-        self._engine = engine
+        # Who asks the shard by itself gets fewer of its own hits: see `merged_chances`.
+        training = replace(engine.training, merged_shards=identity.shards_total)
+        self._engine = engine = replace(engine, training=training)
         self._owned = np.zeros(SLOTS_TOTAL, dtype=np.bool_)
         for first, last in identity.slots:
             self._owned[first : last + 1] = True
@@ -153,7 +155,9 @@ class LocalShard:
             shard = cls(disk, directory, engine, clock)
             for collection_directory in directory.collection_directories():
                 shard._serve(
-                    Collection.open(disk, collection_directory, directory.identity.shard, engine)
+                    Collection.open(
+                        disk, collection_directory, directory.identity.shard, shard._engine
+                    )
                 )
         except BaseException:
             directory.close()

@@ -17,13 +17,14 @@ import numpy as np
 from shard.calibration import (
     CALIBRATED_K,
     CANDIDATES_MAX,
-    NOT_PROPOSED,
     Calibration,
+    Places,
     calibrate,
+    merged_chances,
     places_of,
     work,
 )
-from shard.exact import RankedRows, costs_of, exact_scores, rank
+from shard.exact import costs_of, exact_scores, rank
 from shard.ivf_index import IvfIndex, costs_that_tie, float32_costs
 from shard.training_buffer import TrainingBuffer
 from shard.types import (
@@ -53,18 +54,28 @@ _NOWHERE: Final = np.iinfo(np.int32).max
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What an exact search finds for some queries, at each of CALIBRATED_K.
+    """What an exact search finds for some queries, up to the last of CALIBRATED_K.
 
-    `limits_of_k` are the highest costs of a row that is among the k best, float32 (queries,);
-    `hits_of_k` how many such rows there are, int64 (queries,).
+    `limits` are the highest costs of a row that is as good as the 1st, 2nd .. best, float32
+    (queries, k), infinite beyond the last; `hits` how many there are, int64 (queries,). Of `shards`
+    shards is it one.
     """
 
-    limits_of_k: Mapping[int, Float32Array]
-    hits_of_k: Mapping[int, Int64Array]
+    limits: Float32Array
+    hits: Int64Array
+    shards: int
 
-    def places(self, costs: Float32Array, proposed: BoolArray, k: int) -> Int64Array:
+    def ranks(self, costs: Float32Array) -> Int64Array:
+        """Return how many true hits are better than each row, int64 (queries, n), by its cost."""
+        pairs = zip(self.limits, costs, strict=True)
+        return np.array(
+            [np.searchsorted(limits, each) for limits, each in pairs], np.int64
+        ).reshape(costs.shape)
+
+    def places(self, ranks: Int64Array, proposed: BoolArray, k: int) -> Places:
         """Return where the k best rows stand among those proposed: `places_of`."""
-        return places_of(costs, proposed, self.limits_of_k[k], self.hits_of_k[k], k)
+        weights = merged_chances(k, self.shards)
+        return places_of(ranks, proposed, np.minimum(self.hits, k), weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +83,22 @@ class Look:
     """A search of an index, which tells what searches of fewer of its lists would propose.
 
     They would propose the same rows in the same order, but for those of lists beyond theirs.
-    `costs`, float32 (queries, n), are in the order of the codes; `ranks`, int32 of that shape, say
-    where each row's list stands among those that are probed for its query.
+    `ranks`, int64 (queries, n), are in the order of the codes and say how many true hits are better
+    than each row; `list_ranks`, int32 of that shape, where its list stands among those that are
+    probed for its query.
     """
 
     nprobe: int
-    costs: Float32Array
-    ranks: Int32Array
+    ranks: Int64Array
+    list_ranks: Int32Array
 
 
 def truth_of(
-    metric: Metric, held: TrainingBuffer, queries: Float32Array, own_rows: Int64Array
+    metric: Metric, held: TrainingBuffer, queries: Float32Array, own_rows: Int64Array, shards: int
 ) -> Truth:
     """Search `held` exactly, each query's own row left out of its answer.
 
-    For `queries` and `own_rows` see `measured_calibration`.
+    For the parameters see `measured_calibration`.
     """
     k = CALIBRATED_K[-1]
     candidates = held.propose(metric, queries, k + 1)
@@ -96,18 +108,20 @@ def truth_of(
     counts = best.counts.astype(np.int64)
     _, end = held.positions.span(0, held.last)
     norms = np.full((len(queries), 1), held.squared_norms[:end].max(initial=0.0))
-    hits_of_k = {each: np.minimum(counts, each) for each in CALIBRATED_K}
-    limits_of_k = {
-        each: costs_that_tie(metric, queries, _last_costs(metric, best, hits), norms)[:, 0]
-        for each, hits in hits_of_k.items()
-    }
-    return Truth(limits_of_k, hits_of_k)
+    costs = np.full((len(queries), k), np.inf, np.float32)
+    costs[np.arange(k) < counts[:, None]] = costs_of(metric, best.scores)
+    return Truth(costs_that_tie(metric, queries, costs, norms), counts, shards)
 
 
 def found_of(
-    metric: Metric, held: TrainingBuffer, queries: Float32Array, proposed: Int64Array, k: int
-) -> tuple[int, int]:
-    """Return how many of the queries' k best rows were proposed, and how many there are.
+    metric: Metric,
+    held: TrainingBuffer,
+    queries: Float32Array,
+    proposed: Int64Array,
+    k: int,
+    shards: int,
+) -> tuple[float, float]:
+    """Return how many of the queries' k best rows were proposed, and how many there are: weighed.
 
     Parameters
     ----------
@@ -115,12 +129,14 @@ def found_of(
         int64 (queries, candidates): what the index proposed while it held exactly `held`.
     k
         One of CALIBRATED_K.
+    shards
+        Of how many shards the answers are merged: `shard.calibration.merged_chances`.
     """
-    truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW))
+    truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW), shards)
     older = _older(proposed, held.last)
     costs = float32_costs(metric, queries, held.positions.of_padded(older), held.vectors)
-    places = truth.places(costs, older >= 0, k)
-    return int(np.sum((places >= 0) & (places < NOT_PROPOSED))), int(np.sum(places >= 0))
+    places = truth.places(truth.ranks(costs), older >= 0, k)
+    return min(float(places.weights.sum()), places.total), places.total
 
 
 def measured_calibration(
@@ -131,6 +147,7 @@ def measured_calibration(
     own_rows: Int64Array,
     go_on: Callable[[], None],
     *,
+    shards: int = 1,
     asking: Callable[[], AbstractContextManager[object]] = nullcontext,
     at_once: int = CALIBRATED_AT_ONCE,
 ) -> Calibration:
@@ -147,20 +164,22 @@ def measured_calibration(
         int64 (queries,): the row that each query is, to be left out of its answer; NO_ROW for none.
     go_on
         Raises what ends the calibration, if it should end. Called before each search of the index.
+    shards
+        Of how many shards the answers are merged: `shard.calibration.merged_chances`.
     asking
         What a call of FAISS is made in: a lock, for an index that is in use.
     at_once
         Queries in one call of FAISS.
     """
     metric, k = config.metric, CALIBRATED_K[-1]
-    truth = truth_of(metric, held, queries, own_rows)
+    truth = truth_of(metric, held, queries, own_rows, shards)
     compressed = config.index.kind is not IndexKind.IVF_FLAT
     proposals = min(CANDIDATES_MAX if compressed else k, max(1, ivf.rows))
 
     with asking():
         lists = ivf.lists_of_rows(held.last)
 
-    def costs_and_ranks(nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
+    def costs_and_list_ranks(nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
         go_on()
         asked = queries[piece]
         with asking():
@@ -172,18 +191,18 @@ def measured_calibration(
 
     def look(nprobe: int) -> Look:
         pieces = range(0, max(1, len(queries)), at_once)
-        parts = [costs_and_ranks(nprobe, slice(piece, piece + at_once)) for piece in pieces]
-        costs, ranks = zip(*parts, strict=True)
-        return Look(nprobe, np.concatenate(costs), np.concatenate(ranks))
+        parts = [costs_and_list_ranks(nprobe, slice(piece, piece + at_once)) for piece in pieces]
+        costs, list_ranks = zip(*parts, strict=True)
+        return Look(nprobe, truth.ranks(np.concatenate(costs)), np.concatenate(list_ranks))
 
     last = look(min(NPROBE_FIRST_LOOK, ivf.nlist))
 
-    def places_at(nprobe: int) -> Mapping[int, Int64Array]:
+    def places_at(nprobe: int) -> Mapping[int, Places]:
         nonlocal last
         if nprobe > last.nprobe:
             last = look(min(nprobe * NPROBES_A_LOOK, ivf.nlist))
-        proposed = last.ranks < nprobe
-        return {each: truth.places(last.costs, proposed, each) for each in CALIBRATED_K}
+        proposed = last.list_ranks < nprobe
+        return {each: truth.places(last.ranks, proposed, each) for each in CALIBRATED_K}
 
     rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
     work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
@@ -209,10 +228,3 @@ def _older(rows: Int64Array, last: int) -> Int64Array:
     order = np.argsort(newer, axis=1, kind="stable")
     older: Int64Array = np.take_along_axis(np.where(newer, -1, rows), order, axis=1)
     return older
-
-
-def _last_costs(metric: Metric, best: RankedRows, hits: Int64Array) -> Float32Array:
-    """Return the cost of each query's hit number `hits` (queries,); infinite for 0. (queries, 1)"""
-    begins = np.cumsum(best.counts, dtype=np.int64) - best.counts
-    costs = np.append(costs_of(metric, best.scores), np.float32(np.inf))
-    return costs[np.where(hits > 0, begins + hits - 1, -1)][:, None]

@@ -180,7 +180,16 @@ def _calibrate(
     margins: tuple[float, ...] = ()
     if config.filter_fields:
         margins = measured_margins(config.metric, ivf, held, queries, query_rows)
-    return measured_calibration(config, ivf, held, queries, query_rows, go_on), margins
+    calibration = measured_calibration(
+        config,
+        ivf,
+        held,
+        queries,
+        query_rows,
+        go_on,
+        shards=collection.engine.training.merged_shards,
+    )
+    return calibration, margins
 
 
 def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from shard.calibration import CALIBRATED_K, TARGETS, Calibration
+from shard.calibration import CALIBRATED_K, TARGETS, Calibration, work
 from shard.exact import exact_scores, rank
 from shard.ivf_index import IvfIndex
 from shard.recall import NO_ROW, measured_calibration, without
@@ -165,12 +166,45 @@ def test_one_look_at_many_lists_tells_what_searches_of_fewer_find(
     def calibration() -> Calibration:
         return measured_calibration(config, ivf, held, queries, nobody, lambda: None)
 
+    costs = partial(work, rows_a_list=ivf.rows / ivf.nlist, code_bytes=ivf.code_bytes, dim=16)
     in_few_looks = calibration()
     monkeypatch.setattr("shard.recall.NPROBES_A_LOOK", 1)
     monkeypatch.setattr("shard.recall.NPROBE_FIRST_LOOK", 1)
     assert len({point.setting.nprobe for point in in_few_looks.points}) > 2
     for point, searched in zip(in_few_looks.points, calibration().points, strict=True):
-        assert point.setting.nprobe == searched.setting.nprobe
-        # Codes that tie may come in another order.
-        assert point.setting.candidates == pytest.approx(searched.setting.candidates, rel=0.1)
+        # Codes that tie may come in another order, and two settings may cost the same.
+        assert costs(point.setting) == pytest.approx(costs(searched.setting), rel=0.1)
         assert point.measured_recall == pytest.approx(searched.measured_recall, abs=0.01)
+
+
+def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
+    vectors, queries = some_vectors(4_000, dim=16), some_vectors(100, dim=16, seed=1)
+    shards = 4
+    of_shard = [np.ascontiguousarray(vectors[shard::shards]) for shard in range(shards)]
+    indexes = [
+        held_by_an_index(each, IndexKind.IVF_PQ, Metric.L2, Tombstones()) for each in of_shard
+    ]
+    nobody, config = np.full(len(queries), NO_ROW), config_of(dim=16, kind=IndexKind.IVF_PQ)
+    found: list[list[tuple[float, int]]] = [[] for _ in queries]
+    for shard, (ivf, held) in enumerate(indexes):
+        alone, merged = (
+            measured_calibration(
+                config, ivf, held, queries, nobody, lambda: None, shards=of
+            ).setting_for(Effort(), 0.9, 10)
+            for of in (1, shards)
+        )
+        assert alone is not None
+        assert merged is not None
+        cost = partial(work, rows_a_list=held.last / 16, code_bytes=ivf.code_bytes, dim=16)
+        assert cost(merged) < 0.8 * cost(alone)
+        hits = ivf.propose(queries, 10, merged, held.tombstones, held.vectors, held.squared_norms)
+        scores = exact_scores(Metric.L2, queries, held.vectors, hits)
+        for query, row, score in zip(hits.query_of, hits.row_of, scores, strict=True):
+            found[query].append((float(score), int(row) * shards + shard))
+    distances = ((queries[:, None] - vectors) ** 2).sum(axis=2)
+    truth = np.argsort(distances, axis=1)[:, :10]
+    shares = [
+        len({row for _, row in sorted(hits)[:10]} & set(best.tolist())) / 10
+        for hits, best in zip(found, truth, strict=True)
+    ]
+    assert 0.89 <= np.mean(shares) <= 0.95

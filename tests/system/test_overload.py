@@ -285,6 +285,7 @@ def check_overload(server: Server, front: ServerProcess, factor: float, seconds:
 
 
 @pytest.mark.system
+@pytest.mark.alone
 def test_a_server_at_ten_times_its_load_serves_on_and_refuses_the_rest_at_once(
     start_server: Starter,
 ) -> None:

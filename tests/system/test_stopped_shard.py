@@ -71,6 +71,7 @@ def p99_s(fleet: Fleet) -> float:
     return float(np.percentile(took_s, 99))
 
 
+@pytest.mark.alone
 def test_a_stopped_shard_is_named_in_time_done_without_and_asked_again_when_it_goes_on(
     start_server: Starter,
 ) -> None:
