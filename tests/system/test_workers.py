@@ -41,7 +41,10 @@ def workers_of(parent: ServerProcess) -> set[int]:
 
 def sockets_of(pid: int) -> int:
     """Return how many sockets a process has."""
-    links = (str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir())
+    links = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(each.readlink()))
     return sum(link.startswith("socket:") for link in links)
 
 
