@@ -26,7 +26,7 @@ from tests.net.conftest import (
     found,
     search_of,
 )
-from tests.system.conftest import int64s
+from tests.system.conftest import int64s, wait_until
 
 pytestmark = [pytest.mark.system_net, pytest.mark.skipif(bool(LACKING), reason=LACKING)]
 
@@ -98,6 +98,7 @@ def test_a_router_that_starts_before_a_shard_has_a_name_finds_it(fleet: NetFleet
     fleet.name([addresses[0], ""])
     fleet.router.kill()
     fleet.router.start()
+    wait_until(lambda: "Domain name not found" in fleet.search().told)  # the router is reached
     until = time.monotonic() + 4.0
     while time.monotonic() < until:
         assert "Domain name not found" in fleet.search().told
