@@ -15,6 +15,7 @@ from shard.collection import Collection
 from shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
 from shard.disk import Disk
 from shard.errors import CollectionNotFound
+from shard.snapshot import Snapshot
 from shard.trainer import (
     REST_A_PIECE,
     SEARCHES_COME_S,
@@ -23,7 +24,16 @@ from shard.trainer import (
     TrainingAbandoned,
     build_index,
 )
-from shard.types import Effort, IndexKind, Metric, SearchRequest, ShardState, UInt8Array
+from shard.types import (
+    Effort,
+    Float32Array,
+    IndexKind,
+    Int64Array,
+    Metric,
+    SearchRequest,
+    ShardState,
+    UInt8Array,
+)
 from shard.upkeep import GROWTH_BEFORE_RETRAINING
 from tests.crash_disk import FailingDisk
 from tests.shard.samples import (
@@ -586,3 +596,30 @@ def test_a_thread_without_work_says_so_once_until_it_has_some(
     finally:
         trainer.stop()
         collection.close()
+
+
+def test_a_piece_gathered_for_an_index_that_was_replaced_meanwhile_goes_into_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EngineConfig(
+        buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=10), training=SMALL_ENGINE.training
+    )
+    collection = open_collection(tmp_path, engine=engine)
+    corpus = corpus_of(130)
+    write(collection, corpus.take(slice(0, 100)))
+    build_index(collection, lambda: 0.0)
+    write(collection, corpus.take(slice(100, 130)))
+    gather = Snapshot.vectors_of
+
+    def gather_and_publish_another(snapshot: Snapshot, rows: Int64Array) -> Float32Array:
+        monkeypatch.setattr(Snapshot, "vectors_of", gather)
+        build_index(collection, lambda: 0.0)
+        return gather(snapshot, rows)
+
+    monkeypatch.setattr(Snapshot, "vectors_of", gather_and_publish_another)
+    assert collection.absorb_piece()
+    assert collection.snapshot.absorbed_until == 130, "the new index holds all of them"
+    assert collection.snapshot.index is not None
+    assert collection.snapshot.index.ivf.rows == 130
+    assert_exact(collection, corpus)
+    collection.close()
