@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from shard.status import DETAILS_KEY, status_code, status_of
 
 TOLD_EVERY_S: Final = 10.0
 """How often the log tells of refusals at most: it must not be what a server is busy with."""
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +83,8 @@ class Arrivals(grpc.GenericRpcHandler):
         The first that is reached is told.
     refused
         Called with the method of each call that is refused, and what it is told.
+    when_busy
+        Other handlers of some methods, by name, and when a call gets them.
     """
 
     def __init__(
@@ -88,8 +93,10 @@ class Arrivals(grpc.GenericRpcHandler):
         handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
         bounds: Iterable[Bound],
         refused: Callable[[str, Overloaded], None],
+        when_busy: Mapping[str, tuple[Callable[[], bool], grpc.RpcMethodHandler[Any, Any]]],
     ) -> None:
         self._handlers = {f"/{service}/{name}": handler for name, handler in handlers.items()}
+        self._when_busy = {f"/{service}/{name}": busy for name, busy in when_busy.items()}
         self._bounds: dict[
             str, list[tuple[Callable[[], bool], grpc.RpcMethodHandler[Any, Any]]]
         ] = {path: [] for path in self._handlers}
@@ -108,19 +115,37 @@ class Arrivals(grpc.GenericRpcHandler):
             for is_reached, refuses in self._bounds[path]:
                 if is_reached():
                     return refuses
+            busy = self._when_busy.get(path)
+            if busy is not None and busy[0]():
+                return busy[1]
         return handler
+
+
+@lru_cache(maxsize=256)
+def refuser(message: str) -> Callable[[Context], None]:
+    """Return what sets a call's status to a refusal; its handler has only to return.
+
+    Many refusals in a row say the same, and a status takes longer to make than all else of them.
+    """
+    refusal = Overloaded(message)
+    code = status_code(refusal)
+    trailing = ((DETAILS_KEY, status_of(refusal).SerializeToString()),)
+
+    def refuse(context: Context) -> None:
+        context.set_code(code)  # `abort` raises, which costs more
+        context.set_details(message)
+        context.set_trailing_metadata(trailing)
+
+    return refuse
 
 
 def _refusing(
     refusal: Overloaded, method: str, refused: Callable[[str, Overloaded], None]
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    code, message = status_code(refusal), str(refusal)
-    trailing = ((DETAILS_KEY, status_of(refusal).SerializeToString()),)
+    refuse = refuser(str(refusal))
 
-    async def refuse(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def refuse_call(_: object, context: Context) -> None:
         refused(method, refusal)
-        context.set_code(code)  # `abort` raises, which costs more
-        context.set_details(message)
-        context.set_trailing_metadata(trailing)
+        refuse(context)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse_call)

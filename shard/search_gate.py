@@ -27,6 +27,10 @@ BELIEVED_AFTER_S: Final = 0.1
 """Seconds of work after which the pace is believed. The first few searches come alone, and say
 little of how fast many are answered that go as one."""
 
+BUSY_S: Final = 0.1
+"""Seconds of expected wait from which deadlines are looked at before messages are read: that makes
+a refusal cheap, and an answer a little dearer."""
+
 MEMORY_S: Final = 1.0
 """How fast the pace of the past is forgotten, in seconds of work."""
 
@@ -62,13 +66,18 @@ class SearchGate:
             return 0.0
         return self._searches * self._busy_s / self._answered
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether some callers may have to be refused for their deadlines."""
+        return self._searches >= ALWAYS_TAKEN and self.expected_wait_s > BUSY_S
+
     def check_not_full(self) -> None:
         """Raise Overloaded when no search is taken, however patient its caller."""
         if self.is_full:
             raise Overloaded(f"{self._searches:,} searches are in progress")
 
-    def enter(self, left_s: float | None) -> Place:
-        """Take a search on, whose answer is wanted in `left_s`; None is for ever.
+    def check(self, left_s: float | None) -> None:
+        """Say whether a search is taken on, whose answer is wanted in `left_s`; None is for ever.
 
         Raises
         ------
@@ -83,6 +92,10 @@ class SearchGate:
                     f"{self._searches:,} searches are in progress, which are expected to take "
                     f"{wait_s:.1f} s; the deadline is in {left_s:.1f} s"
                 )
+
+    def enter(self, left_s: float | None) -> Place:
+        """Take a search on; raise what `check` raises."""
+        self.check(left_s)
         if not self._searches:
             self._answered_at = self._clock()  # before, nothing was to be done
         self._searches += 1

@@ -20,7 +20,7 @@ import grpc
 import structlog
 
 from shard import wire
-from shard.arrivals import Arrivals, Bound, RefusalLog
+from shard.arrivals import Arrivals, Bound, Context, RefusalLog, refuser
 from shard.byte_budget import ByteBudget
 from shard.call_metadata import call_of
 from shard.config import Limits
@@ -38,7 +38,6 @@ SERVICE_NAME: Final = "vectorshard.v1.VectorService"
 
 _log = structlog.get_logger(__name__)
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 Answer = Callable[[bytes, Call], Awaitable[bytes]]
 
 
@@ -184,7 +183,9 @@ class VectorService:
         }
         handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
         handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(self._search_stream)
-        return Arrivals(SERVICE_NAME, handlers, self._bounds(handlers), self._refused)
+        search: Any = grpc.stream_stream_rpc_method_handler(self._search_unread)
+        when_busy = {"Search": (lambda: self._searches.is_busy, search)}
+        return Arrivals(SERVICE_NAME, handlers, self._bounds(handlers), self._refused, when_busy)
 
     def _bounds(self, methods: Iterable[str]) -> list[Bound]:
         limits = self._limits
@@ -221,17 +222,22 @@ class VectorService:
     def _unary(self, name: str, answer: Answer) -> Any:
         async def serve(payload: bytes, context: Context) -> bytes:
             with self._run(name) as outcome:
-                try:
-                    call = self._call(context)
-                    if name != "Train":
-                        call = self._bounded(call)
-                    await self._require_placement(call)
-                    return await answer(payload, call)
-                except Exception as error:
-                    self._note(outcome, error)
-                    await _abort(context, name, error)
+                return await self._answered(name, answer, payload, context, outcome)
 
         return serve
+
+    async def _answered(
+        self, name: str, answer: Answer, payload: bytes, context: Context, outcome: Outcome
+    ) -> bytes:
+        try:
+            call = self._call(context)
+            if name != "Train":
+                call = self._bounded(call)
+            await self._require_placement(call)
+            return await answer(payload, call)
+        except Exception as error:
+            self._note(outcome, error)
+            await _abort(context, name, error)
 
     def _left_s(self, call: Call) -> float | None:
         return None if call.deadline is None else call.deadline - self._clock()
@@ -354,6 +360,21 @@ class VectorService:
     async def _search(self, payload: bytes, call: Call) -> bytes:
         with self._searches.enter(self._left_s(call)):
             return await self._searched(self._decode_search(payload), call, self._limits)
+
+    async def _search_unread(
+        self, payloads: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        """Answer Search as a stream's handler: what is refused for its deadline is not read."""
+        with self._run("Search") as outcome:
+            try:
+                self._searches.check(context.time_remaining())
+            except Overloaded as error:
+                self._note(outcome, error)
+                refuser(str(error))(context)
+                return
+            async for payload in payloads:
+                yield await self._answered("Search", self._search, payload, context, outcome)
+                return
 
     def _decode_search(self, payload: bytes) -> SearchRequest:
         return wire.decode_search_request(payload, self._limits)

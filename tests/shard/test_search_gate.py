@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from shard.errors import Overloaded
-from shard.search_gate import ALWAYS_TAKEN, WAIT_SHARE, Place, SearchGate
+from shard.search_gate import ALWAYS_TAKEN, BUSY_S, WAIT_SHARE, Place, SearchGate
 
 PACE_S = 0.01
 
@@ -112,3 +112,15 @@ def test_a_few_searches_say_nothing_of_the_pace() -> None:
     crowd.answer(2)
     with pytest.raises(Overloaded, match="expected to take"):
         crowd.enter(left_s=0.1)
+
+
+def test_it_is_busy_when_callers_with_little_time_may_have_to_be_refused() -> None:
+    crowd = Crowd()
+    crowd.enter(100)
+    crowd.answer(100 - ALWAYS_TAKEN, pace_s=BUSY_S)
+    assert crowd.gate.is_busy
+    crowd.answer(1, pace_s=BUSY_S)  # fewer are never refused for their deadlines
+    assert not crowd.gate.is_busy
+    crowd.enter(990)
+    crowd.answer(985, pace_s=BUSY_S / 100)
+    assert not crowd.gate.is_busy

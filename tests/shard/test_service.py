@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -771,9 +771,24 @@ async def test_a_search_that_has_no_time_to_wait_is_refused(
     async with serving(tmp_path) as served:
         monkeypatch.setattr(SearchGate, "expected_wait_s", 1e6)
         places = [gate.enter(None) for _ in range(ALWAYS_TAKEN)]
-        code, error = await served.refusal("Search", b"no bytes of a message")
-        assert (code, type(error)) == ("RESOURCE_EXHAUSTED", Overloaded)
-        assert "the deadline is in" in str(error)
+        unread: Any = served.channel.stream_unary(f"/{SERVICE_NAME}/Search")(timeout=DEADLINE_S)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await unread  # it has not even been sent
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "the deadline is in" in (caught.value.details() or "")
+        assert retry_delay_s(caught.value) == RETRY_DELAY_S
+        assert await served.counted("Search", "RESOURCE_EXHAUSTED") == 1
         with places[0]:
             pass
         await served.call("Search", SEARCH_BYTES)
+
+
+async def test_a_busy_server_answers_as_an_idle_one_whoever_has_the_time(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = await served.call("Search", SEARCH_BYTES)
+    monkeypatch.setattr(SearchGate, "is_busy", True)
+    assert await served.call("Search", SEARCH_BYTES) == idle
+    code, error = await served.refusal("Search", b"no bytes of a message")
+    assert (code, type(error)) == ("INVALID_ARGUMENT", MalformedMessage)
+    assert await served.counted("Search", "OK") == 2

@@ -61,6 +61,8 @@ CHECK_EVERY_S = 0.05
 CHECK_S = 2.0
 """How long a check may take: as the most impatient probe of deploy/kustomize."""
 LAG_EVERY_S = 0.005
+LOOKED_AT_EVERY = 7
+"""Of so many calls one's refusal is looked into."""
 
 
 @dataclass(slots=True)
@@ -118,7 +120,8 @@ class Asking:
             await rpc(self._search, timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             told.note(error.code(), began)
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if refused and self._number % LOOKED_AT_EVERY == 0:  # it shares the server's cores
                 told.without_retry += not _says_when_to_retry(error)
                 refusal = refusal_of(error)
                 told.refusals |= {f"reason {refusal.reason}", f"message {refusal.message}"}
