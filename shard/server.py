@@ -26,6 +26,7 @@ from shard.config import CONNECTION_AGE_S, Limits, ServerConfig
 from shard.errors import InvalidParameter
 from shard.health import HEALTH_SERVICE, HealthPort, Heartbeat, LoopHealth
 from shard.listening import bind, join_address, split_address
+from shard.products import use_one_thread
 from shard.protocol import Shard
 from shard.service import SERVICE_NAME, VectorService
 from shard.telemetry import LedgerCollector, RpcMetrics, serve_metrics
@@ -94,6 +95,7 @@ async def run_server(
         If it cannot listen on an address. What `open_shard` raises.
     """
     keep_few_arenas()
+    use_one_thread()
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)

@@ -48,6 +48,7 @@ LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
                     "proposals",
                     "read_write_lock",
                     "allocator",
+                    "products",
                     "recall",
                     "row_map",
                     "slots",
