@@ -188,11 +188,12 @@ def places_of(
 def work(setting: Setting, rows_a_list: float, code_bytes: int, dim: int) -> float:
     """Return how much work a search is, in units of no meaning but their ratios.
 
-    Fitted to searches of d = 100 and 768 on a core of an EPYC: a list costs 0.35 us and each of its
-    codes 0.09 ns a byte on top of 2 ns, a candidate 0.1 us and 0.25 ns a component.
+    Fitted to searches of 1, 16 and 64 queries among 20,000 to 168,000 rows of d = 100, 128 and 768,
+    on a core of an EPYC, in nanoseconds: a list costs 80, and each of its codes 1.25 and 0.042 a
+    byte; a candidate, which is in memory and in no cache, 120 and 0.35 a component.
     """
-    scanned = 350 + rows_a_list * (2 + 0.09 * code_bytes)
-    return setting.nprobe * scanned + setting.candidates * (100 + 0.25 * dim)
+    scanned = 80 + rows_a_list * (1.25 + 0.042 * code_bytes)
+    return setting.nprobe * scanned + setting.candidates * (120 + 0.35 * dim)
 
 
 def calibrate(
