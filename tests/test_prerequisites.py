@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "prerequisites"
 SUITABLE = "exit 0"
 TOO_OLD_OR_WITHOUT_VENV = "exit 1"
-COMMAND = "apt-get install python3-venv make"
+COMMAND = "apt-get install"
 
 
 class Machine:
@@ -99,7 +99,17 @@ def test_more_is_installed_only_where_it_is_asked_for(
     assert not machine.log.read_text()
     ended = machine.prerequisites(option)
     assert (ended.returncode, ended.stdout) == (0, f"{machine.bin / 'python3'}\n")
-    assert machine.log.read_text().endswith(f"python3-venv make {packages}\n")
+    assert machine.log.read_text().endswith(f"-recommends {packages}\n")
+
+
+def test_what_is_there_already_is_not_installed_again_from_another_package(
+    machine: Machine,
+) -> None:
+    machine.has_apt(uid=0)
+    for name in ("make", "python3", "kubectl"):
+        machine.has(name, SUITABLE)
+    assert machine.prerequisites("--kubectl", "--net").returncode == 0
+    assert machine.log.read_text().endswith("-recommends iproute2 iptables dnsmasq-base\n")
 
 
 def test_everything_that_is_asked_for_is_installed_at_once(machine: Machine) -> None:
