@@ -77,7 +77,7 @@ class SearchGate:
             raise Overloaded(f"{self._searches:,} searches are in progress")
 
     def check(self, left_s: float | None) -> None:
-        """Say whether a search is taken on, whose answer is wanted in `left_s`; None is for ever.
+        """Look whether a search is taken on whose answer is wanted in `left_s`; None is for ever.
 
         Raises
         ------

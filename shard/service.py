@@ -24,7 +24,7 @@ from shard.arrivals import Arrivals, Bound, Context, RefusalLog, refuser
 from shard.byte_budget import ByteBudget
 from shard.call_metadata import call_of
 from shard.config import Limits
-from shard.errors import Overloaded, PlacementMismatch, VectorShardError
+from shard.errors import MalformedMessage, Overloaded, PlacementMismatch, VectorShardError
 from shard.fingerprint import fingerprint_of
 from shard.protocol import Shard
 from shard.search_gate import SearchGate
@@ -375,6 +375,9 @@ class VectorService:
             async for payload in payloads:
                 yield await self._answered("Search", self._search, payload, context, outcome)
                 return
+            missing = MalformedMessage("no request was sent", field="request")
+            self._note(outcome, missing)
+            await _abort(context, "Search", missing)
 
     def _decode_search(self, payload: bytes) -> SearchRequest:
         return wire.decode_search_request(payload, self._limits)

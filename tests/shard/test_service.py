@@ -792,3 +792,8 @@ async def test_a_busy_server_answers_as_an_idle_one_whoever_has_the_time(
     code, error = await served.refusal("Search", b"no bytes of a message")
     assert (code, type(error)) == ("INVALID_ARGUMENT", MalformedMessage)
     assert await served.counted("Search", "OK") == 2
+    nothing: Any = served.channel.stream_unary(f"/{SERVICE_NAME}/Search")(timeout=DEADLINE_S)
+    await nothing.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await nothing
+    assert isinstance(error_from_rpc(caught.value), MalformedMessage)
