@@ -1,1 +1,1 @@
-"""Measurements against peers and against the limit. Clients only: imports router.client."""
+"""Measurements against peers and against the limit. Clients only: imports client.client."""

@@ -11,7 +11,7 @@ from benchmarks.report import Row, Table
 from benchmarks.server import described, scratch, serving, wait_until_at_rest
 from benchmarks.timing import Samples, in_turn
 from benchmarks.vectors import Float32Array, clustered
-from router.client import Client
+from vectorshard.client.client import Client
 
 COLLECTION = "batch"
 DIM = 100

@@ -1,6 +1,7 @@
 """How IVF_PQ's lists and sub-quantizers are best chosen: each choice at its cheapest setting.
 
-What `shard.calibration.nlist_for` and `shard.ivf_index.PQ_WIDE_DIM` rest on. No server enters here.
+What `shard.index.calibration.nlist_for` and `shard.index.ivf_index.PQ_WIDE_DIM` rest on. No server
+enters here.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.report import Cell, Row, Table
 from benchmarks.server import Server, scratch, serving, serving_fleet, wait_until_at_rest
 from benchmarks.vectors import clustered
-from router.client import Client
+from vectorshard.client.client import Client
 
 COLLECTION = "fanout"
 DIM = 100

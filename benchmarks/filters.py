@@ -13,8 +13,8 @@ from benchmarks.report import Row, Table
 from benchmarks.server import described, scratch, serving, wait_until_at_rest
 from benchmarks.timing import Samples, in_turn
 from benchmarks.vectors import SEED, Float32Array, clustered
-from router.client import Client, Hits
-from shard.types import FieldType, FilterField
+from vectorshard.client.client import Client, Hits
+from vectorshard.shard.types import FieldType, FilterField
 
 COLLECTION = "filters"
 DIM = 100

@@ -24,8 +24,8 @@ from benchmarks.fanout import queries_file
 from benchmarks.report import Row, Table
 from benchmarks.server import POLL_S, TIMEOUT_S, scratch, serving, wait_until_at_rest
 from benchmarks.vectors import clustered
-from router.client import Client
-from shard.types import Float32Array, IndexConfig
+from vectorshard.client.client import Client
+from vectorshard.shard.types import Float32Array, IndexConfig
 
 COLLECTION = "growing"
 DIM = 100

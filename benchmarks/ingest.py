@@ -30,7 +30,7 @@ from benchmarks.server import (
     wait_until_at_rest,
 )
 from benchmarks.vectors import Float32Array, clustered
-from router.client import Client
+from vectorshard.client.client import Client
 
 COLLECTION = "ingest"
 DIM = 100

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import grpc
 import numpy as np
 import uvloop
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from benchmarks.load.connections import SERVICE
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 Unary = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 MESSAGE_BYTES_MAX = 64 << 20

@@ -32,7 +32,7 @@ from benchmarks.load.recall import nearest_rows
 from benchmarks.report import Row, Table
 from benchmarks.server import scratch, serving_fleet, serving_shard
 from benchmarks.vectors import clustered
-from shard.types import Metric
+from vectorshard.shard.types import Metric
 
 SHARDS = (1, 2, 4, 8)
 """Of the fleets."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from router.client import Client
-from shard.config import BufferConfig
-from shard.types import CollectionDescription, ShardState
+from vectorshard.client.client import Client
+from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.types import CollectionDescription, ShardState
 
 SHARDS = 2
 LISTENING = "listening on "

@@ -29,8 +29,8 @@ from benchmarks.report import Cell, Row, Table
 from benchmarks.server import SHARDS, scratch, serving, wait_until_at_rest
 from benchmarks.timing import in_turn
 from benchmarks.vectors import SEED, Float32Array, clustered
-from router.client import Client
-from shard.types import ShardReceipt
+from vectorshard.client.client import Client
+from vectorshard.shard.types import ShardReceipt
 
 COLLECTION = "targets"
 K = (10, 100)

@@ -49,8 +49,8 @@ from benchmarks.server import (
 from benchmarks.start import cpu_of_children_s
 from benchmarks.transport import THEIRS, posts
 from benchmarks.vectors import SEED, Float32Array
-from router.client import Client
-from shard.types import IndexConfig, IndexKind, ShardReceipt
+from vectorshard.client.client import Client
+from vectorshard.shard.types import IndexConfig, IndexKind, ShardReceipt
 
 COLLECTION = "words"
 FLAT_COLLECTION = "words-flat"

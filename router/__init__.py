@@ -1,5 +1,4 @@
-"""The router over shards, and what people start: the client and the command line.
+"""The router: a shard whose rows live in other shards.
 
-Stands above `shard`, which never imports it. Importing the package itself loads nothing: the
-command line must set the environment before numpy is loaded.
+`fan_out` places rows and merges answers over any Shard; `remote` is a Shard in another process.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shard.types import (
+from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,

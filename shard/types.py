@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from shard.filter_expression import Filter
+from vectorshard.shard.filters import Filter
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -250,9 +250,18 @@ class UpsertRequest:
     mode: WriteMode = WriteMode.UPSERT
 
 
+class RowErrorCode(IntEnum):
+    """Why a row was not written: values of google.rpc.Code."""
+
+    DEADLINE_EXCEEDED = 4
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    UNAVAILABLE = 14
+
+
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """A row that was not written, by its index in the request. `code` is a google.rpc.Code."""
+    """A row that was not written, by its index in the request. `code` is a `RowErrorCode`."""
 
     row: int
     code: int

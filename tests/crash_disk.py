@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from shard.disk import Bytes, Disk, DiskFile
+from vectorshard.shard.storage.disk import Bytes, Disk, DiskFile
 
 SECTOR_BYTES = 512
 """What a disk writes at once or not at all."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,182 +23,62 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("shard", "router", "tests", "benchmarks")
+HOUSE = ("shard", "router", "client", "cli")
+"""What is installed, each as a folder of the package `vectorshard`."""
+PACKAGES = (*HOUSE, "vectorshard", "tests", "benchmarks")
 
-LAYERS: Mapping[str, Sequence[tuple[str, frozenset[str]]]] = {
-    "shard": (
-        ("vocabulary", frozenset({"types", "errors", "config", "protocol", "filter_expression"})),
-        (
-            "core",
-            frozenset(
-                {
-                    "admission",
-                    "calibration",
-                    "checksum",
-                    "commit_plan",
-                    "config_json",
-                    "description",
-                    "exact",
-                    "explanation",
-                    "filter_columns",
-                    "filtered_search",
-                    "fingerprint",
-                    "id_column",
-                    "ivf_index",
-                    "live_recall",
-                    "live_sample",
-                    "proposals",
-                    "read_write_lock",
-                    "allocator",
-                    "products",
-                    "recall",
-                    "row_map",
-                    "slots",
-                    "snapshot",
-                    "tombstones",
-                    "training_buffer",
-                    "upkeep",
-                    "wire",
-                }
-            ),
-        ),
-        (
-            "storage",
-            frozenset(
-                {
-                    "data_directory",
-                    "disk",
-                    "filter_file",
-                    "checkpoint",
-                    "index_file",
-                    "rebuild",
-                    "row_columns",
-                    "row_file",
-                    "row_store",
-                }
-            ),
-        ),
-        (
-            "engine",
-            frozenset(
-                {
-                    "byte_budget",
-                    "coalescer",
-                    "collection",
-                    "local_shard",
-                    "search_coalescer",
-                    "search_gate",
-                    "trainer",
-                }
-            ),
-        ),
-        (
-            "edge",
-            frozenset(
-                {
-                    "arrivals",
-                    "call_metadata",
-                    "health",
-                    "listening",
-                    "search_stream",
-                    "server",
-                    "service",
-                    "status",
-                    "telemetry",
-                    "upload",
-                }
-            ),
-        ),
-    ),
-    "router": (
-        (
-            "core",
-            frozenset(
-                {
-                    "addresses",
-                    "breaker",
-                    "calls",
-                    "explanations",
-                    "filter_text",
-                    "ingest",
-                    "merge",
-                    "placement",
-                    "retries",
-                    "tables",
-                    "upload",
-                }
-            ),
-        ),
-        (
-            "routing",
-            frozenset(
-                {
-                    "children",
-                    "connection",
-                    "guarded_shard",
-                    "link",
-                    "partial_write",
-                    "remote_shard",
-                    "router",
-                }
-            ),
-        ),
-        (
-            "edge",
-            frozenset(
-                {
-                    "__main__",
-                    "client",
-                    "console",
-                    "demo",
-                    "embedded",
-                    "fleet",
-                    "guard_metrics",
-                    "logs",
-                    "patience",
-                    "streams",
-                    "workers",
-                }
-            ),
-        ),
-    ),
-}
-"""From the bottom up. A module imports from its own layer and from those below it."""
+SHARD_ROOMS = ("shard.wire", "shard.rows", "shard.index", "shard.search", "shard.storage")
+SHARD_ROOMS = ("shard", *SHARD_ROOMS, "shard.engine", "shard.server")
+"""The rooms of the shard, from the vocabulary up: each imports only those before it."""
 
-PACKAGES_BELOW: Mapping[str, frozenset[str]] = {
-    "shard": frozenset({"shard", "vectorshard"}),
-    "router": frozenset({"router", "shard", "vectorshard"}),
+ROOMS: Mapping[str, frozenset[str]] = {
+    **{room: frozenset(SHARD_ROOMS[:place]) for place, room in enumerate(SHARD_ROOMS)},
+    "shard.runtime": frozenset(),
+    "shard.server": frozenset({*SHARD_ROOMS, "shard.runtime"}),
+    "client": frozenset({"shard", "shard.wire", "shard.server.status"}),
+    "router": frozenset(),
+    "router.fan_out": frozenset(
+        {"shard", "shard.wire", "shard.rows", "shard.index", "shard.engine"}
+    ),
+    "router.remote": frozenset({"shard", "shard.wire", "shard.server.status", "client"}),
+    "cli": frozenset({*SHARD_ROOMS, "shard.runtime", "router.fan_out", "router.remote", "client"}),
 }
-"""The one arrow: protos <- shard <- router."""
+"""Each room, and the rooms, or single modules, that it imports beside its own."""
+
+PURE = frozenset({"shard", "shard.wire", "shard.rows", "shard.index", "shard.search"})
+PURE_MODULES = frozenset(
+    {
+        "client.calls",
+        "client.filter_text",
+        "client.upload",
+        "router.fan_out.merge",
+        "router.fan_out.placement",
+        "shard.engine.commit_plan",
+        "shard.engine.upkeep",
+        "shard.engine.validation",
+    }
+)
+"""Rooms and modules that are given what they need of clock, chance, environment and network."""
 
 IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
-    "faiss": frozenset({"shard.ivf_index"}),
-    "vectorshard": frozenset({"shard.wire"}),
-    "google.protobuf": frozenset({"shard.wire", "shard.status"}),
-    "google.rpc": frozenset({"shard.status"}),
-    "pyroaring": frozenset({"shard.filter_columns"}),
-    "grpc_health": frozenset({"shard.health", "shard.server"}),
+    "faiss": frozenset({"shard.index"}),
+    "pyroaring": frozenset({"shard.rows"}),
+    "vectorshard.v1": frozenset({"shard.wire"}),
+    "vectorshard.internal": frozenset({"shard.wire"}),
+    "google.protobuf": frozenset({"shard.wire", "shard.server"}),
+    "google.rpc": frozenset({"shard.server"}),
+    "grpc": frozenset({"shard.server", "router.remote", "client"}),
+    "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
-    "grpc": frozenset(
-        {
-            "shard.status",
-            "shard.telemetry",
-            "shard.service",
-            "shard.server",
-            "shard.arrivals",
-            "shard.health",
-            "shard.listening",
-            "router.client",
-            "router.connection",
-            "router.link",
-            "router.remote_shard",
-            "router.streams",
-        }
-    ),
-    "sqlite3": frozenset({"shard.disk", "shard.row_store", "shard.collection"}),
-    "typer": frozenset({"router.console"}),
+    "prometheus_client": frozenset({"shard.server", "router.remote"}),
+    "sqlite3": frozenset({"shard.storage", "shard.engine"}),
+    "typer": frozenset({"cli"}),
+    "rich": frozenset({"cli"}),
+    "uvloop": frozenset({"cli"}),
 }
-"""Foreign packages and the only modules and packages of shard and router that may import them."""
+"""Foreign packages, and the only rooms that import them."""
+
+CLIENT_IMPORTS_NONE_OF = ("faiss", "pyroaring", "rich", "typer", "uvloop", "sqlite3", "xxhash")
 
 OUTSIDE_THE_CORE = frozenset(
     {
@@ -251,15 +133,15 @@ class Module:
     tree: ast.Module
 
     @property
-    def package(self) -> str:
-        """The top of its name."""
-        return self.name.split(".")[0]
+    def room(self) -> str:
+        """The room that it is in."""
+        return room_of(self.name)
 
 
 @cache
 def modules(package: str) -> tuple[Module, ...]:
-    """Return the modules of a package by name; none when it is not there."""
-    paths = sorted((ROOT / package).rglob("*.py"))
+    """Return the modules of a folder by name, which is without the leading `vectorshard`."""
+    paths = [path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name]
     return tuple(
         Module(
             name=".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"),
@@ -271,23 +153,34 @@ def modules(package: str) -> tuple[Module, ...]:
 
 
 def house() -> Iterator[Module]:
-    """Yield the modules of shard and router."""
-    yield from modules("shard")
-    yield from modules("router")
+    """Yield the modules of what is installed."""
+    for package in HOUSE:
+        yield from modules(package)
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted names that are imported anywhere below `tree`.
+@cache
+def imports(tree: ast.AST) -> tuple[str, ...]:
+    """Return the dotted names that are imported anywhere below `tree`.
 
-    `from a import b` yields ``a`` and ``a.b``: b may be a module.
+    `from a import b` names ``a`` and ``a.b``: b may be a module. Names of what is installed come
+    without the leading `vectorshard`, but for the contract's.
     """
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.module is not None, "relative imports are not used here"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(
+        name.removeprefix("vectorshard.") if name.split(".")[1:2] and is_ours(name) else name
+        for name in names
+    )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a dotted name is of a folder that is installed."""
+    return any(is_within(name, f"vectorshard.{package}") for package in HOUSE)
 
 
 def imports_at_the_head(tree: ast.Module) -> Iterator[str]:
@@ -302,30 +195,57 @@ def is_within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-def layer_of(module: str) -> int | None:
-    """Return the layer's number from the bottom; None for what stands in no table."""
-    package, _, name = module.partition(".")
-    for number, (_, names) in enumerate(LAYERS.get(package, ())):
-        if name.split(".")[0] in names:
-            return number
-    return None
+def room_of(name: str) -> str:
+    """Return the room of a dotted name: the longest that it is in."""
+    return max((room for room in ROOMS if is_within(name, room)), key=len, default="")
 
 
-def core() -> Iterator[Module]:
-    """Yield the modules of the vocabularies and the pure cores."""
-    for module in house():
-        layer = layer_of(module.name)
-        if layer is not None and LAYERS[module.package][layer][0] in {"vocabulary", "core"}:
-            yield module
+def is_pure(module: Module) -> bool:
+    """Whether a module has no clock, chance, environment or network."""
+    return module.room in PURE or module.name in PURE_MODULES
 
 
-def test_the_arrow_runs_from_router_to_shard_to_protos_and_never_back() -> None:
-    ours = {*PACKAGES, "vectorshard"}
+def test_what_is_installed_has_one_name() -> None:
+    found = {path.name for path in (ROOT / "vectorshard").iterdir() if path.is_dir()}
+    found -= {"__pycache__"}
+    assert found == {*HOUSE, "v1", "internal"}
+    assert all((ROOT / "vectorshard" / name).is_symlink() for name in found)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["vectorshard"]
+
+
+def test_nothing_is_imported_by_its_folder_at_the_root() -> None:
+    wrong = [
+        f"{module.name}:{node.lineno}"
+        for package in PACKAGES
+        for module in modules(package)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+        if name.split(".")[0] in {*HOUSE, "protos"}
+    ]
+    assert not wrong, "write `from vectorshard.shard ...`"
+
+
+def test_every_room_says_what_it_is_for_and_what_stays_out() -> None:
+    rooms = {module.name: module for module in house() if module.name in ROOMS}
+    assert rooms.keys() == ROOMS.keys()
+    assert not [name for name, module in rooms.items() if not ast.get_docstring(module.tree)]
+
+
+def test_a_room_imports_only_the_rooms_that_it_may() -> None:
     wrong = [
         f"{module.name} imports {name}"
         for module in house()
         for name in imports(module.tree)
-        if (top := name.split(".")[0]) in ours and top not in PACKAGES_BELOW[module.package]
+        if (room := room_of(name))
+        and room != module.room
+        and not (is_within(room, "shard") and room == name)  # from vectorshard.shard import wire
+        and not any(room == each or is_within(name, each) for each in ROOMS[module.room])
     ]
     assert not wrong
 
@@ -341,51 +261,28 @@ def test_the_tests_of_the_shard_know_nothing_of_the_router() -> None:
 
 
 def test_benchmarks_are_clients_and_know_of_the_shard_only_its_vocabulary() -> None:
-    allowed = {"router.client", "router.ingest", "vectorshard.v1", "benchmarks"}
-    allowed |= {f"shard.{name}" for name in LAYERS["shard"][0][1]}
     wrong = [
         f"{module.name} imports {name}"
         for module in modules("benchmarks")
         for name in imports(module.tree)
-        if name.split(".")[0] in {*PACKAGES, "vectorshard"}
-        and not any(is_within(name, package) for package in allowed)
+        if (room := room_of(name))
+        and room not in {"client", "shard"}
+        and not is_within(name, "cli.vector_files")
     ]
     assert not wrong
 
 
-def test_every_module_has_its_layer() -> None:
-    unplaced = [
-        module.name
-        for module in house()
-        if module.name not in LAYERS and layer_of(module.name) is None
-    ]
-    assert not unplaced, "give them a place in LAYERS"
-
-
-def test_no_module_imports_from_a_layer_above_its_own() -> None:
-    wrong = [
-        f"{module.name} imports {name}"
-        for module in house()
-        for name in imports(module.tree)
-        if is_within(name, module.package)
-        and (above := layer_of(name)) is not None
-        and (own := layer_of(module.name)) is not None
-        and above > own
-    ]
-    assert not wrong
-
-
-@pytest.mark.parametrize("package", sorted(LAYERS))
+@pytest.mark.parametrize("package", HOUSE)
 def test_modules_do_not_import_each_other_in_a_circle(package: str) -> None:
     names = {module.name for module in modules(package)}
     waiting = {
         module.name: {
             name
             for name in imports_at_the_head(module.tree)
-            if name in names and name not in {package, module.name}
+            if name in names and name not in ROOMS and name != module.name
         }
         for module in modules(package)
-        if module.name != package
+        if module.name not in ROOMS
     }
     while ready := {name for name, needed in waiting.items() if not needed}:
         waiting = {name: needed - ready for name, needed in waiting.items() if name not in ready}
@@ -398,18 +295,29 @@ def test_a_foreign_package_is_imported_only_where_it_belongs(foreign: str) -> No
         module.name
         for module in house()
         if any(is_within(name, foreign) for name in imports(module.tree))
+        and room_of(module.name) not in IMPORTED_ONLY_BY[foreign]
     }
-    assert not {
-        name
-        for name in importers
-        if not any(is_within(name, allowed) for allowed in IMPORTED_ONLY_BY[foreign])
-    }
+    assert not importers
+
+
+def test_the_client_is_light() -> None:
+    """Run as a caller would: what the client imports needs no library of a server."""
+    program = (
+        "import sys\n"
+        "from vectorshard import AsyncClient, Client\n"
+        f"print(sorted(set({CLIENT_IMPORTS_NONE_OF!r}) & set(sys.modules)))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert ended.stdout.strip() == "[]"
 
 
 def test_the_core_has_no_clock_no_chance_no_environment_and_no_network() -> None:
     wrong = [
         f"{module.name} imports {name}"
-        for module in core()
+        for module in house()
+        if is_pure(module)
         for name in imports(module.tree)
         if name.split(".")[0] in OUTSIDE_THE_CORE
     ]
@@ -432,7 +340,7 @@ def test_the_environment_is_touched_only_where_the_program_starts() -> None:
     wrong = [
         f"{module.name}:{node.lineno}"
         for module in house()
-        if module.name != "router.__main__"
+        if module.name != "cli.__main__"
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "putenv"}
     ]
@@ -440,9 +348,12 @@ def test_the_environment_is_touched_only_where_the_program_starts() -> None:
 
 
 def test_the_program_sets_the_environment_before_it_loads_anything() -> None:
-    heads = {module.name: set(imports_at_the_head(module.tree)) for module in modules("router")}
-    assert {name.split(".")[0] for name in heads["router.__main__"]} == {"__future__", "os", "sys"}
-    assert not heads["router"]
+    heads = {module.name: set(imports_at_the_head(module.tree)) for module in modules("cli")}
+    assert {name.split(".")[0] for name in heads["cli.__main__"]} == {"__future__", "os", "sys"}
+    assert not heads["cli"]
+    [installed] = modules("vectorshard")
+    tops = {name.split(".")[0] for name in imports_at_the_head(installed.tree)}
+    assert tops <= {"__future__", "importlib", "typing"}
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
-from shard.errors import ShardUnavailable
+from vectorshard.shard.errors import ShardUnavailable
 
 Rpc = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 

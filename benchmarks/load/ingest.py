@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.load.stored_rows import why_other_kind, why_other_rows
-from router.client import Client
-from router.ingest import VectorFile
-from shard.config import BufferConfig
-from shard.errors import (
+from vectorshard.cli.vector_files import VectorFile
+from vectorshard.client.client import Client
+from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
     VectorShardError,
 )
-from shard.types import CollectionDescription, Metric, ShardState
+from vectorshard.shard.types import CollectionDescription, Metric, ShardState
 
 BATCH_ROWS = 20_000
 REST_S = 600.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.types import Float32Array, IdArray, Metric
+from vectorshard.shard.types import Float32Array, IdArray, Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 BLOCK_ELEMENTS = 8_000_000
 """Scores computed at a time: 32 MB."""

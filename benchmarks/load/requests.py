@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from benchmarks.load.plan import Plan
-from shard.types import IdType, VectorArray
+from vectorshard.shard.types import IdType, VectorArray
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 FRESH_ID = 2**32
 """The smallest id of a written row, above those of any data that is numbered by its rows."""

@@ -22,9 +22,9 @@ from benchmarks.load.requests import Requests, empty_calls, fresh_id, searches, 
 from benchmarks.load.result import Result, result_of
 from benchmarks.load.schedule import Schedule, starts_of
 from benchmarks.load.workload import Workload, open_workload, why_no_recall
-from router.client import Client
-from shard.errors import CollectionNotFound, DimensionMismatch
-from shard.types import IdArray
+from vectorshard.client.client import Client
+from vectorshard.shard.errors import CollectionNotFound, DimensionMismatch
+from vectorshard.shard.types import IdArray
 
 SETUP_TIMEOUT_S = 60.0
 TELL_EVERY_S = 1.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.client import Client
-from router.ingest import VectorFile
-from shard.types import CollectionConfig, CollectionDescription, Metric
+from vectorshard.cli.vector_files import VectorFile
+from vectorshard.client.client import Client
+from vectorshard.shard.types import CollectionConfig, CollectionDescription, Metric
 
 SAMPLE_ROWS = 256
 """Rows that are compared, at even distances over all of the source."""

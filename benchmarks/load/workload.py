@@ -19,8 +19,7 @@ from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.recall import nearest_rows
 from benchmarks.load.stored_rows import why_other_rows
 from benchmarks.vectors import clustered
-from router.client import Client
-from router.ingest import (
+from vectorshard.cli.vector_files import (
     Column,
     UnreadableFile,
     VectorFile,
@@ -29,7 +28,8 @@ from router.ingest import (
     open_hdf5,
     open_vectors,
 )
-from shard.types import CollectionDescription, IdArray, Metric, VectorArray
+from vectorshard.client.client import Client
+from vectorshard.shard.types import CollectionDescription, IdArray, Metric, VectorArray
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_DIM = 100

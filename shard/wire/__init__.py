@@ -6,7 +6,7 @@ takes a collection to know (its dim, its id type, NaN, norms) is not. No grpc an
 The modules within are this package's own business: callers use the names below.
 """
 
-from shard.wire.collections import (
+from vectorshard.shard.wire.collections import (
     decode_create_collection_request,
     decode_create_collection_response,
     decode_drop_collection_request,
@@ -20,7 +20,7 @@ from shard.wire.collections import (
     encode_list_collections_request,
     encode_list_collections_response,
 )
-from shard.wire.descriptions import (
+from vectorshard.shard.wire.descriptions import (
     decode_describe_collection_request,
     decode_describe_collection_response,
     decode_train_request,
@@ -30,15 +30,15 @@ from shard.wire.descriptions import (
     encode_train_request,
     encode_train_response,
 )
-from shard.wire.ids import (
+from vectorshard.shard.wire.ids import (
     check_ids,
 )
-from shard.wire.metadata import (
+from vectorshard.shard.wire.metadata import (
     declared_values,
     mapping_from_metadata,
     metadata_from_mapping,
 )
-from shard.wire.reads import (
+from vectorshard.shard.wire.reads import (
     decode_count_request,
     decode_count_response,
     decode_get_request,
@@ -52,7 +52,7 @@ from shard.wire.reads import (
     encode_list_request,
     encode_list_response,
 )
-from shard.wire.search_stream import (
+from vectorshard.shard.wire.search_stream import (
     ENVELOPE_BYTES,
     TIMEOUT_MS_MAX,
     StreamAnswer,
@@ -62,7 +62,7 @@ from shard.wire.search_stream import (
     encode_search_stream_request,
     encode_search_stream_response,
 )
-from shard.wire.searches import (
+from vectorshard.shard.wire.searches import (
     decode_explain_request,
     decode_explain_response,
     decode_search_request,
@@ -73,13 +73,13 @@ from shard.wire.searches import (
     encode_search_response,
     expected_answer_bytes,
 )
-from shard.wire.server_info import (
+from vectorshard.shard.wire.server_info import (
     decode_get_server_info_request,
     decode_get_server_info_response,
     encode_get_server_info_request,
     encode_get_server_info_response,
 )
-from shard.wire.writes import (
+from vectorshard.shard.wire.writes import (
     decode_delete_request,
     decode_delete_response,
     decode_upsert_request,

@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
-from vectorshard.internal.v1 import internal_pb2 as twins
 
-from shard import types
-from shard.config import Limits
-from shard.errors import LimitExceeded, MalformedMessage
-from shard.wire.ids import encode_ids, ids_of, split_ids
-from shard.wire.matrices import decode_matrix, encode_matrix
-from shard.wire.primitives import parse
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import types
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import LimitExceeded, MalformedMessage
+from vectorshard.shard.wire.ids import encode_ids, ids_of, split_ids
+from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
+from vectorshard.shard.wire.primitives import parse
 
 _TwinT = TypeVar("_TwinT", twins.UpsertRequestTwin, twins.SearchResponseTwin, twins.RowsTwin)
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from vectorshard.v1 import vectorshard_pb2 as v1
-
-from shard import types
-from shard.config import Limits
-from shard.errors import InvalidConfig, InvalidRequest, MalformedMessage
-from shard.wire.primitives import (
+from vectorshard.shard import types
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidConfig, InvalidRequest, MalformedMessage
+from vectorshard.shard.wire.primitives import (
     FIELD_TYPES,
     ID_TYPES,
     INDEX_KINDS,
@@ -20,6 +18,7 @@ from shard.wire.primitives import (
     parse,
     shortest_decimal,
 )
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 

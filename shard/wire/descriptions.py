@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 
 from google.protobuf import duration_pb2, timestamp_pb2
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types
-from shard.errors import MalformedMessage
-from shard.wire.collections import decode_config, encode_config
-from shard.wire.primitives import SHARD_STATES, copied, parse, shortest_decimal
+from vectorshard.shard import types
+from vectorshard.shard.errors import MalformedMessage
+from vectorshard.shard.wire.collections import decode_config, encode_config
+from vectorshard.shard.wire.primitives import SHARD_STATES, copied, parse, shortest_decimal
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def encode_describe_collection_request(collection: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Filters: the contract's messages to shard.filter_expression, and back.
+"""Filters: the contract's messages to shard.filters, and back.
 
 What a filter says about itself is checked here: its depth, its size, that every node says
 something. Whether its fields are declared, and of which type, takes a collection to know.
@@ -12,11 +12,10 @@ from typing import Final
 
 import numpy as np
 from google.protobuf import struct_pb2
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.config import Limits
-from shard.errors import InvalidParameter, LimitExceeded
-from shard.filter_expression import (
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidParameter, LimitExceeded
+from vectorshard.shard.filters import (
     And,
     Equals,
     Exists,
@@ -27,7 +26,8 @@ from shard.filter_expression import (
     Or,
     Range,
 )
-from shard.wire.metadata import check_exact
+from vectorshard.shard.wire.metadata import check_exact
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
 _SENT_DEPTH_MAX: Final = 40  # two messages each, of the hundred or so that protobuf nests

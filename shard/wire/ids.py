@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
-from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types
-from shard.config import Limits
-from shard.errors import InvalidId, LimitExceeded, MalformedMessage
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import types
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidId, LimitExceeded, MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _MAX_UTF8_BYTES = 4  # of one character: RFC 3629
 

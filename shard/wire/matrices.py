@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types
-from shard.errors import MalformedMessage
-from shard.wire.primitives import unknown
+from vectorshard.shard import types
+from vectorshard.shard.errors import MalformedMessage
+from vectorshard.shard.wire.primitives import unknown
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     v1.D_TYPE_FLOAT32: np.dtype("<f4"),

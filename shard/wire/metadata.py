@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError, EncodeError
-from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.config import Limits
-from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _DEEP_METADATA_BYTES = 190  # shorter ones cannot nest too deep: 2 bytes a level, about 100 levels
 _EXACT_INTEGER = 2**53  # the largest magnitude up to which a double holds every integer

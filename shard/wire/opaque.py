@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
-from vectorshard.internal.v1 import internal_pb2 as twins
 
-from shard import types
-from shard.errors import InvalidParameter
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import types
+from vectorshard.shard.errors import InvalidParameter
 
 _OpaqueT = TypeVar("_OpaqueT", twins.Token, twins.Cursor)
 

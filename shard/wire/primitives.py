@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types
-from shard.errors import InvalidRequest, MalformedMessage
+from vectorshard.shard import types
+from vectorshard.shard.errors import InvalidRequest, MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 _EnumT = TypeVar("_EnumT", bound=Enum)

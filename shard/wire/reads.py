@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.v1 import vectorshard_pb2 as v1
-
-from shard import types
-from shard.config import PAGE_SIZE_DEFAULT, Limits
-from shard.errors import InvalidParameter, LimitExceeded
-from shard.wire.bulk import content_bytes, read_twin, write_answer
-from shard.wire.opaque import decode_cursor, encode_cursor
-from shard.wire.primitives import parse
-from shard.wire.selection import (
+from vectorshard.shard import types
+from vectorshard.shard.config import PAGE_SIZE_DEFAULT, Limits
+from vectorshard.shard.errors import InvalidParameter, LimitExceeded
+from vectorshard.shard.wire.bulk import content_bytes, read_twin, write_answer
+from vectorshard.shard.wire.opaque import decode_cursor, encode_cursor
+from vectorshard.shard.wire.primitives import parse
+from vectorshard.shard.wire.selection import (
     decode_include,
     encode_include,
     required_selection,
@@ -20,6 +18,7 @@ from shard.wire.selection import (
     set_filter,
     set_selection,
 )
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def encode_get_request(request: types.GetRequest) -> bytes:

@@ -1,7 +1,7 @@
 """SearchStream's messages: an envelope around the bytes of a search, of its answer or of its error.
 
 What an envelope carries is not looked at here. The searches within are read and written by
-`shard.wire.searches`, statuses by `shard.status`.
+`shard.wire.searches`, statuses by `shard.server.status`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
-from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.wire.bulk import content_bytes, field_bytes, number_bytes, packed
-from shard.wire.primitives import parse
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard.wire.bulk import content_bytes, field_bytes, number_bytes, packed
+from vectorshard.shard.wire.primitives import parse
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 TIMEOUT_MS_MAX: Final = 2**32 - 1
 """What the field holds: 49 days."""

@@ -7,24 +7,35 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types
-from shard.config import Limits
-from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
-from shard.wire.bulk import (
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import types
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.shard.wire.bulk import (
     check_count,
     content_bytes,
     counts_bytes,
     read_twin,
     write_answer,
 )
-from shard.wire.ids import check_ids, decode_ids, encode_ids
-from shard.wire.matrices import decode_matrix, encode_matrix
-from shard.wire.opaque import decode_token, encode_token
-from shard.wire.primitives import FILTER_PLANS, check_recall, copied, parse, shortest_decimal
-from shard.wire.selection import decode_include, encode_include, selected_filter, set_filter
+from vectorshard.shard.wire.ids import check_ids, decode_ids, encode_ids
+from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
+from vectorshard.shard.wire.opaque import decode_token, encode_token
+from vectorshard.shard.wire.primitives import (
+    FILTER_PLANS,
+    check_recall,
+    copied,
+    parse,
+    shortest_decimal,
+)
+from vectorshard.shard.wire.selection import (
+    decode_include,
+    encode_include,
+    selected_filter,
+    set_filter,
+)
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 _HIT_BYTES: Final = 12
 """Of a hit: an int64 id and a score."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from vectorshard.shard import types
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import MalformedMessage
+from vectorshard.shard.filters import Filter
+from vectorshard.shard.wire.filters import decode_filter, encode_filter
+from vectorshard.shard.wire.ids import check_ids, decode_ids, encode_ids
 from vectorshard.v1 import vectorshard_pb2 as v1
-
-from shard import types
-from shard.config import Limits
-from shard.errors import MalformedMessage
-from shard.filter_expression import Filter
-from shard.wire.filters import decode_filter, encode_filter
-from shard.wire.ids import check_ids, decode_ids, encode_ids
 
 Filtered: TypeAlias = (
     v1.DeleteRequest

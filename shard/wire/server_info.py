@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from vectorshard.shard import types
+from vectorshard.shard.config import SLOTS_TOTAL, Limits
+from vectorshard.shard.errors import MalformedMessage
+from vectorshard.shard.wire.primitives import ROLES, copied, parse
 from vectorshard.v1 import vectorshard_pb2 as v1
-
-from shard import types
-from shard.config import SLOTS_TOTAL, Limits
-from shard.errors import MalformedMessage
-from shard.wire.primitives import ROLES, copied, parse
 
 
 def encode_get_server_info_request() -> bytes:

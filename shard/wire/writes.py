@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import types
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.wire.bulk import check_count, content_bytes, number_bytes, read_twin
+from vectorshard.shard.wire.ids import check_ids, encode_ids
+from vectorshard.shard.wire.matrices import encode_matrix
+from vectorshard.shard.wire.metadata import canonical_metadata
+from vectorshard.shard.wire.opaque import decode_token, encode_token
+from vectorshard.shard.wire.primitives import WRITE_MODES, copied, parse
+from vectorshard.shard.wire.selection import required_selection, set_selection
 from vectorshard.v1 import vectorshard_pb2 as v1
-
-from shard import types
-from shard.config import Limits
-from shard.errors import InvalidParameter
-from shard.wire.bulk import check_count, content_bytes, number_bytes, read_twin
-from shard.wire.ids import check_ids, encode_ids
-from shard.wire.matrices import encode_matrix
-from shard.wire.metadata import canonical_metadata
-from shard.wire.opaque import decode_token, encode_token
-from shard.wire.primitives import WRITE_MODES, copied, parse
-from shard.wire.selection import required_selection, set_selection
 
 
 def encode_upsert_request(request: types.UpsertRequest, request_id: int = 0) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,9 @@ from benchmarks.load.plan import Arrivals, CallKind, Plan
 from benchmarks.load.record import Record
 from benchmarks.load.result import Result, result_of
 from benchmarks.load.schedule import Start
-from router import console
-from router.ingest import UnreadableFile
-from shard.errors import ShardUnavailable
+from vectorshard.cli import console
+from vectorshard.cli.vector_files import UnreadableFile
+from vectorshard.shard.errors import ShardUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 Bench = Callable[..., tuple[Ended, Plan | None]]
@@ -147,7 +146,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_it_without_loading_what_measures() -> None:
     ended = python(
         "import sys\n"
-        "from router.console import app\n"
+        "from vectorshard.cli.console import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "print({'hdrh', 'grpc', 'faiss', 'benchmarks.load.run'} & set(sys.modules))\n"
@@ -158,18 +157,8 @@ def test_help_lists_it_without_loading_what_measures() -> None:
 
 def test_without_the_extra_it_says_in_a_line_what_to_install() -> None:
     ended = python(
-        "import sys\nsys.modules['hdrh'] = None\nfrom router.console import app\napp(['bench'])\n"
+        "import sys\nsys.modules['hdrh'] = None\n"
+        "from vectorshard.cli.console import app\napp(['bench'])\n"
     )
     assert ended.returncode == 1
     assert ended.stderr == "error: needs hdrh: pip install 'vectorshard[bench]'\n"
-
-
-def test_the_wheel_has_what_its_entry_point_names() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    [module] = {
-        entry.partition(":")[0]
-        for entry in project["project"]["entry-points"]["vectorshard.commands"].values()
-    }
-    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert module.split(".")[0] in packages
-    assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()

@@ -17,8 +17,8 @@ from benchmarks.load.engine import Clock, Send, make_calls
 from benchmarks.load.plan import Arrivals
 from benchmarks.load.record import Record
 from benchmarks.load.schedule import Schedule, starts_of
-from shard.errors import ShardUnavailable
 from tests.virtual_time import run_virtually
+from vectorshard.shard.errors import ShardUnavailable
 
 ANSWER_S = 0.010
 

@@ -8,10 +8,10 @@ import pytest
 from benchmarks.filters import FILTERS, REGIONS, UNFILTERED, places_by_region, row_of
 from benchmarks.timing import Samples
 from benchmarks.vectors import clustered
-from router.client import Hits
-from router.filter_text import filter_from_text
-from shard.filter_expression import Range
-from shard.types import FilterPlan, Receipt, ShardReceipt
+from vectorshard.client.client import Hits
+from vectorshard.client.filter_text import filter_from_text
+from vectorshard.shard.filters import Range
+from vectorshard.shard.types import FilterPlan, Receipt, ShardReceipt
 
 
 def test_every_filter_keeps_the_part_that_its_name_says() -> None:

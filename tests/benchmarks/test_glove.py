@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import glove
-from router.ingest import open_vectors
-from shard.types import IdType, Metric
+from vectorshard.cli.vector_files import open_vectors
+from vectorshard.shard.types import IdType, Metric
 
 Package = dict[str, Any]
 Pack = Callable[[Package], Path]

@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks.load.ingest import at_rest, fill
-from router.ingest import VectorFile
-from shard.config import BufferConfig
-from shard.errors import CollectionExists, VectorShardError
-from shard.types import (
+from tests.client.client_in_memory import ClientInMemory
+from vectorshard.cli.vector_files import VectorFile
+from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.errors import CollectionExists, VectorShardError
+from vectorshard.shard.types import (
     CollectionConfig,
     CollectionDescription,
     IdType,
@@ -23,7 +24,6 @@ from shard.types import (
     ShardDescription,
     ShardState,
 )
-from tests.router.client_in_memory import ClientInMemory
 
 FEW = IndexConfig().min_training_size
 KEPT = BufferConfig().absorb_rows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from benchmarks.plain_router import PlainRouter, merge
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def answer(shard: int, *hits: list[tuple[int, float]]) -> v1.SearchResponse:

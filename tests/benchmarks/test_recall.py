@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from benchmarks.load import recall
 from benchmarks.load.recall import nearest_rows, recall_at_k
-from shard.types import IdArray, Metric
+from vectorshard.shard.types import IdArray, Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 TRUTH = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from benchmarks.load.plan import Plan
 from benchmarks.load.requests import (
@@ -15,7 +14,8 @@ from benchmarks.load.requests import (
     searches,
     upserts,
 )
-from shard.types import Float32Array, IdType
+from vectorshard.shard.types import Float32Array, IdType
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 VECTORS = np.arange(14, dtype=np.float32).reshape(7, 2)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.load.stored_rows import SAMPLE_ROWS, why_other_kind, why_other_rows
-from router.ingest import VectorFile
-from shard.types import CollectionConfig, Float32Array, IdType, Metric
-from tests.router.client_in_memory import ClientInMemory
+from tests.client.client_in_memory import ClientInMemory
+from vectorshard.cli.vector_files import VectorFile
+from vectorshard.shard.types import CollectionConfig, Float32Array, IdType, Metric
 
 VECTORS = np.random.default_rng(3).standard_normal((3 * SAMPLE_ROWS, 4), dtype=np.float32)
 IDS = np.arange(len(VECTORS))

@@ -13,9 +13,9 @@ import pytest
 from benchmarks.load import workload as workload_module
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.workload import Workload, open_workload, spread, why_no_recall
-from router.ingest import UnreadableFile
-from shard.types import IdType, Metric
-from tests.router.client_in_memory import ClientInMemory
+from tests.client.client_in_memory import ClientInMemory
+from vectorshard.cli.vector_files import UnreadableFile
+from vectorshard.shard.types import IdType, Metric
 
 ROWS, QUERIES = 50, 30
 TRAIN = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)

@@ -13,13 +13,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from router.placement import slots_of_shard
-from router.router import Router
-from shard.config import EngineConfig
-from shard.filter_expression import Filter
-from shard.local_shard import LocalShard
-from shard.protocol import Shard
-from shard.types import (
+from tests.conformance.host import ServeRouter, ServeShard
+from tests.conformance.hosts import HostedShard, Hosts, SharedGate, tell_all
+from tests.shard.samples import (
+    SMALL_ENGINE,
+    Corpus,
+    config_of,
+    identity_of,
+    open_shard,
+)
+from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.router.fan_out.router import Router
+from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.filters import Filter
+from vectorshard.shard.protocol import Shard
+from vectorshard.shard.types import (
     CollectionConfig,
     CollectionDescription,
     DeleteRequest,
@@ -39,15 +48,6 @@ from shard.types import (
     UpsertResult,
     VectorArray,
     WriteMode,
-)
-from tests.conformance.host import ServeRouter, ServeShard
-from tests.conformance.hosts import HostedShard, Hosts, SharedGate, tell_all
-from tests.shard.samples import (
-    SMALL_ENGINE,
-    Corpus,
-    config_of,
-    identity_of,
-    open_shard,
 )
 
 

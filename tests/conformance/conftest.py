@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from shard.types import CollectionDescription
 from tests.conformance.backends import BACKENDS, Stage
 from tests.conformance.hosts import Hosts, SharedGate, some_hosts
 from tests.shard.samples import DEADLINE_S, SMALL_ENGINE
+from vectorshard.shard.types import CollectionDescription
 
 Until = Callable[[Callable[[CollectionDescription], bool]], Awaitable[CollectionDescription]]
 

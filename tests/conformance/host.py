@@ -23,17 +23,17 @@ import grpc
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from router.guarded_shard import GuardedShard
-from router.logs import configure_logs
-from router.placement import slots_of_shard
-from router.remote_shard import RemoteShard
-from router.router import Router
-from shard.config import EngineConfig, Limits
-from shard.protocol import Shard
-from shard.server import SWITCH_INTERVAL_S, server_options
-from shard.service import VectorService
-from shard.telemetry import RpcMetrics
 from tests.shard.samples import TrainingGate, identity_of, open_shard
+from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.router.fan_out.router import Router
+from vectorshard.router.remote.guarded_shard import GuardedShard
+from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.shard.config import EngineConfig, Limits
+from vectorshard.shard.protocol import Shard
+from vectorshard.shard.runtime.logs import configure_logs
+from vectorshard.shard.server.run import SWITCH_INTERVAL_S, server_options
+from vectorshard.shard.server.service import VectorService
+from vectorshard.shard.server.telemetry import RpcMetrics
 
 # ---- what a host is told ------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from router.__main__ import ENVIRONMENT
-from router.remote_shard import RemoteShard
 from tests.conformance.host import CloseServer, Failed, TurnGate
 from tests.shard.samples import DEADLINE_S, TrainingGate
+from vectorshard.cli.__main__ import ENVIRONMENT
+from vectorshard.router.remote.remote_shard import RemoteShard
 
 ROOT = Path(__file__).resolve().parents[2]
 

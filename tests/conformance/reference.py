@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shard.config import Limits
-from shard.types import Float32Array, IdArray, Metric, SearchResult, VectorArray
-from shard.wire import metadata_from_mapping
 from tests.shard.samples import Corpus
+from vectorshard.shard.config import Limits
+from vectorshard.shard.types import Float32Array, IdArray, Metric, SearchResult, VectorArray
+from vectorshard.shard.wire import metadata_from_mapping
 
 RELATIVE_ERROR = 1e-6
 

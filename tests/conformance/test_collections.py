@@ -8,9 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shard.config import SLOTS_TOTAL
-from shard.errors import CollectionExists, CollectionNotFound, IncarnationMismatch
-from shard.types import (
+from tests.conformance.backends import Stage
+from tests.conformance.conftest import Until
+from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found
+from tests.shard.samples import config_of, corpus_of, int64s, some_vectors
+from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.errors import CollectionExists, CollectionNotFound, IncarnationMismatch
+from vectorshard.shard.types import (
     Call,
     CountRequest,
     DeleteRequest,
@@ -25,10 +29,6 @@ from shard.types import (
     TrainRequest,
     UpsertRequest,
 )
-from tests.conformance.backends import Stage
-from tests.conformance.conftest import Until
-from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found
-from tests.shard.samples import config_of, corpus_of, int64s, some_vectors
 
 
 async def test_the_topology_names_every_leaf_shard_and_gives_each_slot_one_owner(

@@ -6,11 +6,11 @@ import asyncio
 
 import numpy as np
 
-from shard.types import Metric, ShardState, TrainRequest
 from tests.conformance.backends import Stage
 from tests.conformance.conftest import Until
 from tests.conformance.reference import EVERY_LIST, assert_exact, hits_of, ids_found
 from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
+from vectorshard.shard.types import Metric, ShardState, TrainRequest
 
 WRITERS = 6
 TURNS = 12

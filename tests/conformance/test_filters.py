@@ -9,19 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shard.errors import InvalidParameter
-from shard.filter_expression import Equals, Exists, Filter, In, Range
-from shard.types import (
-    CollectionConfig,
-    CountRequest,
-    FilterPlan,
-    GetRequest,
-    IdType,
-    Include,
-    IndexKind,
-    Metric,
-)
-from shard.wire import metadata_from_mapping
 from tests.conformance.backends import Stage
 from tests.conformance.reference import (
     EVERY_LIST,
@@ -33,6 +20,19 @@ from tests.conformance.reference import (
 )
 from tests.shard.filter_samples import FIELDS, holds, packed, some_mappings
 from tests.shard.samples import Corpus, config_of, corpus_of, int64s, some_vectors
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.filters import Equals, Exists, Filter, In, Range
+from vectorshard.shard.types import (
+    CollectionConfig,
+    CountRequest,
+    FilterPlan,
+    GetRequest,
+    IdType,
+    Include,
+    IndexKind,
+    Metric,
+)
+from vectorshard.shard.wire import metadata_from_mapping
 
 FILTERS: tuple[Filter, ...] = (
     Equals("lang", "de"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shard.types import CountRequest, IdArray, IdType, Include, Metric
 from tests.conformance.backends import Stage
 from tests.conformance.reference import metadata_of
 from tests.shard.samples import config_of, corpus_of, ids_of, int64s, some_vectors
+from vectorshard.shard.types import CountRequest, IdArray, IdType, Include, Metric
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
 

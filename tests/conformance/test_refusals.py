@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shard.errors import (
+from tests.conformance.backends import Stage
+from tests.shard.samples import config_of, corpus_of, int64s, some_vectors, strings
+from vectorshard.shard.errors import (
     CollectionNotFound,
     DeadlineExceeded,
     DimensionMismatch,
@@ -18,8 +20,8 @@ from shard.errors import (
     InvalidVector,
     ShardUnavailable,
 )
-from shard.exact import SQUARED_NORM_MAX
-from shard.types import (
+from vectorshard.shard.index.exact import SQUARED_NORM_MAX
+from vectorshard.shard.types import (
     Call,
     CountRequest,
     IdType,
@@ -29,8 +31,6 @@ from shard.types import (
     Token,
     TrainRequest,
 )
-from tests.conformance.backends import Stage
-from tests.shard.samples import config_of, corpus_of, int64s, some_vectors, strings
 
 ALL_METRICS = pytest.mark.parametrize("metric", list(Metric))
 BAD_NUMBERS = (math.nan, math.inf, -math.inf)

@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from shard.exact import SQUARED_NORM_MAX
-from shard.types import IdType, Include, IndexKind, Metric, SearchResult, ShardState, TrainRequest
 from tests.conformance.backends import Stage
 from tests.conformance.conftest import Until
 from tests.conformance.reference import (
@@ -23,6 +21,16 @@ from tests.conformance.reference import (
     scores_of,
 )
 from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
+from vectorshard.shard.index.exact import SQUARED_NORM_MAX
+from vectorshard.shard.types import (
+    IdType,
+    Include,
+    IndexKind,
+    Metric,
+    SearchResult,
+    ShardState,
+    TrainRequest,
+)
 
 ALL_METRICS = pytest.mark.parametrize("metric", list(Metric))
 

@@ -8,18 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shard.calibration import nlist_for
-from shard.types import (
+from tests.conformance.backends import Stage
+from tests.conformance.conftest import Until
+from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found
+from tests.shard.samples import Corpus, config_of, corpus_of, int64s, some_vectors
+from vectorshard.shard.index.calibration import nlist_for
+from vectorshard.shard.types import (
     IndexKind,
     Metric,
     NlistRule,
     ShardState,
     TrainRequest,
 )
-from tests.conformance.backends import Stage
-from tests.conformance.conftest import Until
-from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found
-from tests.shard.samples import Corpus, config_of, corpus_of, int64s, some_vectors
 
 
 async def assert_all_found(stage: Stage, corpus: Corpus) -> None:

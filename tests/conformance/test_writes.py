@@ -7,11 +7,17 @@ import asyncio
 import numpy as np
 import pytest
 
-from shard.commit_plan import ALREADY_EXISTS_CODE
-from shard.types import Float32Array, IdType, Metric, SearchRequest, WriteMode
 from tests.conformance.backends import IN_ONE_PROCESS, Stage
 from tests.conformance.reference import EVERY_LIST, assert_exact, ids_found, metadata_of
 from tests.shard.samples import Corpus, config_of, corpus_of, ids_of, int64s, some_vectors
+from vectorshard.shard.types import (
+    Float32Array,
+    IdType,
+    Metric,
+    RowErrorCode,
+    SearchRequest,
+    WriteMode,
+)
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
 
@@ -125,7 +131,7 @@ async def test_an_insert_reports_the_rows_whose_id_exists_and_writes_the_others(
     result = await stage.upsert(corpus.ids[rows], vectors, mode=WriteMode.INSERT)
     refused = [position for position, row in enumerate(rows.tolist()) if row in {3, 17, 29}]
     assert [error.row for error in result.errors] == refused
-    assert {error.code for error in result.errors} == {ALREADY_EXISTS_CODE}
+    assert {error.code for error in result.errors} == {RowErrorCode.ALREADY_EXISTS}
     assert result.accepted == 57
     kept = await stage.get(old.ids)
     assert kept.vectors is not None

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.addresses import shard_addresses
-from shard.errors import InvalidParameter
-from shard.server import DRAIN_S
-from shard.service import SERVICE_NAME
+from vectorshard.cli.addresses import shard_addresses
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.server.run import DRAIN_S
+from vectorshard.shard.wire.rpcs import SERVICE_NAME
 
 Document = Mapping[str, Any]
 """A manifest, or a part of one."""

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from router.console import app
 from tests.deploy.rules import faults, name_of
+from vectorshard.cli.console import app
 
 pytestmark = pytest.mark.deploy
 

@@ -17,10 +17,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client, Hits
-from shard.errors import VectorShardError
 from tests.net.bed import DOMAIN, Bed, Host, network
 from tests.net.operations import never_seen
 from tests.system.conftest import (
@@ -31,6 +28,9 @@ from tests.system.conftest import (
     servers,
     start_all,
 )
+from vectorshard.client.client import Client, Hits
+from vectorshard.shard.errors import VectorShardError
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 LACKING: Final = (
     ""

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client
-from shard.types import Float32Array
 from tests.net.bed import Bed, connections_to
 from tests.net.conftest import (
     DIM,
@@ -27,6 +24,9 @@ from tests.net.conftest import (
     search_of,
 )
 from tests.system.conftest import int64s, wait_until
+from vectorshard.client.client import Client
+from vectorshard.shard.types import Float32Array
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = [pytest.mark.system_net, pytest.mark.skipif(bool(LACKING), reason=LACKING)]
 

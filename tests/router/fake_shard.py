@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from router.placement import slots_of_shard
-from shard.errors import (
+from tests.shard.samples import config_of
+from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.shard.errors import (
     CollectionNotFound,
     IncarnationMismatch,
     PlacementMismatch,
     VectorShardError,
 )
-from shard.fingerprint import fingerprint_of
-from shard.types import (
+from vectorshard.shard.rows.fingerprint import fingerprint_of
+from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
@@ -46,7 +47,6 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
-from tests.shard.samples import config_of
 
 
 @dataclass

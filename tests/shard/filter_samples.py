@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from hypothesis import strategies as st
 
-from shard.filter_expression import And, Equals, Exists, Filter, In, Not, Or, Range
-from shard.types import FieldType, FilterField
-from shard.wire import metadata_from_mapping
+from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+from vectorshard.shard.types import FieldType, FilterField
+from vectorshard.shard.wire import metadata_from_mapping
 
 FIELDS: Final = (
     FilterField("lang", FieldType.KEYWORD),

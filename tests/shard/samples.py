@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from shard.collection import Collection
-from shard.commit_plan import DeleteOutcome, UpsertOutcome
-from shard.config import SLOTS_TOTAL, BufferConfig, EngineConfig, TrainingConfig
-from shard.data_directory import ShardIdentity
-from shard.disk import Disk
-from shard.local_shard import LocalShard
-from shard.types import (
+from vectorshard.shard.config import SLOTS_TOTAL, BufferConfig, EngineConfig, TrainingConfig
+from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome
+from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.storage.data_directory import ShardIdentity
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.types import (
     CollectionConfig,
     CollectionEntry,
     DeleteRequest,

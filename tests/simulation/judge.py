@@ -17,9 +17,9 @@ from typing import Final
 
 import numpy as np
 
-from shard.commit_plan import ALREADY_EXISTS_CODE
-from shard.config import SLOTS_TOTAL
-from shard.errors import (
+from tests.simulation.model_shard import Change, Held, ModelShard, ranked, top_k
+from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
@@ -29,8 +29,8 @@ from shard.errors import (
     PlacementMismatch,
     ShardUnavailable,
 )
-from shard.slots import slots_of
-from shard.types import (
+from vectorshard.shard.rows.slots import slots_of
+from vectorshard.shard.types import (
     CollectionConfig,
     CollectionDescription,
     CollectionEntry,
@@ -40,6 +40,7 @@ from shard.types import (
     Float32Array,
     GetRequest,
     IdArray,
+    RowErrorCode,
     Rows,
     SearchRequest,
     SearchResult,
@@ -47,7 +48,6 @@ from shard.types import (
     UpsertRequest,
     UpsertResult,
 )
-from tests.simulation.model_shard import Change, Held, ModelShard, ranked, top_k
 
 NAMED: Final = re.compile(r"\bshards?[ -]\d|in part|in the queue")
 """What a failure must say that a missing shard has caused: which it is, or where."""
@@ -298,7 +298,9 @@ class Judge:
             yield rows, held
 
     def _judge_upsert(self, asked: Asked, request: UpsertRequest, result: UpsertResult) -> None:
-        refused = {error.row for error in result.errors if error.code == ALREADY_EXISTS_CODE}
+        refused = {
+            error.row for error in result.errors if error.code == RowErrorCode.ALREADY_EXISTS
+        }
         missed = {error.row: error.message for error in result.errors if error.row not in refused}
         counted = result.accepted + len(refused) + len(missed)
         require(counted == len(request.ids), "not all rows are counted")
@@ -456,7 +458,7 @@ def _leaves_open(asked: Asked) -> bool:
         case None | ShardUnavailable() | DeadlineExceeded():
             return True
         case UpsertResult(errors=errors):
-            return any(error.code != ALREADY_EXISTS_CODE for error in errors)
+            return any(error.code != RowErrorCode.ALREADY_EXISTS for error in errors)
         case _:
             return False
 

@@ -16,11 +16,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from router.placement import slots_of_shard
-from shard.admission import check_vectors
-from shard.commit_plan import ALREADY_EXISTS_CODE
-from shard.config import PAGE_SIZE_DEFAULT
-from shard.errors import (
+from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.shard.config import PAGE_SIZE_DEFAULT
+from vectorshard.shard.engine.validation import check_vectors
+from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
@@ -29,8 +28,8 @@ from shard.errors import (
     ShardUnavailable,
     Unsupported,
 )
-from shard.slots import slots_of
-from shard.types import (
+from vectorshard.shard.rows.slots import slots_of
+from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
@@ -51,6 +50,7 @@ from shard.types import (
     Receipt,
     Role,
     RowError,
+    RowErrorCode,
     Rows,
     SearchRequest,
     SearchResult,
@@ -320,7 +320,7 @@ class ModelShard:
             if there is not None and there.tobytes() == vector.tobytes():
                 continue
             if there is not None and request.mode is WriteMode.INSERT:
-                errors.append(RowError(row, ALREADY_EXISTS_CODE, "exists with other content"))
+                errors.append(RowError(row, RowErrorCode.ALREADY_EXISTS, "other content"))
                 continue
             replaced += there is not None
             changed[id_] = np.array(vector, dtype=np.float32)

@@ -9,12 +9,19 @@ from typing import Any, Final
 
 import pytest
 
-import router.router
-from router.children import Child
-from router.remote_shard import RemoteShard
-from router.router import Router
-from shard.search_coalescer import SearchCoalescer
-from shard.types import Call, CollectionEntry, Receipt, Rows, SearchRequest, SearchResult
+from vectorshard.router.fan_out import router as router_module
+from vectorshard.router.fan_out.children import Child
+from vectorshard.router.fan_out.router import Router
+from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.shard.engine.search_batching import SearchCoalescer
+from vectorshard.shard.types import (
+    Call,
+    CollectionEntry,
+    Receipt,
+    Rows,
+    SearchRequest,
+    SearchResult,
+)
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -41,31 +48,31 @@ def _keeps_no_time_for_itself(patch: pytest.MonkeyPatch) -> None:
 
 
 def _counts_what_is_missing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router.router, "_require_coverage", lambda receipt, min_coverage: None)
+    patch.setattr(router_module, "_require_coverage", lambda receipt, min_coverage: None)
 
 
 def _hides_what_is_missing(patch: pytest.MonkeyPatch) -> None:
     def whole(receipt: Receipt, min_coverage: float) -> None:
         object.__setattr__(receipt, "coverage", 1.0)
 
-    patch.setattr(router.router, "_require_coverage", whole)
+    patch.setattr(router_module, "_require_coverage", whole)
 
 
 def _forgets_what_is_missing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router.router, "_missing", lambda shards, reason: {})
+    patch.setattr(router_module, "_missing", lambda shards, reason: {})
 
 
 def _merges_fewer_hits(patch: pytest.MonkeyPatch) -> None:
-    real = router.router._merged
+    real = router_module._merged
 
     def merged(answers: Any, *arguments: Any) -> SearchResult:
         return real(answers[:1] if len(answers) > 1 else answers, *arguments)
 
-    patch.setattr(router.router, "_merged", merged)
+    patch.setattr(router_module, "_merged", merged)
 
 
 def _mixes_up_what_it_includes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router.router, "_reordered", lambda rows, order: rows)
+    patch.setattr(router_module, "_reordered", lambda rows, order: rows)
 
 
 def _repeats_writes(patch: pytest.MonkeyPatch) -> None:
@@ -108,8 +115,10 @@ def _joins_what_is_not_alike(patch: pytest.MonkeyPatch) -> None:
 
 
 def _joins_without_regard_to_deadlines(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router.router, "_patience", lambda call, now: 0)
-    patch.setattr("shard.search_coalescer._first_deadline", lambda chosen: chosen[0].call)
+    patch.setattr(router_module, "_patience", lambda call, now: 0)
+    patch.setattr(
+        "vectorshard.shard.engine.search_batching._first_deadline", lambda chosen: chosen[0].call
+    )
 
 
 def _creates_side_by_side(patch: pytest.MonkeyPatch) -> None:
@@ -133,7 +142,7 @@ def _gives_rows_in_any_order(patch: pytest.MonkeyPatch) -> None:
     def joined(pages: list[Rows], config: Any) -> Rows:
         return replace(pages[0], ids=pages[0].ids[::-1])
 
-    patch.setattr(router.router, "_joined_rows", joined)
+    patch.setattr(router_module, "_joined_rows", joined)
 
 
 def _swallows_a_failed_part(patch: pytest.MonkeyPatch) -> None:

@@ -18,17 +18,22 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
-from router.connection import Connection
-from router.guarded_shard import GuardedShard
-from router.remote_shard import RemoteShard
-from router.router import Router
-from shard.errors import (
+from tests.simulation.judge import Asked, Create, Describe, Drop, Judge, Request, Wrong, require
+from tests.simulation.model_shard import CAUSE, Cause, ModelShard
+from tests.simulation.network import Network, Server
+from tests.simulation.plan import Fault, Plan, plan_of
+from tests.virtual_time import run_virtually
+from vectorshard.router.fan_out.router import Router
+from vectorshard.router.remote.connection import Connection
+from vectorshard.router.remote.guarded_shard import GuardedShard
+from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.shard.errors import (
     CollectionNotFound,
     DeadlineExceeded,
     ShardUnavailable,
     VectorShardError,
 )
-from shard.types import (
+from vectorshard.shard.types import (
     Call,
     CollectionConfig,
     CountRequest,
@@ -44,11 +49,6 @@ from shard.types import (
     UpsertRequest,
     WriteMode,
 )
-from tests.simulation.judge import Asked, Create, Describe, Drop, Judge, Request, Wrong, require
-from tests.simulation.model_shard import CAUSE, Cause, ModelShard
-from tests.simulation.network import Network, Server
-from tests.simulation.plan import Fault, Plan, plan_of
-from tests.virtual_time import run_virtually
 
 NAME: Final = "words"
 IDS: Final = 24

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.client import Client
-from shard.types import Float32Array, Int64Array
 from tests.system.conftest import adds_up
+from vectorshard.client.client import Client
+from vectorshard.shard.types import Float32Array, Int64Array
 
 DIM = 16
 IDS_A_GET = 50_000

@@ -30,11 +30,11 @@ from google.rpc import (  # type: ignore[import-untyped]  # it has stubs, but no
     error_details_pb2,
     status_pb2,
 )
+
+from vectorshard.client.client import Client
+from vectorshard.shard.types import CollectionDescription
 from vectorshard.v1 import vectorshard_pb2 as v1
 from vectorshard.v1.vectorshard_pb2_grpc import VectorServiceStub
-
-from router.client import Client
-from shard.types import CollectionDescription
 
 VECTORSHARD = Path(__file__).resolve().parents[2] / ".venv" / "bin" / "vectorshard"
 START_S = 20.0

@@ -18,7 +18,6 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import struct_pb2
-from vectorshard.v1 import vectorshard_pb2 as v1
 
 from tests.system.conftest import (
     VECTORSHARD,
@@ -36,6 +35,7 @@ from tests.system.conftest import (
     unary_bytes,
     wait_until,
 )
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 
@@ -795,7 +795,7 @@ def test_a_damaged_row_is_data_loss_and_what_is_damaged_goes_to_the_log_only(
 @pytest.mark.parametrize(
     ("command", "environment"),
     [
-        ([sys.executable, "-O", "-m", "router"], {}),
+        ([sys.executable, "-O", "-m", "vectorshard.cli"], {}),
         ([str(VECTORSHARD)], {"PYTHONOPTIMIZE": "1"}),
     ],
     ids=["python -O", "PYTHONOPTIMIZE"],

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client, Hits
-from shard.types import Float32Array, IndexConfig, Metric, NlistRule, ShardState
 from tests.system.conftest import Server, Stub, adds_up, new_name
+from vectorshard.client.client import Client, Hits
+from vectorshard.shard.types import Float32Array, IndexConfig, Metric, NlistRule, ShardState
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

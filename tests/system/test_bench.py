@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.client import Client
 from tests.system.conftest import VECTORSHARD, ServerProcess, new_name
+from vectorshard.client.client import Client
 
 pytestmark = pytest.mark.system
 

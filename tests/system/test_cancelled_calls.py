@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import AsyncClient
-from shard.errors import VectorShardError
-from shard.types import Metric
 from tests.system.conftest import Fleet, Starter, int64s, matrix, wait_until
+from vectorshard.client.client import AsyncClient
+from vectorshard.shard.errors import VectorShardError
+from vectorshard.shard.types import Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system_long
 

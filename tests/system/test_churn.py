@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.client import Client
-from shard.config import RebuildConfig
-from shard.errors import ShardUnavailable
-from shard.types import Float32Array
 from tests.system.acknowledged import DIM, Acknowledged
 from tests.system.conftest import ServerProcess, Starter, wait_until
+from vectorshard.client.client import Client
+from vectorshard.shard.config import RebuildConfig
+from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.types import Float32Array
 
 pytestmark = pytest.mark.system
 

@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client
-from shard.types import IndexConfig, Metric
 from tests.system.conftest import (
     ServerProcess,
     Starter,
@@ -26,6 +23,9 @@ from tests.system.conftest import (
     refused,
     wait_until,
 )
+from vectorshard.client.client import Client
+from vectorshard.shard.types import IndexConfig, Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

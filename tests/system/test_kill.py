@@ -16,13 +16,20 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client
-from shard.errors import DeadlineExceeded, ShardUnavailable
-from shard.types import CollectionDescription, IndexConfig, IndexKind, Metric, Receipt, ShardState
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import Server, Starter, Stub, int64s, matrix, wait_until
+from vectorshard.client.client import Client
+from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable
+from vectorshard.shard.types import (
+    CollectionDescription,
+    IndexConfig,
+    IndexKind,
+    Metric,
+    Receipt,
+    ShardState,
+)
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

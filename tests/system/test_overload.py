@@ -25,9 +25,7 @@ from google.rpc import (  # type: ignore[import-untyped]  # it has stubs, but no
     status_pb2,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.types import Float32Array, IndexConfig, Metric
 from tests.net.operations import never_seen
 from tests.system.conftest import (
     Server,
@@ -38,6 +36,8 @@ from tests.system.conftest import (
     matrix,
     refusal_of,
 )
+from vectorshard.shard.types import Float32Array, IndexConfig, Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 NAME = "overload"
 DIM = 128

@@ -12,11 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client
-from shard.errors import PlacementMismatch, ShardUnavailable
-from shard.types import Metric, Role
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import (
     Fleet,
@@ -33,6 +29,10 @@ from tests.system.conftest import (
     start_all,
     wait_until,
 )
+from vectorshard.client.client import Client
+from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable
+from vectorshard.shard.types import Metric, Role
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

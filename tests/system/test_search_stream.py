@@ -13,11 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import status_pb2  # type: ignore[import-untyped]  # it has stubs, but no py.typed
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client
-from shard.errors import ShardUnavailable
-from shard.types import IndexConfig, Metric
 from tests.system.conftest import (
     Server,
     ServerProcess,
@@ -30,6 +26,10 @@ from tests.system.conftest import (
     stream_bytes,
     wait_until,
 )
+from vectorshard.client.client import Client
+from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.types import IndexConfig, Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

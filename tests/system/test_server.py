@@ -21,11 +21,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from router.client import Client
-from shard.errors import DeadlineExceeded
-from shard.types import Float32Array, IdType, IndexConfig, Metric, Role
 from tests.system.conftest import (
     VECTORSHARD,
     Server,
@@ -41,6 +37,10 @@ from tests.system.conftest import (
     refused,
     wait_until,
 )
+from vectorshard.client.client import Client
+from vectorshard.shard.errors import DeadlineExceeded
+from vectorshard.shard.types import Float32Array, IdType, IndexConfig, Metric, Role
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

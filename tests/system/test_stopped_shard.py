@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from router.client import Client
-from shard.errors import ShardUnavailable
-from shard.types import Metric
 from tests.system.conftest import Fleet, ServerProcess, Starter, wait_until
+from vectorshard.client.client import Client
+from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.types import Metric
 
 pytestmark = pytest.mark.system
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from router.client import Client, Hits
-from shard.types import (
+from tests.system.conftest import Server, StartServer, adds_up, wait_until
+from vectorshard.client.client import Client, Hits
+from vectorshard.shard.types import (
     CollectionDescription,
     Float32Array,
     IndexConfig,
@@ -22,7 +23,6 @@ from shard.types import (
     NlistRule,
     ShardState,
 )
-from tests.system.conftest import Server, StartServer, adds_up, wait_until
 
 pytestmark = pytest.mark.system
 

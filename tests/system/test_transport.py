@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from router.__main__ import ENVIRONMENT
 from tests.system.conftest import ServerProcess, Starter, new_name, unary_bytes
+from vectorshard.cli.__main__ import ENVIRONMENT
 
 pytestmark = pytest.mark.system
 

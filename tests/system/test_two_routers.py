@@ -9,9 +9,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from shard.errors import CollectionNotFound, IncarnationMismatch, ShardUnavailable
-from shard.types import Float32Array, Int64Array, Metric
 from tests.system.conftest import Starter, start_all, wait_until
+from vectorshard.shard.errors import CollectionNotFound, IncarnationMismatch, ShardUnavailable
+from vectorshard.shard.types import Float32Array, Int64Array, Metric
 
 pytestmark = pytest.mark.system
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.types import Metric
 from tests.system.acknowledged import DIM, Acknowledged
 from tests.system.conftest import (
     ServerProcess,
@@ -23,6 +21,8 @@ from tests.system.conftest import (
     unary_bytes,
     wait_until,
 )
+from vectorshard.shard.types import Metric
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system
 

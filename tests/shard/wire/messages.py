@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.errors import InvalidRequest
 from tests.shard.wire.strategies import LIMITS
+from vectorshard.shard import types, wire
+from vectorshard.shard.errors import InvalidRequest
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def delimited(number: int, content: bytes) -> bytes:

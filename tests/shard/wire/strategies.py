@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shard import types, wire
-from shard.config import Limits
-from shard.filter_expression import And, Equals, Exists, In, Not, Or, Range
+from vectorshard.shard import types, wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.filters import And, Equals, Exists, In, Not, Or, Range
 
 LIMITS = Limits()
 

@@ -7,14 +7,14 @@ import struct
 import numpy as np
 import pytest
 from hypothesis import given
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.config import Limits
-from shard.errors import LimitExceeded, MalformedMessage
-from shard.wire import bulk
 from tests.shard.wire.messages import delimited, refusal, some_hits, upsert_bytes
 from tests.shard.wire.strategies import LIMITS, search_results, uint64s, upsert_requests
+from vectorshard.shard import types, wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import LimitExceeded, MalformedMessage
+from vectorshard.shard.wire import bulk
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 UNPACKED = b"".join(b"\x09" + struct.pack("<q", id_) for id_ in (1, 2))
 PACKED = delimited(1, struct.pack("<2q", 1, 2))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.errors import InvalidConfig, MalformedMessage
 from tests.shard.wire.messages import REQUEST_DECODERS, create_bytes, refusal
 from tests.shard.wire.strategies import LIMITS, configs
+from vectorshard.shard import types, wire
+from vectorshard.shard.errors import InvalidConfig, MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(configs)

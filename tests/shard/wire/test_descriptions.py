@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
 from tests.shard.wire.strategies import configs, shard_descriptions, uint32s
+from vectorshard.shard import types, wire
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(configs, st.lists(shard_descriptions, max_size=2), uint32s)

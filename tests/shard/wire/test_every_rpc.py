@@ -8,9 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.errors import MalformedMessage, VectorShardError
 from tests.shard.wire.messages import (
     ANSWER_DECODERS,
     REQUEST_DECODERS,
@@ -18,6 +16,8 @@ from tests.shard.wire.messages import (
     search_bytes,
     upsert_bytes,
 )
+from vectorshard.shard.errors import MalformedMessage, VectorShardError
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def test_every_rpc_of_the_contract_has_its_decoder() -> None:

@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.errors import InvalidId, InvalidParameter, InvalidRequest, MalformedMessage
-from shard.filter_expression import Filter
 from tests.shard.wire.messages import REQUEST_DECODERS, explain_bytes, matrix, refusal
 from tests.shard.wire.strategies import (
     LIMITS,
@@ -25,6 +21,10 @@ from tests.shard.wire.strategies import (
     uint32s,
     uint64s,
 )
+from vectorshard.shard import types, wire
+from vectorshard.shard.errors import InvalidId, InvalidParameter, InvalidRequest, MalformedMessage
+from vectorshard.shard.filters import Filter
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 INT64S, STRINGS = v1.Int64Ids, v1.StringIds
 

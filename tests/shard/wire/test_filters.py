@@ -10,13 +10,18 @@ import pytest
 from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 from hypothesis import given
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard.errors import InvalidParameter, InvalidRequest, LimitExceeded, MalformedMessage
-from shard.filter_expression import And, Equals, Exists, Filter, In, Not, Range
-from shard.wire.filters import decode_filter, encode_filter
 from tests.shard.wire.messages import REQUEST_DECODERS, refusal
 from tests.shard.wire.strategies import LIMITS, filters
+from vectorshard.shard.errors import (
+    InvalidParameter,
+    InvalidRequest,
+    LimitExceeded,
+    MalformedMessage,
+)
+from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Range
+from vectorshard.shard.wire.filters import decode_filter, encode_filter
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 NAN = math.nan
 HERE = v1.Filter(exists=v1.FieldExists(field="a"))

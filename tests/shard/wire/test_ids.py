@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.config import Limits
-from shard.errors import InvalidId, LimitExceeded, MalformedMessage
 from tests.shard.wire.messages import REQUEST_DECODERS, delimited, matrix, refusal, upsert_bytes
 from tests.shard.wire.strategies import LIMITS
+from vectorshard.shard import types, wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidId, LimitExceeded, MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def ids_requests(ids: v1.Ids) -> list[tuple[str, bytes]]:

@@ -6,12 +6,12 @@ import struct
 
 import numpy as np
 import pytest
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.errors import MalformedMessage
 from tests.shard.wire.messages import REQUEST_DECODERS, matrix, refusal, search_bytes, upsert_bytes
 from tests.shard.wire.strategies import LIMITS
+from vectorshard.shard import types, wire
+from vectorshard.shard.errors import MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f2"])

@@ -11,13 +11,13 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import wire
-from shard.config import Limits
-from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
 from tests.shard.wire.messages import REQUEST_DECODERS, delimited, refusal, upsert_bytes
 from tests.shard.wire.strategies import LIMITS, mappings
+from vectorshard.shard import wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(mappings)

@@ -7,13 +7,13 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types
-from shard.errors import InvalidParameter
-from shard.wire import opaque
 from tests.shard.wire.messages import REQUEST_DECODERS, refusal
 from tests.shard.wire.strategies import cursors, tokens
+from vectorshard.shard import types
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.wire import opaque
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(tokens, cursors)

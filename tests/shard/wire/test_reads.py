@@ -6,12 +6,7 @@ import dataclasses
 
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.config import Limits
-from shard.errors import LimitExceeded, MalformedMessage
-from shard.filter_expression import Filter
 from tests.shard.wire.messages import REQUEST_DECODERS, refusal
 from tests.shard.wire.strategies import (
     LIMITS,
@@ -24,6 +19,11 @@ from tests.shard.wire.strategies import (
     rows_with_include,
     uint64s,
 )
+from vectorshard.shard import types, wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import LimitExceeded, MalformedMessage
+from vectorshard.shard.filters import Filter
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(names, id_arrays, includes)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import wire
-from shard.errors import MalformedMessage
-from shard.types import Include, SearchRequest
 from tests.shard.wire.messages import delimited
 from tests.shard.wire.strategies import uint64s
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import wire
+from vectorshard.shard.errors import MalformedMessage
+from vectorshard.shard.types import Include, SearchRequest
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 SEARCH = v1.SearchRequest(collection="words", k=3).SerializeToString()
 uint32s = st.integers(0, 2**32 - 1)

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectorshard.v1 import vectorshard_pb2 as v1
 
-from shard import types, wire
-from shard.config import Limits
-from shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
-from shard.filter_expression import Filter
 from tests.shard.wire.messages import REQUEST_DECODERS, matrix, refusal, search_bytes, some_hits
 from tests.shard.wire.strategies import (
     LIMITS,
@@ -26,6 +21,11 @@ from tests.shard.wire.strategies import (
     search_results,
     tokens,
 )
+from vectorshard.shard import types, wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.shard.filters import Filter
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(

@@ -7,9 +7,9 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard import types, wire
-from shard.config import Limits
 from tests.shard.wire.strategies import texts, uint32s, uint64s
+from vectorshard.shard import types, wire
+from vectorshard.shard.config import Limits
 
 
 @given(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard import types, wire
-from shard.errors import InvalidParameter, MalformedMessage
 from tests.shard.wire.messages import REQUEST_DECODERS, matrix, refusal, upsert_bytes
 from tests.shard.wire.strategies import (
     LIMITS,
@@ -17,6 +15,8 @@ from tests.shard.wire.strategies import (
     uint64s,
     upsert_requests,
 )
+from vectorshard.shard import types, wire
+from vectorshard.shard.errors import InvalidParameter, MalformedMessage
 
 
 @given(upsert_requests(), uint64s)

@@ -1,0 +1,134 @@
+"""An explanation for people: a sentence, and a table of its figures.
+
+Vocabulary in, text and a rich table out. Nothing here asks a server or prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rich.table import Table
+
+from vectorshard.cli.tables import plain_table
+from vectorshard.shard.types import Explanation, ShardReceipt
+
+HITS: Final = 10
+"""What a search returns unless it asks for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Whether a search that states no effort found the id, and how far its shard looked."""
+
+    found: bool
+    receipt: ShardReceipt
+
+
+def sentence_of(
+    explanation: Explanation,
+    *,
+    collection: str,
+    id_: str,
+    query: str,
+    rows: int,
+    tried: Tried | None,
+) -> str:
+    """Return the explanation as a person would say it.
+
+    Parameters
+    ----------
+    id_, query
+        What to call them.
+    rows
+        Live rows of the collection, among which the id ranks.
+    tried
+        A search for HITS hits; None where its outcome is known: see `is_worth_trying`.
+    """
+    if explanation.deleted:
+        return f"{id_} was deleted from {collection}: no search finds it."
+    if not explanation.exists:
+        return (
+            f"There is no {id_} in {collection}: it was never written, or it was deleted before "
+            "its shard last started, or rebuilt its rows."
+        )
+    said = [f"{id_} ranks {ordinal(explanation.exact_rank)} of {rows:,} for {query}."]
+    said.append(_buffered(explanation) if explanation.buffered else _indexed(explanation))
+    if explanation.hidden_by_filter:
+        return " ".join([*said, "The filter hides it."])
+    if explanation.exact_rank > HITS:
+        said.append(f"It is a hit only of a search for {explanation.exact_rank:,} or more.")
+    if tried is not None:
+        said.append(_outcome(explanation, tried))
+    return " ".join(said)
+
+
+def is_worth_trying(explanation: Explanation) -> bool:
+    """Whether it takes a search for HITS hits to know whether one finds the id."""
+    hidden = not explanation.exists or explanation.hidden_by_filter
+    return not hidden and not explanation.buffered and explanation.exact_rank <= HITS
+
+
+def _buffered(explanation: Explanation) -> str:
+    return (
+        f"It is in the training buffer of shard {explanation.shard}, which every search scores "
+        "exactly, whatever its nprobe."
+    )
+
+
+def _indexed(explanation: Explanation) -> str:
+    rank, nprobe = explanation.centroid_rank, explanation.nprobe_needed
+    nearest = "the nearest" if rank == 1 else f"the {ordinal(rank)} nearest"
+    place = (
+        f"It is in list {explanation.list:,} of shard {explanation.shard}, {nearest} to the query"
+    )
+    if nprobe:
+        finds = "finds" if explanation.exact_rank <= HITS else "reaches"
+        less = " and less does not" if nprobe > 1 else ""
+        return f"{place}, so that nprobe {nprobe:,} {finds} it{less}."
+    return (
+        f"{place}, but its code looks only {ordinal(explanation.candidates_needed)} best there, "
+        f"and a search by nprobe for {HITS} hits scores {explanation.candidates:,} candidates: "
+        "no nprobe finds it."
+    )
+
+
+def _outcome(explanation: Explanation, tried: Tried) -> str:
+    receipt = tried.receipt
+    effort = f"probes {receipt.nprobe:,}" if receipt.nprobe else "scores every row"
+    if tried.found:
+        return f"The default search {effort} and finds it."
+    nprobe = explanation.nprobe_needed
+    other = f"--nprobe {nprobe} or " if nprobe else ""
+    return f"The default search {effort} and does not find it: ask with {other}--exact."
+
+
+def ordinal(number: int) -> str:
+    """Return 1st, 2nd, 3rd, 4th ... 11th, 12th, 13th ... 21st."""
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    if number % 100 in {11, 12, 13}:
+        suffix = "th"
+    return f"{number:,}{suffix}"
+
+
+def explanation_table(explanation: Explanation, *, tried: Tried | None) -> Table:
+    """Return the figures of an id that exists, and those of the search that was tried."""
+    table = plain_table("explanation", ["figure"], ["value"])
+    table.add_row("exact rank", f"{explanation.exact_rank:,}")
+    table.add_row("score", f"{explanation.score:.6g}")
+    table.add_row("shard", str(explanation.shard))
+    table.add_row("in the training buffer", "yes" if explanation.buffered else "no")
+    if not explanation.buffered:
+        needed = explanation.nprobe_needed
+        table.add_row("list", f"{explanation.list:,}")
+        table.add_row("rank of the list's centroid", f"{explanation.centroid_rank:,}")
+        table.add_row("nprobe needed", f"{needed:,}" if needed else "none does")
+    if explanation.candidates:
+        table.add_row("candidates needed at that rank", f"{explanation.candidates_needed:,}")
+        table.add_row("candidates of a search by nprobe", f"{explanation.candidates:,}")
+    if tried is not None and tried.receipt.nprobe:
+        table.add_row("nprobe of the default search", f"{tried.receipt.nprobe:,}")
+        table.add_row("candidates of the default search", f"{tried.receipt.candidates:,}")
+    if tried is not None:
+        table.add_row("found by the default search", "yes" if tried.found else "no")
+    return table

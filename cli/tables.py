@@ -1,0 +1,182 @@
+"""Tables for people: hits, receipts, ledgers and collections, for a terminal or a plain log.
+
+Vocabulary in, rich tables out. Nothing here asks a server or prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from vectorshard.shard.types import (
+    CollectionConfig,
+    CollectionDescription,
+    Ledger,
+    Receipt,
+    ShardDescription,
+    ShardReceipt,
+)
+
+
+class ScoredId(Protocol):
+    """A hit, as far as a table shows it."""
+
+    @property
+    def id(self) -> int | str:
+        """The caller's id."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Its exact score."""
+        ...
+
+
+def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """Return an empty table: `left` columns of words, then `right` columns of figures."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def hits_table(title: str, queries: Iterable[tuple[str, Iterable[ScoredId]]]) -> Table:
+    """Return one row for each hit; the name of its query stands beside the first of them."""
+    table = plain_table(title, ["query", "id"], ["rank", "score"])
+    for name, hits in queries:
+        for rank, hit in enumerate(hits, start=1):
+            shown = Text(name if rank == 1 else "")  # Text: brackets in an id are no markup
+            table.add_row(shown, Text(str(hit.id)), str(rank), f"{hit.score:.6g}")
+    return table
+
+
+def receipt_table(receipt: Receipt) -> Table:
+    """Return what the answer covers: one row a leaf shard.
+
+    That of a search with a filter also tells how many rows pass, and the way taken to find them.
+    """
+    filtered = any(shard.filter_plan for shard in receipt.shards)
+    table = plain_table(
+        f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
+        f"coverage {receipt.coverage:.0%}",
+        ["shard", "answered"],
+        [
+            "rows visible",
+            "rows exact",
+            "nprobe",
+            "nlist",
+            "generation",
+            *(["rows passing", "filter by"] if filtered else []),
+        ],
+    )
+    for shard in receipt.shards:
+        plan = shard.filter_plan
+        of_filter = [f"{shard.rows_passing:,}", plan.name] if plan else ["-"] * 2
+        table.add_row(*receipt_cells(shard), *(of_filter if filtered else []))
+    return table
+
+
+def receipt_cells(shard: ShardReceipt) -> list[str | Text]:
+    """Return one shard's row of the receipt."""
+    if shard.missing_reason:
+        return [str(shard.shard), Text(f"no: {shard.missing_reason}"), *["-"] * 5]
+    effort = [f"{figure:,}" for figure in (shard.nprobe, shard.nlist, shard.generation)]
+    if not shard.nlist:  # no index was asked
+        effort = ["-"] * 3
+    return [str(shard.shard), "yes", f"{shard.rows_visible:,}", f"{shard.rows_exact:,}", *effort]
+
+
+def ledger_table(description: CollectionDescription) -> Table:
+    """Return where every accepted row is: one row a leaf shard, and their sum."""
+    total = description.ledger
+    verdict = "adds up" if adds_up(description) else "DOES NOT ADD UP"
+    table = plain_table(
+        f"ledger of {description.config.name}: {total.accepted:,} accepted, {verdict}",
+        ["shard", "state"],
+        ["accepted", "= buffered", "+ indexed", "+ deleted", "+ replaced"],
+    )
+    for shard in description.shards:
+        table.add_row(str(shard.shard), state_of(shard), *ledger_cells(shard.ledger))
+    table.add_section()
+    table.add_row("all", "", *ledger_cells(total), style="bold")
+    return table
+
+
+def adds_up(description: CollectionDescription) -> bool:
+    """Whether every accepted row of every shard is in exactly one place."""
+    return all(shard.ledger.adds_up for shard in description.shards)
+
+
+def ledger_cells(ledger: Ledger) -> list[str]:
+    """Return the figures of a ledger in the order in which they add up."""
+    figures = (ledger.accepted, ledger.buffered, ledger.indexed, ledger.deleted, ledger.replaced)
+    return [f"{figure:,}" for figure in figures]
+
+
+def state_of(shard: ShardDescription) -> str:
+    """Return the state of a shard's index, and whether a new one is being trained."""
+    state = shard.state.name
+    return f"{state} + training" if shard.training and state == "TRAINED" else state
+
+
+def index_table(description: CollectionDescription) -> Table:
+    """Return each leaf shard's index and what it costs."""
+    config = description.config
+    table = plain_table(
+        f"index: {config.index.kind.name}, best in batches of {description.recommended_batch_size}",
+        ["shard"],
+        ["nlist", "nprobe", "trained on", "imbalance", "took", "memory", "disk"],
+    )
+    for shard in description.shards:
+        trained = [
+            f"{shard.nlist:,}",
+            f"{shard.nprobe:,}",
+            f"{shard.rows_trained_on:,}",
+            f"{shard.list_imbalance:.2f}",
+            f"{shard.last_training_s:.2f} s",
+        ]
+        table.add_row(
+            str(shard.shard),
+            *(trained if shard.nlist else ["-"] * 5),
+            f"{shard.memory_bytes / 1e6:,.1f} MB",
+            f"{shard.disk_bytes / 1e6:,.1f} MB",
+        )
+    return table
+
+
+def recall_table(description: CollectionDescription) -> Table:
+    """Return what each leaf shard's index finds: as calibrated, and for live queries."""
+    table = plain_table(
+        f"recall of 10 hits, target {description.config.target_recall:g}",
+        ["shard"],
+        ["calibrated", "live", "live queries"],
+    )
+    for shard in description.shards:
+        table.add_row(
+            str(shard.shard),
+            f"{shard.measured_recall:.3f}" if shard.nlist else "-",
+            f"{shard.live_recall:.3f}" if shard.live_queries else "-",
+            f"{shard.live_queries:,}",
+        )
+    return table
+
+
+def collections_table(collections: Iterable[CollectionConfig]) -> Table:
+    """Return one row for each collection."""
+    table = plain_table("collections", ["name", "metric", "ids", "index"], ["dim", "recall"])
+    for config in collections:
+        table.add_row(
+            config.name,
+            config.metric.name,
+            config.id_type.name,
+            config.index.kind.name,
+            f"{config.dim:,}",
+            f"{config.target_recall:g}",
+        )
+    return table

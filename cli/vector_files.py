@@ -1,0 +1,226 @@
+"""Read vectors and their ids from .npy, .npz and ann-benchmarks .hdf5 files, a batch at a time.
+
+Files in, numpy out: no network and no terminal here. What is large stays on disk (.npy, .hdf5)
+until its batch is asked for.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
+
+from vectorshard.shard.types import IdArray, IdType, Metric, VectorArray
+
+METRIC_BY_DISTANCE: Mapping[str, Metric] = {
+    "angular": Metric.COSINE,
+    "cosine": Metric.COSINE,
+    "euclidean": Metric.L2,
+    "dot": Metric.INNER_PRODUCT,
+    "ip": Metric.INNER_PRODUCT,
+}
+"""The `distance` attribute of an ann-benchmarks file. Other distances have no metric here."""
+
+
+class UnreadableFile(ValueError):
+    """A file that holds no vectors that could be ingested; the message says why, for a person."""
+
+
+class Column(Protocol):
+    """What numpy arrays, memory maps and HDF5 datasets have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an element."""
+        ...
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """Return these rows, in memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorFile:
+    """The vectors of an open file.
+
+    `vectors` is (rows, dim) of any real type. `ids` is (rows,), or None when rows are to be known
+    by their numbers in the file. `metric` is None when the file does not state one.
+    """
+
+    vectors: Column
+    ids: IdArray | None
+    metric: Metric | None
+
+    @property
+    def rows(self) -> int:
+        """The number of vectors."""
+        return self.vectors.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Components of one vector."""
+        return self.vectors.shape[1]
+
+    @property
+    def id_type(self) -> IdType:
+        """STRING when the file brings ids that are strings, else INT64."""
+        strings = self.ids is not None and self.ids.dtype == object
+        return IdType.STRING if strings else IdType.INT64
+
+    def batches(self, batch_rows: int) -> Iterator[tuple[IdArray, VectorArray]]:
+        """Yield ids (rows,) and float16 or float32 vectors (rows, dim), in the file's order.
+
+        Every batch has `batch_rows` rows, the last perhaps fewer. Float16 and float32 stay what
+        they are; every other type becomes float32.
+        """
+        for first in range(0, self.rows, batch_rows):
+            span = slice(first, min(first + batch_rows, self.rows))
+            ids = np.arange(span.start, span.stop) if self.ids is None else self.ids[span]
+            yield ids, as_vectors(self.vectors[span])
+
+
+def as_vectors(block: npt.NDArray[Any]) -> VectorArray:
+    """Return a contiguous float16 or float32 copy or view of `block`, in the machine's order."""
+    if block.dtype.kind == "f" and block.dtype.itemsize == 2:
+        return np.ascontiguousarray(block, dtype=np.float16)
+    with np.errstate(over="ignore"):  # becomes Inf, which the server refuses by row
+        return np.ascontiguousarray(block, dtype=np.float32)
+
+
+@contextmanager
+def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Iterator[VectorFile]:
+    """Open a file of vectors; it is closed when the context ends.
+
+    Parameters
+    ----------
+    path
+        A .npy with one matrix; a .npz with named arrays; an .hdf5 or .h5 with named datasets.
+    vectors_key
+        The array of vectors. Default: ``vectors`` in a .npz, ``train`` in an .hdf5.
+    ids_key
+        The array of ids. Default: ``ids`` if there is one, else no ids.
+
+    Raises
+    ------
+    UnreadableFile
+        If the file is missing, damaged, of another kind, has no such array, holds anything but a
+        matrix of real numbers, or ids that are not one for each row.
+    """
+    with ExitStack() as stack:
+        try:
+            vector_file = load(path, vectors_key, ids_key, stack)
+        except UnreadableFile as cause:
+            raise UnreadableFile(f"{path}: {cause}") from cause
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as cause:
+            raise UnreadableFile(f"{path}: not readable: {cause}") from cause
+        yield vector_file
+
+
+def load(path: Path, vectors_key: str, ids_key: str, stack: ExitStack) -> VectorFile:
+    """Open `path` by its suffix; what must stay open is closed with `stack`."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        if vectors_key or ids_key:
+            raise UnreadableFile("a .npy file has no named arrays; use a .npz")
+        return checked(np.lib.format.open_memmap(path, mode="r"), None, None)
+    if suffix == ".npz":
+        file = stack.enter_context(path.open("rb"))
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, NpzFile):
+            raise UnreadableFile("holds one bare array; name it .npy")
+        stack.enter_context(arrays)
+        vectors = arrays[existing_key(arrays, vectors_key or "vectors")]
+        ids_key = default_ids_key(arrays, ids_key)
+        return checked(vectors, arrays[ids_key] if ids_key else None, None)
+    if suffix in {".hdf5", ".h5"}:
+        datasets = stack.enter_context(open_hdf5(path))
+        vectors = datasets[existing_key(datasets, vectors_key or "train")]
+        ids_key = default_ids_key(datasets, ids_key)
+        ids = hdf5_column(datasets[ids_key]) if ids_key else None
+        return checked(vectors, ids, stated_metric(datasets.attrs.get("distance")))
+    raise UnreadableFile("not a .npy, .npz or .hdf5 file")
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open an HDF5 file for reading."""
+    try:
+        import h5py
+    except ImportError as cause:
+        raise UnreadableFile("needs h5py: pip install 'vectorshard[bench]'") from cause
+    return h5py.File(path, "r")
+
+
+def hdf5_column(dataset: Any) -> npt.NDArray[Any]:
+    """Return a dataset in memory, its strings as `str`."""
+    import h5py
+
+    strings = h5py.check_string_dtype(dataset.dtype) is not None
+    column: npt.NDArray[Any] = dataset.asstr()[:] if strings else dataset[:]
+    return column
+
+
+def existing_key(arrays: Mapping[str, Any], key: str) -> str:
+    """Return `key`, or refuse it with the names that there are."""
+    if key not in arrays:
+        raise UnreadableFile(f"no array {key!r} in the file; it has: {', '.join(sorted(arrays))}")
+    return key
+
+
+def default_ids_key(arrays: Mapping[str, Any], key: str) -> str:
+    """Return the name of the array of ids; empty when none is named and there is none."""
+    return existing_key(arrays, key) if key else ("ids" if "ids" in arrays else "")
+
+
+def stated_metric(distance: Any) -> Metric | None:
+    """Return the metric of an ann-benchmarks `distance` attribute; None when it is absent."""
+    if distance is None:
+        return None
+    name = distance.decode() if isinstance(distance, bytes) else str(distance)
+    if name not in METRIC_BY_DISTANCE:
+        raise UnreadableFile(f"no metric for distance {name!r}")
+    return METRIC_BY_DISTANCE[name]
+
+
+def checked(vectors: Column, ids: npt.NDArray[Any] | None, metric: Metric | None) -> VectorFile:
+    """Return the file's content, if it is a matrix of real numbers with one id for each row."""
+    if len(vectors.shape) != 2 or vectors.dtype.kind not in "fiu":
+        raise UnreadableFile(
+            f"vectors must be a (rows, dim) matrix of real numbers, not "
+            f"{vectors.dtype} of shape {vectors.shape}"
+        )
+    if ids is not None and ids.shape != vectors.shape[:1]:
+        raise UnreadableFile(f"ids of shape {ids.shape} for {vectors.shape[0]} vectors")
+    return VectorFile(vectors=vectors, ids=None if ids is None else as_ids(ids), metric=metric)
+
+
+def as_ids(column: npt.NDArray[Any]) -> IdArray:
+    """Return ids (rows,) as int64, or as objects of `str`.
+
+    Raises
+    ------
+    UnreadableFile
+        If they are neither integers that fit int64 nor strings.
+    """
+    if column.dtype.kind == "S":
+        column = np.char.decode(column, "utf-8")
+    if column.dtype.kind == "U":
+        return column.astype(object)
+    if column.dtype == object and all(isinstance(id_, str) for id_ in column):
+        return column
+    if column.dtype.kind not in "iu" or (
+        column.dtype.kind == "u" and column.size and column.max() > np.iinfo(np.int64).max
+    ):
+        raise UnreadableFile(f"ids must be int64 or strings, not {column.dtype}")
+    return column.astype(np.int64)

@@ -1,0 +1,198 @@
+"""Filters as people write them.
+
+    lang = "en" and not (year < 1990 or tag in ("draft", "old")) and rating exists
+
+Names are letters, digits, ``_``, ``.`` and ``-``, or anything between backquotes. Values are text
+between double or single quotes (with the escapes of JSON between double ones), numbers, ``true``
+and ``false``. Comparisons are ``= == != < <= > >=``, ``in (...)`` and ``exists``. ``not`` binds
+before ``and``, which binds before ``or``. ``x != 1`` is ``not x = 1``: it holds where x is missing.
+
+Pure. What a filter means is in shard.filters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.filters import (
+    And,
+    Equals,
+    Exists,
+    Filter,
+    FilterValue,
+    In,
+    Not,
+    Or,
+    Range,
+)
+
+DEPTH_MAX: Final = 40
+"""Levels of ``not`` and parentheses that are read at all; a server takes fewer."""
+
+_TOKEN: Final = re.compile(
+    r"""\s*(?:
+        (?P<text>"(?:[^"\\]|\\.)*"|'[^']*')
+      | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
+      | (?P<operator>==|!=|<=|>=|[=<>(),])
+      | (?P<name>[^\W\d][\w.-]*|`[^`]+`)
+    )""",
+    re.VERBOSE,
+)
+_BOUND_OF: Final = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+_WORDS: Final = frozenset({"and", "or", "not", "in", "exists", "true", "false"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A piece of the text: its kind, its text, and where it begins, from 0."""
+
+    kind: str
+    text: str
+    at: int
+
+
+def filter_from_text(text: str) -> Filter:
+    """Return the filter that a text says.
+
+    Raises
+    ------
+    InvalidParameter
+        If it says none: what was expected, and at which column.
+    """
+    parser = _Parser(_tokens(text))
+    parsed = parser.either(0)
+    parser.expect_end()
+    return parsed
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens = []
+    at, end = 0, len(text.rstrip())
+    while at < end:
+        match = _TOKEN.match(text, at)
+        if match is None:
+            at += len(text[at:]) - len(text[at:].lstrip())
+            raise _error(f"{text[at : at + 12]!r} is no name, value or comparison", at)
+        kind = match.lastgroup
+        assert kind is not None
+        word = match[kind]
+        if kind == "name" and word.lower() in _WORDS:
+            kind, word = "word", word.lower()
+        tokens.append(_Token(kind, word, match.start(match.lastgroup or 0)))
+        at = match.end()
+    return [*tokens, _Token("end", "", end)]
+
+
+def _error(reason: str, at: int) -> InvalidParameter:
+    return InvalidParameter(f"column {at + 1}: {reason}", field="filter")
+
+
+class _Parser:
+    """Reads tokens from left to right, one function for each level of binding."""
+
+    def __init__(self, tokens: list[_Token]) -> None:
+        self._tokens = tokens
+        self._place = 0
+
+    @property
+    def _next(self) -> _Token:
+        return self._tokens[self._place]
+
+    def _take(self) -> _Token:
+        token = self._next
+        self._place += 1
+        return token
+
+    def _take_if(self, *texts: str) -> _Token | None:
+        token = self._next
+        return self._take() if token.kind in ("word", "operator") and token.text in texts else None
+
+    def _expected(self, what: str) -> InvalidParameter:
+        found = f"`{self._next.text}`" if self._next.text else "nothing more"
+        return _error(f"{what} is expected, not {found}", self._next.at)
+
+    def expect_end(self) -> None:
+        """Refuse what is left."""
+        if self._next.kind != "end":
+            raise self._expected("`and`, `or` or the end")
+
+    def either(self, depth: int) -> Filter:
+        """Read conditions with `or` between them."""
+        filters = [self._both(depth)]
+        while self._take_if("or"):
+            filters.append(self._both(depth))
+        return filters[0] if len(filters) == 1 else Or(tuple(filters))
+
+    def _both(self, depth: int) -> Filter:
+        filters = [self._one(depth)]
+        while self._take_if("and"):
+            filters.append(self._one(depth))
+        return filters[0] if len(filters) == 1 else And(tuple(filters))
+
+    def _one(self, depth: int) -> Filter:
+        if depth > DEPTH_MAX:
+            raise _error(f"over {DEPTH_MAX} levels deep", self._next.at)
+        if self._take_if("not"):
+            return Not(self._one(depth + 1))
+        if self._take_if("("):
+            inner = self.either(depth + 1)
+            self._expect(")")
+            return inner
+        return self._condition()
+
+    def _expect(self, text: str) -> None:
+        if not self._take_if(text):
+            raise self._expected(f"`{text}`")
+
+    def _condition(self) -> Filter:
+        if self._next.kind != "name":
+            raise self._expected("a field's name, `not` or `(`")
+        field = self._take().text.strip("`")
+        if self._take_if("exists"):
+            return Exists(field)
+        if self._take_if("in"):
+            self._expect("(")
+            values = [self._value()]
+            while self._take_if(","):
+                values.append(self._value())
+            self._expect(")")
+            return In(field, tuple(values))
+        if self._take_if("=", "=="):
+            return Equals(field, self._value())
+        if self._take_if("!="):
+            return Not(Equals(field, self._value()))
+        comparison = self._take_if(*_BOUND_OF)
+        if comparison is None:
+            raise self._expected(f"a comparison, `in` or `exists` after {field}")
+        return Range(field, **{_BOUND_OF[comparison.text]: self._number()})
+
+    def _number(self) -> float:
+        if self._next.kind != "number":
+            raise self._expected("a number")
+        return float(self._take().text)
+
+    def _value(self) -> FilterValue:
+        token = self._next
+        if token.kind == "number":
+            return self._number()
+        if token.kind == "text":
+            return _text_of(self._take())
+        if word := self._take_if("true", "false"):
+            return word.text == "true"
+        if token.kind == "name":
+            raise _error(f'a value is expected; put text in quotes: "{token.text}"', token.at)
+        raise self._expected("a value")
+
+
+def _text_of(token: _Token) -> str:
+    if token.text.startswith("'"):
+        return token.text[1:-1]
+    try:
+        text: str = json.loads(token.text, strict=False)
+    except ValueError:
+        raise _error(f"{token.text} has an escape that JSON does not know", token.at) from None
+    return text

@@ -1,0 +1,260 @@
+"""An upload of any number of rows: how it is cut into messages, and what of it is acknowledged.
+
+Pure: whoever has a channel sends `message(0)`, `message(1)` ... in order and hands every answer to
+`acknowledge`. Nothing here knows grpc, a clock or a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorshard.client.calls import id_array, member_of, metadata_bytes, real_array, wire_vectors
+from vectorshard.shard import wire
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import (
+    InternalError,
+    InvalidParameter,
+    InvalidRequest,
+    MalformedMessage,
+    ShardUnavailable,
+    VectorShardError,
+)
+from vectorshard.shard.types import IdArray, RowError, RowErrorCode, Token, UpsertRequest, WriteMode
+
+MESSAGE_BYTES: Final = 256 * 1024
+"""Rows go into messages of about this. Larger ones gain nothing, and a server's event loop takes
+20 ms to read one of 4 MiB, for which searches wait: their p99 beside a bulk load doubles."""
+
+ROW_OVERHEAD_BYTES: Final = 8
+"""More than protobuf's tags and lengths add to a row with a string id and metadata."""
+
+Progress = Callable[[int, int], None]
+"""Called with the rows acknowledged so far and all rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsertSummary:
+    """What became of an upload: `accepted` rows are durable and searchable, `errors` names those
+    that exist with other content.
+
+    A search that brings `token` sees all of them.
+    """
+
+    accepted: int
+    errors: tuple[RowError, ...]
+    token: Token
+
+
+class Upload:
+    """Rows on their way to a collection.
+
+    Parameters
+    ----------
+    name
+        The collection.
+    ids
+        (rows,), each once; integers or strings.
+    vectors
+        (rows, dim), real numbers. Kept as they are, and converted a message at a time, so that a
+        memory map need not fit into memory.
+    metadata
+        None, or a mapping (or None) for each row.
+    mode
+        What to do with ids that exist.
+    limits
+        The server's.
+    progress
+        Told after every acknowledgement.
+
+    Raises
+    ------
+    InvalidRequest
+        For what no server takes: see its subclasses. Nothing was sent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[int] | Sequence[str] | IdArray,
+        vectors: npt.ArrayLike,
+        metadata: Sequence[Mapping[str, Any] | None] | None,
+        *,
+        mode: WriteMode | str,
+        limits: Limits,
+        progress: Progress | None,
+    ) -> None:
+        self._name = name
+        self._ids = id_array(ids)
+        self._vectors = _row_matrix(vectors)
+        self._metadata = metadata_bytes(metadata)
+        self._mode = member_of(WriteMode, mode, "mode", InvalidParameter)
+        self._progress = progress
+        self._check_counts()
+        wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
+        self._spans = _spans(self._row_bytes(), limits)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all answers: everything is to be sent, perhaps again."""
+        self._acknowledged = 0
+        self._accepted = 0
+        self._errors: list[RowError] = []
+        self._token = Token(incarnation="")
+
+    def _check_counts(self) -> None:
+        if len(self._vectors) != self.rows:
+            raise MalformedMessage(
+                f"{len(self._vectors):,} rows for {self.rows:,} ids", field="vectors"
+            )
+        if self._metadata is not None and len(self._metadata) != self.rows:
+            raise MalformedMessage(
+                f"{len(self._metadata):,} rows for {self.rows:,} ids", field="metadata"
+            )
+
+    def _row_bytes(self) -> npt.NDArray[np.int64]:
+        """Return about how many bytes each row takes in a message (rows,)."""
+        component_bytes = 2 if self._vectors.dtype == np.float16 else 4
+        fixed = self._vectors.shape[1] * component_bytes + ROW_OVERHEAD_BYTES
+        row_bytes = np.full(self.rows, fixed, dtype=np.int64)
+        if self._ids.dtype == np.object_:
+            row_bytes += [len(id_.encode("utf-8", "replace")) for id_ in self._ids.tolist()]
+        else:
+            row_bytes += self._ids.itemsize
+        if self._metadata is not None:
+            row_bytes += np.fromiter(map(len, self._metadata), dtype=np.int64, count=self.rows)
+        return row_bytes
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self._ids.size
+
+    @property
+    def rows_acknowledged(self) -> int:
+        """How many of the first rows are acknowledged."""
+        return self._spans[self._acknowledged - 1].stop if self._acknowledged else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every message is acknowledged."""
+        return self._acknowledged == len(self._spans)
+
+    @property
+    def messages(self) -> int:
+        """How many messages the rows take; an upload of no rows is one message."""
+        return len(self._spans)
+
+    def message(self, number: int) -> bytes:
+        """Return the bytes of a message, counted from 0."""
+        span = self._spans[number]
+        request = UpsertRequest(
+            collection=self._name,
+            ids=self._ids[span],
+            vectors=wire_vectors(self._vectors[span]),
+            metadata=None if self._metadata is None else self._metadata[span],
+            mode=self._mode,
+        )
+        return wire.encode_upsert_request(request, number)
+
+    def acknowledge(self, payload: bytes) -> None:
+        """Take in the answer to the next message.
+
+        Raises
+        ------
+        InternalError
+            If it is the answer to another one.
+        """
+        result, number = wire.decode_upsert_response(payload)
+        if self.complete or number != self._acknowledged:
+            raise InternalError(
+                f"message {number} was acknowledged where {self._acknowledged} was expected"
+            )
+        first_row = self.rows_acknowledged
+        self._accepted += result.accepted
+        self._errors += [replace(error, row=error.row + first_row) for error in result.errors]
+        self._token = _newest(self._token, result.token)
+        self._acknowledged += 1
+        if self._progress is not None:
+            self._progress(self.rows_acknowledged, self.rows)
+
+    def summary(self) -> UpsertSummary:
+        """Return what is acknowledged so far.
+
+        Raises
+        ------
+        ShardUnavailable
+            If rows of it are not written, because their shards were missing; it names the rows.
+        """
+        if (unwritten := self._unwritten()) is not None:
+            raise unwritten
+        return UpsertSummary(accepted=self._accepted, errors=tuple(self._errors), token=self._token)
+
+    def ended_by(self, error: VectorShardError) -> VectorShardError:
+        """Return an error of the first message without an answer as one of this upload.
+
+        Its row counts in the whole upload, and it tells how many rows are acknowledged.
+        """
+        if isinstance(error, InvalidRequest) and error.row is not None:
+            row = error.row + self.rows_acknowledged
+            error = type(error)(error.reason, field=error.field, row=row)
+        unwritten = self._unwritten()
+        error.acknowledged_rows = (
+            self.rows_acknowledged if unwritten is None else unwritten.acknowledged_rows
+        )
+        return error
+
+    def _unwritten(self) -> ShardUnavailable | None:
+        """Return the error that rows of missing shards are, None when there are none."""
+        missed = [error for error in self._errors if error.code != RowErrorCode.ALREADY_EXISTS]
+        if not missed:
+            return None
+        first = missed[0]
+        unwritten = ShardUnavailable(
+            f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written, "
+            f"row {first.row} because of {first.message}"
+        )
+        unwritten.unwritten_rows = tuple(error.row for error in missed)
+        unwritten.acknowledged_rows = first.row
+        return unwritten
+
+
+def _row_matrix(vectors: npt.ArrayLike) -> npt.NDArray[Any]:
+    array = real_array(vectors, "vectors")
+    if array.size == 0 and array.ndim == 1:
+        return array.reshape(0, 0)
+    if array.ndim != 2:
+        raise MalformedMessage(f"of shape {array.shape}, not (rows, dim)", field="vectors")
+    return array
+
+
+def _spans(row_bytes: npt.NDArray[np.int64], limits: Limits) -> list[slice]:
+    """Cut rows into messages: each takes what fits, and at least one row."""
+    # Half of a small limit leaves room for what is not rows.
+    message_bytes = min(MESSAGE_BYTES, limits.message_bytes // 2)
+    ends = np.cumsum(row_bytes)
+    spans = []
+    first = 0
+    while first < row_bytes.size:
+        begin = int(ends[first - 1]) if first else 0
+        fitting = int(np.searchsorted(ends, begin + message_bytes, side="right"))
+        last = min(max(fitting, first + 1), first + limits.rows)
+        spans.append(slice(first, last))
+        first = last
+    return spans or [slice(0, 0)]
+
+
+def _newest(token: Token, later: Token) -> Token:
+    """Return a token that stands for the writes of both."""
+    if not later.incarnation:
+        return token
+    if token.incarnation != later.incarnation:
+        return later
+    sequences = dict(token.sequences)
+    for shard, sequence in later.sequences.items():
+        sequences[shard] = max(sequence, sequences.get(shard, 0))
+    return Token(incarnation=later.incarnation, sequences=sequences)

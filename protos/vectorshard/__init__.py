@@ -1,1 +1,0 @@
-"""The generated Python of the vectorshard contract. `vectorshard.v1` is the public one."""

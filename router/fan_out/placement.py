@@ -1,0 +1,157 @@
+"""Where rows live: id -> slot -> child. Pure.
+
+The slots are cut into contiguous ranges, one a leaf shard. A router learns which child owns which
+slots from the children themselves and never guesses: a child that has not answered yet owns
+nothing, and what contradicts the others is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable
+from vectorshard.shard.rows.slots import slots_of
+from vectorshard.shard.types import IdArray, Int64Array, Role, Topology
+
+NO_CHILD = -1
+
+
+def slots_of_shard(shard: int, shards_total: int) -> tuple[tuple[int, int], ...]:
+    """Return the slots of one of `shards_total` shards, as ranges with both ends included."""
+    first = shard * SLOTS_TOTAL // shards_total
+    last = (shard + 1) * SLOTS_TOTAL // shards_total - 1
+    return ((first, last),)
+
+
+class Placement:
+    """Which child of a router owns each slot.
+
+    Parameters
+    ----------
+    topologies
+        One a child, in order; None for one that has not told yet.
+    partial
+        Whether the children may be a part of the placement only, as below another router.
+
+    Raises
+    ------
+    PlacementMismatch
+        If two children own a slot or belong to different clusters or placements; if one tells of
+        what cannot be; if leaf shards stand in another order than their numbers; unless `partial`,
+        if they are not all.
+    """
+
+    def __init__(self, topologies: Sequence[Topology | None], *, partial: bool = False) -> None:
+        known = [(child, each) for child, each in enumerate(topologies) if each and each.shards]
+        first_child, first = known[0] if known else (0, None)
+        self.cluster = first.cluster if first else ""
+        self.epoch = first.placement_epoch if first else 0
+        self.shards_total = first.shards_total if first else 0
+        self.shards = tuple(
+            sorted(
+                (shard for _, topology in known for shard in topology.shards),
+                key=lambda shard: shard.shard,
+            )
+        )
+        self.partial = partial
+        self.slots_total = SLOTS_TOTAL
+        self.slots_of_child = np.zeros(len(topologies), dtype=np.int64)
+        self._child_of_slot = np.full(SLOTS_TOTAL, NO_CHILD, dtype=np.int64)
+        self._child_of_shard: dict[int, int] = {}
+        for child, topology in known:
+            self._require_same_placement(child, topology, first_child)
+            self._place(child, topology)
+        if partial:
+            self.slots_total = int(self.slots_of_child.sum())
+        # A router below this one may see more shards later: it proves no order and no gap.
+        leaves = [(child, each) for child, each in known if each.role is Role.SHARD]
+        self._require_order(leaves)
+        if not partial and known:
+            self._require_all_shards(len(topologies), leaves)
+
+    def _require_same_placement(self, child: int, topology: Topology, first_child: int) -> None:
+        told = (topology.cluster, topology.placement_epoch, topology.shards_total)
+        if told != (self.cluster, self.epoch, self.shards_total):
+            raise PlacementMismatch(
+                f"child {child} belongs to cluster {topology.cluster} epoch "
+                f"{topology.placement_epoch} of {topology.shards_total} shards, child "
+                f"{first_child} to {self.cluster} epoch {self.epoch} of {self.shards_total}"
+            )
+
+    def _place(self, child: int, topology: Topology) -> None:
+        for shard in topology.shards:
+            if shard.shard >= self.shards_total:
+                raise PlacementMismatch(f"there is no shard {shard.shard} of {self.shards_total}")
+            if shard.shard in self._child_of_shard:
+                raise PlacementMismatch(f"shard {shard.shard} is reached through two children")
+            self._child_of_shard[shard.shard] = child
+            for first, last in shard.slots:
+                if not first <= last < SLOTS_TOTAL:
+                    raise PlacementMismatch(f"there are no slots {first} to {last}")
+                taken = self._child_of_slot[first : last + 1]
+                if (taken != NO_CHILD).any():
+                    raise PlacementMismatch(f"slots {first} to {last} have two owners")
+                taken[:] = child
+                self.slots_of_child[child] += last + 1 - first
+
+    @staticmethod
+    def _require_order(leaves: Sequence[tuple[int, Topology]]) -> None:
+        before = -1
+        for child, topology in leaves:
+            shard = topology.shards[0].shard
+            if shard < before:
+                raise PlacementMismatch(
+                    f"child {child} is shard {shard}, and a child before it is shard {before}: "
+                    "name the shards in the order of their numbers"
+                )
+            before = shard
+
+    def _require_all_shards(self, children: int, leaves: Sequence[tuple[int, Topology]]) -> None:
+        if children > self.shards_total:
+            raise PlacementMismatch(
+                f"there are {children} children, but {self.shards_total} shards in the placement"
+            )
+        for child, topology in leaves:
+            shard = topology.shards[0].shard
+            if children == self.shards_total and shard != child:  # so that all of them are leaves
+                raise PlacementMismatch(
+                    f"child {child} of {children} is shard {shard} of {self.shards_total}: "
+                    "name all shards, in the order of their numbers"
+                )
+        if len(leaves) == children and (missing := self.missing_shards):
+            listed = ", ".join(map(str, missing))
+            raise PlacementMismatch(
+                f"no child is shard {listed} of {self.shards_total}: name all shards"
+            )
+
+    @property
+    def missing_shards(self) -> list[int]:
+        """The leaf shards of the placement that no known child leads to."""
+        return [shard for shard in range(self.shards_total) if shard not in self._child_of_shard]
+
+    def child_of_shard(self, shard: int) -> int | None:
+        """Return the child that leads to a leaf shard."""
+        return self._child_of_shard.get(shard)
+
+    def shards_of_child(self, child: int) -> list[int]:
+        """Return the leaf shards that a child leads to, as far as known, by number."""
+        return [shard.shard for shard in self.shards if self._child_of_shard[shard.shard] == child]
+
+    def split(self, ids: IdArray) -> Iterator[tuple[int, Int64Array]]:
+        """Yield each child that owns some of the ids, with their indices (rows,), ascending.
+
+        Raises
+        ------
+        ShardUnavailable
+            If no child is known that owns an id's slot. Nothing has been yielded then.
+        """
+        slots = slots_of(ids)
+        children = self._child_of_slot[slots]
+        if (children == NO_CHILD).any():
+            slot = int(slots[children.argmin()])
+            raise ShardUnavailable(f"no shard is known that owns slot {slot}")
+        for child in np.unique(children).tolist():
+            yield child, np.flatnonzero(children == child)

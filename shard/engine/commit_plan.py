@@ -1,0 +1,253 @@
+"""What a group of writes changes, worked out before anything is written. Pure.
+
+Writes join a plan in the order of their arrival. A write that touches an id that the plan already
+touches does not fit: it waits for the next plan, and so sees this one's rows. A delete by filter
+may touch any id, so that it has a plan to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vectorshard.shard.filters import Filter
+from vectorshard.shard.rows.filter_columns import FieldValues
+from vectorshard.shard.rows.tombstones import Tombstones
+from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.types import (
+    Float32Array,
+    IdArray,
+    IdType,
+    Int64Array,
+    RowError,
+    RowErrorCode,
+    WriteMode,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedUpsert:
+    """Rows as the collection keeps them: checked, float32, unit vectors under COSINE.
+
+    `field_values` are those of the metadata, where fields are declared.
+    """
+
+    ids: IdArray
+    vectors: Float32Array
+    metadata: Sequence[bytes] | None
+    field_values: Sequence[FieldValues] | None = None
+    mode: WriteMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedDelete:
+    """Ids to delete, each once."""
+
+    ids: IdArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedFilterDelete:
+    """A filter whose rows are to be deleted: those that pass when it is committed."""
+
+    filter: Filter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsertOutcome:
+    """Rows acknowledged and rows refused of one upsert."""
+
+    accepted: int
+    errors: tuple[RowError, ...]
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteOutcome:
+    """Rows deleted by one delete."""
+
+    deleted: int
+    sequence: int = 0
+
+
+AdmittedWrite = AdmittedUpsert | AdmittedDelete | AdmittedFilterDelete
+WriteOutcome = UpsertOutcome | DeleteOutcome
+
+
+class CommitPlan:
+    """The rows to append and the rows to kill of one commit.
+
+    Parameters
+    ----------
+    snapshot
+        What is committed.
+    id_type
+        The collection's.
+    lookup
+        The newest committed row of each id, or -1.
+    stored_metadata
+        The metadata of committed rows.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        id_type: IdType,
+        lookup: Callable[[IdArray], Int64Array],
+        stored_metadata: Callable[[Int64Array], Sequence[bytes]],
+    ) -> None:
+        self._snapshot = snapshot
+        self._id_type = id_type
+        self._lookup = lookup
+        self._stored_metadata = stored_metadata
+        self._touched: set[int | str] = set()  # filled only when a second write asks to join
+        self._untold: list[IdArray] = []  # ids of writes that are not in `_touched` yet
+        self._touched_ids = 0
+        self._touches_any = False
+        self._ids: list[IdArray] = []
+        self._vectors: list[Float32Array] = []
+        self._metadata: dict[int, bytes] = {}
+        self._field_values: dict[int, FieldValues] = {}
+        self._replaced: list[Int64Array] = []
+        self._deleted: list[Int64Array] = []
+        self.first_row = snapshot.rows
+        self.rows = 0
+
+    def fits(self, write: AdmittedWrite, ids_max: int) -> bool:
+        """Whether the write may join: it touches no id twice and keeps the commit within bounds."""
+        if self._touches_any:
+            return False
+        if self._touched_ids == 0:
+            return True
+        if isinstance(write, AdmittedFilterDelete):
+            return False
+        if self._touched_ids + len(write.ids) > ids_max:
+            return False
+        for ids in self._untold:
+            self._touched.update(ids.tolist())
+        self._untold.clear()
+        return self._touched.isdisjoint(write.ids.tolist())
+
+    def add(self, write: AdmittedWrite) -> WriteOutcome:
+        """Let a fitting write join; return its outcome, which holds once the plan is committed."""
+        if isinstance(write, AdmittedFilterDelete):
+            self._touches_any = True
+            passing = self._snapshot.passing(write.filter)
+            self._deleted.append(passing)
+            return DeleteOutcome(deleted=len(passing))
+        self._untold.append(write.ids)
+        self._touched_ids += len(write.ids)
+        rows = self._lookup(write.ids)
+        exists = rows >= 0
+        exists[exists] = ~self._snapshot.tombstones.are_dead(rows[exists])
+        if isinstance(write, AdmittedDelete):
+            self._deleted.append(rows[exists])
+            return DeleteOutcome(deleted=int(np.count_nonzero(exists)))
+        return self._add_upsert(write, rows, np.flatnonzero(exists))
+
+    def _add_upsert(
+        self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
+    ) -> UpsertOutcome:
+        changed = existing[~self._is_identical(write, rows, existing)]
+        appended = np.ones(len(write.ids), dtype=np.bool_)
+        appended[existing] = False
+        errors: tuple[RowError, ...] = ()
+        if write.mode is WriteMode.INSERT:
+            errors = tuple(
+                RowError(int(row), RowErrorCode.ALREADY_EXISTS, "the id exists with other content")
+                for row in changed
+            )
+        else:
+            appended[changed] = True
+            self._replaced.append(rows[changed])
+        self._append(write, np.flatnonzero(appended))
+        return UpsertOutcome(accepted=len(write.ids) - len(errors), errors=errors)
+
+    def _is_identical(
+        self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
+    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Say of each of the `existing` rows of a write whether it is stored exactly so."""
+        stored = rows[existing]
+        same = np.asarray(
+            (
+                write.vectors[existing].view(np.uint32)
+                == self._snapshot.vectors_of(stored).view(np.uint32)
+            ).all(axis=1)
+        )
+        candidates = np.flatnonzero(same)
+        stored_metadata = self._stored_metadata(stored[candidates])
+        for candidate, metadata in zip(candidates, stored_metadata, strict=True):
+            written = write.metadata[existing[candidate]] if write.metadata is not None else b""
+            same[candidate] = metadata == written
+        return same
+
+    def _append(self, write: AdmittedUpsert, chosen: Int64Array) -> None:
+        if write.metadata is not None:
+            first = self.first_row + self.rows
+            for position, row in enumerate(chosen.tolist()):
+                if write.metadata[row]:
+                    self._metadata[first + position] = write.metadata[row]
+                    if write.field_values is not None:
+                        self._field_values[first + position] = write.field_values[row]
+        everything = len(chosen) == len(write.ids)
+        self._ids.append(write.ids if everything else write.ids[chosen])
+        self._vectors.append(write.vectors if everything else write.vectors[chosen])
+        self.rows += len(chosen)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether there is nothing to write."""
+        return self.rows == 0 and not any(map(len, (*self._replaced, *self._deleted)))
+
+    @property
+    def ids(self) -> IdArray:
+        """(rows,) of the rows to append."""
+        if not self._ids:
+            return np.zeros(0, dtype=object if self._id_type is IdType.STRING else np.int64)
+        return joined_ids(self._ids)
+
+    @property
+    def vectors(self) -> Float32Array:
+        """(rows, dim) of the rows to append."""
+        if not self._vectors:
+            return np.zeros((0, self._snapshot.vectors.shape[1]), dtype=np.float32)
+        return self._vectors[0] if len(self._vectors) == 1 else np.concatenate(self._vectors)
+
+    @property
+    def metadata(self) -> Mapping[int, bytes]:
+        """Row number -> metadata, of the rows to append that have some."""
+        return self._metadata
+
+    @property
+    def field_values(self) -> Mapping[int, FieldValues]:
+        """Row number -> declared fields, of the rows to append that have metadata."""
+        return self._field_values
+
+    @property
+    def replaced(self) -> Int64Array:
+        """Rows that are superseded."""
+        return _joined(self._replaced)
+
+    @property
+    def deleted(self) -> Int64Array:
+        """Rows that are deleted."""
+        return _joined(self._deleted)
+
+    @property
+    def tombstones(self) -> Tombstones:
+        """The tombstones after the commit."""
+        return self._snapshot.tombstones.with_dead(np.concatenate([self.replaced, self.deleted]))
+
+
+def joined_ids(parts: Sequence[IdArray]) -> IdArray:
+    """Put ids of one type, at least one array of them, one after the other."""
+    ids: IdArray = parts[0]
+    if len(parts) > 1:
+        ids = np.concatenate(parts)  # type: ignore[assignment]  # numpy widens the dtype
+    return ids
+
+
+def _joined(parts: Sequence[Int64Array]) -> Int64Array:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)

@@ -1,0 +1,519 @@
+"""A shard in this process: many collections behind the Shard protocol.
+
+The event loop only hands over: searches, reads and commits run in threads of their own, so that
+neither waits for the other. Of each collection one group of writes is committed at a time, and
+whoever arrives meanwhile travels with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import structlog
+
+from vectorshard.shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
+from vectorshard.shard.engine.background import Trainer, TrainingAbandoned
+from vectorshard.shard.engine.collection import COMMIT_IDS_MAX, Collection, Found
+from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
+from vectorshard.shard.engine.group_commit import Coalescer
+from vectorshard.shard.engine.search_batching import SearchCoalescer
+from vectorshard.shard.engine.validation import admit_vectors, check_filter
+from vectorshard.shard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    DeadlineExceeded,
+    IncarnationMismatch,
+    InvalidParameter,
+    Overloaded,
+    PlacementMismatch,
+    ShardUnavailable,
+)
+from vectorshard.shard.index.ivf_index import use_cores
+from vectorshard.shard.rows.slots import slots_of
+from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity, new_cluster
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.types import (
+    NO_LIMIT,
+    Call,
+    CollectionConfig,
+    CollectionDescription,
+    CollectionEntry,
+    CountRequest,
+    Cursor,
+    DeleteRequest,
+    DeleteResult,
+    ExplainRequest,
+    Explanation,
+    GetRequest,
+    ListRequest,
+    Receipt,
+    Role,
+    Rows,
+    SearchRequest,
+    SearchResult,
+    ShardDescription,
+    ShardPlacement,
+    Token,
+    TopK,
+    Topology,
+    TrainRequest,
+    UpsertRequest,
+    UpsertResult,
+)
+
+QUERY_BATCH_BYTES = 256 * 1024
+QUERY_BATCH_MAX = 64
+"""Beyond 64 queries the shared product no longer gets cheaper a query; beyond 256 KiB of queries
+they no longer stay in a core's cache."""
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A collection, the queue of its writes, and the searches that wait together."""
+
+    collection: Collection
+    writes: Coalescer[UpsertRequest | DeleteRequest, WriteOutcome]
+    searches: SearchCoalescer
+
+
+class LocalShard:
+    """Collections whose rows live in this process's data directory. Use `open`."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: DataDirectory,
+        engine: EngineConfig,
+        clock: Callable[[], float],
+        when_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._identity = identity = directory.identity
+        self._topology = Topology(
+            role=Role.SHARD,
+            cluster=identity.cluster,
+            placement_epoch=identity.placement_epoch,
+            shards_total=identity.shards_total,
+            shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
+        )
+        # Who asks the shard by itself gets fewer of its own hits: see `merged_chances`.
+        training = replace(engine.training, merged_shards=identity.shards_total)
+        self._engine = engine = replace(engine, training=training)
+        self._owned = np.zeros(SLOTS_TOTAL, dtype=np.bool_)
+        for first, last in identity.slots:
+            self._owned[first : last + 1] = True
+        self._trainer = Trainer(clock, when_idle=when_idle)
+        self._served: dict[str, _Served] = {}
+        self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Future[Any]] = set()
+        prefix = f"shard-{self._identity.shard}"
+        self._search_threads = ThreadPoolExecutor(
+            engine.search_threads, f"{prefix}-search", use_cores, (engine.search_cores,)
+        )
+        self._read_threads = ThreadPoolExecutor(2, f"{prefix}-read")
+        self._commit_threads = ThreadPoolExecutor(2, f"{prefix}-commit")
+        self._change_threads = ThreadPoolExecutor(1, f"{prefix}-change")
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        path: Path,
+        identity: ShardIdentity,
+        engine: EngineConfig,
+        clock: Callable[[], float] = time.time,
+        *,
+        new_cluster: Callable[[], str] = new_cluster,
+        when_idle: Callable[[], None] = lambda: None,
+    ) -> LocalShard:
+        """Open a shard's data directory and all collections in it; blocking.
+
+        `new_cluster` names the cluster of a directory that is new, when `identity` does not;
+        `when_idle` is called whenever a background thread runs out of work.
+
+        Raises
+        ------
+        DataDirectoryError
+            If the directory is in use, too new, or another shard's.
+        CorruptData
+            If a collection's committed rows are not what was written.
+        """
+        directory = DataDirectory.open(disk, path, identity, new_cluster=new_cluster)
+        try:
+            shard = cls(disk, directory, engine, clock, when_idle)
+            for collection_directory in directory.collection_directories():
+                shard._serve(
+                    Collection.open(
+                        disk, collection_directory, directory.identity.shard, shard._engine
+                    )
+                )
+        except BaseException:
+            directory.close()
+            raise
+        shard._trainer.start()
+        return shard
+
+    def _serve(self, collection: Collection) -> _Served:
+        served = _Served(
+            collection,
+            Coalescer(
+                collection.apply,
+                self._commit_threads,
+                _weight_of,
+                COMMIT_IDS_MAX,
+                partial(self._wait_for_absorption, collection),
+            ),
+            SearchCoalescer(),
+        )
+        self._served[collection.entry.config.name] = served
+        self._trainer.attach(collection)
+        return served
+
+    # ---- collections ----------------------------------------------------------------------------
+
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+        """Say who this is: one leaf shard and its slots."""
+        return self._topology
+
+    async def create_collection(
+        self, config: CollectionConfig, *, call: Call = NO_LIMIT
+    ) -> tuple[CollectionEntry, bool]:
+        """Create a collection, durably; once begun it runs to its end."""
+        return await self._to_its_end(self._create_collection(config, call))
+
+    async def _create_collection(
+        self, config: CollectionConfig, call: Call
+    ) -> tuple[CollectionEntry, bool]:
+        async with self._changing:
+            if (served := self._served.get(config.name)) is not None:
+                return self._existing(served.collection.entry, config, call), False
+            if len(self._served) >= self._engine.limits.collections:
+                raise Overloaded(
+                    f"this shard holds {len(self._served)} collections already, its limit"
+                )
+            entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
+            collection = await self._in_thread(self._change_threads, self._create, entry)
+            self._serve(collection)
+            return entry, True
+
+    @staticmethod
+    def _existing(entry: CollectionEntry, config: CollectionConfig, call: Call) -> CollectionEntry:
+        if entry.config != config:
+            raise CollectionExists(
+                f"collection {config.name} exists with another configuration: {entry.config}"
+            )
+        if call.incarnation and call.incarnation != entry.incarnation:
+            raise IncarnationMismatch(f"collection {config.name} exists as another incarnation")
+        return entry
+
+    def _create(self, entry: CollectionEntry) -> Collection:
+        shard, engine = self._identity.shard, self._engine
+        with self._directory.creating_collection(entry.config.name) as building:
+            Collection.create(self._disk, building, entry)
+        return Collection.open(
+            self._disk, self._directory.collection_directory(entry.config.name), shard, engine
+        )
+
+    async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
+        """Drop a collection: writes in flight finish, then its files go.
+
+        Once begun it runs to its end. When the disk fails it, the collection is there as before.
+        """
+        await self._to_its_end(self._drop_collection(name, call))
+
+    async def _drop_collection(self, name: str, call: Call) -> None:
+        async with self._changing:
+            served = self._find(name, call)
+            collection = served.collection
+            del self._served[name]
+            await served.writes.drain()
+            self._trainer.detach(collection)
+            try:
+                await self._in_thread(
+                    self._change_threads,
+                    self._directory.drop_collection,
+                    name,
+                    collection.entry.incarnation,
+                )
+            except BaseException:
+                self._served[name] = served
+                self._trainer.attach(collection)
+                raise
+            await self._in_thread(self._change_threads, collection.close)
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Change the set of collections, even if the caller is cancelled meanwhile.
+
+        A change that stopped halfway would leave a directory that nobody serves.
+        """
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
+        """Return the collections by name."""
+        return [self._served[name].collection.entry for name in sorted(self._served)]
+
+    async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
+        """Describe a collection on this shard."""
+        collection = self._find(name, call).collection
+        description = await self._read(collection, collection.describe)
+        return CollectionDescription(
+            config=collection.entry.config,
+            incarnation=collection.entry.incarnation,
+            shards=(description,),
+            recommended_batch_size=recommended_batch_size(collection.entry.config.dim),
+        )
+
+    # ---- writes ---------------------------------------------------------------------------------
+
+    async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        """Write rows; when it returns they are durable and searchable."""
+        served = self._find(request.collection, call)
+        self._check_placement(request)
+        outcome = await served.writes.submit(request)
+        assert isinstance(outcome, UpsertOutcome)
+        return UpsertResult(
+            accepted=outcome.accepted,
+            errors=outcome.errors,
+            token=self._token(served.collection, outcome.sequence),
+        )
+
+    async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
+        """Delete rows; when it returns they are gone, durably."""
+        served = self._find(request.collection, call)
+        outcome = await served.writes.submit(request)
+        assert isinstance(outcome, DeleteOutcome)
+        return DeleteResult(
+            deleted=outcome.deleted, token=self._token(served.collection, outcome.sequence)
+        )
+
+    async def _wait_for_absorption(
+        self, collection: Collection, writes: Sequence[UpsertRequest | DeleteRequest]
+    ) -> None:
+        """Slow the writers of a collection down, and nobody else's, while its buffer outgrows."""
+        if any(isinstance(write, UpsertRequest) for write in writes):
+            room = asyncio.wrap_future(collection.room_for_rows())
+            await asyncio.wait([room], timeout=self._engine.buffer.slow_writers_wait_s)
+            room.cancel()
+
+    def _token(self, collection: Collection, sequence: int) -> Token:
+        return Token(
+            incarnation=collection.entry.incarnation,
+            sequences={self._identity.shard: sequence},
+        )
+
+    def _check_placement(self, request: UpsertRequest) -> None:
+        """Refuse rows of other shards: no router may ever misplace one."""
+        slots = slots_of(request.ids)
+        misplaced = ~self._owned[slots]
+        if misplaced.any():
+            row = int(misplaced.argmax())
+            raise PlacementMismatch(
+                f"row {row} belongs to slot {int(slots[row])}, which shard "
+                f"{self._identity.shard} does not own; the caller's placement is wrong"
+            )
+
+    # ---- reads ----------------------------------------------------------------------------------
+
+    async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """Return the rows of the ids that exist, in the order asked, or what passes a filter."""
+        collection = self._find(request.collection, call).collection
+        return await self._read(
+            collection, collection.get, request.ids, request.include, request.filter
+        )
+
+    async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        """Count live rows."""
+        collection = self._find(request.collection, call).collection
+        return await self._read(collection, collection.count, request.ids, request.filter)
+
+    async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """Return a page of live rows, in the order of their row numbers."""
+        collection = self._find(request.collection, call).collection
+        first_row = 0
+        if request.cursor is not None:
+            if request.cursor.incarnation != collection.entry.incarnation:
+                raise InvalidParameter("belongs to another collection", field="cursor")
+            first_row = request.cursor.row
+        page, next_row = await self._read(
+            collection,
+            collection.list_rows,
+            first_row,
+            request.page_size or PAGE_SIZE_DEFAULT,
+            request.include,
+            request.filter,
+        )
+        if next_row is None:
+            return page
+        cursor = Cursor(
+            incarnation=collection.entry.incarnation, shard=self._identity.shard, row=next_row
+        )
+        return replace(page, cursor=cursor)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        """Find the k best rows of this shard for each query."""
+        served = self._find(request.collection, call)
+        collection = served.collection
+        _check_in_time(call)
+        if request.token is not None:
+            self._check_token(collection, request.token)
+        check_filter(collection.entry.config, request.filter)
+        admitted = replace(
+            request, queries=admit_vectors(collection.entry.config, request.queries, "queries")
+        )
+        return await served.searches.search(admitted, call, partial(self._search, collection))
+
+    async def _search(
+        self,
+        collection: Collection,
+        request: SearchRequest,
+        call: Call,
+        next_one: Callable[[], None],
+    ) -> SearchResult:
+        def search() -> Found:
+            _check_in_time(call)  # it may have waited for a thread
+            return collection.search(request)
+
+        found = await self._read_in(self._search_threads, collection, search)
+        return SearchResult(
+            hits=TopK(counts=found.ranked.counts, ids=found.ranked.ids, scores=found.ranked.scores),
+            receipt=Receipt(shards=(found.receipt,), coverage=1.0),
+            vectors=found.vectors,
+            metadata=found.metadata,
+        )
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Say where an id is, how it ranks on this shard, and what a search must do to find it."""
+        collection = self._find(request.collection, call).collection
+        query = admit_vectors(collection.entry.config, request.query, "query")
+        return await self._read(collection, collection.explain, replace(request, query=query))
+
+    def _check_token(self, collection: Collection, token: Token) -> None:
+        """Refuse a token this shard cannot have issued: with one copy, it sees all it issued."""
+        newest = token.sequences.get(self._identity.shard, 0)
+        if token.incarnation != collection.entry.incarnation:
+            raise InvalidParameter("belongs to another collection", field="token")
+        if newest > collection.snapshot.sequence:
+            raise InvalidParameter("is newer than every write of this shard", field="token")
+
+    async def train(
+        self, request: TrainRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardDescription]:
+        """Train a new index from the rows that live now."""
+        served = self._find(request.collection, call)
+        collection = served.collection
+        trained = collection.ask_for_training()
+        if request.wait:
+            try:
+                await asyncio.wrap_future(trained)
+            except TrainingAbandoned:
+                if self._served.get(request.collection) is served:
+                    raise ShardUnavailable("the shard stops before the training ends") from None
+                raise CollectionNotFound(
+                    f"collection {request.collection} was dropped meanwhile"
+                ) from None
+        return [await self._read(collection, collection.describe)]
+
+    # ---- common ---------------------------------------------------------------------------------
+
+    def _find(self, name: str, call: Call) -> _Served:
+        served = self._served.get(name)
+        if served is None:
+            raise CollectionNotFound(f"no collection {name}; create it first")
+        if call.incarnation and call.incarnation != served.collection.entry.incarnation:
+            raise IncarnationMismatch(f"collection {name} was dropped and created anew")
+        return served
+
+    async def _read(self, collection: Collection, read: Callable[..., T], *arguments: object) -> T:
+        """Run a short read in a thread."""
+        return await self._read_in(self._read_threads, collection, read, *arguments)
+
+    async def _read_in(
+        self,
+        threads: ThreadPoolExecutor,
+        collection: Collection,
+        read: Callable[..., T],
+        *arguments: object,
+    ) -> T:
+        """Run a read in a thread; one that a drop overtook finds no collection.
+
+        Even if it found an answer: another collection's files may be in place by now.
+        """
+        try:
+            answer = await self._in_thread(threads, read, *arguments)
+        except Exception:
+            if not collection.closed:
+                raise
+        else:
+            if not collection.closed:
+                return answer
+        raise CollectionNotFound(f"collection {collection.entry.config.name} was dropped meanwhile")
+
+    @staticmethod
+    async def _in_thread(
+        threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
+    ) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+    async def close(self) -> None:
+        """Finish the writes in flight, write the index files that are due, let go."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        served_all = list(self._served.values())
+        for served in served_all:
+            await served.writes.drain()
+        await asyncio.to_thread(self._close, [served.collection for served in served_all])
+
+    def _close(self, collections: Sequence[Collection]) -> None:
+        self._trainer.stop()
+        for threads in (
+            self._search_threads,
+            self._read_threads,
+            self._commit_threads,
+            self._change_threads,
+        ):
+            threads.shutdown()
+        with ExitStack() as closing:
+            closing.callback(self._directory.close)
+            for collection in collections:
+                closing.callback(collection.close)
+                self._checkpoint_if_due(collection)
+
+    def _checkpoint_if_due(self, collection: Collection) -> None:
+        absorbed = collection.rows_since_checkpoint
+        if collection.wants_checkpoint or absorbed >= self._engine.buffer.absorb_rows:
+            try:
+                collection.checkpoint()
+            except Exception:
+                _log.exception("checkpoint failed", collection=collection.entry.config.name)
+
+
+def _check_in_time(call: Call) -> None:
+    if call.deadline is not None and time.monotonic() > call.deadline:
+        raise DeadlineExceeded("the deadline passed before the search began")
+
+
+def _weight_of(write: UpsertRequest | DeleteRequest) -> int:
+    """Return how many ids a write names; a filter weighs as one."""
+    return 1 if write.ids is None else len(write.ids)
+
+
+def recommended_batch_size(dim: int) -> int:
+    """Return how many queries a Search message should carry for the best throughput."""
+    return max(1, min(QUERY_BATCH_MAX, QUERY_BATCH_BYTES // (4 * dim)))

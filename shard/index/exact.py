@@ -1,0 +1,432 @@
+"""The one exact score, and the search that leaves nothing out.
+
+Pure: numpy in, numpy out. Whatever proposes candidates, `exact_scores` scores them and `rank`
+orders them, so that equal rows score equally on every path. No index and no buffer enters here, and
+no approximate number leaves.
+
+A candidate is a pair of a query and a row. Inside, a *cost* is a score turned so that smaller is
+better, and shifted or scaled by what is the same for all rows of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorshard.shard.rows.row_map import RowMap
+from vectorshard.shard.types import (
+    BoolArray,
+    Float32Array,
+    IdArray,
+    Int64Array,
+    Metric,
+    UInt32Array,
+    VectorArray,
+)
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+SQUARED_NORM_MAX = float(np.finfo(np.float32).max) / 4
+"""Largest squared norm of a row or a query: so no score, and no cost in here, overflows float32."""
+
+_SCORED_ELEMENTS = 32_768  # pairs * dim scored at once: the float64 copies stay in the L2 cache
+_BLOCK_ELEMENTS = 524_288  # rows * queries of one product, 2 MB: fewer turns with the GIL
+_QUERIES_AT_ONCE = 256  # more queries share one reading of a block, in shorter blocks
+_GROUPS_PER_HIT = 4  # of rows in a block; more: a sharper first limit, and slower to find
+_CROWD_PER_HIT = 2  # candidates that a query may have for each hit wanted before they are thinned
+_POOL_PER_HIT = 16  # the same for what all blocks so far have proposed
+_ROUNDINGS = 16  # float32 roundings on the way to a cost, beyond one for each component
+_UNIT_ROUNDOFF = 2.0**-24  # of float32
+_UNDERFLOW = 2.0**-149  # float32's smallest number: twice the error of a rounding that underflows
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Pairs to be scored: `query_of` and `row_of`, int64 (pairs,). No pair occurs twice."""
+
+    query_of: Int64Array
+    row_of: Int64Array
+
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.query_of)
+
+    def where(self, kept: BoolArray) -> Candidates:
+        """Return the pairs where `kept`, bool (pairs,), is true."""
+        return Candidates(self.query_of[kept], self.row_of[kept])
+
+    def at(self, positions: RowMap) -> Candidates:
+        """Return the pairs with each row's position in the row file in place of its number."""
+        return Candidates(self.query_of, positions.of(self.row_of))
+
+
+@dataclass(frozen=True, slots=True)
+class RankedRows:
+    """The best rows of each query, flat in query order, best first.
+
+    `counts` uint32 (queries,) says how many belong to each query; `rows`, `ids` and `scores` are
+    (hits,).
+    """
+
+    counts: UInt32Array
+    rows: Int64Array
+    ids: IdArray
+    scores: Float32Array
+
+
+def concatenate(parts: Sequence[Candidates]) -> Candidates:
+    """Return the pairs of all parts, which have no pair in common, in their order."""
+    empty = np.empty(0, np.int64)
+    return Candidates(
+        np.concatenate([empty, *(part.query_of for part in parts)]),
+        np.concatenate([empty, *(part.row_of for part in parts)]),
+    )
+
+
+def exact_scores(
+    metric: Metric, queries: Float32Array, rows: Float32Array, candidates: Candidates
+) -> Float32Array:
+    """Return the score of each candidate, float32 (pairs,).
+
+    The squared distance under L2, the dot product otherwise: of the float32 components, accumulated
+    in float64 and rounded once. A pair's score does not depend on the pairs beside it.
+
+    Parameters
+    ----------
+    metric
+        COSINE expects queries and rows of norm 1.
+    queries
+        float32 (queries, dim).
+    rows
+        float32 (rows, dim); only the rows named by `candidates` are read.
+    candidates
+        Of any order.
+
+    Raises
+    ------
+    IndexError
+        If a candidate names a query or a row that is not there.
+    """
+    rows = np.asarray(rows)  # a memory map's own indexing is slower
+    exact_queries = queries.astype(np.float64)
+    scores = np.empty(len(candidates), np.float32)
+    pairs_at_once = max(1, _SCORED_ELEMENTS // queries.shape[1])
+    for first in range(0, len(candidates), pairs_at_once):
+        chunk = slice(first, first + pairs_at_once)
+        left = rows.take(candidates.row_of[chunk], axis=0).astype(np.float64)
+        right = exact_queries.take(candidates.query_of[chunk], axis=0)
+        if metric is Metric.L2:
+            left -= right
+            right = left
+        scores[chunk] = np.vecdot(left, right)  # one BLAS dot a pair
+    return scores
+
+
+def exact_squared_norms(vectors: VectorArray) -> Float64Array:
+    """Return squared norms of vectors (rows, dim), accumulated in float64. (rows,)"""
+    norms = np.empty(len(vectors), np.float64)
+    rows_at_once = max(1, _SCORED_ELEMENTS // max(1, vectors.shape[1]))
+    for first in range(0, len(vectors), rows_at_once):
+        chunk = slice(first, first + rows_at_once)
+        exact = vectors[chunk].astype(np.float64)
+        np.vecdot(exact, exact, out=norms[chunk])
+    return norms
+
+
+def exact_candidates(
+    metric: Metric,
+    queries: Float32Array,
+    rows: Float32Array,
+    squared_norms: Float32Array,
+    live: BoolArray | None,
+    first: int,
+    last: int,
+    k: int,
+) -> Candidates:
+    """Return candidates among the live rows of [first, last) that include every query's k best.
+
+    All rows whose exact score ties with the k-th are among them, as are all live rows when there
+    are no more than k. How many others come along depends on the rows; the memory used does not,
+    beyond the size of a block and of what ties.
+
+    One float32 product a block proposes; its error is bounded (see `_Bounds`), so that nothing is
+    missed. What a block's product must beat falls as better rows turn up.
+
+    Parameters
+    ----------
+    metric
+        COSINE expects queries and rows of norm 1.
+    queries
+        float32 (queries, dim), of squared norms up to SQUARED_NORM_MAX.
+    rows
+        float32 (rows, dim), row-major, of squared norms up to SQUARED_NORM_MAX.
+    squared_norms
+        float32 (rows,): those norms, summed in float32 or better.
+    live
+        bool (last - first,), or None when all are live.
+    first, last
+        The range of rows to search.
+    k
+        Hits wanted for each query, at least 1.
+    """
+    rows = np.asarray(rows)
+    parts = []
+    for begin in range(0, len(queries), _QUERIES_AT_ONCE):
+        scan = _Scan(metric, queries[begin : begin + _QUERIES_AT_ONCE], rows, squared_norms, k)
+        scan.scan(live, first, last)
+        parts.append(Candidates(scan.pool.query_of + begin, scan.pool.row_of))
+    return concatenate(parts)
+
+
+def rank(
+    metric: Metric,
+    candidates: Candidates,
+    scores: Float32Array,
+    ids_of: Callable[[Int64Array], IdArray],
+    queries: int,
+    k: int,
+    score_threshold: float | None = None,
+) -> RankedRows:
+    """Return the k best candidates of each query; equal scores rank by id, ascending.
+
+    Parameters
+    ----------
+    metric
+        Says whether small or large scores are better.
+    candidates
+        Of any order.
+    scores
+        float32 (pairs,), of the candidates.
+    ids_of
+        rows int64 (n,) -> ids (n,). Asked once, for the hits and some that come close.
+    queries
+        How many queries there are; those without candidates get no hits.
+    k
+        Hits to keep for each query, at least 1.
+    score_threshold
+        Only scores at least this good: <= under L2, >= otherwise. None keeps all.
+    """
+    if score_threshold is not None:
+        exact = scores.astype(np.float64)
+        good = exact <= score_threshold if metric.smaller_is_better else exact >= score_threshold
+        candidates, scores = candidates.where(good), scores[good]
+    costs = costs_of(metric, scores)
+    if len(candidates) > _CROWD_PER_HIT * k * queries:
+        near = costs <= kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
+        candidates, scores, costs = candidates.where(near), scores[near], costs[near]
+    ids = ids_of(candidates.row_of)
+    order = best_first(candidates.query_of, costs, ids)
+    counts = np.bincount(candidates.query_of, minlength=queries)
+    places = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = order[places < k]
+    return RankedRows(
+        counts=np.minimum(counts, k).astype(np.uint32),
+        rows=candidates.row_of[order],
+        ids=ids[order],
+        scores=scores[order],
+    )
+
+
+def costs_of(metric: Metric, scores: Float32Array) -> Float32Array:
+    """Return scores turned so that smaller is better."""
+    costs: Float32Array = scores if metric.smaller_is_better else -scores
+    return costs
+
+
+def best_first(query_of: Int64Array, costs: Float32Array, ids: IdArray) -> Int64Array:
+    """Return the order by query, cost and id, all (pairs,). Ids are compared only when costs tie.
+
+    A cost is a score turned so that smaller is better: see `costs_of`.
+    """
+    order = np.lexsort((costs, query_of))
+    sorted_costs, sorted_query_of = costs[order], query_of[order]
+    ties = (sorted_costs[1:] == sorted_costs[:-1]) & (sorted_query_of[1:] == sorted_query_of[:-1])
+    return np.lexsort((ids, costs, query_of)) if ties.any() else order
+
+
+def kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -> Float32Array:
+    """Return the k-th smallest cost of each query, infinite where there are fewer. (queries,)."""
+    counts = np.bincount(query_of, minlength=queries)
+    ends = np.cumsum(counts)
+    begins = ends - counts
+    # numpy sorts integers of one or two bytes by radix.
+    grouped = costs[np.argsort(query_of.astype(np.min_scalar_type(queries)), kind="stable")]
+    enough = np.flatnonzero(counts >= k)
+    for begin, end in zip(begins[enough].tolist(), ends[enough].tolist(), strict=True):
+        grouped[begin:end].partition(k - 1)
+    kth = np.full(queries, np.inf, np.float32)
+    kth[enough] = grouped[begins[enough] + k - 1]
+    return kth
+
+
+class _Bounds:
+    """What a float32 product says for certain about the exact scores of some queries.
+
+    With u = 2^-24, g = n u / (1 - n u) and n = dim + _ROUNDINGS, a dot product of float32 vectors
+    is off by at most g |q| |x|, in whatever order it is summed (Higham, Accuracy and Stability of
+    Numerical Algorithms, 2nd edition, section 3.1). The roundings beyond dim pay for everything
+    else on the way: norms, scaling, sums, and the score's own rounding, so that rows of *equal
+    score* stay together. Underflow adds up to 2^-150 for each operation.
+
+    L2: the cost is |x|^2 - 2 q.x, the score without |q|^2. By 2 |q| |x| <= |q|^2 + |x|^2 it is off
+    by at most g |q|^2 + 2 g |x|^2. INNER_PRODUCT and COSINE: the cost is -q.x / |q|, off by at most
+    g |x|. The part of the row makes an interval around its cost, the part of the query is `slack`.
+    """
+
+    def __init__(self, metric: Metric, queries: Float32Array) -> None:
+        exact = queries.astype(np.float64)
+        squared = np.vecdot(exact, exact)
+        dim = queries.shape[1]
+        roundings = (dim + _ROUNDINGS) * _UNIT_ROUNDOFF
+        self._metric = metric
+        self._relative = roundings / (1 - roundings)
+        self._underflow = (dim + _ROUNDINGS) * _UNDERFLOW
+        self.slack: Float64Array
+        """float64 (queries,): how far a cost may be off its row's interval."""
+        self.directions: Float32Array
+        """float32 (dim, queries): rows times this, plus `lowest`, are costs."""
+        if metric is Metric.L2:
+            self.slack = self._relative * squared + self._underflow
+            self.directions = (queries * np.float32(-2)).T
+        else:
+            norms = np.sqrt(squared)
+            norms[norms == 0] = 1
+            self.slack = self._underflow + _UNDERFLOW / norms
+            self.directions = (exact / -norms[:, None]).astype(np.float32).T
+
+    def of_rows(self, squared_norms: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Return what to add to each row's product, float32 (rows,).
+
+        First, for the lowest cost it may mean; second, on top of that, for the highest.
+        """
+        if self._metric is Metric.L2:
+            off = (2 * self._relative) * squared_norms
+            lowest = squared_norms - off
+        else:
+            # Where a norm's square underflowed, at least as long as the row can be.
+            off = self._relative * np.sqrt(squared_norms + self._underflow)
+            lowest = -off
+        return lowest, 2 * off
+
+    def limits(self, highest_costs: Float32Array) -> Float32Array:
+        """Return what the lowest cost of a row must be below to be as good. float32 (queries,)."""
+        limits = (highest_costs + 2 * self.slack).astype(np.float32)
+        return np.nextafter(limits, np.float32(np.inf))
+
+
+class _Scan:
+    """One pass over a range of rows for a group of queries, and the pool of what it proposes."""
+
+    def __init__(
+        self,
+        metric: Metric,
+        queries: Float32Array,
+        rows: Float32Array,
+        squared_norms: Float32Array,
+        k: int,
+    ) -> None:
+        self._metric = metric
+        self._queries = queries
+        self._rows = rows
+        self._squared_norms = squared_norms
+        self._k = k
+        self._bounds = _Bounds(metric, queries)
+        self._limits = np.full(len(queries), np.inf, np.float32)
+        self._pool_limit = _POOL_PER_HIT * k * len(queries)
+        self._lowest = np.empty(0, np.float32)  # of the pool's pairs
+        self.pool = concatenate([])
+
+    def scan(self, live: BoolArray | None, first: int, last: int) -> None:
+        """Propose rows of [first, last) block by block."""
+        wanted = self._k * len(self._queries)
+        block_rows = max(_BLOCK_ELEMENTS // len(self._queries), _GROUPS_PER_HIT * self._k)
+        shape = (min(block_rows, last - first), len(self._queries))
+        lowest, near = np.empty(shape, np.float32), np.empty(shape, np.bool_)
+        for begin in range(first, last, block_rows):
+            end = min(begin + block_rows, last)
+            self._propose(
+                begin,
+                None if live is None else live[begin - first : end - first],
+                lowest[: end - begin],
+                near[: end - begin],
+            )
+            if len(self.pool) > self._pool_limit:
+                self._thin()
+                self._drop_all_but_the_best()
+                self._pool_limit = max(self._pool_limit, 2 * len(self.pool))
+        if len(self.pool) > _CROWD_PER_HIT * wanted:
+            self._thin()
+
+    def _propose(
+        self, begin: int, live: BoolArray | None, lowest: Float32Array, near: BoolArray
+    ) -> None:
+        """Add to the pool what may be among the best of the block that starts at row `begin`.
+
+        `lowest` and `near`, (rows, queries), are room to work in: fresh memory for each block costs
+        as much as the product.
+        """
+        block = slice(begin, begin + len(lowest))
+        lowest_of_row, spread_of_row = self._bounds.of_rows(self._squared_norms[block])
+        if live is not None:
+            lowest_of_row[~live] = np.inf
+        np.matmul(self._rows[block], self._bounds.directions, out=lowest)
+        lowest += lowest_of_row[:, None]
+        np.less(lowest, self._limits, out=near)
+        if np.count_nonzero(near) > _CROWD_PER_HIT * self._k * len(self._queries):
+            # So the block has more than k rows.
+            self._lower_limits(_kth_of_block(lowest, spread_of_row, self._k))
+            np.less(lowest, self._limits, out=near)
+        flat = np.flatnonzero(near)
+        at, query_of = np.divmod(flat, len(self._queries))
+        self.pool = concatenate([self.pool, Candidates(query_of, at + begin)])
+        self._lowest = np.concatenate([self._lowest, lowest.ravel()[flat]])
+
+    def _lower_limits(self, highest_costs: Float32Array) -> None:
+        self._limits = np.minimum(self._limits, self._bounds.limits(highest_costs))
+
+    def _thin(self) -> None:
+        """Lower the limits by what the pool holds, and drop what is beyond them."""
+        _, spread = self._bounds.of_rows(self._squared_norms[self.pool.row_of])
+        highest = self._lowest + spread
+        self._lower_limits(kth_costs(self.pool.query_of, highest, len(self._queries), self._k))
+        self._keep(self._lowest < self._limits[self.pool.query_of])
+
+    def _drop_all_but_the_best(self) -> None:
+        """Score what is still too much, where bounds are too wide to tell, and keep k and ties."""
+        if len(self.pool) <= self._pool_limit:
+            return
+        costs = costs_of(
+            self._metric, exact_scores(self._metric, self._queries, self._rows, self.pool)
+        )
+        kth = kth_costs(self.pool.query_of, costs, len(self._queries), self._k)
+        self._keep(costs <= kth[self.pool.query_of])
+
+    def _keep(self, kept: BoolArray) -> None:
+        self.pool = self.pool.where(kept)
+        self._lowest = self._lowest[kept]
+
+
+def _kth_of_block(lowest: Float32Array, spread: Float32Array, k: int) -> Float32Array:
+    """Return for each query a cost that at least k rows of a block do not exceed. (queries,).
+
+    The best of disjoint groups of rows are different rows, so the k-th best of them will do. It is
+    little more than the k-th of all, and far cheaper to find.
+
+    Parameters
+    ----------
+    lowest
+        float32 (rows, queries): the lowest cost that each row may have. At least k rows.
+    spread
+        float32 (rows,): how much higher it may be.
+    """
+    rows, queries = lowest.shape
+    groups = min(rows, _GROUPS_PER_HIT * k)
+    grouped_rows = rows // groups * groups
+    highest = lowest[:grouped_rows].reshape(-1, groups, queries).min(axis=0)
+    highest += spread[:grouped_rows].reshape(-1, groups).max(axis=0)[:, None]
+    kth: Float32Array = np.partition(highest.T, k - 1, axis=1)[:, k - 1]
+    return kth

@@ -1,0 +1,311 @@
+"""Which rows pass a filter: columns over the row numbers, one for each declared field.
+
+Columns only grow. A commit appends its rows before it publishes its snapshot, and whoever asks
+names the number of rows that his snapshot covers: newer rows are cut off, so that the answer is of
+that snapshot for ever, and taking a snapshot copies nothing. One thread appends, any number read
+without a lock: a method of pyroaring runs under the GIL from its beginning to its end, and an array
+that grew leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_, or_
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from vectorshard.shard.filters import And, Condition, Equals, Exists, Filter, In, Not, Or, Range
+from vectorshard.shard.types import FieldType, FilterField, Int64Array, UInt8Array
+
+FieldValue: TypeAlias = tuple[str, ...] | float | bool | None
+"""A declared field of one row: keywords, a number or a bool by its type; None where it is absent or
+null. Numbers are float, as metadata holds them, also those of INT64."""
+
+FieldValues: TypeAlias = tuple[FieldValue, ...]
+"""All declared fields of one row, in the order of their declaration."""
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+_LENGTH: Final = struct.Struct("<Q")
+_KEYWORD_BYTES: Final = 200  # of a keyword, its entry in a dict, and an empty bitmap
+_HELD_BYTES: Final = 2  # of a row in a bitmap, where it is not packed more tightly
+
+
+class DamagedColumns(ValueError):
+    """Bytes that no `FilterColumns` of these fields has written."""
+
+
+def _bitmap_of(rows: npt.NDArray[np.integer]) -> BitMap:
+    # pyroaring takes an array.array as it is, and anything else number by number.
+    return BitMap(array("I", np.ascontiguousarray(rows, dtype=np.uint32).tobytes()))
+
+
+def _below(rows: int) -> BitMap:
+    return BitMap(range(rows))
+
+
+@dataclass(slots=True)
+class _KeywordColumn:
+    """The rows of each keyword; a row with a list is in several."""
+
+    present: BitMap = field(default_factory=BitMap)
+    by_keyword: dict[str, BitMap] = field(default_factory=dict)
+    held: int = 0  # rows in all of them together
+
+    def append(self, row: int, value: FieldValue) -> None:
+        assert isinstance(value, tuple)
+        self.present.add(row)
+        for keyword in value:
+            rows = self.by_keyword.get(keyword)
+            if rows is None:
+                rows = self.by_keyword[keyword] = BitMap()
+            rows.add(row)
+        self.held += len(value)
+
+    def rows_with(self, value: object) -> BitMap:
+        return self.by_keyword.get(value) or BitMap()  # type: ignore[call-overload]
+
+    def holding(self, condition: Condition, rows: int) -> BitMap:
+        if isinstance(condition, Equals):
+            return self.rows_with(condition.value)
+        assert isinstance(condition, In)
+        return reduce(or_, map(self.rows_with, condition.values), BitMap())
+
+    def parts(self, rows: int) -> Iterator[bytes]:
+        yield (self.present & _below(rows)).serialize()
+        everything = _below(rows)
+        by_keyword = [
+            (keyword, cut)
+            for keyword, bitmap in list(self.by_keyword.items())
+            if (cut := bitmap & everything)
+        ]
+        yield _LENGTH.pack(len(by_keyword))
+        for keyword, cut in by_keyword:
+            yield keyword.encode()
+            yield cut.serialize()
+
+    def load(self, parts: Iterator[bytes]) -> None:
+        self.present = BitMap.deserialize(next(parts))
+        (keywords,) = _LENGTH.unpack(next(parts))
+        for _ in range(keywords):
+            keyword = next(parts).decode()
+            self.by_keyword[keyword] = bitmap = BitMap.deserialize(next(parts))
+            self.held += len(bitmap)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About: to ask every bitmap would take too long where there are many."""
+        keywords = len(self.by_keyword) * _KEYWORD_BYTES
+        return _bitmap_bytes(self.present) + keywords + self.held * _HELD_BYTES
+
+
+@dataclass(slots=True)
+class _BoolColumn:
+    """The rows that are true, and those that are false."""
+
+    present: BitMap = field(default_factory=BitMap)
+    true: BitMap = field(default_factory=BitMap)
+
+    def append(self, row: int, value: FieldValue) -> None:
+        if value:
+            self.true.add(row)
+        self.present.add(row)
+
+    def holding(self, condition: Condition, rows: int) -> BitMap:
+        wanted = condition.values if isinstance(condition, In) else _value_of(condition)
+        holding = self.true.copy() if True in wanted else BitMap()
+        if False in wanted:
+            holding |= self.present - self.true
+        return holding
+
+    def parts(self, rows: int) -> Iterator[bytes]:
+        yield (self.present & _below(rows)).serialize()
+        yield (self.true & _below(rows)).serialize()
+
+    def load(self, parts: Iterator[bytes]) -> None:
+        self.present = BitMap.deserialize(next(parts))
+        self.true = BitMap.deserialize(next(parts))
+
+    @property
+    def memory_bytes(self) -> int:
+        return _bitmap_bytes(self.present) + _bitmap_bytes(self.true)
+
+
+@dataclass(slots=True)
+class _NumberColumn:
+    """The number of each row; NaN where there is none, which no comparison lets pass."""
+
+    present: BitMap = field(default_factory=BitMap)
+    numbers: Float64Array = field(default_factory=lambda: np.zeros(0))
+
+    def append(self, row: int, value: FieldValue) -> None:
+        if row >= len(self.numbers):
+            grown = np.full(max(1_024, 2 * row), np.nan)
+            grown[: len(self.numbers)] = self.numbers
+            self.numbers = grown
+        self.numbers[row] = value
+        self.present.add(row)
+
+    def holding(self, condition: Condition, rows: int) -> BitMap:
+        numbers = self.numbers[:rows]
+        if isinstance(condition, Range):
+            holds = np.ones(len(numbers), dtype=np.bool_)
+            for bound, compare in (
+                (condition.gt, np.greater),
+                (condition.gte, np.greater_equal),
+                (condition.lt, np.less),
+                (condition.lte, np.less_equal),
+            ):
+                if bound is not None:
+                    holds &= compare(numbers, bound)
+            return _bitmap_of(np.flatnonzero(holds)) & self.present
+        wanted = condition.values if isinstance(condition, In) else _value_of(condition)
+        return _bitmap_of(np.flatnonzero(np.isin(numbers, np.array(wanted, dtype=np.float64))))
+
+    def parts(self, rows: int) -> Iterator[bytes]:
+        yield (self.present & _below(rows)).serialize()
+        yield self.numbers[:rows].astype("<f8", copy=False).tobytes()
+
+    def load(self, parts: Iterator[bytes]) -> None:
+        self.present = BitMap.deserialize(next(parts))
+        self.numbers = np.frombuffer(next(parts), dtype="<f8").astype(np.float64)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.numbers.nbytes + _bitmap_bytes(self.present)
+
+
+_Column: TypeAlias = _KeywordColumn | _BoolColumn | _NumberColumn
+
+_COLUMN_OF: Final[Mapping[FieldType, type[_Column]]] = {
+    FieldType.KEYWORD: _KeywordColumn,
+    FieldType.BOOL: _BoolColumn,
+    FieldType.INT64: _NumberColumn,
+    FieldType.DOUBLE: _NumberColumn,
+}
+
+
+def _value_of(condition: Condition) -> tuple[object, ...]:
+    assert isinstance(condition, Equals)
+    return (condition.value,)
+
+
+def _bitmap_bytes(bitmap: BitMap) -> int:
+    statistics = bitmap.get_statistics()
+    return (
+        statistics["n_bytes_array_containers"]
+        + statistics["n_bytes_run_containers"]
+        + statistics["n_bytes_bitset_containers"]
+    )
+
+
+class FilterColumns:
+    """The declared fields of a collection's rows.
+
+    Parameters
+    ----------
+    fields
+        The declared fields. Without any there are no columns, and nothing costs anything.
+    """
+
+    def __init__(self, fields: Sequence[FilterField]) -> None:
+        self._fields = tuple(fields)
+        self._columns = {each.name: _COLUMN_OF[each.type]() for each in fields}
+        self.rows = 0
+        """Rows that are appended, those without metadata included."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of bitmaps and numbers."""
+        return sum(column.memory_bytes for column in self._columns.values())
+
+    def append(self, values: Mapping[int, FieldValues], rows: int) -> None:
+        """Append the rows up to `rows`, those without values in `values` too, by their numbers."""
+        columns = list(self._columns.values())
+        for row, row_values in values.items():
+            for column, value in zip(columns, row_values, strict=True):
+                if value is not None:
+                    column.append(row, value)
+        self.rows = rows
+
+    def passing(self, filter_: Filter, rows: int) -> BitMap:
+        """Return the rows below `rows`, dead or alive, that pass a filter that was admitted."""
+        return self._passing(filter_, rows, _below(rows))
+
+    def _passing(self, filter_: Filter, rows: int, everything: BitMap) -> BitMap:
+        if isinstance(filter_, And | Or):
+            join = and_ if isinstance(filter_, And) else or_
+            return reduce(join, (self._passing(each, rows, everything) for each in filter_.filters))
+        if isinstance(filter_, Not):
+            return everything - self._passing(filter_.filter, rows, everything)
+        assert isinstance(filter_, Equals | In | Range | Exists)
+        column = self._columns[filter_.field]
+        if isinstance(filter_, Exists):
+            return column.present & everything
+        return column.holding(filter_, rows) & everything
+
+    def to_bytes(self, rows: int) -> bytes:
+        """Serialize the first `rows` rows; more may be appended meanwhile.
+
+        Every part is preceded by its length; the columns come in the order of their declaration.
+        """
+        everything = bytearray()
+        for column in self._columns.values():
+            for part in column.parts(rows):
+                everything += _LENGTH.pack(len(part)) + part
+        return bytes(everything)
+
+    @classmethod
+    def from_bytes(
+        cls, fields: Sequence[FilterField], rows: int, serialized: bytes
+    ) -> FilterColumns:
+        """Read what `to_bytes` wrote of so many rows.
+
+        Raises
+        ------
+        DamagedColumns
+            If it did not.
+        """
+        columns = cls(fields)
+        parts = _parts_of(serialized)
+        try:
+            for column in columns._columns.values():
+                column.load(parts)
+        except (StopIteration, ValueError, IndexError, struct.error) as error:
+            raise DamagedColumns(repr(error)) from error
+        columns.rows = rows
+        return columns
+
+
+def _parts_of(serialized: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(serialized):
+        (length,) = _LENGTH.unpack_from(serialized, at)
+        at += _LENGTH.size
+        if length > len(serialized) - at:  # pyroaring would read beyond the end of a bitmap
+            raise DamagedColumns(f"{length} bytes from {at} on, of {len(serialized)} in all")
+        yield serialized[at : at + length]
+        at += length
+
+
+def row_numbers(bitmap: BitMap) -> Int64Array:
+    """Return the rows of a bitmap, ascending. int64."""
+    return np.frombuffer(bitmap.to_array(), dtype=np.uint32).astype(np.int64)
+
+
+def packed_bits(rows: Int64Array, rows_total: int) -> UInt8Array:
+    """Return a bitmap that covers `rows_total` rows, as FAISS reads it.
+
+    uint8 (ceil(rows_total / 8),): bit ``row % 8``, least significant first, of byte ``row // 8`` is
+    set for each of `rows`.
+    """
+    mask = np.zeros(rows_total, dtype=np.bool_)
+    mask[rows] = True
+    return np.packbits(mask, bitorder="little")

@@ -1,0 +1,125 @@
+"""Where a server listens: on all that an address means, or not at all.
+
+gRPC is content with one of the addresses that a name resolves to, so that two servers told to
+listen on localhost would both start, one on 127.0.0.1 and one on ::1, and share the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+import grpc
+
+from vectorshard.shard.errors import InvalidParameter
+
+_NOT_OF_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+def split_address(address: str, field: str) -> tuple[str, int]:
+    """Split HOST:PORT.
+
+    Raises
+    ------
+    InvalidParameter
+        If it is not of that form.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65_535:
+        raise InvalidParameter(f"{address!r} is not HOST:PORT", field=field)
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return HOST:PORT, an IPv6 host in brackets: what `split_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def bind(server: grpc.aio.Server, listen: str, *, shares_port: bool = False) -> str:
+    """Have a server that has not started listen on every address of this machine that is meant.
+
+    Returns HOST:PORT with the port that was picked where 0 was asked for. From here on nobody else
+    gets the port; who connects waits for the server to start. One that shares its port, as grpc's
+    option says as well, does not ask whether others have it.
+
+    Raises
+    ------
+    InvalidParameter
+        If an address is in use, or none is of this machine.
+    """
+
+    def take(family: int, address: str, port: int) -> int:
+        if not shares_port:
+            _require_free(family, address, port)
+        return server.add_insecure_port(join_address(address, port))
+
+    return await _taken(listen, take)
+
+
+async def hold(listen: str) -> tuple[str, list[socket.socket]]:
+    """Take every address that is meant for servers that will share the port, without listening.
+
+    Returns HOST:PORT as `bind` does, and what must be closed in the end. Meanwhile whoever does not
+    share finds the port in use, and a port that was picked stays picked.
+
+    Raises what `bind` raises.
+    """
+    held: list[socket.socket] = []
+
+    def take(family: int, address: str, port: int) -> int:
+        _require_free(family, address, port)
+        each = socket.socket(family, socket.SOCK_STREAM)
+        held.append(each)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            each.bind((address, port))
+        except OSError:  # it is free, but connections of whoever had it are not forgotten yet
+            # As long as nobody listens, others that set this too could take it.
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind((address, port))
+        return int(each.getsockname()[1])
+
+    try:
+        return await _taken(listen, take), held
+    except InvalidParameter:
+        for each in held:
+            each.close()
+        raise
+
+
+async def _taken(listen: str, take: Callable[[int, str, int], int]) -> str:
+    """Take each address that is meant, by family, address and port; return HOST:PORT."""
+    host, port = split_address(listen, "listen")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise _refusal(listen, error.strerror or str(error)) from None
+    bound = False
+    for family, address in dict.fromkeys((family, str(to[0])) for family, *_, to in found):
+        try:
+            port = take(family, address, port)
+        except OSError as error:
+            if error.errno not in _NOT_OF_THIS_MACHINE:
+                raise _refusal(listen, error.strerror or str(error)) from None
+        except RuntimeError:  # somebody was faster
+            raise _refusal(listen, f"{address} is in use") from None
+        else:
+            bound = True
+    if not bound:
+        raise _refusal(listen, "no address of this machine")
+    return join_address(host, port)
+
+
+def _require_free(family: int, address: str, port: int) -> None:
+    """Raise the OSError that says why nobody can listen there, which gRPC does not tell."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+        probe.bind((address, port))
+
+
+def _refusal(listen: str, reason: str) -> InvalidParameter:
+    return InvalidParameter(f"cannot listen on {listen}: {reason}", field="listen")

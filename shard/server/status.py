@@ -1,0 +1,310 @@
+"""Errors to google.rpc.Status and back: the only place that knows gRPC's codes.
+
+A status names its error's class in ErrorInfo.reason, so that a client raises the same class again;
+clients in other languages switch on it. No message of the contract enters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import (  # type: ignore[import-untyped]  # it has stubs, but no py.typed
+    error_details_pb2,
+    status_pb2,
+)
+
+from vectorshard.shard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CorruptData,
+    DataDirectoryError,
+    DataDirectoryForeign,
+    DataDirectoryLocked,
+    DataDirectoryTooNew,
+    DeadlineExceeded,
+    DimensionMismatch,
+    IncarnationMismatch,
+    InternalError,
+    InvalidConfig,
+    InvalidId,
+    InvalidParameter,
+    InvalidRequest,
+    InvalidVector,
+    LimitExceeded,
+    MalformedMessage,
+    Overloaded,
+    PlacementMismatch,
+    RowFileCorrupt,
+    RowStoreCorrupt,
+    ShardUnavailable,
+    Unsupported,
+    VectorShardError,
+    WritesStopped,
+)
+
+Status = status_pb2.Status
+"""google.rpc.Status, for those who send one."""
+
+DOMAIN: Final = "vectorshard"
+"""ErrorInfo.domain of every error of this service."""
+
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""The trailing metadata that carries a google.rpc.Status, as gRPC's richer error model says."""
+
+RETRY_DELAY_S: Final = 0.1
+"""RetryInfo of retryable errors: some hundred searches' time, short against a caller's patience."""
+
+TEXT_BYTES: Final = 1_000
+"""An error's text is cut to this. It travels three times in the trailing metadata, once
+percent-encoded (3 bytes a byte), of which gRPC takes 8 KiB."""
+
+STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    MalformedMessage: grpc.StatusCode.INVALID_ARGUMENT,
+    DimensionMismatch: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidVector: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidId: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidConfig: grpc.StatusCode.INVALID_ARGUMENT,
+    # Not RESOURCE_EXHAUSTED, which clients repeat: the same request never fits.
+    LimitExceeded: grpc.StatusCode.INVALID_ARGUMENT,
+    CollectionNotFound: grpc.StatusCode.NOT_FOUND,
+    CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
+    IncarnationMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    PlacementMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    # Not UNAVAILABLE, which clients repeat: gRPC's FAILED_PRECONDITION is what "should not be
+    # retried until the system state has been explicitly fixed", here by a restart.
+    WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,
+    CorruptData: grpc.StatusCode.DATA_LOSS,
+    RowFileCorrupt: grpc.StatusCode.DATA_LOSS,
+    RowStoreCorrupt: grpc.StatusCode.DATA_LOSS,
+    DataDirectoryError: grpc.StatusCode.FAILED_PRECONDITION,
+    DataDirectoryLocked: grpc.StatusCode.FAILED_PRECONDITION,
+    DataDirectoryTooNew: grpc.StatusCode.FAILED_PRECONDITION,
+    DataDirectoryForeign: grpc.StatusCode.FAILED_PRECONDITION,
+    InternalError: grpc.StatusCode.INTERNAL,
+}
+
+# For a status without an ErrorInfo of ours: from gRPC itself, or from a proxy.
+_ERROR_BY_CODE: Final[dict[grpc.StatusCode, type[VectorShardError]]] = {
+    grpc.StatusCode.NOT_FOUND: CollectionNotFound,
+    grpc.StatusCode.ALREADY_EXISTS: CollectionExists,
+    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: ShardUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.DATA_LOSS: CorruptData,
+}
+
+# gRPC's own words for a message over a channel's or server's bound; it has no code of its own.
+_TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max")
+
+
+def _reason_of(error: type[VectorShardError]) -> str:
+    """Return the class's name in UPPER_SNAKE: COLLECTION_NOT_FOUND."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).upper()
+
+
+CODE_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {
+    code.value[0]: code for code in grpc.StatusCode
+}
+"""gRPC's codes by what google.rpc.Status.code holds."""
+
+_ERROR_BY_REASON: Final = {_reason_of(error): error for error in STATUS_BY_ERROR}
+
+
+def _listed_class(error: Exception) -> type[VectorShardError]:
+    """Return the error's class or its nearest base that the table lists; else InternalError."""
+    for base in type(error).__mro__:
+        if base in STATUS_BY_ERROR:
+            return base
+    return InternalError
+
+
+def _cut(text: str) -> str:
+    """Return as much of the text as gRPC carries, as UTF-8 can write it."""
+    return text.encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
+
+
+def status_code(error: Exception) -> grpc.StatusCode:
+    """Return the code of an error; INTERNAL for one that nobody expected."""
+    return STATUS_BY_ERROR[_listed_class(error)]
+
+
+def status_of(error: VectorShardError) -> status_pb2.Status:
+    """Return an error as a status with google.rpc details.
+
+    ErrorInfo always, BadRequest for the caller's mistakes, RetryInfo for retryable ones.
+    """
+    status = status_pb2.Status(code=status_code(error).value[0], message=_cut(str(error)))
+    facts: dict[str, str] = {}
+    if isinstance(error, InvalidRequest):
+        facts["field"] = error.field
+        prefix = ""
+        if error.row is not None:
+            facts["row"] = str(error.row)
+            prefix = f"row {error.row}: "
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=_cut(prefix + error.reason)
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.error_id:
+        facts["error_id"] = error.error_id
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(
+            domain=DOMAIN, reason=_reason_of(_listed_class(error)), metadata=facts
+        )
+    )
+    if error.retryable:
+        retry = error_details_pb2.RetryInfo()
+        delay_s = RETRY_DELAY_S if error.retry_delay_s is None else error.retry_delay_s
+        retry.retry_delay.FromNanoseconds(round(delay_s * 1e9))
+        status.details.add().Pack(retry)
+    return status
+
+
+def opaque_status(error: Exception, error_id: str) -> status_pb2.Status:
+    """Return the status of a failure of the server's own: what kind it is and what to look for.
+
+    The error's text stays here. A failure that nobody expected is INTERNAL.
+    """
+    kind = _listed_class(error)
+    what = "Internal error." if kind is InternalError else (kind.__doc__ or "").strip()
+    status = status_pb2.Status(
+        code=STATUS_BY_ERROR[kind].value[0],
+        message=f"{what} The server's log tells more, under {error_id}.",
+    )
+    facts = {"error_id": error_id}
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(domain=DOMAIN, reason=_reason_of(kind), metadata=facts)
+    )
+    return status
+
+
+def cancelled_status() -> status_pb2.Status:
+    """Return the status of a request of a stream that its caller has withdrawn."""
+    return status_pb2.Status(
+        code=grpc.StatusCode.CANCELLED.value[0], message="the caller withdrew the request"
+    )
+
+
+def read_status(payload: bytes) -> tuple[grpc.StatusCode, VectorShardError]:
+    """Return the code of a google.rpc.Status, and the error that it stands for.
+
+    See `error_from_status` for CANCELLED. Bytes that are no status are an InternalError.
+    """
+    try:
+        status = status_pb2.Status.FromString(payload)
+    except DecodeError:
+        status = status_pb2.Status(message="bytes that are no status")
+    code = CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    return code, error_from_status(code, status.message, status)
+
+
+def error_from_status(
+    code: grpc.StatusCode, message: str, details: bytes | status_pb2.Status | None = None
+) -> VectorShardError:
+    """Return the error that a status stands for: by its ErrorInfo, else by its code.
+
+    It knows how long its RetryInfo asks to wait. CANCELLED is nobody's failure; whoever may see it
+    looks at the code before asking here.
+
+    Parameters
+    ----------
+    code, message
+        What gRPC reports.
+    details
+        A google.rpc.Status, or its bytes; bytes that are none count as no details.
+    """
+    if isinstance(details, bytes):
+        try:
+            details = status_pb2.Status.FromString(details)
+        except DecodeError:
+            details = None
+    info, violation, retry = _details_of(details)
+    kind = _ERROR_BY_REASON.get(info.reason) if info.domain == DOMAIN else None
+    if kind is not None and issubclass(kind, InvalidRequest):
+        return _invalid_request(kind, message, info, violation)
+    error = _error_of_code(code, message, violation) if kind is None else kind(message)
+    if error_id := info.metadata.get("error_id"):
+        error.error_id = error_id
+    if retry.HasField("retry_delay"):
+        error.retry_delay_s = max(0.0, retry.retry_delay.ToNanoseconds() / 1e9)
+    return error
+
+
+def _details_of(
+    status: status_pb2.Status | None,
+) -> tuple[
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.BadRequest.FieldViolation,
+    error_details_pb2.RetryInfo,
+]:
+    """Return the ErrorInfo, the first field violation and the RetryInfo; empty ones for others."""
+    info = error_details_pb2.ErrorInfo()
+    bad_request = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details if status is not None else ():
+        for message in (info, bad_request, retry):
+            if detail.Is(message.DESCRIPTOR):
+                try:
+                    detail.Unpack(message)
+                except DecodeError:
+                    message.Clear()
+    violation = error_details_pb2.BadRequest.FieldViolation()
+    if bad_request.field_violations:
+        violation = bad_request.field_violations[0]
+    return info, violation, retry
+
+
+def _invalid_request(
+    kind: type[InvalidRequest],
+    message: str,
+    info: error_details_pb2.ErrorInfo,
+    violation: error_details_pb2.BadRequest.FieldViolation,
+) -> InvalidRequest:
+    text = info.metadata.get("row", "")
+    # Of another service's making it may be anything; ours are ASCII digits.
+    row = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+    reason = violation.description or message
+    if row is not None:
+        reason = reason.removeprefix(f"row {row}: ")
+    return kind(reason, field=info.metadata.get("field", violation.field), row=row)
+
+
+def _error_of_code(
+    code: grpc.StatusCode,
+    message: str,
+    violation: error_details_pb2.BadRequest.FieldViolation,
+) -> VectorShardError:
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidRequest(violation.description or message, field=violation.field or "request")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(message):
+        return LimitExceeded(message, field="message")
+    kind = _ERROR_BY_CODE.get(code)
+    return InternalError(f"{code.name}: {message}") if kind is None else kind(message)
+
+
+def error_from_rpc(error: grpc.RpcError) -> VectorShardError:
+    """Return the error that a failed call stands for, read from its code and trailing metadata.
+
+    Takes the errors of grpc and of grpc.aio. See `error_from_status` for CANCELLED.
+    """
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        return InternalError(f"a call failed without a status: {error!r}")
+    details = next(_status_details(error), None)
+    return error_from_status(error.code(), error.details() or "", details)
+
+
+def _status_details(error: grpc.Call | grpc.aio.AioRpcError) -> Iterator[bytes]:
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            yield value

@@ -1,0 +1,188 @@
+"""What can be watched from outside: metrics of calls and ledgers, for Prometheus; and the log.
+
+The ledgers are asked for when somebody looks, never kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import fields
+from itertools import accumulate
+from typing import Self
+
+import grpc
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from vectorshard.shard.errors import CollectionNotFound
+from vectorshard.shard.protocol import Shard
+from vectorshard.shard.types import CollectionDescription, Ledger
+
+LOOK_TIMEOUT_S = 10.0
+
+_LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Outcome:
+    """How a call ends; it is counted then. One that is torn down counts as CANCELLED.
+
+    Attributes
+    ----------
+    code
+        How it ends, unless it is torn down.
+    """
+
+    # A class, not a generator under @contextmanager: every call pays for it.
+    __slots__ = ("_count", "_ended", "_method", "_started", "code")
+
+    def __init__(
+        self,
+        method: str,
+        count: Callable[[str, grpc.StatusCode, float], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.code = grpc.StatusCode.OK
+        self._method = method
+        self._count = count
+        self._ended = ended
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, asyncio.CancelledError | GeneratorExit):
+            self.code = grpc.StatusCode.CANCELLED
+        self._count(self._method, self.code, time.perf_counter() - self._started)
+        self._ended()
+
+
+class RpcMetrics(Collector):
+    """Counts calls by method and code, and times them. Used by one thread, read by others.
+
+    Plain numbers that become metrics when somebody looks: a Counter and a Histogram of
+    prometheus_client take a lock each, and 5 us of every call.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls: dict[tuple[str, grpc.StatusCode], int] = {}
+        self._seconds: dict[str, float] = {}
+        self._buckets: dict[str, list[int]] = {}
+        registry.register(self)
+
+    def call(self, method: str, ended: Callable[[], None] = lambda: None) -> Outcome:
+        """Time a call from now to the end of the context that this is, count it, call `ended`."""
+        return Outcome(method, self._count, ended)
+
+    def _count(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        self._calls[method, code] = self._calls.get((method, code), 0) + 1
+        if (buckets := self._buckets.get(method)) is None:
+            self._seconds[method] = 0.0  # first: whoever looks finds it by the buckets' methods
+            buckets = self._buckets[method] = [0] * (len(_LATENCY_BUCKETS_S) + 1)
+        buckets[bisect_left(_LATENCY_BUCKETS_S, seconds)] += 1
+        self._seconds[method] += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """Describe the calls until now."""
+        calls = CounterMetricFamily(
+            "vectorshard_calls", "Calls answered.", labels=("method", "code")
+        )
+        for (method, code), number in self._calls.copy().items():
+            calls.add_metric((method, code.name), number)
+        took = HistogramMetricFamily(
+            "vectorshard_call_seconds",
+            "Time from a call's arrival to its answer.",
+            labels=("method",),
+        )
+        bounds = [*map(str, _LATENCY_BUCKETS_S), "+Inf"]
+        for method, buckets in self._buckets.copy().items():
+            cumulated = list(zip(bounds, accumulate(buckets), strict=True))
+            took.add_metric((method,), cumulated, self._seconds[method])
+        return [calls, took]
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing at registration: there are no calls yet."""
+        return []
+
+
+class LedgerCollector(Collector):
+    """Exports the ledger and state of every collection and leaf shard.
+
+    Parameters
+    ----------
+    loop
+        The event loop that the shard lives on; `collect` is called from other threads.
+    """
+
+    def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:
+        self._shard = shard
+        self._loop = loop
+
+    def collect(self) -> Iterable[Metric]:
+        """Ask the shard and describe what it says."""
+        looking = asyncio.run_coroutine_threadsafe(self._look(), self._loop)
+        descriptions = looking.result(LOOK_TIMEOUT_S)
+        rows = GaugeMetricFamily(
+            "vectorshard_rows",
+            "The ledger: accepted = buffered + indexed + deleted + replaced.",
+            labels=("collection", "shard", "entry"),
+        )
+        training = GaugeMetricFamily(
+            "vectorshard_training", "1 while an index is trained.", labels=("collection", "shard")
+        )
+        recall = GaugeMetricFamily(
+            "vectorshard_measured_recall",
+            "Recall@10 that the index reached when it was calibrated.",
+            labels=("collection", "shard"),
+        )
+        live_recall = GaugeMetricFamily(
+            "vectorshard_live_recall",
+            "Recall@10 of live queries; absent before it was measured.",
+            labels=("collection", "shard"),
+        )
+        live_queries = GaugeMetricFamily(
+            "vectorshard_live_queries",
+            "Live queries that their recall was measured with.",
+            labels=("collection", "shard"),
+        )
+        for description in descriptions:
+            for shard in description.shards:
+                labels = [description.config.name, str(shard.shard)]
+                for entry in fields(Ledger):
+                    rows.add_metric([*labels, entry.name], getattr(shard.ledger, entry.name))
+                training.add_metric(labels, float(shard.training))
+                recall.add_metric(labels, shard.measured_recall)
+                live_queries.add_metric(labels, shard.live_queries)
+                if shard.live_queries:
+                    live_recall.add_metric(labels, shard.live_recall)
+        return [rows, training, recall, live_recall, live_queries]
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing at registration: the shard may not answer yet."""
+        return []
+
+    async def _look(self) -> list[CollectionDescription]:
+        descriptions = []
+        for entry in await self._shard.list_collections():
+            with suppress(CollectionNotFound):  # dropped since
+                descriptions.append(await self._shard.describe(entry.config.name))
+        return descriptions
+
+
+def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> int:
+    """Serve the registry over HTTP from a thread of its own, until the process ends.
+
+    Port 0 picks one. Returns the port. Raises OSError if it cannot listen.
+    """
+    server, _ = start_http_server(port, host, registry)
+    return server.server_port

@@ -1,0 +1,99 @@
+"""When derived data is written to disk, and what of it is there: the index, the filter columns.
+
+A restart would else make it anew. What is older than the rows costs time at a start, and nothing
+else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vectorshard.shard.config import TrainingConfig
+from vectorshard.shard.rows.filter_columns import FilterColumns
+from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.filter_file import store_columns
+from vectorshard.shard.storage.index_file import store_index
+from vectorshard.shard.storage.row_store import RowStore
+
+
+class Checkpoint:
+    """What of one collection's derived data is on disk.
+
+    It takes no lock: one thread at a time stores, and nobody adds to the index meanwhile.
+
+    Parameters
+    ----------
+    recovered
+        What was published at the start, with the index that was found.
+    columns, columns_rows
+        The filter columns, and of how many rows they were found.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Path,
+        row_store: RowStore,
+        training: TrainingConfig,
+        recovered: Snapshot,
+        columns: FilterColumns,
+        columns_rows: int,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._row_store = row_store
+        self._training = training
+        self._index = recovered.index
+        self._index_rows = recovered.absorbed_until
+        self._columns = columns
+        self._columns_rows = columns_rows
+
+    def due(self, snapshot: Snapshot) -> bool:
+        """Whether the index has outgrown its file, or the filter columns theirs."""
+        return self._index_due(snapshot) or self.columns_due(snapshot)
+
+    def _index_due(self, snapshot: Snapshot) -> bool:
+        if snapshot.index is None:
+            return False
+        if snapshot.index is not self._index:
+            return True
+        return self._outgrown(self.rows_since(snapshot), self._index_rows)
+
+    def columns_due(self, snapshot: Snapshot) -> bool:
+        """Whether the filter columns have outgrown their file."""
+        if not self._row_store.entry.config.filter_fields:
+            return False
+        return self._outgrown(snapshot.rows - self._columns_rows, self._columns_rows)
+
+    def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
+        least = max(
+            self._training.checkpoint_min_rows, self._training.checkpoint_growth * stored_rows
+        )
+        return new_rows >= least
+
+    def rows_since(self, snapshot: Snapshot) -> int:
+        """Rows that the index has absorbed since its file was written."""
+        return snapshot.absorbed_until - self._index_rows
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index's file."""
+        stored = self._row_store.index_file
+        return stored.file_bytes if stored is not None else 0
+
+    def store(self, snapshot: Snapshot) -> None:
+        """Write what is published.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            If the disk fails or is full.
+        """
+        declared = bool(self._row_store.entry.config.filter_fields)
+        if declared and snapshot.rows != self._columns_rows:
+            store_columns(self._disk, self._directory, self._columns, snapshot.rows)
+            self._columns_rows = snapshot.rows
+        if snapshot.index is not None:
+            store_index(self._disk, self._directory, self._row_store, snapshot)
+            self._index, self._index_rows = snapshot.index, snapshot.absorbed_until

@@ -1,0 +1,105 @@
+"""The filter columns on disk, so that a start need not look into the metadata of every row.
+
+Derived data: a file that is missing, unreadable or damaged is ignored, and the columns are made
+from the rows' metadata again; so are those of rows that are newer than the file. Each checkpoint
+is a file of its own, `filters-<rows>.columns`:
+
+    magic and format version (8 bytes), rows (uint64), crc32c of these and of what follows (uint32),
+    FilterColumns.to_bytes; numbers are little-endian
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.rows.declared_fields import declared_fields
+from vectorshard.shard.rows.filter_columns import DamagedColumns, FieldValues, FilterColumns
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.types import CollectionConfig
+
+_MAGIC: Final = b"VSFILTR1"
+_HEAD: Final = struct.Struct("<8sQI")
+_NAMES: Final = "filters-*"
+_ROWS_AT_ONCE: Final = 10_000
+
+
+def columns_after_start(
+    disk: Disk, directory: Path, row_store: RowStore, rows: int
+) -> tuple[FilterColumns, int]:
+    """Return the columns of all `rows` committed rows, and how many of them a file holds.
+
+    Files that are of no use are removed.
+    """
+    config = row_store.entry.config
+    columns = FilterColumns(config.filter_fields)
+    if not config.filter_fields:
+        return columns, 0
+    kept = None
+    for path in directory.glob(_NAMES):
+        read = _read(path, config)
+        if read is None or not columns.rows < read.rows <= rows:
+            disk.remove(path)
+            continue
+        if kept is not None:
+            disk.remove(kept)
+        columns, kept = read, path
+    stored = columns.rows
+    for first in range(stored, rows, _ROWS_AT_ONCE):
+        last = min(first + _ROWS_AT_ONCE, rows)
+        metadata = row_store.metadata(np.arange(first, last))
+        values = _values_of(config, metadata)
+        columns.append(dict(zip(range(first, last), values, strict=True)), last)
+    return columns, stored
+
+
+def _values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequence[FieldValues]:
+    """Return the declared fields of stored rows; of one that would be refused by now, none."""
+    try:
+        return declared_fields(config, metadata) or []
+    except InvalidParameter:
+        if len(metadata) == 1:
+            return [(None,) * len(config.filter_fields)]
+        return [values for each in metadata for values in _values_of(config, [each])]
+
+
+def _read(path: Path, config: CollectionConfig) -> FilterColumns | None:
+    try:
+        contents = path.read_bytes()
+    except OSError:
+        return None
+    if len(contents) < _HEAD.size:
+        return None
+    magic, rows, crc32c = _HEAD.unpack_from(contents)
+    serialized = contents[_HEAD.size :]
+    if magic != _MAGIC or crc32c != _crc32c(rows, serialized):
+        return None
+    try:
+        return FilterColumns.from_bytes(config.filter_fields, rows, serialized)
+    except DamagedColumns:
+        return None
+
+
+def store_columns(disk: Disk, directory: Path, columns: FilterColumns, rows: int) -> None:
+    """Write the columns of the first `rows` rows to a new file, and remove the file before it.
+
+    More rows may be appended meanwhile.
+    """
+    serialized = columns.to_bytes(rows)
+    path = directory / f"filters-{rows}.columns"
+    head = _HEAD.pack(_MAGIC, rows, _crc32c(rows, serialized))
+    disk.write_new_file(path, head + serialized)
+    for other in directory.glob(_NAMES):
+        if other != path:
+            disk.remove(other)
+
+
+def _crc32c(rows: int, serialized: bytes) -> int:
+    return checksum(_MAGIC, struct.pack("<Q", rows), serialized)

@@ -1,0 +1,123 @@
+"""The index on disk, so that a restart need not train.
+
+Derived data: a file that is missing, unreadable, damaged or of another row count is ignored, and
+its rows are buffered again. Each checkpoint is a file of its own, so that a crash between writing
+one and recording it cannot spoil the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from vectorshard.shard.index.calibration import Calibration, CalibrationPoint, Setting
+from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.row_store import IndexFile, RowStore
+
+
+def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
+    """Return a recovered snapshot with the stored index in it, or as it is without a sound one."""
+    stored = row_store.index_file
+    if stored is None:
+        return snapshot
+    try:
+        serialized = (directory / stored.name).read_bytes()
+    except OSError:
+        return snapshot
+    if checksum(serialized) != stored.crc32c:
+        return snapshot
+    try:
+        config = row_store.entry.config
+        ivf = IvfIndex.from_bytes(config.index.kind, config.dim, serialized)
+    except RuntimeError:  # FAISS does not know what another version of it wrote
+        return snapshot
+    if ivf.rows != stored.absorbed_until - stored.rows_skipped:
+        return snapshot
+    index = TrainedIndex(
+        ivf=ivf,
+        generation=stored.generation,
+        calibration=Calibration(
+            tuple(
+                CalibrationPoint(
+                    k=int(k),
+                    target_recall=target_recall,
+                    setting=Setting(int(nprobe), int(candidates)),
+                    measured_recall=measured_recall,
+                )
+                for k, target_recall, nprobe, candidates, measured_recall in stored.calibration
+            )
+        ),
+        live_when_trained=stored.live_when_trained,
+        rows_trained_on=stored.rows_trained_on,
+        trained_at=stored.trained_at,
+        training_s=stored.training_s,
+        imbalance_when_trained=stored.imbalance_when_trained,
+        filter_margins=stored.filter_margins,
+    )
+    return replace(
+        snapshot,
+        index=index,
+        absorbed_until=stored.absorbed_until,
+        rows_skipped=stored.rows_skipped,
+        list_imbalance=ivf.list_imbalance,
+    )
+
+
+def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot) -> None:
+    """Write the snapshot's index to a new file, record it, and remove the file before it.
+
+    Nobody may add to the index meanwhile. If the file holds this index already, what is known of it
+    is recorded anew: a file in use is never written to.
+    """
+    index = snapshot.index
+    if index is None:
+        return
+    name = f"index-{index.generation}-{snapshot.absorbed_until}.faiss"
+    stored = row_store.index_file
+    if stored is not None and stored.name == name:
+        row_store.set_index_file(replace(stored, calibration=_stored_points(index.calibration)))
+        return
+    serialized = index.ivf.to_bytes()
+    disk.write_new_file(directory / name, serialized.data)
+    row_store.set_index_file(
+        IndexFile(
+            name=name,
+            generation=index.generation,
+            absorbed_until=snapshot.absorbed_until,
+            rows_skipped=snapshot.rows_skipped,
+            crc32c=checksum(serialized),
+            file_bytes=len(serialized),
+            live_when_trained=index.live_when_trained,
+            rows_trained_on=index.rows_trained_on,
+            trained_at=index.trained_at,
+            training_s=index.training_s,
+            imbalance_when_trained=index.imbalance_when_trained,
+            filter_margins=index.filter_margins,
+            calibration=_stored_points(index.calibration),
+        )
+    )
+    remove_stray_index_files(disk, directory, row_store)
+
+
+def _stored_points(calibration: Calibration) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        (
+            point.k,
+            point.target_recall,
+            point.setting.nprobe,
+            point.setting.candidates,
+            point.measured_recall,
+        )
+        for point in calibration.points
+    )
+
+
+def remove_stray_index_files(disk: Disk, directory: Path, row_store: RowStore) -> None:
+    """Remove index files that are not in use: the one before, and what a crash left."""
+    current = row_store.index_file
+    for path in directory.glob("index-*"):
+        if current is None or path.name != current.name:
+            disk.remove(path)

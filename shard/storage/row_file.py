@@ -1,0 +1,143 @@
+"""The vectors: an append-only float32 matrix in one file, read through a memory map.
+
+Layout: row-major, little-endian, the row at position p from byte p * dim * 4 on; zeros, or rows
+that were never committed, after the last row. Which rows exist, and which of them lies where, is
+the row store's to know and must not enter here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vectorshard.shard.errors import RowFileCorrupt
+from vectorshard.shard.storage.disk import Disk, DiskFile
+from vectorshard.shard.types import Float32Array
+
+FIRST_BYTES = 1024 * 1024
+"""Length of a file with one row. It doubles from here on: each step costs one more map."""
+
+LARGEST_STEP_BYTES = 256 * 1024 * 1024
+"""The most that a file grows at once; the space is not allocated until rows are written."""
+
+COMPONENT = np.dtype("<f4")
+
+
+class RowFile:
+    """A (rows, dim) matrix on disk. One thread appends; any thread views.
+
+    Written with pwrite, never through the map, and never shortened while it is mapped: reading a
+    map past the end of its file kills the process.
+    """
+
+    def __init__(self, disk: Disk, file: DiskFile, dim: int) -> None:
+        self._disk = disk
+        self._file = file
+        self._dim = dim
+        self._row_bytes = dim * COMPONENT.itemsize
+        self._map = self._mapped()
+
+    @classmethod
+    def open(cls, disk: Disk, path: Path, dim: int) -> RowFile:
+        """Open the file, creating it durably if it is absent.
+
+        Parameters
+        ----------
+        disk
+            Where the writes go.
+        path
+            The file.
+        dim
+            Components of every row.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be created, lengthened or mapped.
+        """
+        file = disk.open(path)
+        try:
+            # Even when the file was there: its creator may have been killed before this line.
+            disk.sync_directory(path.parent)
+            return cls(disk, file, dim)
+        except BaseException:
+            file.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """Its name in its directory."""
+        return self._file.path.name
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that the file occupies, without the holes in it."""
+        return os.fstat(self._file.descriptor).st_blocks * 512
+
+    def require(self, rows: int) -> None:
+        """Check that the file is long enough for so many committed rows.
+
+        Raises
+        ------
+        RowFileCorrupt
+            If it is shorter.
+        """
+        if len(self._map) < rows * self._row_bytes:
+            raise RowFileCorrupt(
+                f"{self._file.path} has {len(self._map)} bytes; "
+                f"{rows} committed rows of dim {self._dim} need {rows * self._row_bytes}"
+            )
+
+    def append(self, position: int, vectors: Float32Array) -> None:
+        """Write rows from `position` on; they are durable when this returns.
+
+        Rows beyond the last commit do not exist, so an append may overwrite those of an append that
+        was never committed. It must not touch a committed row; the caller sees to that.
+
+        Parameters
+        ----------
+        position
+            Where the first of them goes.
+        vectors
+            float32 (rows, dim).
+
+        Raises
+        ------
+        OSError
+            If the disk fails or is full. Nothing that was committed is harmed.
+        """
+        if not len(vectors):
+            return
+        start = position * self._row_bytes
+        self._grow(start + len(vectors) * self._row_bytes)
+        self._disk.write(self._file, start, np.ascontiguousarray(vectors, dtype=COMPONENT).data)
+        self._disk.sync(self._file)
+
+    def view(self, rows: int) -> Float32Array:
+        """Return the first `rows` rows, float32 (rows, dim), read-only, without reading them.
+
+        The array stays valid while rows are appended, and after `close`.
+        """
+        return np.ndarray((rows, self._dim), dtype=COMPONENT, buffer=self._map)
+
+    def close(self) -> None:
+        """Let go of the file. Views keep their map."""
+        self._file.close()
+
+    def _grow(self, needed_bytes: int) -> None:
+        if needed_bytes <= len(self._map):
+            return
+        size = max(FIRST_BYTES, len(self._map))
+        while size < needed_bytes:
+            size += min(size, LARGEST_STEP_BYTES)
+        self._disk.extend(self._file, size)
+        self._map = self._mapped()
+
+    def _mapped(self) -> mmap.mmap | bytes:
+        size = self._file.size
+        if not size:
+            return b""  # an empty file cannot be mapped
+        return mmap.mmap(self._file.descriptor, size, access=mmap.ACCESS_READ)

@@ -1,0 +1,164 @@
+"""A client without a server: what console and demo are tested against.
+
+Brute force over one collection, with the interface of `client.Client`. A test may break it
+on purpose: `forget_everything` answers without hits, `lose_rows` leaves rows out of the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import numpy as np
+
+from vectorshard.shard.errors import CollectionNotFound, DimensionMismatch, ShardUnavailable
+from vectorshard.shard.types import (
+    CollectionConfig,
+    CollectionDescription,
+    Explanation,
+    FilterPlan,
+    Float32Array,
+    IdArray,
+    IdType,
+    IndexConfig,
+    Ledger,
+    Metric,
+    Receipt,
+    RowError,
+    Rows,
+    ShardDescription,
+    ShardReceipt,
+    ShardState,
+    Token,
+    UpsertResult,
+    VectorArray,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result."""
+
+    id: int | str
+    score: float
+
+
+class Hits(list[list[Hit]]):
+    """The hits of each query."""
+
+    receipt: Receipt
+
+
+@dataclass(slots=True)
+class ClientInMemory:
+    """One server, one shard, any collections.
+
+    `searches` and `explains` keep what was asked; `explanation` is what is said of every id.
+    """
+
+    collections: dict[str, CollectionConfig] = field(default_factory=dict)
+    rows: dict[str, dict[int | str, Float32Array]] = field(default_factory=dict)
+    searches: list[dict[str, object]] = field(default_factory=list)
+    explanation: Explanation = field(default_factory=Explanation)
+    explains: list[tuple[list[list[float]], int | str, str | None]] = field(default_factory=list)
+    refused_rows: tuple[int, ...] = ()
+    missing_shard: int = 0
+    """How many of the next upserts find a shard missing."""
+    forget_everything: bool = False
+    lose_rows: int = 0
+
+    def __enter__(self) -> ClientInMemory:
+        """Return itself: there is nothing to connect to."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave everything as it is."""
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        dim: int,
+        metric: Metric,
+        id_type: IdType,
+        index: IndexConfig | None = None,
+    ) -> None:
+        """Create a collection."""
+        self.collections[name] = CollectionConfig(
+            name=name, dim=dim, metric=metric, id_type=id_type, index=index or IndexConfig()
+        )
+        self.rows[name] = {}
+
+    def list_collections(self) -> Sequence[CollectionConfig]:
+        """Return the configurations."""
+        return list(self.collections.values())
+
+    def describe(self, name: str) -> CollectionDescription:
+        """Return one shard that is still buffering."""
+        if name not in self.collections:
+            raise CollectionNotFound(f"no collection {name!r}")
+        rows = len(self.rows[name])
+        ledger = Ledger(accepted=rows, buffered=rows - self.lose_rows)
+        shard = ShardDescription(shard=0, state=ShardState.BUFFERING, training=False, ledger=ledger)
+        return CollectionDescription(
+            config=self.collections[name],
+            incarnation="1",
+            shards=(shard,),
+            recommended_batch_size=64,
+        )
+
+    def upsert(self, name: str, ids: IdArray, vectors: VectorArray) -> UpsertResult:
+        """Keep all rows but those at `refused_rows` of the batch."""
+        if self.missing_shard:
+            self.missing_shard -= 1
+            raise ShardUnavailable("1 of 3 rows are not written")
+        if vectors.shape[1] != self.collections[name].dim:
+            raise DimensionMismatch("wrong", field="vectors")
+        refused = [row for row in self.refused_rows if row < len(ids)]
+        errors = tuple(RowError(row, 6, "exists") for row in refused)
+        for row, (id_, vector) in enumerate(zip(ids.tolist(), vectors, strict=True)):
+            if row not in refused:
+                self.rows[name][id_] = vector.astype(np.float32)
+        return UpsertResult(
+            accepted=len(ids) - len(errors), errors=errors, token=Token(incarnation="1")
+        )
+
+    def get(self, name: str, ids: IdArray) -> Rows:
+        """Return the rows that exist."""
+        found = [id_ for id_ in ids.tolist() if id_ in self.rows[name]]
+        vectors = np.array([self.rows[name][id_] for id_ in found], dtype=np.float32)
+        return Rows(ids=np.array(found, dtype=object), vectors=vectors)
+
+    def search(self, name: str, queries: VectorArray, k: int = 10, **asked: object) -> Hits:
+        """Return the k rows of the largest cosine."""
+        self.searches.append({"k": k, "queries": queries.tolist(), **asked})
+        ids = list(self.rows[name])
+        kept = np.array([self.rows[name][id_] for id_ in ids])
+        kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+        wanted = queries.astype(np.float32)
+        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        hits = Hits()
+        for scores in wanted @ kept.T:
+            best = [] if self.forget_everything else np.argsort(-scores)[:k].tolist()
+            hits.append([Hit(ids[row], float(scores[row])) for row in best])
+        part = ShardReceipt(shard=0, rows_visible=len(ids), rows_exact=len(ids))
+        if asked.get("filter") is not None:
+            part = replace(part, rows_passing=len(ids), filter_plan=FilterPlan.EXACT)
+        hits.receipt = Receipt(shards=(part,), coverage=1.0)
+        return hits
+
+    def explain(
+        self, name: str, query: VectorArray, id_: int | str, *, filter: str | None
+    ) -> Explanation:
+        """Say what the test says."""
+        self.explains.append((query.tolist(), id_, filter))
+        return self.explanation
+
+    def train(self, name: str, *, wait: bool) -> None:
+        """Do nothing: brute force needs no index."""

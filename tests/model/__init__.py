@@ -1,0 +1,1 @@
+"""The whole stack against a model: random operations over shards, routers and restarts."""

@@ -1,0 +1,473 @@
+"""A guarded shard over fakes, in virtual time: every wait is exact, and nothing takes any."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import structlog.testing
+from prometheus_client import CollectorRegistry
+
+from tests.router.fake_shard import FakeShard
+from tests.shard.samples import config_of, int64s, some_vectors
+from tests.virtual_time import run_virtually
+from vectorshard.client.retries import ATTEMPTS, BACKOFF_FIRST_S, RETRIES_A_CALL, RETRIES_SAVED
+from vectorshard.router.remote.circuit_breaker import FAILURES, WAIT_MAX_S, BreakerState
+from vectorshard.router.remote.guarded_shard import PROBE_S, SILENCE_S, GuardedShard
+from vectorshard.router.remote.metrics import GuardCollector
+from vectorshard.shard.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    ShardUnavailable,
+    VectorShardError,
+    nobody_answered,
+)
+from vectorshard.shard.types import (
+    NO_LIMIT,
+    Call,
+    CountRequest,
+    DeleteRequest,
+    ExplainRequest,
+    GetRequest,
+    ListRequest,
+    SearchRequest,
+    SearchResult,
+    Topology,
+    TrainRequest,
+    UpsertRequest,
+)
+
+COUNT = CountRequest(collection="words")
+SEARCH = SearchRequest(collection="words", queries=some_vectors(1), k=10)
+
+
+def lost() -> ShardUnavailable:
+    """What the network says."""
+    return nobody_answered(ShardUnavailable("connection refused"))
+
+
+def now_s() -> float:
+    """Return the virtual time."""
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class Remote(FakeShard):
+    """A fake far away: it may be stopped, and then answers nothing until it goes on."""
+
+    failures: int = 0
+    """How many of the next calls the network fails."""
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_at: list[tuple[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.running.set()
+        self.with_collection()
+
+    async def _reached(self, method: str, call: Call) -> None:
+        self.asked_at.append((method, now_s()))
+        if self.failures:
+            self.failures -= 1
+            raise lost()
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                await self.running.wait()
+        except TimeoutError:
+            raise nobody_answered(DeadlineExceeded("no answer before the deadline")) from None
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        await self._reached("search", call)
+        return await super().search(request, call=call)
+
+    async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        await self._reached("count", call)
+        return await super().count(request, call=call)
+
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+        await self._reached("topology", call)
+        return await super().topology(call=call)
+
+    def times(self, method: str) -> list[float]:
+        """When a method was asked."""
+        return [at for asked, at in self.asked_at if asked == method]
+
+
+def guard(shard: FakeShard) -> GuardedShard:
+    """Guard a shard in virtual time, with the longest waits that chance allows."""
+    return GuardedShard(shard, "far:1", clock=now_s, chance=lambda: 1.0)
+
+
+Scenario = Callable[[Remote, GuardedShard], Coroutine[Any, Any, None]]
+
+
+def virtually(scenario: Scenario) -> Callable[[], None]:
+    """Run a scenario over a remote shard and its guard in virtual time."""
+
+    async def run() -> None:
+        remote = Remote(0, 1)
+        guarded = guard(remote)
+        try:
+            await scenario(remote, guarded)
+        finally:
+            await guarded.close()
+        assert remote.closed
+
+    def test() -> None:
+        run_virtually(run())
+
+    test.__name__ = test.__qualname__ = scenario.__name__
+    return test
+
+
+def within(seconds: float) -> Call:
+    """Return a call that ends in so many seconds."""
+    return Call(deadline=now_s() + seconds)
+
+
+async def missed(ask: Awaitable[object]) -> VectorShardError:
+    """Return the error that a call ends with."""
+    with pytest.raises(VectorShardError) as caught:
+        await ask
+    return caught.value
+
+
+# ---- asked again --------------------------------------------------------------------------------
+
+
+@virtually
+async def test_a_read_that_the_network_failed_is_asked_again_a_little_later(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.failures = ATTEMPTS - 1
+    began = now_s()
+    await guarded.count(COUNT)
+    waits_s = [BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S]
+    assert remote.times("count") == pytest.approx([began, began + waits_s[0], began + sum(waits_s)])
+    assert guarded.retries == ATTEMPTS - 1
+
+
+@virtually
+async def test_attempts_are_counted(remote: Remote, guarded: GuardedShard) -> None:
+    remote.failures = 10**6
+    error = await missed(guarded.count(COUNT))
+    assert "connection refused" in str(error)
+    assert len(remote.times("count")) == ATTEMPTS
+
+
+@virtually
+async def test_no_attempt_begins_after_the_deadline(remote: Remote, guarded: GuardedShard) -> None:
+    remote.failures = 10**6
+    began = now_s()
+    await missed(guarded.count(COUNT, call=within(BACKOFF_FIRST_S)))
+    assert now_s() == began, "there was no time for another one, so that none was waited for"
+    await missed(guarded.count(COUNT, call=within(1.5 * BACKOFF_FIRST_S)))
+    assert len(remote.times("count")) == 1 + 2
+
+
+@virtually
+async def test_a_budget_bounds_what_is_asked_again(remote: Remote, guarded: GuardedShard) -> None:
+    calls = 500
+    failed = 0
+    for _ in range(calls):
+        remote.failures = 1
+        try:
+            await guarded.count(COUNT)
+        except ShardUnavailable:
+            failed += 1
+            await guarded.topology()  # an answer, so that failures are not in a row
+    assert guarded.retries == pytest.approx(calls * RETRIES_A_CALL + RETRIES_SAVED, abs=2)
+    assert failed == calls - guarded.retries
+    assert guarded.openings == 0
+
+
+@pytest.mark.parametrize("failure", [ShardUnavailable("draining"), Overloaded("full")], ids=type)
+def test_what_the_server_itself_refuses_is_passed_on_with_how_long_to_wait(
+    failure: VectorShardError,
+) -> None:
+    async def scenario() -> None:
+        remote = Remote(0, 1, failure=failure)
+        failure.retry_delay_s = 0.7
+        error = await missed(guard(remote).count(COUNT))
+        assert error is failure
+        assert len(remote.times("count")) == 1
+
+    run_virtually(scenario())
+
+
+READS: dict[str, Callable[[GuardedShard], Awaitable[object]]] = {
+    "list collections": lambda shard: shard.list_collections(),
+    "describe": lambda shard: shard.describe("words"),
+    "get": lambda shard: shard.get(GetRequest(collection="words", ids=int64s(2))),
+    "list": lambda shard: shard.list_rows(ListRequest(collection="words")),
+    "explain": lambda shard: shard.explain(
+        ExplainRequest(collection="words", query=some_vectors(1), id=int64s(2))
+    ),
+}
+WRITES: dict[str, Callable[[GuardedShard], Awaitable[object]]] = {
+    "create": lambda shard: shard.create_collection(config_of("other")),
+    "drop": lambda shard: shard.drop_collection("words"),
+    "upsert": lambda shard: shard.upsert(
+        UpsertRequest(collection="words", ids=int64s(2), vectors=some_vectors(1))
+    ),
+    "delete": lambda shard: shard.delete(DeleteRequest(collection="words", ids=int64s(2))),
+    "train": lambda shard: shard.train(TrainRequest(collection="words")),
+}
+
+
+@pytest.mark.parametrize("method", [*READS, *WRITES])
+def test_reads_are_asked_again_and_nothing_else_is(method: str) -> None:
+    async def scenario() -> None:
+        shard = FakeShard(0, 1, failure=lost()).with_collection()
+        await missed((READS | WRITES)[method](guard(shard)))
+        assert len(shard.asked(method)) == (ATTEMPTS if method in READS else 1)
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("method", [*READS, *WRITES])
+def test_every_method_reaches_the_shard_and_brings_its_answer(method: str) -> None:
+    async def scenario() -> None:
+        direct, behind = (FakeShard(0, 1).with_collection() for _ in range(2))
+        expected = await (READS | WRITES)[method](direct)  # type: ignore[arg-type]  # it is alike
+        told = await (READS | WRITES)[method](guard(behind))
+        assert repr(told) == repr(expected)
+
+    run_virtually(scenario())
+
+
+# ---- not asked ----------------------------------------------------------------------------------
+
+
+async def open_the_breaker(remote: Remote, guarded: GuardedShard) -> None:
+    """Have the network fail until nothing is asked any more."""
+    remote.failures = 10**6
+    while guarded.breaker.state is BreakerState.CLOSED:
+        await missed(guarded.count(COUNT))
+
+
+@virtually
+async def test_a_shard_that_fails_again_and_again_is_not_asked_and_missing_at_once(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    await open_the_breaker(remote, guarded)
+    asked, began = len(remote.times("count")), now_s()
+    error = await missed(guarded.count(COUNT))
+    assert isinstance(error, ShardUnavailable)
+    assert str(error).startswith(f"far:1: not asked: {FAILURES} failures in a row, the last: conn")
+    assert (len(remote.times("count")), now_s()) == (asked, began)
+
+
+@virtually
+async def test_it_is_probed_until_it_answers_and_then_asked_again(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    await open_the_breaker(remote, guarded)
+    await asyncio.sleep(20.0)
+    waits_s = [after - before for before, after in pairwise(remote.times("topology"))]
+    assert waits_s[:2] == pytest.approx([0.5, 1.0])
+    assert waits_s[3:] == pytest.approx([WAIT_MAX_S] * len(waits_s[3:]))
+    assert len(remote.times("count")) == FAILURES
+    remote.failures = 0
+    await asyncio.sleep(WAIT_MAX_S)
+    assert guarded.breaker.state is BreakerState.CLOSED
+    assert await guarded.count(COUNT) == 0
+
+
+@virtually
+async def test_an_answer_to_a_probe_that_makes_no_sense_is_an_answer_and_ends_no_watch(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    class Strange(FakeShard):
+        async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+            self.topologies_told += 1
+            raise RuntimeError("bug")
+
+    strange = Strange(0, 1, failure=lost()).with_collection()
+    behind = guard(strange)
+    for failure in range(1, 4):
+        with structlog.testing.capture_logs() as logs:
+            while behind.breaker.state is BreakerState.CLOSED:
+                await missed(behind.count(COUNT))
+            await asyncio.sleep(WAIT_MAX_S)
+        assert strange.topologies_told == failure
+        assert "an answer to a probe makes no sense" in {line["event"] for line in logs}
+    await behind.close()
+
+
+@virtually
+async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_their_time(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    await guarded.count(COUNT)
+    remote.running.clear()
+    began = now_s()
+    waiting = asyncio.ensure_future(guarded.search(SEARCH, call=within(10.0)))
+    await asyncio.sleep(SILENCE_S + PROBE_S + 0.01)
+    assert guarded.breaker.state is not BreakerState.CLOSED
+    error = await missed(guarded.search(SEARCH, call=within(10.0)))
+    assert "not asked: silent for 2.0 s, and a probe failed" in str(error)
+    assert isinstance(await missed(waiting), DeadlineExceeded)
+    assert now_s() == pytest.approx(began + 10.0), "nobody's wait is cut short"
+
+
+@virtually
+async def test_a_search_that_can_do_without_a_stopped_shard_waits_no_longer_once_that_is_known(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    began = now_s()
+    lenient = replace(SEARCH, min_coverage=0.0)
+    error = await missed(guarded.search(lenient, call=within(30.0)))
+    assert isinstance(error, ShardUnavailable)
+    assert "not asked: silent for 2.0 s" in str(error)
+    assert now_s() == pytest.approx(began + SILENCE_S + PROBE_S)
+    remote.running.set()
+    await asyncio.sleep(WAIT_MAX_S)
+    await guarded.search(lenient)
+
+
+@virtually
+async def test_who_leaves_a_search_that_can_do_without_the_shard_is_cancelled_and_not_answered(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    asking = asyncio.ensure_future(guarded.search(replace(SEARCH, min_coverage=0.0)))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+@virtually
+async def test_a_shard_that_goes_on_is_asked_within_the_longest_wait_and_a_probe(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    await missed(guarded.search(SEARCH, call=within(30.0)))
+    remote.running.set()
+    await asyncio.sleep(WAIT_MAX_S + PROBE_S)
+    assert guarded.breaker.state is BreakerState.CLOSED
+    await guarded.search(SEARCH)
+
+
+@virtually
+async def test_callers_in_a_hurry_never_close_off_a_shard_that_answers(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    for _ in range(100):
+        remote.running.clear()
+        asyncio.get_running_loop().call_later(0.3, remote.running.set)
+        assert isinstance(await missed(guarded.search(SEARCH, call=within(0.2))), DeadlineExceeded)
+        await remote.running.wait()
+    assert guarded.openings == 0
+    await guarded.search(SEARCH)
+
+
+@virtually
+async def test_callers_in_a_hurry_notice_a_stopped_shard_too(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    began = now_s()
+    while guarded.breaker.state is BreakerState.CLOSED:
+        await missed(guarded.search(SEARCH, call=within(0.2)))
+    assert now_s() - began <= SILENCE_S + PROBE_S + 0.2 + 0.01
+
+
+@virtually
+async def test_a_call_that_takes_long_is_no_silence_of_who_answers_probes(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    class Training(FakeShard):
+        async def train(self, request: TrainRequest, *, call: Call = NO_LIMIT) -> Any:
+            await asyncio.sleep(60.0)
+            return await super().train(request, call=call)
+
+    training = Training(0, 1).with_collection()
+    slow = guard(training)
+    await slow.train(TrainRequest(collection="words", wait=True))
+    assert slow.openings == 0
+    assert training.topologies_told == pytest.approx(60.0 / SILENCE_S, abs=1)
+    await slow.close()
+
+
+@virtually
+async def test_nothing_is_watched_while_nothing_is_asked(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    await guarded.count(COUNT)
+    await asyncio.sleep(3_600.0)
+    assert remote.times("topology") == []
+    assert len(asyncio.all_tasks()) == 1
+
+
+@virtually
+async def test_a_caller_that_leaves_takes_its_call_along(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.running.clear()
+    asking = asyncio.ensure_future(guarded.search(SEARCH))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    remote.running.set()
+    await asyncio.sleep(10.0)
+    assert guarded.breaker.state is BreakerState.CLOSED
+    assert not remote.asked("search")
+
+
+@virtually
+async def test_a_caller_may_leave_while_it_is_asked_again(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    remote.failures = 1
+    remote.running.clear()
+    asking = asyncio.ensure_future(guarded.search(SEARCH))
+    await asyncio.sleep(0.1)
+    assert len(remote.times("search")) == 2
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+@virtually
+async def test_who_it_is_may_always_be_asked_and_tells_that_it_is_back(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    await open_the_breaker(remote, guarded)
+    remote.failures = 0
+    await guarded.topology()
+    assert guarded.breaker.state is BreakerState.CLOSED
+
+
+@virtually
+async def test_the_log_and_the_metrics_tell_what_is_not_asked(
+    remote: Remote, guarded: GuardedShard
+) -> None:
+    registry = CollectorRegistry()
+    collector = GuardCollector()
+    registry.register(collector)
+    collector.shards = [guarded]
+
+    def metric(name: str) -> float | None:
+        return registry.get_sample_value(f"vectorshard_child_{name}", {"child": "far:1"})
+
+    assert metric("breaker_state") == 0
+    with structlog.testing.capture_logs() as logs:
+        await open_the_breaker(remote, guarded)
+        assert (metric("breaker_state"), metric("breaker_openings_total")) == (2, 1)
+        assert metric("retries_total") == ATTEMPTS - 1
+        await asyncio.sleep(20.0)
+        remote.failures = 0
+        await asyncio.sleep(WAIT_MAX_S)
+    assert metric("breaker_state") == 0
+    assert [(line["log_level"], line["event"], line["child"]) for line in logs] == [
+        ("warning", "a child is not asked any more", "far:1"),
+        ("info", "a child is asked again", "far:1"),
+    ]
+    assert "connection refused" in logs[0]["reason"]

@@ -1,0 +1,210 @@
+"""An index's recall, measured beside an exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.shard.samples import config_of, some_vectors
+from vectorshard.shard.index.calibration import CALIBRATED_K, TARGETS, Calibration, work
+from vectorshard.shard.index.exact import exact_scores, rank
+from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.index.recall import NO_ROW, measured_calibration, without
+from vectorshard.shard.index.row_range import TrainingBuffer
+from vectorshard.shard.rows.tombstones import Tombstones
+from vectorshard.shard.types import Effort, Float32Array, IndexKind, Int64Array, Metric
+
+
+def held_by_an_index(
+    vectors: Float32Array, kind: IndexKind, metric: Metric, tombstones: Tombstones
+) -> tuple[IvfIndex, TrainingBuffer]:
+    ivf = IvfIndex.train(kind, metric, vectors, 16, seed=1)
+    ivf.add(np.arange(len(vectors)), vectors)
+    norms = np.einsum("ij,ij->i", vectors, vectors)
+    return ivf, TrainingBuffer(vectors, norms, tombstones, 0, len(vectors))
+
+
+def measured(
+    kind: IndexKind, metric: Metric, ivf: IvfIndex, held: TrainingBuffer, queries: Int64Array
+) -> Calibration:
+    """Calibrate on rows of the index."""
+    config = config_of(dim=held.vectors.shape[1], metric=metric, kind=kind)
+    return measured_calibration(config, ivf, held, held.vectors[queries], queries, lambda: None)
+
+
+def test_a_query_is_left_out_of_its_own_answer_and_each_answer_is_one_shorter() -> None:
+    rows = np.array([[4, 1, 2], [1, 4, 2], [1, 2, 4], [1, 2, 3], [1, 2, -1]])
+    own = np.array([4, 4, 4, 4, NO_ROW])
+    assert without(rows, own).tolist() == [[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("kind", list(IndexKind))
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.INNER_PRODUCT])
+def test_the_recall_of_a_setting_is_what_a_search_with_it_has(
+    kind: IndexKind, metric: Metric
+) -> None:
+    vectors = some_vectors(2_000, dim=16)
+    tombstones = Tombstones().with_dead(np.arange(0, 2_000, 7))
+    ivf, held = held_by_an_index(vectors, kind, metric, tombstones)
+    queries = tombstones.live_rows(0, 2_000)[::20]
+    calibration = measured(kind, metric, ivf, held, queries)
+    reached = [(point.k, point.target_recall) for point in calibration.points]
+    expected = [(k, target) for k in CALIBRATED_K for target in TARGETS]
+    assert set(reached) <= set(expected)
+    assert len(reached) >= 6
+    for point in calibration.points:
+        found = ivf.propose(
+            vectors[queries], point.k + 1, point.setting, tombstones, vectors, held.squared_norms
+        )
+        truth = held.propose(metric, vectors[queries], point.k + 1)
+        shares = []
+        for query, own in enumerate(queries.tolist()):
+            best = set(truth.row_of[truth.query_of == query].tolist()) - {own}
+            ranked = sorted(best, key=lambda row: _cost(metric, vectors, own, row))[: point.k]
+            there = set(found.row_of[found.query_of == query].tolist())
+            shares.append(len(there & set(ranked)) / len(ranked))
+        assert np.mean(shares) == pytest.approx(point.measured_recall, abs=0.02)
+
+
+def _cost(metric: Metric, vectors: Float32Array, query: int, row: int) -> float:
+    product = float(vectors[query].astype(np.float64) @ vectors[row])
+    if metric is Metric.INNER_PRODUCT:
+        return -product
+    return float(vectors[row].astype(np.float64) @ vectors[row]) - 2 * product
+
+
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_rows_that_are_alike_stand_for_each_other(kind: IndexKind) -> None:
+    vectors = np.repeat(some_vectors(40, dim=8), 50, axis=0)
+    ivf, held = held_by_an_index(vectors, kind, Metric.L2, Tombstones())
+    calibration = measured(kind, Metric.L2, ivf, held, np.arange(0, 2_000, 25))
+    point = calibration.point_for(0.99, 10)
+    assert point is not None
+    assert point.setting.nprobe == 1
+    assert point.measured_recall == 1.0
+
+
+def test_queries_that_are_no_rows_are_measured_as_they_are() -> None:
+    vectors, queries = some_vectors(2_000, dim=16), some_vectors(50, dim=16, seed=1)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_PQ, Metric.L2, Tombstones())
+    nobody = np.full(len(queries), NO_ROW)
+    config = config_of(dim=16, kind=IndexKind.IVF_PQ)
+    calibration = measured_calibration(config, ivf, held, queries, nobody, lambda: None)
+    setting = calibration.setting_for(Effort(), 0.9, 10)
+    assert setting is not None
+    found = ivf.propose(queries, 10, setting, held.tombstones, vectors, held.squared_norms)
+    truth = held.propose(Metric.L2, queries, 10)
+    best = rank(
+        Metric.L2, truth, exact_scores(Metric.L2, queries, vectors, truth), np.asarray, 50, 10
+    )
+    pairs = set(zip(found.query_of.tolist(), found.row_of.tolist(), strict=True))
+    query_of = np.repeat(np.arange(50), best.counts)
+    there = [pair in pairs for pair in zip(query_of.tolist(), best.rows.tolist(), strict=True)]
+    assert np.mean(there) >= 0.9
+
+
+def test_rows_that_the_index_took_in_since_are_passed_over() -> None:
+    vectors, queries = some_vectors(2_000, dim=16), some_vectors(20, dim=16, seed=1)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    newer = np.concatenate([vectors, np.repeat(queries, 10, axis=0)])  # nearer than all others
+    held = replace(held, vectors=newer, squared_norms=np.vecdot(newer, newer))
+    nobody, config = np.full(len(queries), NO_ROW), config_of(dim=16)
+
+    def nprobes() -> list[int]:
+        calibration = measured_calibration(config, ivf, held, queries, nobody, lambda: None)
+        return [point.setting.nprobe for point in calibration.points if point.k == 10]
+
+    before = nprobes()
+    ivf.add(np.arange(2_000, len(newer)), newer[2_000:])
+    assert nprobes() == before
+    assert before[0] > 1
+
+
+def test_the_index_is_asked_within_what_guards_it_a_few_queries_at_a_time() -> None:
+    vectors = some_vectors(500, dim=16)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    rounds, asked = 0, 0
+
+    def go_on() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    @contextmanager
+    def asking() -> Iterator[None]:
+        nonlocal asked
+        asked += 1
+        yield
+
+    own_rows = np.arange(10)
+    config = config_of(dim=16)
+    measured_calibration(config, ivf, held, vectors[:10], own_rows, go_on, asking=asking, at_once=4)
+    assert asked == 1 + rounds  # once for what each list holds
+    assert rounds >= 3
+
+
+def test_an_index_of_no_living_rows_can_be_measured() -> None:
+    vectors = some_vectors(20, dim=8)
+    tombstones = Tombstones().with_dead(np.arange(20))
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_PQ, Metric.L2, tombstones)
+    calibration = measured(IndexKind.IVF_PQ, Metric.L2, ivf, held, np.zeros(0, dtype=np.int64))
+    assert {point.measured_recall for point in calibration.points} == {1.0}
+
+
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_one_look_at_many_lists_tells_what_searches_of_fewer_find(
+    kind: IndexKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, queries = some_vectors(3_000, dim=16), some_vectors(40, dim=16, seed=1)
+    ivf, held = held_by_an_index(vectors, kind, Metric.L2, Tombstones())
+    nobody, config = np.full(len(queries), NO_ROW), config_of(dim=16, kind=kind)
+
+    def calibration() -> Calibration:
+        return measured_calibration(config, ivf, held, queries, nobody, lambda: None)
+
+    costs = partial(work, rows_a_list=ivf.rows / ivf.nlist, code_bytes=ivf.code_bytes, dim=16)
+    in_few_looks = calibration()
+    monkeypatch.setattr("vectorshard.shard.index.recall.NPROBES_A_LOOK", 1)
+    monkeypatch.setattr("vectorshard.shard.index.recall.NPROBE_FIRST_LOOK", 1)
+    assert len({point.setting.nprobe for point in in_few_looks.points}) > 2
+    for point, searched in zip(in_few_looks.points, calibration().points, strict=True):
+        # Codes that tie may come in another order, and two settings may cost the same.
+        assert costs(point.setting) == pytest.approx(costs(searched.setting), rel=0.1)
+        assert point.measured_recall == pytest.approx(searched.measured_recall, abs=0.01)
+
+
+def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
+    vectors, queries = some_vectors(4_000, dim=16), some_vectors(100, dim=16, seed=1)
+    shards = 4
+    of_shard = [np.ascontiguousarray(vectors[shard::shards]) for shard in range(shards)]
+    indexes = [
+        held_by_an_index(each, IndexKind.IVF_PQ, Metric.L2, Tombstones()) for each in of_shard
+    ]
+    nobody, config = np.full(len(queries), NO_ROW), config_of(dim=16, kind=IndexKind.IVF_PQ)
+    found: list[list[tuple[float, int]]] = [[] for _ in queries]
+    for shard, (ivf, held) in enumerate(indexes):
+        alone, merged = (
+            measured_calibration(
+                config, ivf, held, queries, nobody, lambda: None, shards=of
+            ).setting_for(Effort(), 0.9, 10)
+            for of in (1, shards)
+        )
+        assert alone is not None
+        assert merged is not None
+        cost = partial(work, rows_a_list=held.last / 16, code_bytes=ivf.code_bytes, dim=16)
+        assert cost(merged) < 0.8 * cost(alone)
+        hits = ivf.propose(queries, 10, merged, held.tombstones, held.vectors, held.squared_norms)
+        scores = exact_scores(Metric.L2, queries, held.vectors, hits)
+        for query, row, score in zip(hits.query_of, hits.row_of, scores, strict=True):
+            found[query].append((float(score), int(row) * shards + shard))
+    distances = ((queries[:, None] - vectors) ** 2).sum(axis=2)
+    truth = np.argsort(distances, axis=1)[:, :10]
+    shares = [
+        len({row for _, row in sorted(hits)[:10]} & set(best.tolist())) / 10
+        for hits, best in zip(found, truth, strict=True)
+    ]
+    assert 0.89 <= np.mean(shares) <= 0.95

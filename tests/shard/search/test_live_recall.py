@@ -1,0 +1,419 @@
+"""The recall of live searches: measured as it is, and brought back when queries are unlike rows."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from tests.shard.samples import (
+    SMALL_ENGINE,
+    Corpus,
+    config_of,
+    corpus_of,
+    open_collection,
+    poll_until,
+    write,
+)
+from vectorshard.shard.config import BufferConfig, EngineConfig, TrainingConfig
+from vectorshard.shard.engine.background import (
+    Trainer,
+    TrainingAbandoned,
+    build_index,
+    measure_live_recall,
+)
+from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.filters import Equals, Filter
+from vectorshard.shard.search.live_recall import LIVE_QUERIES_MIN, LIVE_QUERIES_NEW
+from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.types import (
+    Effort,
+    FieldType,
+    FilterField,
+    Float32Array,
+    IndexKind,
+    Metric,
+    SearchRequest,
+)
+
+DIM, ROWS, TARGET = 16, 2_000, 0.95
+
+ENGINE = EngineConfig(
+    buffer=BufferConfig(absorb_rows=50, absorb_piece_rows=20),
+    training=TrainingConfig(calibration_queries=100, live_queries=200, checkpoint_min_rows=10_000),
+)
+
+
+def clustered(seed: int = 0) -> Corpus:
+    random = np.random.default_rng(seed)
+    centers = random.standard_normal((40, DIM))[random.integers(40, size=ROWS)]
+    vectors = centers + 0.25 * random.standard_normal((ROWS, DIM))
+    return Corpus(np.arange(ROWS), vectors.astype(np.float32))
+
+
+CORPUS = clustered()
+
+
+def means_of_five(queries: int, seed: int, metric: Metric = Metric.L2) -> Float32Array:
+    """Return queries unlike the rows: own-row calibration finds too little for them."""
+    random = np.random.default_rng(seed)
+    means: Float32Array = CORPUS.vectors[random.integers(ROWS, size=(queries, 5))].mean(axis=1)
+    if metric is Metric.COSINE:
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+    return means
+
+
+def trained(
+    directory: Path, *, kind: IndexKind = IndexKind.IVF_FLAT, metric: Metric = Metric.L2
+) -> Collection:
+    config = config_of(dim=DIM, metric=metric, kind=kind, target_recall=TARGET)
+    collection = open_collection(directory, config, engine=ENGINE)
+    write(collection, CORPUS)
+    build_index(collection, lambda: 0.0)
+    return collection
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[Collection]:
+    """A trained collection of which nobody takes care."""
+    collection = trained(tmp_path)
+    yield collection
+    collection.close()
+
+
+def search(
+    collection: Collection,
+    queries: Float32Array,
+    *,
+    effort: Effort = Effort(),  # noqa: B008
+    filter_: Filter | None = None,
+) -> list[set[int]]:
+    """Search for 10 hits; return the ids found for each query."""
+    found = collection.search(
+        SearchRequest(collection="words", queries=queries, k=10, effort=effort, filter=filter_)
+    )
+    ends = np.cumsum(found.ranked.counts)[:-1]
+    return [set(ids.tolist()) for ids in np.split(found.ranked.ids, ends)]
+
+
+def recall(collection: Collection, queries: Float32Array) -> float:
+    """Return the recall of searches that state no effort, beside exact ones."""
+    best = search(collection, queries, effort=Effort(exact=True))
+    there = search(collection, queries)
+    return float(np.mean([len(a & b) / len(a) for a, b in zip(there, best, strict=True)]))
+
+
+def measure(collection: Collection) -> bool:
+    """Do what is due; say whether anything was."""
+    due = collection.wants_live_recall
+    if due:
+        measure_live_recall(collection, lambda: None)
+    return due
+
+
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_live_recall_is_what_live_searches_found(tmp_path: Path, kind: IndexKind) -> None:
+    collection = trained(tmp_path, kind=kind)
+    queries = means_of_five(150, seed=1)
+    search(collection, queries)
+    assert measure(collection)
+    description = collection.describe()
+    assert description.live_queries == 150
+    assert description.live_recall == pytest.approx(recall(collection, queries), abs=1e-9)
+    assert description.live_recall < TARGET - 0.02
+    collection.close()
+
+
+@pytest.mark.parametrize("kind", [IndexKind.IVF_FLAT, IndexKind.IVF_PQ])
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.COSINE])
+def test_queries_unlike_the_rows_get_the_recall_they_were_promised(
+    tmp_path: Path, kind: IndexKind, metric: Metric
+) -> None:
+    collection = trained(tmp_path, kind=kind, metric=metric)
+    search(collection, means_of_five(LIVE_QUERIES_MIN, 0, metric))
+    assert measure(collection)
+    assert collection.describe().live_recall < TARGET - 0.01
+    search(collection, means_of_five(LIVE_QUERIES_NEW, 1, metric))
+    assert measure(collection)
+    assert measure(collection)  # of the new calibration, with the same queries
+    assert not measure(collection)
+    description = collection.describe()
+    assert description.live_recall >= TARGET - 0.005
+    assert description.measured_recall == pytest.approx(description.live_recall, abs=0.005)
+    assert description.generation == 1
+    held_out = means_of_five(200, seed=9, metric=metric)
+    assert recall(collection, held_out) >= TARGET - 0.03  # as sure as that many queries make it
+    collection.close()
+
+
+def test_one_low_measurement_changes_nothing(collection: Collection) -> None:
+    before = collection.snapshot.index
+    search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+    assert measure(collection)
+    assert collection.snapshot.index is before
+    search(collection, means_of_five(LIVE_QUERIES_NEW - 1, seed=1))
+    assert not measure(collection)
+    search(collection, means_of_five(1, seed=2))
+    assert measure(collection)
+    assert collection.snapshot.index is not before
+
+
+def test_a_measurement_that_is_not_low_is_forgiven_the_low_one_before(tmp_path: Path) -> None:
+    engine = replace(ENGINE, training=replace(ENGINE.training, live_queries=100, live_window=100))
+    config = config_of(dim=DIM, target_recall=TARGET)
+    collection = open_collection(tmp_path, config, engine=engine)
+    write(collection, CORPUS)
+    build_index(collection, lambda: 0.0)
+    before = collection.snapshot.index
+    for queries in (means_of_five(100, 0), CORPUS.vectors[:1_000], means_of_five(600, 1)):
+        search(collection, queries)
+        assert measure(collection)
+    assert collection.describe().live_recall < TARGET - 0.01
+    assert collection.snapshot.index is before
+    collection.close()
+
+
+def test_nothing_happens_below_a_hundred_queries(collection: Collection) -> None:
+    search(collection, means_of_five(LIVE_QUERIES_MIN - 1, seed=0))
+    assert not measure(collection)
+    description = collection.describe()
+    assert (description.live_recall, description.live_queries) == (0.0, 0)
+
+
+def test_exact_and_filtered_searches_are_no_part_of_the_sample(tmp_path: Path) -> None:
+    fields = (FilterField("lang", FieldType.KEYWORD),)
+    config = replace(config_of(dim=DIM), filter_fields=fields)
+    collection = open_collection(tmp_path, config, engine=ENGINE)
+    write(collection, CORPUS)
+    build_index(collection, lambda: 0.0)
+    queries = means_of_five(200, seed=0)
+    search(collection, queries, effort=Effort(exact=True))
+    search(collection, queries, filter_=Equals("lang", "pl"))
+    assert not collection.wants_live_recall
+    search(collection, queries, effort=Effort(nprobe=1))
+    assert collection.wants_live_recall
+    collection.close()
+
+
+def test_nothing_is_due_before_there_is_an_index(tmp_path: Path) -> None:
+    collection = open_collection(tmp_path, config_of(dim=DIM), engine=ENGINE)
+    write(collection, CORPUS)
+    search(collection, means_of_five(200, seed=0))
+    assert not collection.wants_live_recall
+    build_index(collection, lambda: 0.0)
+    assert collection.wants_live_recall
+    collection.close()
+
+
+def test_a_calibration_that_no_setting_reaches_searches_all_rows_and_rests(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+    assert measure(collection)
+    monkeypatch.setattr("vectorshard.shard.index.calibration._point", lambda *_: None)
+    search(collection, means_of_five(LIVE_QUERIES_NEW, seed=1))
+    assert measure(collection)
+    calibrated = collection.snapshot.index
+    assert calibrated is not None
+    assert calibrated.calibration.points == ()
+    for seed in range(2, 6):
+        assert recall(collection, means_of_five(LIVE_QUERIES_NEW, seed)) == 1.0
+        measure(collection)
+        assert collection.describe().live_recall == 1.0
+    assert collection.snapshot.index is calibrated
+
+
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_a_restart_keeps_the_calibration(tmp_path: Path, *, absorbed: bool) -> None:
+    collection = trained(tmp_path)
+    collection.checkpoint()
+    for seed, queries in enumerate((LIVE_QUERIES_MIN, LIVE_QUERIES_NEW)):
+        search(collection, means_of_five(queries, seed))
+        measure(collection)
+    if absorbed:  # too few for a checkpoint of their own
+        write(collection, Corpus(np.arange(ROWS, ROWS + 50), corpus_of(50, dim=DIM).vectors))
+        while collection.absorb_piece():
+            pass
+    assert collection.wants_checkpoint
+    collection.checkpoint()
+    assert not collection.wants_checkpoint
+    index = collection.snapshot.index
+    assert index is not None
+    collection.close()
+    reopened = Collection.open(Disk(), tmp_path, 0, ENGINE)
+    after = reopened.snapshot.index
+    assert after is not None
+    assert after.calibration == index.calibration
+    assert (after.generation, after.ivf.rows) == (1, ROWS + 50 * absorbed)
+    assert not reopened.wants_checkpoint
+    reopened.close()
+
+
+def test_what_is_known_anew_of_a_stored_index_writes_no_file(tmp_path: Path) -> None:
+    collection = trained(tmp_path)
+    collection.checkpoint()
+    (stored,) = tmp_path.glob("index-*")
+    written_ns = stored.stat().st_mtime_ns
+    index = collection.snapshot.index
+    assert index is not None
+    assert collection.publish_calibration(index, replace(index.calibration, points=()))
+    collection.checkpoint()
+    assert not collection.wants_checkpoint
+    assert list(tmp_path.glob("index-*")) == [stored]
+    assert stored.stat().st_mtime_ns == written_ns
+    collection.close()
+
+
+def test_a_calibration_of_an_index_that_was_replaced_is_dropped(collection: Collection) -> None:
+    old = collection.snapshot.index
+    assert old is not None
+    build_index(collection, lambda: 0.0)
+    new = collection.snapshot.index
+    assert not collection.publish_calibration(old, old.calibration)
+    assert collection.snapshot.index is new
+
+
+def test_a_measurement_across_two_indexes_is_none(collection: Collection) -> None:
+    search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+    pieces = itertools.count()
+
+    def go_on() -> None:
+        if next(pieces) == 1:
+            build_index(collection, lambda: 0.0)
+
+    measure_live_recall(collection, go_on)
+    assert next(pieces) == 2  # of seven
+    assert collection.describe().live_queries == 0
+    assert collection.wants_live_recall
+
+
+def test_rows_absorbed_between_two_pieces_spoil_neither_measuring_nor_calibrating(
+    collection: Collection,
+) -> None:
+    queries = [means_of_five(LIVE_QUERIES_MIN, 0), means_of_five(LIVE_QUERIES_NEW, 1)]
+    numbers = iter(range(ROWS, 10 * ROWS, 20))
+
+    def absorb() -> None:
+        first = next(numbers)
+        write(collection, Corpus(np.arange(first, first + 20), CORPUS.vectors[first % ROWS :][:20]))
+        assert collection.absorb_piece()
+
+    for some in queries:
+        search(collection, some)
+        measure_live_recall(collection, absorb)
+    assert measure(collection)
+    assert collection.describe().live_recall >= TARGET - 0.01
+
+
+def test_the_index_is_asked_under_its_lock_a_few_queries_at_a_time(collection: Collection) -> None:
+    search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+    held = 0
+
+    @contextmanager
+    def published() -> Iterator[Snapshot]:
+        nonlocal held
+        with collection.index_at_rest() as snapshot:
+            held += 1
+            yield snapshot
+
+    collection.live.measure(published, lambda: None)
+    assert held >= LIVE_QUERIES_MIN / 16
+
+
+def test_searches_and_writes_go_on_between_two_pieces(collection: Collection) -> None:
+    search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+    extra = iter(range(ROWS, 2 * ROWS))
+
+    def go_on() -> None:
+        number = next(extra)
+        write(collection, Corpus(np.array([number]), CORPUS.vectors[:1]))
+        assert number in search(collection, CORPUS.vectors[:1], effort=Effort(exact=True))[0]
+        assert collection.absorb_piece()
+
+    measure_live_recall(collection, go_on)
+    assert collection.describe().live_queries == LIVE_QUERIES_MIN
+
+
+def test_a_calibration_on_live_queries_is_logged_with_what_it_changed(
+    collection: Collection,
+) -> None:
+    with capture_logs() as logs:
+        for seed, queries in enumerate((LIVE_QUERIES_MIN, LIVE_QUERIES_NEW)):
+            search(collection, means_of_five(queries, seed))
+            measure(collection)
+    (entry,) = logs
+    assert entry["event"] == "calibrated on live queries"
+    assert entry["live_recall"] < TARGET - 0.01
+    assert entry["after_nprobe"] > entry["before_nprobe"]
+
+
+# ---- the builder's idle time --------------------------------------------------------------------
+
+
+@contextmanager
+def cared_for(collection: Collection, stopwatch: Callable[[], float]) -> Iterator[Trainer]:
+    trainer = Trainer(lambda: 0.0, stopwatch)
+    trainer.start()
+    trainer.attach(collection)
+    try:
+        yield trainer
+    finally:
+        trainer.stop()
+
+
+def test_live_searches_alone_make_the_builder_measure_and_calibrate(
+    collection: Collection,
+) -> None:
+    before = collection.snapshot.index
+    with cared_for(collection, lambda: 0.0):
+        search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+        poll_until(lambda: collection.describe().live_queries == LIVE_QUERIES_MIN)
+        search(collection, means_of_five(LIVE_QUERIES_NEW, seed=1))
+        poll_until(lambda: collection.describe().live_recall >= TARGET - 0.005)
+    assert collection.snapshot.index is not before
+
+
+def test_a_training_that_is_asked_for_does_not_wait_for_a_measurement(
+    collection: Collection,
+) -> None:
+    resting = threading.Event()
+    readings = iter(range(0, 10**9, 10**6))
+
+    def stopwatch() -> float:
+        """Say that every piece took a million seconds, so that the rest after it never ends."""
+        resting.set()
+        return float(next(readings))
+
+    with cared_for(collection, stopwatch):
+        search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+        assert resting.wait(30)
+        assert collection.describe().live_queries == 0
+        collection.ask_for_training().result(30)
+        assert collection.describe().generation == 2
+
+
+def test_a_measurement_ends_where_it_is_told_to(collection: Collection) -> None:
+    search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
+
+    def go_on() -> None:
+        raise TrainingAbandoned
+
+    with pytest.raises(TrainingAbandoned):
+        measure_live_recall(collection, go_on)
+    assert collection.wants_live_recall
+
+
+def test_the_sample_is_bounded_and_counted_as_memory(collection: Collection) -> None:
+    before = collection.describe().memory_bytes
+    for seed in range(5):
+        search(collection, means_of_five(200, seed))
+    assert collection.describe().memory_bytes - before == 200 * DIM * 4
+    assert SMALL_ENGINE.training.live_queries == 256

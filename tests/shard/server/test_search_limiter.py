@@ -1,0 +1,132 @@
+"""The gate of searches: how many are taken, and for whom there is no time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from vectorshard.shard.errors import Overloaded
+from vectorshard.shard.server.search_limiter import (
+    ALWAYS_TAKEN,
+    BUSY_S,
+    WAIT_SHARE,
+    Place,
+    SearchGate,
+)
+
+PACE_S = 0.01
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Crowd:
+    """A gate with searches in progress, which are answered in the order of coming."""
+
+    def __init__(self, searches_max: int = 1_000) -> None:
+        self.clock = Clock()
+        self.gate = SearchGate(searches_max, self.clock)
+        self.places: list[Place] = []
+
+    def enter(self, searches: int = 1, left_s: float | None = None) -> None:
+        """Have searches taken on."""
+        self.places += [self.gate.enter(left_s) for _ in range(searches)]
+
+    def answer(self, searches: int, pace_s: float = PACE_S) -> None:
+        """Have searches answered, one after the other."""
+        for place in self.places[:searches]:
+            self.clock.now += pace_s
+            with place:
+                pass
+        del self.places[:searches]
+
+
+def test_there_are_never_more_searches_than_may_be() -> None:
+    crowd = Crowd(2)
+    crowd.enter(2)
+    assert crowd.gate.is_full
+    with pytest.raises(Overloaded, match="2 searches are in progress"):
+        crowd.enter()
+    crowd.answer(1)
+    crowd.enter()
+
+
+def test_a_search_that_fails_or_is_withdrawn_frees_its_place_and_says_nothing_of_the_pace() -> None:
+    crowd = Crowd(1)
+    crowd.enter()
+    with ExitStack() as expected:
+        expected.enter_context(pytest.raises(ZeroDivisionError))
+        expected.enter_context(crowd.places.pop())
+        raise ZeroDivisionError
+    crowd.enter()
+    assert crowd.gate.expected_wait_s == 0
+
+
+def test_the_expected_wait_is_that_of_the_searches_before_at_the_pace_of_late() -> None:
+    crowd = Crowd()
+    crowd.enter(300)
+    crowd.answer(200)
+    assert crowd.gate.expected_wait_s == pytest.approx(100 * PACE_S)
+    crowd.enter(400)
+    crowd.answer(400, 2 * PACE_S)  # for long enough to forget
+    assert crowd.gate.expected_wait_s == pytest.approx(100 * 2 * PACE_S, rel=0.01)
+
+
+def test_time_without_work_does_not_count_as_slowness() -> None:
+    crowd = Crowd()
+    crowd.enter(100)
+    crowd.answer(100)
+    crowd.clock.now += 3_600
+    crowd.enter(100)
+    crowd.answer(50)
+    assert crowd.gate.expected_wait_s == pytest.approx(50 * PACE_S)
+
+
+def test_who_could_hardly_be_answered_in_time_is_refused_and_who_is_patient_is_not() -> None:
+    crowd = Crowd()
+    crowd.enter(300)
+    crowd.answer(200)
+    wait_s = crowd.gate.expected_wait_s
+    with pytest.raises(Overloaded, match=r"100 searches.* take 1\.0 s; the deadline is in 1\.9 s"):
+        crowd.enter(left_s=wait_s / WAIT_SHARE - 0.1)
+    crowd.enter(left_s=wait_s / WAIT_SHARE + 0.1)
+    crowd.enter(left_s=None)
+
+
+def test_a_few_searches_keep_nobody_out_for_its_deadline() -> None:
+    crowd = Crowd()
+    crowd.enter()
+    crowd.answer(1, 10.0)
+    crowd.enter(ALWAYS_TAKEN, left_s=0.1)
+    with pytest.raises(Overloaded):
+        crowd.enter(left_s=0.1)
+
+
+def test_a_few_searches_say_nothing_of_the_pace() -> None:
+    crowd = Crowd()
+    crowd.enter(500)
+    crowd.answer(9)
+    crowd.enter(left_s=0.1)
+    crowd.answer(2)
+    with pytest.raises(Overloaded, match="expected to take"):
+        crowd.enter(left_s=0.1)
+
+
+def test_it_is_busy_when_callers_with_little_time_may_have_to_be_refused() -> None:
+    crowd = Crowd()
+    crowd.enter(100)
+    crowd.answer(100 - ALWAYS_TAKEN, pace_s=BUSY_S)
+    assert crowd.gate.is_busy
+    crowd.answer(1, pace_s=BUSY_S)  # fewer are never refused for their deadlines
+    assert not crowd.gate.is_busy
+    crowd.enter(990)
+    crowd.answer(985, pace_s=BUSY_S / 100)
+    assert not crowd.gate.is_busy

@@ -1,0 +1,40 @@
+"""What travels beside a request arrives as it was sent."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectorshard.shard.types import NO_LIMIT, Call
+from vectorshard.shard.wire.call_metadata import call_of, metadata_of
+
+PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E))
+
+
+@given(incarnation=PRINTABLE, placement=PRINTABLE, deadline=st.none() | st.floats(0, 1e9))
+def test_whom_a_call_means_arrives_and_the_deadline_is_told_apart(
+    incarnation: str, placement: str, deadline: float | None
+) -> None:
+    call = Call(deadline=deadline, incarnation=incarnation, placement=placement)
+    assert call_of(metadata_of(call), deadline) == call
+
+
+def test_a_call_that_means_anybody_has_no_metadata() -> None:
+    assert metadata_of(NO_LIMIT) == ()
+    assert metadata_of(Call(deadline=5.0)) == ()
+    assert call_of(None, None) == call_of((), None) == NO_LIMIT
+
+
+def test_keys_are_such_as_grpc_takes_and_say_whose_they_are() -> None:
+    pairs = metadata_of(Call(incarnation="i", placement="p"))
+    assert pairs == (("vectorshard-incarnation", "i"), ("vectorshard-placement", "p"))
+
+
+def test_metadata_of_others_is_passed_over() -> None:
+    metadata = (
+        ("user-agent", "grpc-python"),
+        ("vectorshard-incarnation", "i"),
+        ("vectorshard-something-later", "x"),
+        ("trace-bin", b"\xff"),
+    )
+    assert call_of(metadata, 7.0) == Call(deadline=7.0, incarnation="i")
