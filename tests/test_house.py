@@ -27,8 +27,16 @@ HOUSE = ("shard", "router", "client", "cli")
 """What is installed, each as a folder of the package `vectorshard`."""
 PACKAGES = (*HOUSE, "vectorshard", "tests", "benchmarks")
 
-SHARD_ROOMS = ("shard.wire", "shard.rows", "shard.index", "shard.search", "shard.storage")
-SHARD_ROOMS = ("shard", *SHARD_ROOMS, "shard.engine", "shard.server")
+SHARD_ROOMS = (
+    "shard",
+    "shard.wire",
+    "shard.rows",
+    "shard.index",
+    "shard.search",
+    "shard.storage",
+    "shard.engine",
+    "shard.server",
+)
 """The rooms of the shard, from the vocabulary up: each imports only those before it."""
 
 ROOMS: Mapping[str, frozenset[str]] = {
