@@ -29,7 +29,7 @@ from vectorshard.shard.errors import (
     DeadlineExceeded,
     InternalError,
     ShardUnavailable,
-    nobody_answered,
+    mark_unanswered,
 )
 from vectorshard.shard.types import Call
 from vectorshard.shard.wire.call_metadata import metadata_of
@@ -244,7 +244,7 @@ class Link:
         silent_s = self._clock() - self._heard_at
         if silent_s < STALLED_S:
             return LinkBusy(f"{self._name} is busy: {waiting}")
-        return nobody_answered(
+        return mark_unanswered(
             ShardUnavailable(f"{self._name} is stalled for {silent_s:.1f} s: {waiting}")
         )
 
@@ -255,7 +255,7 @@ class Link:
             self._outbox.put_nowait(wire.encode_search_stream_request(cancel))
 
     def _too_late(self) -> DeadlineExceeded:
-        return nobody_answered(DeadlineExceeded(f"{self._name}: no answer before the deadline"))
+        return mark_unanswered(DeadlineExceeded(f"{self._name}: no answer before the deadline"))
 
     def _broken(self) -> LinkBroken:
         broken = LinkBroken(f"the link to {self._name} is broken: {self._cause!r}")

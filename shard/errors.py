@@ -1,31 +1,33 @@
-"""Every expected failure, in one tree. Knows nothing of gRPC: shard/status.py maps it to codes.
+"""All expected failures, as one tree.
+
+It is independent of gRPC: shard/server/status.py maps each class to a status code.
 
 VectorShardError
-  InvalidRequest              the caller's mistake; names a field and, where there is one, a row
-    MalformedMessage          bytes that do not parse, or whose parts do not fit together
-    DimensionMismatch         vectors of another dim than the collection's
-    InvalidVector             NaN, Inf, overflowing magnitude, norm 0 under COSINE
-    InvalidId                 empty, over-long, twice, or of the wrong kind
+  InvalidRequest              the request is invalid; names its field and, if there is one, its row
+    MalformedMessage          the message does not parse, or its parts are inconsistent
+    DimensionMismatch         the vectors' dim differs from the collection's
+    InvalidVector             NaN, infinity, a magnitude that overflows, or norm 0 under COSINE
+    InvalidId                 the id is empty, too long, duplicated, or of the wrong type
     InvalidParameter          k, nprobe, target_recall, cursor, token, filter, declared field ...
-    InvalidConfig             a collection that cannot be
-    LimitExceeded             more rows, queries, hits or filters in one request than allowed
-  CollectionNotFound
-  CollectionExists            the name is taken by a different configuration
-  IncarnationMismatch         the collection was dropped and created anew; look again
-  PlacementMismatch           a row, shard or router that contradicts the placement
-  Unsupported                 in the contract, not in this release
-  Overloaded                  a bound is reached; try again later
+    InvalidConfig             the configuration of the collection is invalid
+    LimitExceeded             too many rows, queries, hits or filters in one request
+  CollectionNotFound          no collection has this name
+  CollectionExists            the name is in use with a different configuration
+  IncarnationMismatch         the collection was dropped and created again; look it up again
+  PlacementMismatch           a row, shard or router contradicts the placement
+  Unsupported                 part of the contract, but not of this release
+  Overloaded                  a limit of the server is reached; try again later
   ShardUnavailable            a shard is missing, draining or stalled
-  DeadlineExceeded
-  WritesStopped               the disk failed a write; reads go on, writes need a restart
+  DeadlineExceeded            the deadline of the call has passed
+  WritesStopped               a disk write failed; reads continue, writes need a restart
   CorruptData                 stored bytes do not match their checksum
-    RowFileCorrupt
-    RowStoreCorrupt
-  DataDirectoryError          a server cannot start on this data directory
-    DataDirectoryLocked
-    DataDirectoryTooNew
+    RowFileCorrupt            ... in the row file
+    RowStoreCorrupt           the row store contradicts itself
+  DataDirectoryError          the server cannot start on this data directory
+    DataDirectoryLocked       another process uses it
+    DataDirectoryTooNew       a later version wrote it
     DataDirectoryForeign      it belongs to another shard, cluster or placement
-  InternalError               the server's own fault, as a client sees it: an opaque id
+  InternalError               a server's internal error, as a client sees it: an opaque error id
 """
 
 from __future__ import annotations
@@ -34,43 +36,42 @@ from typing import ClassVar, TypeVar
 
 
 class VectorShardError(Exception):
-    """Base of every expected failure."""
+    """The base of every expected failure."""
 
     retryable: ClassVar[bool] = False
-    """The same call may succeed later, and repeating it does no harm."""
+    """The same call may succeed later, and repeating it is safe."""
     is_servers_own: ClassVar[bool] = False
-    """Its text is about the server itself: it goes to the log, and an id to the caller."""
+    """The text concerns the server's internals: the log gets it, the caller gets an error id."""
 
     error_id: str = ""
-    """What to look for in a server's log, of an error whose story that server keeps to itself. The
-    text of such an error says nothing that a caller may not see."""
+    """The id under which the server's log has the details, if the server withholds them."""
 
     acknowledged_rows: int | None = None
-    """Of an upload that this error ended: its first rows, which are written and stay."""
+    """For an upload that this error ended: how many of its first rows are written and stay."""
 
     unwritten_rows: tuple[int, ...] = ()
-    """Of an upload all of which was sent: the rows that are not written, because their shards were
-    missing. All others are."""
+    """For an upload that was sent completely: the rows that are not written because their shards
+    were missing. All other rows are written."""
 
     unanswered: bool = False
-    """Nobody who was asked has said this: the network failed, or the time was over. What was asked
-    may have been done."""
+    """No server answered: the network failed, or the deadline passed. The call may have taken
+    effect."""
 
     retry_delay_s: float | None = None
-    """How long to wait before trying again, where whoever refused has said so."""
+    """How long to wait before a retry, if the server has stated it."""
 
 
 class InvalidRequest(VectorShardError):
-    """The caller's mistake. Nothing was written.
+    """The request is invalid. Nothing was written.
 
     Parameters
     ----------
     message
-        What is wrong, for a person.
+        What is wrong, for people.
     field
-        Path of the offending field in the request, such as ``vectors``.
+        The path of the invalid field in the request, such as ``vectors``.
     row
-        Index of the offending row in the request, if it is one row's fault.
+        The index of the invalid row in the request, if one row is at fault.
     """
 
     def __init__(self, message: str, *, field: str, row: int | None = None) -> None:
@@ -81,28 +82,27 @@ class InvalidRequest(VectorShardError):
 
 
 class MalformedMessage(InvalidRequest):
-    """Bytes that do not parse, or whose parts do not fit together."""
+    """The message does not parse, or its parts are inconsistent."""
 
 
 class DimensionMismatch(InvalidRequest):
-    """Vectors of another dim than the collection's."""
+    """The vectors' dim differs from the collection's."""
 
 
 class InvalidVector(InvalidRequest):
-    """NaN, Inf, a magnitude whose scores overflow float32, or norm 0 under COSINE."""
+    """A vector with NaN, infinity, a magnitude whose scores overflow float32, or COSINE norm 0."""
 
 
 class InvalidId(InvalidRequest):
-    """An id that is empty, over-long, twice in one batch, or of the wrong kind."""
+    """An id that is empty, too long, duplicated in one batch, or of the wrong type."""
 
 
 class InvalidParameter(InvalidRequest):
-    """A k, nprobe, target_recall, cursor, token or mode out of its range, or a filter or metadata
-    that the collection's declared fields do not take."""
+    """A parameter out of its range, or a filter or metadata that contradicts a declared field."""
 
 
 class InvalidConfig(InvalidRequest):
-    """A collection that cannot be."""
+    """The configuration of the collection is invalid."""
 
 
 class LimitExceeded(InvalidRequest):
@@ -110,27 +110,27 @@ class LimitExceeded(InvalidRequest):
 
 
 class CollectionNotFound(VectorShardError):
-    """No collection of this name."""
+    """No collection has this name."""
 
 
 class CollectionExists(VectorShardError):
-    """The name is taken by a different configuration."""
+    """The name is in use with a different configuration."""
 
 
 class IncarnationMismatch(VectorShardError):
-    """The collection was dropped and created anew since the caller looked."""
+    """The collection was dropped and created again after the caller looked it up."""
 
 
 class PlacementMismatch(VectorShardError):
-    """A row, shard or router that contradicts the placement."""
+    """A row, shard or router contradicts the placement."""
 
 
 class Unsupported(VectorShardError):
-    """In the contract, not in this release."""
+    """Part of the contract, but not of this release."""
 
 
 class Overloaded(VectorShardError):
-    """A bound is reached; nothing was done."""
+    """A limit of the server is reached; the call had no effect."""
 
     retryable = True
 
@@ -142,11 +142,11 @@ class ShardUnavailable(VectorShardError):
 
 
 class DeadlineExceeded(VectorShardError):
-    """The caller's deadline passed."""
+    """The deadline of the call has passed."""
 
 
 class WritesStopped(VectorShardError):
-    """The disk failed a write. Reads go on; writes are refused until a restart."""
+    """A disk write failed. Reads continue; writes are rejected until a restart."""
 
     is_servers_own = True
 
@@ -166,31 +166,31 @@ class RowStoreCorrupt(CorruptData):
 
 
 class DataDirectoryError(VectorShardError):
-    """A server cannot start on this data directory."""
+    """The server cannot start on this data directory."""
 
     is_servers_own = True
 
 
 class DataDirectoryLocked(DataDirectoryError):
-    """Another process uses it."""
+    """Another process uses the data directory."""
 
 
 class DataDirectoryTooNew(DataDirectoryError):
-    """It was written by a later format version."""
+    """A later format version wrote the data directory."""
 
 
 class DataDirectoryForeign(DataDirectoryError):
-    """It belongs to another shard, cluster or placement."""
+    """The data directory belongs to another shard, cluster or placement."""
 
 
 class InternalError(VectorShardError):
-    """The server's own fault, as a client sees it: an opaque text."""
+    """A server's internal error, as a client sees it: an opaque text."""
 
 
 ErrorT = TypeVar("ErrorT", bound=VectorShardError)
 
 
-def nobody_answered(error: ErrorT) -> ErrorT:
-    """Return the error, as one that no server has said."""
+def mark_unanswered(error: ErrorT) -> ErrorT:
+    """Mark an error that no server reported, and return it."""
     error.unanswered = True
     return error

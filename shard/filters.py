@@ -2,11 +2,9 @@
 
     Equals("lang", "en") & ~Range("year", lt=1990)
 
-Vocabulary: what a filter says, not which rows pass it (shard.rows.filter_columns), nor which
-filters a
-collection takes (shard.engine.validation). A path names a part of a filter as the contract spells
-it, such
-as ``filter.and.filters[2].equals.field``.
+shard.rows.filter_columns evaluates them, and shard.engine.validation checks them against a
+collection. A path names a part of a filter as the contract spells it, such as
+``filter.and.filters[2].equals.field``.
 """
 
 from __future__ import annotations
@@ -16,32 +14,32 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 FilterValue: TypeAlias = str | float | bool
-"""What a field is compared with. Numbers are float, as metadata holds them."""
+"""The value that a field is compared with. Numbers are float, as in metadata."""
 
 
 class Filter:
-    """A condition on a row's metadata: one of the classes below."""
+    """A condition on a row's metadata; one of the classes below."""
 
     __slots__ = ()
     kind: ClassVar[str]
-    """The condition's name in the contract."""
+    """The name of the condition in the contract."""
 
     def __and__(self, other: Filter) -> And:
-        """Both hold."""
+        """Return a filter that passes when both pass."""
         return And((self, other))
 
     def __or__(self, other: Filter) -> Or:
-        """At least one holds."""
+        """Return a filter that passes when at least one passes."""
         return Or((self, other))
 
     def __invert__(self) -> Not:
-        """It does not hold."""
+        """Return a filter that passes when this one does not."""
         return Not(self)
 
 
 @dataclass(frozen=True, slots=True)
 class And(Filter):
-    """Every one of them holds; there is at least one."""
+    """All of the filters pass; there is at least one."""
 
     kind: ClassVar[str] = "and"
     filters: tuple[Filter, ...]
@@ -49,7 +47,7 @@ class And(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Or(Filter):
-    """At least one of them holds; there is at least one."""
+    """At least one of the filters passes; there is at least one."""
 
     kind: ClassVar[str] = "or"
     filters: tuple[Filter, ...]
@@ -57,7 +55,7 @@ class Or(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Not(Filter):
-    """It does not hold; so also where its field is missing."""
+    """The filter does not pass; true also where its field is missing."""
 
     kind: ClassVar[str] = "not"
     filter: Filter
@@ -65,7 +63,7 @@ class Not(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Equals(Filter):
-    """The field is this value; for a list of keywords, one of its elements is."""
+    """The field equals the value; for a list of keywords, one of its elements does."""
 
     kind: ClassVar[str] = "equals"
     field: str
@@ -74,7 +72,7 @@ class Equals(Filter):
 
 @dataclass(frozen=True, slots=True)
 class In(Filter):
-    """The field, or one of its elements, is one of these values. Of no values: it never is."""
+    """The field, or one of its elements, is one of the values. Without values it never passes."""
 
     kind: ClassVar[str] = "in"
     field: str
@@ -83,7 +81,7 @@ class In(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Range(Filter):
-    """The number lies within these bounds; an absent one is open."""
+    """The number lies within the bounds; an absent bound is open."""
 
     kind: ClassVar[str] = "range"
     field: str
@@ -95,18 +93,18 @@ class Range(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Exists(Filter):
-    """The field is there and not null."""
+    """The field is present and not null."""
 
     kind: ClassVar[str] = "exists"
     field: str
 
 
 Condition: TypeAlias = Equals | In | Range | Exists
-"""A filter about one field."""
+"""A filter on one field."""
 
 
 def conditions(filter_: Filter, path: str = "filter") -> Iterator[tuple[str, Condition]]:
-    """Yield the conditions about fields in a filter, each with the path to its content."""
+    """Yield the conditions on fields in a filter, each with the path to its content."""
     inner = f"{path}.{filter_.kind}"
     if isinstance(filter_, And | Or):
         for place, each in enumerate(filter_.filters):

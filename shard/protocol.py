@@ -1,6 +1,6 @@
-"""The seam of the house: what every shard can do, wherever its rows live.
+"""The `Shard` protocol: the operations of every shard, local or remote.
 
-Local shards, remote shards and routers implement it. Callers never ask which one they hold.
+LocalShard, RemoteShard and Router implement it. Callers never ask which of them they use.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from vectorshard.shard.types import (
 
 
 class Shard(Protocol):
-    """Collections of vectors. Every method raises only errors of shard.errors."""
+    """Collections of vectors. The methods raise only errors of shard.errors."""
 
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
-        """Say who this is and which leaf shards it reaches."""
+        """Return the role of this shard and the leaf shards that it reaches."""
         ...
 
     async def create_collection(
         self, config: CollectionConfig, *, call: Call = NO_LIMIT
     ) -> tuple[CollectionEntry, bool]:
-        """Create a collection, under `call.incarnation` if it is given.
+        """Create a collection, with the incarnation `call.incarnation` if it is given.
 
-        Returns the entry, and whether it is new. Raises CollectionExists when the name is taken by
-        another configuration, IncarnationMismatch when it exists under another incarnation.
+        Returns the entry, and whether it is new. Raises CollectionExists if the name is in use with
+        another configuration, IncarnationMismatch if it exists with another incarnation.
         """
         ...
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
-        """Drop a collection with all its rows."""
+        """Drop a collection and all its rows."""
         ...
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
-        """Return the collections by name."""
+        """Return the collections, sorted by name."""
         ...
 
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
@@ -62,15 +62,15 @@ class Shard(Protocol):
         ...
 
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
-        """Write rows; when it returns they are durable and searchable."""
+        """Write rows. They are durable and searchable when it returns."""
         ...
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
-        """Delete rows; when it returns they are gone, durably."""
+        """Delete rows. The deletion is durable and visible when it returns."""
         ...
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
-        """Return the rows of the ids that exist, in the order asked."""
+        """Return the existing rows among the requested ids, in the order of the request."""
         ...
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
@@ -82,19 +82,19 @@ class Shard(Protocol):
         ...
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
-        """Find the k best rows for each query."""
+        """Return the k best rows for each query."""
         ...
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
-        """Say where an id is, how it ranks for a query, and what a search must do to find it."""
+        """Explain where an id is, how it ranks for a query, and what finds it."""
         ...
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardDescription]:
-        """Train a new index from the rows that live now."""
+        """Train a new index on the rows that are live now."""
         ...
 
     async def close(self) -> None:
-        """Finish what runs, keep what is worth keeping, and let go of everything."""
+        """Finish running work, write checkpoints, and release all resources."""
         ...

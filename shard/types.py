@@ -1,8 +1,8 @@
-"""The vocabulary: what a shard is asked and what it answers, in numpy and dataclasses.
+"""The vocabulary: requests to a shard and its results, as dataclasses and numpy arrays.
 
 Shapes: queries (queries, dim), vectors (rows, dim), hits flat in query order. Ids are an int64
 array for INT64 collections and an object array of `str` for STRING ones. Metadata is the
-deterministic serialization of a google.protobuf.Struct, as bytes; empty bytes mean none.
+deterministic serialization of a google.protobuf.Struct, as bytes; empty bytes mean no metadata.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Int32Array: TypeAlias = npt.NDArray[np.int32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 UInt32Array: TypeAlias = npt.NDArray[np.uint32]
+UInt64Array: TypeAlias = npt.NDArray[np.uint64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 VectorArray: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 IdArray: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.object_]
@@ -42,14 +43,14 @@ class Metric(Enum):
 
 
 class IdType(Enum):
-    """The kind of ids of a collection."""
+    """The type of a collection's ids."""
 
     INT64 = "int64"
     STRING = "string"
 
 
 class IndexKind(Enum):
-    """What the index keeps of each vector."""
+    """How the index stores each vector."""
 
     IVF_FLAT = "ivf_flat"
     IVF_SQ8 = "ivf_sq8"
@@ -57,7 +58,7 @@ class IndexKind(Enum):
 
 
 class NlistRule(Enum):
-    """How many inverted lists, from the rows that an index is trained on."""
+    """How the number of inverted lists follows from the number of training rows."""
 
     BY_KIND = "by_kind"
     SQRT_4 = "sqrt_4"
@@ -83,7 +84,7 @@ class WriteMode(Enum):
 
 
 class ShardState(Enum):
-    """The life of a shard's index."""
+    """The state of a shard's index."""
 
     BUFFERING = "buffering"
     TRAINING = "training"
@@ -93,14 +94,12 @@ class ShardState(Enum):
 class FilterPlan(Enum):
     """How a shard answered a search with a filter."""
 
-    EXACT = "exact"
-    """Every row that passes was scored exactly."""
-    INDEX = "index"
-    """The index was searched for rows that pass."""
+    EXACT = "exact"  # every passing row was scored
+    INDEX = "index"  # the index was searched, restricted to passing rows
 
 
 class Role(Enum):
-    """What a server does."""
+    """The role of a server."""
 
     SHARD = "shard"
     ROUTER = "router"
@@ -109,7 +108,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """How a collection is indexed, on each shard for itself. Resolved: no field means a default."""
+    """How each shard indexes its part of a collection. All defaults are resolved."""
 
     kind: IndexKind = IndexKind.IVF_PQ
     min_training_size: int = 1_000
@@ -119,7 +118,7 @@ class IndexConfig:
 
 @dataclass(frozen=True, slots=True)
 class FilterField:
-    """A top-level metadata field that filters may use."""
+    """A declared field: a top-level metadata field that filters may use."""
 
     name: str
     type: FieldType
@@ -127,7 +126,7 @@ class FilterField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionConfig:
-    """What a collection is. Fixed at its creation."""
+    """The configuration of a collection. It is fixed when the collection is created."""
 
     name: str
     dim: int
@@ -140,12 +139,12 @@ class CollectionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What travels beside a request."""
+    """The metadata of a call: what accompanies every request."""
 
     deadline: float | None = None
-    """Seconds of time.monotonic(), or None for no limit."""
+    """In seconds of time.monotonic(); None for no deadline."""
     incarnation: str = ""
-    """The collection that the caller means by the name; empty means whichever exists."""
+    """The incarnation of the collection that the caller expects; empty accepts any."""
     placement: str = ""
     """Fingerprint of the leaf shards that the caller takes the callee for; empty means any."""
     anew: bool = False
@@ -157,7 +156,7 @@ NO_LIMIT = Call()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionEntry:
-    """A collection as a shard knows it: what it is, and which of its name."""
+    """A collection and its incarnation, which is unique among collections of the same name."""
 
     config: CollectionConfig
     incarnation: str
@@ -165,7 +164,7 @@ class CollectionEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """Where every accepted row is: accepted = buffered + indexed + deleted + replaced."""
+    """The state of all accepted rows: accepted = buffered + indexed + deleted + replaced."""
 
     accepted: int = 0
     buffered: int = 0
@@ -175,12 +174,12 @@ class Ledger:
 
     @property
     def live(self) -> int:
-        """Rows that searches see."""
+        """Rows that are visible to searches."""
         return self.buffered + self.indexed
 
     @property
     def adds_up(self) -> bool:
-        """Whether every accepted row is in exactly one place."""
+        """Whether every accepted row is counted exactly once."""
         return self.accepted == self.buffered + self.indexed + self.deleted + self.replaced
 
     def __add__(self, other: Ledger) -> Ledger:
@@ -233,7 +232,7 @@ class CollectionDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """The newest commit of each leaf shard that a write touched."""
+    """The newest commit on each leaf shard that a write touched."""
 
     incarnation: str
     sequences: Mapping[int, int] = field(default_factory=dict)
@@ -241,7 +240,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsertRequest:
-    """A batch of rows: ids (rows,), vectors (rows, dim), metadata None or one for each row."""
+    """A batch of rows: ids (rows,), vectors (rows, dim), metadata None or one per row."""
 
     collection: str
     ids: IdArray
@@ -261,7 +260,7 @@ class RowErrorCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """A row that was not written, by its index in the request. `code` is a `RowErrorCode`."""
+    """A row that was not written, by its index in the request; `code` is a `RowErrorCode`."""
 
     row: int
     code: int
@@ -270,7 +269,7 @@ class RowError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsertResult:
-    """`accepted` rows are durable and searchable; `errors` names the others."""
+    """`accepted` rows are durable and searchable; `errors` lists the others."""
 
     accepted: int
     errors: tuple[RowError, ...]
@@ -279,7 +278,7 @@ class UpsertResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteRequest:
-    """Delete these ids, each once, or the rows that pass a filter: one of the two."""
+    """Delete rows by distinct ids or by a filter: exactly one of the two is set."""
 
     collection: str
     ids: IdArray | None = None
@@ -288,7 +287,7 @@ class DeleteRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteResult:
-    """How many rows were there and are gone."""
+    """The number of rows that existed and are now deleted."""
 
     deleted: int
     token: Token
@@ -296,7 +295,7 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Include:
-    """What an answer brings along with the ids."""
+    """What a result contains in addition to the ids."""
 
     vectors: bool = False
     metadata: bool = False
@@ -304,7 +303,7 @@ class Include:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GetRequest:
-    """Return these ids, each once, or the rows that pass a filter: one of the two."""
+    """Get rows by distinct ids or by a filter: exactly one of the two is set."""
 
     collection: str
     ids: IdArray | None = None
@@ -314,7 +313,7 @@ class GetRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountRequest:
-    """Count the live rows: only those of `ids`, if given, and only what passes the filter."""
+    """Count live rows, restricted to `ids` and to the filter where they are given."""
 
     collection: str
     ids: IdArray | None = None
@@ -323,7 +322,7 @@ class CountRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """Where a listing goes on: at `row` of the leaf shard `shard`. Opaque on the wire."""
+    """Where a listing continues: at `row` of the leaf shard `shard`. Opaque on the wire."""
 
     incarnation: str
     shard: int
@@ -332,7 +331,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListRequest:
-    """A page of at most `page_size` rows; 0 means the default. No cursor: the first page."""
+    """A page of at most `page_size` rows (0: the default). Without a cursor, the first page."""
 
     collection: str
     page_size: int = 0
@@ -343,7 +342,7 @@ class ListRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows that exist: ids (rows,), and what was included. `cursor` leads to the next page."""
+    """Existing rows: ids (rows,) and what was included. `cursor` continues with the next page."""
 
     ids: IdArray
     vectors: Float32Array | None = None
@@ -353,7 +352,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How hard to look. At most one field is set; none means the collection's target recall."""
+    """Search effort. At most one field is set; without any, the collection's target recall."""
 
     nprobe: int = 0
     target_recall: float = 0.0
@@ -377,7 +376,7 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReceipt:
-    """What one leaf shard contributed, or why it did not."""
+    """What one leaf shard contributed to a result, or why it is missing."""
 
     shard: int
     missing_reason: str = ""
@@ -388,26 +387,24 @@ class ShardReceipt:
     candidates: int = 0
     generation: int = 0
     rows_passing: int = 0
-    filter_plan: FilterPlan | None = None
-    """None for a search without a filter."""
+    filter_plan: FilterPlan | None = None  # None for a search without a filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What an answer covers: one entry a leaf shard, by number."""
+    """What a result covers: one entry per leaf shard, by shard number."""
 
     shards: tuple[ShardReceipt, ...]
-    coverage: float
-    """The fraction of the placement slots that answered."""
+    coverage: float  # the fraction of placement slots whose shards answered
 
     @property
     def shards_total(self) -> int:
-        """Leaf shards of the collection."""
+        """The number of leaf shards of the collection."""
         return len(self.shards)
 
     @property
     def shards_answered(self) -> int:
-        """Leaf shards that answered."""
+        """The number of leaf shards that answered."""
         return sum(not shard.missing_reason for shard in self.shards)
 
 
@@ -415,7 +412,7 @@ class Receipt:
 class TopK:
     """The best hits of a batch of queries, flat in query order, best first.
 
-    `counts` (queries,) says how many belong to each query; `ids` and `scores` are (hits,).
+    `counts` (queries,) is the number of hits of each query; `ids` and `scores` are (hits,).
     """
 
     counts: UInt32Array
@@ -425,7 +422,7 @@ class TopK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """Hits with what was included of them (hits, ...), and the receipt."""
+    """The hits, what was included of them (hits, ...), and the receipt."""
 
     hits: TopK
     receipt: Receipt
@@ -435,10 +432,10 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainRequest:
-    """Why does a query (1, dim) find, or not find, an id (1,)?
+    """Explain why a query (1, dim) finds, or does not find, an id (1,).
 
-    With the `score` of an id that another shard holds: where would such a hit rank among the rows
-    here? Nothing else is answered then.
+    With the `score` of an id that another shard holds, only the rank of such a hit among the rows
+    of this shard is answered.
     """
 
     collection: str
@@ -450,41 +447,33 @@ class ExplainRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Where a row is, and what a search must do to score it.
+    """Where a row is, and what a search needs in order to score it.
 
-    What is not known, or means nothing, is 0: everything of a row that does not exist but `shard`,
-    and the index's part of one that is buffered.
+    Unknown or meaningless fields are 0: all but `shard` for a row that does not exist, and the
+    fields about the index for a buffered row.
     """
 
     exists: bool = False
-    shard: int = 0
-    """The leaf shard that holds it, or that would."""
-    buffered: bool = False
-    """In the training buffer: every search scores it."""
-    list: int = 0
-    """The inverted list that holds it."""
-    centroid_rank: int = 0
-    """The rank of that list's centroid for the query, from 1."""
+    shard: int = 0  # the leaf shard that holds the row, or would hold it
+    buffered: bool = False  # in the training buffer, which every search scores
+    list: int = 0  # the inverted list that holds the row
+    centroid_rank: int = 0  # of that list's centroid for the query, from 1
     nprobe_needed: int = 0
-    """The smallest nprobe whose search for 10 hits scores it. 0 where every nprobe's does because
-    it is buffered, or none's because `candidates_needed` is more than `candidates`."""
-    exact_rank: int = 0
-    """Its rank among all rows, from 1; equal scores rank by id."""
+    """The smallest nprobe whose search for 10 hits scores the row. 0 if it is buffered, or if no
+    nprobe suffices because `candidates_needed` exceeds `candidates`."""
+    exact_rank: int = 0  # among all rows, from 1; equal scores rank by id
     score: float = 0.0
-    hidden_by_filter: bool = False
-    """The filter does not pass it. Everything else is said as if there were no filter."""
-    deleted: bool = False
-    """Its last row is dead, and the shard still knows it: not after a restart or a rebuild."""
+    hidden_by_filter: bool = False  # all other fields ignore the filter
+    deleted: bool = False  # the id's newest row is dead; unknown after a restart or compaction
     candidates_needed: int = 0
-    """How many candidates a search of `centroid_rank` lists must take, so that its code makes it
-    one of them; 0 for IVF_FLAT, which scores all rows of a list."""
-    candidates: int = 0
-    """How many candidates a search by nprobe for 10 hits takes; 0 for IVF_FLAT."""
+    """The candidates that a search of `centroid_rank` lists must take so that the row's code is
+    among them; 0 for IVF_FLAT, which scores every row of a list."""
+    candidates: int = 0  # that a search by nprobe for 10 hits takes; 0 for IVF_FLAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """Train now; `wait` answers when it is done."""
+    """Train now; with `wait`, answer when the training is done."""
 
     collection: str
     wait: bool = False
@@ -492,7 +481,7 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlacement:
-    """A leaf shard and its slots, as ranges with both ends included."""
+    """A leaf shard and its slots, as inclusive ranges."""
 
     shard: int
     slots: tuple[tuple[int, int], ...]
@@ -500,11 +489,10 @@ class ShardPlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Who a server is and which leaf shards it reaches."""
+    """The role of a server, its cluster, and the leaf shards that it reaches."""
 
     role: Role
     cluster: str
     placement_epoch: int
-    shards_total: int
-    """Leaf shards of the placement, reached or not; 0 as long as nobody has told."""
+    shards_total: int  # leaf shards of the placement, reached or not; 0 while unknown
     shards: tuple[ShardPlacement, ...]

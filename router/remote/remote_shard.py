@@ -34,7 +34,7 @@ from vectorshard.shard.errors import (
     PlacementMismatch,
     ShardUnavailable,
     VectorShardError,
-    nobody_answered,
+    mark_unanswered,
 )
 from vectorshard.shard.server.status import DETAILS_KEY, error_from_rpc, read_status
 from vectorshard.shard.types import (
@@ -139,7 +139,7 @@ class RemoteShard:
         if call.deadline is not None:
             timeout_s = call.deadline - self._clock()
             if timeout_s <= 0:
-                raise nobody_answered(
+                raise mark_unanswered(
                     DeadlineExceeded(f"the deadline passed before {self.target} was asked")
                 )
         send = self._connection.rpc(rpc)
@@ -167,7 +167,7 @@ class RemoteShard:
             return self._named(error.code(), told)
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             self._connection.nobody_answered()
-        return nobody_answered(self._error_without_details(error.code(), told))
+        return mark_unanswered(self._error_without_details(error.code(), told))
 
     def _error_without_details(
         self, code: grpc.StatusCode, told: VectorShardError

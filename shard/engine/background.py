@@ -217,7 +217,7 @@ def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> No
         live_queries=before.queries,
         target_recall=target_recall,
         **{
-            f"{name}_{field}": getattr(point.setting, field) if point else "all"
+            f"{name}_{field}": getattr(point.parameters, field) if point else "all"
             for name, point in settings.items()
             for field in ("nprobe", "candidates")
         },

@@ -60,7 +60,7 @@ from vectorshard.shard.index.calibration import Calibration
 from vectorshard.shard.index.exact import RankedRows, concatenate, exact_scores, rank
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.rows.id_column import IdColumn
-from vectorshard.shard.search.candidates import propose
+from vectorshard.shard.search.candidates import generate_candidates
 from vectorshard.shard.search.explanation import looked_up, ranked
 from vectorshard.shard.search.filtered_search import RememberedFilters
 from vectorshard.shard.search.live_recall import LiveRecall
@@ -269,10 +269,10 @@ class Collection:
             self.on_change()
         with self._index_lock.read():
             snapshot = self._snapshot
-            proposed = propose(snapshot, config, queries, request, self._filters)
-        setting, exact_part = proposed.setting, proposed.exact_part
+            generated = generate_candidates(snapshot, config, queries, request, self._filters)
+        setting, exact_part = generated.parameters, generated.exact_part
         candidates = concatenate(
-            [proposed.of_index, exact_part.propose(config.metric, queries, request.k)]
+            [generated.from_index, exact_part.candidates(config.metric, queries, request.k)]
         )
         placed = candidates.at(snapshot.positions)
         scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
@@ -294,8 +294,8 @@ class Collection:
             nprobe=setting.nprobe if setting is not None else 0,
             candidates=setting.candidates if setting is not None else 0,
             generation=index.generation if index is not None else 0,
-            rows_passing=proposed.rows_passing,
-            filter_plan=proposed.filter_plan,
+            rows_passing=generated.rows_passing,
+            filter_plan=generated.filter_plan,
         )
         vectors, metadata = self._included(snapshot, ranked.rows, request.include)
         return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Proposing and scoring rows: the exact scan, the IVF index, its calibration and its recall.
+"""Candidate generation and scoring: the exact scan, the IVF index, its calibration and its recall.
 
-The only room that knows FAISS. No file and no lock enters here.
+The only room that imports FAISS. No file and no lock enters here.
 """

@@ -1,9 +1,9 @@
-"""How many lists an index should have, and how far a search must look for the recall it asks. Pure.
+"""The number of inverted lists, and the search parameters that reach each target recall. Pure.
 
-A shard measures itself after each training. It searches for some of its own rows, each left out of
-its own answer. Where the true hits stand among what the codes propose says at once how many
-candidates would have done, for each number of lists that were probed; of the settings that reach a
-target the one with the least work is kept.
+A shard calibrates its index after each training. It searches for some of its own rows, each
+excluded from its own result. The places of the true hits among the candidates, in the order of
+their codes, show how many candidates suffice at each nprobe. Of the search parameters that reach
+a target, the calibration keeps those with the least work.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from vectorshard.shard.types import (
 )
 
 TARGETS: Final = (0.80, 0.90, 0.95, 0.99)
-"""The recalls that are calibrated; one asked between two of them takes the upper."""
+"""The calibrated recalls. A target between two of them uses the upper one."""
 
 CALIBRATED_K: Final = (10, 100)
-"""The numbers of hits that are calibrated. A k between two takes the upper; above the last, the
-candidates grow with k. A setting for 10 hits finds .84 of 100."""
+"""The calibrated numbers of hits. A k between two uses the upper; above the last, the candidates
+grow with k. Search parameters for 10 hits find .84 of 100."""
 
 ROWS_PER_LIST_MIN: Final = 39
-"""FAISS's k-means warns below this many training points a centroid."""
+"""FAISS's k-means warns below this many training points per centroid."""
 
 NPROBE_STEP: Final = 1.15
-"""Ratio of two nprobes that are tried one after the other: what a target costs at most too much."""
+"""Ratio of consecutive nprobes tried; it bounds the excess cost of a target."""
 
 CANDIDATES_MAX: Final = 2_000
-"""Candidates whose order is looked at, and so the most that a calibrated search re-ranks."""
+"""The most candidates that a calibrated search re-ranks."""
 
 RESERVE: Final = 0.1
-"""The part of what a target lets a search miss that a setting does not: a sample of a few hundred
-queries is off by about as much."""
+"""The part of a target's permitted misses that calibration keeps in reserve: about the sampling
+error of a few hundred queries."""
 
 _FACTOR: Final = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
 
 _FACTOR_BY_KIND: Final = {IndexKind.IVF_FLAT: 4, IndexKind.IVF_SQ8: 4, IndexKind.IVF_PQ: 1}
-"""Fast scan costs as much for a list as for hundreds of its codes, so fewer and longer lists reach
-a recall sooner, and train and fill faster (`python -m benchmarks --only codes`)."""
+"""With fast scan, a list costs as much as hundreds of codes. So fewer, longer lists reach a recall
+with less work, and train and fill faster (`python -m benchmarks --only codes`)."""
 
 
 def calibrated_k(k: int) -> int:
-    """Return the number of hits whose setting a search for k uses; beyond all of them, k."""
+    """Return the calibrated number of hits that a search for k uses; k itself beyond the last."""
     return next((each for each in CALIBRATED_K if k <= each), k)
 
 
 def nlist_for(config: IndexConfig, rows: int) -> int:
-    """Return the number of inverted lists for an index that is trained on `rows` rows."""
+    """Return the number of inverted lists of an index that is trained on `rows` rows."""
     if config.nlist_rule is NlistRule.FIXED:
         wanted = config.nlist
     else:
@@ -68,8 +68,8 @@ def nlist_for(config: IndexConfig, rows: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """How far an index is searched: the lists probed, and the rows of their codes re-ranked."""
+class SearchParameters:
+    """How an index is searched: the lists probed, and the candidates re-ranked."""
 
     nprobe: int
     candidates: int
@@ -77,56 +77,58 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationPoint:
-    """The cheapest setting found to reach a target recall at k hits, and the recall measured."""
+    """The cheapest search parameters for a target recall at k hits, and the recall measured."""
 
     k: int
     target_recall: float
-    setting: Setting
+    parameters: SearchParameters
     measured_recall: float
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a shard knows of its index's recall: points for CALIBRATED_K, targets ascending."""
+    """The calibration of an index: points by CALIBRATED_K, targets ascending."""
 
     points: tuple[CalibrationPoint, ...]
 
     def point_for(self, target_recall: float, k: int) -> CalibrationPoint | None:
-        """Return the cheapest calibrated point for a target; None when only all rows will do."""
+        """Return the calibrated point for a target; None if only an exact search reaches it."""
         k = min(calibrated_k(k), CALIBRATED_K[-1])
         for point in self.points:
             if point.k == k and target_recall <= point.target_recall + 1e-6:
                 return point
         return None
 
-    def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
-        """Return how far a search looks; None when it must score all rows.
+    def parameters_for(
+        self, effort: Effort, target_recall: float, k: int
+    ) -> SearchParameters | None:
+        """Return the search parameters; None if the search must score all rows.
 
-        Its own nprobe wins, then its own target, then the collection's `target_recall`. A search
-        that names its nprobe gets the candidates of the highest target: it asks for these lists.
+        Precedence: the search's nprobe, its target recall, the collection's `target_recall`. A
+        search with an nprobe uses the candidates of the highest target.
         """
         if effort.exact:
             return None
         if effort.nprobe:
             point = self.point_for(TARGETS[-1], k)
-            candidates = CANDIDATES_MAX if point is None else point.setting.candidates
-            return Setting(effort.nprobe, _for_hits(candidates, k))
+            candidates = CANDIDATES_MAX if point is None else point.parameters.candidates
+            return SearchParameters(effort.nprobe, _for_hits(candidates, k))
         point = self.point_for(effort.target_recall or target_recall, k)
         if point is None:
             return None
-        return Setting(point.setting.nprobe, _for_hits(point.setting.candidates, k))
+        return SearchParameters(point.parameters.nprobe, _for_hits(point.parameters.candidates, k))
 
 
 def _for_hits(candidates: int, k: int) -> int:
-    """Let candidates grow with a k beyond those that are calibrated."""
+    """Scale the candidates with k beyond the calibrated ones."""
     return math.ceil(candidates * max(1.0, k / CALIBRATED_K[-1]))
 
 
 def merged_chances(k: int, shards: int) -> Float64Array:
     """Return the chance that a shard's 1st, 2nd .. k-th best row is among the k best of all.
 
-    float64 (k,). Rows are placed by chance, so the shard has as many of the k best of all `shards`
-    as k throws of a die with so many sides: the j-th best counts when they are j or more.
+    float64 (k,). Rows are placed at random, so the number of the k best rows of all `shards` that
+    one shard holds is binomial (k, 1 / shards). The j-th best counts if that number is at least j.
     """
     if shards == 1:
         return np.ones(k)
@@ -140,10 +142,10 @@ def merged_chances(k: int, shards: int) -> Float64Array:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where true hits stand among those proposed, from 0, and how much each weighs.
+    """The places of the true hits among the candidates, from 0, and the weight of each.
 
-    `places` int64 and `weights` float64 (hits,) are of those that were proposed, by place; `total`
-    is the weight of all that there are.
+    `places` int64 and `weights` float64 (hits,) cover the hits that are candidates, sorted by
+    place; `total` is the weight of all true hits.
     """
 
     places: Int64Array
@@ -152,29 +154,28 @@ class Places:
 
 
 def places_of(
-    ranks: Int64Array, proposed: BoolArray, hits: Int64Array, weights: Float64Array
+    ranks: Int64Array, retrieved: BoolArray, hits: Int64Array, weights: Float64Array
 ) -> Places:
-    """Return where the k best rows of all queries stand among those proposed.
+    """Return the places of the k best rows of all queries among the candidates retrieved.
 
-    Whatever scores as well as another is as good as it: where many rows are alike, which of them
-    are found says nothing.
+    Rows of equal score are interchangeable: any of them counts as a hit.
 
     Parameters
     ----------
     ranks
-        int64 (queries, candidates), in the order of what the codes say: how many of the true hits
-        score better than each; k and more for what is none.
-    proposed
-        bool (queries, candidates): which of them are proposed; the others do not count.
+        int64 (queries, candidates), in the order of the codes: how many true hits score better
+        than each candidate; k or more for a candidate that is not a hit.
+    retrieved
+        bool (queries, candidates): the candidates that count; the others are ignored.
     hits
-        int64 (queries,): how many rows there are to be found, up to k.
+        int64 (queries,): the number of true hits, up to k.
     weights
-        float64 (k,): of a hit with so many better ones.
+        float64 (k,): the weight of a hit by the number of better hits.
     """
-    good = proposed & (ranks < hits[:, None])
+    good = retrieved & (ranks < hits[:, None])
     good &= good.cumsum(axis=1, dtype=np.int32) <= hits[:, None]
     query_of, at = np.nonzero(good)
-    before = proposed.cumsum(axis=1, dtype=np.int32)
+    before = retrieved.cumsum(axis=1, dtype=np.int32)
     places = before[query_of, at] - 1
     order = np.argsort(places, kind="stable")
     of_first = np.concatenate([[0.0], np.cumsum(weights)])
@@ -185,37 +186,37 @@ def places_of(
     )
 
 
-def work(setting: Setting, rows_a_list: float, code_bytes: int, dim: int) -> float:
-    """Return how much work a search is, in units of no meaning but their ratios.
+def work(parameters: SearchParameters, rows_a_list: float, code_bytes: int, dim: int) -> float:
+    """Return the work of a search for one query. Only ratios of it are meaningful.
 
     Fitted to searches of 1, 16 and 64 queries among 20,000 to 168,000 rows of d = 100, 128 and 768,
-    on a core of an EPYC, in nanoseconds: a list costs 80, and each of its codes 1.25 and 0.042 a
-    byte; a candidate, which is in memory and in no cache, 120 and 0.35 a component.
+    on one EPYC core, in nanoseconds: 80 per list, plus 1.25 and 0.042 per byte for each of its
+    codes; 120 plus 0.35 per component for each candidate, whose vector is in no cache.
     """
     scanned = 80 + rows_a_list * (1.25 + 0.042 * code_bytes)
-    return setting.nprobe * scanned + setting.candidates * (120 + 0.35 * dim)
+    return parameters.nprobe * scanned + parameters.candidates * (120 + 0.35 * dim)
 
 
 def calibrate(
     places_at: Callable[[int], Mapping[int, Places]],
     nlist: int,
-    work_of: Callable[[Setting], float],
+    work_of: Callable[[SearchParameters], float],
     *,
     compressed: bool,
 ) -> Calibration:
-    """Find the setting of least work for each of CALIBRATED_K and TARGETS.
+    """Find the search parameters of least work for each of CALIBRATED_K and TARGETS.
 
     Parameters
     ----------
     places_at
-        Says for each of CALIBRATED_K where the true hits stand at an nprobe, which grows from call
-        to call: `places_of`.
+        Returns the places of the true hits at an nprobe for each of CALIBRATED_K: `places_of`.
+        The nprobe increases from call to call.
     nlist
-        The largest nprobe there is.
+        The largest nprobe.
     work_of
-        What a setting costs.
+        The work of search parameters.
     compressed
-        Whether candidates matter; otherwise the index itself knows who is best.
+        Whether candidates are re-ranked; otherwise the index ranks by exact scores.
     """
     best: dict[tuple[int, float], tuple[float, CalibrationPoint]] = {}
     for nprobe in _nprobes(nlist):
@@ -225,19 +226,19 @@ def calibrate(
                 point = _point(places_of_k[k], k, target, nprobe, compressed)
                 if point is None:
                     continue
-                cost = work_of(point.setting)
+                cost = work_of(point.parameters)
                 if (k, target) not in best or cost < best[k, target][0]:
                     best[k, target] = cost, point
         if len(best) == len(CALIBRATED_K) * len(TARGETS) and all(
-            work_of(Setting(nprobe, point.k)) > cost for cost, point in best.values()
+            work_of(SearchParameters(nprobe, point.k)) > cost for cost, point in best.values()
         ):
-            break  # these lists alone cost more than all that is known by now
+            break  # probing these lists alone costs more than every known point
     known = [(k, target) for k in CALIBRATED_K for target in TARGETS if (k, target) in best]
     return Calibration(tuple(best[each][1] for each in known))
 
 
 def _nprobes(nlist: int) -> Iterator[int]:
-    """Yield the nprobes that are tried: 1, 2, 3 ... by NPROBE_STEP, and all lists."""
+    """Yield the nprobes to try: 1, 2, 3 ... by NPROBE_STEP, and all lists."""
     nprobe = 1
     while nprobe < nlist:
         yield nprobe
@@ -248,7 +249,7 @@ def _nprobes(nlist: int) -> Iterator[int]:
 def _point(
     places: Places, k: int, target: float, nprobe: int, compressed: bool
 ) -> CalibrationPoint | None:
-    """Return the fewest candidates that reach a target at an nprobe; None if none do."""
+    """Return the fewest candidates that reach a target at an nprobe; None if no number does."""
     reached = np.cumsum(places.weights)
     needed = (target + RESERVE * (1 - target)) * places.total - 1e-9
     at = int(np.searchsorted(reached, needed))
@@ -262,6 +263,6 @@ def _point(
     return CalibrationPoint(
         k=k,
         target_recall=target,
-        setting=Setting(nprobe, candidates),
+        parameters=SearchParameters(nprobe, candidates),
         measured_recall=measured,
     )

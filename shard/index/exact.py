@@ -1,26 +1,24 @@
-"""The one exact score, and the search that leaves nothing out.
+"""Exact scores, ranking and the exact scan. Pure.
 
-Pure: numpy in, numpy out. Whatever proposes candidates, `exact_scores` scores them and `rank`
-orders them, so that equal rows score equally on every path. No index and no buffer enters here, and
-no approximate number leaves.
+On every path `exact_scores` scores the candidates and `rank` orders them, so equal rows get equal
+scores. No index and no buffer enters here, and no approximate number leaves.
 
-A candidate is a pair of a query and a row. Inside, a *cost* is a score turned so that smaller is
-better, and shifted or scaled by what is the same for all rows of a query.
+A candidate is a pair of a query and a row. A *cost* is a score with its sign chosen so that smaller
+is better; internally it may be shifted or scaled by a constant of its query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.types import (
     BoolArray,
     Float32Array,
+    Float64Array,
     IdArray,
     Int64Array,
     Metric,
@@ -28,31 +26,29 @@ from vectorshard.shard.types import (
     VectorArray,
 )
 
-Float64Array: TypeAlias = npt.NDArray[np.float64]
-
 SQUARED_NORM_MAX = float(np.finfo(np.float32).max) / 4
-"""Largest squared norm of a row or a query: so no score, and no cost in here, overflows float32."""
+"""Largest squared norm of a row or a query. Within it no score and no cost overflows float32."""
 
-_SCORED_ELEMENTS = 32_768  # pairs * dim scored at once: the float64 copies stay in the L2 cache
-_BLOCK_ELEMENTS = 524_288  # rows * queries of one product, 2 MB: fewer turns with the GIL
-_QUERIES_AT_ONCE = 256  # more queries share one reading of a block, in shorter blocks
-_GROUPS_PER_HIT = 4  # of rows in a block; more: a sharper first limit, and slower to find
-_CROWD_PER_HIT = 2  # candidates that a query may have for each hit wanted before they are thinned
-_POOL_PER_HIT = 16  # the same for what all blocks so far have proposed
-_ROUNDINGS = 16  # float32 roundings on the way to a cost, beyond one for each component
+_SCORED_ELEMENTS = 32_768  # pairs * dim scored at once: float64 copies fit the L2 cache
+_BLOCK_ELEMENTS = 524_288  # rows * queries of one product, 2 MB: fewer GIL switches
+_QUERIES_AT_ONCE = 256  # more: a block is read less often, and is shorter
+_GROUPS_PER_HIT = 4  # of rows in a block; more: a sharper first limit, found slower
+_CROWD_PER_HIT = 2  # candidates per hit above which they are pruned
+_POOL_PER_HIT = 16  # the same for the pool of all blocks so far
+_ROUNDINGS = 16  # float32 roundings of a cost, in addition to one per component
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
-_UNDERFLOW = 2.0**-149  # float32's smallest number: twice the error of a rounding that underflows
+_UNDERFLOW = 2.0**-149  # float32's smallest number: twice the error of an underflow
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Pairs to be scored: `query_of` and `row_of`, int64 (pairs,). No pair occurs twice."""
+    """Distinct pairs to score: `query_of` and `row_of`, int64 (pairs,)."""
 
     query_of: Int64Array
     row_of: Int64Array
 
     def __len__(self) -> int:
-        """Pairs."""
+        """The number of pairs."""
         return len(self.query_of)
 
     def where(self, kept: BoolArray) -> Candidates:
@@ -60,7 +56,7 @@ class Candidates:
         return Candidates(self.query_of[kept], self.row_of[kept])
 
     def at(self, positions: RowMap) -> Candidates:
-        """Return the pairs with each row's position in the row file in place of its number."""
+        """Return the pairs with row numbers replaced by positions in the row file."""
         return Candidates(self.query_of, positions.of(self.row_of))
 
 
@@ -68,7 +64,7 @@ class Candidates:
 class RankedRows:
     """The best rows of each query, flat in query order, best first.
 
-    `counts` uint32 (queries,) says how many belong to each query; `rows`, `ids` and `scores` are
+    `counts` uint32 (queries,) is the number of hits of each query; `rows`, `ids` and `scores` are
     (hits,).
     """
 
@@ -79,7 +75,7 @@ class RankedRows:
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """Return the pairs of all parts, which have no pair in common, in their order."""
+    """Return the pairs of all parts, in order. The parts have no pair in common."""
     empty = np.empty(0, np.int64)
     return Candidates(
         np.concatenate([empty, *(part.query_of for part in parts)]),
@@ -92,8 +88,8 @@ def exact_scores(
 ) -> Float32Array:
     """Return the score of each candidate, float32 (pairs,).
 
-    The squared distance under L2, the dot product otherwise: of the float32 components, accumulated
-    in float64 and rounded once. A pair's score does not depend on the pairs beside it.
+    The squared distance under L2, else the dot product, of the float32 components: accumulated in
+    float64 and rounded once. The score of a pair is independent of the other pairs.
 
     Parameters
     ----------
@@ -102,16 +98,16 @@ def exact_scores(
     queries
         float32 (queries, dim).
     rows
-        float32 (rows, dim); only the rows named by `candidates` are read.
+        float32 (rows, dim); only the rows of `candidates` are read.
     candidates
-        Of any order.
+        In any order.
 
     Raises
     ------
     IndexError
-        If a candidate names a query or a row that is not there.
+        If a candidate refers to a query or a row that does not exist.
     """
-    rows = np.asarray(rows)  # a memory map's own indexing is slower
+    rows = np.asarray(rows)  # indexing a memory map is slower
     exact_queries = queries.astype(np.float64)
     scores = np.empty(len(candidates), np.float32)
     pairs_at_once = max(1, _SCORED_ELEMENTS // queries.shape[1])
@@ -122,12 +118,12 @@ def exact_scores(
         if metric is Metric.L2:
             left -= right
             right = left
-        scores[chunk] = np.vecdot(left, right)  # one BLAS dot a pair
+        scores[chunk] = np.vecdot(left, right)  # one BLAS dot per pair
     return scores
 
 
 def exact_squared_norms(vectors: VectorArray) -> Float64Array:
-    """Return squared norms of vectors (rows, dim), accumulated in float64. (rows,)"""
+    """Return the squared norms of vectors (rows, dim), accumulated in float64. (rows,)"""
     norms = np.empty(len(vectors), np.float64)
     rows_at_once = max(1, _SCORED_ELEMENTS // max(1, vectors.shape[1]))
     for first in range(0, len(vectors), rows_at_once):
@@ -147,14 +143,13 @@ def exact_candidates(
     last: int,
     k: int,
 ) -> Candidates:
-    """Return candidates among the live rows of [first, last) that include every query's k best.
+    """Return candidates among the live rows of [first, last) that include the k best per query.
 
-    All rows whose exact score ties with the k-th are among them, as are all live rows when there
-    are no more than k. How many others come along depends on the rows; the memory used does not,
-    beyond the size of a block and of what ties.
+    They include all ties with the k-th, and all live rows if there are at most k. The number of
+    other candidates depends on the rows. The memory used is bounded by a block and the ties.
 
-    One float32 product a block proposes; its error is bounded (see `_Bounds`), so that nothing is
-    missed. What a block's product must beat falls as better rows turn up.
+    Each block is scored by one float32 product. Its error is bounded (see `_Bounds`), so no hit is
+    missed. The limit for a candidate falls as better rows are found.
 
     Parameters
     ----------
@@ -167,7 +162,7 @@ def exact_candidates(
     squared_norms
         float32 (rows,): those norms, summed in float32 or better.
     live
-        bool (last - first,), or None when all are live.
+        bool (last - first,), or None if all are live.
     first, last
         The range of rows to search.
     k
@@ -196,15 +191,15 @@ def rank(
     Parameters
     ----------
     metric
-        Says whether small or large scores are better.
+        Determines whether small or large scores are better.
     candidates
-        Of any order.
+        In any order.
     scores
         float32 (pairs,), of the candidates.
     ids_of
-        rows int64 (n,) -> ids (n,). Asked once, for the hits and some that come close.
+        rows int64 (n,) -> ids (n,). Called once, for the hits and some near misses.
     queries
-        How many queries there are; those without candidates get no hits.
+        The number of queries; those without candidates get no hits.
     k
         Hits to keep for each query, at least 1.
     score_threshold
@@ -232,15 +227,15 @@ def rank(
 
 
 def costs_of(metric: Metric, scores: Float32Array) -> Float32Array:
-    """Return scores turned so that smaller is better."""
+    """Return scores with their sign chosen so that smaller is better."""
     costs: Float32Array = scores if metric.smaller_is_better else -scores
     return costs
 
 
 def best_first(query_of: Int64Array, costs: Float32Array, ids: IdArray) -> Int64Array:
-    """Return the order by query, cost and id, all (pairs,). Ids are compared only when costs tie.
+    """Return the order by query, cost and id, all (pairs,). Ids are compared only if costs tie.
 
-    A cost is a score turned so that smaller is better: see `costs_of`.
+    For costs see `costs_of`.
     """
     order = np.lexsort((costs, query_of))
     sorted_costs, sorted_query_of = costs[order], query_of[order]
@@ -253,7 +248,7 @@ def kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -
     counts = np.bincount(query_of, minlength=queries)
     ends = np.cumsum(counts)
     begins = ends - counts
-    # numpy sorts integers of one or two bytes by radix.
+    # numpy radix-sorts integers of one or two bytes.
     grouped = costs[np.argsort(query_of.astype(np.min_scalar_type(queries)), kind="stable")]
     enough = np.flatnonzero(counts >= k)
     for begin, end in zip(begins[enough].tolist(), ends[enough].tolist(), strict=True):
@@ -264,17 +259,17 @@ def kth_costs(query_of: Int64Array, costs: Float32Array, queries: int, k: int) -
 
 
 class _Bounds:
-    """What a float32 product says for certain about the exact scores of some queries.
+    """Error bounds of the costs that a float32 product gives for some queries.
 
-    With u = 2^-24, g = n u / (1 - n u) and n = dim + _ROUNDINGS, a dot product of float32 vectors
-    is off by at most g |q| |x|, in whatever order it is summed (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2nd edition, section 3.1). The roundings beyond dim pay for everything
-    else on the way: norms, scaling, sums, and the score's own rounding, so that rows of *equal
-    score* stay together. Underflow adds up to 2^-150 for each operation.
+    With u = 2^-24, g = n u / (1 - n u) and n = dim + _ROUNDINGS, the error of a dot product of
+    float32 vectors is at most g |q| |x|, in any order of summation (Higham, Accuracy and Stability
+    of Numerical Algorithms, 2nd edition, section 3.1). The roundings beyond dim cover the norms,
+    scaling, sums and the rounding of the score, so that rows of *equal score* stay together.
+    Underflow adds up to 2^-150 for each operation.
 
-    L2: the cost is |x|^2 - 2 q.x, the score without |q|^2. By 2 |q| |x| <= |q|^2 + |x|^2 it is off
-    by at most g |q|^2 + 2 g |x|^2. INNER_PRODUCT and COSINE: the cost is -q.x / |q|, off by at most
-    g |x|. The part of the row makes an interval around its cost, the part of the query is `slack`.
+    L2: the cost is |x|^2 - 2 q.x, the score without |q|^2. As 2 |q| |x| <= |q|^2 + |x|^2, its error
+    is at most g |q|^2 + 2 g |x|^2. INNER_PRODUCT and COSINE: the cost is -q.x / |q|, its error at
+    most g |x|. The row's term becomes an interval around its cost, the query's term is `slack`.
     """
 
     def __init__(self, metric: Metric, queries: Float32Array) -> None:
@@ -286,9 +281,9 @@ class _Bounds:
         self._relative = roundings / (1 - roundings)
         self._underflow = (dim + _ROUNDINGS) * _UNDERFLOW
         self.slack: Float64Array
-        """float64 (queries,): how far a cost may be off its row's interval."""
+        """float64 (queries,): how far a cost may lie outside its row's interval."""
         self.directions: Float32Array
-        """float32 (dim, queries): rows times this, plus `lowest`, are costs."""
+        """float32 (dim, queries): rows times this, plus `lowest` of `of_rows`, are costs."""
         if metric is Metric.L2:
             self.slack = self._relative * squared + self._underflow
             self.directions = (queries * np.float32(-2)).T
@@ -299,27 +294,26 @@ class _Bounds:
             self.directions = (exact / -norms[:, None]).astype(np.float32).T
 
     def of_rows(self, squared_norms: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """Return what to add to each row's product, float32 (rows,).
-
-        First, for the lowest cost it may mean; second, on top of that, for the highest.
+        """Return the offset from each row's product to its lowest possible cost, float32 (rows,),
+        and the spread from there to its highest.
         """
         if self._metric is Metric.L2:
             off = (2 * self._relative) * squared_norms
             lowest = squared_norms - off
         else:
-            # Where a norm's square underflowed, at least as long as the row can be.
+            # If the squared norm underflowed, this still bounds the norm of the row.
             off = self._relative * np.sqrt(squared_norms + self._underflow)
             lowest = -off
         return lowest, 2 * off
 
     def limits(self, highest_costs: Float32Array) -> Float32Array:
-        """Return what the lowest cost of a row must be below to be as good. float32 (queries,)."""
+        """Return the limit that a row's lowest cost must stay below. float32 (queries,)."""
         limits = (highest_costs + 2 * self.slack).astype(np.float32)
         return np.nextafter(limits, np.float32(np.inf))
 
 
 class _Scan:
-    """One pass over a range of rows for a group of queries, and the pool of what it proposes."""
+    """One pass over a range of rows for a group of queries, and its pool of candidates."""
 
     def __init__(
         self,
@@ -341,33 +335,33 @@ class _Scan:
         self.pool = concatenate([])
 
     def scan(self, live: BoolArray | None, first: int, last: int) -> None:
-        """Propose rows of [first, last) block by block."""
+        """Scan the rows of [first, last) block by block."""
         wanted = self._k * len(self._queries)
         block_rows = max(_BLOCK_ELEMENTS // len(self._queries), _GROUPS_PER_HIT * self._k)
         shape = (min(block_rows, last - first), len(self._queries))
         lowest, near = np.empty(shape, np.float32), np.empty(shape, np.bool_)
         for begin in range(first, last, block_rows):
             end = min(begin + block_rows, last)
-            self._propose(
+            self._scan_block(
                 begin,
                 None if live is None else live[begin - first : end - first],
                 lowest[: end - begin],
                 near[: end - begin],
             )
             if len(self.pool) > self._pool_limit:
-                self._thin()
-                self._drop_all_but_the_best()
+                self._prune()
+                self._keep_the_best()
                 self._pool_limit = max(self._pool_limit, 2 * len(self.pool))
         if len(self.pool) > _CROWD_PER_HIT * wanted:
-            self._thin()
+            self._prune()
 
-    def _propose(
+    def _scan_block(
         self, begin: int, live: BoolArray | None, lowest: Float32Array, near: BoolArray
     ) -> None:
-        """Add to the pool what may be among the best of the block that starts at row `begin`.
+        """Add to the pool the rows of a block, from `begin` on, that may be among the best.
 
-        `lowest` and `near`, (rows, queries), are room to work in: fresh memory for each block costs
-        as much as the product.
+        `lowest` and `near`, (rows, queries), are work space: allocating it for each block would
+        cost as much as the product.
         """
         block = slice(begin, begin + len(lowest))
         lowest_of_row, spread_of_row = self._bounds.of_rows(self._squared_norms[block])
@@ -377,7 +371,7 @@ class _Scan:
         lowest += lowest_of_row[:, None]
         np.less(lowest, self._limits, out=near)
         if np.count_nonzero(near) > _CROWD_PER_HIT * self._k * len(self._queries):
-            # So the block has more than k rows.
+            # The block has more than k rows.
             self._lower_limits(_kth_of_block(lowest, spread_of_row, self._k))
             np.less(lowest, self._limits, out=near)
         flat = np.flatnonzero(near)
@@ -388,15 +382,15 @@ class _Scan:
     def _lower_limits(self, highest_costs: Float32Array) -> None:
         self._limits = np.minimum(self._limits, self._bounds.limits(highest_costs))
 
-    def _thin(self) -> None:
-        """Lower the limits by what the pool holds, and drop what is beyond them."""
+    def _prune(self) -> None:
+        """Lower the limits to the pool's k-th costs, and drop the candidates beyond them."""
         _, spread = self._bounds.of_rows(self._squared_norms[self.pool.row_of])
         highest = self._lowest + spread
         self._lower_limits(kth_costs(self.pool.query_of, highest, len(self._queries), self._k))
         self._keep(self._lowest < self._limits[self.pool.query_of])
 
-    def _drop_all_but_the_best(self) -> None:
-        """Score what is still too much, where bounds are too wide to tell, and keep k and ties."""
+    def _keep_the_best(self) -> None:
+        """If the pool is still too large, score it exactly and keep the k best and ties."""
         if len(self.pool) <= self._pool_limit:
             return
         costs = costs_of(
@@ -413,15 +407,15 @@ class _Scan:
 def _kth_of_block(lowest: Float32Array, spread: Float32Array, k: int) -> Float32Array:
     """Return for each query a cost that at least k rows of a block do not exceed. (queries,).
 
-    The best of disjoint groups of rows are different rows, so the k-th best of them will do. It is
-    little more than the k-th of all, and far cheaper to find.
+    The best rows of disjoint groups are distinct, so the k-th best of them suffices. It is little
+    more than the k-th of all rows, and far cheaper to find.
 
     Parameters
     ----------
     lowest
-        float32 (rows, queries): the lowest cost that each row may have. At least k rows.
+        float32 (rows, queries): the lowest possible cost of each row. At least k rows.
     spread
-        float32 (rows,): how much higher it may be.
+        float32 (rows,): the difference to the highest possible cost.
     """
     rows, queries = lowest.shape
     groups = min(rows, _GROUPS_PER_HIT * k)

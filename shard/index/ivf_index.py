@@ -1,14 +1,14 @@
-"""The IVF index: FAISS behind a small face, and the only importer of it.
+"""The IVF index: a small interface to FAISS, and its only importer.
 
-Holds codes of rows under their row numbers; the rows themselves live in the row file. What FAISS
-1.15.1 demands of its callers, and where it is kept:
+It holds codes of rows under their row numbers; the vectors are in the row file. FAISS 1.15.1 has
+these pitfalls:
 
-* adding while searching crashes the process: the collection holds a ReadWriteLock around both;
-* `merge_from` and `add_core` of a fast-scan index corrupt the heap: rows go in by `add_with_ids`;
-* nprobe and selectors travel per call in SearchParametersIVF; `index.nprobe` is never set;
-* missing hits come back as row -1 and are dropped here;
-* a row added twice is stored twice, a NaN row is dropped silently: rows come here once, checked;
-* OpenMP's number of threads belongs to the calling thread: `use_cores` sets it.
+* Adding during a search crashes the process. The collection guards both with a ReadWriteLock.
+* `merge_from` and `add_core` of a fast-scan index corrupt the heap. Only `add_with_ids` is used.
+* `index.nprobe` is shared state. Each call passes nprobe and selector in SearchParametersIVF.
+* Missing hits are returned as row -1. They are dropped here.
+* A row added twice is stored twice; a NaN row is dropped silently. Rows are validated before.
+* The number of OpenMP threads is a property of the calling thread. `use_cores` sets it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from vectorshard.shard.index.calibration import Setting
+from vectorshard.shard.index.calibration import SearchParameters
 from vectorshard.shard.index.exact import Candidates, concatenate, costs_of
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.rows.tombstones import Tombstones
@@ -34,36 +34,36 @@ from vectorshard.shard.types import (
 )
 
 KMEANS_ROUNDS: Final = 10
-"""Iterations of k-means, as FAISS itself defaults to for coarse quantizers."""
+"""Iterations of k-means: FAISS's default for coarse quantizers."""
 
 PQ_BITS: Final = 4
-"""Bits of a sub-quantizer's code: what fast scan reads, 32 codes of it in one register."""
+"""Bits of a sub-quantizer's code, as fast scan requires: 32 codes fit one register."""
 
 PQ_WIDE_DIM: Final = 256
-"""From this dim on a sub-quantizer codes four components, below it two. Fewer make a scan cheaper
-and its order coarser, which more candidates make up for; the components of wide embeddings say less
-each (`python -m benchmarks --only codes`)."""
+"""From this dim on, a sub-quantizer codes four components; below it, two. Fewer sub-quantizers make
+a scan cheaper and its order coarser, which more candidates compensate. Each component of a wide
+embedding matters less (`python -m benchmarks --only codes`)."""
 
-PROPOSALS_SLACK: Final = 16
-"""Candidates asked of IVF_FLAT beyond k, among which ties with the k-th show."""
+CANDIDATES_SLACK: Final = 16
+"""Candidates requested of IVF_FLAT beyond k, to detect ties with the k-th."""
 
 _PQ_CENTROIDS: Final = 1 << PQ_BITS
-_FAST_SCAN_BLOCK: Final = 32  # codes that are scanned at once
-_TIED_PROPOSALS_MAX: Final = 4_096
+_FAST_SCAN_BLOCK: Final = 32  # codes scanned at once
+_TIED_CANDIDATES_MAX: Final = 4_096
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
-_UNDERFLOW: Final = 2.0**-146  # more than what a float32 component's square loses by underflow
+_UNDERFLOW: Final = 2.0**-146  # above the underflow error of a float32 component's square
 
 
 def use_cores(cores: int) -> None:
-    """Let FAISS use that many cores in calls from this thread."""
+    """Set the number of cores that FAISS uses in calls from this thread."""
     faiss.omp_set_num_threads(cores)
 
 
 class IvfIndex:
-    """A trained IVF index over row numbers. Not safe for adding beside anything else.
+    """A trained IVF index over row numbers. `add` is not safe during any other call.
 
-    IVF_PQ pads vectors with zeros to a multiple of its sub-quantizers' width, which changes no
-    score.
+    IVF_PQ pads vectors with zeros to a multiple of its sub-quantizers' width, which does not change
+    scores.
     """
 
     def __init__(self, kind: IndexKind, dim: int, index: faiss.IndexIVF) -> None:
@@ -90,17 +90,17 @@ class IvfIndex:
                 quantizer, dim, nlist, faiss.ScalarQuantizer.QT_8bit, faiss_metric
             )
         if kind is IndexKind.IVF_PQ and len(sample) < _PQ_CENTROIDS:
-            sample = np.resize(sample, (_PQ_CENTROIDS, index.d))  # repeats the rows
+            sample = np.resize(sample, (_PQ_CENTROIDS, index.d))  # repeats rows
         index.cp.seed = seed
         index.cp.niter = KMEANS_ROUNDS
-        index.cp.min_points_per_centroid = 1  # fewer than 39 a list is the caller's decision
-        index.cp.max_points_per_centroid = len(sample)  # the caller has sampled already
+        index.cp.min_points_per_centroid = 1  # the caller decides on fewer than 39 per list
+        index.cp.max_points_per_centroid = len(sample)  # the caller has already sampled
         index.train(sample)
         return cls(kind, dim, index)
 
     @classmethod
     def from_bytes(cls, kind: IndexKind, dim: int, serialized: bytes) -> IvfIndex:
-        """Read what `to_bytes` wrote. The caller has verified its checksum: FAISS would not."""
+        """Read what `to_bytes` wrote. The caller has verified the checksum; FAISS does not."""
         return cls(kind, dim, faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8)))
 
     def to_bytes(self) -> npt.NDArray[np.uint8]:
@@ -110,12 +110,12 @@ class IvfIndex:
 
     @property
     def rows(self) -> int:
-        """How many rows FAISS says it holds."""
+        """The number of rows that FAISS reports."""
         return int(self._index.ntotal)
 
     @property
     def nlist(self) -> int:
-        """How many inverted lists it has."""
+        """The number of inverted lists."""
         return int(self._index.nlist)
 
     @property
@@ -125,7 +125,7 @@ class IvfIndex:
 
     @property
     def list_imbalance(self) -> float:
-        """FAISS's imbalance factor: 1 when all lists are equally long."""
+        """FAISS's imbalance factor: 1 if all lists are equally long."""
         return float(self._index.invlists.imbalance_factor()) if self.rows else 1.0
 
     @property
@@ -134,59 +134,59 @@ class IvfIndex:
         return self.rows * (self.code_bytes + 8) + self.nlist * int(self._index.d) * 4
 
     def add(self, rows: Int64Array, vectors: Float32Array) -> None:
-        """Add `vectors` (rows, dim) under their row numbers, which it must not hold yet."""
+        """Add `vectors` (rows, dim) under their row numbers, which must be new to the index."""
         if len(rows):
             self._index.add_with_ids(self._as_held(vectors), rows)
 
-    def propose(
+    def candidates(
         self,
         queries: Float32Array,
         k: int,
-        setting: Setting,
+        parameters: SearchParameters,
         tombstones: Tombstones,
         vectors: Float32Array,
         squared_norms: Float32Array,
         positions: RowMap | None = None,
         passing: UInt8Array | None = None,
     ) -> Candidates:
-        """Propose living rows for each query from its nearest lists.
+        """Return live candidates for each query from its nearest lists.
 
-        For IVF_FLAT they hold the k best of those lists and, up to a bound, all that tie with the
-        k-th: ties are decided by id, which FAISS does not know. For compressed codes they hold the
-        k best of the rows whose codes look best, and what ties with the k-th of them.
+        For IVF_FLAT they contain the k best rows of those lists and, up to a bound, all ties with
+        the k-th: ids decide ties, and FAISS does not know them. For compressed codes they contain
+        the k best of the rows with the nearest codes, and all ties with the k-th of these.
 
         Parameters
         ----------
         queries
             Float32 (queries, dim).
-        setting
-            The lists probed, and for compressed codes the rows whose codes are believed so far.
+        parameters
+            The lists probed and, for compressed codes, the candidates re-ranked.
         vectors, squared_norms
-            Float32 (positions, dim) and (positions,) of all living rows that the index holds.
+            Float32 (positions, dim) and (positions,) of all live rows in the index.
         positions
-            Where each row lies in those two; None: at its number.
+            Maps rows to positions in those two; None: the identity.
         passing
-            Only these rows: a bitmap of living ones that covers all rows that the index holds, one
-            bit a row, least significant first. None: all that live.
+            A bitmap of the live rows to search, one bit per row, least significant first. It covers
+            all rows in the index. None: all live rows.
         """
-        if not len(vectors):  # nothing lives, though the index may hold codes of the dead
+        if not len(vectors):  # no live rows, though the index may hold codes of dead ones
             return concatenate([])
         positions = positions or RowMap()
         selector = _selector(tombstones, passing)
         if self._kind is IndexKind.IVF_FLAT:
-            return self._propose_with_ties(
-                queries, k, setting.nprobe, selector, squared_norms, positions
+            return self._candidates_with_ties(
+                queries, k, parameters.nprobe, selector, squared_norms, positions
             )
-        wanted = max(k, setting.candidates)
-        _, rows = self._search(queries, wanted, setting.nprobe, selector)
+        wanted = max(k, parameters.candidates)
+        _, rows = self._search(queries, wanted, parameters.nprobe, selector)
         return shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
 
     def nearest(
         self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
     ) -> Int64Array:
-        """Return the living rows that look best by their codes, best first.
+        """Return the live rows with the nearest codes, nearest first.
 
-        int64 (queries, wanted), -1 behind the last.
+        int64 (queries, wanted), padded with -1.
         """
         _, rows = self._search(queries, wanted, nprobe, _selector(tombstones))
         return rows
@@ -194,13 +194,13 @@ class IvfIndex:
     def list_of(self, row: int, vector: Float32Array) -> int:
         """Return the inverted list that holds a row, given its vector (1, dim).
 
-        It is looked for, list by list from the nearest to the vector on: FAISS, adding many rows at
-        once, rounds differently from a look at one, and may have found another list nearer.
+        It searches list by list, from the nearest to the vector on. When FAISS adds many rows at
+        once it rounds differently than for a single row, and may choose another list.
 
         Raises
         ------
         LookupError
-            If no list holds it.
+            If no list holds the row.
         """
         for list_ in self._nearest_lists(vector)[0].tolist():
             if row in self._rows_of_list(list_):
@@ -208,16 +208,16 @@ class IvfIndex:
         raise LookupError(f"no inverted list holds row {row}")
 
     def centroid_rank(self, query: Float32Array, list_: int) -> int:
-        """Return the place of a list among those that a search for `query` (1, dim) probes, from 1.
+        """Return the rank of a list's centroid for `query` (1, dim), from 1.
 
         It is the smallest nprobe that reaches the list.
         """
         return int(self.centroid_ranks(query)[0, list_]) + 1
 
     def centroid_ranks(self, queries: Float32Array) -> Int32Array:
-        """Return the place of each list among those that a search probes, from 0.
+        """Return the rank of each list's centroid for `queries` (queries, dim), from 0.
 
-        int32 (queries, nlist), for `queries` (queries, dim).
+        int32 (queries, nlist).
         """
         nearest = self._nearest_lists(queries)
         ranks = np.empty(nearest.shape, np.int32)
@@ -225,7 +225,7 @@ class IvfIndex:
         return ranks
 
     def lists_of_rows(self, last: int) -> Int32Array:
-        """Return the list that holds each row below `last`: int32 (last,), -1 for none."""
+        """Return the list that holds each row below `last`: int32 (last,), -1 if none does."""
         lists = np.full(last, -1, np.int32)
         for list_ in range(self.nlist):
             rows = self._rows_of_list(list_)
@@ -233,13 +233,13 @@ class IvfIndex:
         return lists
 
     def _nearest_lists(self, queries: Float32Array) -> Int64Array:
-        """Return all lists by their centroids' nearness to each of `queries` (queries, dim)."""
+        """Return all lists, nearest centroid first, for each of `queries` (queries, dim)."""
         lists: Int64Array
         _, lists = self._index.quantizer.search(self._as_held(queries), self.nlist)
         return lists
 
     def _rows_of_list(self, list_: int) -> Int64Array:
-        """Return the rows that a list holds: a view into the index."""
+        """Return the rows in a list: a view into the index."""
         lists = self._index.invlists
         rows = lists.list_size(list_)
         if not rows:
@@ -253,7 +253,7 @@ class IvfIndex:
         return lists
 
     def centroid_scores(self, queries: Float32Array) -> Float32Array:
-        """Return the score of each list's centroid, about. float32 (queries, nlist)."""
+        """Return the approximate score of each list's centroid. float32 (queries, nlist)."""
         flat = faiss.downcast_index(self._index.quantizer)
         values = faiss.rev_swig_ptr(flat.get_xb(), self.nlist * int(self._index.d))
         centroids = values.reshape(self.nlist, -1)
@@ -267,7 +267,7 @@ class IvfIndex:
         products += norms
         return products
 
-    def _propose_with_ties(
+    def _candidates_with_ties(
         self,
         queries: Float32Array,
         k: int,
@@ -276,11 +276,11 @@ class IvfIndex:
         squared_norms: Float32Array,
         positions: RowMap,
     ) -> Candidates:
-        proposals = k + PROPOSALS_SLACK
-        scores, rows = self._search(queries, proposals, nprobe, selector)
+        wanted = k + CANDIDATES_SLACK
+        scores, rows = self._search(queries, wanted, nprobe, selector)
         found = [_pairs(np.arange(len(queries)), rows)]
         open_queries = np.arange(len(queries))
-        while proposals < min(self.rows, _TIED_PROPOSALS_MAX + k):
+        while wanted < min(self.rows, _TIED_CANDIDATES_MAX + k):
             ends = [k - 1, -1]
             at = positions.of_padded(rows[:, ends])
             tied = _tied(queries[open_queries], scores[:, ends], at, squared_norms)
@@ -288,20 +288,20 @@ class IvfIndex:
                 break
             found[-1] = _pairs(open_queries[~tied], rows[~tied])
             open_queries = open_queries[tied]
-            proposals *= 2
-            scores, rows = self._search(queries[open_queries], proposals, nprobe, selector)
+            wanted *= 2
+            scores, rows = self._search(queries[open_queries], wanted, nprobe, selector)
             found.append(_pairs(open_queries, rows))
         return concatenate(found)
 
     def _search(
         self,
         queries: Float32Array,
-        proposals: int,
+        wanted: int,
         nprobe: int,
         selector: faiss.IDSelector | None,
     ) -> tuple[Float32Array, Int64Array]:
         parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
-        scores, rows = self._index.search(self._as_held(queries), proposals, params=parameters)
+        scores, rows = self._index.search(self._as_held(queries), wanted, params=parameters)
         return scores, rows
 
     @property
@@ -314,7 +314,7 @@ class IvfIndex:
 
 
 def _selector(tombstones: Tombstones, passing: UInt8Array | None = None) -> faiss.IDSelector | None:
-    """Return what lets FAISS see only some rows: those that live, or a bitmap of living ones.
+    """Return a selector of the live rows, or of `passing`, a bitmap of live rows.
 
     It reads the bitmap in place and keeps it alive.
     """
@@ -322,12 +322,12 @@ def _selector(tombstones: Tombstones, passing: UInt8Array | None = None) -> fais
         return faiss.IDSelectorBitmap(passing)
     if not tombstones.count:
         return None
-    # Never a bitmap of the living: it answers false past its end, and newer rows lie there.
+    # Not a bitmap of the live rows: past its end it excludes rows, and newer rows are there.
     return faiss.IDSelectorNot(faiss.IDSelectorBitmap(tombstones.bits))
 
 
 def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.IndexIVF:
-    """Return an empty IVF_PQ index, of a dim that its sub-quantizers divide."""
+    """Return an empty IVF_PQ index, with dim padded to a multiple of its sub-quantizers' width."""
     width = 4 if dim >= PQ_WIDE_DIM else 2
     sub_quantizers = -(-dim // width)
     held_dim = sub_quantizers * width
@@ -335,8 +335,8 @@ def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.I
     index = faiss.IndexIVFPQFastScan(
         quantizer, held_dim, nlist, sub_quantizers, PQ_BITS, faiss_metric, _FAST_SCAN_BLOCK
     )
-    # Codes of the vectors themselves, not of what a centroid leaves of them: a search then computes
-    # one table a query instead of one a list, and is twice as fast at the same recall.
+    # Codes of the vectors, not of their residuals: a search then computes one table per query
+    # instead of one per list, and is twice as fast at the same recall.
     index.by_residual = False
     index.pq.cp.seed = seed
     index.pq.cp.min_points_per_centroid = 1
@@ -344,7 +344,7 @@ def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.I
 
 
 def _padded(vectors: Float32Array, dim: int) -> Float32Array:
-    """Return vectors (rows, dim) as FAISS takes them, with zeros behind their components."""
+    """Return vectors (rows, dim) in C order, padded with zeros to `dim` components."""
     missing = dim - vectors.shape[1]
     if missing:
         vectors = np.pad(vectors, ((0, 0), (0, missing)))
@@ -360,23 +360,21 @@ def shortlist(
     squared_norms: Float32Array,
     positions: RowMap | None = None,
 ) -> Candidates:
-    """Return those of some rows that may be among the k best of each query, ties included.
+    """Return the rows that may be among the k best of each query, including ties.
 
-    FAISS's float32 kernels score the rows where they lie, without a copy. Their error is bounded as
-    `shard.index.exact` bounds its product's, so that the exact score need only be computed of what
-    is
-    near the k-th: seldom more than k.
+    FAISS's float32 kernels score the rows in place, without a copy. Their error is bounded as in
+    `shard.index.exact`, so exact scores are only needed for rows near the k-th: seldom more than k.
 
     Parameters
     ----------
     queries
         Float32 (queries, dim).
     rows
-        Int64 (queries, candidates), -1 where there is none.
+        Int64 (queries, candidates), padded with -1.
     vectors, squared_norms
         Float32 (positions, dim), row-major, and (positions,), at least one.
     positions
-        Where each row lies in those two; None: at its number.
+        Maps rows to positions in those two; None: the identity.
     """
     at = (positions or RowMap()).of_padded(rows)
     costs = float32_costs(metric, queries, at, vectors)
@@ -392,10 +390,10 @@ def shortlist(
 def float32_costs(
     metric: Metric, queries: Float32Array, rows: Int64Array, vectors: Float32Array
 ) -> Float32Array:
-    """Return scores by FAISS's float32 kernels, turned so that smaller is better.
+    """Return the costs of rows by FAISS's float32 kernels; smaller is better.
 
-    float32 (queries, candidates), infinite where `rows`, int64 of that shape, has -1. `queries` is
-    float32 (queries, dim); `vectors`, float32 (rows, dim), is read at `rows` alone.
+    float32 (queries, candidates), infinite where `rows`, int64 of that shape, is -1. `queries` is
+    float32 (queries, dim); `vectors`, float32 (rows, dim), is read only at `rows`.
     """
     queries = np.ascontiguousarray(queries)
     scores = np.empty(rows.shape, np.float32)
@@ -416,26 +414,26 @@ def float32_costs(
 def costs_that_tie(
     metric: Metric, queries: Float32Array, costs: Float32Array, squared_norms: Float32Array
 ) -> Float32Array:
-    """Return the highest costs by `float32_costs` that may be of the same exact score as these.
+    """Return the highest costs by `float32_costs` that may have the same exact score as `costs`.
 
     Parameters
     ----------
     costs
         Float32 (queries, n), exact or by `float32_costs`.
     squared_norms
-        Float32 (queries, 1): the largest of the rows that are compared.
+        Float32 (queries, 1): the largest among the rows compared.
     """
     dim = queries.shape[1]
-    # Of both costs, of the exact score, and of the limit itself.
+    # Four errors: of both costs, of the exact score, and of the limit.
     relative = 4 * (dim + 4) * _UNIT_ROUNDOFF
-    if metric.smaller_is_better:  # sums of squares: each is off by a part of itself
+    if metric.smaller_is_better:  # sums of squares: the error is relative
         return np.asarray(costs * np.float32(1 + relative) + np.float32(dim * _UNDERFLOW))
     query_norms = np.sqrt(np.vecdot(queries, queries))[:, None]
     return np.asarray(costs + relative * query_norms * np.sqrt(squared_norms))
 
 
 def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
-    """Flatten rows (queries, proposals), without the missing ones."""
+    """Flatten rows (queries, candidates), without the missing ones."""
     there = rows >= 0
     return Candidates(np.broadcast_to(query_of[:, None], rows.shape)[there], rows[there])
 
@@ -443,11 +441,11 @@ def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:
 def _tied(
     queries: Float32Array, scores: Float32Array, at: Int64Array, squared_norms: Float32Array
 ) -> BoolArray:
-    """Say of each query whether two of its candidates may have the same score.
+    """Return whether two candidates of each query may have the same score. bool (queries,).
 
-    FAISS sums float32 products or squared differences: the error of each score is below
-    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and `at`, positions, are (queries,
-    2); the padding of a short answer (-1) ties with nothing.
+    FAISS sums float32 products or squared differences, so the error of a score is below
+    dim * 2^-24 * |q| * |x| or dim * 2^-24 * score. `scores` and the positions `at` are
+    (queries, 2); the padding -1 of a short result ties with nothing.
     """
     query_norms = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
     row_norms = squared_norms[at].max(axis=1).astype(np.float64)

@@ -1,8 +1,7 @@
-"""Measure an index's recall: its answers beside an exact search of the rows that it holds. Pure.
+"""Measure the recall of an index against an exact search of the rows that it holds. Pure.
 
-What is measured are the index's proposals, at growing nprobe; `shard.index.calibration` makes
-settings of
-them. No clock and no collection enters here.
+It measures the index's candidates at increasing nprobe; `shard.index.calibration` derives search
+parameters from them. No clock and no collection enters here.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from vectorshard.shard.index.calibration import (
 )
 from vectorshard.shard.index.exact import costs_of, exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex, costs_that_tie, float32_costs
-from vectorshard.shard.index.row_range import TrainingBuffer
+from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import (
     BoolArray,
     CollectionConfig,
@@ -42,11 +41,11 @@ CALIBRATED_AT_ONCE: Final = 32
 """Queries of a calibration in one call of FAISS."""
 
 NO_ROW: Final = -2
-"""The row of a query that is none."""
+"""The own row of a query that is not a row."""
 
 NPROBES_A_LOOK: Final = 4
-"""Ratio of the most to the fewest lists of which one search of an index tells. Of wider ones more
-of the first candidates lie in lists that narrower searches do not probe."""
+"""The ratio of the largest to the smallest nprobe that one search of the index measures. In a wider
+search, more of the first candidates come from lists that the narrow searches do not probe."""
 
 NPROBE_FIRST_LOOK: Final = 8
 
@@ -55,11 +54,11 @@ _NOWHERE: Final = np.iinfo(np.int32).max
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What an exact search finds for some queries, up to the last of CALIBRATED_K.
+    """Ground truth: the result of an exact search, up to the last of CALIBRATED_K.
 
     `limits` are the highest costs of a row that is as good as the 1st, 2nd .. best, float32
-    (queries, k), infinite beyond the last; `hits` how many there are, int64 (queries,). Of `shards`
-    shards is it one.
+    (queries, k), infinite beyond the last. `hits` is their number, int64 (queries,). `shards` is
+    the number of shards whose results are merged.
     """
 
     limits: Float32Array
@@ -67,26 +66,26 @@ class Truth:
     shards: int
 
     def ranks(self, costs: Float32Array) -> Int64Array:
-        """Return how many true hits are better than each row, int64 (queries, n), by its cost."""
+        """Return the number of true hits better than each row, by cost. int64 (queries, n)."""
         pairs = zip(self.limits, costs, strict=True)
         return np.array(
             [np.searchsorted(limits, each) for limits, each in pairs], np.int64
         ).reshape(costs.shape)
 
-    def places(self, ranks: Int64Array, proposed: BoolArray, k: int) -> Places:
-        """Return where the k best rows stand among those proposed: `places_of`."""
+    def places(self, ranks: Int64Array, retrieved: BoolArray, k: int) -> Places:
+        """Return the places of the k best rows among the candidates retrieved: `places_of`."""
         weights = merged_chances(k, self.shards)
-        return places_of(ranks, proposed, np.minimum(self.hits, k), weights)
+        return places_of(ranks, retrieved, np.minimum(self.hits, k), weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A search of an index, which tells what searches of fewer of its lists would propose.
+    """A search of an index, which also gives the results of searches with a smaller nprobe.
 
-    They would propose the same rows in the same order, but for those of lists beyond theirs.
-    `ranks`, int64 (queries, n), are in the order of the codes and say how many true hits are better
-    than each row; `list_ranks`, int32 of that shape, where its list stands among those that are
-    probed for its query.
+    They return the same candidates in the same order, without those in lists that they do not
+    probe. `ranks`, int64 (queries, n), is the number of true hits better than each candidate, in
+    the order of the codes. `list_ranks`, int32 of that shape, is the rank of the candidate's list
+    for its query.
     """
 
     nprobe: int
@@ -95,14 +94,14 @@ class Look:
 
 
 def truth_of(
-    metric: Metric, held: TrainingBuffer, queries: Float32Array, own_rows: Int64Array, shards: int
+    metric: Metric, held: RowRange, queries: Float32Array, own_rows: Int64Array, shards: int
 ) -> Truth:
-    """Search `held` exactly, each query's own row left out of its answer.
+    """Search `held` exactly, excluding each query's own row from its result.
 
     For the parameters see `measured_calibration`.
     """
     k = CALIBRATED_K[-1]
-    candidates = held.propose(metric, queries, k + 1)
+    candidates = held.candidates(metric, queries, k + 1)
     others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
     scores = exact_scores(metric, queries, held.vectors, others.at(held.positions))
     best = rank(metric, others, scores, lambda rows: rows, len(queries), k)
@@ -116,83 +115,98 @@ def truth_of(
 
 def found_of(
     metric: Metric,
-    held: TrainingBuffer,
+    held: RowRange,
     queries: Float32Array,
-    proposed: Int64Array,
+    candidates: Int64Array,
     k: int,
     shards: int,
 ) -> tuple[float, float]:
-    """Return how many of the queries' k best rows were proposed, and how many there are: weighed.
+    """Return the weights of the queries' k best rows: of those among the candidates, and of all.
 
     Parameters
     ----------
-    proposed
-        int64 (queries, candidates): what the index proposed while it held exactly `held`.
+    candidates
+        int64 (queries, candidates): from the index while it held exactly `held`.
     k
         One of CALIBRATED_K.
     shards
-        Of how many shards the answers are merged: `shard.index.calibration.merged_chances`.
+        The number of shards whose results are merged: `merged_chances`.
     """
     truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW), shards)
-    older = _older(proposed, held.last)
+    older = _older(candidates, held.last)
     costs = float32_costs(metric, queries, held.positions.of_padded(older), held.vectors)
     places = truth.places(truth.ranks(costs), older >= 0, k)
     return min(float(places.weights.sum()), places.total), places.total
 
 
+@dataclass(frozen=True, slots=True)
+class _Searches:
+    """Searches of an index for the queries of a calibration; for the fields see there."""
+
+    metric: Metric
+    ivf: IvfIndex
+    held: RowRange
+    queries: Float32Array
+    own_rows: Int64Array
+    candidates: int
+    lists: Int32Array  # int32 (rows,): the list of each row
+    locked: Callable[[], AbstractContextManager[object]]
+
+    def costs_and_list_ranks(self, nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
+        """Search for some queries: the costs and list ranks of the candidates, as in `Look`."""
+        queries, held = self.queries[piece], self.held
+        with self.locked():
+            rows = self.ivf.nearest(queries, self.candidates + 1, nprobe, held.tombstones)
+        rows = _older(without(rows, self.own_rows[piece]), held.last)
+        costs = float32_costs(self.metric, queries, held.positions.of_padded(rows), held.vectors)
+        ranks = np.take_along_axis(self.ivf.centroid_ranks(queries), self.lists[rows], axis=1)
+        return costs, np.where(rows >= 0, ranks, _NOWHERE)
+
+
 def measured_calibration(
     config: CollectionConfig,
     ivf: IvfIndex,
-    held: TrainingBuffer,
+    held: RowRange,
     queries: Float32Array,
     own_rows: Int64Array,
     go_on: Callable[[], None],
     *,
     shards: int = 1,
-    asking: Callable[[], AbstractContextManager[object]] = nullcontext,
+    locked: Callable[[], AbstractContextManager[object]] = nullcontext,
     at_once: int = CALIBRATED_AT_ONCE,
 ) -> Calibration:
-    """Return the settings that reach each target recall for these queries.
+    """Return the search parameters that reach each target recall for these queries.
 
     Parameters
     ----------
     held
-        Exactly the rows that the index holds, or held a moment ago: what it has absorbed since is
-        passed over.
+        The rows in the index, now or a moment ago: rows absorbed since then are skipped.
     queries
         float32 (queries, dim).
     own_rows
-        int64 (queries,): the row that each query is, to be left out of its answer; NO_ROW for none.
+        int64 (queries,): the row of each query, excluded from its result; NO_ROW for none.
     go_on
-        Raises what ends the calibration, if it should end. Called before each search of the index.
+        Called before each search of the index. It may raise to end the calibration.
     shards
-        Of how many shards the answers are merged: `shard.index.calibration.merged_chances`.
-    asking
-        What a call of FAISS is made in: a lock, for an index that is in use.
+        The number of shards whose results are merged: `merged_chances`.
+    locked
+        A context for each use of the index: its lock, if the index is in use.
     at_once
         Queries in one call of FAISS.
     """
     metric, k = config.metric, CALIBRATED_K[-1]
     truth = truth_of(metric, held, queries, own_rows, shards)
     compressed = config.index.kind is not IndexKind.IVF_FLAT
-    proposals = min(CANDIDATES_MAX if compressed else k, max(1, ivf.rows))
-
-    with asking():
+    candidates = min(CANDIDATES_MAX if compressed else k, max(1, ivf.rows))
+    with locked():
         lists = ivf.lists_of_rows(held.last)
-
-    def costs_and_list_ranks(nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
-        go_on()
-        asked = queries[piece]
-        with asking():
-            rows = ivf.nearest(asked, proposals + 1, nprobe, held.tombstones)
-        rows = _older(without(rows, own_rows[piece]), held.last)
-        costs = float32_costs(metric, asked, held.positions.of_padded(rows), held.vectors)
-        ranks = np.take_along_axis(ivf.centroid_ranks(asked), lists[rows], axis=1)
-        return costs, np.where(rows >= 0, ranks, _NOWHERE)
+    searches = _Searches(metric, ivf, held, queries, own_rows, candidates, lists, locked)
 
     def look(nprobe: int) -> Look:
-        pieces = range(0, max(1, len(queries)), at_once)
-        parts = [costs_and_list_ranks(nprobe, slice(piece, piece + at_once)) for piece in pieces]
+        parts = []
+        for begin in range(0, max(1, len(queries)), at_once):
+            go_on()
+            parts.append(searches.costs_and_list_ranks(nprobe, slice(begin, begin + at_once)))
         costs, list_ranks = zip(*parts, strict=True)
         return Look(nprobe, truth.ranks(np.concatenate(costs)), np.concatenate(list_ranks))
 
@@ -202,8 +216,8 @@ def measured_calibration(
         nonlocal last
         if nprobe > last.nprobe:
             last = look(min(nprobe * NPROBES_A_LOOK, ivf.nlist))
-        proposed = last.list_ranks < nprobe
-        return {each: truth.places(last.ranks, proposed, each) for each in CALIBRATED_K}
+        retrieved = last.list_ranks < nprobe
+        return {each: truth.places(last.ranks, retrieved, each) for each in CALIBRATED_K}
 
     rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
     work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
@@ -211,9 +225,9 @@ def measured_calibration(
 
 
 def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:
-    """Return `rows` (queries, n) without each query's own, or else without its last: n - 1 each.
+    """Return `rows` (queries, n) without each query's own row, else without its last: n - 1 each.
 
-    `own_rows` is int64 (queries,), NO_ROW for a query that is no row.
+    `own_rows` is int64 (queries,), NO_ROW for a query that is not a row.
     """
     kept = rows != own_rows[:, None]
     kept[kept.all(axis=1), -1] = False
@@ -222,7 +236,7 @@ def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:
 
 
 def _older(rows: Int64Array, last: int) -> Int64Array:
-    """Return `rows` (queries, n) without those from `last` on; those behind them move up."""
+    """Return `rows` (queries, n) without those from `last` on, padded with -1 at the end."""
     newer = rows >= last
     if not newer.any():
         return rows

@@ -1,7 +1,7 @@
-"""The training buffer: the rows that the index does not hold yet, searched exactly. Pure.
+"""A range of rows, searched exactly. Pure.
 
-It owns no memory and no file: it is the range of rows from the index's `absorbed_until` to the last
-committed one. Before the first training that is every row; nothing is ever cleared.
+It owns no memory and no file. The training buffer is one such range: the rows from the index's
+`absorbed_until` to the last committed row. Before the first training that is every row.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from vectorshard.shard.types import Float32Array, Metric
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingBuffer:
-    """Rows first <= row < last of a shard.
+class RowRange:
+    """The rows first <= row < last of a shard.
 
-    Its `vectors` (positions, dim) and `squared_norms` (positions,) lie as `positions` says.
+    `positions` maps rows to `vectors` (positions, dim) and `squared_norms` (positions,).
     """
 
     vectors: Float32Array
@@ -30,11 +30,11 @@ class TrainingBuffer:
 
     @property
     def live(self) -> int:
-        """How many of its rows live."""
+        """The number of live rows in the range."""
         return self.last - self.first - self.tombstones.count_between(self.first, self.last)
 
-    def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
-        """Return a superset of the k best living rows for each query, ties included."""
+    def candidates(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
+        """Return a superset of the k best live rows for each query, including ties."""
         if self.first == self.last:
             return concatenate([])
         live = self.tombstones.live_between(self.first, self.last)

@@ -1,74 +1,74 @@
-"""Whom a search asks for candidates, and which rows are left to be scored beside them. Pure.
+"""Candidate generation: what the index contributes to a search, and which rows are scanned. Pure.
 
-Call it under the index's lock: what the index holds is exactly the rows below the snapshot's
-`absorbed_until` as long as nothing is absorbed.
+Call it under the index's lock. Only while nothing is absorbed does the index hold exactly the rows
+below the snapshot's `absorbed_until`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vectorshard.shard.index.calibration import Setting
+from vectorshard.shard.index.calibration import SearchParameters
 from vectorshard.shard.index.exact import Candidates, concatenate
-from vectorshard.shard.index.row_range import TrainingBuffer
+from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.search.filtered_search import (
     PassingRows,
     RememberedFilters,
-    index_setting,
+    filtered_candidates,
+    filtered_parameters,
     margin_for,
-    propose_passing,
 )
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import CollectionConfig, FilterPlan, Float32Array, SearchRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposed:
-    """Candidates of the index, and the rows that are to be scored beside them.
+class GeneratedCandidates:
+    """Candidates from the index, and the rows that remain to be scanned exactly.
 
-    `setting` says how the index was asked, None when it was not.
+    `parameters` are those of the index search; None if the index was not searched.
     """
 
-    exact_part: TrainingBuffer | PassingRows
-    setting: Setting | None = None
-    of_index: Candidates = field(default_factory=lambda: concatenate([]))
+    exact_part: RowRange | PassingRows
+    parameters: SearchParameters | None = None
+    from_index: Candidates = field(default_factory=lambda: concatenate([]))
     rows_passing: int = 0
     filter_plan: FilterPlan | None = None
 
 
-def propose(
+def generate_candidates(
     snapshot: Snapshot,
     config: CollectionConfig,
     queries: Float32Array,
     request: SearchRequest,
     remembered: RememberedFilters,
-) -> Proposed:
-    """Ask the index, if it is to be asked, and say what is left to score.
+) -> GeneratedCandidates:
+    """Search the index, if the request uses it, and return the rows left to scan.
 
     Parameters
     ----------
     queries
-        float32 (queries, dim): the request's, as the collection keeps vectors.
+        float32 (queries, dim): the request's, in the form that the collection stores.
     request
-        Admitted.
+        Validated.
     remembered
-        The collection's.
+        Of the collection.
     """
     if request.filter is not None:
         passing = remembered.passing(snapshot, request.filter)
-        return _propose_passing(snapshot, config, queries, request, passing)
-    index, setting = snapshot.index, None
+        return _generate_filtered(snapshot, config, queries, request, passing)
+    index, parameters = snapshot.index, None
     if index is not None:
-        setting = index.setting_for(request.effort, config.target_recall, request.k)
-    if index is None or setting is None:
-        return Proposed(exact_part=snapshot.everything)
-    return Proposed(
+        parameters = index.parameters_for(request.effort, config.target_recall, request.k)
+    if index is None or parameters is None:
+        return GeneratedCandidates(exact_part=snapshot.everything)
+    return GeneratedCandidates(
         exact_part=snapshot.buffer,
-        setting=setting,
-        of_index=index.ivf.propose(
+        parameters=parameters,
+        from_index=index.ivf.candidates(
             queries,
             request.k,
-            setting,
+            parameters,
             snapshot.tombstones,
             snapshot.vectors,
             snapshot.squared_norms,
@@ -77,28 +77,30 @@ def propose(
     )
 
 
-def _propose_passing(
+def _generate_filtered(
     snapshot: Snapshot,
     config: CollectionConfig,
     queries: Float32Array,
     request: SearchRequest,
     passing: PassingRows,
-) -> Proposed:
-    """Do the same for the rows that pass a filter; where they are few, all are left to score."""
+) -> GeneratedCandidates:
+    """Do the same for the rows that pass a filter; if they are few, scan all of them."""
     effort, target_recall, k = request.effort, config.target_recall, request.k
-    index, setting = snapshot.index, None
+    index, parameters = snapshot.index, None
     if index is not None:
-        setting = index_setting(
+        parameters = filtered_parameters(
             index, effort, target_recall, k, len(queries), passing, snapshot.live
         )
-    if index is None or setting is None:
-        return Proposed(exact_part=passing, rows_passing=passing.live, filter_plan=FilterPlan.EXACT)
+    if index is None or parameters is None:
+        return GeneratedCandidates(
+            exact_part=passing, rows_passing=passing.live, filter_plan=FilterPlan.EXACT
+        )
     margin = margin_for(index, effort, target_recall)
-    return Proposed(
+    return GeneratedCandidates(
         exact_part=passing.since(snapshot.absorbed_until),
-        setting=setting,
-        of_index=propose_passing(
-            snapshot, index, config.metric, queries, k, setting, margin, passing
+        parameters=parameters,
+        from_index=filtered_candidates(
+            snapshot, index, config.metric, queries, k, parameters, margin, passing
         ),
         rows_passing=passing.live,
         filter_plan=FilterPlan.INDEX,

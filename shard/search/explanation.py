@@ -1,8 +1,7 @@
-"""Why a query does or does not find a row: where the index keeps it, and how it ranks. Pure.
+"""Explain why a query finds, or does not find, a row: its place in the index and its rank. Pure.
 
-Nothing here is derived from what should be so: the list that holds the row is looked up, the index
-is asked whether a search takes the row's code as a candidate, and the rank is that of an exact
-search.
+Everything is measured rather than derived. The row's list is looked up, the index is searched for
+the row's code among the candidates, and an exact search determines the rank.
 """
 
 from __future__ import annotations
@@ -30,29 +29,29 @@ from vectorshard.shard.types import (
 )
 
 ROWS_AT_ONCE: Final = 65_536
-"""Rows that are scored at once: the memory that a rank takes does not grow with the rows."""
+"""Rows scored at once: the memory for a rank is bounded for any number of rows."""
 
-_GROWTH: Final = 4  # of the candidates asked for, until the row is among them
+_GROWTH: Final = 4  # of the candidates requested, until the row is among them
 
 
 def looked_up(
     config: CollectionConfig, snapshot: Snapshot, request: ExplainRequest, row: int
 ) -> Explanation:
-    """Say all of an id but its shard and what `ranked` says.
+    """Explain an id, except for its shard and the fields that `ranked` adds.
 
-    Call it while the index is not being added to.
+    Call it while nothing is being added to the index.
 
     Parameters
     ----------
     request
-        Admitted.
+        Validated.
     row
         The newest row of its id, dead or alive; -1 if there is none.
 
     Raises
     ------
     LookupError
-        If the index has lost the row.
+        If the index should hold the row but does not.
     """
     if request.score is not None:
         return Explanation(score=request.score)
@@ -70,7 +69,7 @@ def ranked(
     row: int,
     found: Explanation,
 ) -> Explanation:
-    """Add to what `looked_up` found the rank and whether the filter hides the row."""
+    """Add the rank, and whether the filter hides the row, to the result of `looked_up`."""
     if request.score is None and not found.exists:
         return found
     passes = request.filter is None or row in snapshot.passing(request.filter)
@@ -85,9 +84,9 @@ def ranked(
 def explained(
     config: CollectionConfig, snapshot: Snapshot, query: Float32Array, row: int
 ) -> Explanation:
-    """Say where a live row is, and what a search must do to score it: see `looked_up`.
+    """Explain where a live row is, and what a search needs to score it: see `looked_up`.
 
-    `query` is float32 (1, dim), as searches admit it.
+    `query` is float32 (1, dim), in the form that the collection stores.
     """
     score = float(scores_of(config.metric, snapshot, query, np.array([row]))[0])
     index = snapshot.index
@@ -98,9 +97,9 @@ def explained(
     needed = candidates = 0
     if config.index.kind is not IndexKind.IVF_FLAT:
         k = CALIBRATED_K[0]
-        setting = index.setting_for(Effort(nprobe=nprobe), config.target_recall, k)
-        assert setting is not None, "a search that states its nprobe never scores all rows"
-        candidates = max(k, setting.candidates)
+        parameters = index.parameters_for(Effort(nprobe=nprobe), config.target_recall, k)
+        assert parameters is not None, "a search with an nprobe never scores all rows"
+        candidates = max(k, parameters.candidates)
         needed = candidates_needed(index.ivf, query, row, nprobe, snapshot.tombstones, candidates)
     return Explanation(
         exists=True,
@@ -121,11 +120,11 @@ def candidates_needed(
     tombstones: Tombstones,
     usual: int,
 ) -> int:
-    """Return how many candidates a search of `nprobe` lists must take to take a row of them.
+    """Return how many candidates a search of `nprobe` lists must take to include a row.
 
-    Of rows whose codes look alike any may come first, depending on how many are asked for. So the
-    first look is the very search that takes the `usual` number: whether that many are enough is
-    certain, and beyond them the answer is exact but for such rows.
+    The order of rows with equal codes depends on the number of candidates requested. So the first
+    search takes the `usual` number, which makes it certain whether that suffices. Above it, the
+    result is exact except for rows with equal codes.
 
     Raises
     ------
@@ -139,14 +138,14 @@ def candidates_needed(
         if len(places):
             return max(int(places[0]), too_few) + 1
         if wanted >= ivf.rows:
-            raise LookupError(f"the {nprobe} nearest inverted lists do not propose row {row}")
+            raise LookupError(f"row {row} is not in the {nprobe} nearest inverted lists")
         too_few, wanted = wanted, min(_GROWTH * wanted, ivf.rows)
 
 
 def scores_of(
     metric: Metric, snapshot: Snapshot, query: Float32Array, rows: Int64Array
 ) -> Float32Array:
-    """Return the exact scores of rows (rows,) that live for one query (1, dim). float32 (rows,)."""
+    """Return the exact scores of live rows (rows,) for one query (1, dim). float32 (rows,)."""
     pairs = Candidates(np.zeros(len(rows), np.int64), rows)
     return exact_scores(metric, query, snapshot.vectors, pairs.at(snapshot.positions))
 
@@ -158,14 +157,10 @@ def exact_rank(
     score: float,
     id_: IdArray,
 ) -> int:
-    """Return where a hit of this score and id (1,) ranks among all live rows, from 1.
+    """Return the rank of a hit of this score and id (1,) among all live rows, from 1.
 
-    It may be one of them. Equal scores rank by id.
-
-    Parameters
-    ----------
-    query
-        float32 (1, dim), as searches admit it.
+    It may be one of them. Equal scores rank by id. `query` is float32 (1, dim), in the form that
+    the collection stores.
     """
     cost = costs_of(metric, np.array([score], np.float32))[0]
     before = 0

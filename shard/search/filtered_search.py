@@ -1,17 +1,17 @@
-"""How a search finds the rows that pass a filter. Pure.
+"""Searches with a filter. Pure.
 
-Few rows that pass are all scored exactly. With many, the index is searched for them, and twice over
-the number of lists decides about the recall, not the number of hits:
+If few rows pass the filter, all of them are scored exactly. Otherwise the index is searched, and
+the number of lists probed determines the recall, in two steps:
 
-1. The k best of a part of the rows lie as far from the query as more than k hits of all of them do,
-   so the search probes as many lists as it would for k divided by that part.
-2. That is enough where the rows that pass are spread evenly. Where they are not (another language,
-   another region of the space) the nearest of them lie in lists further out. How much further than
-   the k-th hit the centroid of a list may lie that still holds hits is a property of the index: the
-   shard measures it after each training, on its own rows, as the *margins*. Queries with
-   lists left within the margin of their k-th hit are searched again, with those lists too.
+1. The k best passing rows are as far from the query as k / (share that passes) hits of all rows.
+   So the search probes as many lists as it would for that many hits.
+2. That suffices if the passing rows are spread evenly. If they are not (another language, another
+   region of the space), the nearest of them are in lists further out. The centroid of a list with
+   hits may lie further away than the k-th hit by a distance that is a property of the index. The
+   shard measures it after each training, on its own rows, as the *margins*. Queries that have
+   unprobed lists within the margin of their k-th hit are searched again, including those lists.
 
-`python -m benchmarks --only filters` shows what it finds and what it costs.
+`python -m benchmarks --only filters` measures recall and cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.index.calibration import CALIBRATED_K, TARGETS, Setting, work
+from vectorshard.shard.index.calibration import CALIBRATED_K, TARGETS, SearchParameters, work
 from vectorshard.shard.index.exact import (
     Candidates,
     concatenate,
@@ -35,49 +35,49 @@ from vectorshard.shard.index.exact import (
     rank,
 )
 from vectorshard.shard.index.ivf_index import IvfIndex, shortlist
-from vectorshard.shard.index.row_range import TrainingBuffer
+from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.filter_columns import packed_bits
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import Effort, Float32Array, Int64Array, Metric
 
 MARGIN_K: Final = CALIBRATED_K[0]
-"""The hits by which margins are measured; a search for fewer is held to so many."""
+"""The number of hits for which margins are measured; searches for fewer use as many."""
 
 MARGIN_QUERIES: Final = 128
-"""Rows of its own by which a shard measures its margins."""
+"""Rows that a shard uses as queries to measure its margins."""
 
 SCORED_ONE_BY_ONE: Final = 4
-"""Queries up to which each is scored by itself; more are worth one product for all."""
+"""Up to this many queries are scored one at a time; more are scored by one product."""
 
 REMEMBERED_FILTERS: Final = 16
 
 REMEMBERED_ROWS_MAX: Final = 65_536
-"""Rows beyond which it is the search that takes the time, not the filter."""
+"""With more rows, the search takes the time, not the filter."""
 
 REMEMBERED_BYTES_MAX: Final = 1024 * 1024
-"""Bytes of vectors that are copied for one filter: reading them from all over the row file takes
-longer than scoring them."""
+"""Bytes of vectors copied for one filter: to read them from all over the row file takes longer than
+to score them."""
 
-_WIDENED: Final = 1.15  # of the lists that evenly spread rows need; calibration is off by as much
-_GROWTH_MAX: Final = 0.6  # exponent by which nprobe may grow with k, whatever two points say
-_SECOND_STEP: Final = 1.5  # what both steps cost, on average, of what the first does
+_WIDENED: Final = 1.15  # of the lists for evenly spread rows; the calibration error
+_GROWTH_MAX: Final = 0.6  # largest exponent by which nprobe grows with k
+_SECOND_STEP: Final = 1.5  # average cost of both steps, relative to the first
 _LOST_HITS: Final = 2.0
-"""The first of the two steps finds most hits alone, so that the margins may leave out twice as many
-as the target allows: measured on words, with filters from independent to aligned with clusters,
-0.95 becomes 0.955 to 0.97."""
-_GATHERED_BYTES: Final = 4 * 1024 * 1024  # vectors copied at once: they stay in the cache
+"""Misses that the margins permit, relative to the target's. The first step alone finds most hits:
+measured on words, with filters from independent to aligned with clusters, 0.95 becomes 0.955 to
+0.97."""
+_GATHERED_BYTES: Final = 4 * 1024 * 1024  # vectors copied at once: they fit the cache
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Copies of some rows, one after the other: `vectors` (rows, dim), `squared_norms` (rows,)."""
+    """Contiguous copies of some rows: `vectors` (rows, dim), `squared_norms` (rows,)."""
 
     vectors: Float32Array
     squared_norms: Float32Array
 
-    def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
-        """Return a superset of the k best of them for each query, by their places here."""
+    def candidates(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
+        """Return a superset of the k best rows for each query, by their places in the copies."""
         rows = len(self.vectors)
         if rows and len(queries) <= SCORED_ONE_BY_ONE:
             places = np.tile(np.arange(rows), (len(queries), 1))
@@ -87,8 +87,10 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class PassingRows:
-    """The live rows that pass a filter: `rows` int64, ascending, which lie at `positions` of a
-    shard's `vectors` (positions, dim) and `squared_norms` (positions,); perhaps copies of them."""
+    """The live rows that pass a filter: `rows` int64, ascending, and perhaps copies of them.
+
+    `positions` maps rows to the shard's `vectors` (positions, dim) and `squared_norms`.
+    """
 
     vectors: Float32Array
     squared_norms: Float32Array
@@ -101,41 +103,41 @@ class PassingRows:
         cls, snapshot: Snapshot, rows: Int64Array, copies: Gathered | None = None
     ) -> PassingRows:
         """Return these rows of a snapshot."""
-        vectors = np.asarray(snapshot.vectors)  # a memory map's own indexing is slower
+        vectors = np.asarray(snapshot.vectors)  # indexing a memory map is slower
         return cls(vectors, snapshot.squared_norms, snapshot.positions, rows, copies)
 
     @property
     def live(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return len(self.rows)
 
     def since(self, first: int) -> PassingRows:
-        """Return those from row `first` on."""
+        """Return the rows from `first` on."""
         return replace(self, rows=self.rows[np.searchsorted(self.rows, first) :], copies=None)
 
     def gathered(self, rows: Int64Array) -> Gathered:
-        """Copy some of them."""
+        """Copy some of the rows."""
         at = self.positions.of(rows)
         return Gathered(self.vectors.take(at, axis=0), self.squared_norms[at])
 
-    def propose(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
-        """Return a superset of the k best of them for each query, ties included."""
+    def candidates(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
+        """Return a superset of the k best rows for each query, including ties."""
         if self.copies is not None:
-            found = self.copies.propose(metric, queries, k)
+            found = self.copies.candidates(metric, queries, k)
             return Candidates(found.query_of, self.rows[found.row_of])
         rows_at_once = max(1_024, _GATHERED_BYTES // (4 * self.vectors.shape[1]))
         parts = []
         for first in range(0, len(self.rows), rows_at_once):
             rows = self.rows[first : first + rows_at_once]
-            found = self.gathered(rows).propose(metric, queries, k)
+            found = self.gathered(rows).candidates(metric, queries, k)
             parts.append(Candidates(found.query_of, rows[found.row_of]))
         return concatenate(parts)
 
 
 class RememberedFilters:
-    """The rows that passed the last few filters; searches tend to ask the same ones.
+    """A cache of the rows that passed the last few filters, since searches often repeat filters.
 
-    Of few rows the vectors are remembered too. May be used by many threads.
+    For few rows it holds copies of the vectors too. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -143,7 +145,7 @@ class RememberedFilters:
         self._found: dict[Filter, tuple[int, Int64Array, Gathered | None]] = {}
 
     def passing(self, snapshot: Snapshot, filter_: Filter) -> PassingRows:
-        """Return the live rows of a snapshot that pass a filter that was admitted."""
+        """Return the live rows of a snapshot that pass a validated filter."""
         found = self._found.get(filter_)
         if found is not None and found[0] == snapshot.sequence:
             return PassingRows.of(snapshot, *found[1:])
@@ -162,7 +164,7 @@ class RememberedFilters:
         return passing
 
 
-def index_setting(
+def filtered_parameters(
     index: TrainedIndex,
     effort: Effort,
     target_recall: float,
@@ -170,45 +172,45 @@ def index_setting(
     queries: int,
     passing: PassingRows,
     live: int,
-) -> Setting | None:
-    """Return how far the index is searched at first for rows that pass; None to score all of them.
+) -> SearchParameters | None:
+    """Return the parameters of the first step; None to score all passing rows.
 
     Parameters
     ----------
     effort, target_recall, k
-        What is asked for. An nprobe is not widened.
+        As requested. A requested nprobe is not widened.
     queries
-        How many there are.
+        The number of queries.
     live
-        Rows of the shard, those that do not pass included.
+        The live rows of the shard, passing or not.
     """
-    setting = index.setting_for(effort, target_recall, k)
-    if setting is None or not passing.live:
+    parameters = index.parameters_for(effort, target_recall, k)
+    if parameters is None or not passing.live:
         return None
     if not effort.nprobe:
         growth = _growth_of_nprobe(index, effort, target_recall)
-        nprobe = _WIDENED * setting.nprobe * (live / passing.live) ** growth
-        setting = replace(setting, nprobe=min(math.ceil(nprobe), index.ivf.nlist))
+        nprobe = _WIDENED * parameters.nprobe * (live / passing.live) ** growth
+        parameters = replace(parameters, nprobe=min(math.ceil(nprobe), index.ivf.nlist))
     dim = passing.vectors.shape[1]
     rows_a_list = index.ivf.rows / index.ivf.nlist
-    through_index = queries * work(setting, rows_a_list, index.ivf.code_bytes, dim)
+    through_index = queries * work(parameters, rows_a_list, index.ivf.code_bytes, dim)
     if not effort.nprobe:
         through_index *= _SECOND_STEP
-    return None if exact_work(queries, passing.live, dim) <= through_index else setting
+    return None if exact_work(queries, passing.live, dim) <= through_index else parameters
 
 
 def exact_work(queries: int, rows: int, dim: int) -> float:
-    """Return how much work it is to score some rows for all queries, in the units of `work`.
+    """Return the work of scoring some rows for all queries, in the units of `work`.
 
-    Fitted as those are: to gather a row costs 40 ns and 0.5 ns a component, to score it for a query
-    1 ns and 0.04 ns a component.
+    Fitted in the same way: gathering a row costs 40 ns and 0.5 ns per component, scoring it for a
+    query 1 ns and 0.04 ns per component.
     """
     return rows * (40 + 0.5 * dim + queries * (1 + 0.04 * dim))
 
 
 def _growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float) -> float:
-    """Return the exponent by which nprobe grows with k, from the two k that are calibrated."""
-    few, many = (index.setting_for(effort, target_recall, k) for k in CALIBRATED_K)
+    """Return the exponent by which nprobe grows with k, from the two calibrated k."""
+    few, many = (index.parameters_for(effort, target_recall, k) for k in CALIBRATED_K)
     if few is None or many is None:
         return _GROWTH_MAX
     growth = math.log(many.nprobe / few.nprobe) / math.log(CALIBRATED_K[1] / CALIBRATED_K[0])
@@ -216,7 +218,7 @@ def _growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float)
 
 
 def margin_for(index: TrainedIndex, effort: Effort, target_recall: float) -> float | None:
-    """Return how much further than the k-th hit a list's centroid may lie; None: do not look."""
+    """Return how much further than the k-th hit a list's centroid may lie; None: no second step."""
     if effort.nprobe or not index.filter_margins:
         return None
     wanted = effort.target_recall or target_recall
@@ -226,35 +228,35 @@ def margin_for(index: TrainedIndex, effort: Effort, target_recall: float) -> flo
     return index.filter_margins[-1]
 
 
-def propose_passing(
+def filtered_candidates(
     snapshot: Snapshot,
     index: TrainedIndex,
     metric: Metric,
     queries: Float32Array,
     k: int,
-    setting: Setting,
+    parameters: SearchParameters,
     margin: float | None,
     passing: PassingRows,
 ) -> Candidates:
-    """Propose rows that pass for each query, as `IvfIndex.propose` does of all rows.
+    """Return candidates among the passing rows, as `IvfIndex.candidates` does among all rows.
 
     Call it under the index's lock.
 
     Parameters
     ----------
-    setting
-        How far the index is searched at first.
+    parameters
+        Of the first step.
     margin
-        Which queries are searched once more, and how far; None: none.
+        Of the second step, which may search queries again; None: there is no second step.
     """
     bits = packed_bits(passing.rows, snapshot.rows)
     wanted = max(k, MARGIN_K) if margin is not None else k
 
-    def propose(chosen: Float32Array, nprobe: int) -> Candidates:
-        return index.ivf.propose(
+    def search(chosen: Float32Array, nprobe: int) -> Candidates:
+        return index.ivf.candidates(
             chosen,
             wanted,
-            replace(setting, nprobe=nprobe),
+            replace(parameters, nprobe=nprobe),
             snapshot.tombstones,
             snapshot.vectors,
             snapshot.squared_norms,
@@ -262,30 +264,30 @@ def propose_passing(
             bits,
         )
 
-    found = propose(queries, setting.nprobe)
-    if margin is None or setting.nprobe == index.ivf.nlist:
+    found = search(queries, parameters.nprobe)
+    if margin is None or parameters.nprobe == index.ivf.nlist:
         return found
     scores = exact_scores(metric, queries, snapshot.vectors, found.at(snapshot.positions))
     kth = kth_costs(found.query_of, costs_of(metric, scores), len(queries), wanted)
     limits = remoteness(metric, queries, kth[:, None])[:, 0] + np.float32(margin)
     centroids = remoteness(metric, queries, costs_of(metric, index.ivf.centroid_scores(queries)))
     needed = np.count_nonzero(centroids <= limits[:, None], axis=1)
-    parts = [found.where(needed[found.query_of] <= setting.nprobe)]
-    nprobe = setting.nprobe
+    parts = [found.where(needed[found.query_of] <= parameters.nprobe)]
+    nprobe = parameters.nprobe
     while nprobe < index.ivf.nlist:
         least, nprobe = nprobe, min(2 * nprobe, index.ivf.nlist)
         again = np.flatnonzero((needed > least) & (needed <= nprobe))
         if len(again):
-            further = propose(np.ascontiguousarray(queries[again]), nprobe)
+            further = search(np.ascontiguousarray(queries[again]), nprobe)
             parts.append(Candidates(again[further.query_of], further.row_of))
     return concatenate(parts)
 
 
 def remoteness(metric: Metric, queries: Float32Array, costs: Float32Array) -> Float32Array:
-    """Return how far costs (queries, n) lie out, by a measure whose differences compare.
+    """Convert costs (queries, n) to a measure whose differences are comparable across queries.
 
-    The distance under L2; otherwise the product with the query's direction, turned so that less
-    is nearer. Infinite where a cost is.
+    The distance under L2; otherwise the negated product with the query's direction. Infinite where
+    a cost is.
     """
     if metric is Metric.L2:
         return np.sqrt(np.maximum(costs, 0))
@@ -298,25 +300,26 @@ def remoteness(metric: Metric, queries: Float32Array, costs: Float32Array) -> Fl
 def measured_margins(
     metric: Metric,
     ivf: IvfIndex,
-    held: TrainingBuffer,
+    held: RowRange,
     queries: Float32Array,
     own_rows: Int64Array,
 ) -> tuple[float, ...]:
     """Return how much further than the MARGIN_K-th hit the centroids of the hits' lists lie.
 
-    For each of TARGETS: so far that as many hits are within it as `_LOST_HITS` says.
+    One margin for each of TARGETS; the share of hits beyond it is `_LOST_HITS` times the target's
+    misses.
 
     Parameters
     ----------
     held
-        Exactly the rows that the index holds.
+        Exactly the rows in the index.
     queries
-        float32 (queries, dim): at most MARGIN_QUERIES of them are used.
+        float32 (queries, dim); at most MARGIN_QUERIES are used.
     own_rows
-        int64 (queries,): the row that each query is, to be left out of its answer.
+        int64 (queries,): the row of each query, excluded from its result.
     """
     queries, own_rows = queries[:MARGIN_QUERIES], own_rows[:MARGIN_QUERIES]
-    candidates = held.propose(metric, queries, MARGIN_K + 1)
+    candidates = held.candidates(metric, queries, MARGIN_K + 1)
     others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
     scores = exact_scores(metric, queries, held.vectors, others.at(held.positions))
     hits = rank(metric, others, scores, lambda rows: rows, len(queries), MARGIN_K)

@@ -1,12 +1,11 @@
-"""What recall live searches have, and when their index is calibrated on them anew. Pure.
+"""Measure the recall of live queries, and recalibrate the index on them if it is low. Pure.
 
-An index is calibrated on its own rows; queries unlike them find less. So a sample of the live ones
-is asked again, beside an exact search, with the setting that a search takes which states none. What
-is measured is what `shard.index.recall` measures: the rows that the index holds, for 10 hits. Rows
-of the
-buffer are scored in every search, so answers have at least this recall.
+An index is calibrated on its own rows; queries unlike them have a lower recall. So a sample of the
+live queries is searched again with the default search parameters and compared with an exact search.
+As in `shard.index.recall`, this measures the rows in the index, for 10 hits. Every search scores
+the training buffer exactly, so its recall is at least the measured one.
 
-The index in use is asked, a few queries at a time: its lock is held for a piece of the work only.
+The index stays in use: its lock is held for a few queries at a time.
 """
 
 from __future__ import annotations
@@ -26,34 +25,34 @@ from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import CollectionConfig, Effort, Float32Array
 
 LIVE_QUERIES_MIN: Final = 100
-"""Queries below which a recall says nothing: at .95 it is off by .02 in one of three cases."""
+"""Fewer queries give no usable recall: at .95 its error exceeds .02 in one case of three."""
 
 LIVE_QUERIES_NEW: Final = 64
-"""Queries that must be new in the sample before it is measured again."""
+"""New queries in the sample before it is measured again."""
 
 RECALL_SHORT: Final = 0.01
-"""How far under its target a recall may stay."""
+"""How far a recall may fall below its target."""
 
 LOW_BEFORE_CALIBRATING: Final = 2
-"""Measurements in a row that must be low, so that one unlucky sample changes nothing. All but the
-first are paid for by LIVE_QUERIES_NEW, and so calibrations cannot follow each other without end."""
+"""Consecutive low measurements before a recalibration, so that one unlucky sample has no effect.
+Each but the first needs LIVE_QUERIES_NEW, which bounds the rate of calibrations."""
 
 ASKED_AT_ONCE: Final = 16
-"""Queries for which the index's lock is held at a time: no longer than a small search holds it."""
+"""Queries per hold of the index's lock: no longer than a small search holds it."""
 
 CALIBRATED_AT_ONCE: Final = 4
-"""The same for a calibration, which lets the index propose far more."""
+"""The same for a calibration, which takes far more candidates."""
 
 Published = Callable[[], AbstractContextManager[Snapshot]]
-"""Gives what is published, and keeps its index from being added to until it is left."""
+"""A context that gives the published snapshot and blocks additions to its index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredLive:
     """The recall of live queries under one calibration.
 
-    `taken` is what the sample had taken by then, `low_in_a_row` how many measurements up to this
-    one found too little.
+    `taken` counts the queries that the sample had taken by then, `low_in_a_row` the consecutive low
+    measurements up to this one.
     """
 
     calibration: Calibration
@@ -64,9 +63,9 @@ class MeasuredLive:
 
 
 class LiveRecall:
-    """The live queries of one collection on one shard, and what they last found.
+    """The sample of live queries of one collection on one shard, and its last measured recall.
 
-    Any number of threads offer queries; one measures.
+    Any number of threads may offer queries; one measures.
     """
 
     def __init__(self, config: CollectionConfig, training: TrainingConfig) -> None:
@@ -86,21 +85,21 @@ class LiveRecall:
         return self._sample.memory_bytes
 
     def offer(self, queries: Float32Array) -> bool:
-        """Offer the queries of a search, float32 (queries, dim), as the collection keeps vectors.
+        """Offer the queries of a search, float32 (queries, dim), in the form that is stored.
 
-        Says whether they made a measurement due, if there is an index.
+        Returns whether a measurement is now due, provided that there is an index.
         """
         return self._sample.offer(queries) and self._enough_are_new
 
     def measured_of(self, index: TrainedIndex) -> MeasuredLive | None:
-        """Return what was last measured of an index as it is calibrated now; None before that."""
+        """Return the last measurement under an index's current calibration, if there was one."""
         measured = self._measured
         if measured is None or measured.calibration is not index.calibration:
             return None
         return measured
 
     def due(self, index: TrainedIndex | None) -> bool:
-        """Whether there is something to measure that is not known."""
+        """Whether a measurement is due."""
         if index is None or len(self._sample) < LIVE_QUERIES_MIN:
             return False
         return self.measured_of(index) is None or self._enough_are_new
@@ -113,14 +112,14 @@ class LiveRecall:
         return taken - measured.taken >= LIVE_QUERIES_NEW
 
     def measure(self, published: Published, go_on: Callable[[], None]) -> bool:
-        """Measure the sample; say whether its recall stays too low for the target.
+        """Measure the sample; return whether its recall is low enough to recalibrate.
 
-        If another index or calibration is published meanwhile, nothing is known.
+        If another index or calibration is published meanwhile, the measurement is dropped.
 
         Parameters
         ----------
         go_on
-            Raises what ends the measurement, if it should end. Called before each piece.
+            Called before each piece. It may raise to end the measurement.
         """
         taken, queries = self._sample.taken, self._sample.queries()
         with published() as snapshot:
@@ -128,22 +127,22 @@ class LiveRecall:
         if index is None:
             return False
         target = self._config.target_recall
-        setting = index.setting_for(Effort(), target, CALIBRATED_K[0])
+        parameters = index.parameters_for(Effort(), target, CALIBRATED_K[0])
         found, there = 0.0, 0.0
         for first in range(0, len(queries), ASKED_AT_ONCE):
-            if setting is None:  # such a search scores every row
+            if parameters is None:  # such a search scores every row
                 break
             go_on()
             piece = queries[first : first + ASKED_AT_ONCE]
             with published() as snapshot:
                 if snapshot.index is not index:
                     return False
-                proposed = index.ivf.nearest(
-                    piece, setting.candidates, setting.nprobe, snapshot.tombstones
+                candidates = index.ivf.nearest(
+                    piece, parameters.candidates, parameters.nprobe, snapshot.tombstones
                 )
             held = snapshot.between(0, snapshot.absorbed_until)
             hits = found_of(
-                self._config.metric, held, piece, proposed, CALIBRATED_K[0], self._shards
+                self._config.metric, held, piece, candidates, CALIBRATED_K[0], self._shards
             )
             found, there = found + hits[0], there + hits[1]
         recall = found / there if there else 1.0
@@ -162,7 +161,7 @@ class LiveRecall:
     def calibrated(
         self, index: TrainedIndex, published: Published, go_on: Callable[[], None]
     ) -> Calibration:
-        """Return the settings with which the sample reaches each target in a published index."""
+        """Return the search parameters for each target recall, measured with the sample."""
         queries = self._sample.queries()
         with published() as snapshot:
             held = snapshot.between(0, snapshot.absorbed_until)
@@ -174,6 +173,6 @@ class LiveRecall:
             np.full(len(queries), NO_ROW),
             go_on,
             shards=self._shards,
-            asking=published,
+            locked=published,
             at_once=CALIBRATED_AT_ONCE,
         )

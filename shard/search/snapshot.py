@@ -1,7 +1,7 @@
-"""What one search sees: an immutable view of a collection on a shard. Pure.
+"""A snapshot: the immutable view of a collection that one search uses. Pure.
 
-A snapshot is replaced as a whole, by a commit, by absorbing or by a new index, so that an upsert's
-new row and the tombstone of the old one become visible together.
+A commit, an absorption or a new index replaces the snapshot as a whole. So the new row of an upsert
+and the tombstone of the old row become visible together.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.index.calibration import Calibration, Setting
+from vectorshard.shard.index.calibration import Calibration, SearchParameters
 from vectorshard.shard.index.ivf_index import IvfIndex
-from vectorshard.shard.index.row_range import TrainingBuffer
+from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.filter_columns import FilterColumns, row_numbers
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
@@ -21,7 +21,7 @@ from vectorshard.shard.types import Effort, Float32Array, IdArray, Int64Array, L
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedIndex:
-    """One generation of the index, and how it came to be."""
+    """One generation of the index, its calibration and the facts of its training."""
 
     ivf: IvfIndex
     generation: int
@@ -32,93 +32,94 @@ class TrainedIndex:
     training_s: float
     imbalance_when_trained: float = 1.0
     filter_margins: tuple[float, ...] = ()
-    """See shard.search.filtered_search; empty where no field is declared."""
+    """See shard.search.filtered_search; empty without declared fields."""
 
-    def setting_for(self, effort: Effort, target_recall: float, k: int) -> Setting | None:
-        """Return how far a search looks in it; None when the search must score all rows."""
-        setting = self.calibration.setting_for(effort, target_recall, k)
-        if setting is None:
+    def parameters_for(
+        self, effort: Effort, target_recall: float, k: int
+    ) -> SearchParameters | None:
+        """Return the search parameters; None if the search must score all rows."""
+        found = self.calibration.parameters_for(effort, target_recall, k)
+        if found is None:
             return None
         held = max(1, self.ivf.rows)
-        return Setting(min(setting.nprobe, self.ivf.nlist), min(setting.candidates, held))
+        return SearchParameters(min(found.nprobe, self.ivf.nlist), min(found.candidates, held))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Committed rows, who of them is dead, and which of them the index holds.
+    """The committed rows, their tombstones, and the index with the rows that it holds.
 
-    `vectors`, `squared_norms` and `ids` go by position, and belong to one generation of the row
-    file; everything else speaks of rows by their numbers, and so do the methods.
+    `vectors`, `squared_norms` and `ids` are indexed by position, in one generation of the row file.
+    Everything else, and every method, uses row numbers.
     """
 
     sequence: int
-    """The newest commit in it."""
+    """The newest commit in the snapshot."""
     vectors: Float32Array
     """(positions, dim): a read-only view of the row file."""
     squared_norms: Float32Array
     """(positions,)"""
     ids: IdColumn
-    """At least (positions,): a later commit appends to it."""
+    """At least (positions,): later commits append to it."""
     positions: RowMap = field(default_factory=RowMap)
-    """Where each row lies in those three."""
+    """Maps rows to positions in these three."""
     tombstones: Tombstones = field(default_factory=Tombstones)
     columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
-    """The declared fields; of more rows than this snapshot's, perhaps."""
+    """The declared fields, possibly of rows newer than this snapshot too."""
     replaced: int = 0
     deleted: int = 0
     index: TrainedIndex | None = None
     absorbed_until: int = 0
-    """The index holds the rows below this that lived when they were absorbed."""
+    """The index holds the rows below this that were live when they were absorbed."""
     rows_skipped: int = 0
-    """Rows below `absorbed_until` that were dead by then, so the index does not hold them."""
-
+    """Rows below `absorbed_until` that were dead by then; the index does not hold them."""
     list_imbalance: float = 1.0
-    """How unevenly the index's lists are filled: FAISS's factor, 1 is even."""
+    """FAISS's imbalance factor of the index's lists: 1 if all are equally long."""
 
     @property
     def rows(self) -> int:
-        """Rows ever committed; the next row's number."""
+        """The number of rows ever committed, which is the next row's number."""
         return self.positions.rows(len(self.vectors))
 
     @property
     def live(self) -> int:
-        """Rows that searches see."""
+        """The number of rows that are visible to searches."""
         return self.rows - self.tombstones.count
 
     def vectors_of(self, rows: Int64Array) -> Float32Array:
-        """Return a copy of the vectors of rows that live, float32 (rows, dim)."""
+        """Return a copy of the vectors of live rows, float32 (rows, dim)."""
         vectors: Float32Array = self.vectors.take(self.positions.of(rows), axis=0)
         return vectors
 
     def ids_of(self, rows: Int64Array) -> IdArray:
-        """Return the ids of rows that live, (rows,)."""
+        """Return the ids of live rows, (rows,)."""
         return self.ids.take(self.positions.of(rows))
 
     @property
-    def buffer(self) -> TrainingBuffer:
-        """The rows that the index does not hold."""
+    def buffer(self) -> RowRange:
+        """The training buffer: the rows that the index does not hold yet."""
         return self.between(self.absorbed_until, self.rows)
 
     @property
-    def everything(self) -> TrainingBuffer:
+    def everything(self) -> RowRange:
         """All rows, for an exact search."""
         return self.between(0, self.rows)
 
-    def between(self, first: int, last: int) -> TrainingBuffer:
+    def between(self, first: int, last: int) -> RowRange:
         """Return the rows of [first, last)."""
-        return TrainingBuffer(
+        return RowRange(
             self.vectors, self.squared_norms, self.tombstones, first, last, self.positions
         )
 
     def passing(self, filter_: Filter) -> Int64Array:
-        """Return the live rows that pass a filter that was admitted, ascending."""
+        """Return the live rows that pass a validated filter, ascending."""
         rows = row_numbers(self.columns.passing(filter_, self.rows))
         return rows[~self.tombstones.are_dead(rows)] if self.tombstones.count else rows
 
     def ledger(self) -> Ledger:
-        """Say where every accepted row is, counting what the index really holds.
+        """Return the ledger, with the number of rows that FAISS reports.
 
-        Call it while the index is not being added to.
+        Call it while nothing is being added to the index.
         """
         indexed = 0
         if self.index is not None:

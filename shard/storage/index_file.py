@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vectorshard.shard.index.calibration import Calibration, CalibrationPoint, Setting
+from vectorshard.shard.index.calibration import Calibration, CalibrationPoint, SearchParameters
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checksum import checksum
@@ -44,7 +44,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
                 CalibrationPoint(
                     k=int(k),
                     target_recall=target_recall,
-                    setting=Setting(int(nprobe), int(candidates)),
+                    parameters=SearchParameters(int(nprobe), int(candidates)),
                     measured_recall=measured_recall,
                 )
                 for k, target_recall, nprobe, candidates, measured_recall in stored.calibration
@@ -107,8 +107,8 @@ def _stored_points(calibration: Calibration) -> tuple[tuple[float, ...], ...]:
         (
             point.k,
             point.target_recall,
-            point.setting.nprobe,
-            point.setting.candidates,
+            point.parameters.nprobe,
+            point.parameters.candidates,
             point.measured_recall,
         )
         for point in calibration.points

@@ -27,7 +27,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
     WritesStopped,
-    nobody_answered,
+    mark_unanswered,
 )
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.types import (
@@ -68,7 +68,7 @@ async def test_a_write_whose_acknowledgement_was_lost_is_repeated_without_a_trac
 
     async def lose(request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         written.append((await upsert(request, call=call)).accepted)
-        raise nobody_answered(ShardUnavailable("connection reset"))
+        raise mark_unanswered(ShardUnavailable("connection reset"))
 
     router = await Router.connect([GuardedShard(shard, "far:1") for shard in shards])
     batch = replace(BATCH, mode=mode)
@@ -89,7 +89,7 @@ async def test_rows_of_the_others_are_there_at_once(
     shards: list[LocalShard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
-        raise nobody_answered(ShardUnavailable("connection refused"))
+        raise mark_unanswered(ShardUnavailable("connection refused"))
 
     monkeypatch.setattr(shards[1], "upsert", fail)
     router = await Router.connect(shards)

@@ -24,7 +24,7 @@ from vectorshard.shard.errors import (
     Overloaded,
     ShardUnavailable,
     VectorShardError,
-    nobody_answered,
+    mark_unanswered,
 )
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -47,7 +47,7 @@ SEARCH = SearchRequest(collection="words", queries=some_vectors(1), k=10)
 
 def lost() -> ShardUnavailable:
     """What the network says."""
-    return nobody_answered(ShardUnavailable("connection refused"))
+    return mark_unanswered(ShardUnavailable("connection refused"))
 
 
 def now_s() -> float:
@@ -77,7 +77,7 @@ class Remote(FakeShard):
             async with asyncio.timeout_at(call.deadline):
                 await self.running.wait()
         except TimeoutError:
-            raise nobody_answered(DeadlineExceeded("no answer before the deadline")) from None
+            raise mark_unanswered(DeadlineExceeded("no answer before the deadline")) from None
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         await self._reached("search", call)

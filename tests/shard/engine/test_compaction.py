@@ -340,7 +340,7 @@ def test_who_holds_a_snapshot_from_before_reads_on_in_the_old_file(
     collection._verify(old, rows)
     _, metadata = collection._included(old, rows, WHOLE_ROWS)
     assert metadata == [metadata_of(id_) for id_ in old.ids_of(rows).tolist()]
-    found = old.everything.propose(collection.entry.config.metric, live.vectors, 1)
+    found = old.everything.candidates(collection.entry.config.metric, live.vectors, 1)
     assert set(rows.tolist()) == set(found.row_of.tolist())
     del old
     assert collection.wants_sweeping

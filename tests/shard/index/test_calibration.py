@@ -19,7 +19,7 @@ from vectorshard.shard.index.calibration import (
     Calibration,
     CalibrationPoint,
     Places,
-    Setting,
+    SearchParameters,
     calibrate,
     merged_chances,
     nlist_for,
@@ -31,7 +31,10 @@ from vectorshard.shard.types import Effort, IndexConfig, IndexKind, NlistRule
 POINTS = Calibration(
     tuple(
         CalibrationPoint(
-            k=k, target_recall=target, setting=Setting(nprobe, 3 * k), measured_recall=target
+            k=k,
+            target_recall=target,
+            parameters=SearchParameters(nprobe, 3 * k),
+            measured_recall=target,
         )
         for k, factor in zip(CALIBRATED_K, (1, 3), strict=True)
         for target, nprobe in zip(TARGETS, (2 * factor, 4 * factor, 8 * factor, 16), strict=True)
@@ -151,12 +154,12 @@ class Measured:
             for k, places in found.items()
         }
 
-    def recall(self, k: int, setting: Setting) -> float:
+    def recall(self, k: int, setting: SearchParameters) -> float:
         places = self.places_at(setting.nprobe)[k]
         return float((places.places < setting.candidates).sum()) / places.total
 
 
-def some_work(setting: Setting) -> float:
+def some_work(setting: SearchParameters) -> float:
     return 5 * setting.nprobe + setting.candidates
 
 
@@ -174,11 +177,11 @@ def test_every_setting_reaches_its_target_and_none_that_was_tried_is_cheaper(
     for point in points:
         wanted = point.target_recall + RESERVE * (1 - point.target_recall)
         assert point.measured_recall >= wanted - 1e-9
-        assert index.recall(point.k, point.setting) == pytest.approx(point.measured_recall)
+        assert index.recall(point.k, point.parameters) == pytest.approx(point.measured_recall)
         for nprobe in tried:
             for candidates in range(point.k, 600, 7):
-                cheaper = Setting(nprobe, candidates)
-                if some_work(cheaper) < some_work(point.setting):
+                cheaper = SearchParameters(nprobe, candidates)
+                if some_work(cheaper) < some_work(point.parameters):
                     assert index.recall(point.k, cheaper) < wanted
 
 
@@ -197,7 +200,7 @@ def test_lists_that_cost_more_than_what_is_known_are_not_tried() -> None:
     index = Measured(1, 1_000)
     index.list_of[:] = 2
     points = calibrate(index.places_at, 1_000, some_work, compressed=True).points
-    assert {point.setting.nprobe for point in points} == {3}
+    assert {point.parameters.nprobe for point in points} == {3}
     assert max(index.asked) < 200
 
 
@@ -205,7 +208,7 @@ def test_an_index_that_knows_who_is_best_needs_no_candidates_beyond_k() -> None:
     index = Measured(1, 50)
     index.before[:] = np.arange(CALIBRATED_K[-1])
     for point in calibrate(index.places_at, 50, some_work, compressed=False).points:
-        assert point.setting.candidates == point.k
+        assert point.parameters.candidates == point.k
 
 
 def test_a_target_that_no_setting_reaches_has_no_point() -> None:
@@ -226,10 +229,14 @@ def test_an_index_without_other_rows_reaches_everything() -> None:
 
 @given(st.integers(1, 65_536), st.sampled_from([8, 50, 200]), st.sampled_from([2, 100, 768]))
 def test_more_lists_and_more_candidates_are_more_work(nprobe: int, code: int, dim: int) -> None:
-    def of(setting: Setting) -> float:
+    def of(setting: SearchParameters) -> float:
         return work(setting, rows_a_list=100.0, code_bytes=code, dim=dim)
 
-    assert of(Setting(nprobe + 1, 50)) > of(Setting(nprobe, 50)) < of(Setting(nprobe, 51))
+    assert (
+        of(SearchParameters(nprobe + 1, 50))
+        > of(SearchParameters(nprobe, 50))
+        < of(SearchParameters(nprobe, 51))
+    )
 
 
 # ---- which setting a search gets -----------------------------------------------------------------
@@ -237,7 +244,7 @@ def test_more_lists_and_more_candidates_are_more_work(nprobe: int, code: int, di
 
 def nprobes(*targets: float, k: int = 10) -> list[int]:
     points = [POINTS.point_for(target, k) for target in targets]
-    return [0 if point is None else point.setting.nprobe for point in points]
+    return [0 if point is None else point.parameters.nprobe for point in points]
 
 
 def test_a_target_between_two_that_are_calibrated_takes_the_upper() -> None:
@@ -250,30 +257,40 @@ def test_a_k_between_two_that_are_calibrated_takes_the_upper() -> None:
 
 
 def test_candidates_grow_with_a_k_beyond_those_that_are_calibrated() -> None:
-    settings_of = [POINTS.setting_for(Effort(), 0.9, k) for k in (100, 150, 1_000)]
-    assert settings_of == [Setting(12, 300), Setting(12, 450), Setting(12, 3_000)]
+    settings_of = [POINTS.parameters_for(Effort(), 0.9, k) for k in (100, 150, 1_000)]
+    assert settings_of == [
+        SearchParameters(12, 300),
+        SearchParameters(12, 450),
+        SearchParameters(12, 3_000),
+    ]
 
 
 def test_a_target_above_all_that_are_calibrated_takes_all_rows() -> None:
     assert POINTS.point_for(0.995, 10) is None
-    assert POINTS.setting_for(Effort(target_recall=1.0), 0.8, 10) is None
-    assert POINTS.setting_for(Effort(exact=True), 0.8, 10) is None
+    assert POINTS.parameters_for(Effort(target_recall=1.0), 0.8, 10) is None
+    assert POINTS.parameters_for(Effort(exact=True), 0.8, 10) is None
 
 
 def test_a_searchs_own_nprobe_wins_over_its_target_and_that_over_the_collections() -> None:
-    assert POINTS.setting_for(Effort(nprobe=7, target_recall=0.9), 0.8, 10) == Setting(7, 30)
-    assert POINTS.setting_for(Effort(target_recall=0.95), 0.8, 10) == Setting(8, 30)
-    assert POINTS.setting_for(Effort(), 0.8, 10) == Setting(2, 30)
+    assert POINTS.parameters_for(Effort(nprobe=7, target_recall=0.9), 0.8, 10) == SearchParameters(
+        7, 30
+    )
+    assert POINTS.parameters_for(Effort(target_recall=0.95), 0.8, 10) == SearchParameters(8, 30)
+    assert POINTS.parameters_for(Effort(), 0.8, 10) == SearchParameters(2, 30)
 
 
 def test_an_nprobe_of_its_own_comes_with_the_candidates_of_the_highest_recall() -> None:
     uneven = Calibration(
         (
-            CalibrationPoint(k=10, target_recall=0.8, setting=Setting(2, 20), measured_recall=0.8),
             CalibrationPoint(
-                k=10, target_recall=0.99, setting=Setting(9, 90), measured_recall=0.99
+                k=10, target_recall=0.8, parameters=SearchParameters(2, 20), measured_recall=0.8
+            ),
+            CalibrationPoint(
+                k=10, target_recall=0.99, parameters=SearchParameters(9, 90), measured_recall=0.99
             ),
         )
     )
-    assert uneven.setting_for(Effort(nprobe=3), 0.8, 10) == Setting(3, 90)
-    assert Calibration(()).setting_for(Effort(nprobe=3), 0.8, 10) == Setting(3, CANDIDATES_MAX)
+    assert uneven.parameters_for(Effort(nprobe=3), 0.8, 10) == SearchParameters(3, 90)
+    assert Calibration(()).parameters_for(Effort(nprobe=3), 0.8, 10) == SearchParameters(
+        3, CANDIDATES_MAX
+    )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shard.samples import some_vectors
-from vectorshard.shard.index.calibration import Setting
+from vectorshard.shard.index.calibration import SearchParameters
 from vectorshard.shard.index.exact import Candidates, costs_of, exact_scores
 from vectorshard.shard.index.ivf_index import IvfIndex, shortlist, use_cores
 from vectorshard.shard.rows.tombstones import Tombstones
@@ -48,8 +48,8 @@ def propose(
     candidates: int = 1_000,
 ) -> Candidates:
     """Propose rows of an index that holds `vectors` under their positions."""
-    setting = Setting(nprobe, candidates)
-    return index.propose(queries, k, setting, tombstones, vectors, squared_norms(vectors))
+    setting = SearchParameters(nprobe, candidates)
+    return index.candidates(queries, k, setting, tombstones, vectors, squared_norms(vectors))
 
 
 def proposed(candidates: Candidates, queries: int) -> list[set[int]]:

@@ -15,22 +15,22 @@ from vectorshard.shard.index.calibration import CALIBRATED_K, TARGETS, Calibrati
 from vectorshard.shard.index.exact import exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.recall import NO_ROW, measured_calibration, without
-from vectorshard.shard.index.row_range import TrainingBuffer
+from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import Effort, Float32Array, IndexKind, Int64Array, Metric
 
 
 def held_by_an_index(
     vectors: Float32Array, kind: IndexKind, metric: Metric, tombstones: Tombstones
-) -> tuple[IvfIndex, TrainingBuffer]:
+) -> tuple[IvfIndex, RowRange]:
     ivf = IvfIndex.train(kind, metric, vectors, 16, seed=1)
     ivf.add(np.arange(len(vectors)), vectors)
     norms = np.einsum("ij,ij->i", vectors, vectors)
-    return ivf, TrainingBuffer(vectors, norms, tombstones, 0, len(vectors))
+    return ivf, RowRange(vectors, norms, tombstones, 0, len(vectors))
 
 
 def measured(
-    kind: IndexKind, metric: Metric, ivf: IvfIndex, held: TrainingBuffer, queries: Int64Array
+    kind: IndexKind, metric: Metric, ivf: IvfIndex, held: RowRange, queries: Int64Array
 ) -> Calibration:
     """Calibrate on rows of the index."""
     config = config_of(dim=held.vectors.shape[1], metric=metric, kind=kind)
@@ -58,10 +58,10 @@ def test_the_recall_of_a_setting_is_what_a_search_with_it_has(
     assert set(reached) <= set(expected)
     assert len(reached) >= 6
     for point in calibration.points:
-        found = ivf.propose(
-            vectors[queries], point.k + 1, point.setting, tombstones, vectors, held.squared_norms
+        found = ivf.candidates(
+            vectors[queries], point.k + 1, point.parameters, tombstones, vectors, held.squared_norms
         )
-        truth = held.propose(metric, vectors[queries], point.k + 1)
+        truth = held.candidates(metric, vectors[queries], point.k + 1)
         shares = []
         for query, own in enumerate(queries.tolist()):
             best = set(truth.row_of[truth.query_of == query].tolist()) - {own}
@@ -85,7 +85,7 @@ def test_rows_that_are_alike_stand_for_each_other(kind: IndexKind) -> None:
     calibration = measured(kind, Metric.L2, ivf, held, np.arange(0, 2_000, 25))
     point = calibration.point_for(0.99, 10)
     assert point is not None
-    assert point.setting.nprobe == 1
+    assert point.parameters.nprobe == 1
     assert point.measured_recall == 1.0
 
 
@@ -95,10 +95,10 @@ def test_queries_that_are_no_rows_are_measured_as_they_are() -> None:
     nobody = np.full(len(queries), NO_ROW)
     config = config_of(dim=16, kind=IndexKind.IVF_PQ)
     calibration = measured_calibration(config, ivf, held, queries, nobody, lambda: None)
-    setting = calibration.setting_for(Effort(), 0.9, 10)
+    setting = calibration.parameters_for(Effort(), 0.9, 10)
     assert setting is not None
-    found = ivf.propose(queries, 10, setting, held.tombstones, vectors, held.squared_norms)
-    truth = held.propose(Metric.L2, queries, 10)
+    found = ivf.candidates(queries, 10, setting, held.tombstones, vectors, held.squared_norms)
+    truth = held.candidates(Metric.L2, queries, 10)
     best = rank(
         Metric.L2, truth, exact_scores(Metric.L2, queries, vectors, truth), np.asarray, 50, 10
     )
@@ -117,7 +117,7 @@ def test_rows_that_the_index_took_in_since_are_passed_over() -> None:
 
     def nprobes() -> list[int]:
         calibration = measured_calibration(config, ivf, held, queries, nobody, lambda: None)
-        return [point.setting.nprobe for point in calibration.points if point.k == 10]
+        return [point.parameters.nprobe for point in calibration.points if point.k == 10]
 
     before = nprobes()
     ivf.add(np.arange(2_000, len(newer)), newer[2_000:])
@@ -135,14 +135,14 @@ def test_the_index_is_asked_within_what_guards_it_a_few_queries_at_a_time() -> N
         rounds += 1
 
     @contextmanager
-    def asking() -> Iterator[None]:
+    def locked() -> Iterator[None]:
         nonlocal asked
         asked += 1
         yield
 
     own_rows = np.arange(10)
     config = config_of(dim=16)
-    measured_calibration(config, ivf, held, vectors[:10], own_rows, go_on, asking=asking, at_once=4)
+    measured_calibration(config, ivf, held, vectors[:10], own_rows, go_on, locked=locked, at_once=4)
     assert asked == 1 + rounds  # once for what each list holds
     assert rounds >= 3
 
@@ -170,10 +170,10 @@ def test_one_look_at_many_lists_tells_what_searches_of_fewer_find(
     in_few_looks = calibration()
     monkeypatch.setattr("vectorshard.shard.index.recall.NPROBES_A_LOOK", 1)
     monkeypatch.setattr("vectorshard.shard.index.recall.NPROBE_FIRST_LOOK", 1)
-    assert len({point.setting.nprobe for point in in_few_looks.points}) > 2
+    assert len({point.parameters.nprobe for point in in_few_looks.points}) > 2
     for point, searched in zip(in_few_looks.points, calibration().points, strict=True):
         # Codes that tie may come in another order, and two settings may cost the same.
-        assert costs(point.setting) == pytest.approx(costs(searched.setting), rel=0.1)
+        assert costs(point.parameters) == pytest.approx(costs(searched.parameters), rel=0.1)
         assert point.measured_recall == pytest.approx(searched.measured_recall, abs=0.01)
 
 
@@ -190,14 +190,16 @@ def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
         alone, merged = (
             measured_calibration(
                 config, ivf, held, queries, nobody, lambda: None, shards=of
-            ).setting_for(Effort(), 0.9, 10)
+            ).parameters_for(Effort(), 0.9, 10)
             for of in (1, shards)
         )
         assert alone is not None
         assert merged is not None
         cost = partial(work, rows_a_list=held.last / 16, code_bytes=ivf.code_bytes, dim=16)
         assert cost(merged) < 0.8 * cost(alone)
-        hits = ivf.propose(queries, 10, merged, held.tombstones, held.vectors, held.squared_norms)
+        hits = ivf.candidates(
+            queries, 10, merged, held.tombstones, held.vectors, held.squared_norms
+        )
         scores = exact_scores(Metric.L2, queries, held.vectors, hits)
         for query, row, score in zip(hits.query_of, hits.row_of, scores, strict=True):
             found[query].append((float(score), int(row) * shards + shard))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.shard.samples import config_of, ids_of, int64s, some_vectors
-from vectorshard.shard.index.calibration import Calibration, CalibrationPoint, Setting
+from vectorshard.shard.index.calibration import Calibration, CalibrationPoint, SearchParameters
 from vectorshard.shard.index.exact import Candidates, costs_of, exact_scores
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.rows.id_column import IdColumn
@@ -49,7 +49,10 @@ def snapshot_of(
         ivf = IvfIndex.train(kind, metric, vectors, NLIST, seed=1)
         ivf.add(np.arange(absorbed_until), vectors[:absorbed_until])
         point = CalibrationPoint(
-            k=10, target_recall=0.99, setting=Setting(6, CANDIDATES), measured_recall=0.99
+            k=10,
+            target_recall=0.99,
+            parameters=SearchParameters(6, CANDIDATES),
+            measured_recall=0.99,
         )
         index = TrainedIndex(
             ivf=ivf,

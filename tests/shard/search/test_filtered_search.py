@@ -13,7 +13,7 @@ from vectorshard.shard.index.calibration import (
     TARGETS,
     Calibration,
     CalibrationPoint,
-    Setting,
+    SearchParameters,
 )
 from vectorshard.shard.index.exact import Candidates, exact_candidates, exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex
@@ -26,10 +26,10 @@ from vectorshard.shard.search.filtered_search import (
     SCORED_ONE_BY_ONE,
     PassingRows,
     RememberedFilters,
-    index_setting,
+    filtered_candidates,
+    filtered_parameters,
     margin_for,
     measured_margins,
-    propose_passing,
 )
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import (
@@ -70,7 +70,10 @@ class Indexed:
         ivf.add(np.arange(rows), self.vectors)
         points = tuple(
             CalibrationPoint(
-                k=k, target_recall=target, setting=Setting(nprobe, k), measured_recall=target
+                k=k,
+                target_recall=target,
+                parameters=SearchParameters(nprobe, k),
+                measured_recall=target,
             )
             for k, nprobe in zip(CALIBRATED_K, (4, 8), strict=True)
             for target in TARGETS
@@ -101,15 +104,15 @@ class Indexed:
 
     def setting(
         self, rows: int, *, queries: int = 64, effort: Effort = NO_EFFORT
-    ) -> Setting | None:
+    ) -> SearchParameters | None:
         """Return how far it is searched when so many rows pass."""
         passing = self.passing(np.arange(rows))
         live = self.snapshot.live
-        return index_setting(self.index, effort, 0.95, 10, queries, passing, live)
+        return filtered_parameters(self.index, effort, 0.95, 10, queries, passing, live)
 
     def best(self, queries: Float32Array, rows: Int64Array, k: int) -> list[set[int]]:
         """Return the true k best of some rows for each query."""
-        found = self.passing(rows).propose(self.metric, queries, k)
+        found = self.passing(rows).candidates(self.metric, queries, k)
         scores = exact_scores(self.metric, queries, self.vectors, found)
         ranked = rank(self.metric, found, scores, lambda each: each, len(queries), k)
         parts = np.split(ranked.rows, np.cumsum(ranked.counts)[:-1])
@@ -119,13 +122,13 @@ class Indexed:
         self, queries: Float32Array, rows: Int64Array, nprobe: int, margin: float | None
     ) -> float:
         """Return the recall@10 of a search of the index for some rows."""
-        found = propose_passing(
+        found = filtered_candidates(
             self.snapshot,
             self.index,
             self.metric,
             queries,
             10,
-            Setting(nprobe, 10),
+            SearchParameters(nprobe, 10),
             margin,
             self.passing(rows),
         )
@@ -154,7 +157,7 @@ def test_rows_that_pass_are_all_looked_at(
     passing = PassingRows(vectors, squared_norms(vectors), RowMap(), chosen)
     if copied:
         passing = replace(passing, copies=passing.gathered(chosen))
-    found = passing.propose(metric, queries, 10)
+    found = passing.candidates(metric, queries, 10)
     alone = np.zeros(3_000, dtype=np.bool_)
     alone[chosen] = True
     expected = exact_candidates(
