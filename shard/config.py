@@ -88,7 +88,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RebuildConfig:
+class CompactionConfig:
     """When a compaction removes dead rows from the row file, and a training from the index."""
 
     # Affects performance.
@@ -106,6 +106,6 @@ class EngineConfig:
     limits: Limits = field(default_factory=Limits)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    rebuild: RebuildConfig = field(default_factory=RebuildConfig)
+    compaction: CompactionConfig = field(default_factory=CompactionConfig)
     search_threads: int = 1  # searches that one shard runs concurrently
     search_cores: int = 1  # that one FAISS call may use

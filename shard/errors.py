@@ -191,6 +191,6 @@ ErrorT = TypeVar("ErrorT", bound=VectorShardError)
 
 
 def mark_unanswered(error: ErrorT) -> ErrorT:
-    """Mark an error that no server reported, and return it."""
+    """Return the error, marked as one that no server returned."""
     error.unanswered = True
     return error

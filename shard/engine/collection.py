@@ -621,7 +621,7 @@ class Collection:
             return False
         return first_training_due(
             snapshot, self.entry.config.index.min_training_size
-        ) or retraining_due(snapshot, self.engine.rebuild)
+        ) or retraining_due(snapshot, self.engine.compaction)
 
     @property
     def wants_absorbing(self) -> bool:
@@ -748,12 +748,12 @@ class Collection:
         snapshot = self._snapshot
         return self._rebuild_asked or (
             len(snapshot.vectors) - snapshot.live >= self._dead_before_next_rebuild
-            and rebuild_due(snapshot, self.engine.rebuild, asked=False)
+            and rebuild_due(snapshot, self.engine.compaction, asked=False)
         )
 
     def ask_for_rebuild(self) -> None:
         """Ask for a rebuild, which comes about if enough rows are dead to be worth it."""
-        self._rebuild_asked = rebuild_due(self._snapshot, self.engine.rebuild, asked=True)
+        self._rebuild_asked = rebuild_due(self._snapshot, self.engine.compaction, asked=True)
 
     def rebuild(self, go_on: Callable[[], None]) -> None:
         """Write the living rows anew, so that the dead cost neither disk nor memory any more.
@@ -784,11 +784,13 @@ class Collection:
                 row_store=self._row_store,
                 source=self._columns,
                 snapshot=snapshot,
-                piece_rows=max(1, self.engine.rebuild.piece_bytes // (4 * self.entry.config.dim)),
+                piece_rows=max(
+                    1, self.engine.compaction.piece_bytes // (4 * self.entry.config.dim)
+                ),
             )
         try:
             # Copying is less work than committing, so this ends however much is written meanwhile.
-            while rebuild.rows_behind(self._snapshot) > self.engine.rebuild.tail_rows:
+            while rebuild.rows_behind(self._snapshot) > self.engine.compaction.tail_rows:
                 with self._files.read():
                     go_on()
                     rebuild.copy_piece(self._snapshot)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vectorshard.shard.config import RebuildConfig
+from vectorshard.shard.config import CompactionConfig
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 
 GROWTH_BEFORE_RETRAINING: Final = 4
@@ -29,7 +29,7 @@ def first_training_due(snapshot: Snapshot, min_training_size: int) -> bool:
     return snapshot.index is None and snapshot.live >= max(1, min_training_size)
 
 
-def retraining_due(snapshot: Snapshot, config: RebuildConfig) -> bool:
+def retraining_due(snapshot: Snapshot, config: CompactionConfig) -> bool:
     """Whether the index has become too small, too dead or too unbalanced for its rows."""
     index = snapshot.index
     if index is None or snapshot.live == 0:
@@ -45,14 +45,14 @@ def retraining_due(snapshot: Snapshot, config: RebuildConfig) -> bool:
     )
 
 
-def rebuild_due(snapshot: Snapshot, config: RebuildConfig, *, asked: bool) -> bool:
+def rebuild_due(snapshot: Snapshot, config: CompactionConfig, *, asked: bool) -> bool:
     """Whether enough rows of the row file are dead; fewer will do if a training was asked for."""
     there = len(snapshot.vectors)
     share = config.dead_share_when_asked if asked else config.dead_share
     return there - snapshot.live >= max(config.dead_rows_min, share * there)
 
 
-def _half_dead(snapshot: Snapshot, held: int, config: RebuildConfig) -> bool:
+def _half_dead(snapshot: Snapshot, held: int, config: CompactionConfig) -> bool:
     """Whether as much of what the index holds is dead as makes the row file be rebuilt."""
     buffered = snapshot.rows - snapshot.absorbed_until
     if held - snapshot.live + buffered < config.dead_rows_min:  # the most that can be dead of it

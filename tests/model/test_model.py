@@ -39,7 +39,7 @@ from tests.conformance.hosts import Hosts, SharedGate, some_hosts
 from tests.shard.filter_samples import FIELDS, holds
 from vectorshard.cli.embedded import open_embedded
 from vectorshard.router.fan_out.placement import slots_of_shard
-from vectorshard.shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
+from vectorshard.shard.config import BufferConfig, CompactionConfig, EngineConfig, TrainingConfig
 from vectorshard.shard.errors import InvalidVector
 from vectorshard.shard.filters import Equals, Exists, Filter, Range
 from vectorshard.shard.protocol import Shard
@@ -99,7 +99,9 @@ ALREADY_EXISTS = 6  # google.rpc.Code
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=3),
     training=TrainingConfig(calibration_queries=16, checkpoint_min_rows=20),
-    rebuild=RebuildConfig(dead_rows_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3),
+    compaction=CompactionConfig(
+        dead_rows_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3
+    ),
 )
 """So small that what comes with many rows comes in most histories: absorbing, rebuilding."""
 

@@ -12,7 +12,7 @@ import pytest
 from tests.system.acknowledged import DIM, Acknowledged
 from tests.system.conftest import ServerProcess, Starter, wait_until
 from vectorshard.client.client import Client
-from vectorshard.shard.config import RebuildConfig
+from vectorshard.shard.config import CompactionConfig
 from vectorshard.shard.errors import ShardUnavailable
 from vectorshard.shard.types import Float32Array
 
@@ -22,7 +22,7 @@ NAME = "churn"
 IDS = range(2_000)
 LARGE_DIM = 64
 ROW_BYTES = 4 * LARGE_DIM
-DEAD_ROWS_MIN = RebuildConfig().dead_rows_min
+DEAD_ROWS_MIN = CompactionConfig().dead_rows_min
 
 TURNS = 50
 STORE_BYTES = 8 * 1024 * 1024

@@ -27,7 +27,7 @@ from tests.shard.samples import (
     some_vectors,
     write,
 )
-from vectorshard.shard.config import RebuildConfig
+from vectorshard.shard.config import CompactionConfig
 from vectorshard.shard.engine.background import TrainingAbandoned, build_index
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
@@ -44,7 +44,8 @@ from vectorshard.shard.types import (
 )
 
 ENGINE = replace(
-    SMALL_ENGINE, rebuild=RebuildConfig(dead_rows_min=100, piece_bytes=40 * 4 * 8, tail_rows=5)
+    SMALL_ENGINE,
+    compaction=CompactionConfig(dead_rows_min=100, piece_bytes=40 * 4 * 8, tail_rows=5),
 )
 """40 rows a piece."""
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests.crash_disk import CrashState, FailingDisk, Kind, RecordingDisk
-from vectorshard.shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
+from vectorshard.shard.config import BufferConfig, CompactionConfig, EngineConfig, TrainingConfig
 from vectorshard.shard.engine.background import build_index
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.errors import Overloaded, RowFileCorrupt, WritesStopped
@@ -55,7 +55,7 @@ IDENTITY = ShardIdentity(
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=20, absorb_piece_rows=7),
     training=TrainingConfig(calibration_queries=8, checkpoint_min_rows=10),
-    rebuild=RebuildConfig(dead_rows_min=1, piece_bytes=20 * 4 * DIM, tail_rows=10),
+    compaction=CompactionConfig(dead_rows_min=1, piece_bytes=20 * 4 * DIM, tail_rows=10),
 )
 WHOLE_ROWS = Include(vectors=True, metadata=True)
 EVERY_ROW = (Effort(exact=True), Effort(nprobe=1_000))

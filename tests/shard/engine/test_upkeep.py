@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.shard.samples import Corpus, config_of, open_collection, some_vectors, write
-from vectorshard.shard.config import RebuildConfig
+from vectorshard.shard.config import CompactionConfig
 from vectorshard.shard.engine.background import build_index
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.upkeep import first_training_due, rebuild_due, retraining_due
@@ -20,7 +20,7 @@ from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import IdType, IndexKind, Metric
 
-CONFIG = RebuildConfig(dead_rows_min=20, dead_share=0.5, dead_share_when_asked=0.1)
+CONFIG = CompactionConfig(dead_rows_min=20, dead_share=0.5, dead_share_when_asked=0.1)
 
 
 def snapshot_of(
