@@ -1,6 +1,6 @@
-"""One shard: rows on disk, a training buffer and an IVF index in memory, and its gRPC edge.
+"""A shard: rows on disk, a training buffer and an IVF index in memory, and the gRPC server.
 
-The lower layer; it owns the vocabulary and never imports `router`. Rooms import only rooms above
-them: vocabulary, `wire`, `rows`, `index`, `search`, `storage`, `engine`, `server`; `runtime`
-beside.
+It owns the vocabulary and never imports `router`. A room imports only earlier ones of this list:
+the vocabulary, `wire`, `rows`, `index`, `search`, `storage`, `engine`, `server`. `runtime` imports
+none of them.
 """

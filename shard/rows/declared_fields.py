@@ -1,4 +1,4 @@
-"""The declared fields of rows' metadata: which values each field type takes. Pure."""
+"""The declared fields in rows' metadata, and the values that each field type allows. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INT64_LIMIT: Final = 2.0**63
 NUMBERS: Final = (FieldType.INT64, FieldType.DOUBLE)
 TAKES: Final[Mapping[FieldType, str]] = {
     FieldType.KEYWORD: "a string or a list of strings",
-    FieldType.INT64: "a whole number of 64 bits",
+    FieldType.INT64: "a 64-bit integer",
     FieldType.DOUBLE: "a number",
     FieldType.BOOL: "true or false",
 }
@@ -23,14 +23,14 @@ TAKES: Final[Mapping[FieldType, str]] = {
 def declared_fields(
     config: CollectionConfig, metadata: Sequence[bytes] | None
 ) -> list[FieldValues] | None:
-    """Return the declared fields of each row of a batch, or None when there is nothing of them.
+    """Return the declared fields of each row of a batch; None without metadata or declared fields.
 
-    A field may be absent or null. Without declared fields no metadata is looked into.
+    A field may be absent or null.
 
     Raises
     ------
     InvalidParameter
-        If a declared field is of another type than it was declared with; names the row.
+        If a value does not have the declared type; names the row.
     """
     if metadata is None or not config.filter_fields:
         return None
@@ -59,12 +59,14 @@ def _field_value(name: str, field_type: FieldType, value: Any, row: int) -> Fiel
     elif is_of(field_type, value):
         return value  # type: ignore[no-any-return]
     raise InvalidParameter(
-        f"is declared as {field_type.name}, {TAKES[field_type]}", field=f"metadata.{name}", row=row
+        f"expected {TAKES[field_type]} ({field_type.name})",
+        field=f"metadata.{name}",
+        row=row,
     )
 
 
 def is_of(field_type: FieldType, value: Any) -> bool:
-    """Say whether a single value, numbers being float, is of a field's type."""
+    """Return whether a single value, with numbers as float, has a field's type."""
     if field_type is FieldType.KEYWORD:
         return isinstance(value, str)
     if field_type is FieldType.BOOL:

@@ -1,10 +1,10 @@
-"""Which rows pass a filter: columns over the row numbers, one for each declared field.
+"""Filter columns: one column over the row numbers for each declared field.
 
-Columns only grow. A commit appends its rows before it publishes its snapshot, and whoever asks
-names the number of rows that his snapshot covers: newer rows are cut off, so that the answer is of
-that snapshot for ever, and taking a snapshot copies nothing. One thread appends, any number read
-without a lock: a method of pyroaring runs under the GIL from its beginning to its end, and an array
-that grew leaves the old one as it was.
+Columns only grow. A commit appends its rows before it publishes its snapshot, and a reader states
+the number of rows of its snapshot: newer rows are cut off. So a result always belongs to that
+snapshot, and taking a snapshot copies nothing. One thread appends, and any number of threads read
+without a lock: each pyroaring method runs entirely under the GIL, and a full array is replaced,
+not changed.
 """
 
 from __future__ import annotations
@@ -22,28 +22,26 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from vectorshard.shard.filters import And, Condition, Equals, Exists, Filter, In, Not, Or, Range
-from vectorshard.shard.types import FieldType, FilterField, Int64Array, UInt8Array
+from vectorshard.shard.types import FieldType, FilterField, Float64Array, Int64Array, UInt8Array
 
 FieldValue: TypeAlias = tuple[str, ...] | float | bool | None
-"""A declared field of one row: keywords, a number or a bool by its type; None where it is absent or
-null. Numbers are float, as metadata holds them, also those of INT64."""
+"""A declared field of one row: keywords, a number or a bool by its type; None if absent or null.
+Numbers are float, as in metadata, including those of INT64."""
 
 FieldValues: TypeAlias = tuple[FieldValue, ...]
-"""All declared fields of one row, in the order of their declaration."""
-
-Float64Array: TypeAlias = npt.NDArray[np.float64]
+"""All declared fields of one row, in order of declaration."""
 
 _LENGTH: Final = struct.Struct("<Q")
-_KEYWORD_BYTES: Final = 200  # of a keyword, its entry in a dict, and an empty bitmap
-_HELD_BYTES: Final = 2  # of a row in a bitmap, where it is not packed more tightly
+_KEYWORD_BYTES: Final = 200  # of a keyword, its dict entry and an empty bitmap
+_HELD_BYTES: Final = 2  # of a row in a bitmap, unless it is packed more tightly
 
 
 class DamagedColumns(ValueError):
-    """Bytes that no `FilterColumns` of these fields has written."""
+    """The bytes were not written by a `FilterColumns` with these fields."""
 
 
 def _bitmap_of(rows: npt.NDArray[np.integer]) -> BitMap:
-    # pyroaring takes an array.array as it is, and anything else number by number.
+    # pyroaring takes an array.array as a whole, and anything else number by number.
     return BitMap(array("I", np.ascontiguousarray(rows, dtype=np.uint32).tobytes()))
 
 
@@ -53,11 +51,11 @@ def _below(rows: int) -> BitMap:
 
 @dataclass(slots=True)
 class _KeywordColumn:
-    """The rows of each keyword; a row with a list is in several."""
+    """The rows of each keyword; a row with a list has several."""
 
     present: BitMap = field(default_factory=BitMap)
     by_keyword: dict[str, BitMap] = field(default_factory=dict)
-    held: int = 0  # rows in all of them together
+    held: int = 0  # sum of the rows of all keywords
 
     def append(self, row: int, value: FieldValue) -> None:
         assert isinstance(value, tuple)
@@ -101,14 +99,14 @@ class _KeywordColumn:
 
     @property
     def memory_bytes(self) -> int:
-        """About: to ask every bitmap would take too long where there are many."""
+        """An estimate: to query many bitmaps would take too long."""
         keywords = len(self.by_keyword) * _KEYWORD_BYTES
         return _bitmap_bytes(self.present) + keywords + self.held * _HELD_BYTES
 
 
 @dataclass(slots=True)
 class _BoolColumn:
-    """The rows that are true, and those that are false."""
+    """The rows that have a value, and those that are true."""
 
     present: BitMap = field(default_factory=BitMap)
     true: BitMap = field(default_factory=BitMap)
@@ -140,7 +138,7 @@ class _BoolColumn:
 
 @dataclass(slots=True)
 class _NumberColumn:
-    """The number of each row; NaN where there is none, which no comparison lets pass."""
+    """The number of each row; NaN without one, which fails every comparison."""
 
     present: BitMap = field(default_factory=BitMap)
     numbers: Float64Array = field(default_factory=lambda: np.zeros(0))
@@ -212,14 +210,14 @@ class FilterColumns:
     Parameters
     ----------
     fields
-        The declared fields. Without any there are no columns, and nothing costs anything.
+        The declared fields. Without any there are no columns and no costs.
     """
 
     def __init__(self, fields: Sequence[FilterField]) -> None:
         self._fields = tuple(fields)
         self._columns = {each.name: _COLUMN_OF[each.type]() for each in fields}
         self.rows = 0
-        """Rows that are appended, those without metadata included."""
+        """Rows appended, including those without metadata."""
 
     @property
     def memory_bytes(self) -> int:
@@ -227,7 +225,7 @@ class FilterColumns:
         return sum(column.memory_bytes for column in self._columns.values())
 
     def append(self, values: Mapping[int, FieldValues], rows: int) -> None:
-        """Append the rows up to `rows`, those without values in `values` too, by their numbers."""
+        """Append the rows up to `rows`, with `values` by row number; a row may have none."""
         columns = list(self._columns.values())
         for row, row_values in values.items():
             for column, value in zip(columns, row_values, strict=True):
@@ -236,7 +234,7 @@ class FilterColumns:
         self.rows = rows
 
     def passing(self, filter_: Filter, rows: int) -> BitMap:
-        """Return the rows below `rows`, dead or alive, that pass a filter that was admitted."""
+        """Return the rows below `rows`, dead or alive, that pass a validated filter."""
         return self._passing(filter_, rows, _below(rows))
 
     def _passing(self, filter_: Filter, rows: int, everything: BitMap) -> BitMap:
@@ -252,9 +250,9 @@ class FilterColumns:
         return column.holding(filter_, rows) & everything
 
     def to_bytes(self, rows: int) -> bytes:
-        """Serialize the first `rows` rows; more may be appended meanwhile.
+        """Serialize the first `rows` rows, possibly while more are appended.
 
-        Every part is preceded by its length; the columns come in the order of their declaration.
+        Every part is preceded by its length; the columns are in order of declaration.
         """
         everything = bytearray()
         for column in self._columns.values():
@@ -266,12 +264,12 @@ class FilterColumns:
     def from_bytes(
         cls, fields: Sequence[FilterField], rows: int, serialized: bytes
     ) -> FilterColumns:
-        """Read what `to_bytes` wrote of so many rows.
+        """Read what `to_bytes` wrote for `rows` rows.
 
         Raises
         ------
         DamagedColumns
-            If it did not.
+            If `to_bytes` did not write it.
         """
         columns = cls(fields)
         parts = _parts_of(serialized)
@@ -289,8 +287,10 @@ def _parts_of(serialized: bytes) -> Iterator[bytes]:
     while at < len(serialized):
         (length,) = _LENGTH.unpack_from(serialized, at)
         at += _LENGTH.size
-        if length > len(serialized) - at:  # pyroaring would read beyond the end of a bitmap
-            raise DamagedColumns(f"{length} bytes from {at} on, of {len(serialized)} in all")
+        if length > len(serialized) - at:  # pyroaring would read past the end of the bytes
+            raise DamagedColumns(
+                f"part length {length} at {at} exceeds the {len(serialized)} bytes"
+            )
         yield serialized[at : at + length]
         at += length
 
@@ -301,7 +301,7 @@ def row_numbers(bitmap: BitMap) -> Int64Array:
 
 
 def packed_bits(rows: Int64Array, rows_total: int) -> UInt8Array:
-    """Return a bitmap that covers `rows_total` rows, as FAISS reads it.
+    """Return a bitmap of `rows_total` rows in FAISS's format.
 
     uint8 (ceil(rows_total / 8),): bit ``row % 8``, least significant first, of byte ``row // 8`` is
     set for each of `rows`.

@@ -1,7 +1,7 @@
-"""The fingerprint of a topology: which leaf shards a server reaches, in sixteen digits. Pure.
+"""The fingerprint of a topology: sixteen digits for the leaf shards that a server reaches. Pure.
 
-A caller sends the fingerprint of the server that it means with every call. An address may come to
-belong to another server at any moment, and an answer from the wrong shard looks like any other.
+A caller sends the fingerprint of the intended server with every call. An address may be reassigned
+to another server at any moment, and the results of a wrong shard look like any others.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The ids of a shard's rows, in memory as arrays, and where each id's newest row is.
+"""The ids of a shard's rows, and an index from each id to its newest row. Pure.
 
-Pure: numpy in, numpy out, no Python object kept for a row. A row goes by its *position* here, so
-that a rebuild leaves nothing behind of those that it drops. What is dead is no business of this
-room: callers hold the tombstones. Everything here has one writer at a time; other threads may read
-rows and ids that were there before their call, without a lock: an array that has grown too small
-is replaced, never resized, and a length is published after what it counts.
+Everything is in numpy arrays, without a Python object per row. Rows are identified by *position*,
+so a compaction leaves no trace of the rows that it removes. Callers hold the tombstones.
+
+There is one writer at a time. Other threads may read rows and ids that existed before their call,
+without a lock: a full array is replaced, never resized, and a length is published last.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.shard.errors import RowStoreCorrupt
-from vectorshard.shard.rows.slots import UInt64Array, xxh3_64
-from vectorshard.shard.types import BoolArray, IdArray, IdType, Int64Array, UInt8Array
+from vectorshard.shard.rows.slots import xxh3_64
+from vectorshard.shard.types import BoolArray, IdArray, IdType, Int64Array, UInt8Array, UInt64Array
 
 HashIds: TypeAlias = Callable[[IdArray], UInt64Array]
 
@@ -36,7 +36,7 @@ class IdColumn:
     Parameters
     ----------
     id_type
-        The kind of all ids.
+        The type of all ids.
     """
 
     def __init__(self, id_type: IdType) -> None:
@@ -45,16 +45,16 @@ class IdColumn:
         self.id_type = id_type
 
     def __len__(self) -> int:
-        """Rows appended."""
+        """The number of rows appended."""
         return self._rows
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes allocated, the room to grow included."""
+        """Bytes allocated, including spare capacity."""
         return self._values.memory_bytes
 
     def append(self, ids: IdArray) -> None:
-        """Append the ids of the next rows, (rows,) of this column's kind."""
+        """Append the ids of the next rows, (rows,) of the column's type."""
         self._values.append(ids)
         self._rows += len(ids)
 
@@ -64,18 +64,18 @@ class IdColumn:
         Raises
         ------
         RowStoreCorrupt
-            If `blob` does not hold exactly that many; nothing is appended. Whether strings are
-            UTF-8 is not looked at: `blob` has a checksum where it is stored.
+            If `blob` does not hold exactly that many; nothing is appended. It does not check that
+            strings are UTF-8: `blob` is stored with a checksum.
         """
         self._values.extend_encoded(blob, rows)
         self._rows += rows
 
     def take(self, positions: Int64Array) -> IdArray:
-        """Return the ids at `positions`, (rows,). They must have been appended."""
+        """Return the ids at `positions`, (rows,), which must have been appended."""
         return self._values.take(positions)
 
     def take_encoded(self, positions: Int64Array) -> bytes:
-        """Return the ids at `positions` as `encode_ids` writes them, without a string of each."""
+        """Return the ids at `positions` as `encode_ids` writes them, without creating strings."""
         return self._values.take_encoded(positions)
 
 
@@ -114,21 +114,21 @@ class IdIndex:
 
     A table entry is a row's position; its id is read from the column. The n-th probe of an id is
     n(n+1)/2 places after its first, which visits every place of a table whose size is a power of
-    two (Knuth, The Art of Computer Programming 3, section 6.4) and makes fewer rounds than linear
-    probing. All ids of a call advance together, one probe a round, so that the work is numpy's.
-    STRING ids compare by the hash kept for each row first, then by the strings themselves.
+    two (Knuth, The Art of Computer Programming 3, section 6.4) and needs fewer rounds than linear
+    probing. All ids of a call advance together, one probe per round, so the work is vectorized.
+    STRING ids are compared by their stored hashes first, then as strings.
 
-    There is no delete. `lookup` may run beside `put`: an id that was put is never missed.
+    There is no delete. `lookup` may run during `put` and finds every id that was put before.
 
     Parameters
     ----------
     column
         The ids of the rows.
     hash_ids
-        ids (rows,) -> uint64 (rows,). Its *high* bits choose where to look: within a shard the low
-        bits of xxh3-64 are what placed the ids here, and so are far from uniform.
+        ids (rows,) -> uint64 (rows,). The *high* bits choose the first probe: the low bits of
+        xxh3-64 determine the placement, so within a shard they are far from uniform.
     room
-        Ids that the table has room for from the start.
+        The initial capacity, in ids.
     """
 
     def __init__(self, column: IdColumn, hash_ids: HashIds = xxh3_64, room: int = 0) -> None:
@@ -141,22 +141,22 @@ class IdIndex:
         self._ids = 0
 
     def __len__(self) -> int:
-        """Distinct ids put."""
+        """The number of distinct ids."""
         return self._ids
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes allocated, the column's not included."""
+        """Bytes allocated, excluding the column."""
         kept = 0 if self._hash_of_row is None else self._hash_of_row.memory_bytes
         return self._table.nbytes + kept
 
     def lookup(self, ids: IdArray) -> Int64Array:
-        """Return the position of each id's newest row, -1 where there is none. int64 (ids,)."""
+        """Return the position of each id's newest row, -1 for unknown ids. int64 (ids,)."""
         _, rows = self._find(ids, self._hash_ids(ids))
         return rows
 
     def hashes(self, rows: Int64Array) -> UInt64Array:
-        """Return the hashes of the ids of rows that were put, by position. uint64 (rows,)."""
+        """Return the hashes of the ids of rows, by position. uint64 (rows,)."""
         if self._hash_of_row is None:
             return self._hash_ids(self._column.take(rows))
         return self._hash_of_row.take(rows)
@@ -164,14 +164,14 @@ class IdIndex:
     def put(self, ids: IdArray, rows: Int64Array) -> None:
         """Make `rows` the newest of `ids`.
 
-        If memory runs out, ids that were put before keep their rows; new ones may have got theirs.
+        If memory runs out, existing ids keep their rows; some new ids may be entered.
 
         Parameters
         ----------
         ids
-            (ids,), each once.
+            (ids,), distinct.
         rows
-            int64 (ids,): positions. The column holds these ids there already.
+            int64 (ids,): positions, where the column already holds these ids.
         """
         hashes = self._hash_ids(ids)
         if self._hash_of_row is not None:
@@ -186,14 +186,14 @@ class IdIndex:
         self._table[positions[~absent]] = rows[~absent]
 
     def put_new(self, rows: Int64Array, hashes: UInt64Array) -> None:
-        """Enter rows of distinct ids that were never put, by position, given their hashes."""
+        """Enter rows of distinct new ids, by position, given their hashes."""
         if self._hash_of_row is not None:
             self._hash_of_row.write(rows, hashes)
         self._make_room(len(rows))
         _place(self._table, hashes, rows)
 
     def _find(self, ids: IdArray, hashes: UInt64Array) -> tuple[Int64Array, Int64Array]:
-        """Return where the probing of each id ended, and the row there: its own, or -1."""
+        """Return the last place probed for each id, and the row there: the id's own, or -1."""
         table = self._table
         positions = _first_positions(table, hashes)
         rows = table[positions]
@@ -209,7 +209,7 @@ class IdIndex:
         return positions, rows
 
     def _other(self, rows: Int64Array, ids: IdArray, hashes: UInt64Array) -> BoolArray:
-        """Say for each table entry whether it is a row of another id than the one beside it."""
+        """Return whether each table entry is a row of another id than the given one."""
         taken: BoolArray = rows != _ABSENT
         if self._hash_of_row is None:
             taken &= self._column.take(rows) != ids
@@ -219,7 +219,7 @@ class IdIndex:
         return taken
 
     def _make_room(self, ids: int) -> None:
-        """Count `ids` new entries, into a larger table if this one would be over half full."""
+        """Count `ids` new entries, and grow the table if it would be over half full."""
         self._ids += ids
         if 2 * self._ids <= len(self._table):
             return
@@ -230,7 +230,7 @@ class IdIndex:
 
 
 def _bits_for(ids: int) -> int:
-    """Return how large, as a power of two, a table must be for `ids` to fill at most half of it."""
+    """Return the bits of the smallest table that `ids` fill at most half."""
     return max(0, 2 * ids - 1).bit_length()
 
 
@@ -239,13 +239,13 @@ def _empty_table(bits: int) -> Int64Array:
 
 
 def _first_positions(table: Int64Array, hashes: UInt64Array) -> Int64Array:
-    """Return where the probing of each hash begins: its highest bits."""
+    """Return the first place to probe for each hash: its highest bits."""
     table_bits = len(table).bit_length() - 1
     return (hashes >> np.uint64(64 - table_bits)).astype(np.int64)
 
 
 def _place(table: Int64Array, hashes: UInt64Array, rows: Int64Array) -> None:
-    """Enter rows whose ids are not in the table. Of those that want one place, one gets it."""
+    """Enter rows whose ids are not in the table. When several want one place, one gets it."""
     positions = _first_positions(table, hashes)
     step = 0
     while len(rows):
@@ -258,9 +258,9 @@ def _place(table: Int64Array, hashes: UInt64Array, rows: Int64Array) -> None:
 
 
 class _Growing(Generic[_Scalar]):
-    """An array with room at its end. A replaced array stays valid for who reads it.
+    """An array with spare capacity. A replaced array stays valid for its readers.
 
-    It has room for one value at least, so that taking -1 is always allowed, if meaningless.
+    Its capacity is at least one value, so that taking -1 is always safe, if meaningless.
     """
 
     def __init__(self, dtype: type[_Scalar]) -> None:
@@ -279,7 +279,7 @@ class _Growing(Generic[_Scalar]):
         self._length = end
 
     def write(self, at: Int64Array, values: npt.NDArray[_Scalar]) -> None:
-        """Write values anywhere, (values,); what lies between is undefined until written."""
+        """Write values (values,) anywhere; gaps are undefined until written."""
         end = int(at.max(initial=-1)) + 1
         array = self._with_room(end)
         array[at] = values
@@ -299,7 +299,7 @@ class _Growing(Generic[_Scalar]):
 
 
 class _Int64Values:
-    """int64 ids, 8 bytes a row."""
+    """int64 ids, 8 bytes per row."""
 
     def __init__(self) -> None:
         self._ids = _Growing(np.int64)
@@ -322,7 +322,7 @@ class _Int64Values:
 
 
 class _StringValues:
-    """UTF-8 strings end to end in one arena; the one at p is from _ends[p] to _ends[p + 1]."""
+    """Contiguous UTF-8 strings in one arena; string p spans _ends[p] to _ends[p + 1]."""
 
     def __init__(self) -> None:
         self._arena = _Growing(np.uint8)
@@ -352,11 +352,11 @@ class _StringValues:
         return np.diff(ends, prepend=0).astype("<u4").tobytes() + text.tobytes()
 
     def _texts(self, positions: Int64Array) -> tuple[UInt8Array, Int64Array]:
-        """Return the bytes of some strings, and where each ends in them: int64 (positions,)."""
+        """Return the bytes of some strings, and the end of each in them: int64 (positions,)."""
         begins = self._ends.take(positions)
         lengths = self._ends.take(positions + 1) - begins
         ends = np.cumsum(lengths)
-        # Byte i of the answer belongs to the string whose bytes end behind it there.
+        # Byte i of the result belongs to the first string that ends after it.
         places = np.repeat(begins + lengths - ends, lengths)
         places += np.arange(len(places))
         return self._arena.take(places), ends
@@ -364,24 +364,24 @@ class _StringValues:
 
 def _decoded_int64s(blob: bytes, rows: int) -> Int64Array:
     if len(blob) != 8 * rows:
-        raise RowStoreCorrupt(f"{len(blob)} bytes are not {rows} int64 ids")
+        raise RowStoreCorrupt(f"blob length {len(blob)} is not 8 * {rows} int64 ids")
     return np.frombuffer(blob, "<i8").astype(np.int64, copy=False)
 
 
 def _decoded_strings(blob: bytes, rows: int) -> tuple[UInt8Array, Int64Array]:
-    """Return the bytes of all strings, and where each ends in them: int64 (rows,)."""
+    """Return the bytes of all strings, and the end of each in them: int64 (rows,)."""
     text_begins = _LENGTH_BYTES * rows
     if len(blob) < text_begins:
-        raise RowStoreCorrupt(f"{len(blob)} bytes cannot hold {rows} string ids")
+        raise RowStoreCorrupt(f"blob length {len(blob)} is less than 4 * {rows} string ids")
     ends = np.cumsum(np.frombuffer(blob, "<u4", rows), dtype=np.int64)
     text = np.frombuffer(blob, np.uint8, offset=text_begins) if rows else np.empty(0, np.uint8)
     if len(text) != (ends[-1] if rows else len(blob)):
-        raise RowStoreCorrupt(f"{len(blob)} bytes are not {rows} string ids")
+        raise RowStoreCorrupt(f"blob length {len(blob)} does not match {rows} string ids")
     return text, ends
 
 
 def _strings(text: bytes, ends: Int64Array) -> IdArray:
-    """Cut `text` into an object array of `str`, (rows,)."""
+    """Split `text` into an object array of `str`, (rows,)."""
     bounds = [0, *ends.tolist()]
     strings = np.empty(len(ends), np.object_)
     strings[:] = [text[bounds[i] : bounds[i + 1]].decode() for i in range(len(ends))]

@@ -1,24 +1,20 @@
-"""Where each row lies in the row file: row number -> position, and back. Immutable and pure.
+"""The map from row numbers to positions in the row file, and back. Immutable and pure.
 
-A row's number never changes; a rebuild leaves dead rows out, so that positions do. Until the first
-rebuild a row lies at the position of its number, and the map costs nothing. Afterwards a bit says
-of each row below `rebuilt_until` whether it was kept, and a running count for each 64 of them makes
-a position one look-up and one popcount: 0.19 bytes for every row ever accepted. The rows from
-`rebuilt_until` on lie behind the kept ones, in their order.
+A row's number never changes; its position does, because a compaction removes dead rows. Before the
+first compaction the map is the identity and costs nothing. Afterwards a bit for each row below
+`compacted_until` records whether it was kept, and a running count for every 64 bits makes a
+position one lookup and one popcount: 0.19 bytes for every row ever accepted. The rows from
+`compacted_until` on follow the kept ones, in order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from vectorshard.shard.rows.tombstones import Tombstones
-from vectorshard.shard.types import BoolArray, Int64Array, UInt32Array
-
-UInt64Array: TypeAlias = npt.NDArray[np.uint64]
+from vectorshard.shard.types import BoolArray, Int64Array, UInt32Array, UInt64Array
 
 _WORD_BITS = 64
 _ONE = np.uint64(1)
@@ -26,23 +22,23 @@ _ONE = np.uint64(1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMap:
-    """The identity as it is built; `of_kept` makes any other.
+    """The identity by default; `of_kept` builds any other map.
 
     Bit `row % 64`, least significant first, of `_words[row // 64]` is set for kept rows, and
-    `_kept_before[word]` counts those before it. There is a word for `rebuilt_until` itself, too.
+    `_kept_before[word]` counts the kept rows before that word. `compacted_until` itself has a word.
     """
 
-    rebuilt_until: int = 0
-    """Rows below it lie in the file only if they were kept."""
+    compacted_until: int = 0
+    """Rows below this are in the file only if they were kept."""
     kept: int = 0
-    """How many of those were kept."""
+    """How many of these were kept."""
     _words: UInt64Array = field(default_factory=lambda: np.zeros(1, "<u8"))
     _kept_before: UInt32Array = field(default_factory=lambda: np.zeros(1, np.uint32))
 
     @classmethod
-    def of_kept(cls, rows: Int64Array, rebuilt_until: int) -> RowMap:
-        """Return the map of a file that holds `rows`, ascending, of those below `rebuilt_until`."""
-        words = np.zeros(rebuilt_until // _WORD_BITS + 1, "<u8")
+    def of_kept(cls, rows: Int64Array, compacted_until: int) -> RowMap:
+        """Return the map of a file with `rows`, ascending, of those below `compacted_until`."""
+        words = np.zeros(compacted_until // _WORD_BITS + 1, "<u8")
         bits = _ONE << (rows % _WORD_BITS).astype(np.uint64)
         places = rows // _WORD_BITS
         if len(rows):
@@ -50,12 +46,12 @@ class RowMap:
             words[places[begins]] = np.bitwise_or.reduceat(bits, begins)
         counts = np.bitwise_count(words).astype(np.uint32)
         kept_before = np.cumsum(counts, dtype=np.uint32) - counts
-        return cls(rebuilt_until, len(rows), words, kept_before)
+        return cls(compacted_until, len(rows), words, kept_before)
 
     @property
     def is_identity(self) -> bool:
-        """Whether every row lies at the position of its number."""
-        return self.kept == self.rebuilt_until
+        """Whether every row's position equals its number."""
+        return self.kept == self.compacted_until
 
     @property
     def memory_bytes(self) -> int:
@@ -63,18 +59,18 @@ class RowMap:
         return self._words.nbytes + self._kept_before.nbytes
 
     def rows(self, positions: int) -> int:
-        """Return how many rows were ever committed when the file holds so many."""
-        return positions + self.rebuilt_until - self.kept
+        """Return the number of rows ever committed, given the positions in the file."""
+        return positions + self.compacted_until - self.kept
 
     def of(self, rows: Int64Array) -> Int64Array:
         """Return the position of each of `rows`, all >= 0. int64, of the same shape.
 
-        For a row that was left out it is the position of the next one that was not: so the rows
-        of [first, last) lie in [of(first), of(last)).
+        For a removed row it is the position of the next kept one, so the rows of [first, last) are
+        at [of(first), of(last)).
         """
         if self.is_identity:
             return rows
-        below = np.minimum(rows, self.rebuilt_until)
+        below = np.minimum(rows, self.compacted_until)
         places = below // _WORD_BITS
         lower_bits = (_ONE << (below % _WORD_BITS).astype(np.uint64)) - _ONE
         positions: Int64Array = rows - below
@@ -83,7 +79,7 @@ class RowMap:
         return positions
 
     def of_padded(self, rows: Int64Array) -> Int64Array:
-        """Return the position of each of `rows`, and -1 where it is -1, as behind FAISS's last."""
+        """Return the position of each of `rows`, keeping FAISS's padding -1."""
         if self.is_identity:
             return rows
         return np.where(rows < 0, -1, self.of(np.maximum(rows, 0)))
@@ -97,7 +93,7 @@ class RowMap:
         """Return the row at each of `positions` (positions,), all >= 0. int64 (positions,)."""
         if self.is_identity:
             return positions
-        rows = positions + (self.rebuilt_until - self.kept)
+        rows = positions + (self.compacted_until - self.kept)
         below = np.flatnonzero(positions < self.kept)
         wanted = positions[below].astype(np.uint32)
         places = np.searchsorted(self._kept_before, wanted, side="right") - 1
@@ -106,34 +102,34 @@ class RowMap:
         return rows
 
     def hold(self, rows: Int64Array) -> BoolArray:
-        """Say of each of `rows` (rows,), all >= 0, whether it has a place. bool (rows,)."""
-        below = np.minimum(rows, self.rebuilt_until)
+        """Return whether each of `rows` (rows,), all >= 0, has a position. bool (rows,)."""
+        below = np.minimum(rows, self.compacted_until)
         bits = self._words[below // _WORD_BITS] >> (below % _WORD_BITS).astype(np.uint64)
         kept: BoolArray = (bits & _ONE).astype(np.bool_)
-        return kept | (rows >= self.rebuilt_until)
+        return kept | (rows >= self.compacted_until)
 
     def hold_between(self, first: int, last: int) -> BoolArray | None:
-        """Return a mask (last - first,) of the rows in [first, last) with a place; None for all."""
-        if self.is_identity or first >= self.rebuilt_until:
+        """Return a mask of the rows in [first, last) with a position; None if all have one."""
+        if self.is_identity or first >= self.compacted_until:
             return None
         held = np.ones(last - first, dtype=np.bool_)
-        until = min(last, self.rebuilt_until)
+        until = min(last, self.compacted_until)
         part = self._words[first // _WORD_BITS : -(-until // _WORD_BITS)].view(np.uint8)
         bits = np.unpackbits(part, bitorder="little")[first % _WORD_BITS :]
         held[: until - first] = bits[: until - first]
         return held
 
     def tombstones(self) -> Tombstones:
-        """Return the tombstones of the rows that were left out: they are all dead."""
-        bits = ~self._words.view(np.uint8)[: -(-self.rebuilt_until // 8)]
-        if self.rebuilt_until % 8:
-            bits[-1] &= (1 << self.rebuilt_until % 8) - 1
+        """Return the tombstones of the removed rows: they are all dead."""
+        bits = ~self._words.view(np.uint8)[: -(-self.compacted_until // 8)]
+        if self.compacted_until % 8:
+            bits[-1] &= (1 << self.compacted_until % 8) - 1
         bits.flags.writeable = False
-        return Tombstones(bits, self.rebuilt_until - self.kept)
+        return Tombstones(bits, self.compacted_until - self.kept)
 
 
 def _nth_bit(words: UInt64Array, nth: UInt32Array) -> Int64Array:
-    """Return the number of the set bit, counted from 0, of each word. All (words,)."""
+    """Return the place of the `nth` set bit, both from 0, of each word. All (words,)."""
     nth = nth.copy()
     words = words.copy()
     at = np.zeros(len(words), dtype=np.int64)

@@ -1,24 +1,18 @@
-"""The placement hash: which slot an id falls into.
+"""The placement hash: the slot of each id. Pure.
 
-Pure and stable: rows on disk are placed by it, so it never changes. Which shard owns a slot is no
-business of this room.
+Rows on disk are placed by it, so it never changes. It does not know which shard owns a slot.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from vectorshard.shard.config import SLOTS_TOTAL
-from vectorshard.shard.types import IdArray, Int64Array
-
-UInt64Array: TypeAlias = npt.NDArray[np.uint64]
+from vectorshard.shard.types import IdArray, Int64Array, UInt64Array
 
 # XXH3_64_4to8 of the xxHash specification (Cyan4973/xxHash, doc/xxhash_spec.md, "4-8 bytes of
-# input") for 8 bytes, seed 0 and the default secret. With seed 0 the modified seed is 0 as well.
+# input") for 8 bytes, seed 0 and the default secret. With seed 0 the modified seed is 0 too.
 _SECRET_8_TO_16 = 0x1CAD21F72C81017C
 _SECRET_16_TO_24 = 0xDB979083E96DD4DE
 _KEY = np.uint64(_SECRET_8_TO_16 ^ _SECRET_16_TO_24)

@@ -1,7 +1,7 @@
-"""Which rows are dead: an immutable bitmap, replaced as a whole by every commit that kills rows.
+"""The dead rows: an immutable bitmap, replaced as a whole by every commit that kills rows. Pure.
 
-Pure. A bit says *dead*, so that rows past the end of the bitmap count as living: the index may hold
-rows that are newer than the bitmap.
+A set bit means *dead*, so rows past the end of the bitmap are live: the index may hold rows that
+are newer than the bitmap.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tombstones:
     count: int = 0
 
     def with_dead(self, rows: Int64Array) -> Tombstones:
-        """Return these tombstones and one for each of `rows`, which must be distinct and living."""
+        """Return these tombstones plus `rows`, which must be distinct and live."""
         if len(rows) == 0:
             return self
         bytes_needed = int(rows.max()) // 8 + 1
@@ -36,7 +36,7 @@ class Tombstones:
         return Tombstones(bits, self.count + len(rows))
 
     def are_dead(self, rows: Int64Array) -> BoolArray:
-        """Say of each of `rows`, all >= 0, whether it is dead."""
+        """Return whether each of `rows`, all >= 0, is dead. bool (rows,)."""
         dead = np.zeros(len(rows), dtype=np.bool_)
         covered = np.flatnonzero(rows < 8 * len(self.bits))
         rows = rows[covered]
@@ -44,7 +44,7 @@ class Tombstones:
         return dead
 
     def live_between(self, first: int, last: int) -> BoolArray | None:
-        """Return a mask (last - first,) of the living rows in [first, last); None if all live."""
+        """Return a mask (last - first,) of the live rows in [first, last); None if all are live."""
         part = self.bits[first // 8 : (last + 7) // 8]
         if not part.any():
             return None
@@ -54,7 +54,7 @@ class Tombstones:
         return live
 
     def live_rows(self, first: int, last: int, rows_max: int | None = None) -> Int64Array:
-        """Return the living rows in [first, last), ascending; only the first `rows_max` of them."""
+        """Return the live rows in [first, last), ascending, at most `rows_max` of them."""
         live = self.live_between(first, last)
         if live is None:
             return np.arange(first, last if rows_max is None else min(first + rows_max, last))

@@ -1,4 +1,4 @@
-"""Tuning of the process that a shard runs in: memory allocator, numpy's threads, logs.
+"""Runtime tuning of a server's process: memory allocator, numpy's threads, logs.
 
-Only what starts a process imports it.
+Only code that starts a process imports it.
 """

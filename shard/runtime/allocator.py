@@ -1,7 +1,7 @@
-"""The C library's allocator: fewer arenas, and memory that nobody uses given back. glibc alone.
+"""Tune the C library's allocator: few arenas, and unused memory returned. glibc only.
 
-Left alone it keeps an arena for each of the many threads of a server, and in each what a bulk load
-or a training once took.
+By default it keeps one arena for each of a server's many threads, and in each the memory that a
+bulk load or a training once took.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 from typing import Final
 
 ARENAS: Final = 2
-"""Fewer keep less, and let more threads wait for each other."""
+"""Fewer arenas retain less memory, and make more threads wait for each other."""
 
 _M_ARENA_MAX: Final = -8  # of malloc.h
 
@@ -20,14 +20,14 @@ def _function(name: str) -> ctypes._NamedFuncPointer | None:
 
 
 def keep_few_arenas() -> None:
-    """Let threads that start from now on share arenas."""
+    """Make the threads that start from now on share ARENAS arenas."""
     mallopt = _function("mallopt")
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def give_back() -> None:
-    """Give pages that nobody uses back to the system. Takes milliseconds, and holds malloc up."""
+    """Return unused pages to the system. It takes milliseconds and blocks malloc."""
     malloc_trim = _function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(ctypes.c_size_t(0))

@@ -1,7 +1,7 @@
-"""How a server writes its log: one line an event, on stderr, for machines or for people.
+"""The log of a server: one line per event, on stderr, as JSON or as text.
 
-stdout is left to the line that says where the server listens. The events of libraries, which use
-the standard library's logging, take the same form as our own.
+stdout is reserved for the line with the server's address. Events that libraries log with the
+standard library's logging have the same format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from structlog.typing import Processor
 
 
 def configure_logs(log_format: Literal["json", "console"]) -> None:
-    """Send every event of level INFO and above to stderr, as JSON or as text.
+    """Write every event of level INFO and above to stderr, as JSON or as text.
 
     Times are UTC, ISO 8601, under ``timestamp``; an exception's traceback is under ``exception``.
     """
@@ -28,7 +28,7 @@ def configure_logs(log_format: Literal["json", "console"]) -> None:
     renderer: list[Processor] = [
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the rich one prints locals: rows
+            exception_formatter=structlog.dev.plain_traceback,  # rich prints locals, such as rows
         )
     ]
     if log_format == "json":

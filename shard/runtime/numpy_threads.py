@@ -1,8 +1,8 @@
-"""The threads of numpy's products: none of their own.
+"""Disable the threads of numpy's matrix products.
 
-OpenBLAS shares a product out among threads of its own, which then spin for some 25 ms, in case
-there is another one. Searches are threads already, and what spins takes their cores: beside a bulk
-load it adds a third to their p99.
+OpenBLAS divides a product among a thread pool, whose threads then spin for about 25 ms waiting for
+more work. Searches already run in threads, and the spinning takes their cores: during a bulk load
+it adds a third to their p99.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  
 
 
 def use_one_thread() -> None:
-    """Let each product be computed by the thread that asks for it.
+    """Compute each product in the thread that requests it, in the whole process.
 
-    Of the whole process; FAISS brings another BLAS along, which goes by `ivf_index.use_cores`.
+    FAISS includes another BLAS, which follows `ivf_index.use_cores`.
     """
     ThreadpoolController().select(internal_api="openblas", threading_layer="pthreads").limit(
         limits=1

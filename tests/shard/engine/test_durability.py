@@ -25,7 +25,6 @@ from vectorshard.shard.engine.background import build_index
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.errors import Overloaded, RowFileCorrupt, WritesStopped
 from vectorshard.shard.rows.id_column import _place
-from vectorshard.shard.rows.slots import UInt64Array
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
@@ -43,6 +42,7 @@ from vectorshard.shard.types import (
     Metric,
     SearchRequest,
     ShardState,
+    UInt64Array,
     UpsertRequest,
     VectorArray,
     WriteMode,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vectorshard.shard.errors import RowStoreCorrupt
 from vectorshard.shard.rows.id_column import HashIds, IdColumn, IdIndex, decode_ids, encode_ids
-from vectorshard.shard.rows.slots import UInt64Array, xxh3_64
-from vectorshard.shard.types import IdArray, IdType, Int64Array
+from vectorshard.shard.rows.slots import xxh3_64
+from vectorshard.shard.types import IdArray, IdType, Int64Array, UInt64Array
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
