@@ -25,21 +25,15 @@ from vectorshard.shard.types import (
     NlistRule,
 )
 
-TARGETS: Final = (0.80, 0.90, 0.95, 0.99)
-"""The calibrated recalls. A target between two of them uses the upper one."""
+TARGETS: Final = (0.80, 0.90, 0.95, 0.99)  # a target between two of them uses the upper one
 
 CALIBRATED_K: Final = (10, 100)
 """The calibrated numbers of hits. A k between two uses the upper; above the last, the candidates
 grow with k. Search parameters for 10 hits find .84 of 100."""
 
-ROWS_PER_LIST_MIN: Final = 39
-"""FAISS's k-means warns below this many training points per centroid."""
-
-NPROBE_STEP: Final = 1.15
-"""Ratio of consecutive nprobes tried; it bounds the excess cost of a target."""
-
-CANDIDATES_MAX: Final = 2_000
-"""The most candidates that a calibrated search re-ranks."""
+ROWS_PER_LIST_MIN: Final = 39  # FAISS's k-means warns about fewer training points per centroid
+NPROBE_STEP: Final = 1.15  # ratio of consecutive nprobes tried; bounds the excess cost of a target
+CANDIDATES_MAX: Final = 2_000  # the most candidates that a calibrated search re-ranks
 
 RESERVE: Final = 0.1
 """The part of a target's permitted misses that calibration keeps in reserve: about the sampling

@@ -33,19 +33,14 @@ from vectorshard.shard.types import (
     UInt8Array,
 )
 
-KMEANS_ROUNDS: Final = 10
-"""Iterations of k-means: FAISS's default for coarse quantizers."""
-
-PQ_BITS: Final = 4
-"""Bits of a sub-quantizer's code, as fast scan requires: 32 codes fit one register."""
+KMEANS_ROUNDS: Final = 10  # FAISS's default for coarse quantizers
+PQ_BITS: Final = 4  # of a sub-quantizer's code, as fast scan requires: 32 codes fit one register
+CANDIDATES_SLACK: Final = 16  # requested of IVF_FLAT beyond k, to detect ties with the k-th
 
 PQ_WIDE_DIM: Final = 256
 """From this dim on, a sub-quantizer codes four components; below it, two. Fewer sub-quantizers make
 a scan cheaper and its order coarser, which more candidates compensate. Each component of a wide
 embedding matters less (`python -m benchmarks --only codes`)."""
-
-CANDIDATES_SLACK: Final = 16
-"""Candidates requested of IVF_FLAT beyond k, to detect ties with the k-th."""
 
 _PQ_CENTROIDS: Final = 1 << PQ_BITS
 _FAST_SCAN_BLOCK: Final = 32  # codes scanned at once
@@ -450,6 +445,6 @@ def _tied(
     query_norms = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
     row_norms = squared_norms[at].max(axis=1).astype(np.float64)
     scale = np.maximum(np.abs(scores).max(axis=1), np.sqrt(query_norms * row_norms))
-    error = queries.shape[1] * 2.0**-24 * scale
+    error = queries.shape[1] * _UNIT_ROUNDOFF * scale
     gap = np.abs(scores[:, 0].astype(np.float64) - scores[:, 1])
     return np.asarray((at[:, 1] >= 0) & (gap <= 2 * error))

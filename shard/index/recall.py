@@ -24,7 +24,7 @@ from vectorshard.shard.index.calibration import (
     places_of,
     work,
 )
-from vectorshard.shard.index.exact import costs_of, exact_scores, rank
+from vectorshard.shard.index.exact import RankedRows, costs_of, exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex, costs_that_tie, float32_costs
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import (
@@ -37,18 +37,14 @@ from vectorshard.shard.types import (
     Metric,
 )
 
-CALIBRATED_AT_ONCE: Final = 32
-"""Queries of a calibration in one call of FAISS."""
-
-NO_ROW: Final = -2
-"""The own row of a query that is not a row."""
+CALIBRATED_AT_ONCE: Final = 32  # queries of a calibration in one call of FAISS
+NO_ROW: Final = -2  # the own row of a query that is not a row
 
 NPROBES_A_LOOK: Final = 4
 """The ratio of the largest to the smallest nprobe that one search of the index measures. In a wider
 search, more of the first candidates come from lists that the narrow searches do not probe."""
 
 NPROBE_FIRST_LOOK: Final = 8
-
 _NOWHERE: Final = np.iinfo(np.int32).max
 
 
@@ -93,18 +89,25 @@ class Look:
     list_ranks: Int32Array
 
 
+def exact_hits(
+    metric: Metric, held: RowRange, queries: Float32Array, own_rows: Int64Array, k: int
+) -> RankedRows:
+    """Search `held` exactly, excluding each query's own row. Equal scores rank by row."""
+    candidates = held.candidates(metric, queries, k + 1)
+    others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
+    scores = exact_scores(metric, queries, held.vectors, others.at(held.positions))
+    return rank(metric, others, scores, lambda rows: rows, len(queries), k)
+
+
 def truth_of(
     metric: Metric, held: RowRange, queries: Float32Array, own_rows: Int64Array, shards: int
 ) -> Truth:
-    """Search `held` exactly, excluding each query's own row from its result.
+    """Return the ground truth of an exact search of `held`.
 
     For the parameters see `measured_calibration`.
     """
     k = CALIBRATED_K[-1]
-    candidates = held.candidates(metric, queries, k + 1)
-    others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
-    scores = exact_scores(metric, queries, held.vectors, others.at(held.positions))
-    best = rank(metric, others, scores, lambda rows: rows, len(queries), k)
+    best = exact_hits(metric, held, queries, own_rows, k)
     counts = best.counts.astype(np.int64)
     _, end = held.positions.span(0, held.last)
     norms = np.full((len(queries), 1), held.squared_norms[:end].max(initial=0.0))

@@ -28,10 +28,8 @@ class RowMap:
     `_kept_before[word]` counts the kept rows before that word. `compacted_until` itself has a word.
     """
 
-    compacted_until: int = 0
-    """Rows below this are in the file only if they were kept."""
-    kept: int = 0
-    """How many of these were kept."""
+    compacted_until: int = 0  # rows below this are in the file only if they were kept
+    kept: int = 0  # how many of these were kept
     _words: UInt64Array = field(default_factory=lambda: np.zeros(1, "<u8"))
     _kept_before: UInt32Array = field(default_factory=lambda: np.zeros(1, np.uint32))
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-ARENAS: Final = 2
-"""Fewer arenas retain less memory, and make more threads wait for each other."""
-
+ARENAS: Final = 2  # fewer retain less memory, and make more threads wait for each other
 _M_ARENA_MAX: Final = -8  # of malloc.h
 
 

@@ -28,9 +28,7 @@ from vectorshard.shard.types import (
     Metric,
 )
 
-ROWS_AT_ONCE: Final = 65_536
-"""Rows scored at once: the memory for a rank is bounded for any number of rows."""
-
+ROWS_AT_ONCE: Final = 65_536  # scored at once: bounds the memory for a rank
 _GROWTH: Final = 4  # of the candidates requested, until the row is among them
 
 
@@ -46,7 +44,7 @@ def looked_up(
     request
         Validated.
     row
-        The newest row of its id, dead or alive; -1 if there is none.
+        The newest row of its id, dead or alive; -1 without one.
 
     Raises
     ------

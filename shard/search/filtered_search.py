@@ -32,28 +32,20 @@ from vectorshard.shard.index.exact import (
     exact_candidates,
     exact_scores,
     kth_costs,
-    rank,
 )
 from vectorshard.shard.index.ivf_index import IvfIndex, shortlist
+from vectorshard.shard.index.recall import exact_hits
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.filter_columns import packed_bits
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import Effort, Float32Array, Int64Array, Metric
 
-MARGIN_K: Final = CALIBRATED_K[0]
-"""The number of hits for which margins are measured; searches for fewer use as many."""
-
-MARGIN_QUERIES: Final = 128
-"""Rows that a shard uses as queries to measure its margins."""
-
-SCORED_ONE_BY_ONE: Final = 4
-"""Up to this many queries are scored one at a time; more are scored by one product."""
-
+MARGIN_K: Final = CALIBRATED_K[0]  # hits for which margins are measured, at least
+MARGIN_QUERIES: Final = 128  # rows that a shard uses as queries to measure its margins
+SCORED_ONE_BY_ONE: Final = 4  # queries that are scored one at a time; more share one product
 REMEMBERED_FILTERS: Final = 16
-
-REMEMBERED_ROWS_MAX: Final = 65_536
-"""With more rows, the search takes the time, not the filter."""
+REMEMBERED_ROWS_MAX: Final = 65_536  # with more rows, the search takes the time, not the filter
 
 REMEMBERED_BYTES_MAX: Final = 1024 * 1024
 """Bytes of vectors copied for one filter: to read them from all over the row file takes longer than
@@ -319,10 +311,7 @@ def measured_margins(
         int64 (queries,): the row of each query, excluded from its result.
     """
     queries, own_rows = queries[:MARGIN_QUERIES], own_rows[:MARGIN_QUERIES]
-    candidates = held.candidates(metric, queries, MARGIN_K + 1)
-    others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
-    scores = exact_scores(metric, queries, held.vectors, others.at(held.positions))
-    hits = rank(metric, others, scores, lambda rows: rows, len(queries), MARGIN_K)
+    hits = exact_hits(metric, held, queries, own_rows, MARGIN_K)
     if not len(hits.rows):
         return ()
     query_of = np.repeat(np.arange(len(queries)), hits.counts)

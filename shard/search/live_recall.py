@@ -24,24 +24,16 @@ from vectorshard.shard.search.live_sample import LiveSample
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import CollectionConfig, Effort, Float32Array
 
-LIVE_QUERIES_MIN: Final = 100
-"""Fewer queries give no usable recall: at .95 its error exceeds .02 in one case of three."""
-
-LIVE_QUERIES_NEW: Final = 64
-"""New queries in the sample before it is measured again."""
-
-RECALL_SHORT: Final = 0.01
-"""How far a recall may fall below its target."""
+LIVE_QUERIES_MIN: Final = 100  # of fewer, a recall of .95 is off by .02 in one case of three
+LIVE_QUERIES_NEW: Final = 64  # new queries in the sample before it is measured again
+RECALL_SHORT: Final = 0.01  # how far a recall may fall below its target
 
 LOW_BEFORE_CALIBRATING: Final = 2
 """Consecutive low measurements before a recalibration, so that one unlucky sample has no effect.
 Each but the first needs LIVE_QUERIES_NEW, which bounds the rate of calibrations."""
 
-ASKED_AT_ONCE: Final = 16
-"""Queries per hold of the index's lock: no longer than a small search holds it."""
-
-CALIBRATED_AT_ONCE: Final = 4
-"""The same for a calibration, which takes far more candidates."""
+ASKED_AT_ONCE: Final = 16  # queries per hold of the index's lock: as long as a small search
+CALIBRATED_AT_ONCE: Final = 4  # the same for a calibration, which takes far more candidates
 
 Published = Callable[[], AbstractContextManager[Snapshot]]
 """A context that gives the published snapshot and blocks additions to its index."""

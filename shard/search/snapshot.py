@@ -31,8 +31,7 @@ class TrainedIndex:
     trained_at: float
     training_s: float
     imbalance_when_trained: float = 1.0
-    filter_margins: tuple[float, ...] = ()
-    """See shard.search.filtered_search; empty without declared fields."""
+    filter_margins: tuple[float, ...] = ()  # of filtered_search; empty without declared fields
 
     def parameters_for(
         self, effort: Effort, target_recall: float, k: int
@@ -53,28 +52,20 @@ class Snapshot:
     Everything else, and every method, uses row numbers.
     """
 
-    sequence: int
-    """The newest commit in the snapshot."""
-    vectors: Float32Array
-    """(positions, dim): a read-only view of the row file."""
-    squared_norms: Float32Array
-    """(positions,)"""
-    ids: IdColumn
-    """At least (positions,): later commits append to it."""
-    positions: RowMap = field(default_factory=RowMap)
-    """Maps rows to positions in these three."""
+    sequence: int  # of the newest commit in the snapshot
+    vectors: Float32Array  # (positions, dim): a read-only view of the row file
+    squared_norms: Float32Array  # (positions,)
+    ids: IdColumn  # at least (positions,): later commits append to it
+    positions: RowMap = field(default_factory=RowMap)  # maps rows to positions in these three
     tombstones: Tombstones = field(default_factory=Tombstones)
     columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
     """The declared fields, possibly of rows newer than this snapshot too."""
     replaced: int = 0
     deleted: int = 0
     index: TrainedIndex | None = None
-    absorbed_until: int = 0
-    """The index holds the rows below this that were live when they were absorbed."""
-    rows_skipped: int = 0
-    """Rows below `absorbed_until` that were dead by then; the index does not hold them."""
-    list_imbalance: float = 1.0
-    """FAISS's imbalance factor of the index's lists: 1 if all are equally long."""
+    absorbed_until: int = 0  # the index holds the rows below this that were live when absorbed
+    rows_skipped: int = 0  # rows below `absorbed_until` that the index does not hold
+    list_imbalance: float = 1.0  # FAISS's imbalance factor: 1 if all lists are equally long
 
     @property
     def rows(self) -> int:
