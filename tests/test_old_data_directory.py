@@ -149,7 +149,8 @@ async def test_every_row_is_what_it_was(router: Router, unpacked: Path, name: st
     include = Include(vectors=True, metadata=True)
     listed = await router.list_rows(ListRequest(collection=name, page_size=1_000, include=include))
     assert sorted(plain(listed.ids)) == expected.json["ids"]
-    ids: IdArray = np.array(expected.json["ids"], dtype=listed.ids.dtype)
+    ids = listed.ids.copy()
+    ids[:] = expected.json["ids"]
     rows = await router.get(GetRequest(collection=name, ids=ids, include=include))
     assert plain(rows.ids) == expected.json["ids"]
     assert rows.vectors is not None

@@ -15,7 +15,8 @@ from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.row_store import IndexFile, RowStore
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import IndexFile
 
 
 def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
