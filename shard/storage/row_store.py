@@ -39,9 +39,9 @@ from vectorshard.shard.types import CollectionConfig, CollectionEntry, Int64Arra
 class RowStore:
     """The row store of one collection. Use `create` or `open`.
 
-    Reads from any thread; writes from any thread too, one after the other. Failures of the disk
-    are raised as OSError or sqlite3.Error: the write did not happen for this process, though after
-    a crash it may prove to have happened.
+    Any thread reads; any thread writes, one at a time. Failures of the disk are raised as OSError
+    or sqlite3.Error: the write did not happen for this process, though after a crash it may prove
+    to have happened.
     """
 
     def __init__(self, database: RowDatabase) -> None:
@@ -81,9 +81,10 @@ class RowStore:
                 f"{self.row_file}"
             )
         self._swept = int(properties.get("swept", "0"))
-        self._index_file: IndexFile | None = None
+        self.index_file: IndexFile | None = None
+        """The index file in use, or None."""
         if (index_file := properties.get("index_file")) is not None:
-            self._index_file = from_json(
+            self.index_file = from_json(
                 IndexFile, index_file, where + "index_file", OPTIONAL_OF_INDEX_FILE
             )
 
@@ -126,11 +127,6 @@ class RowStore:
     def row_file(self) -> str:
         """The name of the row file in use."""
         return self.last_compaction.row_file
-
-    @property
-    def index_file(self) -> IndexFile | None:
-        """The index file in use, or None."""
-        return self._index_file
 
     @property
     def disk_bytes(self) -> int:
@@ -263,7 +259,7 @@ class RowStore:
         return self._sequence
 
     def set_index_file(self, index_file: IndexFile | None) -> None:
-        """Name the index file in use, durably; None when there is none any more.
+        """Record the index file in use, durably; None for no file.
 
         After a failure, the one before stays in use.
         """
@@ -272,7 +268,7 @@ class RowStore:
                 connection.execute("DELETE FROM properties WHERE key = 'index_file'")
             else:
                 self._database.put_property("index_file", to_json(index_file))
-        self._index_file = index_file
+        self.index_file = index_file
 
     # ---- reading --------------------------------------------------------------------------------
 

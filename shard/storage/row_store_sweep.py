@@ -1,7 +1,6 @@
-"""Removes from a row store what compactions have made garbage, piece by piece.
+"""Removes from a row store, piece by piece, what compactions have made garbage.
 
-Which commits are condensed, and when no reader needs them, is for callers to decide and must not
-enter here.
+Whether readers still need it is for callers to know, and must not enter here.
 """
 
 from __future__ import annotations
@@ -18,10 +17,17 @@ from vectorshard.shard.types import BoolArray, Int64Array
 
 SWEPT_COMMITS = 256
 SWEPT_ROWS = 5_000
-"""What a sweep removes in one transaction, or a little more. Larger: fewer syncs, longer pauses of
-writers, and of Python for the JSON of so many row numbers."""
+"""What one transaction removes, or a little more. Larger: fewer syncs, longer pauses of writers and
+of Python for the JSON of so many row numbers."""
 
-_PIECE_BYTES = SWEPT_ROWS * 32
+_CONDENSED_COMMITS = (
+    "DELETE FROM commits WHERE sequence IN (SELECT sequence FROM (SELECT sequence, rows, "
+    "sum(rows) OVER (ORDER BY sequence) AS total FROM commits WHERE sequence <= ? "
+    "ORDER BY sequence LIMIT ?) WHERE total - rows < ?)"
+)
+_UNUSED_GENERATIONS = (
+    "DELETE FROM kept WHERE rowid IN (SELECT rowid FROM kept WHERE generation <> ? LIMIT 1)"
+)
 
 InRowFile: TypeAlias = Callable[[Int64Array], BoolArray]
 """Returns of rows (rows,) whether the row file holds them."""
@@ -43,9 +49,11 @@ class Sweep:
     def remove_piece(self, last: LastCompaction, in_row_file: InRowFile | None) -> None:
         """Remove a piece of the garbage, or record that all of it is removed.
 
-        `in_row_file` is None if no row has metadata. After a failure, nothing was removed.
+        Pass `in_row_file` as None if no row has metadata. After a failure, nothing was removed.
         """
-        if self._remove_commits(last.sequence) or self._remove_generations(last.generation):
+        if self._remove(_CONDENSED_COMMITS, last.sequence, SWEPT_COMMITS, SWEPT_ROWS):
+            return
+        if self._remove(_UNUSED_GENERATIONS, last.generation):
             return
         if in_row_file is not None and self._remove_metadata(last.rebuilt_until, in_row_file):
             return
@@ -53,26 +61,10 @@ class Sweep:
             self._database.put_property("swept", str(last.generation))
         self.due = False
 
-    def _remove_commits(self, condensed: int) -> bool:
-        """Delete the oldest of the condensed commits; return whether there were any."""
-        with self._database.transaction(_PIECE_BYTES) as connection:
-            cursor = connection.execute(
-                "DELETE FROM commits WHERE sequence IN (SELECT sequence FROM (SELECT sequence, "
-                "rows, sum(rows) OVER (ORDER BY sequence) AS total FROM commits "
-                "WHERE sequence <= ? ORDER BY sequence LIMIT ?) WHERE total - rows < ?)",
-                (condensed, SWEPT_COMMITS, SWEPT_ROWS),
-            )
-            return cursor.rowcount > 0
-
-    def _remove_generations(self, in_use: int) -> bool:
-        """Delete a piece of a generation that is not in use; return whether there was any."""
-        with self._database.transaction(_PIECE_BYTES) as connection:
-            cursor = connection.execute(
-                "DELETE FROM kept WHERE rowid IN "
-                "(SELECT rowid FROM kept WHERE generation <> ? LIMIT 1)",
-                (in_use,),
-            )
-            return cursor.rowcount > 0
+    def _remove(self, statement: str, *arguments: int) -> bool:
+        """Delete a piece; return whether there was any."""
+        with self._database.transaction(SWEPT_ROWS * 32) as connection:
+            return connection.execute(statement, arguments).rowcount > 0
 
     def _remove_metadata(self, until: int, in_row_file: InRowFile) -> bool:
         """Delete metadata of the next rows that were left out; return whether there were any."""
