@@ -45,62 +45,40 @@ _CORRUPT_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_N
 
 
 class RowDatabase:
-    """The database of one row store. Use `create` or `open`.
+    """The database of one row store: its connection that writes, and its readers.
 
-    Failures of the disk are raised as OSError or sqlite3.Error.
+    Failures of the disk are raised as OSError or sqlite3.Error. Made for a file that is absent, it
+    creates an empty one, for `initialize`; `check_version` comes first otherwise.
     """
 
-    def __init__(self, disk: Disk, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, disk: Disk, path: Path) -> None:
         self.path = path
-        self.connection = connection
-        """The one that writes. Outside of `exclusive` and `transaction`, while opening only."""
         self._disk = disk
-        self._writing = threading.Lock()
+        with corruption_named(path):
+            self.connection = disk.connect(path)  # used under `writing`, or while opening
+        self.writing = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()
         self._unchecked_bytes = 0  # about what the log has grown by since the last checkpoint
 
-    @classmethod
-    def create(cls, disk: Disk, path: Path, properties: Mapping[str, str]) -> RowDatabase:
-        """Create a database durably, with its properties and without a row, and open it.
+    def initialize(self, properties: Mapping[str, str]) -> None:
+        """Create the tables, with the properties and without a row, durably."""
+        self.connection.executescript("BEGIN;" + SCHEMA)
+        self.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        for key, value in properties.items():
+            self.put_property(key, value)
+        self._disk.commit(self.connection)
+        self._disk.sync_directory(self.path.parent)
 
-        After a failure, what remains in the directory is useless.
-        """
-        database = cls(disk, path, disk.connect(path))
-        try:
-            database.connection.executescript("BEGIN;" + SCHEMA)
-            database.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            for key, value in properties.items():
-                database.put_property(key, value)
-            disk.commit(database.connection)
-            disk.sync_directory(path.parent)
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    @classmethod
-    def open(cls, disk: Disk, path: Path) -> RowDatabase:
-        """Open a database; one of version 1 is upgraded, in one transaction.
+    def check_version(self) -> None:
+        """Reject another format; upgrade version 1, in one transaction.
 
         Raises
         ------
         RowStoreCorrupt
-            If it does not exist, or is not a row store.
+            If it is not a row store.
         DataDirectoryTooNew
             If a later format version wrote it.
         """
-        if not path.exists():
-            raise RowStoreCorrupt(f"{path} is missing")
-        with corruption_named(path):
-            database = cls(disk, path, disk.connect(path))
-            try:
-                database._check_version()
-            except BaseException:
-                database.close()
-                raise
-        return database
-
-    def _check_version(self) -> None:
         ((version,),) = self.connection.execute("PRAGMA user_version").fetchall()
         if version > FORMAT_VERSION:
             raise DataDirectoryTooNew(
@@ -124,19 +102,23 @@ class RowDatabase:
         """Close all connections; no read may be running."""
         while self._readers:
             self._readers.pop().close()
-        with self._writing:
+        with self.writing:
             self._disk.disconnect(self.connection)
 
     def checkpoint(self) -> None:
-        """Sync the log and move it, as far as readers let it, into the database."""
+        """Sync the log, and copy it into the database as far as readers allow."""
         self._disk.checkpoint(self.connection)
         self._unchecked_bytes = 0
 
     @contextmanager
-    def exclusive(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection that writes, for reads that no write may come between."""
-        with self._writing, corruption_named(self.path):
-            yield self.connection
+    def closed_on_failure(self) -> Iterator[None]:
+        """Close the database if the body, which opens it, fails."""
+        try:
+            with corruption_named(self.path):
+                yield
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def transaction(self, size_bytes: int) -> Iterator[sqlite3.Connection]:
@@ -145,7 +127,7 @@ class RowDatabase:
         `size_bytes` is about what the body writes. A log that has grown is checkpointed before:
         after the commit, a failed checkpoint would make a durable commit look failed.
         """
-        with self._writing:
+        with self.writing:
             if self._unchecked_bytes >= CHECKPOINT_BYTES:
                 self.checkpoint()
             self._unchecked_bytes += size_bytes + _COMMIT_OVERHEAD_BYTES

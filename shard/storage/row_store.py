@@ -94,12 +94,15 @@ class RowStore:
 
         After a failure, what remains in the directory is useless.
         """
+        database = RowDatabase(disk, directory / FILE_NAME)
         properties = {
             "configuration": config_to_json(entry.config),
             "incarnation": entry.incarnation,
             "row_file": LastCompaction().row_file,
         }
-        return cls._on(RowDatabase.create(disk, directory / FILE_NAME, properties))
+        with database.closed_on_failure():
+            database.initialize(properties)
+            return cls(database)
 
     @classmethod
     def open(cls, disk: Disk, directory: Path) -> RowStore:
@@ -112,16 +115,13 @@ class RowStore:
         DataDirectoryTooNew
             If a later format version wrote it.
         """
-        return cls._on(RowDatabase.open(disk, directory / FILE_NAME))
-
-    @classmethod
-    def _on(cls, database: RowDatabase) -> RowStore:
-        try:
-            with corruption_named(database.path):
-                return cls(database)
-        except BaseException:
-            database.close()
-            raise
+        path = directory / FILE_NAME
+        if not path.exists():
+            raise RowStoreCorrupt(f"{path} is missing")
+        database = RowDatabase(disk, path)
+        with database.closed_on_failure():
+            database.check_version()
+            return cls(database)
 
     @property
     def row_file(self) -> str:
@@ -148,9 +148,9 @@ class RowStore:
             If a record does not match its checksum, a commit is missing, a row died twice, or the
             ledger differs from the sum of the commits.
         """
-        with self._database.exclusive() as connection:
+        with self._database.writing, corruption_named(self._path):
             positions, ids, norms = self._load_kept()
-            records = connection.execute(
+            records = self._database.connection.execute(
                 "SELECT * FROM commits WHERE sequence > ? ORDER BY sequence",
                 (self.last_compaction.sequence,),
             )
