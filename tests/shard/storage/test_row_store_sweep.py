@@ -123,6 +123,46 @@ def test_a_sweep_goes_piece_by_piece(
     assert store._database.connection.execute("SELECT count(*) FROM commits").fetchall() == [(0,)]
 
 
+def test_a_sweep_without_metadata_removes_every_piece(
+    store: RowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_store_sweep, "SWEPT_COMMITS", 3)
+    for row in range(8):
+        store.commit(commit_of(row, 1))
+    for _ in range(2):  # compactions that failed, the second in two pieces
+        generation = store.next_generation()
+        store.keep(generation, kept_of([1]))
+    store.keep(generation, kept_of([2]))
+    generation = store.next_generation()
+    store.keep(generation, kept_of([6, 7]))
+    store.commit(commit_of(8, 0, deleted=range(6)))
+    store.take_into_use(
+        LastCompaction(generation=generation, sequence=9, rebuilt_until=8, deleted=6)
+    )
+    left: list[int] = []
+    while store.sweep_due:
+        store.sweep(lambda rows: rows >= 6)
+        assert store.checksums(np.array([7, 6])).tolist() == [7 * 7919, 6 * 7919]
+        ((commits, kept),) = store._database.connection.execute(
+            "SELECT (SELECT count(*) FROM commits), (SELECT count(*) FROM kept)"
+        ).fetchall()
+        left.append(commits + kept)
+    assert left == [10, 7, 4, 3, 2, 1, 1]
+
+
+def test_each_compaction_is_swept_from_the_first_row_on(store: RowStore) -> None:
+    compact(store)
+    sweep_all(store)
+    store.keep(2, kept_of([2, 3, 5, 6, 8, 9]))
+    store.commit(commit_of(11, 0, deleted=[4, 10]))
+    store.take_into_use(
+        LastCompaction(generation=2, sequence=4, rebuilt_until=11, replaced=2, deleted=4)
+    )
+    while store.sweep_due:
+        store.sweep(lambda rows: np.isin(rows, [2, 3, 5, 6, 9]))
+    assert store._database.connection.execute("SELECT row FROM metadata").fetchall() == []
+
+
 @pytest.mark.parametrize(
     "step",
     [
