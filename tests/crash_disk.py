@@ -10,7 +10,7 @@ rebuilds a directory as a disk might hold it then:
   then each is kept or dropped;
 * a SQLite commit is a write of what changed in its log, then a sync of the log; a checkpoint is
   the same for the database. What changed is found by comparing the files before and after. SQLite
-  syncs the header of a log that it starts anew before the rest of it, and the directory in which it
+  syncs the header of a log that it restarts before the rest of it, and the directory in which it
   creates a log (wal.c, walWriteFrames; os_unix.c, unixSync); so do these records.
 """
 

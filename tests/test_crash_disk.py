@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from tests.crash_disk import CrashState, FailingDisk, RecordingDisk, changed_sectors
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.rows.id_column import decode_ids
-from vectorshard.shard.storage import row_file, row_store
+from vectorshard.shard.storage import row_database, row_file
 from vectorshard.shard.storage.checksum import checksum, row_checksums
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.storage.row_store import Commit, IndexFile, RowStore
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import Commit, IndexFile
 from vectorshard.shard.types import (
     CollectionConfig,
     CollectionEntry,
@@ -229,7 +230,7 @@ def check_states(disk: RecordingDisk, directory: Path, states: int = STATES) -> 
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files grow, and logs be checkpointed, within a small history."""
     monkeypatch.setattr(row_file, "FIRST_BYTES", 4 * 1024)
-    monkeypatch.setattr(row_store, "CHECKPOINT_BYTES", 60 * 1024)
+    monkeypatch.setattr(row_database, "CHECKPOINT_BYTES", 60 * 1024)
 
 
 @pytest.fixture

@@ -72,7 +72,8 @@ from vectorshard.shard.storage.filter_file import columns_after_start
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.storage.row_store import Commit, RowStore, StoredRows
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import Commit, StoredRows
 from vectorshard.shard.types import (
     CollectionEntry,
     DeleteRequest,
@@ -218,7 +219,7 @@ class Collection:
         rows = tombstones.live_rows(0, stored.rows)
         columns.row_file.require(len(stored.squared_norms))
         columns.load(stored.ids, stored.squared_norms, rows)
-        rebuilt = self._row_store.rebuilt
+        rebuilt = self._row_store.last_compaction
         snapshot = Snapshot(
             sequence=stored.sequence,
             vectors=columns.vectors,

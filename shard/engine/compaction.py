@@ -19,7 +19,8 @@ from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.storage.row_store import KeptRows, Rebuilt, RowStore
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import KeptRows, LastCompaction
 from vectorshard.shard.types import Int64Array
 
 
@@ -57,7 +58,7 @@ class Rebuild:
         self._snapshot = snapshot
         self._piece_rows = piece_rows
         self._live_rows = snapshot.tombstones.live_rows(0, snapshot.rows)
-        self._rebuilt = Rebuilt(
+        self._rebuilt = LastCompaction(
             generation=row_store.next_generation(),
             sequence=snapshot.sequence,
             rebuilt_until=snapshot.rows,

@@ -1,7 +1,6 @@
-"""When derived data is written to disk, and what of it is there: the index, the filter columns.
+"""When derived data, the index and the filter columns, is written to disk.
 
-A restart would else make it anew. What is older than the rows costs time at a start, and nothing
-else.
+A restart rebuilds what is missing: files older than the rows cost time at a start, nothing else.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from vectorshard.shard.storage.row_store import RowStore
 class Checkpoint:
     """What of one collection's derived data is on disk.
 
-    It takes no lock: one thread at a time stores, and nobody adds to the index meanwhile.
+    It takes no lock: one thread at a time stores, and the index does not change meanwhile.
 
     Parameters
     ----------
     recovered
-        What was published at the start, with the index that was found.
+        What was published at the start, with the stored index.
     columns, columns_rows
-        The filter columns, and of how many rows they were found.
+        The filter columns, and of how many rows they were stored.
     """
 
     def __init__(
@@ -83,13 +82,7 @@ class Checkpoint:
         return stored.file_bytes if stored is not None else 0
 
     def store(self, snapshot: Snapshot) -> None:
-        """Write what is published.
-
-        Raises
-        ------
-        OSError, sqlite3.Error
-            If the disk fails or is full.
-        """
+        """Write what is published. Raises OSError or sqlite3.Error if the disk fails or is full."""
         declared = bool(self._row_store.entry.config.filter_fields)
         if declared and snapshot.rows != self._columns_rows:
             store_columns(self._disk, self._directory, self._columns, snapshot.rows)

@@ -1,7 +1,6 @@
-"""Checksums of what is on disk: of rows, and of whole files.
+"""Checksums of what is on disk: CRC-32C (RFC 3720, appendix B.4) of rows, records and files.
 
-Pure: numpy in, numpy out. CRC-32C (RFC 3720, appendix B.4) everywhere. What a row's checksum runs
-over is part of the format on disk and never changes within a format version.
+Pure: numpy in, numpy out. What each checksum covers is part of the format (docs/formats.md).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from vectorshard.shard.types import Float32Array, IdArray, Int64Array, UInt8Arra
 
 
 def checksum(*parts: bytes | UInt8Array) -> int:
-    """Return the CRC-32C of `parts`, one after the other."""
+    """Return the CRC-32C of the concatenated `parts`."""
     crc = 0
     for part in parts:
         crc = int(google_crc32c.extend(crc, part))
@@ -27,9 +26,7 @@ def row_checksums(
 ) -> UInt32Array:
     """Return the checksum of each row, uint32 (rows,).
 
-    It runs over the row number (int64), the bytes of its id and of its metadata (uint32 each), the
-    components (float32), the id (int64, or UTF-8) and the metadata; numbers are little-endian. Rows
-    of the same content differ by their number, so a row in another row's place is noticed.
+    It covers the row number, so it detects a row in the place of another of the same content.
 
     Parameters
     ----------

@@ -1,11 +1,6 @@
-"""A shard's data directory: whose it is, who uses it now, and which collections are in it.
+"""A shard's data directory: its identity, its lock, and which collections are in it.
 
-    LOCK                    held with flock(2) while the directory is in use; names the process
-    shard.json              the identity and the format version
-    collections/<name>/     one directory a collection
-    collections/.creating-<name>, .dropped-<incarnation>     leftovers of a crash, removed at open
-
-What a collection's directory holds must not enter here. No collection's name begins with a dot.
+docs/formats.md describes the files. What a collection's directory holds must not enter here.
 """
 
 from __future__ import annotations
@@ -14,11 +9,10 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vectorshard.shard.errors import (
     DataDirectoryError,
@@ -27,6 +21,7 @@ from vectorshard.shard.errors import (
     DataDirectoryTooNew,
 )
 from vectorshard.shard.storage.disk import Disk, DiskFile
+from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object, record_of
 
 FORMAT_VERSION = 1
 
@@ -41,7 +36,7 @@ _DROPPED = ".dropped-"
 class ShardIdentity:
     """Which shard of which cluster this is, and its slots as ranges with both ends included.
 
-    An empty cluster stands for whichever cluster the directory belongs to.
+    An empty cluster stands for the cluster that the directory belongs to.
     """
 
     cluster: str
@@ -57,7 +52,7 @@ def new_cluster() -> str:
 
 
 class DataDirectory:
-    """A data directory that this process has to itself. Use `open`."""
+    """A data directory that no other process uses. Use `open`."""
 
     def __init__(self, disk: Disk, path: Path, lock: DiskFile, identity: ShardIdentity) -> None:
         self.path = path
@@ -79,18 +74,14 @@ class DataDirectory:
         *,
         new_cluster: Callable[[], str] = new_cluster,
     ) -> DataDirectory:
-        """Lock the directory and check whose it is, creating it if it is absent.
+        """Lock the directory and check its identity, creating it if it is absent.
 
         Parameters
         ----------
-        disk
-            Where the writes go.
-        path
-            The directory.
         wanted
-            Who this shard is to be. With an empty cluster, it joins the stored one.
+            The identity that it must have. With an empty cluster, it may have any.
         new_cluster
-            Names the cluster of a directory that is new, when `wanted` does not.
+            Names the cluster of a new directory, if `wanted` does not.
 
         Raises
         ------
@@ -101,14 +92,14 @@ class DataDirectory:
         DataDirectoryTooNew
             If a later format version wrote it.
         DataDirectoryError
-            If its identity cannot be read.
+            If its identity is invalid.
         """
         _make_durably(disk, path)
         lock = _locked(disk, path)
         try:
             identity = _stored_identity(path)
             if identity is None:
-                disk.sync_directory(path.parent)  # the one that made it may have been killed
+                disk.sync_directory(path.parent)  # its creator may have been killed
                 identity = replace(wanted, cluster=wanted.cluster or new_cluster())
                 _store_identity(disk, path, identity)
             _check_identity(path, identity, wanted)
@@ -134,16 +125,11 @@ class DataDirectory:
         """Lend an empty directory; what the body builds there becomes the collection's directory.
 
         The body makes its files durable and closes them. When the context ends without an
-        exception the collection exists, durably and whole; after an exception or a crash it does
-        not. Its path is then `collection_directory(name)`.
+        exception, the collection exists in `collection_directory(name)`, durably and whole. After
+        an exception, such as OSError of a failing disk, or a crash it does not exist.
 
-        The caller knows that no collection of this name exists: a directory of that name is what an
-        attempt left whose last sync failed, and is removed.
-
-        Raises
-        ------
-        OSError
-            If the disk fails.
+        No collection of this name may exist: a directory of that name was left by an attempt whose
+        last sync failed, and is removed.
         """
         building = self._collections / f"{_CREATING}{name}"
         for leftover in (building, self.collection_directory(name)):
@@ -158,13 +144,8 @@ class DataDirectory:
     def drop_collection(self, name: str, incarnation: str) -> None:
         """Remove a collection's directory. It is gone, durably, before its files are removed.
 
-        After a failure its directory is where it was, if the disk lets it, and the drop may be
-        repeated. The collection's files may still be open.
-
-        Raises
-        ------
-        OSError
-            If the disk fails before it is gone.
+        The collection's files may still be open. After an OSError its directory is where it was, if
+        the disk allows, and the drop may be repeated.
         """
         dropped = self._collections / f"{_DROPPED}{incarnation}"
         if self.collection_directory(name).exists() or not dropped.exists():
@@ -182,7 +163,7 @@ class DataDirectory:
             self._disk.remove_tree(dropped)
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         self._lock.close()
 
     def _remove_leftovers(self) -> None:
@@ -190,7 +171,7 @@ class DataDirectory:
             if entry.name.startswith((_CREATING, _DROPPED)):
                 self._disk.remove_tree(entry)
         # Even without leftovers: what a killed process renamed last may not be durable yet, and
-        # creating a collection that is there changes nothing and acknowledges at once.
+        # creating a collection that exists changes nothing and acknowledges immediately.
         self._disk.sync_directory(self._collections)
 
 
@@ -198,7 +179,7 @@ def _make_durably(disk: Disk, path: Path) -> None:
     """Make a directory and its missing parents, and their entries durable."""
     if not path.exists():
         _make_durably(disk, path.parent)
-        with suppress(FileExistsError):  # shards that start side by side share their parents
+        with suppress(FileExistsError):  # shards that start together share their parents
             disk.make_directory(path)
         disk.sync_directory(path.parent)
 
@@ -231,27 +212,18 @@ def _stored_identity(path: Path) -> ShardIdentity | None:
             )
         return None
     try:
-        stored = json.loads(file.read_bytes())
-        if stored["format_version"] > FORMAT_VERSION:
+        stored = parsed_object(file.read_bytes(), str(file))
+        version = stored.pop("format_version", None)
+        if type(version) is not int:
+            raise InvalidRecord(f"{file}: format_version: expected int, found {version!r}")
+        if version > FORMAT_VERSION:
             raise DataDirectoryTooNew(
-                f"{path} has format version {stored['format_version']}; this release reads up to "
+                f"{path} has format version {version}; this release reads up to "
                 f"{FORMAT_VERSION}: start it with the release that wrote it, or a later one"
             )
-        return _identity_from_parsed(stored)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataDirectoryError(
-            f"{file} cannot be read ({error!r}): restore it from a copy"
-        ) from error
-
-
-def _identity_from_parsed(stored: Mapping[str, Any]) -> ShardIdentity:
-    return ShardIdentity(
-        cluster=str(stored["cluster"]),
-        shard=int(stored["shard"]),
-        shards_total=int(stored["shards_total"]),
-        slots=tuple((int(first), int(last)) for first, last in stored["slots"]),
-        placement_epoch=int(stored["placement_epoch"]),
-    )
+        return record_of(ShardIdentity, stored, str(file))
+    except InvalidRecord as error:
+        raise DataDirectoryError(f"{error}; restore the file from a copy") from error
 
 
 def _store_identity(disk: Disk, path: Path, identity: ShardIdentity) -> None:
@@ -260,11 +232,10 @@ def _store_identity(disk: Disk, path: Path, identity: ShardIdentity) -> None:
 
 
 def _check_identity(path: Path, stored: ShardIdentity, wanted: ShardIdentity) -> None:
-    wanted = replace(wanted, cluster=wanted.cluster or stored.cluster)
-    wanted_fields = asdict(wanted)
+    wanted_fields = asdict(replace(wanted, cluster=wanted.cluster or stored.cluster))
     for name, value in asdict(stored).items():
         if value != wanted_fields[name]:
             raise DataDirectoryForeign(
-                f"{path} belongs to {name} {value!r}, not {wanted_fields[name]!r}: "
-                f"start it with what it was created with, or choose another directory"
+                f"{path} has {name} {value!r}, not {wanted_fields[name]!r}: start the shard with "
+                "its original settings, or choose another directory"
             )

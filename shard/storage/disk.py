@@ -1,18 +1,30 @@
-"""The seam to the disk: every write that the engine makes goes through `Disk`.
+"""The seam to the disk: every write of the engine goes through `Disk`.
 
-Tests put another Disk in its place that records, fails or delays. No knowledge of rows, formats or
-file names may enter here. Failures are OSError and sqlite3.Error, as the system raises them.
+Tests replace it with a Disk that records, fails or delays. Rows, formats and file names must not
+enter here. Failures are OSError and sqlite3.Error, as the system raises them.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
+
+DiskError: TypeAlias = OSError | sqlite3.Error
+DISK_ERRORS: Final = (OSError, sqlite3.Error)
+"""What a method of Disk raises when the disk fails, for `except`."""
+
+
+def is_disk_full(error: DiskError) -> bool:
+    """Whether a write failed because the disk, or a quota, is full: it may succeed later."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 class DiskFile:
@@ -33,10 +45,10 @@ class DiskFile:
 
 
 class Disk:
-    """The real disk. What is durable when is said with each method; every one may raise OSError."""
+    """The real disk. Each method documents when its effect is durable; any may raise OSError."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory whose parent exists. Durable after `sync_directory(path.parent)`."""
+        """Create a directory whose parent exists. Durable after `sync_directory(path.parent)`."""
         path.mkdir()
 
     def open(self, path: Path) -> DiskFile:
@@ -56,20 +68,16 @@ class Disk:
     def extend(self, file: DiskFile, size: int) -> None:
         """Lengthen a file to `size` bytes, with zeros. Durable after `sync(file)`.
 
-        Raises
-        ------
-        ValueError
-            If it would shorten the file: reading a memory map past the end is a SIGBUS.
+        ValueError if it would shorten the file: reading a memory map past the end is a SIGBUS.
         """
         if size < file.size:
-            raise ValueError(f"{file.path} has {file.size} bytes and is never cut to {size}")
+            raise ValueError(f"size {size} is below the {file.size} bytes of {file.path}")
         os.ftruncate(file.descriptor, size)
 
     def sync(self, file: DiskFile) -> None:
         """Make the file's contents and length durable.
 
-        fdatasync is enough: it leaves out only what reading does not need, such as times. A changed
-        length is flushed with the contents (fdatasync(2)).
+        fdatasync suffices: it flushes a changed length too, and omits only times (fdatasync(2)).
         """
         os.fdatasync(file.descriptor)
 
@@ -84,10 +92,7 @@ class Disk:
     def rename(self, source: Path, destination: Path) -> None:
         """Rename within one directory, replacing a file. Durable after `sync_directory`.
 
-        Raises
-        ------
-        ValueError
-            If the directories differ: such a rename would need both of them synced.
+        ValueError if the directories differ: both would have to be synced.
         """
         if source.parent != destination.parent:
             raise ValueError(f"{source} and {destination} are not in one directory")
@@ -102,7 +107,7 @@ class Disk:
         path.rmdir()
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and all that is in it. May stop half-way; repeat it then."""
+        """Remove a directory and its contents. It may stop half-way; repeat it then."""
         for entry in sorted(path.iterdir()):
             if entry.is_dir() and not entry.is_symlink():
                 self.remove_tree(entry)
@@ -111,12 +116,9 @@ class Disk:
         self.remove_directory(path)
 
     def write_new_file(self, path: Path, contents: Bytes) -> None:
-        """Write a whole file, durably: afterwards it is all there, before it is all as it was.
-
-        Goes through a temporary file beside it, `<name>.new`.
-        """
+        """Write a whole file atomically and durably, through a temporary file `<name>.new`."""
         temporary = path.with_name(path.name + ".new")
-        if temporary.exists():  # of an attempt that was cut short; it may be longer than this one
+        if temporary.exists():  # left by a crash; it may be longer than the new contents
             self.remove(temporary)
         try:
             with closing(self.open(temporary)) as file:
@@ -132,10 +134,10 @@ class Disk:
     def connect(self, path: Path) -> sqlite3.Connection:
         """Open the connection that writes a SQLite database, creating the file if it is absent.
 
-        The one connection that may checkpoint, and only in `checkpoint` and `disconnect`: SQLite
-        ignores failures of automatic checkpoints, so a failed fsync of the database would be
-        forgotten, and the log reset over rows that never reached the disk.
-        Transactions begin with an explicit BEGIN. May be used from several threads, one at a time.
+        Only this connection checkpoints, and only in `checkpoint` and `disconnect`: SQLite ignores
+        failures of automatic checkpoints, so it would forget a failed fsync of the database and
+        reset the log over rows that never reached the disk.
+        Transactions begin with an explicit BEGIN. Any thread may use it, one at a time.
         """
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
@@ -143,7 +145,7 @@ class Disk:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
-                raise sqlite3.OperationalError(f"{path} cannot be kept in WAL mode, but in {mode}")
+                raise sqlite3.OperationalError(f"{path} is in journal mode {mode}, not WAL")
         except BaseException:
             connection.close()
             raise
@@ -154,9 +156,9 @@ class Disk:
         connection.execute("COMMIT")
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Sync the log of a database and move it, as far as readers let it, into the database."""
+        """Sync the log of a database, and copy it into the database as far as readers allow."""
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def disconnect(self, connection: sqlite3.Connection) -> None:
-        """Close the connection that writes. As the last one it checkpoints and removes the log."""
+        """Close the connection that writes. The last connection checkpoints and removes the log."""
         connection.close()

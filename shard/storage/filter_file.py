@@ -1,11 +1,8 @@
-"""The filter columns on disk, so that a start need not look into the metadata of every row.
+"""The filter columns on disk, so that a start need not read the metadata of every row
+(docs/formats.md).
 
-Derived data: a file that is missing, unreadable or damaged is ignored, and the columns are made
-from the rows' metadata again; so are those of rows that are newer than the file. Each checkpoint
-is a file of its own, `filters-<rows>.columns`:
-
-    magic and format version (8 bytes), rows (uint64), crc32c of these and of what follows (uint32),
-    FilterColumns.to_bytes; numbers are little-endian
+Derived: a file that is missing, unreadable or damaged is ignored, and the columns are built from
+the rows' metadata again; so are those of rows newer than the file.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ def columns_after_start(
 ) -> tuple[FilterColumns, int]:
     """Return the columns of all `rows` committed rows, and how many of them a file holds.
 
-    Files that are of no use are removed.
+    Useless files are removed.
     """
     config = row_store.entry.config
     columns = FilterColumns(config.filter_fields)
@@ -61,7 +58,7 @@ def columns_after_start(
 
 
 def _values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequence[FieldValues]:
-    """Return the declared fields of stored rows; of one that would be refused by now, none."""
+    """Return the declared fields of stored rows; none of a row that would be rejected today."""
     try:
         return declared_fields(config, metadata) or []
     except InvalidParameter:
@@ -90,7 +87,7 @@ def _read(path: Path, config: CollectionConfig) -> FilterColumns | None:
 def store_columns(disk: Disk, directory: Path, columns: FilterColumns, rows: int) -> None:
     """Write the columns of the first `rows` rows to a new file, and remove the file before it.
 
-    More rows may be appended meanwhile.
+    Other rows may be appended meanwhile.
     """
     serialized = columns.to_bytes(rows)
     path = directory / f"filters-{rows}.columns"

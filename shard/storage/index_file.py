@@ -1,8 +1,8 @@
-"""The index on disk, so that a restart need not train.
+"""The index on disk, so that a restart need not train (docs/formats.md).
 
-Derived data: a file that is missing, unreadable, damaged or of another row count is ignored, and
-its rows are buffered again. Each checkpoint is a file of its own, so that a crash between writing
-one and recording it cannot spoil the last.
+Derived: a file that is missing, unreadable, damaged or of another row count is ignored, and its
+rows are buffered again. Each checkpoint writes a new file, so a crash before it is recorded leaves
+the last one intact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.row_store import IndexFile, RowStore
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import IndexFile
 
 
 def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
@@ -32,7 +33,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
     try:
         config = row_store.entry.config
         ivf = IvfIndex.from_bytes(config.index.kind, config.dim, serialized)
-    except RuntimeError:  # FAISS does not know what another version of it wrote
+    except RuntimeError:  # another version of FAISS may have written it
         return snapshot
     if ivf.rows != stored.absorbed_until - stored.rows_skipped:
         return snapshot
@@ -69,8 +70,8 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
 def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot) -> None:
     """Write the snapshot's index to a new file, record it, and remove the file before it.
 
-    Nobody may add to the index meanwhile. If the file holds this index already, what is known of it
-    is recorded anew: a file in use is never written to.
+    The caller keeps the index unchanged meanwhile. If the file holds this index already, only its
+    calibration is recorded again: a file in use is never written to.
     """
     index = snapshot.index
     if index is None:
@@ -104,19 +105,13 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
 
 def _stored_points(calibration: Calibration) -> tuple[tuple[float, ...], ...]:
     return tuple(
-        (
-            point.k,
-            point.target_recall,
-            point.parameters.nprobe,
-            point.parameters.candidates,
-            point.measured_recall,
-        )
-        for point in calibration.points
+        (p.k, p.target_recall, p.parameters.nprobe, p.parameters.candidates, p.measured_recall)
+        for p in calibration.points
     )
 
 
 def remove_stray_index_files(disk: Disk, directory: Path, row_store: RowStore) -> None:
-    """Remove index files that are not in use: the one before, and what a crash left."""
+    """Remove index files that are not in use: older ones, and what a crash left."""
     current = row_store.index_file
     for path in directory.glob("index-*"):
         if current is None or path.name != current.name:

@@ -1,9 +1,9 @@
-"""Everything that a shard keeps of each row by position: one generation of the row file, and what
-lies in memory beside it.
+"""Everything that a shard keeps of each row by position: one generation of the row file, and the
+ids and norms in memory.
 
-A rebuild fills another one and puts it in the place of this one as a whole, so that vectors, norms
-and ids shrink together; who holds a snapshot of the old one reads on in it. One thread writes at a
-time. Which rows are dead must not enter here.
+A compaction fills new columns and replaces these as a whole, so that vectors, norms and ids shrink
+together; holders of an older snapshot keep reading the old columns. One thread writes at a time.
+Which rows are dead must not enter here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class RowColumns:
     id_type
         The collection's.
     positions
-        Which rows lie where.
+        The position of each row.
     row_file
-        The vectors; whoever made it closes it by `close`.
+        The vectors; `close` closes it.
     room
         Ids that the id index has room for from the start.
     """
@@ -46,12 +46,12 @@ class RowColumns:
 
     @property
     def rows(self) -> int:
-        """Rows ever committed, those that the file leaves out included."""
+        """Rows ever committed, including those that compaction removed from the file."""
         return self.positions.rows(len(self.ids))
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes allocated, the room to grow included, the mapped file not."""
+        """Bytes allocated, including room to grow, excluding the mapped file."""
         return (
             self.positions.memory_bytes
             + self.ids.memory_bytes
@@ -77,7 +77,7 @@ class RowColumns:
     def load(
         self, ids: Sequence[tuple[bytes, int]], squared_norms: Float32Array, live_rows: Int64Array
     ) -> None:
-        """Take in what is stored of the rows in the file.
+        """Load what is stored of the rows in the file.
 
         Parameters
         ----------
@@ -86,7 +86,7 @@ class RowColumns:
         squared_norms
             float32 (positions,)
         live_rows
-            int64: the rows whose ids are to be found.
+            int64: the rows that the id index must find.
         """
         for blob, rows in ids:
             self.ids.extend_encoded(blob, rows)
@@ -97,10 +97,7 @@ class RowColumns:
     def write(self, first_row: int, vectors: Float32Array) -> None:
         """Write the vectors (rows, dim) of the next rows to the file, durably.
 
-        Raises
-        ------
-        OSError
-            If the disk fails or is full. Nothing that was there is harmed.
+        After an OSError, what was there is intact.
         """
         (position,) = self.positions.of(np.array([first_row])).tolist()
         self.row_file.append(position, vectors)
@@ -108,10 +105,10 @@ class RowColumns:
     def append(
         self, ids: IdArray, squared_norms: Float32Array
     ) -> tuple[Float32Array, Float32Array]:
-        """Take in the next rows, whose vectors are written: ids and float32 norms, (rows,).
+        """Append the next rows, whose vectors are written: ids and float32 norms, (rows,).
 
-        Returns views of the vectors and the squared norms of all rows. If memory runs out, every
-        id is found where it was.
+        Returns views of the vectors and the squared norms of all rows. If memory runs out, the id
+        index finds every id where it was.
         """
         first = len(self.ids)
         end = first + len(ids)
@@ -122,16 +119,16 @@ class RowColumns:
         return vectors, self._squared_norms[:end]
 
     def append_kept(self, source: RowColumns, rows: Int64Array, ids: bytes) -> None:
-        """Take in rows of `source` that live, the vectors included, durably.
+        """Copy live rows of `source`, including the vectors, durably.
 
         Parameters
         ----------
         source
-            The columns that a rebuild leaves behind.
+            The columns that a compaction replaces.
         rows
             int64 (rows,), ascending; no two of one id, and none of an id that is here.
         ids
-            Theirs, by `encode_ids`.
+            Their ids, by `encode_ids`.
         """
         there = source.positions.of(rows)
         first = len(self.ids)
@@ -141,9 +138,9 @@ class RowColumns:
         self._id_index.put_new(np.arange(first, len(self.ids)), source._id_index.hashes(there))
 
     def append_newer(self, source: RowColumns, last: int, live_rows: Int64Array) -> None:
-        """Take in all rows of `source` from here up to row `last`, the vectors included, durably.
+        """Copy the rows of `source` from here up to row `last`, including the vectors, durably.
 
-        `live_rows`, int64, are those of them whose ids are to be found.
+        `live_rows`, int64, are those of them that the id index must find.
         """
         first = len(self.ids)
         begin, end = source.positions.span(self.rows, last)
@@ -154,7 +151,7 @@ class RowColumns:
         self._id_index.put(self.ids.take(positions), positions)
 
     def close(self) -> None:
-        """Let go of the file. Views of it stay valid."""
+        """Close the file. Views of it stay valid."""
         self.row_file.close()
 
     def _append_norms(self, squared_norms: Float32Array) -> None:

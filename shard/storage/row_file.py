@@ -1,8 +1,7 @@
 """The vectors: an append-only float32 matrix in one file, read through a memory map.
 
-Layout: row-major, little-endian, the row at position p from byte p * dim * 4 on; zeros, or rows
-that were never committed, after the last row. Which rows exist, and which of them lies where, is
-the row store's to know and must not enter here.
+docs/formats.md describes the layout. Which rows exist, and at which position each lies, belongs to
+the row store and must not enter here.
 """
 
 from __future__ import annotations
@@ -42,21 +41,9 @@ class RowFile:
 
     @classmethod
     def open(cls, disk: Disk, path: Path, dim: int) -> RowFile:
-        """Open the file, creating it durably if it is absent.
+        """Open the file, creating it durably if it is absent. `dim` is the components of a row.
 
-        Parameters
-        ----------
-        disk
-            Where the writes go.
-        path
-            The file.
-        dim
-            Components of every row.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be created, lengthened or mapped.
+        Raises OSError if creating, lengthening or mapping it fails.
         """
         file = disk.open(path)
         try:
@@ -78,13 +65,7 @@ class RowFile:
         return os.fstat(self._file.descriptor).st_blocks * 512
 
     def require(self, rows: int) -> None:
-        """Check that the file is long enough for so many committed rows.
-
-        Raises
-        ------
-        RowFileCorrupt
-            If it is shorter.
-        """
+        """Raise RowFileCorrupt if the file is shorter than `rows` committed rows."""
         if len(self._map) < rows * self._row_bytes:
             raise RowFileCorrupt(
                 f"{self._file.path} has {len(self._map)} bytes; "
@@ -92,22 +73,10 @@ class RowFile:
             )
 
     def append(self, position: int, vectors: Float32Array) -> None:
-        """Write rows from `position` on; they are durable when this returns.
+        """Write `vectors`, float32 (rows, dim), from `position` on, durably.
 
-        Rows beyond the last commit do not exist, so an append may overwrite those of an append that
-        was never committed. It must not touch a committed row; the caller sees to that.
-
-        Parameters
-        ----------
-        position
-            Where the first of them goes.
-        vectors
-            float32 (rows, dim).
-
-        Raises
-        ------
-        OSError
-            If the disk fails or is full. Nothing that was committed is harmed.
+        An append may overwrite rows that were never committed. The caller ensures that it touches
+        no committed row. After an OSError, the committed rows are intact.
         """
         if not len(vectors):
             return
@@ -124,7 +93,7 @@ class RowFile:
         return np.ndarray((rows, self._dim), dtype=COMPONENT, buffer=self._map)
 
     def close(self) -> None:
-        """Let go of the file. Views keep their map."""
+        """Close the file. Views keep their map."""
         self._file.close()
 
     def _grow(self, needed_bytes: int) -> None:
@@ -139,5 +108,5 @@ class RowFile:
     def _mapped(self) -> mmap.mmap | bytes:
         size = self._file.size
         if not size:
-            return b""  # an empty file cannot be mapped
+            return b""  # mmap rejects an empty file
         return mmap.mmap(self._file.descriptor, size, access=mmap.ACCESS_READ)

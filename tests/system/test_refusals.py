@@ -153,9 +153,9 @@ def test_a_shard_on_the_rows_of_another_ends_with_one_line_and_leaves_them_alone
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
     blue.stop()
     for shard, shards, options, told in (
-        (0, 2, (), "belongs to shard 1, not 0"),
-        (1, 3, (), "belongs to shards_total 2, not 3"),
-        (1, 2, ("--cluster", "red"), "belongs to cluster 'blue', not 'red'"),
+        (0, 2, (), "has shard 1, not 0"),
+        (1, 3, (), "has shards_total 2, not 3"),
+        (1, 2, ("--cluster", "red"), "has cluster 'blue', not 'red'"),
     ):
         wrong = start_server.shard(shard, shards, data=data, options=options, start=False)
         check_does_not_start(wrong, told)

@@ -88,7 +88,7 @@ def test_a_directory_of_another_identity_is_refused_with_the_field_that_differs(
     tmp_path: Path, field: str, value: object
 ) -> None:
     opened(tmp_path).close()
-    with pytest.raises(DataDirectoryForeign, match=f"belongs to {field} .*choose another"):
+    with pytest.raises(DataDirectoryForeign, match=f"has {field} .*choose another"):
         opened(tmp_path, replace(IDENTITY, **{field: value}))  # type: ignore[arg-type]  # one field
     opened(tmp_path).close()  # the refusal released the lock and changed nothing
 
@@ -109,11 +109,42 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"format_version": 1}', '{"shard": 1}'])
-def test_an_unreadable_identity_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "invalid JSON"),
+        ("{", "invalid JSON"),
+        ("[]", "expected an object"),
+        ('"x"', "expected an object"),
+        ('{"format_version": 1}', "missing field cluster"),
+        ('{"format_version": "1"}', "format_version: expected int, found '1'"),
+        ('{"shard": 1}', "format_version: expected int, found None"),
+    ],
+)
+def test_an_unreadable_identity_is_refused(tmp_path: Path, text: str, told: str) -> None:
     opened(tmp_path).close()
     (tmp_path / "shard.json").write_text(text)
-    with pytest.raises(DataDirectoryError, match="cannot be read"):
+    with pytest.raises(DataDirectoryError, match=rf"shard\.json: {told}.*restore the file"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("shard", "0", "shard: expected int, found '0'"),
+        ("shard", True, "shard: expected int, found True"),
+        ("slots", [[0, 1, 2]], r"slots\[0\]: expected tuple, found \[0, 1, 2\]"),
+        ("slots", [[0, 1.5]], r"slots\[0\]\[1\]: expected int, found 1.5"),
+        ("rack", 3, "unknown field rack"),
+    ],
+)
+def test_an_identity_with_another_field_or_type_is_refused(
+    tmp_path: Path, field: str, value: object, told: str
+) -> None:
+    opened(tmp_path).close()
+    file = tmp_path / "shard.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(DataDirectoryError, match=rf"shard\.json: {told}"):
         opened(tmp_path)
 
 

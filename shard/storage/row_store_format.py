@@ -1,0 +1,220 @@
+"""What the bytes of `store.db` mean: its tables, records and checksums.
+
+docs/formats.md is normative. Pure: no connection to a database enters here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from vectorshard.shard.rows.id_column import encode_ids
+from vectorshard.shard.rows.row_map import RowMap
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.json_records import to_json
+from vectorshard.shard.types import (
+    CollectionConfig,
+    Float32Array,
+    IdArray,
+    IdType,
+    Int64Array,
+    UInt32Array,
+)
+
+FORMAT_VERSION: Final = 2
+
+FILE_NAME: Final = "store.db"
+
+SCHEMA_SINCE_VERSION_2: Final = """
+CREATE TABLE kept (
+    generation INTEGER NOT NULL,
+    first_row INTEGER NOT NULL,
+    last_row INTEGER NOT NULL,
+    crc32c INTEGER NOT NULL,
+    row_numbers BLOB NOT NULL,
+    checksums BLOB NOT NULL,
+    squared_norms BLOB NOT NULL,
+    ids BLOB NOT NULL
+);
+CREATE UNIQUE INDEX kept_by_row ON kept (generation, first_row);
+"""
+
+SCHEMA: Final = f"""
+CREATE TABLE properties (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, crc32c INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE commits (
+    sequence INTEGER PRIMARY KEY,
+    first_row INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    crc32c INTEGER NOT NULL,
+    replaced BLOB NOT NULL,
+    deleted BLOB NOT NULL,
+    checksums BLOB NOT NULL,
+    squared_norms BLOB NOT NULL,
+    ids BLOB NOT NULL
+);
+CREATE UNIQUE INDEX commits_with_rows ON commits (first_row) WHERE rows > 0;
+CREATE TABLE metadata (row INTEGER PRIMARY KEY, struct BLOB NOT NULL);
+CREATE TABLE ledger (
+    accepted INTEGER NOT NULL, replaced INTEGER NOT NULL, deleted INTEGER NOT NULL
+);
+INSERT INTO ledger VALUES (0, 0, 0);
+{SCHEMA_SINCE_VERSION_2}"""
+
+Record: TypeAlias = tuple[Any, ...]
+"""A row of `commits` or `kept`, as the schema orders it: three numbers, crc32c, and its blobs."""
+
+OPTIONAL_OF_INDEX_FILE: Final = ("imbalance_when_trained", "filter_margins")
+"""Fields of IndexFile that the first releases did not write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What one transaction adds: new rows from `first_row` on, and rows that die.
+
+    `ids` (rows,), `checksums` uint32 (rows,), `squared_norms` float32 (rows,); `metadata` by row
+    number, empty or absent where a row has none; `replaced` and `deleted`, int64, are the numbers
+    of rows that were live until now.
+    """
+
+    first_row: int
+    ids: IdArray
+    checksums: UInt32Array
+    squared_norms: Float32Array
+    metadata: Mapping[int, bytes]
+    replaced: Int64Array
+    deleted: Int64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRows:
+    """A piece of what a compaction keeps: rows that lived when it began, ascending, at least one.
+
+    `rows` int64 (rows,) are their numbers, `ids` their ids by `encode_ids`; `checksums` uint32
+    (rows,), `squared_norms` float32 (rows,).
+    """
+
+    rows: Int64Array
+    ids: bytes
+    checksums: UInt32Array
+    squared_norms: Float32Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastCompaction:
+    """The compaction whose row file is in use: of the state after commit `sequence`.
+
+    Of the rows below `rebuilt_until`, `replaced` and `deleted` were dead; it kept all others.
+    `generation` is the row file's, 0 before the first compaction.
+    """
+
+    generation: int = 0
+    sequence: int = 0
+    rebuilt_until: int = 0
+    replaced: int = 0
+    deleted: int = 0
+
+    @property
+    def row_file(self) -> str:
+        """The name of its row file."""
+        return f"rows-{self.generation}.f32"
+
+    @property
+    def kept(self) -> int:
+        """Rows that it kept."""
+        return self.rebuilt_until - self.replaced - self.deleted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRows:
+    """Everything that a start reads from the store.
+
+    `positions` says which rows the row file holds; `ids` are blobs of `encode_ids` with the rows in
+    each, and `squared_norms` float32 (positions,), both in the order of positions; `replaced` and
+    `deleted`, int64, are the rows that died since the last compaction, in that order; `rows` were
+    ever committed; `sequence` is the last commit's, 0 before the first.
+    """
+
+    positions: RowMap
+    ids: list[tuple[bytes, int]]
+    squared_norms: Float32Array
+    replaced: Int64Array
+    deleted: Int64Array
+    rows: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFile:
+    """The index file in use.
+
+    It holds the rows below `absorbed_until` except `rows_skipped`, which were dead when they were
+    absorbed. `crc32c` and `file_bytes` are the file's; `live_when_trained` and `rows_trained_on`
+    are rows; `trained_at` is in seconds since 1970, `training_s` a duration. Only their owners
+    interpret `calibration` and `filter_margins`.
+    """
+
+    name: str
+    generation: int
+    absorbed_until: int
+    rows_skipped: int
+    crc32c: int
+    file_bytes: int
+    live_when_trained: int
+    rows_trained_on: int
+    trained_at: float
+    training_s: float
+    calibration: tuple[tuple[float, ...], ...]
+    imbalance_when_trained: float = 1.0
+    filter_margins: tuple[float, ...] = ()
+
+
+def config_to_json(config: CollectionConfig) -> str:
+    """Return `config` as one line of JSON; equal configurations give equal text."""
+    return to_json(config, sort_keys=True, separators=(",", ":"))
+
+
+def commit_record(sequence: int, commit: Commit, id_type: IdType) -> Record:
+    """Return a commit as a row of `commits`."""
+    blobs = (
+        commit.replaced.astype("<i8", copy=False).tobytes(),
+        commit.deleted.astype("<i8", copy=False).tobytes(),
+        commit.checksums.astype("<u4", copy=False).tobytes(),
+        commit.squared_norms.astype("<f4", copy=False).tobytes(),
+        encode_ids(id_type, commit.ids),
+    )
+    return _record((sequence, commit.first_row, len(commit.ids)), blobs)
+
+
+def kept_record(generation: int, kept: KeptRows) -> Record:
+    """Return a piece of what a compaction keeps as a row of `kept`."""
+    blobs = (
+        kept.rows.astype("<i8", copy=False).tobytes(),
+        kept.checksums.astype("<u4", copy=False).tobytes(),
+        kept.squared_norms.astype("<f4", copy=False).tobytes(),
+        kept.ids,
+    )
+    return _record((generation, int(kept.rows[0]), int(kept.rows[-1])), blobs)
+
+
+def is_sound(record: Record) -> bool:
+    """Whether a record matches its checksum. TypeError or struct.error: a column's type differs."""
+    return bool(_record_checksum(record[:3], record[4:]) == record[3])
+
+
+def blob_bytes(record: Record) -> int:
+    """Return the bytes of a record's blobs."""
+    return sum(map(len, record[4:]))
+
+
+def _record(numbers: tuple[int, int, int], blobs: Sequence[bytes]) -> Record:
+    return (*numbers, _record_checksum(numbers, blobs), *blobs)
+
+
+def _record_checksum(numbers: Sequence[int], blobs: Sequence[bytes]) -> int:
+    lengths = [len(blob) for blob in blobs]
+    head = struct.pack(f"<{len(numbers) + len(blobs)}q", *numbers, *lengths)
+    return checksum(head, *blobs)

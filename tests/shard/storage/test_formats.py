@@ -1,0 +1,150 @@
+"""docs/formats.md says what the code writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import struct
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.shard.storage.row_store_samples import ENTRY, commit_of, compact
+from vectorshard.shard.rows.filter_columns import FilterColumns
+from vectorshard.shard.storage import data_directory, row_store_format
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.data_directory import ShardIdentity
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.filter_file import store_columns
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import IndexFile, LastCompaction, config_to_json
+from vectorshard.shard.types import (
+    CollectionConfig,
+    FieldType,
+    IdType,
+    IndexConfig,
+    IndexKind,
+    Metric,
+    NlistRule,
+)
+
+PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
+SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def rows_of(section: str, heads: str) -> list[list[str]]:
+    """Return the cells of the table of a section that has these heads, without backticks."""
+    after = SECTIONS[section].split(f"| {heads} |\n", 1)[1]
+    lines = after.split("\n\n", 1)[0].splitlines()[1:]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> sqlite3.Connection:
+    """The database of a store with two commits, a compaction and one commit after it."""
+    store = RowStore.create(Disk(), tmp_path, ENTRY)
+    compact(store)
+    store.close()
+    return sqlite3.connect(tmp_path / "store.db")
+
+
+def test_the_tables_and_columns_of_the_page_are_the_schema(database: sqlite3.Connection) -> None:
+    described: dict[str, list[tuple[str, str]]] = {}
+    table = ""
+    for name, column, type_, _ in rows_of("store.db", "table | column | type | meaning"):
+        table = name or table
+        described.setdefault(table, []).append((column, type_))
+    tables = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    assert described == {
+        name: [
+            (column, type_)
+            for _, column, type_, *_ in database.execute(f"PRAGMA table_info({name})")
+        ]
+        for (name,) in tables
+    }
+    indexes = database.execute("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql > ''")
+    assert all(f"`{name}`" in SECTIONS["store.db"] for (name,) in indexes)
+
+
+def test_the_versions_of_the_page_are_the_code_s() -> None:
+    assert f"format version, {row_store_format.FORMAT_VERSION}." in SECTIONS["store.db"]
+    name, _, meaning = rows_of("shard.json", "field | type | meaning")[0]
+    assert name == "format_version"
+    assert meaning.startswith(f"{data_directory.FORMAT_VERSION}.")
+
+
+def test_the_fields_of_the_records_are_the_code_s() -> None:
+    described = {row[0]: row[1] for row in rows_of("store.db", "record | fields, in their order")}
+    for record, kind in (
+        ("configuration", CollectionConfig),
+        ("index", IndexConfig),
+        ("rebuilt", LastCompaction),
+        ("index_file", IndexFile),
+    ):
+        named = re.findall(r"`(\w+)`", f"`{described[record]}")
+        expected = [field.name for field in fields(kind)]
+        assert [name for name in dict.fromkeys(named) if name in expected] == expected, record
+    identity = [row[0] for row in rows_of("shard.json", "field | type | meaning")][1:]
+    assert identity == [field.name for field in fields(ShardIdentity)]
+    for values in (Metric, IdType, FieldType):
+        assert (
+            f"({', '.join(str(member.value) for member in values)})" in described["configuration"]
+        )
+    for kinds in (IndexKind, NlistRule):
+        assert f"({', '.join(str(member.value) for member in kinds)})" in described["index"]
+
+
+def test_the_properties_of_the_page_are_those_that_a_store_writes(tmp_path: Path) -> None:
+    store = RowStore.create(Disk(), tmp_path, ENTRY)
+    compact(store)
+    while store.sweep_due:
+        store.sweep(lambda rows: ~np.isin(rows, [0, 1, 7]))
+    names = {field.name: 0 for field in fields(IndexFile)}
+    store.set_index_file(IndexFile(**{**names, "name": "", "calibration": ()}))  # type: ignore[arg-type]
+    store.close()
+    connection = sqlite3.connect(tmp_path / "store.db")
+    stored = dict(connection.execute("SELECT key, value FROM properties"))
+    assert {row[0] for row in rows_of("store.db", "key | value")} == stored.keys()
+    assert stored["configuration"] == config_to_json(ENTRY.config)
+    assert json.loads(stored["rebuilt"]) == asdict(store.last_compaction)
+
+
+def test_record_checksums_cover_what_the_page_says(database: sqlite3.Connection) -> None:
+    def covered(record: tuple[Any, ...]) -> int:
+        numbers, crc32c, blobs = record[:3], record[3], record[4:]
+        lengths = [len(blob) for blob in blobs]
+        assert checksum(struct.pack(f"<{3 + len(blobs)}q", *numbers, *lengths), *blobs) == crc32c
+        return 1
+
+    for table, records in (("commits", 3), ("kept", 2)):
+        assert sum(map(covered, database.execute(f"SELECT * FROM {table}"))) == records
+    for key, value, crc32c in database.execute("SELECT * FROM properties"):
+        assert checksum(f"{key}{value}".encode()) == crc32c
+
+
+def test_the_head_of_a_filter_file_is_as_the_page_says(tmp_path: Path) -> None:
+    columns = FilterColumns(ENTRY.config.filter_fields)
+    columns.append({0: (("en",),), 2: (("de", "en"),)}, 3)
+    store_columns(Disk(), tmp_path, columns, 3)
+    contents = (tmp_path / "filters-3.columns").read_bytes()
+    assert contents[:8] == b"VSFILTR1"
+    assert "`VSFILTR1`" in SECTIONS["filters-R.columns"]
+    assert struct.unpack("<QI", contents[8:20]) == (3, checksum(contents[:16], contents[20:]))
+    parts, rest = [], contents[20:]
+    while rest:
+        length = int.from_bytes(rest[:8], "little")
+        parts.append(rest[8 : 8 + length])
+        rest = rest[8 + length :]
+    assert (parts[1], parts[2], parts[4]) == ((2).to_bytes(8, "little"), b"en", b"de")
+
+
+def test_ids_are_as_the_page_says(tmp_path: Path) -> None:
+    store = RowStore.create(Disk(), tmp_path, ENTRY)
+    store.commit(commit_of(0, 2, ids=np.array([-1, 7])))
+    store.close()
+    ((ids,),) = sqlite3.connect(tmp_path / "store.db").execute("SELECT ids FROM commits")
+    assert ids == struct.pack("<2q", -1, 7)
