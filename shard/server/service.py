@@ -68,6 +68,7 @@ from vectorshard.shard.wire.rpcs import (
 _log = structlog.get_logger(__name__)
 
 Answer = Callable[[bytes, Call], Awaitable[bytes]]
+StreamHandler = UpsertStreamHandler | SearchStreamHandler
 
 WITHOUT_DEFAULT_DEADLINE: Final = frozenset({TRAIN.name})
 """RPCs that may take as long as they take when the caller sets no deadline."""
@@ -201,8 +202,10 @@ class VectorService:
             for name, answer in answers.items()
         }
         stream_handler: Any = grpc.stream_stream_rpc_method_handler
-        handlers[UPSERT_STREAM] = stream_handler(self._upsert_stream)
-        handlers[SEARCH_STREAM] = stream_handler(self._search_stream)
+        handlers |= {
+            UPSERT_STREAM: stream_handler(self._stream(UPSERT_STREAM, self._upsert_stream)),
+            SEARCH_STREAM: stream_handler(self._stream(SEARCH_STREAM, self._search_stream)),
+        }
         search = stream_handler(self._search_unread)
         when_busy = {SEARCH.name: (lambda: self._searches.is_busy, search)}
         limits = self._limits
@@ -252,6 +255,24 @@ class VectorService:
         except Exception as error:
             self._note(outcome, error)
             await _abort(context, name, error)
+
+    def _stream(
+        self, name: str, opened: Callable[[AsyncIterator[bytes], Call], StreamHandler]
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        async def serve(payloads: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            with self._run(name) as outcome, self._open_stream() as open_stream:
+                handler = opened(payloads, self._call(context))
+                try:
+                    async for answer in handler.answers():
+                        with open_stream:  # is sending
+                            yield answer
+                except Exception as error:
+                    self._note(outcome, error)
+                    await _abort(context, name, error)
+                finally:
+                    await handler.close()
+
+        return serve
 
     def _asking(self, rpc: Rpc[Any, Any]) -> Answer:
         """Return the answer of an RPC: decode the request, ask the shard, encode the result."""
@@ -316,27 +337,14 @@ class VectorService:
 
         return write
 
-    async def _upsert_stream(
-        self, payloads: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        """Acknowledge each message in order, while the next ones are read and written."""
-        with self._run(UPSERT_STREAM) as outcome, self._open_stream() as open_stream:
-            stream = UpsertStreamHandler(
-                payloads,
-                lambda payload: UPSERT.decode_request(payload, self._limits),
-                partial(self._write_of_stream, call=self._call(context)),
-                self._draining,
-                self._write_memory,
-            )
-            try:
-                async for acknowledgement in stream.acknowledgements():
-                    with open_stream:  # is sending
-                        yield acknowledgement
-            except Exception as error:
-                self._note(outcome, error)
-                await _abort(context, UPSERT_STREAM, error)
-            finally:
-                await stream.close()
+    def _upsert_stream(self, payloads: AsyncIterator[bytes], call: Call) -> UpsertStreamHandler:
+        return UpsertStreamHandler(
+            payloads,
+            lambda payload: UPSERT.decode_request(payload, self._limits),
+            partial(self._write_of_stream, call=call),
+            self._draining,
+            self._write_memory,
+        )
 
     async def _write_of_stream(self, request: UpsertRequest, request_id: int, call: Call) -> bytes:
         await self._require_placement(call)
@@ -378,30 +386,18 @@ class VectorService:
         finally:
             self._search_memory.release(held)
 
-    async def _search_stream(
-        self, payloads: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    def _search_stream(self, payloads: AsyncIterator[bytes], call: Call) -> SearchStreamHandler:
         """Answer each message as Search would; each counts as a Search, besides the stream."""
-        with self._run(SEARCH_STREAM) as outcome, self._open_stream() as open_stream:
-            stream = SearchStreamHandler(
-                payloads,
-                self._decode_search_of_stream,
-                self._search_of_stream,
-                lambda error: _status(SEARCH_STREAM, error).SerializeToString(),
-                call=self._call(context),
-                limits=self._limits,
-                draining=self._draining,
-                clock=self._clock,
-            )
-            try:
-                async for answer in stream.answers():
-                    with open_stream:  # is sending
-                        yield answer
-            except Exception as error:
-                self._note(outcome, error)
-                await _abort(context, SEARCH_STREAM, error)
-            finally:
-                await stream.close()
+        return SearchStreamHandler(
+            payloads,
+            self._decode_search_of_stream,
+            self._search_of_stream,
+            lambda error: _status(SEARCH_STREAM, error).SerializeToString(),
+            call=call,
+            limits=self._limits,
+            draining=self._draining,
+            clock=self._clock,
+        )
 
     def _decode_search_of_stream(self, payload: bytes) -> SearchRequest:
         try:

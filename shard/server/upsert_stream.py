@@ -98,7 +98,7 @@ class UpsertStreamHandler:
         if not written.cancelled():
             written.exception()  # retrieved here: after a failure the later ones are not awaited
 
-    async def acknowledgements(self) -> AsyncIterator[bytes]:
+    async def answers(self) -> AsyncIterator[bytes]:
         """Yield the acknowledgements in order; raise the first message's error.
 
         Raises

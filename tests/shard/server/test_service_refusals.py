@@ -25,7 +25,7 @@ from tests.shard.server.served import (
 )
 from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import MalformedMessage, Overloaded
+from vectorshard.shard.errors import MalformedMessage, Overloaded, PlacementMismatch
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.server.search_limiter import ALWAYS_ACCEPTED, SearchLimiter
 from vectorshard.shard.server.status import DETAILS_KEY, RETRY_DELAY_S, error_from_rpc, read_status
@@ -36,6 +36,7 @@ from vectorshard.shard.types import (
     DeleteRequest,
     SearchRequest,
     SearchResult,
+    Topology,
     UpsertRequest,
     UpsertResult,
 )
@@ -76,6 +77,39 @@ async def test_a_write_without_room_is_refused_at_once_but_a_routers_waits(tmp_p
         await stream.done_writing()
         assert await served.shard.count(CountRequest(collection="words")) == 15
         await served.call("Upsert", upsert_of(15))
+
+
+async def test_a_routers_write_that_waited_is_refused_if_the_server_has_become_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = upsert_of(0)
+    async with serving(tmp_path, replace(LIMITS, write_bytes=len(payload))) as served:
+        begun, may_go_on = asyncio.Event(), asyncio.Event()
+        written = served.shard.upsert
+
+        async def upsert(request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+            begun.set()
+            await may_go_on.wait()
+            return await written(request, call=call)
+
+        monkeypatch.setattr(served.shard, "upsert", upsert)
+        first = asyncio.ensure_future(served.call("Upsert", payload))
+        await begun.wait()
+        before = await served.shard.topology()
+        router = Call(placement=fingerprint_of(before))
+        waiting = asyncio.ensure_future(served.refusal("Upsert", upsert_of(5), router))
+        await served.call("GetServerInfo", b"", router)
+
+        async def topology(*, call: Call = NO_LIMIT) -> Topology:
+            return replace(before, cluster="other")
+
+        monkeypatch.setattr(served.shard, "topology", topology)
+        assert not waiting.done()
+        may_go_on.set()
+        await first
+        _, error = await waiting
+        assert isinstance(error, PlacementMismatch)
+        assert await served.shard.count(CountRequest(collection="words")) == 5
 
 
 # ---- what is refused on arrival -----------------------------------------------------------------
@@ -175,7 +209,10 @@ async def test_a_call_or_stream_too_many_is_refused_unread(
         running = await held.begin()
         for method, payload in (("Count", b""), ("GetServerInfo", b""), ("Upsert", upsert_of(0))):
             code, error = await held.served.refusal(method, payload)
-            assert (code, str(error)) == ("RESOURCE_EXHAUSTED", "too many calls in progress: the limit is 3")
+            assert (code, str(error)) == (
+                "RESOURCE_EXHAUSTED",
+                "too many calls in progress: the limit is 3",
+            )
         held.may_go_on.set()
         await running
         for stream in streams:

@@ -97,7 +97,7 @@ class Stream:
             raise
 
     async def _take(self) -> None:
-        async for acknowledgement in self.upload.acknowledgements():
+        async for acknowledgement in self.upload.answers():
             self.acknowledged.append(acknowledgement)
 
     def message(self, number: int) -> Message:
