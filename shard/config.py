@@ -13,6 +13,9 @@ SLOTS_TOTAL = 4_096
 PAGE_SIZE_DEFAULT = 1_000
 """Rows of a List page when the request states no size."""
 
+LISTENING = "listening on "
+"""What a server prints on stdout, before its address, once it can serve."""
+
 CONNECTION_AGE_S = 300.0
 """The age at which a server asks the client to close a connection and resolve the server's name
 again. Longer: a new address is noticed later; shorter: more connections. It affects no call."""

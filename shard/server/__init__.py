@@ -1,4 +1,4 @@
 """The gRPC edge that serves any Shard: service, streams, admission control, status codes, metrics.
 
-No vector is scored here, and nothing is written to disk.
+This package scores no vector and writes nothing to disk.
 """

@@ -1,8 +1,8 @@
-"""What a server refuses as it arrives: calls beyond its bounds, before anything of them is read.
+"""Admission control: refuse calls beyond the server's limits, before their requests are read.
 
-A refusal must cost far less than what it refuses, or refusing is all that a server under too much
-load does. Its status is made beforehand, and its handler is that of a stream, whatever the method:
-so grpc neither waits for the request nor hands it over.
+A refusal must cost far less than the call it refuses; else an overloaded server does nothing but
+refuse. So its status is prepared in advance, and its handler is a stream's, whatever the method:
+grpc then neither waits for the request nor delivers it.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
 
 from vectorshard.shard.errors import Overloaded
 from vectorshard.shard.server.status import DETAILS_KEY, status_code, status_of
+from vectorshard.shard.wire.rpcs import path_of
 
-TOLD_EVERY_S: Final = 10.0
-"""How often the log tells of refusals at most: it must not be what a server is busy with."""
+LOG_EVERY_S: Final = 10.0
+"""The shortest time between two log events of refusals: a busy server must not be busy logging."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _log = structlog.get_logger(__name__)
 
 
 class RefusalLog:
-    """Tells the log that calls are refused, now and then.
+    """Logs that calls are refused, at most every `LOG_EVERY_S`.
 
     Parameters
     ----------
@@ -39,16 +41,16 @@ class RefusalLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._told_at = -inf
+        self._logged_at = -inf
         self._refused = 0
 
     def note(self, reason: str) -> None:
         """Note that a call was refused, and why."""
         self._refused += 1
         now = self._clock()
-        if now - self._told_at >= TOLD_EVERY_S:
-            _log.warning("refusing calls", refused=self._refused, reason=reason)
-            self._told_at, self._refused = now, 0
+        if now - self._logged_at >= LOG_EVERY_S:
+            _log.warning("calls refused", refused=self._refused, reason=reason)
+            self._logged_at, self._refused = now, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,11 @@ class Bound:
     Attributes
     ----------
     methods
-        Whose calls it bounds.
+        The methods whose calls it bounds.
     is_reached
-        Whether one more would be too many.
+        Returns whether the next call exceeds the bound.
     refusal
-        What a call that is one too many is told.
+        The error of a call that exceeds it.
     """
 
     methods: Iterable[str]
@@ -70,44 +72,39 @@ class Bound:
     refusal: Overloaded
 
 
-class Arrivals(grpc.GenericRpcHandler):
-    """Hands a call to its handler, or to one that refuses it.
+class AdmissionControl(grpc.GenericRpcHandler):
+    """Passes a call to the handler of its method, or to one that refuses it.
 
     Parameters
     ----------
-    service
-        The name of the service.
     handlers
-        Those of its methods, by name.
+        The handlers of the service's methods, by name.
     bounds
-        The first that is reached is told.
+        The first bound that is reached refuses the call.
     refused
-        Called with the method of each call that is refused, and what it is told.
+        Called with the method and the error of each call that is refused.
     when_busy
         Other handlers of some methods, by name, and when a call gets them.
     """
 
     def __init__(
         self,
-        service: str,
-        handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+        handlers: Mapping[str, Handler],
         bounds: Iterable[Bound],
         refused: Callable[[str, Overloaded], None],
-        when_busy: Mapping[str, tuple[Callable[[], bool], grpc.RpcMethodHandler[Any, Any]]],
+        when_busy: Mapping[str, tuple[Callable[[], bool], Handler]],
     ) -> None:
-        self._handlers = {f"/{service}/{name}": handler for name, handler in handlers.items()}
-        self._when_busy = {f"/{service}/{name}": busy for name, busy in when_busy.items()}
-        self._bounds: dict[
-            str, list[tuple[Callable[[], bool], grpc.RpcMethodHandler[Any, Any]]]
-        ] = {path: [] for path in self._handlers}
+        self._handlers = {path_of(name): handler for name, handler in handlers.items()}
+        self._when_busy = {path_of(name): busy for name, busy in when_busy.items()}
+        self._bounds: dict[str, list[tuple[Callable[[], bool], Handler]]] = {
+            path: [] for path in self._handlers
+        }
         for bound in bounds:
             for name in bound.methods:
                 refuses = _refusing(bound.refusal, name, refused)
-                self._bounds[f"/{service}/{name}"].append((bound.is_reached, refuses))
+                self._bounds[path_of(name)].append((bound.is_reached, refuses))
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler of a call that has arrived; None for a method that is not served."""
         path = handler_call_details.method
         handler = self._handlers.get(path)
@@ -123,9 +120,9 @@ class Arrivals(grpc.GenericRpcHandler):
 
 @lru_cache(maxsize=256)
 def refuser(message: str) -> Callable[[Context], None]:
-    """Return what sets a call's status to a refusal; its handler has only to return.
+    """Return a function that sets the status of a refused call, whose handler then returns.
 
-    Many refusals in a row say the same, and a status takes longer to make than all else of them.
+    Cached: consecutive refusals have the same text, and the status is the costly part of them.
     """
     refusal = Overloaded(message)
     code = status_code(refusal)
@@ -141,7 +138,7 @@ def refuser(message: str) -> Callable[[Context], None]:
 
 def _refusing(
     refusal: Overloaded, method: str, refused: Callable[[str, Overloaded], None]
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> Handler:
     refuse = refuser(str(refusal))
 
     async def refuse_call(_: object, context: Context) -> None:

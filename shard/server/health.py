@@ -1,12 +1,12 @@
-"""Whether a server lives and is ready: grpc.health.v1, on its own port and beside it.
+"""Liveness and readiness of a server: grpc.health.v1, on the server's port and on a separate one.
 
-The server's own port answers from the event loop, and so tells what a client will meet there. A
-port of its own answers from a thread of its own: it answers when the event loop is at its limit,
-and when that has stood still it says so, where the other can only be silent. What the thread knows
-it is told by a heartbeat, which the event loop writes.
+On the server's port, the event loop answers, so the answer shows what a client will meet there. On
+the separate port, a dedicated thread answers. It answers even when the event loop is overloaded,
+and reports a loop that is stuck, of which the server's port reports nothing. The thread reads a
+heartbeat that the event loop writes.
 
-"" is the process; the service's own name says whether calls make sense, which on a router takes a
-shard that it knows.
+The service "" is the process. The service's own name reports readiness; a router is ready once it
+knows a shard.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from vectorshard.shard.server.listening import join_address, split_address
 HEALTH_SERVICE: Final[str] = health.SERVICE_NAME
 
 LOOK_S = 1.0
-"""How often a service is looked at for those that watch it, and the heart beats."""
+"""The interval of heartbeats, and of checks for watchers."""
 
 SILENT_S: Final = 10.0
-"""How long an event loop may be silent: longer than any call of FAISS or a full collection."""
+"""How long an event loop may be silent: longer than any FAISS call or full garbage collection."""
 
 CHECKS_MAX: Final = 100
-"""Checks of a port that wait at most."""
+"""The largest number of checks in progress on the separate port."""
 
 _STATUSES: Final = health_pb2.HealthCheckResponse
 
@@ -45,7 +45,7 @@ def _response(serves: bool) -> health_pb2.HealthCheckResponse:
 
 
 class Heartbeat:
-    """What the event loop last said of itself, for other threads to read.
+    """The last state that the event loop wrote, for other threads to read.
 
     Parameters
     ----------
@@ -60,38 +60,38 @@ class Heartbeat:
         self._drains = False
 
     def beat(self, *, is_ready: bool) -> None:
-        """Say that the loop runs, and whether calls make sense."""
+        """Record that the loop runs, and whether the server is ready."""
         self._is_ready = is_ready
         self._beat_at = self._clock()
 
     def drain(self) -> None:
-        """Say that the server stops; nothing changes that."""
+        """Record that the server stops, permanently."""
         self._drains = True
 
     @property
     def is_alive(self) -> bool:
-        """Whether the loop was heard of lately, and the server does not stop."""
+        """Whether the last heartbeat is recent, and the server does not stop."""
         return not self._drains and self._clock() - self._beat_at < SILENT_S
 
     @property
     def is_ready(self) -> bool:
-        """Whether it also takes calls that make sense."""
+        """Whether the server is alive and ready."""
         return self.is_alive and self._is_ready
 
 
 class LoopHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
-    """Health as the event loop tells it.
+    """Health, answered by the event loop.
 
     Unlike grpc's own servicer it ends the calls of watchers, for which the drain would wait.
 
     Parameters
     ----------
     shard
-        Says whether there is something to ask.
+        The server is ready if its topology has a shard.
     service
         The name of the service.
     heartbeat
-        Where `beat` writes.
+        Written by `beat`.
     """
 
     def __init__(self, shard: Shard, service: str, heartbeat: Heartbeat) -> None:
@@ -101,12 +101,12 @@ class LoopHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it ha
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
-        """Serve no more."""
+        """Report NOT_SERVING from now on."""
         self._heartbeat.drain()
         self._draining.set()
 
     async def beat(self) -> None:
-        """Write the heartbeat, until this is cancelled."""
+        """Write the heartbeat until cancelled."""
         while True:
             self._heartbeat.beat(is_ready=await self._is_ready())
             await asyncio.sleep(LOOK_S)
@@ -123,20 +123,20 @@ class LoopHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it ha
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """Tell a service's status."""
+        """Return the status of a service."""
         if request.service not in self._services:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
         return await self._answer(request.service)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        """Tell a service's status now, and when it changes; after the drain nothing will."""
-        told = None
+        """Send the status of a service now and whenever it changes, until the server drains."""
+        sent = None
         while True:
-            last = self._draining.is_set()  # looked at first: what is told then is the drain
+            last = self._draining.is_set()  # read first, so that the last answer is of the drain
             answer = await self._answer(request.service)
-            if answer != told:
+            if answer != sent:
                 await context.write(answer)
-                told = answer
+                sent = answer
             if last:
                 return
             with suppress(TimeoutError):
@@ -144,7 +144,7 @@ class LoopHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it ha
 
 
 class ThreadHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
-    """Health as the heartbeat tells it; `Watch`, which would hold the thread, is UNIMPLEMENTED."""
+    """Health from the heartbeat. `Watch` is UNIMPLEMENTED, because it would occupy the thread."""
 
     def __init__(self, service: str, heartbeat: Heartbeat) -> None:
         self._service = service
@@ -153,16 +153,16 @@ class ThreadHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it 
     def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """Tell a service's status."""
+        """Return the status of a service."""
         if request.service == self._service:
             return _response(self._heartbeat.is_ready)
         if request.service:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service}")
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service}")
         return _response(self._heartbeat.is_alive)
 
 
 class HealthPort:
-    """A port of its own, and a thread, that answer health. Must be stopped.
+    """A separate port and thread that answer health. Must be stopped.
 
     Parameters
     ----------
@@ -171,12 +171,12 @@ class HealthPort:
     service
         The name of the service.
     heartbeat
-        What is told.
+        The state that it reports.
 
     Raises
     ------
     InvalidParameter
-        If it cannot listen there.
+        If it cannot listen on the address.
     """
 
     def __init__(self, address: str, service: str, heartbeat: Heartbeat) -> None:
@@ -191,14 +191,15 @@ class HealthPort:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
             raise InvalidParameter(
-                f"cannot listen on {address}: it is in use, or not of this machine", field="health"
+                f"cannot listen on {address}: the address is in use, or not of this machine",
+                field="health",
             ) from None
         self.address = join_address(host, port)
 
     def start(self) -> None:
-        """Begin to answer; who has connected before waits until then."""
+        """Begin to answer; earlier connections wait until then."""
         self._server.start()
 
     def stop(self) -> threading.Event:
-        """Answer no more; the event is set when the port is closed."""
+        """Stop answering; the event is set when the port is closed."""
         return self._server.stop(None)

@@ -1,7 +1,7 @@
-"""Where a server listens: on all that an address means, or not at all.
+"""Where a server listens: on all addresses that a name resolves to, or not at all.
 
-gRPC is content with one of the addresses that a name resolves to, so that two servers told to
-listen on localhost would both start, one on 127.0.0.1 and one on ::1, and share the clients.
+gRPC accepts one of the addresses that a name resolves to. Two servers that listen on localhost
+would both start, one on 127.0.0.1 and one on ::1, and share the clients.
 """
 
 from __future__ import annotations
@@ -19,13 +19,7 @@ _NOT_OF_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 def split_address(address: str, field: str) -> tuple[str, int]:
-    """Split HOST:PORT.
-
-    Raises
-    ------
-    InvalidParameter
-        If it is not of that form.
-    """
+    """Split HOST:PORT. Raises InvalidParameter if the address has another form."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdecimal() or int(port) > 65_535:
         raise InvalidParameter(f"{address!r} is not HOST:PORT", field=field)
@@ -33,21 +27,21 @@ def split_address(address: str, field: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """Return HOST:PORT, an IPv6 host in brackets: what `split_address` takes apart."""
+    """Return HOST:PORT, with an IPv6 host in brackets: the inverse of `split_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def bind(server: grpc.aio.Server, listen: str, *, shares_port: bool = False) -> str:
-    """Have a server that has not started listen on every address of this machine that is meant.
+    """Bind a server that has not started to every address of this machine that `listen` names.
 
-    Returns HOST:PORT with the port that was picked where 0 was asked for. From here on nobody else
-    gets the port; who connects waits for the server to start. One that shares its port, as grpc's
-    option says as well, does not ask whether others have it.
+    Returns HOST:PORT, with the port that was picked for 0. From here on no other process gets the
+    port; connections wait for the server to start. A server that shares its port, as grpc's option
+    also states, does not check whether other servers have it.
 
     Raises
     ------
     InvalidParameter
-        If an address is in use, or none is of this machine.
+        If an address is in use, or no address is of this machine.
     """
 
     def take(family: int, address: str, port: int) -> int:
@@ -59,10 +53,10 @@ async def bind(server: grpc.aio.Server, listen: str, *, shares_port: bool = Fals
 
 
 async def hold(listen: str) -> tuple[str, list[socket.socket]]:
-    """Take every address that is meant for servers that will share the port, without listening.
+    """Reserve every address that `listen` names, for servers that share the port; do not listen.
 
-    Returns HOST:PORT as `bind` does, and what must be closed in the end. Meanwhile whoever does not
-    share finds the port in use, and a port that was picked stays picked.
+    Returns HOST:PORT as `bind` does, and the sockets, which must be closed in the end. Meanwhile
+    the port is in use for servers that do not share it, and a port that was picked stays picked.
 
     Raises what `bind` raises.
     """
@@ -75,8 +69,8 @@ async def hold(listen: str) -> tuple[str, list[socket.socket]]:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             each.bind((address, port))
-        except OSError:  # it is free, but connections of whoever had it are not forgotten yet
-            # As long as nobody listens, others that set this too could take it.
+        except OSError:  # free, but connections of its last owner are in TIME_WAIT
+            # As long as no socket listens, other processes that set this too could bind to it.
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind((address, port))
         return int(each.getsockname()[1])
@@ -90,7 +84,7 @@ async def hold(listen: str) -> tuple[str, list[socket.socket]]:
 
 
 async def _taken(listen: str, take: Callable[[int, str, int], int]) -> str:
-    """Take each address that is meant, by family, address and port; return HOST:PORT."""
+    """Call `take` with family, address and port of each address; return HOST:PORT."""
     host, port = split_address(listen, "listen")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -105,17 +99,17 @@ async def _taken(listen: str, take: Callable[[int, str, int], int]) -> str:
         except OSError as error:
             if error.errno not in _NOT_OF_THIS_MACHINE:
                 raise _refusal(listen, error.strerror or str(error)) from None
-        except RuntimeError:  # somebody was faster
+        except RuntimeError:  # another process was faster
             raise _refusal(listen, f"{address} is in use") from None
         else:
             bound = True
     if not bound:
-        raise _refusal(listen, "no address of this machine")
+        raise _refusal(listen, "no address is of this machine")
     return join_address(host, port)
 
 
 def _require_free(family: int, address: str, port: int) -> None:
-    """Raise the OSError that says why nobody can listen there, which gRPC does not tell."""
+    """Raise the OSError of binding to the address, which gRPC does not report."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
         probe.bind((address, port))

@@ -1,9 +1,9 @@
-"""How many bytes of writes, or of searches, a server holds at a time, whoever sends them.
+"""How many bytes of writes, or of searches, a server holds in memory at a time.
 
-Every write holds as much of the budget as its message has bytes, from when it is read until it is
-acknowledged. Uploads wait for room, and so hold their clients back; single calls, which are there
-already when they are first seen, are refused. A search holds what its answer may have, too. It
-lives on an event loop.
+A write holds the bytes of its message from when it is read until it is acknowledged; a search
+holds the bytes of its queries and of its expected response. An upsert stream waits for bytes, and
+so holds its client back. A unary call is in memory already when the server first sees it: the
+server refuses it. A limiter belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from collections import deque
 from vectorshard.shard.errors import Overloaded
 
 
-class ByteBudget:
-    """Bytes to take and to give back. Who waits gets them in the order of coming.
+class MemoryLimiter:
+    """Bytes to acquire and release, first come, first served.
 
     Parameters
     ----------
     bytes_total
-        How many there are. Who wants more gets all of them, alone.
-    of_what
-        What errors call those who hold them.
+        How many bytes there are. A larger request gets them all, alone.
+    holders
+        What holds them, as errors name it: ``writes``.
     """
 
-    def __init__(self, bytes_total: int, of_what: str) -> None:
+    def __init__(self, bytes_total: int, holders: str) -> None:
         self._total = bytes_total
-        self._of_what = of_what
+        self._holders = holders
         self._held = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def take_now(self, wanted: int) -> None:
-        """Take bytes.
+    def acquire_nowait(self, wanted: int) -> None:
+        """Acquire bytes.
 
         Raises
         ------
         Overloaded
-            If there are not as many, or others wait for them.
+            If fewer are free, or others wait for them.
         """
         if self._waiting or not self._has(wanted):
             raise Overloaded(
-                f"{self._held:,} bytes of {self._of_what} are in progress, "
-                f"and {len(self._waiting)} wait"
+                f"too many bytes of {self._holders} in progress: {self._held:,} of "
+                f"{self._total:,} bytes are in use and {len(self._waiting)} requests wait"
             )
         self._held += wanted
 
-    async def take(self, wanted: int) -> None:
-        """Take bytes, once there are as many and nobody else waits for longer."""
+    async def acquire(self, wanted: int) -> None:
+        """Acquire bytes, once they are free and all earlier callers have theirs."""
         if not self._waiting and self._has(wanted):
             self._held += wanted
             return
@@ -58,23 +58,23 @@ class ByteBudget:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._waiting.remove((wanted, turn))
-                self._admit()
-            else:  # cancelled with the bytes in hand
-                self.give_back(wanted)
+                self._grant()
+            else:  # the bytes were granted before the cancellation arrived
+                self.release(wanted)
             raise
 
-    def give_back(self, taken: int) -> None:
-        """Give bytes back, to whoever waits."""
-        self._held -= taken
-        self._admit()
+    def release(self, acquired: int) -> None:
+        """Release bytes to the callers that wait."""
+        self._held -= acquired
+        self._grant()
 
     def _has(self, wanted: int) -> bool:
         return not self._held or self._held + wanted <= self._total
 
-    def _admit(self) -> None:
+    def _grant(self) -> None:
         while self._waiting and self._has(self._waiting[0][0]):
             wanted, turn = self._waiting[0]
-            if turn.done():  # it is about to leave
+            if turn.done():  # cancelled, and about to leave the queue
                 break
             self._waiting.popleft()
             self._held += wanted

@@ -1,7 +1,8 @@
-"""A gRPC server around a Shard: listening, health, reflection, and an end that loses nothing.
+"""A gRPC server around a Shard: listening, health, reflection, and a graceful stop.
 
-Told to stop, it first says so, in its health, and answers as before until its callers have left;
-then it ends the streams, tells the connections, finishes what runs, and lets the shard commit.
+A stop begins with the lame duck: health reports NOT_SERVING, and calls are answered as before until
+the callers have left. Then the server drains: it ends the streams, sends GOAWAY, finishes the calls
+in progress, and closes the shard, which commits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from vectorshard.shard.config import CONNECTION_AGE_S, Limits, ServerConfig
+from vectorshard.shard.config import CONNECTION_AGE_S, LISTENING, Limits, ServerConfig
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.runtime.allocator import keep_few_arenas
@@ -31,24 +32,24 @@ from vectorshard.shard.server.listening import bind, join_address, split_address
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics, serve_metrics
 from vectorshard.shard.types import Role
-from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.rpcs import SERVICE_NAME, message_options
 
 DRAIN_S = 30.0
-"""How long calls that run may take to finish once the server is told to stop."""
+"""How long calls in progress may take to finish once the server drains."""
 
 LINGER_S = 0.2
-"""How long connections stay after our streams have ended, so that clients that still write hear
-of it; and how long streams that are not ours, such as reflection's, once our calls are done."""
+"""How long connections stay open after the streams have ended, so that clients that still write
+receive the status; and how long other services' streams, such as reflection's, stay after that."""
 
 QUIET_S = 0.2
-"""How long no call must have arrived for callers to have left."""
+"""Time without a call after which the callers are considered to have left."""
 
 READ_AHEAD_BYTES = 4 * 1024 * 1024
-"""Bytes of a stream that wait in this process to be read; then the network holds its sender back.
-Over a round trip of 50 ms that is 80 MB/s."""
+"""Bytes of a connection that wait in this process to be read; beyond it the network holds the
+sender back. Over a round trip of 50 ms that allows 80 MB/s."""
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long a Python thread keeps the others waiting; measured, 5 ms makes a search's p50 11 ms."""
+"""How long a Python thread makes others wait. Measured: with 5 ms, the p50 of a search is 11 ms."""
 
 _log = structlog.get_logger(__name__)
 
@@ -56,26 +57,23 @@ _log = structlog.get_logger(__name__)
 def server_options(
     limits: Limits, connection_age_s: float = CONNECTION_AGE_S, *, shares_port: bool = False
 ) -> list[tuple[str, int]]:
-    """Return the options of a gRPC server that holds its messages to the limits."""
+    """Return the options of a gRPC server with these limits."""
     return [
-        ("grpc.max_receive_message_length", limits.message_bytes),
-        ("grpc.max_send_message_length", limits.message_bytes),
+        *message_options(limits.message_bytes),
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_concurrent_streams", limits.connection_calls),
-        # Routers ask by pings whether a server is there; by default gRPC takes one in 5 minutes.
+        # Routers ping a server to detect its failure; by default gRPC allows a ping in 5 minutes.
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-        # Clients look a name up when a connection ends, and not before. What runs on it goes on for
-        # as long as it takes: a bulk load, or another's stream, is not ended for this. grpc varies
-        # the age by a tenth, so that not all come back at once.
+        # Clients resolve a name again only when a connection ends. Calls on an old connection run
+        # to their end, so this ends no bulk load and no stream. grpc varies the age by a tenth, so
+        # that clients do not all reconnect at the same time.
         ("grpc.max_connection_age_ms", round(connection_age_s * 1_000)),
-        # What a connection may send before it is read. By default gRPC lets it grow as far as the
-        # network's speed suggests: 50 MB and more of an upload that nobody reads yet.
+        # Bytes that a connection may send before they are read. By default gRPC lets them grow with
+        # the speed of the network: to 50 MB and more of an upsert stream that waits.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
-        (
-            "grpc.so_reuseport",
-            int(shares_port),
-        ),  # a second server on the port must fail, not share it silently
+        # By default a second server on the port would share it silently. It must fail instead.
+        ("grpc.so_reuseport", int(shares_port)),
     ]
 
 
@@ -87,13 +85,15 @@ async def run_server(
 ) -> None:
     """Serve a shard until SIGTERM or SIGINT, then drain, and close it.
 
-    It is opened once the addresses are taken: a server that cannot listen touches no rows. Prints
-    ``listening on HOST:PORT`` once it can serve. Its metrics are those of `collectors`, too.
+    The shard is opened after the addresses are bound: a server that cannot listen touches no rows.
+    Prints ``listening on HOST:PORT`` once it can serve. `collectors` add metrics.
 
     Raises
     ------
     InvalidParameter
-        If it cannot listen on an address. What `open_shard` raises.
+        If it cannot listen on an address.
+
+    And what `open_shard` raises.
     """
     keep_few_arenas()
     use_one_thread()
@@ -115,7 +115,7 @@ async def run_server(
         shard = await open_shard()
         try:
             role = (await shard.topology()).role
-            # Of a router's rows its shards tell.
+            # The shards of a router export their rows themselves.
             if config.metrics is not None and role is not Role.ROUTER:
                 registry.register(LedgerCollector(shard, asyncio.get_running_loop()))
             service = VectorService(shard, limits, version("vectorshard"), RpcMetrics(registry))
@@ -161,20 +161,20 @@ async def _serve(
     names = (SERVICE_NAME, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     await server.start()
-    # What is there now stays: without it a full collection looks at 66,000 objects of imported
-    # modules each time, and stops every call for 17 ms.
+    # Exclude the objects that exist now from garbage collection: else a full collection visits
+    # 66,000 objects of imported modules each time, and stops every call for 17 ms.
     gc.collect()
     gc.freeze()
-    print(f"listening on {address}", flush=True)
+    print(f"{LISTENING}{address}", flush=True)
 
     await stopping.wait()
-    _log.info("leaving", callers_may_take_s=lame_duck_s)
+    _log.info("lame duck", timeout_s=lame_duck_s)
     health.drain()
     await callers_left(service, lame_duck_s)
-    _log.info("draining", calls_may_take_s=DRAIN_S)
+    _log.info("draining", timeout_s=DRAIN_S)
     with suppress(TimeoutError):
         if await asyncio.wait_for(service.drain(), DRAIN_S):
-            await asyncio.sleep(LINGER_S)  # a connection that goes at once takes their status along
+            await asyncio.sleep(LINGER_S)  # closing the connections now would lose their status
     finishing = asyncio.ensure_future(server.stop(DRAIN_S))
     drained = asyncio.ensure_future(service.drained())
     await asyncio.wait({finishing, drained}, return_when=asyncio.FIRST_COMPLETED)
@@ -184,7 +184,7 @@ async def _serve(
 
 
 async def callers_left(service: VectorService, at_most_s: float) -> None:
-    """Answer as before until no call has arrived for a moment, or the time is over."""
+    """Return once no call has arrived for QUIET_S, or the time has passed."""
     loop = asyncio.get_running_loop()
     end = loop.time() + at_most_s
     while True:

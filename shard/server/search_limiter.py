@@ -1,9 +1,9 @@
-"""Which searches a server takes on, and which it refuses on arrival, before it reads them.
+"""Which searches a server accepts, and which it refuses before it reads them.
 
-A server that takes on more than it can answer in time answers nothing in time: its work is for
-callers who have left. So searches are bounded twice: by their number, and by the time that those
-before them are expected to take, measured by how fast searches have been answered lately. Bytes
-have a budget of their own (shard.server.memory_limiter). It lives on an event loop.
+A server that accepts more searches than it can answer in time answers none in time: it works for
+callers that have left. So searches are bounded by their number, and by the time that those in
+progress are expected to take, estimated from the recent pace of answers. The bytes of searches
+have a limiter too (shard.server.memory_limiter). A limiter belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from typing import Final, Self
 
 from vectorshard.shard.errors import Overloaded
 
-ALWAYS_TAKEN: Final = 4
-"""So many searches in progress never keep another out for its deadline: a single slow one says
-little of the pace, which shows only when a server is busy."""
+ALWAYS_ACCEPTED: Final = 4
+"""With fewer searches in progress than this, no search is refused for its deadline: one slow
+search says little about the pace, which shows only when a server is busy."""
 
 WAIT_SHARE: Final = 0.5
 """The part of the time left that a search may be expected to wait. The rest is for the search
-itself, and for what the expectation is wrong by: an answer that comes too late was for nothing."""
+itself and for the error of the estimate: an answer that comes too late is wasted work."""
 
-BELIEVED_AFTER_S: Final = 0.1
-"""Seconds of work after which the pace is believed. The first few searches come alone, and say
-little of how fast many are answered that go as one."""
+TRUSTED_AFTER_S: Final = 0.1
+"""Seconds of work after which the estimate of the pace is used. The first searches run one by one,
+and say little about the pace of searches that run as a batch."""
 
 BUSY_S: Final = 0.1
-"""Seconds of expected wait from which deadlines are looked at before messages are read: that makes
-a refusal cheap, and an answer a little dearer."""
+"""Seconds of expected wait from which deadlines are checked before messages are read. That makes a
+refusal cheap, and an answer slightly more expensive."""
 
 MEMORY_S: Final = 1.0
-"""How fast the pace of the past is forgotten, in seconds of work."""
+"""The decay time of the pace estimate, in seconds of work."""
 
 
-class SearchGate:
+class SearchLimiter:
     """Counts the searches in progress, waiting or running.
 
     Parameters
     ----------
     searches_max
-        How many there may be.
+        The largest number of them.
     clock
         Seconds, from any origin.
     """
@@ -56,48 +56,52 @@ class SearchGate:
 
     @property
     def is_full(self) -> bool:
-        """Whether no search is taken, however patient its caller."""
+        """Whether every search is refused, whatever its deadline."""
         return self._searches >= self._searches_max
 
     @property
     def expected_wait_s(self) -> float:
-        """How long those in progress are expected to take together."""
-        if self._busy_s < BELIEVED_AFTER_S:
+        """The time that the searches in progress are expected to take together."""
+        if self._busy_s < TRUSTED_AFTER_S:
             return 0.0
         return self._searches * self._busy_s / self._answered
 
     @property
     def is_busy(self) -> bool:
-        """Whether some callers may have to be refused for their deadlines."""
-        return self._searches >= ALWAYS_TAKEN and self.expected_wait_s > BUSY_S
+        """Whether some searches may be refused for their deadlines."""
+        return self._searches >= ALWAYS_ACCEPTED and self.expected_wait_s > BUSY_S
+
+    def full(self) -> Overloaded:
+        """Return the error of a search when the limiter is full."""
+        return Overloaded(f"too many searches in progress: the limit is {self._searches_max:,}")
 
     def check_not_full(self) -> None:
-        """Raise Overloaded when no search is taken, however patient its caller."""
+        """Raise Overloaded if every search is refused, whatever its deadline."""
         if self.is_full:
-            raise Overloaded(f"{self._searches:,} searches are in progress")
+            raise self.full()
 
     def check(self, left_s: float | None) -> None:
-        """Look whether a search is taken on whose answer is wanted in `left_s`; None is for ever.
+        """Check whether a search is accepted that must be answered in `left_s`; None is no limit.
 
         Raises
         ------
         Overloaded
-            If there are too many, or it could hardly be answered in time.
+            If too many are in progress, or the answer would probably be too late.
         """
         self.check_not_full()
-        if left_s is not None and self._searches >= ALWAYS_TAKEN:
+        if left_s is not None and self._searches >= ALWAYS_ACCEPTED:
             wait_s = self.expected_wait_s
             if wait_s > left_s * WAIT_SHARE:
                 raise Overloaded(
-                    f"{self._searches:,} searches are in progress, which are expected to take "
-                    f"{wait_s:.1f} s; the deadline is in {left_s:.1f} s"
+                    f"too many searches in progress: {self._searches:,} searches are expected to "
+                    f"take {wait_s:.1f} s; the deadline is in {left_s:.1f} s"
                 )
 
     def enter(self, left_s: float | None) -> Place:
-        """Take a search on; raise what `check` raises."""
+        """Accept a search; raise what `check` raises."""
         self.check(left_s)
         if not self._searches:
-            self._answered_at = self._clock()  # before, nothing was to be done
+            self._answered_at = self._clock()  # idle time does not count
         self._searches += 1
         return Place(self)
 
@@ -113,15 +117,15 @@ class SearchGate:
 
 
 class Place:
-    """A search's place: a context that ends with it. What fails says nothing of the pace."""
+    """A search in progress, as a context. A search that fails does not count for the pace."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_limiter",)
 
-    def __init__(self, gate: SearchGate) -> None:
-        self._gate = gate
+    def __init__(self, limiter: SearchLimiter) -> None:
+        self._limiter = limiter
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._gate._leave(answered=kind is None)
+        self._limiter._leave(answered=kind is None)

@@ -1,10 +1,10 @@
-"""One SearchStream: requests are searched side by side and answered as they are done.
+"""One SearchStream: requests are searched concurrently and answered in any order.
 
-A request has a place in the window from when it is read until its answer is sent, and so has every
-refusal. When the places or their bytes are used up nothing more is read, and the network holds the
-client back: what a client sends, and what it does not read, takes no more memory than the window.
-What is wrong with a request is its own answer; only the network, the client's end and the server's
-drain end a stream.
+A request counts in the window from when it is read until its answer is sent, and so does every
+refusal. When the window is full, the server stops reading, and the network holds the client back:
+requests and unread answers of a client take no more memory than the window. An invalid request
+receives an error as its answer. Only the network, the client's end and the server's drain end a
+stream.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
 )
 from vectorshard.shard.server.status import cancelled_status
+from vectorshard.shard.server.stream_window import StreamWindow
 from vectorshard.shard.types import Call, SearchRequest
 
-WINDOW_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of one stream's requests and answers in the window; one may have more, and is then alone.
-Until there is an answer, it counts with what it may be expected to take."""
-
 REFUSAL_BYTES: Final = 1_024
-"""About what a refusal takes."""
+"""About the size of a refusal."""
 
 
-class SearchStream:
-    """The requests of one stream. Reading begins at once; `close` must be called.
+class SearchStreamHandler:
+    """The requests of one stream. Reading begins immediately; `close` must be called.
+
+    A request counts in the window with its expected answer until it is answered, and then with
+    its answer until that is sent.
 
     Parameters
     ----------
     payloads
-        The messages as they come.
+        The messages as they arrive.
     decode
-        Reads the search in a message, or raises what is wrong with it.
+        Reads the search in a message, or raises an error.
     search
         Searches; returns the bytes of the answer.
     status
-        Returns the bytes of the google.rpc.Status of what a search has failed with.
+        Returns the bytes of the google.rpc.Status of an error.
     call
-        The stream's own: whom it takes the server for, and its deadline.
+        The stream's own: the placement that the client expects, and the stream's deadline.
     limits
-        Bounds the requests in the window, the bytes of an answer, and the time of a request that
-        brings no bound of its own.
+        Bounds the requests in the window, the bytes of an answer, and the time of a request
+        without a timeout.
     draining
-        Set when the server stops: nothing more is begun.
+        Set when the server stops: no further request is begun.
     clock
         Seconds, as in `call.deadline`.
     """
@@ -81,9 +81,7 @@ class SearchStream:
         self._clock = clock
         self._running: dict[int, asyncio.Task[bytes]] = {}
         self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._places = 0
-        self._bytes = 0
-        self._room = asyncio.Event()
+        self._window = StreamWindow(limits.stream_requests)
         self._reads = True
         self._closed = False
         self._reader = asyncio.ensure_future(self._read())
@@ -97,7 +95,7 @@ class SearchStream:
                 await self._take(payload)
         finally:
             self._reads = False
-            self._look_whether_over()
+            self._end_if_idle()
 
     async def _take(self, payload: bytes) -> None:
         arrived = self._clock()
@@ -106,32 +104,32 @@ class SearchStream:
             request = wire.decode_search_stream_request(payload)
             request_id = request.request_id
             if request.cancels:
-                self._withdraw(request_id)
+                self._cancel(request_id)
                 return
             if request.search is None:
-                raise MalformedMessage("neither a search nor a cancel", field="kind")
+                raise MalformedMessage("search or cancel is required", field="kind")
             search = self._decode(request.search)
             answer_bytes = min(wire.expected_answer_bytes(search), self._limits.message_bytes)
             expected = len(payload) + answer_bytes
-            await self._has_room_for(expected)
+            await self._window.room_for(expected)
             self._check_begin(request_id)
         except Exception as error:
-            await self._has_room_for(REFUSAL_BYTES)
-            self._places += 1
-            self._answer(wire.StreamAnswer(request_id=request_id, error=self._status(error)))
+            await self._window.room_for(REFUSAL_BYTES)
+            self._window.enter(0)
+            self._answer(wire.StreamAnswer(request_id=request_id, error=self._status(error)), 0)
             return
         self._begin(request, search, arrived, expected)
 
-    def _withdraw(self, request_id: int) -> None:
+    def _cancel(self, request_id: int) -> None:
         running = self._running.get(request_id)
         if running is not None:
             running.cancel()
 
     def _check_begin(self, request_id: int) -> None:
         if self._draining.is_set():
-            raise ShardUnavailable("the server is draining; ask elsewhere")
+            raise ShardUnavailable("the server is draining: send the request again")
         if request_id in self._running:
-            raise InvalidParameter(f"{request_id} is in flight already", field="request_id")
+            raise InvalidParameter(f"{request_id} is already in flight", field="request_id")
 
     def _begin(
         self, request: wire.StreamRequest, search: SearchRequest, arrived: float, expected: int
@@ -147,8 +145,7 @@ class SearchStream:
         )
         running = asyncio.ensure_future(self._run(search, call, request.answer_bytes_max))
         self._running[request.request_id] = running
-        self._places += 1
-        self._bytes += expected
+        self._window.enter(expected)
         running.add_done_callback(partial(self._finish, request.request_id, expected))
 
     async def _run(self, search: SearchRequest, call: Call, answer_bytes_max: int) -> bytes:
@@ -158,19 +155,19 @@ class SearchStream:
                 response = await self._search(search, call)
         except TimeoutError as error:
             if limit.expired():
-                raise DeadlineExceeded("the time allowed for the request has passed") from error
+                raise DeadlineExceeded("the deadline of the request passed") from error
             raise
         if 0 < answer_bytes_max < len(response):
             raise LimitExceeded(
-                f"the answer takes {len(response):,} bytes, {answer_bytes_max:,} are asked for",
+                f"answer of {len(response):,} bytes exceeds the request's limit of "
+                f"{answer_bytes_max:,} bytes",
                 field="answer_bytes_max",
             )
         return response
 
     def _finish(self, request_id: int, expected: int, ran: asyncio.Task[bytes]) -> None:
-        """Answer a request that has run; a task's own last step may never come when it is cut."""
+        """Answer a request that has run. A callback, because a cancelled task may never start."""
         del self._running[request_id]
-        self._bytes -= expected
         failure = None if ran.cancelled() else ran.exception()
         if self._closed:
             return
@@ -181,62 +178,46 @@ class SearchStream:
             answer = wire.StreamAnswer(request_id=request_id, error=self._status(failure))
         else:
             answer = wire.StreamAnswer(request_id=request_id, response=ran.result())
-        self._answer(answer)
-        self._look_whether_over()
-
-    # ---- the window -----------------------------------------------------------------------------
-
-    async def _has_room_for(self, expected: int) -> None:
-        """Return when one more fits."""
-        while self._places and (
-            self._places >= self._limits.stream_requests or self._bytes + expected > WINDOW_BYTES
-        ):
-            self._room.clear()
-            await self._room.wait()
-
-    def _answer(self, answer: wire.StreamAnswer) -> None:
-        """Have an answer sent; its place is free then."""
-        payload = wire.encode_search_stream_response(answer)
-        self._bytes += len(payload)
-        self._answers.put_nowait(payload)
-        self._room.set()  # it may be smaller than was expected
-
-    def _release(self, payload: bytes) -> None:
-        self._places -= 1
-        self._bytes -= len(payload)
-        self._room.set()
+        self._answer(answer, expected)
+        self._end_if_idle()
 
     # ---- answers --------------------------------------------------------------------------------
 
-    def _look_whether_over(self) -> None:
-        """End the answers when nothing runs and nothing more is begun."""
+    def _answer(self, answer: wire.StreamAnswer, expected: int) -> None:
+        """Queue an answer, which counts in the window instead of the expected bytes."""
+        payload = wire.encode_search_stream_response(answer)
+        self._window.resize(expected, len(payload))
+        self._answers.put_nowait(payload)
+
+    def _end_if_idle(self) -> None:
+        """End the answers when no request runs and none will be begun."""
         if not self._running and (self._draining.is_set() or not self._reads):
             self._answers.put_nowait(None)
 
     async def answers(self) -> AsyncIterator[bytes]:
-        """Yield the answers as they come; raise what ended the stream.
+        """Yield the answers as they are ready; raise what ended the stream.
 
         Raises
         ------
         ShardUnavailable
-            If the server drains: what was not answered must be asked again elsewhere.
+            If the server drains: unanswered requests must be sent to another server.
         """
         drained = asyncio.ensure_future(self._draining.wait())
-        drained.add_done_callback(lambda _: self._look_whether_over())
+        drained.add_done_callback(lambda _: self._end_if_idle())
         try:
             while (payload := await self._answers.get()) is not None:
                 yield payload
-                self._release(payload)
+                self._window.leave(len(payload))
             if self._reads:
-                raise ShardUnavailable("the server is draining; ask the rest elsewhere")
-            await self._reader  # raises what ended it, if that was not the client's end
+                raise ShardUnavailable("the server is draining: send the unanswered requests again")
+            await self._reader  # raises what ended it, unless the client did
         finally:
             drained.cancel()
 
     async def close(self) -> None:
-        """Stop reading, and withdraw what runs."""
+        """Stop reading, and cancel the searches in flight."""
         self._closed = True
         self._reader.cancel()
         for running in self._running.values():
-            running.cancel()  # not waited for: a shard that hangs must not keep it for ever
+            running.cancel()  # not awaited: a shard that hangs must not block this
         await asyncio.gather(self._reader, return_exceptions=True)

@@ -1,7 +1,8 @@
 """VectorService over any Shard: bytes in, the Shard protocol, bytes out.
 
-Handlers take raw bytes and parse them themselves: left to grpc, unparsable bytes would be UNKNOWN
-and end a stream. A shard and a router are served by this same class.
+A unary RPC is served from the table in shard.wire.rpcs: decode the request, ask the shard, encode
+the result. Handlers parse the bytes themselves: gRPC would answer unparsable bytes with UNKNOWN,
+and end a stream. Shards and routers are served by this same class.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -29,10 +30,17 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.server.admission_control import Arrivals, Bound, Context, RefusalLog, refuser
-from vectorshard.shard.server.memory_limiter import ByteBudget
-from vectorshard.shard.server.search_limiter import SearchGate
-from vectorshard.shard.server.search_stream import SearchStream
+from vectorshard.shard.server.admission_control import (
+    AdmissionControl,
+    Bound,
+    Context,
+    Handler,
+    RefusalLog,
+    refuser,
+)
+from vectorshard.shard.server.memory_limiter import MemoryLimiter
+from vectorshard.shard.server.search_limiter import SearchLimiter
+from vectorshard.shard.server.search_stream import SearchStreamHandler
 from vectorshard.shard.server.status import (
     CODE_BY_NUMBER,
     DETAILS_KEY,
@@ -42,23 +50,36 @@ from vectorshard.shard.server.status import (
     status_of,
 )
 from vectorshard.shard.server.telemetry import Outcome, RpcMetrics
-from vectorshard.shard.server.upsert_stream import Upload
+from vectorshard.shard.server.upsert_stream import UpsertStreamHandler
 from vectorshard.shard.types import Call, SearchRequest, Topology, UpsertRequest
 from vectorshard.shard.wire.call_metadata import call_of
-from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.rpcs import (
+    DELETE,
+    GET_SERVER_INFO,
+    RPCS,
+    SEARCH,
+    SEARCH_STREAM,
+    TRAIN,
+    UPSERT,
+    UPSERT_STREAM,
+    Rpc,
+)
 
 _log = structlog.get_logger(__name__)
 
 Answer = Callable[[bytes, Call], Awaitable[bytes]]
+StreamHandler = UpsertStreamHandler | SearchStreamHandler
 
+WITHOUT_DEFAULT_DEADLINE: Final = frozenset({TRAIN.name})
+"""RPCs that may take as long as they take when the caller sets no deadline."""
 
 UNREAD_S: Final = 2.0
-"""How long a client of a draining server may leave an answer unread before its stream is cut."""
+"""How long a client of a draining server may leave an answer unread before its stream is ended."""
 
 
 @dataclass(slots=True, eq=False)
 class _OpenStream:
-    """A stream, and whether what is sent on it is read."""
+    """An open stream, and whether its client reads."""
 
     task: asyncio.Task[Any]
     sent: int = 0
@@ -79,13 +100,13 @@ class VectorService:
     Parameters
     ----------
     shard
-        Who does the work.
+        Answers the requests.
     limits
-        The bounds that requests are held to.
+        The bounds on requests.
     version
-        What GetServerInfo says.
+        Reported by GetServerInfo.
     metrics
-        Where calls are counted.
+        Counts the calls.
     clock
         Seconds, as in a call's deadline.
     """
@@ -102,7 +123,7 @@ class VectorService:
         self._shard = shard
         self._clock = clock
         self._limits = limits
-        # An answer that fits into a message, but not with its envelope, would end the whole stream.
+        # A response that fits a message, but not with its envelope, would end the whole stream.
         self._stream_limits = replace(
             limits, message_bytes=limits.message_bytes - wire.ENVELOPE_BYTES
         )
@@ -111,9 +132,9 @@ class VectorService:
         self._identity: tuple[Topology | None, str] = (None, "")
         self._server_info: tuple[Topology | None, bytes] = (None, b"")
         self._refusals = RefusalLog()
-        self._writes = ByteBudget(limits.write_bytes, "writes")
-        self._searches = SearchGate(limits.searches)
-        self._search_bytes = ByteBudget(limits.search_bytes, "searches")
+        self._write_memory = MemoryLimiter(limits.write_bytes, "writes")
+        self._searches = SearchLimiter(limits.searches)
+        self._search_memory = MemoryLimiter(limits.search_bytes, "searches")
         self._draining = asyncio.Event()
         self._running = 0
         self._finished = asyncio.Event()
@@ -121,17 +142,17 @@ class VectorService:
         self._streams: set[_OpenStream] = set()
 
     def quiet_s(self) -> float:
-        """Return how long no call has arrived, nor a request of a stream."""
+        """Return the seconds since the last call, or request of a search stream, arrived."""
         return self._clock() - self._arrived_at
 
     async def drain(self) -> bool:
-        """End the open streams, after what they have sent so far; say whether there were any.
+        """End the open streams in order, and return whether there were any.
 
-        One whose client does not read is cut: an answer that is being sent cannot be taken back.
-        Calls that come later are answered, as long as the server takes them.
+        A stream whose client does not read is cancelled: a send in progress has no other end.
+        Calls that arrive later are answered, as long as the server accepts them.
         """
         self._draining.set()
-        self._look_whether_finished()
+        self._finish_if_idle()
         had_streams = bool(self._streams)
         while self._streams:
             sent = {stream: stream.sent for stream in self._streams}
@@ -142,7 +163,7 @@ class VectorService:
         return had_streams
 
     async def drained(self) -> None:
-        """Return when `drain` was called and no call runs any more."""
+        """Return once `drain` was called and no call runs."""
         await self._finished.wait()
 
     def _run(self, name: str) -> Outcome:
@@ -153,7 +174,7 @@ class VectorService:
 
     def _ended(self) -> None:
         self._running -= 1
-        self._look_whether_finished()
+        self._finish_if_idle()
 
     @contextmanager
     def _open_stream(self) -> Iterator[_OpenStream]:
@@ -167,63 +188,48 @@ class VectorService:
         finally:
             self._streams.discard(stream)
 
-    def _look_whether_finished(self) -> None:
+    def _finish_if_idle(self) -> None:
         if self._draining.is_set() and not self._running:
             self._finished.set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler to add to a server."""
-        unary: dict[str, Answer] = {
-            "CreateCollection": self._create_collection,
-            "DropCollection": self._drop_collection,
-            "ListCollections": self._list_collections,
-            "DescribeCollection": self._describe_collection,
-            "Upsert": self._upsert,
-            "Delete": self._delete,
-            "Get": self._get,
-            "Count": self._count,
-            "List": self._list,
-            "Search": self._search,
-            "Explain": self._explain,
-            "Train": self._train,
-            "GetServerInfo": self._get_server_info,
-        }
-        handlers: dict[str, Any] = {
+        answers = {rpc.name: self._asking(rpc) for rpc in RPCS}
+        answers |= {rpc.name: self._writing(answers[rpc.name]) for rpc in (UPSERT, DELETE)}
+        answers |= {SEARCH.name: self._search, GET_SERVER_INFO: self._get_server_info}
+        handlers: dict[str, Handler] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
-            for name, answer in unary.items()
+            for name, answer in answers.items()
         }
-        handlers["UpsertStream"] = grpc.stream_stream_rpc_method_handler(self._upsert_stream)
-        handlers["SearchStream"] = grpc.stream_stream_rpc_method_handler(self._search_stream)
-        search: Any = grpc.stream_stream_rpc_method_handler(self._search_unread)
-        when_busy = {"Search": (lambda: self._searches.is_busy, search)}
-        return Arrivals(SERVICE_NAME, handlers, self._bounds(handlers), self._refused, when_busy)
-
-    def _bounds(self, methods: Iterable[str]) -> list[Bound]:
+        stream_handler: Any = grpc.stream_stream_rpc_method_handler
+        handlers |= {
+            UPSERT_STREAM: stream_handler(self._stream(UPSERT_STREAM, self._upsert_stream)),
+            SEARCH_STREAM: stream_handler(self._stream(SEARCH_STREAM, self._search_stream)),
+        }
+        search = stream_handler(self._search_unread)
+        when_busy = {SEARCH.name: (lambda: self._searches.is_busy, search)}
         limits = self._limits
-        return [
+        bounds = [
             Bound(
-                methods,
+                handlers,
                 lambda: self._running >= limits.calls,
-                Overloaded(f"{limits.calls:,} calls are in progress"),
+                Overloaded(f"too many calls in progress: the limit is {limits.calls:,}"),
             ),
             Bound(
-                ("UpsertStream", "SearchStream"),
+                (UPSERT_STREAM, SEARCH_STREAM),
                 lambda: len(self._streams) >= limits.streams,
-                Overloaded(f"{limits.streams:,} streams are open"),
+                Overloaded(f"too many open streams: the limit is {limits.streams:,}"),
             ),
-            Bound(
-                ("Search",),
-                lambda: self._searches.is_full,
-                Overloaded(f"{limits.searches:,} searches are in progress"),
-            ),
+            Bound((SEARCH.name,), lambda: self._searches.is_full, self._searches.full()),
         ]
+        return AdmissionControl(handlers, bounds, self._refused, when_busy)
 
     def _refused(self, method: str, refusal: Overloaded) -> None:
         with self._run(method) as outcome:
             self._note(outcome, refusal)
 
     def _note(self, outcome: Outcome, error: Exception) -> None:
-        """Note what a call has failed with."""
+        """Note the error of a call."""
         outcome.code = status_code(error)
         if isinstance(error, Overloaded):
             self._refusals.note(str(error))
@@ -242,13 +248,40 @@ class VectorService:
     ) -> bytes:
         try:
             call = self._call(context)
-            if name != "Train":
+            if name not in WITHOUT_DEFAULT_DEADLINE:
                 call = self._bounded(call)
             await self._require_placement(call)
             return await answer(payload, call)
         except Exception as error:
             self._note(outcome, error)
             await _abort(context, name, error)
+
+    def _stream(
+        self, name: str, opened: Callable[[AsyncIterator[bytes], Call], StreamHandler]
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        async def serve(payloads: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            with self._run(name) as outcome, self._open_stream() as open_stream:
+                handler = opened(payloads, self._call(context))
+                try:
+                    async for answer in handler.answers():
+                        with open_stream:  # is sending
+                            yield answer
+                except Exception as error:
+                    self._note(outcome, error)
+                    await _abort(context, name, error)
+                finally:
+                    await handler.close()
+
+        return serve
+
+    def _asking(self, rpc: Rpc[Any, Any]) -> Answer:
+        """Return the answer of an RPC: decode the request, ask the shard, encode the result."""
+
+        async def answer(payload: bytes, call: Call) -> bytes:
+            request = rpc.decode_request(payload, self._limits)
+            return rpc.encode_response(await rpc.ask(self._shard, request, call), self._limits)
+
+        return answer
 
     def _left_s(self, call: Call) -> float | None:
         return None if call.deadline is None else call.deadline - self._clock()
@@ -259,13 +292,13 @@ class VectorService:
         return call_of(context.invocation_metadata(), deadline)
 
     def _bounded(self, call: Call) -> Call:
-        """Return the call with a deadline: a shard that hangs must not keep a caller for ever."""
+        """Return the call with a deadline: no caller waits forever for a shard that hangs."""
         if call.deadline is not None:
             return call
         return replace(call, deadline=self._clock() + self._limits.default_timeout_ms / 1_000)
 
     async def _require_placement(self, call: Call) -> None:
-        """Refuse a call that is meant for another server: its answer would be a wrong one."""
+        """Refuse a call that is meant for another server, which would get a wrong answer."""
         if not call.placement:
             return
         topology = await self._shard.topology()
@@ -276,107 +309,60 @@ class VectorService:
         if call.placement != fingerprint:
             shards = ", ".join(str(shard.shard) for shard in topology.shards) or "none"
             raise PlacementMismatch(
-                f"this server reaches shards {shards} of {topology.shards_total} of cluster "
-                f"{topology.cluster}, placement epoch {topology.placement_epoch}, which is not "
-                "what the caller takes it for"
+                f"this server serves shards {shards} of {topology.shards_total} of cluster "
+                f"{topology.cluster}, placement epoch {topology.placement_epoch}; the caller "
+                "expects another placement"
             )
-
-    # ---- collections ----------------------------------------------------------------------------
-
-    async def _create_collection(self, payload: bytes, call: Call) -> bytes:
-        config = wire.decode_create_collection_request(payload, self._limits)
-        entry, created = await self._shard.create_collection(config, call=call)
-        return wire.encode_create_collection_response(entry, created)
-
-    async def _drop_collection(self, payload: bytes, call: Call) -> bytes:
-        await self._shard.drop_collection(wire.decode_drop_collection_request(payload), call=call)
-        return wire.encode_drop_collection_response()
-
-    async def _list_collections(self, payload: bytes, call: Call) -> bytes:
-        wire.decode_list_collections_request(payload)
-        return wire.encode_list_collections_response(await self._shard.list_collections(call=call))
-
-    async def _describe_collection(self, payload: bytes, call: Call) -> bytes:
-        name = wire.decode_describe_collection_request(payload)
-        return wire.encode_describe_collection_response(await self._shard.describe(name, call=call))
 
     # ---- writes ---------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _held(self, payload: bytes, call: Call) -> AsyncIterator[None]:
-        """Hold room for a write, or refuse it.
+    def _writing(self, answer: Answer) -> Answer:
+        """Return the answer of a write, which holds memory for its message, or is refused.
 
-        A router's waits: the router has held back, or refused, its own callers already, and cannot
-        take back what other shards have written of the same batch.
+        A router's write waits for memory: the router has held back or refused its own callers
+        already, and other shards may have written their part of the same batch.
         """
-        if call.placement:
-            await self._writes.take(len(payload))
-        else:
-            self._writes.take_now(len(payload))
-        try:
-            yield
-        finally:
-            self._writes.give_back(len(payload))
+        memory = self._write_memory
 
-    async def _upsert(self, payload: bytes, call: Call) -> bytes:
-        async with self._held(payload, call):
-            request, request_id = self._decode_upsert(payload)
-            return await self._write(request, request_id, call)
+        async def write(payload: bytes, call: Call) -> bytes:
+            if call.placement:
+                await memory.acquire(len(payload))
+            else:
+                memory.acquire_nowait(len(payload))
+            try:
+                await self._require_placement(call)  # again: the wait may have been long
+                return await answer(payload, call)
+            finally:
+                memory.release(len(payload))
 
-    def _decode_upsert(self, payload: bytes) -> tuple[UpsertRequest, int]:
-        return wire.decode_upsert_request(payload, self._limits)
+        return write
 
-    async def _write(self, request: UpsertRequest, request_id: int, call: Call) -> bytes:
+    def _upsert_stream(self, payloads: AsyncIterator[bytes], call: Call) -> UpsertStreamHandler:
+        return UpsertStreamHandler(
+            payloads,
+            lambda payload: UPSERT.decode_request(payload, self._limits),
+            partial(self._write_of_stream, call=call),
+            self._draining,
+            self._write_memory,
+        )
+
+    async def _write_of_stream(self, request: UpsertRequest, request_id: int, call: Call) -> bytes:
         await self._require_placement(call)
         result = await self._shard.upsert(request, call=self._bounded(call))
         return wire.encode_upsert_response(result, request_id)
 
-    async def _delete(self, payload: bytes, call: Call) -> bytes:
-        async with self._held(payload, call):
-            request = wire.decode_delete_request(payload, self._limits)
-            return wire.encode_delete_response(await self._shard.delete(request, call=call))
-
-    async def _upsert_stream(
-        self, payloads: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        """Acknowledge each message in order, while the next ones are read and written already."""
-        with self._run("UpsertStream") as outcome, self._open_stream() as open_stream:
-            write = partial(self._write, call=self._call(context))
-            upload = Upload(payloads, self._decode_upsert, write, self._draining, self._writes)
-            try:
-                async for acknowledgement in upload.acknowledgements():
-                    with open_stream:  # is sending
-                        yield acknowledgement
-            except Exception as error:
-                self._note(outcome, error)
-                await _abort(context, "UpsertStream", error)
-            finally:
-                await upload.close()
-
-    # ---- reads ----------------------------------------------------------------------------------
-
-    async def _get(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_get_request(payload, self._limits)
-        return wire.encode_get_response(await self._shard.get(request, call=call), self._limits)
-
-    async def _count(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_count_request(payload, self._limits)
-        return wire.encode_count_response(await self._shard.count(request, call=call))
-
-    async def _list(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_list_request(payload, self._limits)
-        rows = await self._shard.list_rows(request, call=call)
-        return wire.encode_list_response(rows, self._limits)
+    # ---- searches -------------------------------------------------------------------------------
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
         with self._searches.enter(self._left_s(call)):
-            return await self._searched(self._decode_search(payload), call, self._limits)
+            request = wire.decode_search_request(payload, self._limits)
+            return await self._searched(request, call, self._limits)
 
     async def _search_unread(
         self, payloads: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        """Answer Search as a stream's handler: what is refused for its deadline is not read."""
-        with self._run("Search") as outcome:
+        """Answer Search as a stream: a request refused for its deadline is not read."""
+        with self._run(SEARCH.name) as outcome:
             try:
                 self._searches.check(context.time_remaining())
             except Overloaded as error:
@@ -384,61 +370,46 @@ class VectorService:
                 refuser(str(error))(context)
                 return
             async for payload in payloads:
-                yield await self._answered("Search", self._search, payload, context, outcome)
+                yield await self._answered(SEARCH.name, self._search, payload, context, outcome)
                 return
-            missing = MalformedMessage("no request was sent", field="request")
+            missing = MalformedMessage("a request is required", field="request")
             self._note(outcome, missing)
-            await _abort(context, "Search", missing)
-
-    def _decode_search(self, payload: bytes) -> SearchRequest:
-        return wire.decode_search_request(payload, self._limits)
+            await _abort(context, SEARCH.name, missing)
 
     async def _searched(self, request: SearchRequest, call: Call, limits: Limits) -> bytes:
         answer_bytes = min(wire.expected_answer_bytes(request), limits.message_bytes)
         held = request.queries.nbytes + answer_bytes
-        self._search_bytes.take_now(held)
+        self._search_memory.acquire_nowait(held)
         try:
             result = await self._shard.search(request, call=call)
             return wire.encode_search_response(result, limits)
         finally:
-            self._search_bytes.give_back(held)
+            self._search_memory.release(held)
 
-    async def _search_stream(
-        self, payloads: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        """Answer each message as Search would; each counts as one, and the stream beside them."""
-        with self._run("SearchStream") as outcome, self._open_stream() as open_stream:
-            stream = SearchStream(
-                payloads,
-                self._decode_search_of_stream,
-                self._search_of_stream,
-                lambda error: _status("SearchStream", error).SerializeToString(),
-                call=self._call(context),
-                limits=self._limits,
-                draining=self._draining,
-                clock=self._clock,
-            )
-            try:
-                async for answer in stream.answers():
-                    with open_stream:  # is sending
-                        yield answer
-            except Exception as error:
-                self._note(outcome, error)
-                await _abort(context, "SearchStream", error)
-            finally:
-                await stream.close()
+    def _search_stream(self, payloads: AsyncIterator[bytes], call: Call) -> SearchStreamHandler:
+        """Answer each message as Search would; each counts as a Search, besides the stream."""
+        return SearchStreamHandler(
+            payloads,
+            self._decode_search_of_stream,
+            self._search_of_stream,
+            lambda error: _status(SEARCH_STREAM, error).SerializeToString(),
+            call=call,
+            limits=self._limits,
+            draining=self._draining,
+            clock=self._clock,
+        )
 
     def _decode_search_of_stream(self, payload: bytes) -> SearchRequest:
         try:
             self._searches.check_not_full()
-            return self._decode_search(payload)
+            return wire.decode_search_request(payload, self._limits)
         except Exception as error:
-            with self._run("Search") as outcome:
+            with self._run(SEARCH.name) as outcome:
                 self._note(outcome, error)
             raise
 
     async def _search_of_stream(self, request: SearchRequest, call: Call) -> bytes:
-        with self._run("Search") as outcome:
+        with self._run(SEARCH.name) as outcome:
             try:
                 await self._require_placement(call)
                 with self._searches.enter(self._left_s(call)):
@@ -447,15 +418,7 @@ class VectorService:
                 self._note(outcome, error)
                 raise
 
-    async def _explain(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_explain_request(payload, self._limits)
-        return wire.encode_explain_response(await self._shard.explain(request, call=call))
-
-    # ---- index and server -----------------------------------------------------------------------
-
-    async def _train(self, payload: bytes, call: Call) -> bytes:
-        request = wire.decode_train_request(payload)
-        return wire.encode_train_response(await self._shard.train(request, call=call))
+    # ---- the server -----------------------------------------------------------------------------
 
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         wire.decode_get_server_info_request(payload)
@@ -476,12 +439,12 @@ async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
 
 
 def _status(method: str, error: Exception) -> Status:
-    """Return the status of a failure; the server's own errors show an opaque id only.
+    """Return the status of an error; the server's own errors show an opaque id only.
 
-    One of a server behind this one is opaque already, and that server's log has its story.
+    An error of a downstream server is opaque already, and in that server's log.
     """
     if isinstance(error, VectorShardError) and (error.error_id or not error.is_servers_own):
         return status_of(error)
     error_id = uuid.uuid4().hex[:16]
-    _log.error("a call failed", method=method, error_id=error_id, exc_info=error)
+    _log.error("call failed", method=method, error_id=error_id, exc_info=error)
     return opaque_status(error, error_id)

@@ -1,6 +1,6 @@
-"""Errors to google.rpc.Status and back: the only place that knows gRPC's codes.
+"""Errors to google.rpc.Status and back: the only module that maps errors to gRPC's codes.
 
-A status names its error's class in ErrorInfo.reason, so that a client raises the same class again;
+A status names its error's class in ErrorInfo.reason, so that a client raises the same class;
 clients in other languages switch on it. No message of the contract enters.
 """
 
@@ -47,20 +47,20 @@ from vectorshard.shard.errors import (
 )
 
 Status = status_pb2.Status
-"""google.rpc.Status, for those who send one."""
+"""google.rpc.Status."""
 
 DOMAIN: Final = "vectorshard"
 """ErrorInfo.domain of every error of this service."""
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
-"""The trailing metadata that carries a google.rpc.Status, as gRPC's richer error model says."""
+"""The trailing metadata that carries a google.rpc.Status, as in gRPC's richer error model."""
 
 RETRY_DELAY_S: Final = 0.1
-"""RetryInfo of retryable errors: some hundred searches' time, short against a caller's patience."""
+"""RetryInfo of retryable errors: the time of some hundred searches, short for a caller."""
 
 TEXT_BYTES: Final = 1_000
-"""An error's text is cut to this. It travels three times in the trailing metadata, once
-percent-encoded (3 bytes a byte), of which gRPC takes 8 KiB."""
+"""An error's text is cut to this. It is sent three times in the trailing metadata, once
+percent-encoded (3 bytes a byte), and gRPC accepts 8 KiB of metadata."""
 
 STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -70,7 +70,7 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     InvalidId: grpc.StatusCode.INVALID_ARGUMENT,
     InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
     InvalidConfig: grpc.StatusCode.INVALID_ARGUMENT,
-    # Not RESOURCE_EXHAUSTED, which clients repeat: the same request never fits.
+    # Not RESOURCE_EXHAUSTED, which clients retry: the same request never fits.
     LimitExceeded: grpc.StatusCode.INVALID_ARGUMENT,
     CollectionNotFound: grpc.StatusCode.NOT_FOUND,
     CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
@@ -80,8 +80,8 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    # Not UNAVAILABLE, which clients repeat: gRPC's FAILED_PRECONDITION is what "should not be
-    # retried until the system state has been explicitly fixed", here by a restart.
+    # Not UNAVAILABLE, which clients retry: a call that fails with FAILED_PRECONDITION "should not
+    # be retried until the system state has been explicitly fixed", here by a restart.
     WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,
     CorruptData: grpc.StatusCode.DATA_LOSS,
     RowFileCorrupt: grpc.StatusCode.DATA_LOSS,
@@ -104,7 +104,7 @@ _ERROR_BY_CODE: Final[dict[grpc.StatusCode, type[VectorShardError]]] = {
     grpc.StatusCode.DATA_LOSS: CorruptData,
 }
 
-# gRPC's own words for a message over a channel's or server's bound; it has no code of its own.
+# gRPC's text for a message over the bound of a channel or server; no separate code exists.
 _TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max")
 
 
@@ -116,7 +116,7 @@ def _reason_of(error: type[VectorShardError]) -> str:
 CODE_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {
     code.value[0]: code for code in grpc.StatusCode
 }
-"""gRPC's codes by what google.rpc.Status.code holds."""
+"""gRPC's codes by their numbers in google.rpc.Status."""
 
 _ERROR_BY_REASON: Final = {_reason_of(error): error for error in STATUS_BY_ERROR}
 
@@ -130,12 +130,12 @@ def _listed_class(error: Exception) -> type[VectorShardError]:
 
 
 def _cut(text: str) -> str:
-    """Return as much of the text as gRPC carries, as UTF-8 can write it."""
+    """Return the text cut to TEXT_BYTES of UTF-8."""
     return text.encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def status_code(error: Exception) -> grpc.StatusCode:
-    """Return the code of an error; INTERNAL for one that nobody expected."""
+    """Return the code of an error; INTERNAL for an unexpected one."""
     return STATUS_BY_ERROR[_listed_class(error)]
 
 
@@ -172,15 +172,15 @@ def status_of(error: VectorShardError) -> status_pb2.Status:
 
 
 def opaque_status(error: Exception, error_id: str) -> status_pb2.Status:
-    """Return the status of a failure of the server's own: what kind it is and what to look for.
+    """Return the status of the server's own failure: its kind, and the id of its log event.
 
-    The error's text stays here. A failure that nobody expected is INTERNAL.
+    The error's text stays on the server. An unexpected failure is INTERNAL.
     """
     kind = _listed_class(error)
     what = "Internal error." if kind is InternalError else (kind.__doc__ or "").strip()
     status = status_pb2.Status(
         code=STATUS_BY_ERROR[kind].value[0],
-        message=f"{what} The server's log tells more, under {error_id}.",
+        message=f"{what} See the server's log for error_id={error_id}.",
     )
     facts = {"error_id": error_id}
     status.details.add().Pack(
@@ -190,21 +190,21 @@ def opaque_status(error: Exception, error_id: str) -> status_pb2.Status:
 
 
 def cancelled_status() -> status_pb2.Status:
-    """Return the status of a request of a stream that its caller has withdrawn."""
+    """Return the status of a request of a stream that its caller cancelled."""
     return status_pb2.Status(
-        code=grpc.StatusCode.CANCELLED.value[0], message="the caller withdrew the request"
+        code=grpc.StatusCode.CANCELLED.value[0], message="the caller cancelled the request"
     )
 
 
 def read_status(payload: bytes) -> tuple[grpc.StatusCode, VectorShardError]:
-    """Return the code of a google.rpc.Status, and the error that it stands for.
+    """Return the code of a google.rpc.Status and its error, as `error_from_status` does.
 
-    See `error_from_status` for CANCELLED. Bytes that are no status are an InternalError.
+    Bytes that do not parse are an InternalError.
     """
     try:
         status = status_pb2.Status.FromString(payload)
     except DecodeError:
-        status = status_pb2.Status(message="bytes that are no status")
+        status = status_pb2.Status(message="not a google.rpc.Status")
     code = CODE_BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
     return code, error_from_status(code, status.message, status)
 
@@ -212,17 +212,17 @@ def read_status(payload: bytes) -> tuple[grpc.StatusCode, VectorShardError]:
 def error_from_status(
     code: grpc.StatusCode, message: str, details: bytes | status_pb2.Status | None = None
 ) -> VectorShardError:
-    """Return the error that a status stands for: by its ErrorInfo, else by its code.
+    """Return the error of a status, by its ErrorInfo or else by its code.
 
-    It knows how long its RetryInfo asks to wait. CANCELLED is nobody's failure; whoever may see it
-    looks at the code before asking here.
+    The error has the delay of RetryInfo. CANCELLED is not a failure: callers that may receive it
+    check the code first.
 
     Parameters
     ----------
     code, message
-        What gRPC reports.
+        As gRPC reports them.
     details
-        A google.rpc.Status, or its bytes; bytes that are none count as no details.
+        A google.rpc.Status, or its bytes. Bytes that do not parse count as no details.
     """
     if isinstance(details, bytes):
         try:
@@ -248,7 +248,7 @@ def _details_of(
     error_details_pb2.BadRequest.FieldViolation,
     error_details_pb2.RetryInfo,
 ]:
-    """Return the ErrorInfo, the first field violation and the RetryInfo; empty ones for others."""
+    """Return the ErrorInfo, the first field violation and the RetryInfo; empty if absent."""
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
@@ -272,7 +272,7 @@ def _invalid_request(
     violation: error_details_pb2.BadRequest.FieldViolation,
 ) -> InvalidRequest:
     text = info.metadata.get("row", "")
-    # Of another service's making it may be anything; ours are ASCII digits.
+    # Another service may send any text; this one sends ASCII digits.
     row = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
     reason = violation.description or message
     if row is not None:
@@ -294,12 +294,12 @@ def _error_of_code(
 
 
 def error_from_rpc(error: grpc.RpcError) -> VectorShardError:
-    """Return the error that a failed call stands for, read from its code and trailing metadata.
+    """Return the error of a failed call, as `error_from_status` does.
 
-    Takes the errors of grpc and of grpc.aio. See `error_from_status` for CANCELLED.
+    Accepts the errors of grpc and of grpc.aio.
     """
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
-        return InternalError(f"a call failed without a status: {error!r}")
+        return InternalError(f"call failed without a status: {error!r}")
     details = next(_status_details(error), None)
     return error_from_status(error.code(), error.details() or "", details)
 

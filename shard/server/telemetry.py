@@ -1,7 +1,4 @@
-"""What can be watched from outside: metrics of calls and ledgers, for Prometheus; and the log.
-
-The ledgers are asked for when somebody looks, never kept here.
-"""
+"""Metrics of calls and ledgers, for Prometheus. Ledgers are read at each scrape, never kept."""
 
 from __future__ import annotations
 
@@ -28,18 +25,18 @@ from vectorshard.shard.errors import CollectionNotFound
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import CollectionDescription, Ledger
 
-LOOK_TIMEOUT_S = 10.0
+DESCRIBE_TIMEOUT_S = 10.0
 
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Outcome:
-    """How a call ends; it is counted then. One that is torn down counts as CANCELLED.
+    """The outcome of a call, which is counted at its end; a cancelled call counts as CANCELLED.
 
     Attributes
     ----------
     code
-        How it ends, unless it is torn down.
+        The code of a call that is not cancelled.
     """
 
     # A class, not a generator under @contextmanager: every call pays for it.
@@ -70,8 +67,8 @@ class Outcome:
 class RpcMetrics(Collector):
     """Counts calls by method and code, and times them. Used by one thread, read by others.
 
-    Plain numbers that become metrics when somebody looks: a Counter and a Histogram of
-    prometheus_client take a lock each, and 5 us of every call.
+    Plain numbers that become metrics at a scrape: a Counter and a Histogram of prometheus_client
+    take a lock each, and 5 us of every call.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -81,27 +78,27 @@ class RpcMetrics(Collector):
         registry.register(self)
 
     def call(self, method: str, ended: Callable[[], None] = lambda: None) -> Outcome:
-        """Time a call from now to the end of the context that this is, count it, call `ended`."""
+        """Return a context that times a call from now to its end, counts it and calls `ended`."""
         return Outcome(method, self._count, ended)
 
     def _count(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         self._calls[method, code] = self._calls.get((method, code), 0) + 1
         if (buckets := self._buckets.get(method)) is None:
-            self._seconds[method] = 0.0  # first: whoever looks finds it by the buckets' methods
+            self._seconds[method] = 0.0  # first: a scrape iterates over the methods of the buckets
             buckets = self._buckets[method] = [0] * (len(_LATENCY_BUCKETS_S) + 1)
         buckets[bisect_left(_LATENCY_BUCKETS_S, seconds)] += 1
         self._seconds[method] += seconds
 
     def collect(self) -> Iterable[Metric]:
-        """Describe the calls until now."""
+        """Return the metrics of the calls until now."""
         calls = CounterMetricFamily(
-            "vectorshard_calls", "Calls answered.", labels=("method", "code")
+            "vectorshard_calls", "Calls answered, by method and code.", labels=("method", "code")
         )
         for (method, code), number in self._calls.copy().items():
             calls.add_metric((method, code.name), number)
         took = HistogramMetricFamily(
             "vectorshard_call_seconds",
-            "Time from a call's arrival to its answer.",
+            "Time from the arrival of a call to its answer, in seconds.",
             labels=("method",),
         )
         bounds = [*map(str, _LATENCY_BUCKETS_S), "+Inf"]
@@ -111,7 +108,7 @@ class RpcMetrics(Collector):
         return [calls, took]
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing at registration: there are no calls yet."""
+        """Return nothing at registration: there are no calls yet."""
         return []
 
 
@@ -121,7 +118,7 @@ class LedgerCollector(Collector):
     Parameters
     ----------
     loop
-        The event loop that the shard lives on; `collect` is called from other threads.
+        The event loop of the shard; `collect` is called from other threads.
     """
 
     def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:
@@ -129,30 +126,32 @@ class LedgerCollector(Collector):
         self._loop = loop
 
     def collect(self) -> Iterable[Metric]:
-        """Ask the shard and describe what it says."""
-        looking = asyncio.run_coroutine_threadsafe(self._look(), self._loop)
-        descriptions = looking.result(LOOK_TIMEOUT_S)
+        """Return the metrics of the shard's collections as they are now."""
+        describing = asyncio.run_coroutine_threadsafe(self._describe(), self._loop)
+        descriptions = describing.result(DESCRIBE_TIMEOUT_S)
         rows = GaugeMetricFamily(
             "vectorshard_rows",
-            "The ledger: accepted = buffered + indexed + deleted + replaced.",
+            "Rows of the ledger: accepted = buffered + indexed + deleted + replaced.",
             labels=("collection", "shard", "entry"),
         )
         training = GaugeMetricFamily(
-            "vectorshard_training", "1 while an index is trained.", labels=("collection", "shard")
+            "vectorshard_training",
+            "1 while an index trains, else 0.",
+            labels=("collection", "shard"),
         )
         recall = GaugeMetricFamily(
             "vectorshard_measured_recall",
-            "Recall@10 that the index reached when it was calibrated.",
+            "Recall@10 of the index, measured at its calibration.",
             labels=("collection", "shard"),
         )
         live_recall = GaugeMetricFamily(
             "vectorshard_live_recall",
-            "Recall@10 of live queries; absent before it was measured.",
+            "Recall@10 measured with live queries; absent before the first measurement.",
             labels=("collection", "shard"),
         )
         live_queries = GaugeMetricFamily(
             "vectorshard_live_queries",
-            "Live queries that their recall was measured with.",
+            "Live queries with which the live recall was measured.",
             labels=("collection", "shard"),
         )
         for description in descriptions:
@@ -168,10 +167,10 @@ class LedgerCollector(Collector):
         return [rows, training, recall, live_recall, live_queries]
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing at registration: the shard may not answer yet."""
+        """Return nothing at registration: the shard may not answer yet."""
         return []
 
-    async def _look(self) -> list[CollectionDescription]:
+    async def _describe(self) -> list[CollectionDescription]:
         descriptions = []
         for entry in await self._shard.list_collections():
             with suppress(CollectionNotFound):  # dropped since
@@ -180,7 +179,7 @@ class LedgerCollector(Collector):
 
 
 def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> int:
-    """Serve the registry over HTTP from a thread of its own, until the process ends.
+    """Serve the registry over HTTP from a dedicated thread, until the process ends.
 
     Port 0 picks one. Returns the port. Raises OSError if it cannot listen.
     """

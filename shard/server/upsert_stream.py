@@ -1,55 +1,47 @@
 """One UpsertStream: messages are read ahead within a window and acknowledged in order.
 
-When writes are slow the window fills, or the budget that all writes of a server share is spent;
-then nothing more is read, and the network holds the client back. Messages are written side by side,
-in whatever order a shard or the shards behind a router take them; only one that shares an id with a
-message in flight waits for it, so that the later message of an id wins.
+When writes are slow, the window fills, or the memory limiter that all writes of a server share is
+exhausted. Then the server stops reading, and the network holds the client back. Messages are
+written concurrently, in any order. Only a message that shares an id with a message in flight waits
+for that one, so that the later message of an id wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from vectorshard.shard.errors import ShardUnavailable
-from vectorshard.shard.server.memory_limiter import ByteBudget
+from vectorshard.shard.server.memory_limiter import MemoryLimiter
+from vectorshard.shard.server.stream_window import StreamWindow
 from vectorshard.shard.types import IdArray, UpsertRequest
 
 WINDOW_MESSAGES: Final = 8
-"""Messages of one upload that are read but not yet acknowledged; the next waits in the network."""
-
-WINDOW_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of messages that are being written; one message may have more, and is then alone."""
+"""Messages of one stream that are read but not yet acknowledged; the next waits in the network."""
 
 
-@dataclass(slots=True, eq=False)
-class _Writing:
-    """A message that is being written."""
+class UpsertStreamHandler:
+    """The messages of one stream. Reading begins immediately; `close` must be called.
 
-    ids: IdArray
-    message_bytes: int
-    acknowledgement: asyncio.Future[bytes]
-
-
-class Upload:
-    """The messages of one stream. Reading begins at once; `close` must be called.
+    A message counts in the window until its acknowledgement is sent, and its bytes until it is
+    written.
 
     Parameters
     ----------
     payloads
-        The messages as they come.
+        The messages as they arrive.
     decode
-        Reads one, or raises what is wrong with it.
+        Reads a message. Its error ends the stream.
     write
-        Writes it, and returns its acknowledgement. Called with what `decode` returned.
+        Writes what `decode` returned, and returns the acknowledgement.
     draining
-        Set when the server stops: nothing more is begun.
-    budget
-        Whose bytes a message holds while it is written.
+        Set when the server stops: no further message is begun.
+    memory
+        Limits the bytes of all writes of the server.
     """
 
     def __init__(
@@ -58,113 +50,94 @@ class Upload:
         decode: Callable[[bytes], tuple[UpsertRequest, int]],
         write: Callable[[UpsertRequest, int], Awaitable[bytes]],
         draining: asyncio.Event,
-        budget: ByteBudget,
+        memory: MemoryLimiter,
     ) -> None:
         self._payloads = payloads
         self._decode = decode
         self._write = write
         self._draining = draining
-        self._budget = budget
+        self._memory = memory
         self._turned_away = False
-        self._in_flight: list[_Writing] = []
-        # Of the messages in the window one is waited for, and one waits for room in the queue.
-        queued = WINDOW_MESSAGES - 2
-        self._window: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue(queued)
+        self._window = StreamWindow(WINDOW_MESSAGES)
+        self._in_flight: list[tuple[IdArray, asyncio.Future[bytes]]] = []
+        self._begun: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue()
         self._reader = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
-        """Start writing each message as soon as it may be; None ends the window."""
+        """Begin to write each message as soon as possible; None ends the queue."""
         try:
             async for payload in self._payloads:
                 if self._draining.is_set():
                     self._turned_away = True
                     return
-                writing = await self._begin(payload)
-                refused = writing.acknowledgement.done()
-                await self._window.put(writing.acknowledgement)
-                if refused:  # nothing behind it will be acknowledged
-                    return
+                await self._begin(payload)
+                await self._window.room_for(0)  # read no message that has no place
         finally:
-            await self._window.put(None)
+            self._begun.put_nowait(None)
 
-    async def _begin(self, payload: bytes) -> _Writing:
-        """Start to write a message, once there is room for it and no earlier one has its ids."""
-        try:
-            request, request_id = self._decode(payload)
-        except Exception as error:
-            refused: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            refused.set_exception(error)
-            refused.exception()  # it may be that nobody gets to hear of it
-            return _Writing(np.zeros(0, dtype=np.int64), 0, refused)
-        await self._wait_for_room(request.ids, len(payload))
-        await self._budget.take(len(payload))
-        acknowledgement = asyncio.ensure_future(self._write(request, request_id))
-        acknowledgement.add_done_callback(_look_at)
-        acknowledgement.add_done_callback(lambda _: self._budget.give_back(len(payload)))
-        writing = _Writing(request.ids, len(payload), acknowledgement)
-        self._in_flight.append(writing)
-        return writing
+    async def _begin(self, payload: bytes) -> None:
+        """Begin to write a message, once it fits in and no earlier one in flight has its ids."""
+        request, request_id = self._decode(payload)
+        payload_bytes = len(payload)
+        self._in_flight = [each for each in self._in_flight if not each[1].done()]
+        conflicting = [writing for ids, writing in self._in_flight if share_an_id(request.ids, ids)]
+        if conflicting:
+            await asyncio.wait(conflicting)
+        await self._window.room_for(payload_bytes)
+        await self._memory.acquire(payload_bytes)
+        self._window.enter(payload_bytes)
+        writing = asyncio.ensure_future(self._write(request, request_id))
+        writing.add_done_callback(partial(self._end, payload_bytes))
+        self._in_flight.append((request.ids, writing))
+        self._begun.put_nowait(writing)
 
-    async def _wait_for_room(self, ids: IdArray, message_bytes: int) -> None:
-        """Return once no message in flight has an id of these, and the window has room."""
-        in_the_way = [
-            writing.acknowledgement
-            for writing in self._still_in_flight()
-            if share_an_id(ids, writing.ids)
-        ]
-        if in_the_way:
-            await asyncio.wait(in_the_way)
-        while in_flight := self._still_in_flight():
-            if sum(writing.message_bytes for writing in in_flight) + message_bytes <= WINDOW_BYTES:
-                return
-            await asyncio.wait(
-                [writing.acknowledgement for writing in in_flight],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+    def _end(self, payload_bytes: int, written: asyncio.Future[bytes]) -> None:
+        """Free the bytes of a message that is written."""
+        self._window.resize(payload_bytes, 0)
+        self._memory.release(payload_bytes)
+        if not written.cancelled():
+            written.exception()  # retrieved here: after a failure the later ones are not awaited
 
-    def _still_in_flight(self) -> list[_Writing]:
-        self._in_flight = [each for each in self._in_flight if not each.acknowledgement.done()]
-        return self._in_flight
-
-    async def acknowledgements(self) -> AsyncIterator[bytes]:
+    async def answers(self) -> AsyncIterator[bytes]:
         """Yield the acknowledgements in order; raise the first message's error.
 
         Raises
         ------
         ShardUnavailable
-            If the server drains: what was not acknowledged must be sent again elsewhere.
+            If the server drains: unacknowledged messages must be sent to another server.
         """
         drained = asyncio.ensure_future(self._draining.wait())
         taken: asyncio.Future[asyncio.Future[bytes] | None] | None = None
         try:
             while True:
-                taken = asyncio.ensure_future(self._window.get())
+                taken = asyncio.ensure_future(self._begun.get())
                 await asyncio.wait({taken, drained}, return_when=asyncio.FIRST_COMPLETED)
-                acknowledgement = taken.result() if taken.done() else None
-                if acknowledgement is not None:
-                    yield await acknowledgement
+                writing = taken.result() if taken.done() else None
+                if writing is not None:
+                    yield await writing
+                    self._window.leave(0)
                 elif taken.done() and not self._turned_away:
-                    await self._reader  # raises what ended it, if that was not the client's end
+                    await self._reader  # raises what ended it, unless the client did
                     return
                 else:
-                    raise ShardUnavailable("the server is draining; send the rest elsewhere")
+                    raise ShardUnavailable(
+                        "the server is draining: send the unacknowledged messages again"
+                    )
         finally:
             drained.cancel()
             if taken is not None:
                 taken.cancel()
 
     async def close(self) -> None:
-        """Stop reading, and withdraw what is being written: it may be written all the same."""
+        """Stop reading, and cancel the writes in flight, which may still take effect."""
         self._reader.cancel()
-        while not self._window.empty():  # make room for the reader's last word
-            self._window.get_nowait()
         await asyncio.gather(self._reader, return_exceptions=True)
-        for writing in self._in_flight:
-            writing.acknowledgement.cancel()  # a shard that hangs must not keep it for ever
+        for _, writing in self._in_flight:
+            writing.cancel()  # not awaited: a shard that hangs must not block this
 
 
 def share_an_id(ids: IdArray, others: IdArray) -> bool:
-    """Whether an id is in both arrays, (rows,) each. Ids of different kinds are different."""
+    """Return whether an id is in both arrays, (rows,) each. Ids of different kinds differ."""
     if not len(ids) or not len(others) or ids.dtype != others.dtype:
         return False
     if ids.dtype == np.object_:
@@ -172,9 +145,3 @@ def share_an_id(ids: IdArray, others: IdArray) -> bool:
     if ids.max() < others.min() or others.max() < ids.min():
         return False
     return bool(np.isin(ids, others).any())
-
-
-def _look_at(acknowledgement: asyncio.Future[bytes]) -> None:
-    """Take note of an outcome that perhaps nobody waits for, so that asyncio does not report it."""
-    if not acknowledgement.cancelled():
-        acknowledgement.exception()

@@ -1,9 +1,10 @@
 """Bytes of vectorshard.v1 to numpy and back: the only importer of the contract's messages.
 
-For every RPC a server decodes requests and encodes responses here, and a client the other way
-round. What a request says about itself is checked here (shapes, counts, ids, ranges, limits); what
-takes a collection to know (its dim, its id type, NaN, norms) is not. No grpc and no I/O enters.
-The modules within are this package's own business: callers use the names below.
+A server decodes requests and encodes responses here; a client does the reverse. Decoders validate
+a request as far as it describes itself: shapes, counts, ids, ranges, limits. Checks that need the
+collection (its dim, its id type, NaN, norms) are in shard.engine. No grpc and no I/O enters.
+The table of RPCs is in `rpcs`; other modules are internal to this package, and callers use the
+names below.
 """
 
 from vectorshard.shard.wire.collections import (
@@ -30,9 +31,7 @@ from vectorshard.shard.wire.descriptions import (
     encode_train_request,
     encode_train_response,
 )
-from vectorshard.shard.wire.ids import (
-    check_ids,
-)
+from vectorshard.shard.wire.ids import check_ids
 from vectorshard.shard.wire.metadata import (
     declared_values,
     mapping_from_metadata,

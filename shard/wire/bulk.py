@@ -1,9 +1,9 @@
 """Messages that carry many rows, read and written through their twins.
 
 The twins, in vectorshard.internal.v1, hold packed numbers as bytes. A sender may legally write such
-a field unpacked, in several pieces, or more than once; a twin then sees too little. So a twin is
-believed only when its fields account for every byte of the message. Otherwise the bytes are parsed
-as the original message and written anew, which packs them.
+a field unpacked, in several pieces, or more than once; a twin then reads only a part of it. So a
+twin is used only when its fields account for every byte of the message. Otherwise the bytes are
+parsed as the original message and serialized again, which packs them.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def field_bytes(length: int) -> int:
 
 
 def number_bytes(value: int) -> int:
-    """Return the bytes of a varint field that is left out when it is zero."""
+    """Return the bytes of a varint field that is omitted when it is zero."""
     return 1 + _varint_bytes(value) if value else 0
 
 
 def content_bytes(length: int) -> int:
-    """Return the bytes of a field of `length` bytes that is left out when it is empty."""
+    """Return the bytes of a field of `length` bytes that is omitted when it is empty."""
     return field_bytes(length) if length else 0
 
 
 def counts_bytes(counts: types.UInt32Array) -> int:
-    """Return the bytes of a field of packed varints: one each, and one for each 7 bits more."""
+    """Return the bytes of a field of packed varints: one byte for every 7 bits of each number."""
     length = counts.size
     if counts.max(initial=0) > 0x7F:
         length += sum(int(np.count_nonzero(counts >> bits)) for bits in (7, 14, 21, 28))
@@ -59,9 +59,9 @@ def counts_bytes(counts: types.UInt32Array) -> int:
 
 
 class Bulk:
-    """The parts that all twins have, each taken out of its message once: every access copies it.
+    """The fields that all twins have, each read from its message once, as every access copies it.
 
-    `account` is the number of bytes that these parts have in a message that was written packed.
+    `account` is the number of bytes of these fields in a packed message.
     """
 
     __slots__ = ("_dim", "_dtype", "_id_bytes", "_strings", "_vectors_bytes", "account", "metadata")
@@ -98,9 +98,9 @@ class Bulk:
     def included(
         self, include: types.Include, rows: int
     ) -> tuple[types.Float32Array | None, list[bytes] | None]:
-        """Return vectors (rows, dim) and metadata of an answer, each None when not asked for.
+        """Return vectors (rows, dim) and metadata of a response, each None if not requested.
 
-        Raises MalformedMessage when one of them has another number of rows.
+        Raises MalformedMessage if one of them has another number of rows.
         """
         vectors = self.vectors().astype("<f4", copy=False) if include.vectors else None
         if vectors is not None:
@@ -112,9 +112,9 @@ class Bulk:
 
 
 def check_count(field: str, count: int, ids: int) -> None:
-    """Raise MalformedMessage unless there are as many of `field` as there are ids."""
+    """Raise MalformedMessage unless `field` has as many rows as there are ids."""
     if count != ids:
-        raise MalformedMessage(f"{count:,} rows for {ids:,} ids", field=field)
+        raise MalformedMessage(f"{count:,} rows do not match {ids:,} ids", field=field)
 
 
 def read_twin(
@@ -130,11 +130,11 @@ def read_twin(
     kind
         The twin's class.
     original
-        The class that the bytes are of.
+        The class of the contract's message.
     payload
         The bytes.
     other_bytes
-        Returns the bytes of the fields that are no part of Bulk, written packed.
+        Returns the packed bytes of the fields that Bulk does not read.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def read_twin(
 
 
 def packed(original: type[Message], payload: bytes) -> bytes:
-    """Return the message written anew: every field once, numbers packed."""
+    """Return the message serialized again: every field once, numbers packed."""
     return parse(original, payload).SerializeToString()
 
 
@@ -167,25 +167,25 @@ def write_answer(
     field: str,
     advice: str,
 ) -> bytes:
-    """Add the rows to an answer and return its bytes.
+    """Add the rows to a response and return its bytes.
 
     Parameters
     ----------
     twin
-        The answer, with all its other fields.
+        The response, with all its other fields.
     ids, vectors, metadata
         (rows,), (rows, dim), one for each row.
     limits
         Bounds the bytes of a message.
     field, advice
-        What the error names, and what it tells the caller to do.
+        The field that the error names, and its advice to the caller.
 
     Raises
     ------
     LimitExceeded
-        If the answer does not fit into one message.
+        If the response does not fit into one message.
     """
-    # Looked at first: an answer that is far too large is not written at all.
+    # Checked first: a response that is far too large is not serialized at all.
     large_bytes = (0 if vectors is None else vectors.nbytes) + sum(map(len, metadata or ()))
     _check_size(large_bytes, limits, field, advice)
     twin.ids.CopyFrom(encode_ids(ids))
@@ -201,7 +201,7 @@ def write_answer(
 def _check_size(answer_bytes: int, limits: Limits, field: str, advice: str) -> None:
     if answer_bytes > limits.message_bytes:
         raise LimitExceeded(
-            f"the answer would take {answer_bytes:,} bytes, "
-            f"more than the {limits.message_bytes:,} of a message: {advice}",
+            f"response of {answer_bytes:,} bytes exceeds the message limit of "
+            f"{limits.message_bytes:,} bytes: {advice}",
             field=field,
         )

@@ -1,7 +1,4 @@
-"""What travels beside a request over gRPC: a Call to metadata and back.
-
-The deadline is not among it: gRPC carries that itself.
-"""
+"""A Call to the gRPC metadata of a request and back. gRPC itself carries the deadline."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ _PLACEMENT = "vectorshard-placement"
 
 
 def metadata_of(call: Call) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that says whom a call means."""
+    """Return the metadata that names the incarnation and the placement that a call expects."""
     pairs = ((_INCARNATION, call.incarnation), (_PLACEMENT, call.placement))
     return tuple(pair for pair in pairs if pair[1])
 
 
 def call_of(metadata: Iterable[tuple[str, str | bytes]] | None, deadline: float | None) -> Call:
-    """Return the Call of a request's metadata and of its deadline, of time.monotonic()."""
+    """Return the Call of a request's metadata and deadline, in seconds of time.monotonic()."""
     incarnation = placement = ""
     for key, value in metadata or ():
         if key == _INCARNATION:

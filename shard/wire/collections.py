@@ -57,7 +57,7 @@ def _encode_filter_fields(declared: Iterable[types.FilterField]) -> list[v1.Filt
 def decode_config(
     config: v1.CollectionConfig, refuse: type[InvalidRequest] = MalformedMessage
 ) -> types.CollectionConfig:
-    """Return a resolved configuration; raise `refuse` for an enum's value that is none."""
+    """Return a resolved configuration; raise `refuse` for an unknown enum value."""
     return types.CollectionConfig(
         name=config.name,
         dim=config.dim,
@@ -84,7 +84,7 @@ def decode_config(
 _DEFAULTS = encode_config(
     types.CollectionConfig(name="", dim=0, metric=types.Metric.L2, id_type=types.IdType.INT64)
 )
-"""Only the parts that may be left out are read."""
+"""Only the optional fields are read."""
 
 
 def _fill_in_defaults(config: v1.CollectionConfig) -> None:
@@ -99,7 +99,8 @@ def _fill_in_defaults(config: v1.CollectionConfig) -> None:
 def _check_name_and_dim(config: v1.CollectionConfig, limits: Limits) -> None:
     if not _COLLECTION_NAME.fullmatch(config.name):
         raise InvalidConfig(
-            f"the name {config.name[:80]!r} is not {_COLLECTION_NAME.pattern}", field="config.name"
+            f"name {config.name[:80]!r} does not match {_COLLECTION_NAME.pattern}",
+            field="config.name",
         )
     if not 1 <= config.dim <= limits.dim:
         raise InvalidConfig(f"{config.dim} is not in 1..{limits.dim:,}", field="config.dim")
@@ -109,12 +110,14 @@ def _check_index(index: types.IndexConfig, limits: Limits) -> None:
     fixed = index.nlist_rule is types.NlistRule.FIXED
     if fixed != (index.nlist > 0):
         raise InvalidConfig(
-            "FIXED needs it" if fixed else f"only FIXED takes it, not {index.nlist_rule.name}",
+            "nlist is required when nlist_rule is FIXED"
+            if fixed
+            else f"nlist is allowed only when nlist_rule is FIXED, not {index.nlist_rule.name}",
             field="config.index.nlist",
         )
     if index.nlist > limits.nlist:
         raise InvalidConfig(
-            f"{index.nlist:,} lists, at most {limits.nlist:,}", field="config.index.nlist"
+            f"{index.nlist:,} exceeds the limit of {limits.nlist:,}", field="config.index.nlist"
         )
 
 
@@ -123,7 +126,7 @@ def _check_filter_fields(declared: Iterable[types.FilterField]) -> None:
     for row, field in enumerate(declared):
         if not field.name or field.name in names:
             raise InvalidConfig(
-                f"the name {field.name!r} comes twice" if field.name else "a name is empty",
+                f"duplicate name {field.name!r}" if field.name else "name must not be empty",
                 field="config.filter_fields",
                 row=row,
             )
@@ -143,12 +146,12 @@ def encode_create_collection_request(
     target_recall: float | None = None,
     filter_fields: Iterable[types.FilterField] = (),
 ) -> bytes:
-    """Ask for a collection; None leaves a part to the server's defaults.
+    """Request a collection; for None the server uses its default.
 
     Raises
     ------
     InvalidConfig
-        If `dim` is no uint32, or a name is not UTF-8.
+        If `dim` is not a uint32, or a name is not UTF-8.
     """
     try:
         config = v1.CollectionConfig(
@@ -171,11 +174,11 @@ def decode_create_collection_request(payload: bytes, limits: Limits) -> types.Co
     Raises
     ------
     MalformedMessage, InvalidConfig
-        For a configuration that cannot be.
+        For bytes that do not parse, or an invalid configuration.
     """
     request = parse(v1.CreateCollectionRequest, payload)
     if not request.HasField("config"):
-        raise InvalidConfig("missing", field="config")
+        raise InvalidConfig("config is required", field="config")
     _check_name_and_dim(request.config, limits)
     _fill_in_defaults(request.config)
     config = decode_config(request.config, InvalidConfig)
@@ -186,7 +189,7 @@ def decode_create_collection_request(payload: bytes, limits: Limits) -> types.Co
 
 
 def encode_create_collection_response(entry: types.CollectionEntry, created: bool) -> bytes:
-    """Answer with the resolved configuration, which incarnation, and whether it is new."""
+    """Answer with the resolved configuration, its incarnation, and whether it is new."""
     return v1.CreateCollectionResponse(
         config=encode_config(entry.config), created=created, incarnation=entry.incarnation
     ).SerializeToString()
@@ -212,22 +215,22 @@ def decode_drop_collection_request(payload: bytes) -> str:
 
 
 def encode_drop_collection_response() -> bytes:
-    """Answer that the collection is gone."""
+    """Answer that the collection is dropped."""
     return v1.DropCollectionResponse().SerializeToString()
 
 
 def decode_drop_collection_response(payload: bytes) -> None:
-    """Check that this is the answer."""
+    """Check that the bytes parse."""
     parse(v1.DropCollectionResponse, payload)
 
 
 def encode_list_collections_request() -> bytes:
-    """Ask for all collections."""
+    """Request all collections."""
     return v1.ListCollectionsRequest().SerializeToString()
 
 
 def decode_list_collections_request(payload: bytes) -> None:
-    """Check that this is the request."""
+    """Check that the bytes parse."""
     parse(v1.ListCollectionsRequest, payload)
 
 
@@ -240,17 +243,18 @@ def encode_list_collections_response(entries: Sequence[types.CollectionEntry]) -
 
 
 def decode_list_collections_response(payload: bytes) -> list[types.CollectionEntry]:
-    """Return the collections, by name, their configurations resolved.
+    """Return the collections, by name, with resolved configurations.
 
     Raises
     ------
     MalformedMessage
-        If there is not one incarnation for each.
+        If the numbers of collections and incarnations differ.
     """
     response = parse(v1.ListCollectionsResponse, payload)
     if len(response.incarnations) != len(response.collections):
         raise MalformedMessage(
-            f"{len(response.incarnations)} for {len(response.collections)} collections",
+            f"{len(response.incarnations)} incarnations do not match "
+            f"{len(response.collections)} collections",
             field="incarnations",
         )
     return [

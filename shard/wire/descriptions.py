@@ -1,4 +1,4 @@
-"""DescribeCollection and Train: what the shards of a collection say of themselves."""
+"""DescribeCollection and Train: the descriptions of a collection and of its shards."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def decode_describe_collection_response(payload: bytes) -> types.CollectionDescr
 
 
 def encode_train_request(request: types.TrainRequest) -> bytes:
-    """Ask for a new index."""
+    """Request the training of a new index."""
     return v1.TrainRequest(collection=request.collection, wait=request.wait).SerializeToString()
 
 
 def decode_train_request(payload: bytes) -> types.TrainRequest:
-    """Return what to train."""
+    """Return the collection to train, and whether to wait."""
     request = parse(v1.TrainRequest, payload)
     return types.TrainRequest(collection=request.collection, wait=request.wait)
 
@@ -102,7 +102,7 @@ def _seconds_and_nanos(seconds: float) -> dict[str, int]:
 
 
 def _seconds_of(message: duration_pb2.Duration | timestamp_pb2.Timestamp) -> float:
-    # Divided once as integers: the nearest double, which is the one that was sent.
+    # One division of integers yields the nearest double, which is the one that was sent.
     return (message.seconds * 10**9 + message.nanos) / 10**9
 
 

@@ -1,7 +1,7 @@
 """Filters: the contract's messages to shard.filters, and back.
 
-What a filter says about itself is checked here: its depth, its size, that every node says
-something. Whether its fields are declared, and of which type, takes a collection to know.
+The structure of a filter is validated here: its depth, its size, that no node is empty. Whether
+the collection declares its fields, and with which type, is validated in shard.engine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vectorshard.shard.wire.metadata import check_exact
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
-_SENT_DEPTH_MAX: Final = 40  # two messages each, of the hundred or so that protobuf nests
+_SENT_DEPTH_MAX: Final = 40  # a node is up to two messages, and protobuf nests about a hundred
 
 
 def encode_filter(filter_: Filter) -> v1.Filter:
@@ -39,7 +39,7 @@ def encode_filter(filter_: Filter) -> v1.Filter:
     Raises
     ------
     InvalidParameter
-        If it nests deeper than a message can, or holds what no message holds.
+        If it nests too deep for a message, or has a value of another type.
     """
     message = v1.Filter()
     try:
@@ -51,7 +51,7 @@ def encode_filter(filter_: Filter) -> v1.Filter:
 
 def _write(filter_: Filter, message: v1.Filter, depth: int) -> None:
     if depth > _SENT_DEPTH_MAX:
-        raise ValueError("nests too deep")
+        raise ValueError(f"filter nests deeper than {_SENT_DEPTH_MAX} levels")
     target = getattr(message, filter_.kind)  # three of the names are keywords of Python
     target.SetInParent()
     if isinstance(filter_, And | Or):
@@ -86,18 +86,18 @@ def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
         check_exact(value)
         target.number_value = value
     else:
-        raise TypeError(f"{value!r} is neither a string, a number nor a bool")
+        raise TypeError(f"value {value!r} is not a string, a number or a bool")
 
 
 def decode_filter(message: v1.Filter, limits: Limits) -> Filter:
-    """Return the filter of a request's field ``filter``, checked.
+    """Return the validated filter of a request's field ``filter``.
 
     Raises
     ------
     LimitExceeded
         If it nests too deep or has too many nodes.
     InvalidParameter
-        For a node that says nothing, a list of conditions without one, a value that is none, NaN.
+        For an empty node, an ``and`` or ``or`` without filters, a value of another type, or NaN.
         The error's field is the path to it.
     """
     return _Reader(limits).read(message, "filter", 1)
@@ -114,12 +114,16 @@ class _Reader:
         """Return the filter at `path`, `depth` nodes from the top."""
         self.nodes += 1
         if depth > self.limits.filter_depth:
-            raise LimitExceeded(f"over {self.limits.filter_depth} filters deep", field=path)
+            raise LimitExceeded(
+                f"filter nests deeper than {self.limits.filter_depth} levels", field=path
+            )
         if self.nodes > self.limits.filter_nodes:
-            raise LimitExceeded(f"over {self.limits.filter_nodes} filters in all", field=path)
+            raise LimitExceeded(
+                f"filter has more than {self.limits.filter_nodes} nodes", field=path
+            )
         kind = message.WhichOneof("node")
         if kind is None:
-            raise InvalidParameter("says nothing", field=path)
+            raise InvalidParameter("filter node is empty", field=path)
         node, path = getattr(message, kind), f"{path}.{kind}"
         if kind in ("and", "or"):
             filters = tuple(
@@ -127,7 +131,7 @@ class _Reader:
                 for place, each in enumerate(node.filters)
             )
             if not filters:
-                raise InvalidParameter("holds no filters", field=f"{path}.filters")
+                raise InvalidParameter(f"{kind} requires a filter", field=f"{path}.filters")
             return And(filters) if kind == "and" else Or(filters)
         if kind == "not":
             return Not(self.read(node, path, depth + 1))
@@ -154,7 +158,7 @@ def _value_of(value: struct_pb2.Value, path: str) -> FilterValue:
         return value.string_value
     if kind == "bool_value":
         return value.bool_value
-    raise InvalidParameter("is neither a string, a number nor a bool", field=path)
+    raise InvalidParameter("value is not a string, a number or a bool", field=path)
 
 
 def _bounds_of(message: v1.FieldRange, path: str) -> dict[str, float]:
@@ -167,5 +171,5 @@ def _bounds_of(message: v1.FieldRange, path: str) -> dict[str, float]:
 
 def _number(number: float, path: str) -> float:
     if math.isnan(number):
-        raise InvalidParameter("NaN", field=path)
+        raise InvalidParameter("NaN is not allowed", field=path)
     return number

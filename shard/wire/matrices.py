@@ -33,19 +33,22 @@ def decode_matrix(
 ) -> types.VectorArray:
     """Return vectors (rows, dim), float32 or float16, read-only. An empty matrix is (0, dim).
 
-    Takes the message apart, because every access to its bytes copies them. Raises
-    MalformedMessage, naming `field`, for a dtype that is none or a part of a row.
+    Takes the message's fields, because every access to its bytes copies them. Raises
+    MalformedMessage, naming `field`, for an unknown dtype or a partial row.
     """
     if not vectors_bytes and dim == 0:
         return np.empty((0, 0), dtype="<f4")
     dtype = _DTYPES.get(dtype_number)
     if dtype is None:
-        raise MalformedMessage(unknown(dtype_number), field=f"{field}.dtype")
-    if dim == 0:
-        raise MalformedMessage("components, but a dim of 0", field=field)
-    if len(vectors_bytes) % (dim * dtype.itemsize):
         raise MalformedMessage(
-            f"{len(vectors_bytes):,} bytes are no whole number of rows of {dim} {dtype.name}",
+            unknown(dtype_number, ("FLOAT32", "FLOAT16")), field=f"{field}.dtype"
+        )
+    if dim == 0:
+        raise MalformedMessage("dim must be at least 1 when data is not empty", field=field)
+    if len(vectors_bytes) % (row_bytes := dim * dtype.itemsize):
+        raise MalformedMessage(
+            f"data length {len(vectors_bytes):,} is not a multiple of "
+            f"dim * {dtype.itemsize} = {row_bytes:,}",
             field=field,
         )
     return np.frombuffer(vectors_bytes, dtype=dtype).reshape(-1, dim)

@@ -14,7 +14,7 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
 from vectorshard.v1 import vectorshard_pb2 as v1
 
-_DEEP_METADATA_BYTES = 190  # shorter ones cannot nest too deep: 2 bytes a level, about 100 levels
+_DEEP_METADATA_BYTES = 190  # shorter metadata never nests too deep: 2 bytes a level, 100 levels
 _EXACT_INTEGER = 2**53  # the largest magnitude up to which a double holds every integer
 
 
@@ -27,13 +27,13 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
         Values are None, bool, numbers, str, and mappings and sequences of these. Numbers are
         doubles.
     row
-        Names the row in an error.
+        The row that an error names.
 
     Raises
     ------
     InvalidParameter
-        For another type, an integer that no double holds, text that is not UTF-8, or nesting that
-        no message holds.
+        For another type, an integer that a double does not hold exactly, text that is not UTF-8,
+        or nesting that is too deep for a message.
     """
     struct = struct_pb2.Struct()
     try:
@@ -41,7 +41,7 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
         metadata = struct.SerializeToString(deterministic=True)
         _check_depth(metadata)
     except (RecursionError, DecodeError):
-        raise InvalidParameter("nests too deep", field="metadata", row=row) from None
+        raise InvalidParameter("metadata nests too deep", field="metadata", row=row) from None
     except (TypeError, ValueError, EncodeError) as error:
         raise InvalidParameter(str(error), field="metadata", row=row) from None
     return metadata
@@ -50,7 +50,7 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
 def _fill_struct(struct: struct_pb2.Struct, mapping: Mapping[str, Any]) -> None:
     for name, value in mapping.items():
         if not isinstance(name, str):
-            raise TypeError(f"the name {name!r} is no text")
+            raise TypeError(f"name {name!r} is not a string")
         _fill_value(struct.fields[name], value)
 
 
@@ -74,22 +74,24 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
         for element in value:
             _fill_value(target.list_value.values.add(), element)
     else:
-        raise TypeError(f"metadata cannot hold a {type(value).__name__}")
+        raise TypeError(f"type {type(value).__name__} is not supported in metadata")
 
 
 def check_exact(number: float) -> None:
-    """Raise ValueError for an integer that no double holds for sure."""
+    """Raise ValueError for an integer beyond those that a double always holds exactly."""
     if isinstance(number, int) and not -_EXACT_INTEGER <= number <= _EXACT_INTEGER:
-        raise ValueError(f"{number} is beyond the integers that a double holds; write it as text")
+        raise ValueError(
+            f"integer {number} is not in -2**53..2**53, exact as a double: use a string"
+        )
 
 
 def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
-    """Return what `metadata_from_mapping` took. A number that is an integer comes back as int.
+    """Return the mapping of `metadata_from_mapping`'s bytes. An integral number is an int.
 
     Raises
     ------
     MalformedMessage
-        If the bytes are no google.protobuf.Struct.
+        If the bytes are not a google.protobuf.Struct.
     """
     if not metadata:
         return {}
@@ -119,14 +121,14 @@ def _value_of(value: struct_pb2.Value) -> Any:
 
 
 def declared_values(metadata: bytes, names: Sequence[str]) -> list[Any]:
-    """Return the fields of these names; None where one is absent or null.
+    """Return the values of the fields of these names; None where one is absent or null.
 
-    A number is float, whatever it is a number of; a list is a list of such values, a struct a dict.
+    Every number is a float; a list is a list of such values, a struct a dict.
 
     Raises
     ------
     MalformedMessage
-        If the bytes are no google.protobuf.Struct.
+        If the bytes are not a google.protobuf.Struct.
     """
     try:
         values = struct_pb2.Struct.FromString(metadata).fields
@@ -147,9 +149,9 @@ def _plain_value(value: struct_pb2.Value) -> Any:
 
 
 def canonical_metadata(metadata: Sequence[bytes], limits: Limits) -> list[bytes]:
-    """Return each row's metadata in its one deterministic form: equal ones have equal bytes.
+    """Return each row's metadata in its deterministic form: equal metadata has equal bytes.
 
-    Raises MalformedMessage for what is no Struct or nests too deep, LimitExceeded for more bytes
+    Raises MalformedMessage if it is not a Struct or nests too deep, LimitExceeded for more bytes
     than the limits allow.
     """
     return [_canonical_struct(struct, row, limits) for row, struct in enumerate(metadata)]
@@ -163,11 +165,11 @@ def _canonical_struct(metadata: bytes, row: int, limits: Limits) -> bytes:
         _check_depth(canonical)
     except (DecodeError, EncodeError) as error:
         raise MalformedMessage(
-            f"no google.protobuf.Struct: {error}", field="metadata", row=row
+            f"not a google.protobuf.Struct: {error}", field="metadata", row=row
         ) from None
     if len(canonical) > limits.metadata_bytes:
         raise LimitExceeded(
-            f"{len(canonical):,} bytes, at most {limits.metadata_bytes:,}",
+            f"{len(canonical):,} bytes exceed the limit of {limits.metadata_bytes:,} bytes",
             field="metadata",
             row=row,
         )
@@ -175,10 +177,10 @@ def _canonical_struct(metadata: bytes, row: int, limits: Limits) -> bytes:
 
 
 def _check_depth(metadata: bytes) -> None:
-    """Raise DecodeError when it nests so deep that an answer around it would not parse.
+    """Raise DecodeError if it nests so deep that a response with it would not parse.
 
-    protobuf refuses about 100 levels of messages, counted from the outermost, and of all answers
-    SearchStreamResponse wraps metadata most deeply.
+    protobuf rejects more than about 100 levels of messages, counted from the outermost, and
+    SearchStreamResponse wraps metadata in the most levels.
     """
     if len(metadata) < _DEEP_METADATA_BYTES:
         return

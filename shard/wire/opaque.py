@@ -1,4 +1,4 @@
-"""Tokens and cursors: what a caller keeps and brings back without looking inside."""
+"""Tokens and cursors: opaque bytes that a caller keeps and sends back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OpaqueT = TypeVar("_OpaqueT", twins.Token, twins.Cursor)
 
 
 def encode_token(token: types.Token) -> bytes:
-    """Return the opaque bytes of a token; b"" for one without an incarnation, which means none."""
+    """Return the opaque bytes of a token; b"" for a token without an incarnation."""
     if not token.incarnation:
         return b""
     return twins.Token(
@@ -23,7 +23,7 @@ def encode_token(token: types.Token) -> bytes:
 
 
 def decode_token(token: bytes) -> types.Token:
-    """Return the token of `encode_token`'s bytes; b"" is one without an incarnation.
+    """Return the token of `encode_token`'s bytes; b"" is a token without an incarnation.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def encode_cursor(cursor: types.Cursor | None) -> bytes:
 
 
 def decode_cursor(cursor: bytes) -> types.Cursor | None:
-    """Return the cursor of `encode_cursor`'s bytes; b"" is none.
+    """Return the cursor of `encode_cursor`'s bytes; None for b"".
 
     Raises
     ------
@@ -60,12 +60,12 @@ def decode_cursor(cursor: bytes) -> types.Cursor | None:
 
 
 def _parse_issued(kind: type[_OpaqueT], issued: bytes, field: str) -> _OpaqueT:
-    """Return the message of these bytes, if they are the ones that we would write for it."""
+    """Return the message of these bytes, if serializing it yields the same bytes."""
     try:
         message = kind.FromString(issued)
     except DecodeError:
         message = kind()
     message.DiscardUnknownFields()
     if not message.incarnation or message.SerializeToString(deterministic=True) != issued:
-        raise InvalidParameter(f"not a {field} of this service", field=field)
+        raise InvalidParameter(f"{field} was not issued by this service", field=field)
     return message

@@ -1,7 +1,8 @@
-"""What every message needs: parsing, enum tables, and numbers as they were stated."""
+"""What every message needs: parsing, enum tables, and decimals as the caller stated them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -18,7 +19,7 @@ _EnumT = TypeVar("_EnumT", bound=Enum)
 
 
 def parse(message: type[_MessageT], payload: bytes) -> _MessageT:
-    """Return the message of these bytes; raise MalformedMessage when they do not parse."""
+    """Return the message of these bytes; raise MalformedMessage if they do not parse."""
     try:
         return message.FromString(payload)
     except DecodeError as error:
@@ -30,37 +31,38 @@ def parse(message: type[_MessageT], payload: bytes) -> _MessageT:
 def copied(source: object, dataclass: type[Any]) -> dict[str, Any]:
     """Return the fields of `dataclass` by name, from an instance or its message.
 
-    Only for a dataclass and a message whose fields are the same.
+    Only for a dataclass and a message with the same fields.
     """
     return {field.name: getattr(source, field.name) for field in fields(dataclass)}
 
 
 def shortest_decimal(value: float) -> float:
-    """Return the shortest decimal that is this float32: 0.95, not 0.949999988079071.
+    """Return the shortest decimal of this float32: 0.95, not 0.949999988079071.
 
-    A value that a person stated comes out as it was stated, and equals the same default.
+    A value that a caller stated is returned as stated, and equals the same default.
     """
     return float(str(np.float32(value)))
 
 
 def check_recall(recall: float, field: str, refuse: type[InvalidRequest]) -> None:
-    """Raise `refuse` unless the recall is in (0, 1]; NaN is not."""
+    """Raise `refuse` unless the recall is in (0, 1]. NaN is refused."""
     if not 0.0 < recall <= 1.0:
         raise refuse(f"{recall} is not in (0, 1]", field=field)
 
 
-def unknown(number: int) -> str:
-    """Say what is wrong with an enum's number that has no meaning here."""
-    return f"unknown value {number}" if number else "unspecified"
+def unknown(number: int, allowed: Iterable[str]) -> str:
+    """Return the error text for an enum's number that is unspecified or unknown."""
+    what = f"unknown value {number}" if number else "value is unspecified"
+    return f"{what}: use one of {', '.join(allowed)}"
 
 
 class EnumTable(Generic[_EnumT]):
-    """The numbers of one enum of the contract, by the vocabulary's enum of that name and back."""
+    """The numbers of an enum of the contract, by the vocabulary's enum of that name, and back."""
 
     def __init__(self, enum: type[_EnumT]) -> None:
         contract = v1.DESCRIPTOR.enum_types_by_name[enum.__name__]
         prefix = contract.values_by_number[0].name.removesuffix("UNSPECIFIED")
-        # Any: each enum of the contract has a type of its own for its numbers.
+        # Any: each enum of the contract has a separate type for its numbers.
         self.number: dict[_EnumT, Any] = {
             member: contract.values_by_name[prefix + member.name].number for member in enum
         }
@@ -69,10 +71,10 @@ class EnumTable(Generic[_EnumT]):
     def member(
         self, number: int, field: str, refuse: type[InvalidRequest], row: int | None = None
     ) -> _EnumT:
-        """Return the member of `number`; raise `refuse` when it is unspecified or unknown."""
+        """Return the member of `number`; raise `refuse` if it is unspecified or unknown."""
         member = self._member.get(number)
         if member is None:
-            raise refuse(unknown(number), field=field, row=row)
+            raise refuse(unknown(number, (each.name for each in self.number)), field=field, row=row)
         return member
 
 

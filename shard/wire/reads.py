@@ -29,14 +29,9 @@ def encode_get_request(request: types.GetRequest) -> bytes:
 
 
 def decode_get_request(payload: bytes, limits: Limits) -> types.GetRequest:
-    """Return which rows are asked for; without an `include`, vectors and metadata are.
+    """Return which rows are requested; without an `include`, with vectors and metadata.
 
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse, neither ids nor filter, or both.
-    InvalidId, LimitExceeded, InvalidParameter
-        For an id, a number of ids, or a filter that cannot be.
+    Raises what `required_selection` raises, and MalformedMessage for bytes that do not parse.
     """
     request = parse(v1.GetRequest, payload)
     ids, filter_ = required_selection(request, limits)
@@ -47,14 +42,8 @@ def decode_get_request(payload: bytes, limits: Limits) -> types.GetRequest:
 
 
 def encode_get_response(rows: types.Rows, limits: Limits) -> bytes:
-    """Answer with rows.
-
-    Raises
-    ------
-    LimitExceeded
-        If they do not fit into one message.
-    """
-    return _encode_rows(rows, limits, field="ids", advice="ask for fewer ids")
+    """Answer with rows. Raises LimitExceeded if they do not fit into one message."""
+    return _encode_rows(rows, limits, field="ids", advice="request fewer ids")
 
 
 def _encode_rows(rows: types.Rows, limits: Limits, *, field: str, advice: str) -> bytes:
@@ -65,19 +54,17 @@ def _encode_rows(rows: types.Rows, limits: Limits, *, field: str, advice: str) -
 
 
 def decode_get_response(payload: bytes, include: types.Include) -> types.Rows:
-    """Return the rows. `include` is the request's.
-
-    Raises
-    ------
-    MalformedMessage
-        If the parts do not fit together, or one that was asked for is missing.
-    """
+    """Return the rows, as `_decode_rows` does. `include` is the request's."""
     return _decode_rows(v1.GetResponse, payload, include)
 
 
 def _decode_rows(
     original: type[v1.GetResponse] | type[v1.ListResponse], payload: bytes, include: types.Include
 ) -> types.Rows:
+    """Return the rows.
+
+    Raises MalformedMessage if the parts do not match, or one that was requested is missing.
+    """
     twin, bulk = read_twin(
         twins.RowsTwin, original, payload, lambda twin: content_bytes(len(twin.cursor))
     )
@@ -89,21 +76,17 @@ def _decode_rows(
 
 
 def encode_count_request(request: types.CountRequest) -> bytes:
-    """Ask for the number of live rows: all, those of the ids, those that pass a filter."""
+    """Request the number of live rows: all, those of the ids, or those that match a filter."""
     message = v1.CountRequest(collection=request.collection)
     set_selection(message, request.ids, request.filter)
     return message.SerializeToString()
 
 
 def decode_count_request(payload: bytes, limits: Limits) -> types.CountRequest:
-    """Return what to count.
+    """Return which rows to count.
 
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse.
-    InvalidId, LimitExceeded, InvalidParameter
-        For an id, a number of ids, or a filter that cannot be.
+    Raises what `selected_ids` and `selected_filter` raise, and MalformedMessage for bytes that do
+    not parse.
     """
     request = parse(v1.CountRequest, payload)
     return types.CountRequest(
@@ -124,12 +107,9 @@ def decode_count_response(payload: bytes) -> int:
 
 
 def encode_list_request(request: types.ListRequest) -> bytes:
-    """Ask for a page of rows.
+    """Request a page of rows.
 
-    Raises
-    ------
-    InvalidParameter
-        If the page size is no uint32, or the filter cannot be written.
+    Raises InvalidParameter if the page size is not a uint32, or as `encode_filter` does.
     """
     try:
         message = v1.ListRequest(
@@ -152,12 +132,13 @@ def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
     MalformedMessage
         For bytes that do not parse.
     LimitExceeded, InvalidParameter
-        For a page size over the limit, a cursor that is none, or a filter that cannot be.
+        For a page size over the limit, an invalid cursor, or an invalid filter.
     """
     request = parse(v1.ListRequest, payload)
     if request.page_size > limits.page_size:
         raise LimitExceeded(
-            f"{request.page_size:,} rows a page, at most {limits.page_size:,}", field="page_size"
+            f"{request.page_size:,} exceeds the limit of {limits.page_size:,} rows",
+            field="page_size",
         )
     return types.ListRequest(
         collection=request.collection,
@@ -169,22 +150,10 @@ def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
 
 
 def encode_list_response(rows: types.Rows, limits: Limits) -> bytes:
-    """Answer with a page of rows.
-
-    Raises
-    ------
-    LimitExceeded
-        If they do not fit into one message.
-    """
-    return _encode_rows(rows, limits, field="page_size", advice="ask for smaller pages")
+    """Answer with a page of rows. Raises LimitExceeded if it does not fit into one message."""
+    return _encode_rows(rows, limits, field="page_size", advice="request smaller pages")
 
 
 def decode_list_response(payload: bytes, include: types.Include) -> types.Rows:
-    """Return a page of rows. `include` is the request's.
-
-    Raises
-    ------
-    MalformedMessage
-        If the parts do not fit together, or one that was asked for is missing.
-    """
+    """Return a page of rows, as `_decode_rows` does. `include` is the request's."""
     return _decode_rows(v1.ListResponse, payload, include)

@@ -1,8 +1,8 @@
-"""The unary RPCs of the contract: one table of name, codec, method of Shard, and kind.
+"""The unary RPCs of the contract: one table of name, kind, codec, and method of Shard.
 
-The service, a remote shard, the client and both retry policies read it. A new unary RPC is a codec
-in this package, a method of `Shard`, and an entry here. The two streams, UpsertStream and
-SearchStream, carry the messages of Upsert and Search, and are not in the table.
+The service, a remote shard, the client and the retry policies read it. To add a unary RPC, write a
+codec in this package, a method of `Shard`, and an entry here. The two streams, UpsertStream and
+SearchStream, carry the messages of Upsert and Search; they are not in the table.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from vectorshard.shard.types import (
     UpsertResult,
 )
 from vectorshard.shard.wire import collections, descriptions, reads, searches, writes
+from vectorshard.shard.wire.primitives import copied
 
 SERVICE_NAME: Final = "vectorshard.v1.VectorService"
 UPSERT_STREAM: Final = "UpsertStream"
@@ -42,15 +43,33 @@ SEARCH_STREAM: Final = "SearchStream"
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+_SourceT = TypeVar("_SourceT")
+_TargetT = TypeVar("_TargetT")
+
+
+def path_of(name: str) -> str:
+    """Return the path of an RPC of the service, by its name."""
+    return f"/{SERVICE_NAME}/{name}"
+
+
+def message_options(message_bytes: int = Limits().message_bytes) -> list[tuple[str, int]]:
+    """Return gRPC's options that bound a message, for a channel or a server.
+
+    gRPC's own default is 4 MiB for received messages.
+    """
+    return [
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_receive_message_length", message_bytes),
+    ]
 
 
 class Kind(Enum):
-    """What a retry policy has to know of an RPC."""
+    """What a retry policy must know of an RPC."""
 
     READ = "read"
     """Changes nothing: may be repeated."""
     WRITE = "write"
-    """Idempotent, if nobody else writes in between: only the caller may decide to repeat it."""
+    """Idempotent, unless others write in between: only the caller may decide to repeat it."""
     ONCE = "once"
     """Never repeated: a second Train is a second training, and a second drop may hit a new
     collection of the same name."""
@@ -58,10 +77,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)  # with slots, a generic class could not be called by its arguments
 class Rpc(Generic[RequestT, ResultT]):
-    """A unary RPC: how its messages are written and read, and the method of Shard that serves it.
+    """A unary RPC: its codec, and the method of Shard that serves it.
 
-    `ask` calls that method. `decode_response` takes the request, because an answer is checked
-    against what was asked for.
+    `ask` calls that method. The limits bound what a server accepts and answers.
+    `decode_response` takes the request, against which it checks the response.
     """
 
     name: str
@@ -73,27 +92,19 @@ class Rpc(Generic[RequestT, ResultT]):
     decode_response: Callable[[bytes, RequestT], ResultT]
 
 
-def path_of(name: str) -> str:
-    """Return the path of an RPC of the service, by its name."""
-    return f"/{SERVICE_NAME}/{name}"
+def _alone(codec: Callable[[_SourceT], _TargetT]) -> Callable[[_SourceT, object], _TargetT]:
+    """Return a codec that ignores its second argument: the limits, or the request."""
+    return lambda source, _: codec(source)
 
 
 CREATE_COLLECTION: Final = Rpc[CollectionConfig, tuple[CollectionEntry, bool]](
     "CreateCollection",
     Kind.WRITE,
     lambda shard, config, call: shard.create_collection(config, call=call),
-    lambda config: collections.encode_create_collection_request(
-        name=config.name,
-        dim=config.dim,
-        metric=config.metric,
-        id_type=config.id_type,
-        index=config.index,
-        target_recall=config.target_recall,
-        filter_fields=config.filter_fields,
-    ),
+    lambda config: collections.encode_create_collection_request(**copied(config, CollectionConfig)),
     collections.decode_create_collection_request,
     lambda result, _: collections.encode_create_collection_response(*result),
-    lambda payload, _: collections.decode_create_collection_response(payload),
+    _alone(collections.decode_create_collection_response),
 )
 
 DROP_COLLECTION: Final = Rpc[str, None](
@@ -101,9 +112,9 @@ DROP_COLLECTION: Final = Rpc[str, None](
     Kind.ONCE,
     lambda shard, name, call: shard.drop_collection(name, call=call),
     collections.encode_drop_collection_request,
-    lambda payload, _: collections.decode_drop_collection_request(payload),
+    _alone(collections.decode_drop_collection_request),
     lambda *_: collections.encode_drop_collection_response(),
-    lambda payload, _: collections.decode_drop_collection_response(payload),
+    _alone(collections.decode_drop_collection_response),
 )
 
 LIST_COLLECTIONS: Final = Rpc[None, Sequence[CollectionEntry]](
@@ -111,9 +122,9 @@ LIST_COLLECTIONS: Final = Rpc[None, Sequence[CollectionEntry]](
     Kind.READ,
     lambda shard, _, call: shard.list_collections(call=call),
     lambda _: collections.encode_list_collections_request(),
-    lambda payload, _: collections.decode_list_collections_request(payload),
-    lambda entries, _: collections.encode_list_collections_response(entries),
-    lambda payload, _: collections.decode_list_collections_response(payload),
+    _alone(collections.decode_list_collections_request),
+    _alone(collections.encode_list_collections_response),
+    _alone(collections.decode_list_collections_response),
 )
 
 DESCRIBE_COLLECTION: Final = Rpc[str, CollectionDescription](
@@ -121,21 +132,21 @@ DESCRIBE_COLLECTION: Final = Rpc[str, CollectionDescription](
     Kind.READ,
     lambda shard, name, call: shard.describe(name, call=call),
     descriptions.encode_describe_collection_request,
-    lambda payload, _: descriptions.decode_describe_collection_request(payload),
-    lambda description, _: descriptions.encode_describe_collection_response(description),
-    lambda payload, _: descriptions.decode_describe_collection_response(payload),
+    _alone(descriptions.decode_describe_collection_request),
+    _alone(descriptions.encode_describe_collection_response),
+    _alone(descriptions.decode_describe_collection_response),
 )
 
 UPSERT: Final = Rpc[tuple[UpsertRequest, int], tuple[UpsertResult, int]](
     "Upsert",
     Kind.WRITE,
-    lambda shard, numbered, call: _upsert(shard, numbered, call),
+    lambda shard, numbered, call: _upsert(shard, *numbered, call),
     lambda numbered: writes.encode_upsert_request(*numbered),
     writes.decode_upsert_request,
     lambda numbered, _: writes.encode_upsert_response(*numbered),
-    lambda payload, _: writes.decode_upsert_response(payload),
+    _alone(writes.decode_upsert_response),
 )
-"""A batch travels with its request_id, which the answer repeats."""
+"""A batch has a request_id, which the response repeats."""
 
 DELETE: Final = Rpc[DeleteRequest, DeleteResult](
     "Delete",
@@ -143,8 +154,8 @@ DELETE: Final = Rpc[DeleteRequest, DeleteResult](
     lambda shard, request, call: shard.delete(request, call=call),
     writes.encode_delete_request,
     writes.decode_delete_request,
-    lambda result, _: writes.encode_delete_response(result),
-    lambda payload, _: writes.decode_delete_response(payload),
+    _alone(writes.encode_delete_response),
+    _alone(writes.decode_delete_response),
 )
 
 GET: Final = Rpc[GetRequest, Rows](
@@ -163,8 +174,8 @@ COUNT: Final = Rpc[CountRequest, int](
     lambda shard, request, call: shard.count(request, call=call),
     reads.encode_count_request,
     reads.decode_count_request,
-    lambda count, _: reads.encode_count_response(count),
-    lambda payload, _: reads.decode_count_response(payload),
+    _alone(reads.encode_count_response),
+    _alone(reads.decode_count_response),
 )
 
 LIST: Final = Rpc[ListRequest, Rows](
@@ -193,8 +204,8 @@ EXPLAIN: Final = Rpc[ExplainRequest, Explanation](
     lambda shard, request, call: shard.explain(request, call=call),
     searches.encode_explain_request,
     searches.decode_explain_request,
-    lambda explanation, _: searches.encode_explain_response(explanation),
-    lambda payload, _: searches.decode_explain_response(payload),
+    _alone(searches.encode_explain_response),
+    _alone(searches.decode_explain_response),
 )
 
 TRAIN: Final = Rpc[TrainRequest, Sequence[ShardDescription]](
@@ -202,13 +213,13 @@ TRAIN: Final = Rpc[TrainRequest, Sequence[ShardDescription]](
     Kind.ONCE,
     lambda shard, request, call: shard.train(request, call=call),
     descriptions.encode_train_request,
-    lambda payload, _: descriptions.decode_train_request(payload),
-    lambda shards, _: descriptions.encode_train_response(shards),
-    lambda payload, _: descriptions.decode_train_response(payload),
+    _alone(descriptions.decode_train_request),
+    _alone(descriptions.encode_train_response),
+    _alone(descriptions.decode_train_response),
 )
 
 GET_SERVER_INFO: Final = "GetServerInfo"
-"""Its answer is of the server, and not of the shard alone: the service writes it by itself."""
+"""Not in the table: the service answers it, with its version and limits, not the shard alone."""
 
 RPCS: Final[tuple[Rpc[Any, Any], ...]] = (
     CREATE_COLLECTION,
@@ -230,7 +241,6 @@ KINDS: Final[dict[str, Kind]] = {rpc.name: rpc.kind for rpc in RPCS} | {GET_SERV
 
 
 async def _upsert(
-    shard: Shard, numbered: tuple[UpsertRequest, int], call: Call
+    shard: Shard, request: UpsertRequest, request_id: int, call: Call
 ) -> tuple[UpsertResult, int]:
-    request, request_id = numbered
     return await shard.upsert(request, call=call), request_id

@@ -1,7 +1,7 @@
-"""SearchStream's messages: an envelope around the bytes of a search, of its answer or of its error.
+"""SearchStream's messages: an envelope around the bytes of a search, a response or an error.
 
-What an envelope carries is not looked at here. The searches within are read and written by
-`shard.wire.searches`, statuses by `shard.server.status`.
+The bytes within an envelope are not read here. `shard.wire.searches` reads and writes the
+searches, `shard.server.status` the statuses.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from vectorshard.shard.wire.primitives import parse
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 TIMEOUT_MS_MAX: Final = 2**32 - 1
-"""What the field holds: 49 days."""
+"""The largest value of the field: 49 days."""
 
 ENVELOPE_BYTES: Final = 32
-"""More than an envelope adds to an answer."""
+"""An upper bound on the bytes that an envelope adds to a response."""
 
 _TwinT = TypeVar("_TwinT", twins.SearchStreamRequestTwin, twins.SearchStreamResponseTwin)
 
@@ -30,9 +30,9 @@ _TwinT = TypeVar("_TwinT", twins.SearchStreamRequestTwin, twins.SearchStreamResp
 class StreamRequest:
     """A message of a search stream.
 
-    `search` holds the bytes of a SearchRequest; None when the message is a Cancel, or neither,
-    which `cancels` tells. A `timeout_ms` of 0 is no limit of its own, an `answer_bytes_max` of 0
-    that of a message.
+    `search` holds the bytes of a SearchRequest, or None if the message is a Cancel (`cancels`) or
+    neither. A `timeout_ms` of 0 sets no timeout; an `answer_bytes_max` of 0 sets no bound but that
+    of a message.
     """
 
     request_id: int
@@ -47,7 +47,7 @@ class StreamRequest:
 class StreamAnswer:
     """An answer of a search stream: the bytes of a SearchResponse, or those of a google.rpc.Status.
 
-    `response` is None when it failed, and `error` is empty when it did not.
+    A failed search has no `response`; otherwise `error` is empty.
     """
 
     request_id: int
@@ -56,7 +56,7 @@ class StreamAnswer:
 
 
 def encode_search_stream_request(request: StreamRequest) -> bytes:
-    """Write a message: a Cancel if it cancels, else its search."""
+    """Write a message: a Cancel, or a search."""
     twin = twins.SearchStreamRequestTwin(
         request_id=request.request_id,
         timeout_ms=request.timeout_ms,
@@ -76,7 +76,7 @@ def decode_search_stream_request(payload: bytes) -> StreamRequest:
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse, so that nobody can say whose answer this is.
+        For bytes that do not parse; the request_id is then unknown.
     """
     twin = _read(
         twins.SearchStreamRequestTwin, v1.SearchStreamRequest, payload, _stream_request_bytes
@@ -115,13 +115,7 @@ def encode_search_stream_response(answer: StreamAnswer) -> bytes:
 
 
 def decode_search_stream_response(payload: bytes) -> StreamAnswer:
-    """Read an answer.
-
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse.
-    """
+    """Read an answer. Raises MalformedMessage for bytes that do not parse."""
     twin = _read(
         twins.SearchStreamResponseTwin, v1.SearchStreamResponse, payload, _stream_response_bytes
     )
@@ -145,7 +139,7 @@ def _read(
     payload: bytes,
     account: Callable[[_TwinT], int],
 ) -> _TwinT:
-    """Read an envelope through its twin, as in `shard.wire.bulk`: its parts may come in pieces."""
+    """Read an envelope through its twin, as in `shard.wire.bulk`."""
     twin = parse(kind, payload)
     if account(twin) != len(payload):
         twin = kind.FromString(packed(original, payload))

@@ -38,19 +38,16 @@ from vectorshard.shard.wire.selection import (
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _HIT_BYTES: Final = 12
-"""Of a hit: an int64 id and a score."""
+"""Bytes of a hit: an int64 id and a score."""
 
 _METADATA_BYTES: Final = 1_024
-"""Of a hit's metadata: what fits is up to 64 times that, what people keep is mostly less."""
+"""Expected bytes of a hit's metadata. The limit is 64 times that; typical metadata is smaller."""
 
 
 def encode_search_request(request: types.SearchRequest) -> bytes:
     """Write a batch of queries: float16 as FLOAT16, others as FLOAT32.
 
-    Raises
-    ------
-    InvalidParameter
-        If k or nprobe is no uint32, or the filter cannot be written.
+    Raises InvalidParameter if k or nprobe is not a uint32, or as `encode_filter` does.
     """
     effort = request.effort
     try:
@@ -76,14 +73,14 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
 
 
 def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest:
-    """Return the batch of queries, a read-only view, and how to search.
+    """Return the batch of queries, a read-only view, and the search parameters.
 
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse, or a matrix that is none.
+        For bytes that do not parse, or an invalid matrix.
     InvalidParameter, LimitExceeded
-        For a number out of its range, or a filter that cannot be.
+        For a parameter out of its range, or an invalid filter.
     """
     request = parse(v1.SearchRequest, payload)
     matrix = request.queries
@@ -106,11 +103,13 @@ def _check_hits(queries: int, k: int, limits: Limits) -> None:
     if not 1 <= k <= limits.k:
         raise InvalidParameter(f"{k:,} is not in 1..{limits.k:,}", field="k")
     if queries > limits.queries:
-        raise LimitExceeded(f"{queries:,} queries, at most {limits.queries:,}", field="queries")
+        raise LimitExceeded(
+            f"{queries:,} queries exceed the limit of {limits.queries:,}", field="queries"
+        )
     if queries * k > limits.hits:
         raise LimitExceeded(
-            f"{queries:,} queries of {k:,} hits, at most {limits.hits:,} hits together: "
-            "ask fewer queries or a smaller k",
+            f"{queries:,} queries * k = {queries * k:,} hits exceed the limit of {limits.hits:,}: "
+            "request fewer queries or a smaller k",
             field="k",
         )
 
@@ -134,7 +133,7 @@ def _decode_score_threshold(request: v1.SearchRequest) -> float | None:
     if not request.HasField("score_threshold"):
         return None
     if math.isnan(request.score_threshold):
-        raise InvalidParameter("NaN", field="score_threshold")
+        raise InvalidParameter("NaN is not allowed", field="score_threshold")
     return request.score_threshold
 
 
@@ -148,9 +147,9 @@ def _decode_min_coverage(request: v1.SearchRequest) -> float:
 
 
 def expected_answer_bytes(request: types.SearchRequest) -> int:
-    """Return about what the answer takes if there are as many hits as are asked for.
+    """Return about the bytes of the response if it has k hits for every query.
 
-    A guess of ids that are strings, and of metadata.
+    Bytes of string ids and of metadata are estimates.
     """
     queries, dim = request.queries.shape
     hit_bytes = _HIT_BYTES
@@ -162,13 +161,7 @@ def expected_answer_bytes(request: types.SearchRequest) -> int:
 
 
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
-    """Answer a batch of queries.
-
-    Raises
-    ------
-    LimitExceeded
-        If the hits do not fit into one message.
-    """
+    """Answer a batch of queries. Raises LimitExceeded if it does not fit into one message."""
     hits = result.hits
     twin = twins.SearchResponseTwin(
         counts=hits.counts.tolist(),
@@ -182,17 +175,14 @@ def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
         result.metadata,
         limits,
         field="k",
-        advice="ask fewer queries, a smaller k, or leave vectors and metadata out",
+        advice="request fewer queries, a smaller k, or no vectors and metadata",
     )
 
 
 def decode_search_response(payload: bytes, include: types.Include) -> types.SearchResult:
     """Return the hits. `include` is the request's.
 
-    Raises
-    ------
-    MalformedMessage
-        If the parts do not fit together, or one that was asked for is missing.
+    Raises MalformedMessage if the parts do not match, or one that was requested is missing.
     """
     twin, bulk = read_twin(
         twins.SearchResponseTwin, v1.SearchResponse, payload, _other_response_bytes
@@ -200,7 +190,7 @@ def decode_search_response(payload: bytes, include: types.Include) -> types.Sear
     ids = bulk.ids()
     scores = twin.scores
     if len(scores) % 4:
-        raise MalformedMessage(f"{len(scores)} bytes are no float32s", field="scores")
+        raise MalformedMessage(f"length {len(scores)} is not a multiple of 4", field="scores")
     hits = types.TopK(
         counts=np.array(twin.counts, dtype=np.uint32),
         ids=ids,
@@ -224,7 +214,7 @@ def _other_response_bytes(twin: twins.SearchResponseTwin) -> int:
 
 @lru_cache(maxsize=256)
 def _encode_receipt(receipt: types.Receipt) -> bytes:
-    """Write a receipt; many searches in a row have the same one."""
+    """Write a receipt. Cached: consecutive searches mostly have the same one."""
     message = v1.Receipt(
         shards_total=receipt.shards_total,
         shards_answered=receipt.shards_answered,
@@ -262,7 +252,7 @@ def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
 
 
 def encode_explain_request(request: types.ExplainRequest) -> bytes:
-    """Ask about an id and a query. Raises InvalidParameter if the filter cannot be written."""
+    """Request the explanation of an id and a query. Raises what `encode_filter` raises."""
     message = v1.ExplainRequest(
         collection=request.collection, query=encode_matrix(request.query), score=request.score
     )
@@ -277,13 +267,11 @@ def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainReque
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse, or a matrix that is none.
-    InvalidParameter
-        For more or fewer than one id or query, and a score that is NaN.
+        For bytes that do not parse, or an invalid matrix.
+    InvalidParameter, LimitExceeded
+        For more or fewer than one id or query, a score that is NaN, or an invalid filter.
     InvalidId
         For an id that is empty or too long.
-
-    And what `decode_filter` raises.
     """
     request = parse(v1.ExplainRequest, payload)
     query = decode_matrix(request.query.data, request.query.dim, request.query.dtype, "query")
@@ -293,7 +281,7 @@ def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainReque
     check_ids(id_, limits, "id")
     score = request.score if request.HasField("score") else None
     if score is not None and math.isnan(score):
-        raise InvalidParameter("NaN", field="score")
+        raise InvalidParameter("NaN is not allowed", field="score")
     return types.ExplainRequest(
         collection=request.collection,
         query=query,
@@ -305,7 +293,7 @@ def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainReque
 
 def _check_one(given: int, field: str) -> None:
     if given != 1:
-        raise InvalidParameter(f"{given:,} are given, one is explained at a time", field=field)
+        raise InvalidParameter(f"exactly 1 is required, got {given:,}", field=field)
 
 
 def encode_explain_response(explanation: types.Explanation) -> bytes:

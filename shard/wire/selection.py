@@ -1,4 +1,4 @@
-"""What requests have in common: the rows that they mean, and what they want of them."""
+"""What requests have in common: the selection of rows, and the fields to include."""
 
 from __future__ import annotations
 
@@ -28,10 +28,7 @@ def set_selection(
     ids: types.IdArray | None,
     filter_: Filter | None,
 ) -> None:
-    """Set ids and filter, where they are given.
-
-    `ids` is present also when there are none: the kind of none is written.
-    """
+    """Set ids and filter, unless they are None. An empty array of ids is set too."""
     if ids is not None:
         message.ids.MergeFromString(encode_ids(ids).SerializeToString())
     set_filter(message, filter_)
@@ -49,10 +46,7 @@ def set_filter(
 def selected_ids(
     request: v1.DeleteRequest | v1.GetRequest | v1.CountRequest, limits: Limits
 ) -> types.IdArray | None:
-    """Return the ids (rows,) that a request names, checked, or None when it names none.
-
-    Raises InvalidId and LimitExceeded as `check_ids` does.
-    """
+    """Return the validated ids (rows,) of a request, or None. Raises what `check_ids` raises."""
     if not request.HasField("ids"):
         return None
     ids = decode_ids(request.ids)
@@ -71,23 +65,24 @@ def selected_filter(
 def required_selection(
     request: v1.DeleteRequest | v1.GetRequest, limits: Limits
 ) -> tuple[types.IdArray | None, Filter | None]:
-    """Return ids or filter of a request that must have one of them; the other is None.
+    """Return ids or filter, and None for the other, of a request that must have exactly one.
 
-    Raises MalformedMessage when it has neither, or both, and what the two alone raise.
+    Raises MalformedMessage if it has neither or both, and what `selected_ids` and
+    `selected_filter` raise.
     """
     ids, filter_ = selected_ids(request, limits), selected_filter(request, limits)
     if ids is None and filter_ is None:
-        raise MalformedMessage("neither ids nor a filter", field="ids")
+        raise MalformedMessage("ids or filter is required", field="ids")
     if ids is not None and filter_ is not None:
-        raise MalformedMessage("beside ids; give one of them", field="filter")
+        raise MalformedMessage("ids and filter are mutually exclusive", field="filter")
     return ids, filter_
 
 
 def encode_include(include: types.Include) -> v1.Include:
-    """Write what an answer is to bring along."""
+    """Write which fields of rows a response includes."""
     return v1.Include(vectors=include.vectors, metadata=include.metadata)
 
 
 def decode_include(include: v1.Include) -> types.Include:
-    """Return what an answer is to bring along."""
+    """Return which fields of rows a response includes."""
     return types.Include(vectors=include.vectors, metadata=include.metadata)

@@ -1,4 +1,4 @@
-"""GetServerInfo: who a server is, and the limits in force."""
+"""GetServerInfo: a server's version, topology and limits."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def encode_get_server_info_request() -> bytes:
-    """Ask about the server."""
+    """Request the version, topology and limits."""
     return v1.GetServerInfoRequest().SerializeToString()
 
 
 def decode_get_server_info_request(payload: bytes) -> None:
-    """Check that this is the request."""
+    """Check that the bytes parse."""
     parse(v1.GetServerInfoRequest, payload)
 
 
 def encode_get_server_info_response(
     version: str, topology: types.Topology, limits: Limits
 ) -> bytes:
-    """Answer with the version, who the server is, and the bounds in force."""
+    """Answer with the version, topology and limits."""
     return v1.GetServerInfoResponse(
         version=version,
         role=ROLES.number[topology.role],
@@ -42,7 +42,7 @@ def encode_get_server_info_response(
 
 
 def decode_get_server_info_response(payload: bytes) -> tuple[str, types.Topology, Limits]:
-    """Return the version, who the server is, and the bounds in force."""
+    """Return the version, topology and limits."""
     response = parse(v1.GetServerInfoResponse, payload)
     topology = types.Topology(
         role=ROLES.member(response.role, "role", MalformedMessage),

@@ -1,21 +1,21 @@
-"""The window of a stream: how many messages, of how many bytes, are under way at a time. Pure.
+"""The window of a stream: how many messages, and how many bytes, are in flight at a time.
 
-Every stream has one at each end: a server reads no further than its window, and a client sends no
-more than it expects to be answered. Who waits for room, and how, is the stream's own business.
+Pure. A server reads no further than its window; a client sends no more than its window.
+What happens when the window is full is up to the stream: it waits, or it refuses the message.
 """
 
 from __future__ import annotations
 
 
 class Window:
-    """Counts the messages that are under way.
+    """Count the messages in flight and their bytes.
 
     Parameters
     ----------
     messages_max
-        How many there may be.
+        The largest number of messages in flight.
     bytes_max
-        How many bytes they may have together. A larger message fits when it is alone.
+        The largest number of their bytes together. A larger message fits when it is alone.
     """
 
     __slots__ = ("bytes", "bytes_max", "messages", "messages_max")
@@ -27,17 +27,21 @@ class Window:
         self.bytes = 0
 
     def has_room(self, message_bytes: int) -> bool:
-        """Whether a message of this size fits in."""
-        if not self.messages:
-            return True
-        return self.messages < self.messages_max and self.bytes + message_bytes <= self.bytes_max
+        """Return whether a message of this size fits in."""
+        return self.messages < self.messages_max and (
+            not self.bytes or self.bytes + message_bytes <= self.bytes_max
+        )
 
     def enter(self, message_bytes: int) -> None:
         """Count a message in, whether or not there is room."""
         self.messages += 1
         self.bytes += message_bytes
 
+    def resize(self, before_bytes: int, after_bytes: int) -> None:
+        """Count a message in flight with another size than before."""
+        self.bytes += after_bytes - before_bytes
+
     def leave(self, message_bytes: int) -> None:
-        """Count a message out."""
+        """Count a message out, with the size that it has now."""
         self.messages -= 1
         self.bytes -= message_bytes

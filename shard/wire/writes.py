@@ -1,4 +1,4 @@
-"""Upsert and its stream, Delete."""
+"""Upsert, UpsertStream and Delete."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 def encode_upsert_request(request: types.UpsertRequest, request_id: int = 0) -> bytes:
     """Write a batch of rows: float16 vectors as FLOAT16, others as FLOAT32.
 
-    Raises
-    ------
-    InvalidId
-        For a string that UTF-8 cannot write.
+    Raises InvalidId for a string that UTF-8 cannot encode.
     """
     return twins.UpsertRequestTwin(
         collection=request.collection,
@@ -40,9 +37,9 @@ def decode_upsert_request(payload: bytes, limits: Limits) -> tuple[types.UpsertR
     Raises
     ------
     MalformedMessage
-        For bytes that do not parse, counts that do not match, a matrix or metadata that is none.
+        For bytes that do not parse, counts that do not match, an invalid matrix or metadata.
     InvalidId, InvalidParameter, LimitExceeded
-        For an id, mode, or size out of its range.
+        For an invalid id or mode, or a size over the limit.
     """
     twin, bulk = read_twin(twins.UpsertRequestTwin, v1.UpsertRequest, payload, _other_upsert_bytes)
     ids = bulk.ids()
@@ -99,12 +96,7 @@ def encode_delete_request(request: types.DeleteRequest) -> bytes:
 def decode_delete_request(payload: bytes, limits: Limits) -> types.DeleteRequest:
     """Return which rows to delete.
 
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse, neither ids nor filter, or both.
-    InvalidId, LimitExceeded, InvalidParameter
-        For an id, a number of ids, or a filter that cannot be.
+    Raises what `required_selection` raises, and MalformedMessage for bytes that do not parse.
     """
     request = parse(v1.DeleteRequest, payload)
     ids, filter_ = required_selection(request, limits)
@@ -112,13 +104,13 @@ def decode_delete_request(payload: bytes, limits: Limits) -> types.DeleteRequest
 
 
 def encode_delete_response(result: types.DeleteResult) -> bytes:
-    """Answer how many rows are gone."""
+    """Answer with the number of deleted rows."""
     return v1.DeleteResponse(
         deleted=result.deleted, token=encode_token(result.token)
     ).SerializeToString()
 
 
 def decode_delete_response(payload: bytes) -> types.DeleteResult:
-    """Return how many rows are gone."""
+    """Return the number of deleted rows."""
     response = parse(v1.DeleteResponse, payload)
     return types.DeleteResult(deleted=response.deleted, token=decode_token(response.token))

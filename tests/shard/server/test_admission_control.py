@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from vectorshard.shard.server.admission_control import TOLD_EVERY_S, RefusalLog
+from vectorshard.shard.server.admission_control import LOG_EVERY_S, RefusalLog
 
 
 def test_the_log_tells_of_refusals_now_and_then_and_how_many_there_were() -> None:
@@ -14,7 +14,7 @@ def test_the_log_tells_of_refusals_now_and_then_and_how_many_there_were() -> Non
         refusals.note("busy")
         for _ in range(5):
             refusals.note("busy")
-        now += TOLD_EVERY_S
+        now += LOG_EVERY_S
         refusals.note("busier")
     told = [(entry["refused"], entry["reason"], entry["log_level"]) for entry in logged]
     assert told == [(1, "busy", "warning"), (6, "busier", "warning")]

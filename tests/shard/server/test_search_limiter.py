@@ -1,4 +1,4 @@
-"""The gate of searches: how many are taken, and for whom there is no time."""
+"""The limiter of searches: how many are taken, and for whom there is no time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from vectorshard.shard.errors import Overloaded
 from vectorshard.shard.server.search_limiter import (
-    ALWAYS_TAKEN,
+    ALWAYS_ACCEPTED,
     BUSY_S,
     WAIT_SHARE,
     Place,
-    SearchGate,
+    SearchLimiter,
 )
 
 PACE_S = 0.01
@@ -29,16 +29,16 @@ class Clock:
 
 
 class Crowd:
-    """A gate with searches in progress, which are answered in the order of coming."""
+    """A limiter with searches in progress, which are answered in the order of coming."""
 
     def __init__(self, searches_max: int = 1_000) -> None:
         self.clock = Clock()
-        self.gate = SearchGate(searches_max, self.clock)
+        self.limiter = SearchLimiter(searches_max, self.clock)
         self.places: list[Place] = []
 
     def enter(self, searches: int = 1, left_s: float | None = None) -> None:
         """Have searches taken on."""
-        self.places += [self.gate.enter(left_s) for _ in range(searches)]
+        self.places += [self.limiter.enter(left_s) for _ in range(searches)]
 
     def answer(self, searches: int, pace_s: float = PACE_S) -> None:
         """Have searches answered, one after the other."""
@@ -52,8 +52,8 @@ class Crowd:
 def test_there_are_never_more_searches_than_may_be() -> None:
     crowd = Crowd(2)
     crowd.enter(2)
-    assert crowd.gate.is_full
-    with pytest.raises(Overloaded, match="2 searches are in progress"):
+    assert crowd.limiter.is_full
+    with pytest.raises(Overloaded, match="too many searches in progress: the limit is 2"):
         crowd.enter()
     crowd.answer(1)
     crowd.enter()
@@ -67,17 +67,17 @@ def test_a_search_that_fails_or_is_withdrawn_frees_its_place_and_says_nothing_of
         expected.enter_context(crowd.places.pop())
         raise ZeroDivisionError
     crowd.enter()
-    assert crowd.gate.expected_wait_s == 0
+    assert crowd.limiter.expected_wait_s == 0
 
 
 def test_the_expected_wait_is_that_of_the_searches_before_at_the_pace_of_late() -> None:
     crowd = Crowd()
     crowd.enter(300)
     crowd.answer(200)
-    assert crowd.gate.expected_wait_s == pytest.approx(100 * PACE_S)
+    assert crowd.limiter.expected_wait_s == pytest.approx(100 * PACE_S)
     crowd.enter(400)
     crowd.answer(400, 2 * PACE_S)  # for long enough to forget
-    assert crowd.gate.expected_wait_s == pytest.approx(100 * 2 * PACE_S, rel=0.01)
+    assert crowd.limiter.expected_wait_s == pytest.approx(100 * 2 * PACE_S, rel=0.01)
 
 
 def test_time_without_work_does_not_count_as_slowness() -> None:
@@ -87,14 +87,14 @@ def test_time_without_work_does_not_count_as_slowness() -> None:
     crowd.clock.now += 3_600
     crowd.enter(100)
     crowd.answer(50)
-    assert crowd.gate.expected_wait_s == pytest.approx(50 * PACE_S)
+    assert crowd.limiter.expected_wait_s == pytest.approx(50 * PACE_S)
 
 
 def test_who_could_hardly_be_answered_in_time_is_refused_and_who_is_patient_is_not() -> None:
     crowd = Crowd()
     crowd.enter(300)
     crowd.answer(200)
-    wait_s = crowd.gate.expected_wait_s
+    wait_s = crowd.limiter.expected_wait_s
     with pytest.raises(Overloaded, match=r"100 searches.* take 1\.0 s; the deadline is in 1\.9 s"):
         crowd.enter(left_s=wait_s / WAIT_SHARE - 0.1)
     crowd.enter(left_s=wait_s / WAIT_SHARE + 0.1)
@@ -105,7 +105,7 @@ def test_a_few_searches_keep_nobody_out_for_its_deadline() -> None:
     crowd = Crowd()
     crowd.enter()
     crowd.answer(1, 10.0)
-    crowd.enter(ALWAYS_TAKEN, left_s=0.1)
+    crowd.enter(ALWAYS_ACCEPTED, left_s=0.1)
     with pytest.raises(Overloaded):
         crowd.enter(left_s=0.1)
 
@@ -123,10 +123,10 @@ def test_a_few_searches_say_nothing_of_the_pace() -> None:
 def test_it_is_busy_when_callers_with_little_time_may_have_to_be_refused() -> None:
     crowd = Crowd()
     crowd.enter(100)
-    crowd.answer(100 - ALWAYS_TAKEN, pace_s=BUSY_S)
-    assert crowd.gate.is_busy
+    crowd.answer(100 - ALWAYS_ACCEPTED, pace_s=BUSY_S)
+    assert crowd.limiter.is_busy
     crowd.answer(1, pace_s=BUSY_S)  # fewer are never refused for their deadlines
-    assert not crowd.gate.is_busy
+    assert not crowd.limiter.is_busy
     crowd.enter(990)
     crowd.answer(985, pace_s=BUSY_S / 100)
-    assert not crowd.gate.is_busy
+    assert not crowd.limiter.is_busy

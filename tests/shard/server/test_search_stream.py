@@ -22,8 +22,9 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from vectorshard.shard.server.search_stream import WINDOW_BYTES, SearchStream
+from vectorshard.shard.server.search_stream import SearchStreamHandler
 from vectorshard.shard.server.status import read_status, status_of
+from vectorshard.shard.server.stream_window import WINDOW_BYTES
 from vectorshard.shard.types import NO_LIMIT, Call, SearchRequest
 
 LIMITS = Limits(stream_requests=4)
@@ -56,7 +57,7 @@ class Streamed:
         self.client_reads.set()
         self._messages: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
         self._outcomes: dict[str, asyncio.Future[bytes]] = {}
-        self.stream = SearchStream(
+        self.stream = SearchStreamHandler(
             self._payloads(),
             self._decode,
             self._search,

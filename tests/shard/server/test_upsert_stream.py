@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from tests.shard.samples import DEADLINE_S, int64s, some_vectors, strings
 from vectorshard.shard.errors import MalformedMessage, Overloaded, ShardUnavailable
 from vectorshard.shard.server import upsert_stream as upload_module
-from vectorshard.shard.server.memory_limiter import ByteBudget
+from vectorshard.shard.server.memory_limiter import MemoryLimiter
+from vectorshard.shard.server.stream_window import WINDOW_BYTES
 from vectorshard.shard.server.upsert_stream import (
-    WINDOW_BYTES,
     WINDOW_MESSAGES,
-    Upload,
+    UpsertStreamHandler,
     share_an_id,
 )
 from vectorshard.shard.types import IdArray, UpsertRequest
@@ -54,7 +54,7 @@ class Stream:
         messages: Sequence[Message | bytes],
         *,
         ends: bool = True,
-        budget: ByteBudget | None = None,
+        memory: MemoryLimiter | None = None,
     ) -> None:
         self.messages = messages
         self.read = 0
@@ -62,12 +62,12 @@ class Stream:
         self.withdrawn: list[int] = []
         self.draining = asyncio.Event()
         self._ends = ends
-        self.upload = Upload(
+        self.upload = UpsertStreamHandler(
             self._payloads(),
             self._decode,
             self._write,
             self.draining,
-            budget or ByteBudget(WINDOW_BYTES, "writes"),
+            memory or MemoryLimiter(WINDOW_BYTES, "writes"),
         )
         self.acknowledged: list[bytes] = []
         self.outcome = asyncio.ensure_future(self._take())
@@ -97,7 +97,7 @@ class Stream:
             raise
 
     async def _take(self) -> None:
-        async for acknowledgement in self.upload.acknowledgements():
+        async for acknowledgement in self.upload.answers():
             self.acknowledged.append(acknowledgement)
 
     def message(self, number: int) -> Message:
@@ -400,14 +400,14 @@ async def test_a_message_looks_once_for_ids_in_its_way(
     await stream.ended()
 
 
-async def test_all_uploads_together_hold_no_more_than_the_budget(opened: Open) -> None:
-    budget = ByteBudget(50, "writes")
-    streams = [opened(apart(6), budget=budget) for _ in range(4)]
+async def test_all_uploads_together_hold_no_more_than_the_limit(opened: Open) -> None:
+    memory = MemoryLimiter(50, "writes")
+    streams = [opened(apart(6), memory=memory) for _ in range(4)]
     await settled()
     assert sum(len(stream.begun) for stream in streams) == 5
     assert all(stream.read <= len(stream.begun) + 1 for stream in streams), "one waits, unread"
     with pytest.raises(Overloaded):
-        budget.take_now(1)
+        memory.acquire_nowait(1)
     withdrawn, *others = streams
     await withdrawn.close()
     await settled()
@@ -420,7 +420,7 @@ async def test_all_uploads_together_hold_no_more_than_the_budget(opened: Open) -
         await stream.ended()
         assert stream.begun == list(range(6))
     await settled()
-    budget.take_now(50)
+    memory.acquire_nowait(50)
 
 
 async def test_closing_before_anything_was_read_does_no_harm(opened: Open) -> None:

@@ -17,6 +17,7 @@ from tests.shard.wire.messages import (
     upsert_bytes,
 )
 from vectorshard.shard.errors import MalformedMessage, VectorShardError
+from vectorshard.shard.wire.rpcs import KINDS, SEARCH_STREAM, SERVICE_NAME, UPSERT_STREAM
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -25,6 +26,13 @@ def test_every_rpc_of_the_contract_has_its_decoder() -> None:
     rpcs = {method.name.lower() for method in service.methods}
     rpcs.remove("searchstream")  # refused before anything of it is read
     assert {name.replace("_", "") for name in REQUEST_DECODERS} == rpcs
+
+
+def test_every_rpc_of_the_contract_is_in_the_table_or_beside_it() -> None:
+    service = v1.DESCRIPTOR.services_by_name["VectorService"]
+    assert service.full_name == SERVICE_NAME
+    rpcs = [*KINDS, UPSERT_STREAM, SEARCH_STREAM]
+    assert sorted(rpcs) == sorted(method.name for method in service.methods)
 
 
 @pytest.mark.parametrize("rpc", REQUEST_DECODERS)

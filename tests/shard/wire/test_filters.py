@@ -113,7 +113,7 @@ def test_a_filter_far_deeper_than_any_message_is_refused_by_sender_and_receiver(
     filter_: Filter = Exists("a")
     for _ in range(100_000):
         filter_ = Not(filter_)
-    with pytest.raises(InvalidParameter, match="too deep"):
+    with pytest.raises(InvalidParameter, match="nests deeper than"):
         encode_filter(filter_)
 
 

@@ -22,3 +22,25 @@ def test_a_message_larger_than_the_window_fits_alone() -> None:
     assert window.has_room(11)
     window.enter(11)
     assert not window.has_room(0)
+
+
+def test_a_message_may_change_its_size_and_keeps_its_place() -> None:
+    window = Window(messages_max=2, bytes_max=10)
+    window.enter(8)
+    window.resize(8, 3)
+    assert window.has_room(7)
+    assert not window.has_room(8)
+    window.resize(3, 0)
+    assert window.has_room(11), "no bytes are in flight"
+    window.enter(11)
+    assert not window.has_room(0)
+    window.leave(11)
+    window.leave(0)
+    assert (window.messages, window.bytes) == (0, 0)
+
+
+def test_messages_without_bytes_count_as_messages() -> None:
+    window = Window(messages_max=2, bytes_max=10)
+    window.enter(0)
+    window.enter(0)
+    assert not window.has_room(1)
