@@ -14,7 +14,7 @@ from tests.client.fake_server import (
     Connect,
     FakeServer,
 )
-from vectorshard.client.client import Client
+from vectorshard import Client
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 
 from tests.shard.filter_samples import holds
-from vectorshard.client.calls import id_array
-from vectorshard.client.client import AsyncClient
+from vectorshard import AsyncClient
+from vectorshard.client.arguments import id_array
 from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
@@ -299,10 +299,7 @@ class Blocking:
 
     def __init__(self, target: str, timeout_s: float) -> None:
         self._loop = asyncio.new_event_loop()
-        self._client = self._loop.run_until_complete(self._made(target, timeout_s))
-
-    async def _made(self, target: str, timeout_s: float) -> AsyncClient:
-        return await AsyncClient(target, timeout_s=timeout_s).__aenter__()
+        self._client = AsyncClient(target, timeout_s=timeout_s)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)

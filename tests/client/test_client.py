@@ -22,7 +22,7 @@ from tests.client.fake_server import (
     Connect,
     FakeServer,
 )
-from vectorshard.client.client import Client, Hit, Hits
+from vectorshard import Client, Hit, Hits
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionNotFound,

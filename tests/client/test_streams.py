@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.client.fake_server import FakeServer
 from tests.shard.samples import DEADLINE_S
-from vectorshard.client.client import AsyncClient, Client, Hits
+from vectorshard import AsyncClient, Client, Hits
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -153,7 +153,7 @@ def test_who_takes_no_more_hits_ends_the_stream(
     for _ in sync.search_stream("words", batches, in_flight=2):
         break
     assert filled.released.wait(DEADLINE_S)
-    assert not [each for each in threading.enumerate() if each.name == "stream-watch"]
+    assert not [each for each in threading.enumerate() if each.name == "stream-watchdog"]
 
 
 @pytest.mark.usefixtures("filled")
@@ -213,7 +213,7 @@ async def test_a_search_waits_for_a_place_no_longer_than_it_may_take(
     async with aio.search_stream(in_flight=1) as stream:
         first = asyncio.ensure_future(stream.search("words", batches[0]))
         await asyncio.sleep(0)
-        with pytest.raises(DeadlineExceeded, match="places"):
+        with pytest.raises(DeadlineExceeded, match="no place"):
             await stream.search("words", batches[0], timeout_s=0.05)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
