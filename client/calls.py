@@ -61,7 +61,7 @@ ResultT = TypeVar("ResultT")
 class UnaryCall(Generic[AnswerT]):
     """A call to send: the name of the RPC, the request's bytes, and how to read the response.
 
-    `timeout_s` is None for the client's own.
+    Without `timeout_s`, the timeout of the client applies.
     """
 
     rpc: str

@@ -23,7 +23,7 @@ BACKOFFS: Final = 5
 """The pause grows this many times, to between 0.4 and 0.8 s."""
 
 LAST_S: Final = 0.02
-"""With less time left there is no further attempt."""
+"""There is no further attempt with less time left than this."""
 
 
 class Retry(StrEnum):

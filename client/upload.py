@@ -101,11 +101,11 @@ class UpsertUpload:
     def _check_counts(self) -> None:
         if len(self._vectors) != self.rows:
             raise MalformedMessage(
-                f"{len(self._vectors):,} vectors for {self.rows:,} ids", field="vectors"
+                f"{len(self._vectors):,} rows do not match {self.rows:,} ids", field="vectors"
             )
         if self._metadata is not None and len(self._metadata) != self.rows:
             raise MalformedMessage(
-                f"{len(self._metadata):,} entries for {self.rows:,} ids", field="metadata"
+                f"{len(self._metadata):,} rows do not match {self.rows:,} ids", field="metadata"
             )
 
     def _row_bytes(self) -> npt.NDArray[np.int64]:

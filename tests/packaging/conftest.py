@@ -1,7 +1,7 @@
 """The wheel, built once, and environments that hold it with chosen distributions of this one.
 
-An environment is a venv of its own. The distributions in it are links to the files that are
-installed here: nothing is resolved or downloaded, and nothing else can be imported.
+An environment is a separate venv. The distributions in it are links to the files that are installed
+here: nothing is resolved or downloaded, and nothing else can be imported.
 """
 
 from __future__ import annotations
