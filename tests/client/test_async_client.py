@@ -135,7 +135,9 @@ def test_a_method_has_the_parameters_and_the_docstring_of_its_call(name: str) ->
         assert parameters == told
         assert method.__doc__ == build.__doc__
         assert method.__qualname__ == f"{client.__name__}.{name}"
-        assert "UnaryCall" not in str(inspect.signature(method).return_annotation)
+        returned = inspect.signature(method).return_annotation
+        assert method.__annotations__["return"] == returned
+        assert "UnaryCall" not in returned
         assert [*inspect.signature(getattr(client("127.0.0.1:1"), name)).parameters] == [
             parameter.name for parameter in told
         ]

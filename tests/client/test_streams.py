@@ -196,9 +196,10 @@ async def test_what_a_broken_stream_leaves_is_asked_by_a_call(
 ) -> None:
     filled.answer = lambda payloads: iter([])
     async with aio.search_stream() as stream:
-        for _ in range(2):
-            assert len(await stream.search("words", batches[1])) == 2
+        for timeout_s in (None, 40.0):
+            assert len(await stream.search("words", batches[1], timeout_s=timeout_s)) == 2
     assert filled.asked == ["SearchStream", "Search"] * 2
+    assert filled.left_s == [pytest.approx(each, abs=5.0) for each in (10.0, 40.0)]
 
 
 async def test_a_search_waits_for_a_place_no_longer_than_it_may_take(

@@ -209,6 +209,16 @@ def test_rows_of_a_missing_shard_are_unavailable_and_named_by_their_number() -> 
     assert raised.value.acknowledged_rows == 2
 
 
+def test_rows_of_a_missing_shard_are_written_when_the_upload_is_repeated(
+    connect: Connect, target: str, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([{"accepted": 1, "errors": (RowError(1, 14, GONE),)}, {}])
+    monkeypatch.setattr(server, "upsert", lambda payload: answer(payload, **next(answers)))
+    client = connect(target, retry="all")
+    assert client.upsert("words", [1, 2], np.eye(2)).accepted == 2
+    assert server.asked == ["Upsert", "Upsert"]
+
+
 @pytest.mark.usefixtures("small_messages")
 @pytest.mark.parametrize("ends_early", [False, True])
 def test_rows_of_a_missing_shard_do_not_keep_the_rest_of_an_upload_from_being_written(
