@@ -52,7 +52,7 @@ check-deploy: setup $(CHECKERS)/stamp ## the Dockerfile and the manifests; needs
 	deploy/check $(CHECKERS)/bin
 	$(BIN)/python -m pytest --quiet -m deploy tests/deploy
 
-fix: setup ## generate the contract's Python anew; format; repair what the linter can repair
+fix: setup ## generate the Python of the contract; format; repair what the linter can repair
 	$(BIN)/python protos/generate.py
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -65,7 +65,7 @@ glove: setup ## build/glove-100.hdf5, 336,479 words with exact neighbours; needs
 
 lock: setup ## resolve requirements.lock, those of deploy, benchmarks/stock.lock; LOCK=--upgrade takes what is newest
 	$(RESOLVE) --all-extras pyproject.toml -o requirements.lock
-	$(RESOLVE) --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(RESOLVE) --extra server --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(RESOLVE) --constraint requirements.lock deploy/build.in -o deploy/build.lock
 	$(RESOLVE) deploy/checkers.in -o deploy/checkers.lock
 	$(RESOLVE) benchmarks/stock.in -o benchmarks/stock.lock
@@ -75,7 +75,7 @@ release-contract: setup ## state that the contract is released as it is: what br
 
 clean: ## remove everything that the other targets made, except DATA
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find protos shard router tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find protos shard router client cli vectorshard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 RESOLVE = $(BIN)/uv --no-config pip compile --quiet --generate-hashes --no-emit-index-url \
   --no-header --universal --python-version 3.11 $(LOCK)

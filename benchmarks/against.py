@@ -26,7 +26,7 @@ from rich.console import Console
 from benchmarks.report import Row, Table, markdown, rich_table, this_machine
 from benchmarks.server import Server, scratch, start_command, wait_until_at_rest
 from benchmarks.vectors import Float32Array, clustered
-from vectorshard.client.client import AsyncClient, Client
+from vectorshard import AsyncClient, Client
 
 COLLECTION: Final = "against"
 DIM: Final = 100

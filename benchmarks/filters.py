@@ -13,7 +13,7 @@ from benchmarks.report import Row, Table
 from benchmarks.server import described, scratch, serving, wait_until_at_rest
 from benchmarks.timing import Samples, in_turn
 from benchmarks.vectors import SEED, Float32Array, clustered
-from vectorshard.client.client import Client, Hits
+from vectorshard import Client, Hits
 from vectorshard.shard.types import FieldType, FilterField
 
 COLLECTION = "filters"

@@ -26,6 +26,8 @@ REFUSED_OPTIMIZED = (
     "faiss would no longer check the dimension of what it is given"
 )
 
+INSTALL_SERVER = "install the servers and the command line with pip install 'vectorshard[server]'"
+
 
 def set_environment() -> None:
     """Set what the libraries read when they are loaded, where the caller has not."""
@@ -34,15 +36,20 @@ def set_environment() -> None:
 
 
 def main() -> None:
-    """Run the command line and end the process; with code 2 under `python -O`."""
+    """Run the command line and end the process: code 2 under -O, 1 without the extra."""
     if sys.flags.optimize:
         print(REFUSED_OPTIMIZED, file=sys.stderr)
         sys.exit(2)
     set_environment()
-    from vectorshard.cli.console import app
-
     try:
+        from vectorshard.cli.console import app
+
         app()
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] == "vectorshard":
+            raise
+        print(f"the module {missing.name} is not installed; {INSTALL_SERVER}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as leaving:
         # A training that a server left behind runs on in its thread, inside FAISS, and would not
         # survive Python taking itself apart around it. Everything else is closed by now.

@@ -30,7 +30,7 @@ from vectorshard.shard.errors import ShardUnavailable
 from vectorshard.shard.types import IdArray, IdType, IndexConfig, Metric, VectorArray
 
 if TYPE_CHECKING:
-    from vectorshard.client.client import Client, Hits
+    from vectorshard import Client, Hits
 
 WORDS = Path(__file__).resolve().parent.parent / "examples" / "words-20k.npz"
 COLLECTION = "words"

@@ -1,13 +1,14 @@
-"""Filters as people write them.
+"""Filters written as text.
 
     lang = "en" and not (year < 1990 or tag in ("draft", "old")) and rating exists
 
-Names are letters, digits, ``_``, ``.`` and ``-``, or anything between backquotes. Values are text
-between double or single quotes (with the escapes of JSON between double ones), numbers, ``true``
-and ``false``. Comparisons are ``= == != < <= > >=``, ``in (...)`` and ``exists``. ``not`` binds
-before ``and``, which binds before ``or``. ``x != 1`` is ``not x = 1``: it holds where x is missing.
+A name consists of letters, digits, ``_``, ``.`` and ``-``, or is anything between backquotes. A
+value is text in double or single quotes (JSON escapes in double quotes only), a number, ``true`` or
+``false``. Comparisons are ``= == != < <= > >=``, ``in (...)`` and ``exists``. ``not`` binds more
+tightly than ``and``, and ``and`` than ``or``. ``x != 1`` means ``not x = 1``: it holds where x is
+missing.
 
-Pure. What a filter means is in shard.filters.
+Pure. shard.filters defines the meaning of a filter.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from vectorshard.shard.filters import (
 )
 
 DEPTH_MAX: Final = 40
-"""Levels of ``not`` and parentheses that are read at all; a server takes fewer."""
+"""Levels of ``not`` and parentheses that the parser accepts; a server accepts fewer."""
 
 _TOKEN: Final = re.compile(
     r"""\s*(?:
@@ -48,7 +49,7 @@ _WORDS: Final = frozenset({"and", "or", "not", "in", "exists", "true", "false"})
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A piece of the text: its kind, its text, and where it begins, from 0."""
+    """A piece of the text: its kind, its text, and its offset, from 0."""
 
     kind: str
     text: str
@@ -56,12 +57,12 @@ class _Token:
 
 
 def filter_from_text(text: str) -> Filter:
-    """Return the filter that a text says.
+    """Parse a filter.
 
     Raises
     ------
     InvalidParameter
-        If it says none: what was expected, and at which column.
+        If the text does not parse. Names the column and what was expected there.
     """
     parser = _Parser(_tokens(text))
     parsed = parser.either(0)
@@ -76,7 +77,7 @@ def _tokens(text: str) -> list[_Token]:
         match = _TOKEN.match(text, at)
         if match is None:
             at += len(text[at:]) - len(text[at:].lstrip())
-            raise _error(f"{text[at : at + 12]!r} is no name, value or comparison", at)
+            raise _error(f"{text[at : at + 12]!r} is not a name, a value or a comparison", at)
         kind = match.lastgroup
         assert kind is not None
         word = match[kind]
@@ -92,7 +93,7 @@ def _error(reason: str, at: int) -> InvalidParameter:
 
 
 class _Parser:
-    """Reads tokens from left to right, one function for each level of binding."""
+    """Recursive descent: one method for each level of precedence."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
@@ -112,16 +113,16 @@ class _Parser:
         return self._take() if token.kind in ("word", "operator") and token.text in texts else None
 
     def _expected(self, what: str) -> InvalidParameter:
-        found = f"`{self._next.text}`" if self._next.text else "nothing more"
-        return _error(f"{what} is expected, not {found}", self._next.at)
+        found = f"`{self._next.text}`" if self._next.text else "the end"
+        return _error(f"expected {what}, found {found}", self._next.at)
 
     def expect_end(self) -> None:
-        """Refuse what is left."""
+        """Raise if tokens are left."""
         if self._next.kind != "end":
             raise self._expected("`and`, `or` or the end")
 
     def either(self, depth: int) -> Filter:
-        """Read conditions with `or` between them."""
+        """Parse conditions joined by `or`."""
         filters = [self._both(depth)]
         while self._take_if("or"):
             filters.append(self._both(depth))
@@ -135,7 +136,7 @@ class _Parser:
 
     def _one(self, depth: int) -> Filter:
         if depth > DEPTH_MAX:
-            raise _error(f"over {DEPTH_MAX} levels deep", self._next.at)
+            raise _error(f"more than {DEPTH_MAX} levels of nesting", self._next.at)
         if self._take_if("not"):
             return Not(self._one(depth + 1))
         if self._take_if("("):
@@ -150,7 +151,7 @@ class _Parser:
 
     def _condition(self) -> Filter:
         if self._next.kind != "name":
-            raise self._expected("a field's name, `not` or `(`")
+            raise self._expected("a field name, `not` or `(`")
         field = self._take().text.strip("`")
         if self._take_if("exists"):
             return Exists(field)
@@ -167,7 +168,7 @@ class _Parser:
             return Not(Equals(field, self._value()))
         comparison = self._take_if(*_BOUND_OF)
         if comparison is None:
-            raise self._expected(f"a comparison, `in` or `exists` after {field}")
+            raise self._expected(f"a comparison, `in` or `exists` after `{field}`")
         return Range(field, **{_BOUND_OF[comparison.text]: self._number()})
 
     def _number(self) -> float:
@@ -184,7 +185,7 @@ class _Parser:
         if word := self._take_if("true", "false"):
             return word.text == "true"
         if token.kind == "name":
-            raise _error(f'a value is expected; put text in quotes: "{token.text}"', token.at)
+            raise _error(f'expected a value; text needs quotes: "{token.text}"', token.at)
         raise self._expected("a value")
 
 
@@ -194,5 +195,5 @@ def _text_of(token: _Token) -> str:
     try:
         text: str = json.loads(token.text, strict=False)
     except ValueError:
-        raise _error(f"{token.text} has an escape that JSON does not know", token.at) from None
+        raise _error(f"{token.text} contains an invalid JSON escape", token.at) from None
     return text

@@ -1,8 +1,8 @@
-"""Which calls a client repeats by itself, and how long it goes on.
+"""Which calls a client repeats, how soon, and for how long.
 
-What is worth repeating says so (`retryable`): a server or a shard that is missing, stopping or
-overloaded. It is repeated within the time that the call has, after a pause that grows, is of random
-length, and is no shorter than the server asks for.
+Errors that are worth repeating have `retryable` set: a server or a shard is missing, stopping or
+overloaded. A call is repeated within its own timeout. The pauses grow, have a random length, and
+are at least as long as the server asks for.
 """
 
 from __future__ import annotations
@@ -17,34 +17,21 @@ from tenacity import RetryCallState, retry_if_exception
 
 from vectorshard.client.retries import backoff_s
 from vectorshard.shard.errors import VectorShardError
+from vectorshard.shard.wire.rpcs import KINDS, Kind
 
 BACKOFFS: Final = 5
-"""How often the pause grows: then it is 0.4 to 0.8 s."""
+"""The pause grows this many times, to between 0.4 and 0.8 s."""
 
 LAST_S: Final = 0.02
-"""With less time than this left nothing is tried any more."""
-
-_READS: Final = frozenset(
-    {
-        "Count",
-        "DescribeCollection",
-        "Explain",
-        "Get",
-        "GetServerInfo",
-        "List",
-        "ListCollections",
-        "Search",
-    }
-)
-_WRITES: Final = frozenset({"CreateCollection", "Delete", "Upsert"})
+"""There is no further attempt with less time left than this."""
 
 
 class Retry(StrEnum):
     """Which calls a client repeats.
 
-    Reads may always be repeated. A write that seemed to fail may have been done; the same again
-    changes nothing, unless somebody else has written the same ids in between: then it undoes that.
-    So `ALL` is for whoever is the only writer of its ids.
+    Reads are always safe to repeat. A write that failed may have been applied. Repeating it changes
+    nothing, unless another writer wrote the same ids in between, whose write it then overwrites. So
+    `ALL` is for a client that is the only writer of its ids.
     """
 
     NONE = "none"
@@ -52,17 +39,19 @@ class Retry(StrEnum):
     ALL = "all"
 
     def covers(self, rpc: str) -> bool:
-        """Whether calls of a method are repeated. Never those of Train and DropCollection."""
-        return (self is not Retry.NONE and rpc in _READS) or (self is Retry.ALL and rpc in _WRITES)
+        """Whether the client repeats calls of a unary RPC. Never Train and DropCollection."""
+        if KINDS[rpc] is Kind.READ:
+            return self is not Retry.NONE
+        return KINDS[rpc] is Kind.WRITE and self is Retry.ALL
 
 
-class Patience:
-    """The time of a call, and what tenacity must know to repeat it within.
+class RetryPolicy:
+    """The deadline of one call, and when tenacity repeats the call before it.
 
     Parameters
     ----------
     timeout_s
-        How long the call may take, with all that is tried.
+        Longest duration of the call, with all attempts and pauses.
     clock
         Seconds, from any origin.
     chance
@@ -82,11 +71,11 @@ class Patience:
 
     @property
     def left_s(self) -> float:
-        """How much time is left, at least 0."""
+        """The time left, at least 0."""
         return max(0.0, self._deadline - self._clock())
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments of tenacity's Retrying and AsyncRetrying."""
+        """Return the arguments for Retrying and AsyncRetrying of tenacity."""
         return {
             "retry": retry_if_exception(_is_worth_repeating),
             "wait": self._wait_s,
@@ -95,7 +84,7 @@ class Patience:
         }
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """Return how long to wait; always some of the time is left for the next attempt."""
+        """Return the pause. It leaves half of the remaining time to the next attempt."""
         wait_s = backoff_s(min(state.attempt_number, BACKOFFS), self._chance)
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, VectorShardError) and error.retry_delay_s is not None:

@@ -1,8 +1,8 @@
-"""What the clients send over streams: uploads, and searches of which many are in flight.
+"""The streams of the clients: uploads, and searches with many in flight.
 
-A stream of the sync stack is paced: a window bounds how far its messages run ahead of its answers,
-and a watch ends it when the server is silent for too long. AsyncClient's searches share a link
-(client.link), as a router's do.
+A stream of the sync stack is paced: a window bounds how far messages run ahead of responses, and a
+watchdog ends the stream when the server is silent for too long. The searches of AsyncClient share a
+link (client.link), as those of a router do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -19,7 +20,7 @@ import grpc
 import numpy.typing as npt
 
 from vectorshard.client import calls
-from vectorshard.client.calls import Hits, SearchOptions, UnaryCall
+from vectorshard.client.calls import SearchOptions, UnaryCall
 from vectorshard.client.link import (
     WINDOW_REQUESTS,
     Link,
@@ -28,7 +29,8 @@ from vectorshard.client.link import (
     open_link,
     timeout_ms,
 )
-from vectorshard.client.upload import Upload
+from vectorshard.client.results import Hits
+from vectorshard.client.upload import UpsertUpload
 from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
@@ -37,25 +39,25 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.server.status import error_from_rpc, read_status
-from vectorshard.shard.wire.rpcs import path_of
+from vectorshard.shard.wire.rpcs import SEARCH_STREAM, UPSERT_STREAM, path_of
 
 UPLOAD_WINDOW: Final = 4
-"""Messages of an upload without an acknowledgement yet: fewer leave the line idle while the server
-commits, more only fill memory."""
+"""Unacknowledged messages of an upload. With fewer the network idles while the server commits; more
+only fill memory."""
 
 
 def error_of(error: grpc.RpcError) -> VectorShardError:
-    """Return the error of a call that failed."""
+    """Return the error for a failed call."""
     has_code = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     if has_code and error.code() is grpc.StatusCode.CANCELLED:
         return ShardUnavailable("the call was cancelled: the client or the server is closing")
     return error_from_rpc(error)
 
 
-class _Watch:
+class _Watchdog:
     """Cancels a stream that is silent for too long. Owns a thread while it is entered.
 
-    `is_due` says whether an answer is waited for at all.
+    `is_due` returns whether a response is expected at all.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class _Watch:
         self._heard = threading.Event()
         self._over = False
         self.expired = False
-        self._thread = threading.Thread(target=self._wait, name="stream-watch", daemon=True)
+        self._thread = threading.Thread(target=self._wait, name="stream-watchdog", daemon=True)
 
     def _wait(self) -> None:
         while self._heard.wait(self._timeout_s) or not self._is_due():
@@ -78,7 +80,7 @@ class _Watch:
         self._cancel()
 
     def heard(self) -> None:
-        """Start to count anew."""
+        """Restart the timeout."""
         self._heard.set()
 
     def __enter__(self) -> Self:
@@ -92,20 +94,18 @@ class _Watch:
 
 
 class _PacedStream:
-    """Sends messages over a stream, and starts at once. Blocks the thread that reads the answers.
+    """Sends messages over a stream. Starts immediately; reading responses blocks the thread.
 
     Parameters
     ----------
-    channel, rpc
-        Where to, and the method's name.
     messages
-        What to send. They are made in a thread of grpc's, each when it may be sent.
+        A thread of grpc takes each one when the window has room for it.
     window
-        How many may be sent before `release` is called.
+        How many messages may be sent before the first call of `release`.
     timeout_s
         How long the server may be silent.
     is_due
-        Whether anything is to be heard from it.
+        Returns whether a response is expected.
     """
 
     def __init__(
@@ -123,29 +123,29 @@ class _PacedStream:
         self._over = threading.Event()
         self._unsendable: list[Exception] = []
         send: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path_of(rpc))
-        self._watch = _Watch(timeout_s, self.cancel, is_due)
+        self._watchdog = _Watchdog(timeout_s, self.cancel, is_due)
         self._stream = send(self._sent())
 
     def _sent(self) -> Iterator[bytes]:
-        # What is raised here would be swallowed by grpc.
+        # grpc would swallow an exception raised here.
         try:
             while True:
                 self._window.acquire()
                 message = None if self._over.is_set() else next(self._messages, None)
                 if message is None:
                     return
-                self._watch.heard()
+                self._watchdog.heard()
                 yield message
         except Exception as error:
             self._unsendable.append(error)
 
     def release(self) -> None:
-        """Let one more message be sent."""
+        """Allow one more message."""
         self._window.release()
 
     def heard(self) -> None:
-        """Wait for the server anew: this side was busy."""
-        self._watch.heard()
+        """Restart the timeout of the server: this side was busy."""
+        self._watchdog.heard()
 
     def cancel(self) -> None:
         """End the stream, from any thread."""
@@ -154,17 +154,17 @@ class _PacedStream:
         self._stream.cancel()
 
     def answers(self, silence: Callable[[], DeadlineExceeded]) -> Generator[bytes, None, None]:
-        """Yield the answers; raise what ends the stream, `silence()` if that is the watch.
+        """Yield the responses; raise what ends the stream, `silence()` if the watchdog does.
 
-        When the messages could not be made, that is raised after the last answer.
+        An exception from making the messages is raised after the last response.
         """
         try:
-            with self._watch:
+            with self._watchdog:
                 for answer in self._stream:
-                    self._watch.heard()
+                    self._watchdog.heard()
                     yield answer
         except grpc.RpcError as error:
-            if self._watch.expired:
+            if self._watchdog.expired:
                 raise silence() from error
             raise error_of(error) from error
         finally:
@@ -174,19 +174,19 @@ class _PacedStream:
 
 
 class UploadStream:
-    """Sends an upload over UpsertStream, and starts at once. Blocks the thread that calls `run`.
+    """Sends an upload over UpsertStream. Starts immediately; `run` blocks the thread.
 
-    AsyncClient uses it too, in a thread: building messages of megabytes would hold up its loop, and
-    a write of grpc.aio that fails because the server has ended the stream replaces the server's
-    status by INTERNAL (grpc/grpc#36066).
+    AsyncClient uses it in a thread, too: encoding large messages would block its event loop, and
+    grpc.aio replaces the status of a stream that the server ended during a write by INTERNAL
+    (grpc/grpc#36066).
     """
 
-    def __init__(self, channel: grpc.Channel, upload: Upload, timeout_s: float) -> None:
+    def __init__(self, channel: grpc.Channel, upload: UpsertUpload, timeout_s: float) -> None:
         self._upload = upload
         self._timeout_s = timeout_s
         self._stream = _PacedStream(
             channel,
-            "UpsertStream",
+            UPSERT_STREAM,
             (upload.message(number) for number in range(upload.messages)),
             window=UPLOAD_WINDOW,
             timeout_s=timeout_s,
@@ -198,13 +198,13 @@ class UploadStream:
         self._stream.cancel()
 
     def run(self) -> None:
-        """Return when the whole upload is acknowledged; raise what kept it from being so."""
+        """Return when the whole upload is acknowledged; raise the error that ended it otherwise."""
         with closing(self._stream.answers(self._silence)) as answers:
             for answer in answers:
                 self._upload.acknowledge(answer)
                 self._stream.release()
         if not self._upload.complete:
-            raise ShardUnavailable("the server ended the stream before it acknowledged all of it")
+            raise ShardUnavailable("the server ended the stream before it acknowledged all rows")
 
     def _silence(self) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -214,18 +214,16 @@ class UploadStream:
 
 
 class SearchBatches:
-    """Searches batch after batch over SearchStream, several of them in flight.
+    """Searches batch after batch over SearchStream, with several batches in flight.
 
     Parameters
     ----------
-    channel
-        Where to.
     searches
-        The batches, made one at a time in another thread.
+        The batches. A background thread takes them one at a time.
     in_flight
         How many batches are sent before their hits are taken.
     timeout_s
-        How long one may take.
+        Longest duration of one batch.
     """
 
     def __init__(
@@ -243,7 +241,7 @@ class SearchBatches:
         self._all_sent = False
         self._stream = _PacedStream(
             channel,
-            "SearchStream",
+            SEARCH_STREAM,
             self._messages(),
             window=_checked_in_flight(in_flight),
             timeout_s=timeout_s,
@@ -262,7 +260,7 @@ class SearchBatches:
         self._all_sent = True
 
     def hits(self) -> Iterator[Hits]:
-        """Yield the hits of each batch, in their order; raise the first error."""
+        """Yield the hits of each batch, in order; raise the first error."""
         early: dict[int, wire.StreamAnswer] = {}
         following = 1
         with closing(self._stream.answers(self._silence)) as answers:
@@ -272,49 +270,49 @@ class SearchBatches:
                 while following in early:
                     hits = self._decode.pop(following)(_response_of(early.pop(following)))
                     following += 1
-                    self._taken = False  # until the caller comes back, the server has no say
+                    self._taken = False  # the caller may take any time
                     yield hits
                     self._stream.heard()
                     self._taken = True
                     self._stream.release()
         if self._decode or not self._all_sent:
-            raise ShardUnavailable("the server ended the stream before it answered all of it")
+            raise ShardUnavailable("the server ended the stream before it answered all batches")
 
     def _silence(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"no answer for {self._timeout_s:g} s")
 
 
 class SearchStream:
-    """Searches of an AsyncClient that share one stream. Use it as a context manager.
+    """Concurrent searches of an AsyncClient on one stream. Use it as an async context manager.
 
-    The stream is opened when it is needed, and anew when it has broken; what it has left without an
-    answer is asked once more by a call of its own.
+    The first search opens the stream, and the next search after a break reopens it. Searches that a
+    broken stream left unanswered are sent again as separate calls.
 
     Parameters
     ----------
-    channel
-        Where to.
+    open_channel
+        Returns the channel of the running event loop.
     ask
-        Asks by a call of its own, within so many seconds.
+        Sends a search as a separate call.
     in_flight
-        How many searches are sent before one has been answered; others wait.
+        The largest number of searches in flight; further searches wait.
     timeout_s
-        How long one may take, if it does not say itself.
+        Longest duration of a search that states none.
     repeats
-        Whether one that is refused for a moment is asked again, by a call of its own.
+        Whether a search that failed with a retryable error is sent again, as a separate call.
     """
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
-        ask: Callable[[UnaryCall[Hits], float], Awaitable[Hits]],
+        open_channel: Callable[[], grpc.aio.Channel],
+        ask: Callable[[UnaryCall[Hits]], Awaitable[Hits]],
         *,
         in_flight: int,
         timeout_s: float,
         repeats: bool = False,
     ) -> None:
         self._repeats = repeats
-        self._channel = channel
+        self._open_channel = open_channel
         self._ask = ask
         self._places = asyncio.Semaphore(_checked_in_flight(in_flight))
         self._timeout_s = timeout_s
@@ -349,7 +347,9 @@ class SearchStream:
             async with asyncio.timeout(within_s):
                 await self._places.acquire()
         except TimeoutError:
-            raise DeadlineExceeded("all places of the stream were taken") from None
+            raise DeadlineExceeded(
+                f"no place on the stream was free within {within_s:g} s"
+            ) from None
         try:
             answer = await self._current_link().ask(search.payload, deadline=deadline)
             return search.decode(_response_of(answer))
@@ -360,11 +360,11 @@ class SearchStream:
                 raise
         finally:
             self._places.release()
-        return await self._ask(search, max(0.0, deadline - time.monotonic()))
+        return await self._ask(replace(search, timeout_s=max(0.0, deadline - time.monotonic())))
 
     def _current_link(self) -> Link:
         if self._link is None or self._link.broken:
-            self._link = open_link(self._channel, "the server")
+            self._link = open_link(self._open_channel(), "the server")
         return self._link
 
 
@@ -375,7 +375,7 @@ def _checked_in_flight(in_flight: int) -> int:
 
 
 def _response_of(answer: wire.StreamAnswer) -> bytes:
-    """Return the bytes of a SearchResponse; raise the error that it is instead."""
+    """Return the bytes of a SearchResponse; raise the error if the search failed."""
     if answer.response is None:
         _, error = read_status(answer.error)
         raise error

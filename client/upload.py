@@ -1,19 +1,27 @@
-"""An upload of any number of rows: how it is cut into messages, and what of it is acknowledged.
+"""An upsert of any number of rows: cuts it into messages and counts what is acknowledged. Pure.
 
-Pure: whoever has a channel sends `message(0)`, `message(1)` ... in order and hands every answer to
-`acknowledge`. Nothing here knows grpc, a clock or a thread.
+The client sends `message(0)`, `message(1)` ... in order and passes every response to `acknowledge`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from vectorshard.client.calls import id_array, member_of, metadata_bytes, real_array, wire_vectors
+from vectorshard.client.arguments import (
+    Ids,
+    Metadata,
+    id_array,
+    member_of,
+    metadata_bytes,
+    real_array,
+    wire_vectors,
+)
+from vectorshard.client.results import UpsertSummary
 from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
@@ -24,83 +32,67 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from vectorshard.shard.types import IdArray, RowError, RowErrorCode, Token, UpsertRequest, WriteMode
+from vectorshard.shard.types import RowError, RowErrorCode, Token, UpsertRequest, WriteMode
 
 MESSAGE_BYTES: Final = 256 * 1024
-"""Rows go into messages of about this. Larger ones gain nothing, and a server's event loop takes
-20 ms to read one of 4 MiB, for which searches wait: their p99 beside a bulk load doubles."""
+"""Target size of a message. Larger ones gain nothing: a server's event loop takes 20 ms to read one
+of 4 MiB, searches wait meanwhile, and their p99 during a bulk load doubles."""
 
 ROW_OVERHEAD_BYTES: Final = 8
 """More than protobuf's tags and lengths add to a row with a string id and metadata."""
 
+SMALL_UPSERT_ROWS: Final = 1_000
+"""An upsert of more rows asks for the server's limits first."""
+
 Progress = Callable[[int, int], None]
-"""Called with the rows acknowledged so far and all rows."""
+"""Called with the number of rows acknowledged so far and the number of all rows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpsertSummary:
-    """What became of an upload: `accepted` rows are durable and searchable, `errors` names those
-    that exist with other content.
+class UpsertUpload:
+    """The rows of one upsert. `cut` must be called before the first message is made.
 
-    A search that brings `token` sees all of them.
-    """
-
-    accepted: int
-    errors: tuple[RowError, ...]
-    token: Token
-
-
-class Upload:
-    """Rows on their way to a collection.
-
-    Parameters
-    ----------
-    name
-        The collection.
-    ids
-        (rows,), each once; integers or strings.
-    vectors
-        (rows, dim), real numbers. Kept as they are, and converted a message at a time, so that a
-        memory map need not fit into memory.
-    metadata
-        None, or a mapping (or None) for each row.
-    mode
-        What to do with ids that exist.
-    limits
-        The server's.
-    progress
-        Told after every acknowledgement.
+    `vectors` are kept as they are and converted message by message: a memory map need not fit in
+    memory. `progress` is called after every acknowledgement. See `calls.upsert`.
 
     Raises
     ------
     InvalidRequest
-        For what no server takes: see its subclasses. Nothing was sent.
+        For rows that no server accepts: see its subclasses. Nothing was sent.
     """
 
     def __init__(
         self,
         name: str,
-        ids: Sequence[int] | Sequence[str] | IdArray,
+        ids: Ids,
         vectors: npt.ArrayLike,
-        metadata: Sequence[Mapping[str, Any] | None] | None,
+        metadata: Metadata | None = None,
         *,
         mode: WriteMode | str,
-        limits: Limits,
-        progress: Progress | None,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress
         self._name = name
         self._ids = id_array(ids)
         self._vectors = _row_matrix(vectors)
         self._metadata = metadata_bytes(metadata)
         self._mode = member_of(WriteMode, mode, "mode", InvalidParameter)
-        self._progress = progress
+        self._spans: list[slice] = []
         self._check_counts()
-        wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
-        self._spans = _spans(self._row_bytes(), limits)
         self.begin()
 
+    def cut(self, limits: Limits) -> None:
+        """Cut the rows into messages within the limits of the server.
+
+        Raises
+        ------
+        InvalidId
+            For an id that is empty, too long or not unique.
+        """
+        wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
+        self._spans = _spans(self._row_bytes(), limits)
+
     def begin(self) -> None:
-        """Forget all answers: everything is to be sent, perhaps again."""
+        """Forget all responses: all messages are sent, or sent again."""
         self._acknowledged = 0
         self._accepted = 0
         self._errors: list[RowError] = []
@@ -109,11 +101,11 @@ class Upload:
     def _check_counts(self) -> None:
         if len(self._vectors) != self.rows:
             raise MalformedMessage(
-                f"{len(self._vectors):,} rows for {self.rows:,} ids", field="vectors"
+                f"{len(self._vectors):,} rows do not match {self.rows:,} ids", field="vectors"
             )
         if self._metadata is not None and len(self._metadata) != self.rows:
             raise MalformedMessage(
-                f"{len(self._metadata):,} rows for {self.rows:,} ids", field="metadata"
+                f"{len(self._metadata):,} rows do not match {self.rows:,} ids", field="metadata"
             )
 
     def _row_bytes(self) -> npt.NDArray[np.int64]:
@@ -135,8 +127,13 @@ class Upload:
         return self._ids.size
 
     @property
+    def is_small(self) -> bool:
+        """Whether the default limits are good enough to cut the rows."""
+        return self.rows <= SMALL_UPSERT_ROWS
+
+    @property
     def rows_acknowledged(self) -> int:
-        """How many of the first rows are acknowledged."""
+        """The number of first rows that are acknowledged."""
         return self._spans[self._acknowledged - 1].stop if self._acknowledged else 0
 
     @property
@@ -146,11 +143,11 @@ class Upload:
 
     @property
     def messages(self) -> int:
-        """How many messages the rows take; an upload of no rows is one message."""
+        """The number of messages. An upload without rows is one message."""
         return len(self._spans)
 
     def message(self, number: int) -> bytes:
-        """Return the bytes of a message, counted from 0."""
+        """Return the bytes of message `number`, counted from 0."""
         span = self._spans[number]
         request = UpsertRequest(
             collection=self._name,
@@ -162,12 +159,12 @@ class Upload:
         return wire.encode_upsert_request(request, number)
 
     def acknowledge(self, payload: bytes) -> None:
-        """Take in the answer to the next message.
+        """Count the response to the next message.
 
         Raises
         ------
         InternalError
-            If it is the answer to another one.
+            If it is the response to another message.
         """
         result, number = wire.decode_upsert_response(payload)
         if self.complete or number != self._acknowledged:
@@ -179,8 +176,8 @@ class Upload:
         self._errors += [replace(error, row=error.row + first_row) for error in result.errors]
         self._token = _newest(self._token, result.token)
         self._acknowledged += 1
-        if self._progress is not None:
-            self._progress(self.rows_acknowledged, self.rows)
+        if self.progress is not None:
+            self.progress(self.rows_acknowledged, self.rows)
 
     def summary(self) -> UpsertSummary:
         """Return what is acknowledged so far.
@@ -188,16 +185,16 @@ class Upload:
         Raises
         ------
         ShardUnavailable
-            If rows of it are not written, because their shards were missing; it names the rows.
+            If rows are not written because their shards are missing. Lists the rows.
         """
         if (unwritten := self._unwritten()) is not None:
             raise unwritten
         return UpsertSummary(accepted=self._accepted, errors=tuple(self._errors), token=self._token)
 
     def ended_by(self, error: VectorShardError) -> VectorShardError:
-        """Return an error of the first message without an answer as one of this upload.
+        """Return the error of the first unacknowledged message as an error of the whole upload.
 
-        Its row counts in the whole upload, and it tells how many rows are acknowledged.
+        Its row is an index into all rows, and `acknowledged_rows` is set.
         """
         if isinstance(error, InvalidRequest) and error.row is not None:
             row = error.row + self.rows_acknowledged
@@ -209,14 +206,14 @@ class Upload:
         return error
 
     def _unwritten(self) -> ShardUnavailable | None:
-        """Return the error that rows of missing shards are, None when there are none."""
+        """Return the error for the rows of missing shards, None if all rows are written."""
         missed = [error for error in self._errors if error.code != RowErrorCode.ALREADY_EXISTS]
         if not missed:
             return None
         first = missed[0]
         unwritten = ShardUnavailable(
             f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written, "
-            f"row {first.row} because of {first.message}"
+            f"row {first.row}: {first.message}"
         )
         unwritten.unwritten_rows = tuple(error.row for error in missed)
         unwritten.acknowledged_rows = first.row
@@ -228,13 +225,13 @@ def _row_matrix(vectors: npt.ArrayLike) -> npt.NDArray[Any]:
     if array.size == 0 and array.ndim == 1:
         return array.reshape(0, 0)
     if array.ndim != 2:
-        raise MalformedMessage(f"of shape {array.shape}, not (rows, dim)", field="vectors")
+        raise MalformedMessage(f"shape {array.shape} is not (rows, dim)", field="vectors")
     return array
 
 
 def _spans(row_bytes: npt.NDArray[np.int64], limits: Limits) -> list[slice]:
-    """Cut rows into messages: each takes what fits, and at least one row."""
-    # Half of a small limit leaves room for what is not rows.
+    """Cut rows into messages: each holds as many rows as fit, and at least one."""
+    # Half of a small limit leaves room for the parts of a message other than rows.
     message_bytes = min(MESSAGE_BYTES, limits.message_bytes // 2)
     ends = np.cumsum(row_bytes)
     spans = []
@@ -249,7 +246,7 @@ def _spans(row_bytes: npt.NDArray[np.int64], limits: Limits) -> list[slice]:
 
 
 def _newest(token: Token, later: Token) -> Token:
-    """Return a token that stands for the writes of both."""
+    """Return a token for the writes of both."""
     if not later.incarnation:
         return token
     if token.incarnation != later.incarnation:

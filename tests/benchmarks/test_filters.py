@@ -8,7 +8,7 @@ import pytest
 from benchmarks.filters import FILTERS, REGIONS, UNFILTERED, places_by_region, row_of
 from benchmarks.timing import Samples
 from benchmarks.vectors import clustered
-from vectorshard.client.client import Hits
+from vectorshard import Hits
 from vectorshard.client.filter_text import filter_from_text
 from vectorshard.shard.filters import Range
 from vectorshard.shard.types import FilterPlan, Receipt, ShardReceipt

@@ -14,7 +14,7 @@ from tests.client.fake_server import (
     Connect,
     FakeServer,
 )
-from vectorshard.client.client import Client
+from vectorshard import Client
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     """Return what connects a client of either kind to a target."""
     clients: list[Any] = []
 
-    def connect(target: str, timeout_s: float = 10.0) -> Any:
+    def connect(target: str, timeout_s: float = 10.0, retry: str = "none") -> Any:
         kind = Client if request.param == "sync" else Blocking
-        client = kind(target, timeout_s=timeout_s)
+        client = kind(target, timeout_s=timeout_s, retry=retry)
         clients.append(client)
         return client
 

@@ -11,8 +11,8 @@ import grpc
 import numpy as np
 
 from tests.shard.filter_samples import holds
-from vectorshard.client.calls import id_array
-from vectorshard.client.client import AsyncClient
+from vectorshard import AsyncClient
+from vectorshard.client.arguments import id_array
 from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
@@ -69,7 +69,8 @@ SHARD = ShardDescription(
 
 
 class FakeServer:
-    """Keeps one collection of rows in order, in plain lists; remembers what it was asked.
+    """Keeps one collection of rows in order, in plain lists; remembers what it was asked, and how
+    much time each unary call had.
 
     `error`, when set, is what every call ends with; `silent` calls last until the test ends.
     `acknowledge` answers an upload's messages, and `answer` those of a search stream.
@@ -82,6 +83,7 @@ class FakeServer:
         self.error: Exception | None = None
         self.silent = False
         self.asked: list[str] = []
+        self.left_s: list[float] = []
         self.searches: list[SearchRequest] = []
         self.explains: list[ExplainRequest] = []
         self.trains: list[TrainRequest] = []
@@ -97,7 +99,7 @@ class FakeServer:
             "DropCollection": self._drop_collection,
             "ListCollections": self._list_collections,
             "DescribeCollection": self._describe,
-            "Upsert": self.upsert,
+            "Upsert": lambda payload: self.upsert(payload),  # which a test may replace
             "Delete": self._delete,
             "Get": self._get,
             "Count": self._count,
@@ -118,6 +120,7 @@ class FakeServer:
     def _unary(self, name: str, answer: Callable[[bytes], bytes]) -> Any:
         def handle(payload: bytes, context: grpc.ServicerContext) -> bytes:
             self.asked.append(name)
+            self.left_s.append(context.time_remaining())
             if self.silent:
                 self.released.wait()
             try:
@@ -297,12 +300,9 @@ def abort(context: grpc.ServicerContext, error: VectorShardError) -> None:
 class Blocking:
     """An AsyncClient whose methods are called as the sync client's are."""
 
-    def __init__(self, target: str, timeout_s: float) -> None:
+    def __init__(self, target: str, timeout_s: float, retry: str = "none") -> None:
         self._loop = asyncio.new_event_loop()
-        self._client = self._loop.run_until_complete(self._made(target, timeout_s))
-
-    async def _made(self, target: str, timeout_s: float) -> AsyncClient:
-        return await AsyncClient(target, timeout_s=timeout_s).__aenter__()
+        self._client = AsyncClient(target, timeout_s=timeout_s, retry=retry)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)

@@ -22,7 +22,7 @@ from tests.client.fake_server import (
     Connect,
     FakeServer,
 )
-from vectorshard.client.client import Client, Hit, Hits
+from vectorshard import Client, Hit, Hits
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -464,3 +464,14 @@ def test_a_silent_server_ends_in_deadline_exceeded(
         connect(target).search("words", np.eye(3), timeout_s=0.1)
     with pytest.raises(DeadlineExceeded):
         connect(target).train("words", wait=True, timeout_s=0.1)
+
+
+def test_a_call_has_its_own_timeout_or_the_clients(
+    connect: Connect, target: str, server: FakeServer
+) -> None:
+    server.rows = {1: (np.eye(3)[0], b"")}
+    client = connect(target, timeout_s=50.0)
+    client.search("words", np.eye(3))
+    client.search("words", np.eye(3), timeout_s=20.0)
+    client.train("words", timeout_s=90.0)
+    assert server.left_s == [pytest.approx(each, abs=5.0) for each in (50.0, 20.0, 90.0)]

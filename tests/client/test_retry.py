@@ -8,7 +8,7 @@ import pytest
 from tenacity import Retrying
 
 from vectorshard.client.retries import BACKOFF_FIRST_S
-from vectorshard.client.retry import BACKOFFS, LAST_S, Patience, Retry
+from vectorshard.client.retry import BACKOFFS, LAST_S, Retry, RetryPolicy
 from vectorshard.shard.errors import (
     CollectionNotFound,
     Overloaded,
@@ -25,7 +25,7 @@ class Virtual:
         self.attempt_s = attempt_s
         self.waited: list[float] = []
         self.left: list[float] = []
-        self._patience = Patience(timeout_s, clock=lambda: self.now, chance=lambda: 1.0)
+        self._policy = RetryPolicy(timeout_s, clock=lambda: self.now, chance=lambda: 1.0)
 
     def _sleep(self, seconds: float) -> None:
         self.waited.append(seconds)
@@ -35,13 +35,13 @@ class Virtual:
         """Ask; `fails_with` says what an attempt, counted from 0, fails with."""
 
         def attempt() -> str:
-            self.left.append(self._patience.left_s)
+            self.left.append(self._policy.left_s)
             self.now += self.attempt_s
             if (error := fails_with(len(self.left) - 1)) is not None:
                 raise error
             return "answer"
 
-        return Retrying(sleep=self._sleep, **self._patience.options())(attempt)
+        return Retrying(sleep=self._sleep, **self._policy.options())(attempt)
 
 
 @pytest.mark.parametrize(

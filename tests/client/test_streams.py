@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.client.fake_server import FakeServer
 from tests.shard.samples import DEADLINE_S
-from vectorshard.client.client import AsyncClient, Client, Hits
+from vectorshard import AsyncClient, Client, Hits
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -153,7 +153,7 @@ def test_who_takes_no_more_hits_ends_the_stream(
     for _ in sync.search_stream("words", batches, in_flight=2):
         break
     assert filled.released.wait(DEADLINE_S)
-    assert not [each for each in threading.enumerate() if each.name == "stream-watch"]
+    assert not [each for each in threading.enumerate() if each.name == "stream-watchdog"]
 
 
 @pytest.mark.usefixtures("filled")
@@ -196,9 +196,10 @@ async def test_what_a_broken_stream_leaves_is_asked_by_a_call(
 ) -> None:
     filled.answer = lambda payloads: iter([])
     async with aio.search_stream() as stream:
-        for _ in range(2):
-            assert len(await stream.search("words", batches[1])) == 2
+        for timeout_s in (None, 40.0):
+            assert len(await stream.search("words", batches[1], timeout_s=timeout_s)) == 2
     assert filled.asked == ["SearchStream", "Search"] * 2
+    assert filled.left_s == [pytest.approx(each, abs=5.0) for each in (10.0, 40.0)]
 
 
 async def test_a_search_waits_for_a_place_no_longer_than_it_may_take(
@@ -213,7 +214,7 @@ async def test_a_search_waits_for_a_place_no_longer_than_it_may_take(
     async with aio.search_stream(in_flight=1) as stream:
         first = asyncio.ensure_future(stream.search("words", batches[0]))
         await asyncio.sleep(0)
-        with pytest.raises(DeadlineExceeded, match="places"):
+        with pytest.raises(DeadlineExceeded, match="no place"):
             await stream.search("words", batches[0], timeout_s=0.05)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)

@@ -18,11 +18,10 @@ from tests.client.fake_server import (
     Connect,
     FakeServer,
 )
-from vectorshard.client import client as client_module
+from vectorshard import AsyncClient, Client
 from vectorshard.client import upload as upload_module
-from vectorshard.client.client import AsyncClient, Client
 from vectorshard.client.streams import UPLOAD_WINDOW
-from vectorshard.client.upload import Upload
+from vectorshard.client.upload import UpsertUpload
 from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
@@ -61,20 +60,27 @@ def outstanding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return, after an upload, how many messages had no acknowledgement as each was sent."""
     seen: list[int] = []
     sent, acknowledged = [0], [0]
-    message, acknowledge = Upload.message, Upload.acknowledge
+    message, acknowledge = UpsertUpload.message, UpsertUpload.acknowledge
 
-    def counting_message(upload: Upload, number: int) -> bytes:
+    def counting_message(upload: UpsertUpload, number: int) -> bytes:
         sent[0] += 1
         seen.append(sent[0] - acknowledged[0])
         return message(upload, number)
 
-    def counting_acknowledge(upload: Upload, payload: bytes) -> None:
+    def counting_acknowledge(upload: UpsertUpload, payload: bytes) -> None:
         acknowledged[0] += 1
         acknowledge(upload, payload)
 
-    monkeypatch.setattr(Upload, "message", counting_message)
-    monkeypatch.setattr(Upload, "acknowledge", counting_acknowledge)
+    monkeypatch.setattr(UpsertUpload, "message", counting_message)
+    monkeypatch.setattr(UpsertUpload, "acknowledge", counting_acknowledge)
     return seen
+
+
+def cut_upload(ids: Any, vectors: Any, metadata: Any = None, mode: str = "upsert") -> UpsertUpload:
+    """Return an upload that is cut by the default limits."""
+    upload = UpsertUpload("words", ids, vectors, metadata, mode=mode)
+    upload.cut(Limits())
+    return upload
 
 
 def answer(payload: bytes, **parts: Any) -> bytes:
@@ -194,15 +200,23 @@ GONE = "shard 1: ShardUnavailable: gone fishing"
 
 
 def test_rows_of_a_missing_shard_are_unavailable_and_named_by_their_number() -> None:
-    upload = Upload(
-        "words", range(5), np.eye(5), None, mode="insert", limits=Limits(), progress=None
-    )
+    upload = cut_upload(range(5), np.eye(5), mode="insert")
     errors = (RowError(1, 6, "exists"), RowError(2, 14, GONE), RowError(4, 14, GONE))
     upload.acknowledge(answer(upload.message(0), accepted=2, errors=errors))
-    with pytest.raises(ShardUnavailable, match=r"2 of 5 rows are .*, row 2 .*gone") as raised:
+    with pytest.raises(ShardUnavailable, match=r"2 of 5 rows are .*, row 2: .*gone") as raised:
         upload.summary()
     assert raised.value.unwritten_rows == (2, 4)
     assert raised.value.acknowledged_rows == 2
+
+
+def test_rows_of_a_missing_shard_are_written_when_the_upload_is_repeated(
+    connect: Connect, target: str, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([{"accepted": 1, "errors": (RowError(1, 14, GONE),)}, {}])
+    monkeypatch.setattr(server, "upsert", lambda payload: answer(payload, **next(answers)))
+    client = connect(target, retry="all")
+    assert client.upsert("words", [1, 2], np.eye(2)).accepted == 2
+    assert server.asked == ["Upsert", "Upsert"]
 
 
 @pytest.mark.usefixtures("small_messages")
@@ -309,14 +323,14 @@ def test_what_keeps_a_message_from_being_made_is_raised(
     rows: tuple[list[int], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    message = Upload.message
+    message = UpsertUpload.message
 
-    def failing(upload: Upload, number: int) -> bytes:
+    def failing(upload: UpsertUpload, number: int) -> bytes:
         if number == 3:
             raise OSError("the disk of the memory map is gone")
         return message(upload, number)
 
-    monkeypatch.setattr(Upload, "message", failing)
+    monkeypatch.setattr(UpsertUpload, "message", failing)
     with pytest.raises(OSError, match="memory map"):
         client.upsert("words", *rows)
     assert len(server.upserts) <= 3
@@ -337,7 +351,7 @@ def test_an_id_that_comes_twice_is_refused_wherever_the_upload_is_cut(
 def test_uploads_keep_to_the_servers_limits(
     client: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch, rows: tuple[list[int], Any]
 ) -> None:
-    monkeypatch.setattr(client_module, "SMALL_UPSERT_ROWS", 10)
+    monkeypatch.setattr(upload_module, "SMALL_UPSERT_ROWS", 10)
     server.limits = Limits(rows=7, message_bytes=10_000)
     client.upsert("words", *rows)
     assert {len(one.ids) for one in server.upserts} == {7, 1}
@@ -417,7 +431,7 @@ async def test_a_cancelled_upload_ends_its_stream(
 # ---- how an upload is cut ------------------------------------------------------------------------
 
 
-def sizes(upload: Upload) -> list[int]:
+def sizes(upload: UpsertUpload) -> list[int]:
     """Return the bytes of each message."""
     return [len(upload.message(number)) for number in range(upload.messages)]
 
@@ -428,15 +442,7 @@ def test_messages_are_full_but_not_over_their_size(strings: bool, dtype: Any) ->
     rows = 30_000
     ids: Any = [f"word {row}" * (row % 9 + 1) for row in range(rows)] if strings else range(rows)
     metadata = [{"text": "x" * (row % 300)} for row in range(rows)]
-    upload = Upload(
-        "words",
-        ids,
-        np.zeros((rows, 100), dtype=dtype),
-        metadata,
-        mode="upsert",
-        limits=Limits(),
-        progress=None,
-    )
+    upload = cut_upload(ids, np.zeros((rows, 100), dtype=dtype), metadata)
     # What a message has beside its rows: its name, and the lengths of its parts.
     assert max(sizes(upload)) <= upload_module.MESSAGE_BYTES + 100
     assert min(sizes(upload)[:-1]) > 0.9 * upload_module.MESSAGE_BYTES
@@ -444,15 +450,7 @@ def test_messages_are_full_but_not_over_their_size(strings: bool, dtype: Any) ->
 
 def test_a_row_larger_than_a_message_travels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload_module, "MESSAGE_BYTES", 10)
-    upload = Upload(
-        "words",
-        [1, 2],
-        np.zeros((2, 100)),
-        None,
-        mode="upsert",
-        limits=Limits(),
-        progress=None,
-    )
+    upload = cut_upload([1, 2], np.zeros((2, 100)))
     assert upload.messages == 2
 
 

@@ -48,7 +48,9 @@ def test_every_lock_has_hashes_and_no_index_of_its_own(name: str) -> None:
 
 def test_the_image_has_all_that_the_project_depends_on_and_no_tools() -> None:
     locked = {package for package, _ in pins(DEPLOY / "requirements.lock")}
-    needed = {Requirement(line).name for line in PROJECT["project"]["dependencies"]}
+    project = PROJECT["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    needed = {Requirement(line).name for line in asked}
     assert {canonicalize_name(name) for name in needed} <= locked
     assert not locked & {"pytest", "mypy", "ruff", "uv", "h5py", "hatchling", "grpcio-tools"}
 

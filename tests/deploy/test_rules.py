@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import pytest
 import typer.main
 
 from tests.deploy.rules import faults, name_of
+from vectorshard import __version__
 from vectorshard.cli.console import app
 
 pytestmark = pytest.mark.deploy
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 YAML_TO_JSON = "import json, sys, yaml; json.dump([*yaml.safe_load_all(sys.stdin)], sys.stdout)"
 
 ROUTER = "Deployment/vectorshard-router"
@@ -72,7 +71,7 @@ def changed(documents: Any, name: str, path: str, value: Any) -> Any:
 
 
 def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any) -> None:
-    assert not list(faults(documents, VERSION, parse))
+    assert not list(faults(documents, __version__, parse))
 
 
 @pytest.mark.parametrize(
@@ -138,5 +137,5 @@ def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any
 def test_a_manifest_that_contradicts_the_rest_is_named(
     documents: Any, name: str, path: str, value: Any, fault: str
 ) -> None:
-    told = list(faults(changed(documents, name, path, value), VERSION, parse))
+    told = list(faults(changed(documents, name, path, value), __version__, parse))
     assert any(fault in line for line in told), told

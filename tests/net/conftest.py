@@ -28,7 +28,7 @@ from tests.system.conftest import (
     servers,
     start_all,
 )
-from vectorshard.client.client import Client, Hits
+from vectorshard import Client, Hits
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.v1 import vectorshard_pb2 as v1
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.system.conftest import Server, Stub, adds_up, new_name
-from vectorshard.client.client import Client, Hits
+from vectorshard import Client, Hits
 from vectorshard.shard.types import Float32Array, IndexConfig, Metric, NlistRule, ShardState
 from vectorshard.v1 import vectorshard_pb2 as v1
 

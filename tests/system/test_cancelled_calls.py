@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.system.conftest import Fleet, Starter, int64s, matrix, wait_until
-from vectorshard.client.client import AsyncClient
+from vectorshard import AsyncClient
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.types import Metric
 from vectorshard.v1 import vectorshard_pb2 as v1

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.net.operations import never_seen
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import ServerProcess, Starter, log_lines, start_all
-from vectorshard.client.client import Client, Retry
+from vectorshard import Client, Retry
 from vectorshard.shard.types import Metric
 
 NAME = "rolling"

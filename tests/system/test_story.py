@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.system.conftest import Server, StartServer, adds_up, wait_until
-from vectorshard.client.client import Client, Hits
+from vectorshard import Client, Hits
 from vectorshard.shard.types import (
     CollectionDescription,
     Float32Array,

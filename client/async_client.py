@@ -1,0 +1,257 @@
+"""The client for asyncio: the methods of client.calls, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+from tenacity import AsyncRetrying
+
+from vectorshard.client import calls
+from vectorshard.client.calls import AnswerT, Listing, UnaryCall
+from vectorshard.client.client import CHANNEL_OPTIONS
+from vectorshard.client.methods import answer_of, method_of
+from vectorshard.client.results import RowsView, UpsertSummary
+from vectorshard.client.retry import Retry, RetryPolicy
+from vectorshard.client.streams import SearchStream, UploadStream, error_of
+from vectorshard.client.upload import Progress, UpsertUpload
+from vectorshard.shard.config import Limits
+from vectorshard.shard.errors import ShardUnavailable, VectorShardError
+from vectorshard.shard.wire.rpcs import SEARCH, UPSERT, path_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Awaited = Coroutine[Any, Any, T]
+
+
+def _unary(
+    build: Callable[P, UnaryCall[AnswerT]],
+) -> Callable[Concatenate[AsyncClient, P], Awaited[AnswerT]]:
+    """Return the method of AsyncClient that sends one call."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AnswerT:
+        return await self._ask(build(*args, **kwargs))
+
+    return method_of("AsyncClient", build, answer_of(build), method)
+
+
+def _listing(
+    build: Callable[P, Listing],
+) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[RowsView]]:
+    """Return the method of AsyncClient that yields one page after another."""
+
+    async def method(
+        self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncIterator[RowsView]:
+        listing = build(*args, **kwargs)
+        while (call := listing.next_call()) is not None:
+            if len(page := await self._ask(call)):
+                yield page
+
+    return method_of("AsyncClient", build, "AsyncIterator[RowsView]", method)
+
+
+def _upload(
+    build: Callable[P, UpsertUpload],
+) -> Callable[Concatenate[AsyncClient, P], Awaited[UpsertSummary]]:
+    """Return the method of AsyncClient that sends an upload."""
+
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> UpsertSummary:
+        return await self._send(build(*args, **kwargs))
+
+    return method_of("AsyncClient", build, "UpsertSummary", method)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same parameters and methods, awaited.
+
+    It may be created outside an event loop, such as at module level. It connects with the first
+    call, and belongs to the loop of that call: while that loop is open, a call from another loop
+    raises RuntimeError. When that loop is closed, as after `asyncio.run`, the next call connects
+    again, in its own loop.
+    """
+
+    def __init__(
+        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
+    ) -> None:
+        self._target = target
+        self._retry = Retry(retry)
+        self._timeout_s = timeout_s
+        self._limits: Limits | None = None
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._upload_channel: grpc.Channel | None = None
+        self._rpcs: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+
+    server_info = _unary(calls.server_info)
+    create_collection = _unary(calls.create_collection)
+    drop_collection = _unary(calls.drop_collection)
+    list_collections = _unary(calls.list_collections)
+    describe = _unary(calls.describe)
+    train = _unary(calls.train)
+    upsert = _upload(calls.upsert)
+    delete = _unary(calls.delete)
+    get = _unary(calls.get)
+    count = _unary(calls.count)
+    list_rows = _listing(calls.list_rows)
+    search = _unary(calls.search)
+    explain = _unary(calls.explain)
+
+    def search_stream(self, *, in_flight: int = 64) -> SearchStream:
+        """Return a stream for many concurrent searches: less work for the server than calls.
+
+            async with client.search_stream() as stream:
+                hits = await asyncio.gather(*(stream.search("words", each) for each in queries))
+
+        Parameters
+        ----------
+        in_flight
+            The largest number of searches in flight, 1 to 64; further searches wait.
+        """
+        return SearchStream(
+            self._open,
+            self._ask,
+            in_flight=in_flight,
+            timeout_s=self._timeout_s,
+            repeats=self._retry.covers(SEARCH.name),
+        )
+
+    async def wait_until_ready(self, timeout_s: float = 10.0) -> None:
+        """Return when the server is reachable.
+
+        Raises
+        ------
+        ShardUnavailable
+            If it is not reachable within `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._open().channel_ready()
+        except TimeoutError:
+            raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
+
+    async def close(self) -> None:
+        """Disconnect. Calls in progress are cancelled; later calls raise RuntimeError."""
+        channel = None if self._channel is None or self._is_left() else self._open()
+        self._closed, self._channel = True, None
+        if channel is not None:
+            await channel.close()
+        if self._upload_channel is not None:
+            self._upload_channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _open(self) -> grpc.aio.Channel:
+        """Return the channel of the running loop; open it with the first call in a loop."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        loop = asyncio.get_running_loop()
+        if self._channel is None or self._is_left():
+            self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+            self._loop, self._rpcs = loop, {}
+        elif loop is not self._loop:
+            raise RuntimeError(
+                "the client belongs to another event loop, which is still open; "
+                "create one AsyncClient for each loop"
+            )
+        return self._channel
+
+    def _is_left(self) -> bool:
+        """Whether the loop of the channel is closed: then its channel is of no use."""
+        return self._loop is not None and self._loop.is_closed()
+
+    async def _ask(self, call: UnaryCall[AnswerT]) -> AnswerT:
+        within_s = self._timeout_s if call.timeout_s is None else call.timeout_s
+        return await self._repeated(call.rpc, partial(self._ask_once, call), within_s)
+
+    async def _repeated(
+        self, rpc: str, ask: Callable[[float], Awaitable[T]], timeout_s: float
+    ) -> T:
+        """See `Client._repeated`."""
+        if not self._retry.covers(rpc):
+            return await ask(timeout_s)
+        policy = RetryPolicy(timeout_s)
+
+        async def attempt() -> T:
+            return await ask(policy.left_s)
+
+        return await AsyncRetrying(**policy.options())(attempt)
+
+    async def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
+        channel = self._open()
+        rpc = self._rpcs.get(call.rpc)
+        if rpc is None:
+            rpc = self._rpcs[call.rpc] = channel.unary_unary(path_of(call.rpc))
+        try:
+            answer = await rpc(call.payload, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+        return call.decode(answer)
+
+    async def _send(self, upload: UpsertUpload) -> UpsertSummary:
+        if self._limits is None and not upload.is_small:
+            self._limits = (await self.server_info()).limits
+        if upload.progress is not None:
+            upload.progress = _in_loop(asyncio.get_running_loop(), upload.progress)
+        upload.cut(self._limits or Limits())
+        if upload.messages == 1:
+            return await self._repeated(UPSERT.name, partial(self._write, upload), self._timeout_s)
+        return await self._write(upload, self._timeout_s)
+
+    async def _write(self, upload: UpsertUpload, timeout_s: float) -> UpsertSummary:
+        upload.begin()
+        try:
+            if upload.messages == 1:
+                call = UnaryCall(UPSERT.name, upload.message(0), upload.acknowledge)
+                await self._ask_once(call, timeout_s)
+            else:
+                await self._stream(upload)
+        except VectorShardError as error:
+            raise upload.ended_by(error) from error.__cause__
+        return upload.summary()
+
+    async def _stream(self, upload: UpsertUpload) -> None:
+        """Send an upload from a thread, over a separate channel."""
+        self._open()  # raises if the client is closed or belongs to another loop
+        if self._upload_channel is None:
+            self._upload_channel = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+        stream = UploadStream(self._upload_channel, upload, self._timeout_s)
+        running = asyncio.ensure_future(asyncio.to_thread(stream.run))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stream.cancel()
+            await asyncio.wait({running})
+            running.exception()  # retrieved, so that asyncio does not report it
+            raise
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, progress: Progress) -> Progress:
+    """Return a function that runs `progress` in this thread, the loop's, whichever thread calls."""
+    loop_thread = threading.get_ident()
+
+    async def report(done: int, total: int) -> None:
+        progress(done, total)
+
+    def reported(done: int, total: int) -> None:
+        if threading.get_ident() == loop_thread:
+            progress(done, total)
+        else:
+            asyncio.run_coroutine_threadsafe(report(done, total), loop).result()
+
+    return reported

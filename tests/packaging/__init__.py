@@ -1,0 +1,1 @@
+"""What is installed: the wheel, alone and with its extras."""

@@ -1,0 +1,103 @@
+"""What the wheel holds, and what it needs without extras."""
+
+from __future__ import annotations
+
+import json
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.packaging.conftest import NewEnvironment, required_by, run
+from vectorshard import __version__
+
+OWN_FILES = ("router.py", "shard.py", "client.py", "cli.py", "errors.py", "v1.py")
+"""What a caller's service may have beside the program that imports the client."""
+
+PROGRAM = """
+import json, sys
+from importlib.util import find_spec
+for name in ("faiss", "pyroaring", "typer", "uvloop", "xxhash"):
+    assert find_spec(name) is None, name
+import router, shard, client, cli, errors, v1
+from vectorshard import AsyncClient, Client, Equals, ShardUnavailable
+import vectorshard.errors
+assert router.OWNER == shard.OWNER == client.OWNER == cli.OWNER == errors.OWNER == "the caller"
+assert vectorshard.errors.ShardUnavailable is ShardUnavailable
+with Client("127.0.0.1:1", timeout_s=5) as asking:
+    try:
+        asking.search("words", [[1.0]], filter=Equals("lang", "en"))
+    except ShardUnavailable as error:
+        print(json.dumps([vectorshard.__file__, vectorshard.__version__, type(error).__name__]))
+"""
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    """Return the METADATA of the wheel."""
+    with ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(archive.read(name))
+
+
+@pytest.fixture(scope="module")
+def base(new_environment: NewEnvironment, metadata: Message) -> Path:
+    """Return the `bin` of an environment of `pip install vectorshard`."""
+    return new_environment(required_by(metadata.get_all("Requires-Dist", [])))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Path:
+    """Return the folder of a caller's service, whose files have the names of our rooms."""
+    for name in OWN_FILES:
+        (tmp_path / name).write_text('OWNER = "the caller"\n')
+    (tmp_path / "main.py").write_text(PROGRAM)
+    return tmp_path
+
+
+def test_the_wheel_has_one_name_and_its_types_and_no_benchmarks(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"vectorshard", f"vectorshard-{__version__}.dist-info"}
+    expected = ("__init__.py", "errors.py", "py.typed", "shard/types.py", "v1/vectorshard_pb2.py")
+    assert {f"vectorshard/{name}" for name in expected} <= names
+    assert not [name for name in names if "bench" in name or "tests" in name or "pycache" in name]
+    suffixes = {Path(name).suffix for name in names if name.startswith("vectorshard/")}
+    assert suffixes == {".py", ".pyi", ".typed", ".proto"}
+
+
+def test_the_version_is_that_of_the_package(metadata: Message) -> None:
+    assert metadata["Version"] == __version__
+
+
+def test_the_base_needs_the_clients_few_libraries_only(metadata: Message) -> None:
+    lines = metadata.get_all("Requires-Dist", [])
+    base = {line.name for line in map(Requirement, lines) if line.marker is None}
+    assert base == {"googleapis-common-protos", "grpcio", "numpy", "protobuf", "tenacity"}
+    assert {*metadata.get_all("Provides-Extra", [])} == {"bench", "dev", "server"}
+
+
+def test_the_client_works_beside_files_of_the_caller_that_are_named_as_our_rooms(
+    base: Path, service: Path
+) -> None:
+    said = run(base / "python", "main.py", cwd=service)
+    file, version, error = json.loads(said.stdout)
+    assert Path(file).is_relative_to(base.parent), "not from this checkout"
+    assert (version, error) == (__version__, "ShardUnavailable")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--data", "data"], ["--help"], ["search", "words", "--text", "king"]]
+)
+def test_every_command_says_what_to_install_without_the_servers_libraries(
+    base: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    said = run(base / "vectorshard", *arguments, cwd=tmp_path, check=False)
+    assert (said.returncode, said.stdout) == (1, "")
+    [line] = said.stderr.splitlines()
+    assert "pip install 'vectorshard[server]'" in line
+    assert not [*tmp_path.iterdir()]
