@@ -116,6 +116,16 @@ TERMS = ("server_info", "corrupt_data", "data_directory")
 LINES_A_FILE = 900
 LEFT_OVER = re.compile(r"\b(TO[D]O|FIX[M]E|XX[X]|HA[C]K)\b")  # brackets: not found in itself
 TEXT_SUFFIXES = frozenset({".py", ".proto", ".md", ".toml", ".yaml", ".yml", ""})
+PAGES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    "deploy/README.md",
+    "examples/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+)
+"""What people read of the project, but for its changelog."""
 WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
@@ -489,27 +499,14 @@ def named_paths(markdown: str) -> Iterator[str]:
             yield code
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "benchmarks/README.md",
-        "deploy/README.md",
-        "docs/operations.md",
-        "examples/README.md",
-    ],
-)
-def test_every_path_that_a_page_names_exists(page: str) -> None:
-    file = ROOT / page
-    markdown = file.read_text() if file.is_file() else ""
+def test_every_path_that_a_page_names_exists() -> None:
     missing = [
-        path
-        for path in named_paths(markdown)
+        f"{page}: {path}"
+        for page in PAGES
+        for path in named_paths((ROOT / page).read_text())
         if not any(
-            place.glob(path) if "*" in path else (place / path).exists()
-            for place in (file.parent, ROOT)
+            any(place.glob(path)) if "*" in path else (place / path).exists()
+            for place in ((ROOT / page).parent, ROOT)
         )
     ]
     assert not missing
