@@ -52,7 +52,7 @@ check-deploy: setup $(CHECKERS)/stamp ## check the Dockerfile and the manifests;
 	deploy/check $(CHECKERS)/bin
 	$(BIN)/python -m pytest --quiet -m deploy tests/deploy
 
-fix: setup ## regenerate the contract's Python; format; fix what the linter can fix
+fix: setup ## generate the Python of the contract; format; repair what the linter can repair
 	$(BIN)/python protos/generate.py
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
