@@ -18,26 +18,26 @@ QUICK := not deploy and not system_net and not system_long
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install everything into .venv; done again only when a dependency changed
+setup: $(STAMP) ## install everything into .venv; repeated only after a dependency changed
 
-demo: setup ## put 20,000 words in over gRPC, and search them while the index trains
+demo: setup ## stream 20,000 words in over gRPC, and search them while the index trains
 	$(BIN)/vectorshard demo
 
-serve: setup ## leave a server running on LISTEN, with its rows in DATA
+serve: setup ## run a server on LISTEN, with its rows in DATA
 	$(BIN)/vectorshard serve --shards $(SHARDS) --data $(DATA) --listen $(LISTEN)
 
-test: setup ## all tests, two files at a time, but for those that measure times
+test: setup ## run all tests, two files at a time; those that measure times run alone
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m '$(QUICK) and not alone'
 	$(BIN)/python -m pytest -m '$(QUICK) and alone'
 
-test-net: setup ## shards that move, networks that swallow packets; needs root, iproute2, iptables, dnsmasq
+test-net: setup ## test moving shards and lost packets; needs root, iproute2, iptables, dnsmasq
 	@.ci/prerequisites --net >/dev/null
 	tests/net/isolated $(BIN)/python -m pytest -m system_net -rP tests/net
 
-test-long: setup ## overload, rolling restarts and cancelled calls for minutes; prints what it measured
+test-long: setup ## test overload, rolling restarts and cancelled calls for minutes; prints measurements
 	$(BIN)/python -m pytest -m system_long -rP tests/system
 
-check: setup ## linters, types, the contract, and the rules of the house
+check: setup ## check with linters and mypy: code, contract, and the rules of the house
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -48,7 +48,7 @@ check: setup ## linters, types, the contract, and the rules of the house
 	$(BIN)/buf breaking build/contract.binpb --against protos/released.binpb
 	$(BIN)/python -m pytest --quiet tests/test_house.py
 
-check-deploy: setup $(CHECKERS)/stamp ## the Dockerfile and the manifests; needs kubectl
+check-deploy: setup $(CHECKERS)/stamp ## check the Dockerfile and the manifests; needs kubectl
 	deploy/check $(CHECKERS)/bin
 	$(BIN)/python -m pytest --quiet -m deploy tests/deploy
 
@@ -57,20 +57,20 @@ fix: setup ## generate the Python of the contract; format; repair what the linte
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## the measurements of benchmarks/README.md, or those that ONLY="words start" names
+bench: setup ## run the measurements of benchmarks/README.md, or those named by ONLY="words start"
 	$(BIN)/python -m benchmarks $(addprefix --only ,$(ONLY))
 
-glove: setup ## build/glove-100.hdf5, 336,479 words with exact neighbours; needs npm, once
+glove: setup ## make build/glove-100.hdf5: 336,479 words with ground truth; needs npm, once
 	$(BIN)/python -m benchmarks.glove
 
-lock: setup ## resolve requirements.lock, those of deploy, benchmarks/stock.lock; LOCK=--upgrade takes what is newest
+lock: setup ## resolve all lock files; LOCK=--upgrade takes the newest versions
 	$(RESOLVE) --all-extras pyproject.toml -o requirements.lock
 	$(RESOLVE) --extra server --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(RESOLVE) --constraint requirements.lock deploy/build.in -o deploy/build.lock
 	$(RESOLVE) deploy/checkers.in -o deploy/checkers.lock
 	$(RESOLVE) benchmarks/stock.in -o benchmarks/stock.lock
 
-release-contract: setup ## state that the contract is released as it is: what breaks it is refused
+release-contract: setup ## record the contract as released; `make check` then rejects breaking changes
 	$(BIN)/python protos/generate.py --image protos/released.binpb
 
 clean: ## remove everything that the other targets made, except DATA
@@ -80,7 +80,7 @@ clean: ## remove everything that the other targets made, except DATA
 RESOLVE = $(BIN)/uv --no-config pip compile --quiet --generate-hashes --no-emit-index-url \
   --no-header --universal --python-version 3.11 $(LOCK)
 
-# Wheels only: building a dependency from source would pull in what the lock does not pin.
+# Wheels only: a build from source would install packages that the lock does not pin.
 $(STAMP): pyproject.toml requirements.lock
 	@echo "setting up: installing requirements.lock into .venv, which may take a minute"
 	@test -x $(BIN)/pip || { python=$$(.ci/prerequisites $(PYTHON)) && "$$python" -m venv .venv; }

@@ -119,6 +119,35 @@ TERMS = ("server_info", "corrupt_data", "data_directory")
 LINES_A_FILE = 900
 LEFT_OVER = re.compile(r"\b(TO[D]O|FIX[M]E|XX[X]|HA[C]K)\b")  # brackets: not found in itself
 TEXT_SUFFIXES = frozenset({".py", ".proto", ".md", ".toml", ".yaml", ".yml", ""})
+PAGES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    "deploy/README.md",
+    "examples/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+)
+"""What people read of the project, but for its changelog."""
+READ_BY_USERS = (*(page for page in PAGES if page != "benchmarks/README.md"), "protos")
+BANNED_PHRASES = (
+    "anew",
+    "cannot be",
+    "for good",
+    "is none",
+    "leavings",
+    "may come to",
+    "nobody",
+    "of its own",
+    "by itself",
+    "somebody",
+    "taken for",
+    "who waits",
+    "whoever",
+    "whose turn",
+)
+ALLOWED_PHRASES: Mapping[str, str] = {"is None": "Python's value, and not a headless clause"}
+"""What looks like one of them, each with its reason."""
 WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
@@ -492,30 +521,40 @@ def named_paths(markdown: str) -> Iterator[str]:
             yield code
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "benchmarks/README.md",
-        "deploy/README.md",
-        "docs/operations.md",
-        "examples/README.md",
-    ],
-)
-def test_every_path_that_a_page_names_exists(page: str) -> None:
-    file = ROOT / page
-    markdown = file.read_text() if file.is_file() else ""
+def test_every_path_that_a_page_names_exists() -> None:
     missing = [
-        path
-        for path in named_paths(markdown)
+        f"{page}: {path}"
+        for page in PAGES
+        for path in named_paths((ROOT / page).read_text())
         if not any(
-            place.glob(path) if "*" in path else (place / path).exists()
-            for place in (file.parent, ROOT)
+            any(place.glob(path)) if "*" in path else (place / path).exists()
+            for place in ((ROOT / page).parent, ROOT)
         )
     ]
     assert not missing
+
+
+def texts_of_users() -> Iterator[tuple[str, str]]:
+    """Yield what users read, with its place: pages, the contract, and the strings of the code."""
+    for page in READ_BY_USERS:
+        for path in [ROOT / page] if page != "protos" else (ROOT / page).rglob("*.proto"):
+            yield str(path.relative_to(ROOT)), re.sub(r"\n\s*//", "\n", path.read_text())
+    for module in house():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{module.path.relative_to(ROOT)}:{node.lineno}", node.value
+
+
+def test_what_users_read_is_plain_english() -> None:
+    phrases = "|".join(phrase.replace(" ", r"\s+") for phrase in BANNED_PHRASES)
+    banned = re.compile(rf"\b({phrases})\b", re.IGNORECASE)
+    found = [
+        f"{place}: {' '.join(text[max(0, match.start() - 40) : match.end() + 20].split())}"
+        for place, text in texts_of_users()
+        for match in banned.finditer(text)
+        if match[0] not in ALLOWED_PHRASES
+    ]
+    assert not found, "say it in terms of the field, with a component as the subject"
 
 
 def test_every_fault_that_operators_are_told_of_is_shown_by_a_test_that_exists() -> None:

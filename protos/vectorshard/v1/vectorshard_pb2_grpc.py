@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class VectorServiceStub:
-    """Vector search over collections. A router is a shard whose rows live elsewhere: both serve this.
+    """Vector search over collections. A router is a shard whose rows live elsewhere; both serve this.
     """
 
     def __init__(self, channel):
@@ -113,16 +113,17 @@ class VectorServiceStub:
 
 
 class VectorServiceServicer:
-    """Vector search over collections. A router is a shard whose rows live elsewhere: both serve this.
+    """Vector search over collections. A router is a shard whose rows live elsewhere; both serve this.
     """
 
     def CreateCollection(self, request, context):
-        """Creates a collection. The same configuration again is OK and changes nothing.
-        ALREADY_EXISTS: the name is taken by a different configuration.
-        INVALID_ARGUMENT: no config, a name outside [a-z0-9][a-z0-9_-]{0,63}, a dim of 0 or over the
-        limit, an unspecified or unknown enum value, a target_recall outside (0, 1], an nlist with
-        another rule than FIXED or over the limit, FIXED without an nlist, a filter field without a
-        name or with one that comes twice.
+        """Creates a collection. Repeating it with the same configuration returns OK and changes nothing.
+        ALREADY_EXISTS: the name is used by a different configuration.
+        INVALID_ARGUMENT, one of:
+        * no config; a name outside [a-z0-9][a-z0-9_-]{0,63}; a dim of 0 or over the limit;
+        * an unspecified or unknown enum value; a target_recall outside (0, 1];
+        * an nlist over the limit, or with another rule than FIXED; FIXED without an nlist;
+        * a filter field without a name, or two with the same name.
         RESOURCE_EXHAUSTED: Limits.collections exist already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -130,8 +131,8 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """Drops a collection with all its rows. NOT_FOUND when it does not exist on any shard. One that
-        failed on some shards is completed by asking again.
+        """Drops a collection with all its rows. NOT_FOUND if it exists on no shard. Repeating a drop that
+        failed on some shards completes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,17 +153,18 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Writes a batch of rows. When it answers, every accepted row is durable and searchable.
-        INVALID_ARGUMENT refuses the whole batch before anything is written: counts that do not match,
-        a wrong dim, NaN or Inf, magnitudes whose scores overflow float32, norm 0 under COSINE, an id
-        twice, an empty or over-long string id, the wrong kind of ids, more rows than Limits.rows, a
-        row's metadata over Limits.metadata_bytes or nested too deep for protobuf (some 30 levels are
-        safe), a declared field in it of another type (ErrorInfo's field is "metadata." and its name),
-        an unknown mode.
+        """Writes a batch of rows. When it returns, every accepted row is durable and searchable.
+        INVALID_ARGUMENT rejects the whole batch before anything is written, for one of:
+        * counts that do not match, more rows than Limits.rows, an unknown mode;
+        * a wrong dim, NaN or Inf, magnitudes whose scores overflow float32, norm 0 under COSINE;
+        * a duplicate id, an empty or too long string id, the wrong kind of ids;
+        * metadata of a row over Limits.metadata_bytes, or nested too deep for protobuf (about 30
+        levels are safe);
+        * a declared field of another type (ErrorInfo's field is "metadata." and its name).
         RESOURCE_EXHAUSTED: Limits.write_bytes of writes are in progress, or the disk is full.
         FAILED_PRECONDITION: the disk failed a write.
-        When some of the shards are missing, their rows are UpsertResponse.errors, and those of the
-        others are accepted. When no shard has written its rows, the call fails, with UNAVAILABLE or
+        If some shards are missing, UpsertResponse.errors lists their rows, and the rows of the others
+        are accepted. If no shard has written its rows, the call fails with UNAVAILABLE or
         DEADLINE_EXCEEDED.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -172,14 +174,15 @@ class VectorServiceServicer:
 
     def UpsertStream(self, request_iterator, context):
         """Bulk load: one UpsertResponse for each UpsertRequest, in order, with its request_id. A message
-        that Upsert would refuse ends the stream with that error; what was acknowledged stays, and a
-        few of the messages behind it may have been written too. An upload may be repeated as a whole.
-        Rows of missing shards end nothing: they are errors of their message's response, as in Upsert.
-        The server reads at most 8 messages ahead of its answers, and fewer while all writes have
-        Limits.write_bytes in progress: read them while you write. Messages of about 256 KiB are best:
-        larger ones are no faster, and a server that reads one of 4 MiB answers no search for 20 ms.
-        UNAVAILABLE: the server stops; send again what it has not acknowledged.
-        It is the same message as Upsert's on purpose: a client writes one encoder.
+        that Upsert would reject ends the stream with that error. Acknowledged rows stay, and a
+        few of the following messages may have been written too. An upload may be repeated as a whole.
+        Rows of missing shards do not end the stream: they are errors of their message's response, as in
+        Upsert.
+        The server reads at most 8 messages ahead of its responses, and fewer while all writes have
+        Limits.write_bytes in progress: read responses while you write. Messages of about 256 KiB are
+        best. Larger ones are no faster, and a server that reads one of 4 MiB answers no search for 20 ms.
+        UNAVAILABLE: the server is stopping; send again what it has not acknowledged.
+        The messages are those of Upsert on purpose: a client writes one encoder.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
@@ -189,23 +192,23 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes rows by ids or by filter. An absent id is no error and counts 0. By filter, each shard
-        deletes in one step what passes at that moment.
-        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; a
-        filter that cannot be (see Filter).
-        UNAVAILABLE, DEADLINE_EXCEEDED: a shard is missing; the others may have deleted their rows, and
-        the same Delete again deletes what is left, and counts only that.
+        """Deletes rows by ids or by filter. An absent id is not an error and counts 0. By filter, each
+        shard deletes in one step the rows that pass at that moment.
+        INVALID_ARGUMENT: neither ids nor filter, or both; a duplicate id; more ids than Limits.rows; an
+        invalid filter (see Filter).
+        UNAVAILABLE, DEADLINE_EXCEEDED: a shard is missing. The others may have deleted their rows.
+        Repeating the Delete deletes the rest, and counts only the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Returns the rows of the ids that exist, in the order asked; absent ids are left out. By filter,
-        the rows that pass, in no particular order.
-        INVALID_ARGUMENT: neither ids nor filter, or both; an id twice; more ids than Limits.rows; more
-        rows that pass than that on one shard; rows that do not fit into one message; a filter that
-        cannot be (see Filter).
+        """Returns the rows of the ids that exist, in the order of the request, without absent ids. By
+        filter, the rows that pass, in no particular order.
+        INVALID_ARGUMENT: neither ids nor filter, or both; a duplicate id; more ids than Limits.rows, or
+        more rows on one shard that pass; rows that do not fit into one message; an invalid
+        filter (see Filter).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,18 +216,18 @@ class VectorServiceServicer:
 
     def Count(self, request, context):
         """Counts live rows: all of them, those of `ids`, those that pass `filter`, or those of both.
-        INVALID_ARGUMENT: an id twice; more ids than Limits.rows; a filter that cannot be (see Filter).
+        INVALID_ARGUMENT: a duplicate id; more ids than Limits.rows; an invalid filter (see Filter).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Pages through live rows. A row that lives throughout is listed at least once; one that is
+        """Pages through live rows. A row that is live throughout is listed at least once. A row that is
         upserted meanwhile may be listed again with its new content.
-        INVALID_ARGUMENT: a page_size over the limit, a cursor that this service did not issue or that
-        belongs to another collection, rows that do not fit into one message, a filter that cannot be
-        (see Filter). Pages of one listing may have different filters.
+        INVALID_ARGUMENT: a page_size over the limit; a cursor of another service or collection; rows
+        that do not fit into one message; an invalid filter (see Filter). Pages of one listing may have
+        different filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,55 +235,58 @@ class VectorServiceServicer:
 
     def Search(self, request, context):
         """Finds the k best rows for each query of a batch.
-        INVALID_ARGUMENT: k or nprobe of 0 or over the limit, more queries or queries * k than the
-        limits, target_recall outside (0, 1], min_coverage outside [0, 1], a score_threshold that is
-        NaN, a token of another collection or newer than every write, hits that do not fit into one
-        message, a filter that cannot be (see Filter), and for the queries whatever Upsert refuses of
-        vectors.
-        UNAVAILABLE: fewer shards answered than min_coverage asks for, or none; the message names them.
+        INVALID_ARGUMENT, one of:
+        * k or nprobe of 0 or over the limit; more queries or queries * k than the limits;
+        * target_recall outside (0, 1]; min_coverage outside [0, 1]; a score_threshold that is NaN;
+        * a token of another collection or newer than every write;
+        * hits that do not fit into one message; an invalid filter (see Filter);
+        * queries with vectors that Upsert would reject.
+        UNAVAILABLE: fewer shards answered than min_coverage requires, or none; the message names the
+        missing ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchStream(self, request_iterator, context):
-        """Many searches in flight on one stream; answers come in any order, each with the status that
-        Search would give it. One bad request spoils nothing but its own answer: see
-        SearchStreamResponse.error. The stream ends when the client has sent all and got all answers.
+        """Many searches in flight on one stream. Answers come in any order, each with the status that
+        Search would return. An invalid request affects only its answer: see
+        SearchStreamResponse.error. The stream ends when the client has closed its side and received all
+        answers.
         At most Limits.stream_requests are in flight, fewer if they or their answers are large (16 MiB
-        together); a client that sends more, or does not read its answers, is held back by flow control.
-        UNAVAILABLE: the server stops. It answers what runs, and refuses what still comes, before the
-        stream ends with this; a request without an answer was not done.
+        together). Flow control holds back a client that sends more or does not read its answers.
+        UNAVAILABLE: the server is stopping. It answers running requests and rejects later ones before
+        the stream ends. A request without an answer was not run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Explains why a query does or does not find an id. An id that does not exist is an answer.
-        INVALID_ARGUMENT: not exactly one query and one id, a score that is NaN, and whatever Search
-        refuses of queries and filters, and Get of ids.
-        UNAVAILABLE: a shard is missing, which would make exact_rank wrong; the message names it.
+        """Explains why a query does or does not find an id. An id that does not exist is not an error.
+        INVALID_ARGUMENT: not exactly one query and one id; a score that is NaN; queries and filters that
+        Search would reject; ids that Get would reject.
+        UNAVAILABLE: a shard is missing, so exact_rank would be wrong; the message names the shard.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Train(self, request, context):
-        """Trains a new index now, from the rows that live when it starts, on every shard. Searches and
-        writes go on meanwhile. One that is asked for while another runs comes after it.
+        """Trains a new index now, on every shard, from the rows that are live when it starts. Searches and
+        writes continue. A training that is requested while another runs starts after it.
         With `wait`:
         NOT_FOUND: the collection was dropped before the training ended.
-        UNAVAILABLE: the server stopped before the training ended, which it does not wait for. No row
-        is lost, but the training is forgotten: ask again.
-        When the caller's deadline passes, the training goes on.
+        UNAVAILABLE: the server stopped before the training ended; it does not wait for trainings. No row
+        is lost, but the training must be requested again.
+        The training continues when the caller's deadline passes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Tells the version, the role, the shards and every limit in force.
+        """Returns the version, the role, the shards and every limit in force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -373,7 +379,7 @@ def add_VectorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VectorService:
-    """Vector search over collections. A router is a shard whose rows live elsewhere: both serve this.
+    """Vector search over collections. A router is a shard whose rows live elsewhere; both serve this.
     """
 
     @staticmethod
