@@ -15,11 +15,10 @@ from pathlib import Path
 from time import perf_counter
 
 from vectorshard.client.client import Client
-from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.config import LISTENING, BufferConfig
 from vectorshard.shard.types import CollectionDescription, ShardState
 
 SHARDS = 2
-LISTENING = "listening on "
 TIMEOUT_S = 120.0
 POLL_S = 0.02
 

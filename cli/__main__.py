@@ -39,7 +39,7 @@ def main() -> None:
         print(REFUSED_OPTIMIZED, file=sys.stderr)
         sys.exit(2)
     set_environment()
-    from vectorshard.cli.console import app
+    from vectorshard.cli.app import app
 
     try:
         app()

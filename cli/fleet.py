@@ -1,47 +1,20 @@
-"""One server of a fleet: a shard by itself, or a router over shards that live elsewhere."""
+"""One server of a fleet: `vectorshard shard`, or `vectorshard router` in one process."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.cli.directories import CLUSTER_DEFAULT, open_shard, require_no_embedded_shards
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.guarded_shard import GuardedShard
 from vectorshard.router.remote.metrics import GuardCollector
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.config import EngineConfig, Limits, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
-from vectorshard.shard.errors import DataDirectoryForeign
-from vectorshard.shard.runtime.allocator import give_back
 from vectorshard.shard.server.listening import split_address
 from vectorshard.shard.server.run import run_server
-from vectorshard.shard.storage.data_directory import IDENTITY_FILE, ShardIdentity
 from vectorshard.shard.storage.disk import Disk
-
-PLACEMENT_EPOCH = 1
-
-CLUSTER_DEFAULT = "default"
-"""The cluster of a shard whose directory is new, unless it is told another."""
-
-
-def identity_of(shard: int, shards_total: int, cluster: str) -> ShardIdentity:
-    """Return who one of `shards_total` shards is; an empty cluster joins its directory's."""
-    return ShardIdentity(
-        cluster=cluster,
-        shard=shard,
-        shards_total=shards_total,
-        slots=slots_of_shard(shard, shards_total),
-        placement_epoch=PLACEMENT_EPOCH,
-    )
-
-
-def _require_no_shards_within(data: Path) -> None:
-    for other in sorted(data.glob(f"shard-*/{IDENTITY_FILE}")):
-        raise DataDirectoryForeign(
-            f"{data} holds several shards' directories: choose one of them, such as {other.parent}"
-        )
 
 
 async def serve_shard(
@@ -58,11 +31,12 @@ async def serve_shard(
     Parameters
     ----------
     shard, shards_total
-        Its number, from 0, and how many there are. They settle its slots for good.
+        Its number, from 0, and how many there are. They determine its slots permanently.
     data
-        Its own data directory.
+        Its data directory.
     cluster
-        The cluster it must belong to; None for the one that the directory knows.
+        The cluster it must belong to; None for the one stored in the directory, and
+        CLUSTER_DEFAULT in a new directory.
     cores
         Cores that one search may use.
     server
@@ -73,46 +47,45 @@ async def serve_shard(
     DataDirectoryError, CorruptData
         If the data directory cannot be opened as this shard's.
     InvalidParameter
-        If it cannot listen on an address.
+        If the server cannot listen on an address.
     """
     engine = EngineConfig(search_cores=cores)
 
-    async def open_shard() -> LocalShard:
-        _require_no_shards_within(data)
-        identity = identity_of(shard, shards_total, cluster or "")
-        return await asyncio.to_thread(
-            LocalShard.open,
+    async def open_this() -> LocalShard:
+        require_no_embedded_shards(data)
+        return await open_shard(
             Disk(),
             data,
-            identity,
             engine,
+            shard=shard,
+            shards_total=shards_total,
+            cluster=cluster or "",
             new_cluster=lambda: CLUSTER_DEFAULT,
-            when_idle=give_back,
         )
 
-    await run_server(open_shard, engine.limits, server)
+    await run_server(open_this, engine.limits, server)
 
 
 async def serve_router(*, shards: Sequence[str], partial: bool, server: ServerConfig) -> None:
-    """Serve a router over servers at the addresses `shards` until SIGTERM or SIGINT.
+    """Serve a router over the servers at the addresses `shards` until SIGTERM or SIGINT.
 
-    It starts while some of them are missing, and finds them when they come.
+    It starts while some of them are unavailable, and connects to them when they start.
 
     Parameters
     ----------
     shards
-        HOST:PORT of each child: shards in the order of their numbers, or routers.
+        HOST:PORT of each: shards in the order of their numbers, or routers.
     partial
-        Whether the children may be a part of the placement only, as below another router.
+        Whether they may cover only a part of the placement, as below another router.
     server
         Where to serve.
 
     Raises
     ------
     PlacementMismatch
-        If the children contradict each other, or the placement that they belong to.
+        If the servers contradict each other, or their common placement.
     InvalidParameter
-        If it cannot listen on an address.
+        If the server cannot listen on an address.
     """
     for target in shards:
         split_address(target, "shard")

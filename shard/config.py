@@ -13,6 +13,9 @@ SLOTS_TOTAL = 4_096
 PAGE_SIZE_DEFAULT = 1_000
 """Rows of a List page whose request names no size."""
 
+LISTENING = "listening on "
+"""What a server prints on stdout, before its address, once it can serve."""
+
 CONNECTION_AGE_S = 300.0
 """Seconds after which a server asks a client to leave a connection, and so to look up the server's
 name again. Longer: later to notice another address; shorter: more connections. Affects no call."""

@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from vectorshard.shard.config import CONNECTION_AGE_S, Limits, ServerConfig
+from vectorshard.shard.config import CONNECTION_AGE_S, LISTENING, Limits, ServerConfig
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.runtime.allocator import keep_few_arenas
@@ -165,7 +165,7 @@ async def _serve(
     # modules each time, and stops every call for 17 ms.
     gc.collect()
     gc.freeze()
-    print(f"listening on {address}", flush=True)
+    print(f"{LISTENING}{address}", flush=True)
 
     await stopping.wait()
     _log.info("leaving", callers_may_take_s=lame_duck_s)

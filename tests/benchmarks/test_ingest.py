@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.load.ingest import at_rest, fill
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.shard.config import BufferConfig
 from vectorshard.shard.errors import CollectionExists, VectorShardError

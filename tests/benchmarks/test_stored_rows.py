@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load.stored_rows import SAMPLE_ROWS, why_other_kind, why_other_rows
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.shard.types import CollectionConfig, Float32Array, IdType, Metric
 

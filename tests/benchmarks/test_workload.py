@@ -13,7 +13,7 @@ import pytest
 from benchmarks.load import workload as workload_module
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.workload import Workload, open_workload, spread, why_no_recall
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard.types import IdType, Metric
 
