@@ -19,30 +19,18 @@ from typer.core import TyperGroup
 import vectorshard
 from vectorshard.cli import rows, serve
 from vectorshard.cli.vector_files import UnreadableFile
-from vectorshard.shard.errors import (
-    CollectionExists,
-    CollectionNotFound,
-    CorruptData,
-    DeadlineExceeded,
-    DimensionMismatch,
-    InternalError,
-    InvalidParameter,
-    Overloaded,
-    ShardUnavailable,
-    VectorShardError,
-    WritesStopped,
-)
+from vectorshard.shard import errors
 
-ADVICE: Final[Mapping[type[VectorShardError], str]] = {
-    CollectionNotFound: "`vectorshard describe` lists the collections",
-    CollectionExists: "choose another --collection, or match its metric and type of ids",
-    DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
-    ShardUnavailable: "is the server running?",
-    DeadlineExceeded: "try again with a longer --timeout",
-    Overloaded: "try again later, or with a smaller --batch",
-    WritesStopped: "check the server's disk, then restart the server",
-    CorruptData: "restore the data directory from a backup",
-    InternalError: "see the server's log",
+ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
+    errors.CollectionNotFound: "`vectorshard describe` lists the collections",
+    errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
+    errors.DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
+    errors.ShardUnavailable: "is the server running?",
+    errors.DeadlineExceeded: "try again with a longer --timeout",
+    errors.Overloaded: "try again later, or with a smaller --batch",
+    errors.WritesStopped: "check the server's disk, then restart the server",
+    errors.CorruptData: "restore the data directory from a backup",
+    errors.InternalError: "see the server's log",
 }
 """What to do about errors whose text does not say it; the nearest class counts."""
 
@@ -60,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn an expected failure into one line on stderr and exit code 1."""
     try:
         yield
-    except (VectorShardError, UnreadableFile, OSError) as error:
+    except (errors.VectorShardError, UnreadableFile, OSError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         advice = advice_for(error)
         typer.echo(f"error: {text}" + (f" - {advice}" if advice else ""), err=True)
@@ -95,7 +83,7 @@ def bench_command() -> Callable[..., None]:
 
 def _bench_needs_a_checkout() -> None:
     """Load a server and measure it; needs a checkout of vectorshard."""
-    raise InvalidParameter(
+    raise errors.InvalidParameter(
         "this command needs a checkout of vectorshard, with the extra `bench` installed",
         field="bench",
     )
@@ -109,16 +97,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A distributed vector search service over gRPC.",
 )
-for _command in (
-    serve.serve,
-    serve.shard,
-    serve.router,
-    rows.ingest,
-    rows.search,
-    rows.explain,
-    rows.describe,
-    rows.demo,
-):
+for _command in (*serve.COMMANDS, *rows.COMMANDS):
     app.command()(one_line_errors()(_command))
 
 

@@ -153,19 +153,8 @@ def tail(log: Path) -> str:
 def run(console: Console, *, words: Path, shards: int) -> bool:
     """Show everything on `console`; return whether every promise was kept.
 
-    Parameters
-    ----------
-    words
-        A .npz with `vectors` (rows, dim) and `words` (rows,), as examples/README.md describes.
-    shards
-        Number of shards of the server.
-
-    Raises
-    ------
-    UnreadableFile
-        If the file is not such a .npz.
-    ShardUnavailable
-        If the server does not start, does not stop, or fails.
+    `words` is a .npz with `vectors` (rows, dim) and `words` (rows,), as in examples/README.md.
+    Raises UnreadableFile if it is not, and what `running_server` raises.
     """
     with open_vectors(words, ids_key="words") as source:
         if source.id_type is not IdType.STRING or not source.rows:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vectorshard.cli.directories import embedded_directory, open_shard, require_no_shard
+from vectorshard.cli.fleet import EMBEDDED, open_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.errors import DataDirectoryForeign
 from vectorshard.shard.server.run import run_server
+from vectorshard.shard.storage.data_directory import IDENTITY_FILE
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import Role
 
@@ -24,13 +26,17 @@ async def open_embedded(
     DataDirectoryError, CorruptData
         If a directory is in use, too new, damaged, or was made for another number of shards.
     """
-    require_no_shard(data)
+    if (data / IDENTITY_FILE).exists():
+        raise DataDirectoryForeign(
+            f"{data} is the directory of one shard: give the directory above it, or run "
+            "`vectorshard shard` on it"
+        )
     disk = disk or Disk()
     local_shards: list[LocalShard] = []
     cluster = ""
     try:
         for shard in range(shards):
-            directory = embedded_directory(data, shard)
+            directory = data / EMBEDDED.format(shard)
             local_shard = await open_shard(
                 disk, directory, engine, shard=shard, shards_total=shards, cluster=cluster
             )
@@ -46,12 +52,7 @@ async def open_embedded(
 async def serve(*, shards: int, data: Path, server: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
 
-    Raises
-    ------
-    DataDirectoryError, CorruptData
-        If the data directory cannot be opened.
-    InvalidParameter
-        If the server cannot listen on an address.
+    Raises what `open_embedded` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // shards))
 

@@ -7,7 +7,6 @@ exception here; `app` prints it as one line.
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -42,15 +41,6 @@ if TYPE_CHECKING:
 WRITE_ATTEMPTS: Final = 20
 """How often a batch of a file is written before `ingest` gives up: about half a minute."""
 
-
-class MetricName(StrEnum):
-    """The metrics as they are spelt on the command line."""
-
-    l2 = "l2"
-    inner_product = "inner_product"
-    cosine = "cosine"
-
-
 Collection = Annotated[str, typer.Option(help="Name of the collection.")]
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the server.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Timeout of each call.")]
@@ -78,7 +68,7 @@ def ingest(
     ],
     target: Target = DEFAULT_ADDRESS,
     metric: Annotated[
-        MetricName | None, typer.Option(help="Default: the metric in the file, else cosine.")
+        Metric | None, typer.Option(help="Default: the metric in the file, else cosine.")
     ] = None,
     vectors_key: Annotated[
         str, typer.Option(help="The array of vectors. Default: vectors, or train in an .hdf5 file.")
@@ -95,8 +85,7 @@ def ingest(
         open_vectors(file, vectors_key=vectors_key, ids_key=ids_key) as source,
         connect(target, timeout) as client,
     ):
-        wanted = Metric(metric.value) if metric else None
-        ensure_collection(client, collection, source, wanted)
+        ensure_collection(client, collection, source, metric)
         refused = stream_rows(console, client, collection, source, batch)
         console.print(tables.ledger_table(client.describe(collection)))
     if refused:
@@ -335,3 +324,6 @@ def demo(
 
     if not run(terminal(), words=words or WORDS, shards=shards):
         raise typer.Exit(1)
+
+
+COMMANDS: Final = (ingest, search, explain, describe, demo)

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from vectorshard.cli.addresses import DEFAULT_ADDRESS, shard_addresses
 from vectorshard.shard.config import CONNECTION_AGE_S, SLOTS_TOTAL, ServerConfig
 
-WORKERS_MAX = 64
+WORKERS_MAX: Final = 64
 
 
 class LogFormat(StrEnum):
@@ -211,3 +211,6 @@ def _serve_router(
     if server.shares_port:
         end_with(sys.stdin.buffer)
     uvloop.run(fleet.serve_router(shards=addresses, partial=partial, server=server))
+
+
+COMMANDS: Final = (serve, shard, router)

@@ -6,7 +6,7 @@ Vocabulary in, rich tables out. Nothing here asks a server or prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -21,19 +21,8 @@ from vectorshard.shard.types import (
     ShardReceipt,
 )
 
-
-class ScoredId(Protocol):
-    """A hit, as far as a table shows it."""
-
-    @property
-    def id(self) -> int | str:
-        """The caller's id."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """Its exact score."""
-        ...
+if TYPE_CHECKING:
+    from vectorshard.client.calls import Hit
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
@@ -46,7 +35,7 @@ def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def hits_table(title: str, queries: Iterable[tuple[str, Iterable[ScoredId]]]) -> Table:
+def hits_table(title: str, queries: Iterable[tuple[str, Iterable[Hit]]]) -> Table:
     """Return one row for each hit; the name of its query stands beside the first of them."""
     table = plain_table(title, ["query", "id"], ["rank", "score"])
     for name, hits in queries:
@@ -62,18 +51,12 @@ def receipt_table(receipt: Receipt) -> Table:
     That of a search with a filter also tells how many rows pass, and the way taken to find them.
     """
     filtered = any(shard.filter_plan for shard in receipt.shards)
+    figures = ["rows visible", "rows exact", "nprobe", "nlist", "generation"]
     table = plain_table(
         f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
         f"coverage {receipt.coverage:.0%}",
         ["shard", "answered"],
-        [
-            "rows visible",
-            "rows exact",
-            "nprobe",
-            "nlist",
-            "generation",
-            *(["rows passing", "filter by"] if filtered else []),
-        ],
+        figures + (["rows passing", "filter by"] if filtered else []),
     )
     for shard in receipt.shards:
         plan = shard.filter_plan
