@@ -241,7 +241,7 @@ def sightings_table(watch: Watch) -> Table:
     table = tables.plain_table(
         "words that found themselves, while words were written and the index was trained",
         ["state of the shards"],
-        ["searches", "asked", "found", "rows visible", "rows exact"],
+        ["searches", "words", "found", "rows visible", "rows exact"],
     )
     for state, seen in watch.sightings.items():
         figures = (seen.searches, seen.asked, seen.found, seen.rows_visible, seen.rows_exact)

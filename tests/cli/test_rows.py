@@ -149,9 +149,9 @@ def test_a_search_with_a_filter_shows_how_many_rows_pass_and_the_way_taken(
     ended = run("search", "--collection", "w", "--id", "c", "--filter", 'lang = "en"')
     assert ended.exit_code == 0, ended.output
     assert client.searches[-1]["filter"] == 'lang = "en"'
-    assert re.search(r"rows passing +filter by", ended.output)
+    assert re.search(r"rows passing +filter plan", ended.output)
     assert re.search(r"7 +EXACT", ended.output)
-    assert "filter by" not in run("search", "--collection", "w", "--id", "c").output
+    assert "filter plan" not in run("search", "--collection", "w", "--id", "c").output
 
 
 @pytest.mark.usefixtures("filled")
@@ -198,7 +198,7 @@ def test_explain_says_a_sentence_and_shows_its_figures(run: Run, client: ClientI
     assert ended.exit_code == 0, ended.output
     told = " ".join(ended.output.split())
     assert "'c' ranks 3rd of 7 for 'a'. It is in list 17 of shard 0" in told
-    assert "the 5th nearest to the query, so that nprobe 5 finds it and less does not." in told
+    assert "the 5th nearest to the query: nprobe 5 finds it, and a smaller nprobe does not." in told
     assert "The default search scores every row and finds it." in told
     assert re.search(r"score +0\.75", ended.output)
     [(query, id_, filter_)] = client.explains
