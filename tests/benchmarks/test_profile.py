@@ -283,7 +283,7 @@ def test_the_cpu_of_a_thread_is_what_it_used_meanwhile() -> None:
     [
         ("Error: may not | attach\n\nStack backtrace:\n  0: main\n", "may not / attach"),
         ("Error:\n\nAccess is limited.\nConsider\n", "Access is limited."),
-        ("", "it does not say why"),
+        ("", "it gives no reason"),
     ],
 )
 def test_a_complaint_fits_a_cell_of_a_table(told: str, complaint: str) -> None:
