@@ -221,7 +221,7 @@ def of_traced(delayed: Loads, traced: Loads) -> str:
 
 
 def why_untraceable() -> str:
-    """Return why the syncs of a server cannot be delayed here; empty if they can."""
+    """Return what prevents delayed syncs of a server here; empty if nothing does."""
     if shutil.which(TRACER[0]) is None:
         return "strace is not installed"
     tried = subprocess.run([*TRACER, DELAY, "true"], capture_output=True)

@@ -52,7 +52,7 @@ async def open_shard(
     Raises
     ------
     DataDirectoryError, CorruptData
-        If the data directory cannot be opened as this shard's.
+        If the data directory is in use, too new, damaged, or belongs to another shard.
     """
     identity = ShardIdentity(
         cluster=cluster,
