@@ -44,8 +44,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as leaving:
-        # A training that outlives its server still runs in its thread, inside FAISS, and would crash
-        # while the interpreter shuts down. Everything else is closed by now.
+        # A training that outlives its server still runs in its thread, inside FAISS, and would
+        # crash while the interpreter shuts down. Everything else is closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(leaving.code if isinstance(leaving.code, int) else bool(leaving.code))

@@ -89,8 +89,6 @@ class Workers:
         How many workers run.
     start
         Starts the worker of a number, from 0.
-    clock
-        Seconds.
     """
 
     def __init__(
