@@ -69,13 +69,16 @@ _PLACE_OF_FILE = (
     (re.compile(r"gcmodule\.c"), Place.REST),
     (re.compile(r"faiss/|libfaiss|_swigfaiss|libgomp"), Place.FAISS),
     (re.compile(r"grpc/|cygrpc"), Place.GRPC),
-    (re.compile(r"shard/(wire/|service|server|call_metadata|status|telemetry)"), Place.WIRE),
-    (re.compile(r"shard/(local_shard\.|coalescer\.)|concurrent/futures/"), Place.HAND_OVER),
-    (re.compile(r"shard/(exact|admission|types|errors|config|protocol)\."), None),
-    (re.compile(r"shard/trainer\."), Place.REST),
-    (re.compile(r"shard/"), Place.NUMPY),
-    (re.compile(r"router/(__main__|console|embedded|fleet|logs)\."), None),
-    (re.compile(r"router/"), Place.ROUTER),
+    (re.compile(r"\bshard/(wire|server)/"), Place.WIRE),
+    (
+        re.compile(r"engine/(local_shard|batcher|group_commit)\.|concurrent/futures/"),
+        Place.HAND_OVER,
+    ),
+    (re.compile(r"\bshard/(index/exact|engine/validation|types|errors|config|protocol)\."), None),
+    (re.compile(r"\bshard/engine/background\."), Place.REST),
+    (re.compile(r"\bcli/|\bshard/runtime/"), None),
+    (re.compile(r"\bshard/"), Place.NUMPY),
+    (re.compile(r"\b(router|client)/"), Place.ROUTER),
 )
 """The first that matches the file or shared object of a frame; None: it belongs to its caller."""
 
