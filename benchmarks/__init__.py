@@ -1,1 +1,1 @@
-"""Measurements against peers and against the limit. Clients only: imports client.client."""
+"""Measurements against peers and against limits. They are clients of the servers they measure."""

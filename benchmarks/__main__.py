@@ -22,15 +22,15 @@ from benchmarks.report import (
 LOG_WIDTH = 130
 """Columns where there is no terminal."""
 OF_WORDS = frozenset({"codes", "words", "targets"})
-"""Those that need what `make glove` fetches."""
+"""The measurements that need the words of `make glove`."""
 
 
 def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
-    """Return each measurement by its name; it is told whether to be quick.
+    """Return each measurement by its name; its argument is whether to be quick.
 
-    numpy reads its environment when it is loaded, so nothing that loads it may come before.
+    numpy reads the environment when it is imported, so nothing may import it before this.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin on a core
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # idle threads of OpenBLAS spin on a core
     from benchmarks import (
         batch,
         codes,
@@ -69,7 +69,7 @@ def measurements() -> Mapping[str, Callable[[bool], Table | Sequence[Table]]]:
 
 
 def main() -> None:
-    """Run what the command line asks for and print its tables."""
+    """Run the measurements of the command line and print their tables."""
     names = (
         "batch",
         "start",
@@ -88,7 +88,7 @@ def main() -> None:
         "profile",
     )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: a try")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, for a trial")
     parser.add_argument("--only", choices=names, action="append", help="may be repeated")
     parser.add_argument("--markdown", action="store_true", help="print Markdown for the README")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, unrounded")
@@ -100,13 +100,13 @@ def main() -> None:
     options = ["--quick"] if arguments.quick else []
     tables = []
     measured_by = measurements()
-    from benchmarks.glove import FILE as WORDS_FILE  # loads numpy, which `measurements` is to do
+    from benchmarks.glove import FILE as WORDS_FILE  # imports numpy, so only after `measurements`
 
     for name, measure in measured_by.items():
         if arguments.only and name not in arguments.only:
             continue
         if name in OF_WORDS and not WORDS_FILE.exists():
-            progress.print(f"{name} is left out: {WORDS_FILE} is not there (`make glove`)")
+            progress.print(f"{name} skipped: {WORDS_FILE} does not exist (run `make glove`)")
             continue
         load_before, start = os.getloadavg()[0], perf_counter()
         progress.print(f"{name} ...")

@@ -1,10 +1,10 @@
 """This build against another one: python -m benchmarks.against CHECKOUT [--rounds N] [--only KIND].
 
-CHECKOUT is a checkout of another commit with an environment of its own (`make setup` there). Both
-builds serve the same rows at the same time, each from its own processes, and are loaded in turn by
-this process; the ratio of a round is of two loads that ran next to each other. What counts is the
-CPU of all server processes a request: the rate also depends on what else the machine does. A third
-server, of the other build again, shows how far two equal builds differ in the same run.
+CHECKOUT is a checkout of another commit with its own environment (`make setup` there). Both builds
+serve the same rows at the same time, each from its own processes, and this process loads them in
+turn; the ratio of a round compares two adjacent loads. The measure is the CPU of all server
+processes per request, because the rate also depends on other work of the machine. A third server,
+again of the other build, shows how much two equal builds differ in the same run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ K: Final = 10
 ROWS: Final = 100_000
 QUERIES: Final = 1_024
 WRITE_ROWS: Final = 640
-"""Rows of a message, about as many as the client's uploads send at d=100."""
+"""Rows per message, about as many as the client's uploads send at d=100."""
 WRITES: Final = 40
 THIS, OTHER, AGAIN = "this build", "the other", "the other again"
 EMBEDDED, FLEET = "embedded", "router + 2 shards"
@@ -42,14 +42,14 @@ EMBEDDED, FLEET = "embedded", "router + 2 shards"
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One build as it serves: its processes, the first of which is asked."""
+    """One running build: its processes, the first of which the load calls."""
 
     name: str
     servers: Sequence[Server]
 
     @property
     def target(self) -> str:
-        """HOST:PORT of the one that is asked."""
+        """HOST:PORT that the load calls."""
         return self.servers[0].target
 
     def cpu_s(self) -> float:
@@ -59,7 +59,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A kind of load: so many calls, so many in flight. `call` makes the n-th one of a round."""
+    """A kind of load: its calls, and how many are in flight. `call` makes the n-th of a round."""
 
     name: str
     calls: int
@@ -70,7 +70,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one load of one round took, a request: CPU of the servers, and wall time, in us."""
+    """The cost of a request in one load of one round: CPU of the servers and wall time, in us."""
 
     cpu_us: float
     wall_us: float
@@ -102,7 +102,7 @@ def loads(queries: Float32Array) -> Sequence[Load]:
 
 @contextmanager
 def contestants(programs: Mapping[str, Path], shape: str) -> Iterator[Sequence[Contestant]]:
-    """Run all builds in one shape, and kill them when the context ends."""
+    """Run all builds in one shape; they are killed when the context ends."""
     with scratch() as directory, ExitStack() as running:
         started = []
         for number, (name, program) in enumerate(programs.items()):
@@ -148,7 +148,7 @@ def fill(contestant: Contestant, rows: Float32Array, queries: Float32Array) -> f
 
 
 async def run_load(load: Load, contestant: Contestant, round_: int) -> Round:
-    """Put one load on a build, after one call that is not timed."""
+    """Run one load on a build, after one call that is not timed."""
     async with AsyncClient(contestant.target, timeout_s=60.0) as client:
         numbers = iter(range(load.calls))
 
@@ -178,7 +178,7 @@ def measure(other: Path, rounds: int, only: Sequence[str]) -> Table:
                 if only and not any(word in f"{shape} {load.name}" for word in only):
                     continue
                 measured: dict[str, list[Round]] = {each.name: [] for each in running}
-                for round_ in range(rounds + 1):  # the first is not counted
+                for round_ in range(rounds + 1):  # the first does not count
                     turn = round_ % len(running)
                     for each in (*running[turn:], *running[:turn]):
                         taken = asyncio.run(run_load(load, each, round_))
@@ -201,8 +201,8 @@ def measure(other: Path, rounds: int, only: Sequence[str]) -> Table:
         rows=table,
         notes=(
             f"{ROWS:,} rows, d={DIM}, L2, k={K}, 2 shards, clustered vectors, IVF_PQ, default "
-            f"target; {rounds} rounds after one that is not counted, the builds in turn. CPU is of "
-            "all server processes, a query or a row; the load comes from one other process. "
+            f"target; {rounds} rounds after one that does not count, the builds in turn. CPU is "
+            "that of all server processes per query or row; one other process makes the load. "
             "Medians; a ratio is the median of the rounds' ratios, the other / this."
         ),
     )
@@ -214,7 +214,7 @@ def row_of(
     measured: Mapping[str, Sequence[Round]],
     recalls: Mapping[str, float],
 ) -> Row:
-    """Return the line of one load."""
+    """Return the row of one load."""
 
     def ratio(over: str, under: str, of: Callable[[Round], float]) -> float:
         pairs = zip(measured[over], measured[under], strict=True)
@@ -236,7 +236,7 @@ def row_of(
 
 
 def main() -> None:
-    """Run what the command line asks for and print the table."""
+    """Run the loads of the command line and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__)
     parser.add_argument("other", type=Path, help="a checkout of another commit, set up")
     parser.add_argument("--rounds", type=int, default=5)

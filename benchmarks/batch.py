@@ -1,4 +1,4 @@
-"""A batch of queries against the same queries one by one."""
+"""A batch of queries compared with the same queries one by one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measure(quick: bool) -> Table:
                 rows += rows_of(samples, size, index, exact)
     return Table(
         name="batch",
-        title="A batch against its queries one by one",
+        title="A batch compared with its queries one by one",
         columns=(
             "rows",
             "index",
@@ -72,7 +72,7 @@ def measure(quick: bool) -> Table:
 
 
 def fill(client: Client, size: int) -> str:
-    """Write `size` rows, wait for the index where there are enough, and tell its state."""
+    """Write `size` rows, wait for the index if there are enough, and return its state."""
     client.create_collection(COLLECTION, dim=DIM, metric="l2")
     client.upsert(COLLECTION, np.arange(size), clustered(size, DIM))
     if size > BUFFERING_ROWS:
@@ -89,7 +89,7 @@ def ask(
     exact: bool,
     round_: int,
 ) -> None:
-    """Ask the queries of a round, `asked_at_once` of them in each call."""
+    """Search the queries of a round, `asked_at_once` in each call."""
     first = round_ * queries_a_batch % QUERIES
     for begin in range(first, first + queries_a_batch, asked_at_once):
         client.search(COLLECTION, queries[begin : begin + asked_at_once], K, exact=exact)

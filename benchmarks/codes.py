@@ -1,7 +1,7 @@
-"""How IVF_PQ's lists and sub-quantizers are best chosen: each choice at its cheapest setting.
+"""The best numbers of lists and sub-quantizers of IVF_PQ: each choice at its cheapest setting.
 
-What `shard.index.calibration.nlist_for` and `shard.index.ivf_index.PQ_WIDE_DIM` rest on. No server
-enters here.
+`shard.index.calibration.nlist_for` and `shard.index.ivf_index.PQ_WIDE_DIM` rest on these figures.
+No server takes part.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from benchmarks.vectors import SEED, Float32Array, clustered
 K = 10
 TARGET = 0.95
 FACTORS = (0.5, 1, 2, 4)
-"""Of sqrt(rows)."""
+"""Multiples of sqrt(rows)."""
 COMPONENTS = (2, 4)
 BATCHES = (8, 64)
 TIMED_QUERIES = 256
 ROWS, QUICK_ROWS = 150_000, 10_000
 QUERIES, QUICK_QUERIES = 1_024, 256
 BUDGET_S, QUICK_BUDGET_S = 2.0, 0.3
-"""For the rounds of a set and a batch."""
+"""Time budget of all rounds of a set and a batch size."""
 
 
 def measure(quick: bool) -> Table:
@@ -59,7 +59,7 @@ def measure(quick: bool) -> Table:
 
 
 def sets(quick: bool) -> Iterator[Corpus]:
-    """Yield what is searched: words, as many as a shard has, and a wide synthetic set."""
+    """Yield the sets: words, as many as a shard has, and a wide synthetic set."""
     rows, asked = (QUICK_ROWS, QUICK_QUERIES) if quick else (ROWS, QUERIES)
     words = glove.load()
     chosen = np.random.default_rng(SEED).permutation(len(words.train.vectors))[:rows]
@@ -73,7 +73,7 @@ def sets(quick: bool) -> Iterator[Corpus]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Codes of one choice, and the fastest setting that reaches the recall; None if none does."""
+    """Codes of one choice, and the fastest setting that reaches the recall, or None."""
 
     components: int
     factor: float
@@ -136,7 +136,7 @@ def rows_of(corpus: Corpus, quick: bool) -> Iterator[Row]:
 
 
 def cheapest(codes: Codes, corpus: Corpus, nlist: int) -> Setting | None:
-    """Return the fastest setting that reaches the recall; None if none does."""
+    """Return the fastest setting that reaches the recall, or None."""
     batches = batches_of(corpus.queries[:TIMED_QUERIES], BATCHES[-1])
     settings = sweep(codes, corpus, nlist).reaching(TARGET, K)
     found = fastest(lambda setting: codes.search(batches, K, [setting]), settings)

@@ -1,4 +1,4 @@
-"""Exact search against what it cannot be faster than: the bare product and an empty call."""
+"""Exact search compared with its lower bound: the bare product and an empty call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = (5_000, 100_000)
 QUICK_ROWS = (5_000, 20_000)
 
 BLOCK_ELEMENTS = 262_144
-"""Products of one call of BLAS: 1 MB of float32, which stays in a core's cache."""
+"""Products in one call of BLAS: 1 MB of float32, which stays in a core's cache."""
 
 
 def measure(quick: bool) -> Table:
@@ -70,7 +70,7 @@ def measure(quick: bool) -> Table:
             )
     return Table(
         name="exact",
-        title="Exact search against the bare product and an empty call",
+        title="Exact search compared with the bare product and an empty call",
         columns=(
             "rows",
             "queries",
@@ -84,19 +84,19 @@ def measure(quick: bool) -> Table:
         notes=(
             f"d={DIM}, L2, k={K}, 2 shards, clustered vectors, one client; medians of rounds in "
             f"which each runs once. The product is numpy's in this process, {SHARDS} threads with "
-            "a half of the rows each, in blocks that stay in the cache, into memory that is "
-            "reused; nothing is selected from it. The empty call is GetServerInfo."
+            "half of the rows each, in blocks that stay in the cache, into reused memory; "
+            "it selects nothing. The empty call is GetServerInfo."
         ),
     )
 
 
 class Product:
-    """rows @ queries.T, every shard's part in a thread of its own.
+    """rows @ queries.T, with one thread for the part of each shard.
 
     Parameters
     ----------
     threads
-        As many as there are shards.
+        One per shard.
     vectors
         float32 (rows, dim).
     queries

@@ -1,8 +1,8 @@
 """Print the seconds that FAISS takes to add clustered vectors to trained IVF indexes.
 
-As the shards do it: an index for each, and for each index a thread that uses one core. Threads of
-OpenMP that share an index spin on each other, and lose most of their speed on a machine that is not
-their own. A program of its own: python -m benchmarks.faiss_add ROWS DIM NLIST PIECE_ROWS SHARDS
+It adds as the shards do: each has an index, and a thread that uses one core. OpenMP threads that
+share an index spin on each other, and lose most of their speed on a machine that they share.
+A separate program: python -m benchmarks.faiss_add ROWS DIM NLIST PIECE_ROWS SHARDS
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add(index: faiss.IndexIVFFlat, vectors: Float32Array, piece_rows: int) -> No
 
 
 def main(rows: int, dim: int, nlist: int, piece_rows: int, shards: int) -> None:
-    """Train an index for each shard, then add each its part of the rows."""
+    """Train an index for each shard, then add the shard's part of the rows."""
     parts = np.array_split(clustered(rows, dim), shards)
     indexes = [trained(part[: nlist * TRAINING_ROWS_A_LIST], nlist) for part in parts]
     with ThreadPoolExecutor(shards) as threads:

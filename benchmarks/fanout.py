@@ -1,7 +1,7 @@
-"""The plain fan-out: one process over its own shards, and a router over shards elsewhere.
+"""The plain fan-out: one process with its shards, and a router over two shard processes.
 
-Both hold the same rows in the same indexes. What the second pays more is what a search costs on its
-way between processes; it is the baseline that a faster fan-out is held against.
+Both hold the same rows in the same indexes. The difference is the cost of a search between
+processes, the baseline of a faster fan-out.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ QUICK_ROWS = 20_000
 ROUNDS = 3
 QUICK_ROUNDS = 1
 DURATION_S = 0.8
-"""Of each run of the load generator."""
+"""Duration of each run of the load generator."""
 
 EMBEDDED, FLEET = "embedded", "router + 2 shards"
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """A load: how many calls are in flight, and how many queries each carries; 0 is empty.
+    """A load: the calls in flight, and the queries of each; 0 is the empty call.
 
-    `target_recall` is the collection's where none is given. With `rate_per_s`, so many calls
-    start in a second, and `in_flight` is the most there may be.
+    Without `target_recall` the collection's applies. With `rate_per_s`, that many calls start per
+    second, and `in_flight` is their maximum.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Calls:
 
     @property
     def options(self) -> list[str]:
-        """What `vectorshard bench` is told."""
+        """The options of `vectorshard bench`."""
         pace = ["--closed"] if self.rate_per_s is None else ["--rps", f"{self.rate_per_s:g}"]
         options = [*pace, "--concurrency", str(self.in_flight), "--warmup", "0"]
         if not self.queries:
@@ -72,14 +72,14 @@ LOADS = (SINGLE_ALONE, EMPTY_ALONE, SINGLES, Calls("empty calls, 16 in flight", 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Running servers: the processes by their names, the one that clients talk to first."""
+    """Running servers: the processes by name, first the one that clients call."""
 
     name: str
     processes: Mapping[str, Server]
 
     @property
     def front(self) -> Server:
-        """The one that clients talk to."""
+        """The server that clients call."""
         return next(iter(self.processes.values()))
 
 
@@ -87,7 +87,7 @@ class Kind:
 class Run:
     """One run of a load. A call without queries counts as one; CPU of each process by its name.
 
-    `recall` is None where the load's data says nothing of it.
+    `recall` is None if the load's file has no ground truth.
     """
 
     queries_per_s: float
@@ -113,7 +113,7 @@ def measure(quick: bool) -> Table:
         index = described_indexes(kinds)
     return Table(
         name="fanout",
-        title="The plain fan-out: a router over two processes against one process",
+        title="The plain fan-out: a router over two processes, and one process",
         columns=(
             "load",
             "servers",
@@ -121,7 +121,7 @@ def measure(quick: bool) -> Table:
             "p50, ms",
             "p99, ms",
             "p50 less the empty call's, ms",
-            "CPU, µs a query: who is asked",
+            "CPU, µs a query: server called",
             "shard 0",
             "shard 1",
             "load generator",
@@ -132,12 +132,12 @@ def measure(quick: bool) -> Table:
         notes=(
             f"{QUICK_ROWS if quick else ROWS:,} rows, d={DIM}, L2, k=10, 2 shards, clustered "
             f"vectors, {index}; a search on a shard may use its part of the cores. One run of "
-            f"vectorshard bench --closed takes {DURATION_S:g} s; the kinds in turn, medians, the "
+            f"vectorshard bench --closed takes {DURATION_S:g} s; the kinds in turn; medians, the "
             "ratios are those of a round. Empty is GetServerInfo, which the router answers "
-            "itself, and counts as a query; what is taken off a single query's p50 is that of "
-            "the empty call that is alone too. All processes share the cores, so that what limits "
-            "the rate is the CPU of a query over all of them; a router with cores of its own is "
-            "limited by its own part."
+            "itself, and counts as a query. The p50 of one empty call in flight is subtracted from "
+            "that of one query in flight. All processes share the cores, so the CPU of a query "
+            "over all of them limits the rate; a router with its own cores is limited only by "
+            "its own part."
         ),
     )
 
@@ -203,7 +203,7 @@ def described_indexes(kinds: Sequence[Kind]) -> str:
     Raises
     ------
     RuntimeError
-        If the kinds' differ: they would be compared at different work.
+        If the kinds differ: the comparison would be of different work.
     """
     told = set()
     for kind in kinds:
@@ -216,7 +216,7 @@ def described_indexes(kinds: Sequence[Kind]) -> str:
 
 
 def queries_file(directory: Path) -> Path:
-    """Write queries that no row equals for the load generator, without rows or ground truth."""
+    """Write held-out queries for the load generator, without rows or ground truth."""
     file = directory / "queries.npz"
     queries = clustered(QUERIES, DIM, part=1)
     np.savez(file, vectors=queries[:1], queries=queries)
@@ -224,7 +224,7 @@ def queries_file(directory: Path) -> Path:
 
 
 def load_command(kind: Kind, calls: Calls, data: Path, duration_s: float) -> list[str]:
-    """Return the command that loads a server and tells the result as JSON."""
+    """Return the command that loads a server and prints the result as JSON."""
     command = [str(Path(sys.executable).with_name("vectorshard")), "bench", *calls.options]
     command += ["--target", kind.front.target, "--duration", str(duration_s), "--format", "json"]
     return [*command, "--data", str(data)] if calls.queries else command
@@ -247,7 +247,7 @@ def cpu_s_of(kind: Kind) -> dict[str, float]:
 
 
 def run_of(calls: Calls, told_json: str | bytes, used_s: Mapping[str, float]) -> Run:
-    """Return what the load generator told, and the CPU that the servers used meanwhile.
+    """Return the load generator's result, and the CPU that the servers used meanwhile.
 
     Raises
     ------

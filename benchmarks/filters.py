@@ -1,4 +1,4 @@
-"""Searches with filters: what they find, and their time against the same search without one."""
+"""Searches with filters: their recall, and their time compared with the same search without one."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FILTERS: Mapping[str, str] = {
     for name in ("independent", "region")
     for share in SHARES
 }
-"""Each by its name. `independent` is a number of chance; `region` counts the rows through regions
-of the space, one after the other, so that a filter keeps some of them whole."""
+"""Filters by name. `independent` is a random number; `region` numbers the rows region by region of
+the space, so that a filter keeps whole regions."""
 
 
 def measure(quick: bool) -> Table:
-    """Measure filters that keep parts of several sizes, in turn with the search without one."""
+    """Measure filters of several selectivities, in turn with the search without a filter."""
     vectors, queries, source = vectors_and_queries(quick)
     with scratch() as directory, serving(directory / "rows") as server, server.connect() as client:
         client.create_collection(
@@ -76,11 +76,11 @@ def measure(quick: bool) -> Table:
         samples = in_turn(timed, budget_s=3.0 if quick else 20.0)
     return Table(
         name="filters",
-        title="Searches with filters against the same search without one",
+        title="Searches with filters compared with the same search without one",
         columns=(
             "filter keeps",
             "rows that pass",
-            "way taken",
+            "filter plan",
             "nprobe",
             "recall@10",
             "one query, ms",
@@ -92,10 +92,10 @@ def measure(quick: bool) -> Table:
         rows=[row_of(name, *found[name], samples) for name in filters],
         notes=(
             f"{len(vectors):,} {source}, d={DIM}, cosine, k={K}, 2 shards, one client; {index}. "
-            "The recall is against the exact search with the same filter, over "
-            f"{len(queries):,} queries that were never written, in batches of {BATCH}. "
-            "`independent` is a number of chance; `region` numbers the rows through "
-            f"{REGIONS} regions of the space, so that most queries lie far from what passes. "
+            "Recall is relative to the exact search with the same filter, over "
+            f"{len(queries):,} held-out queries, in batches of {BATCH}. "
+            "`independent` is a random number; `region` numbers the rows through "
+            f"{REGIONS} regions of the space, so most queries lie far from the rows that pass. "
             "nprobe is that of the first step on the first shard. Medians; the ratios are the "
             "medians of the rounds' ratios."
         ),
@@ -103,21 +103,21 @@ def measure(quick: bool) -> Table:
 
 
 def vectors_and_queries(quick: bool) -> tuple[Float32Array, Float32Array, str]:
-    """Return vectors, queries, and what they are: words where `make glove` has fetched them."""
+    """Return vectors, queries and their name: words if `make glove` has fetched them."""
     rows, asked = (QUICK_ROWS, QUICK_QUERIES) if quick else (ROWS, QUERIES)
     if not glove.FILE.exists():
         return clustered(rows, DIM), clustered(asked, DIM, part=1), "clustered vectors"
     words = glove.load()
     vectors, queries = words.train.vectors, words.test.vectors[:asked]
-    if quick:  # the words come in the order of their frequency
+    if quick:  # the words are ordered by frequency
         vectors = vectors[np.random.default_rng(SEED).permutation(len(vectors))[:rows]]
     return vectors, queries, "GloVe words"
 
 
 def places_by_region(vectors: Float32Array) -> npt.NDArray[np.float64]:
-    """Return where each row comes when they are counted region by region, in [0, 1).
+    """Return the place of each row when rows are numbered region by region, in [0, 1).
 
-    A region is what lies nearest to one of REGIONS rows.
+    A region is the rows nearest to one of REGIONS rows.
     """
     unit = glove.unit(vectors)
     random = np.random.default_rng(SEED)
@@ -133,7 +133,7 @@ def places_by_region(vectors: Float32Array) -> npt.NDArray[np.float64]:
 def ask(
     client: Client, queries: Float32Array, at_once: int, filter_: str | None, round_: int
 ) -> None:
-    """Ask the queries of a round in one call."""
+    """Search the queries of a round in one call."""
     first = round_ * at_once % (len(queries) - at_once + 1)
     client.search(COLLECTION, queries[first : first + at_once], K, filter=filter_)
 

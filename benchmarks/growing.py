@@ -1,8 +1,8 @@
-"""What background work costs a search: an index that trains, or trains anew, and a rebuild.
+"""The cost of background work for searches: training, retraining and compaction.
 
-The load comes from another process, at a steady rate well below what the server can do, so that a
-search that waits shows in its own latency and in no other's. Every phase is held against a quiet
-run of the same rows in the same round.
+The load comes from another process, at a steady rate well below the server's capacity, so that the
+wait of a search shows in its own latency only. Every phase is compared with a quiet run over the
+same rows in the same round.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ RATE_PER_S = 100
 """Single queries a second, at random moments."""
 QUIET_S = 4.0
 AFTER_S = 0.5
-"""For what a rebuild leaves to be swept away."""
+"""Time for the removal of the garbage of a compaction."""
 
 BAR = 3.0
 PHASES = {
     "training the first index": "quiet, all rows buffered",
-    "training anew": "quiet, trained",
-    "rebuilding": "quiet, trained",
+    "retraining": "quiet, trained",
+    "compaction": "quiet, trained",
 }
-"""What is measured, and the quiet run that it is held against."""
+"""Each phase, and the quiet run that it is compared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +77,15 @@ def measure(quick: bool) -> Table:
         notes=(
             f"d={DIM}, L2, k=10, 2 shards in one process, clustered vectors; single queries, "
             f"{RATE_PER_S} a second on average, from another process, from just before the work "
-            f"until its end, {AFTER_S:g} s longer for a rebuild; medians of "
-            f"{len(runs['rebuilding'])} rounds, the ratio is that of a round. Rebuilding drops "
+            f"until its end, {AFTER_S:g} s longer for a compaction; medians of "
+            f"{len(runs['compaction'])} rounds, the ratio is that of a round. Compaction drops "
             "half of the rows, which were deleted before; the last deletes start it."
         ),
     )
 
 
 def rows_of(runs: Mapping[str, list[Run]]) -> Iterator[Row]:
-    """Yield the table's rows, each quiet run before what is held against it."""
+    """Yield the table's rows, each quiet run before the phases compared with it."""
     for name, of_name in runs.items():
         quiet = runs.get(PHASES.get(name, ""), of_name)
         yield (
@@ -109,16 +109,16 @@ def one_round(client: Client, loading: Loading, vectors: Float32Array) -> Iterat
     yield "training the first index", loading.during(lambda: train(client))
     wait_until_at_rest(client, COLLECTION)
     yield "quiet, trained", loading.during(rest)
-    yield "training anew", loading.during(lambda: train(client))
+    yield "retraining", loading.during(lambda: train(client))
     wait_until_at_rest(client, COLLECTION)
     almost = np.arange(size * 48 // 100)
     client.delete(COLLECTION, almost)
     last = np.arange(len(almost), size * 53 // 100)
-    yield "rebuilding", loading.during(lambda: rebuild(client, last))
+    yield "compaction", loading.during(lambda: compact(client, last))
 
 
 def rest() -> None:
-    """Let the server alone."""
+    """Leave the server alone."""
     time.sleep(QUIET_S)
 
 
@@ -127,13 +127,13 @@ def train(client: Client) -> None:
     client.train(COLLECTION, wait=True)
 
 
-def rebuild(client: Client, last: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-    """Delete the rows that are still missing to a rebuild, and wait for its end.
+def compact(client: Client, last: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    """Delete the rows that trigger a compaction, and wait for its end.
 
     Raises
     ------
     TimeoutError
-        If the rows are not rebuilt in time.
+        If the rows are not compacted in time.
     """
     before = [shard.disk_bytes for shard in client.describe(COLLECTION).shards]
     client.delete(COLLECTION, last)
@@ -143,21 +143,21 @@ def rebuild(client: Client, last: np.ndarray[tuple[int], np.dtype[np.int64]]) ->
         for shard, disk_bytes in zip(client.describe(COLLECTION).shards, before, strict=True)
     ):
         if perf_counter() > end:
-            raise TimeoutError(f"the rows were not rebuilt in {TIMEOUT_S:g} s")
+            raise TimeoutError(f"the rows were not compacted in {TIMEOUT_S:g} s")
         time.sleep(POLL_S)
     time.sleep(AFTER_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A steady load of searches from a process of its own: of whom, where, with which queries."""
+    """A steady load of searches from another process: the server, collection and queries."""
 
     target: str
     collection: str
     queries: Path
 
     def during(self, work: Callable[[], None]) -> Run:
-        """Do some work under load, and return what the searches took meanwhile.
+        """Do some work under load, and return the searches of that time.
 
         Raises
         ------

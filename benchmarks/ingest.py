@@ -1,4 +1,4 @@
-"""Durable bulk load over gRPC against the disk's own rate and FAISS's, and with slower syncs."""
+"""Durable bulk load over gRPC, compared with the disk and FAISS, and with slower syncs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DIM = 100
 ROWS = 100_000
 QUICK_ROWS = 30_000
 MORE_ROWS, QUICK_MORE_ROWS = 250_000, 60_000
-"""Loaded beside searches: too few for an index to be outgrown, which would train meanwhile."""
+"""Rows loaded during searches: too few to outgrow an index, which would start a training."""
 ROUNDS = 5
 QUICK_ROUNDS = 1
 PIECE_ROWS = 1_000
@@ -53,18 +53,18 @@ TRACER = (
     *("strace", "--daemonize", "--follow-forks", "--seccomp-bpf", "--quiet=all"),
     *("--output", "/dev/null", "--trace=fsync,fdatasync,set_robust_list"),
 )
-"""Stops the server at its syncs alone; as a grandchild, so that the server keeps its process id.
+"""Stops the server only at its syncs; strace is a grandchild, so the server keeps its process id.
 
-strace 6.1 stops a thread at every system call until it has met one that is traced: each thread
-begins with set_robust_list. Without it an index trains at half its speed."""
+strace 6.1 stops a thread at every system call until the first traced one. Each thread begins with
+set_robust_list, so that is traced too: without it an index trains at half its speed."""
 
 DELAY = f"--inject=fsync,fdatasync:delay_exit={DELAY_MS}ms"
-"""From outside, because SQLite syncs too."""
+"""From outside the process, because SQLite syncs too."""
 
 
 @dataclass(slots=True)
 class Loads:
-    """Rows a second of every load of a kind, and the nlist of the index when they were reached."""
+    """Rows per second of every load of a kind, and the nlist of the index at each point."""
 
     acknowledged: list[float] = field(default_factory=list)
     absorbed: list[float] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Loads:
 
 
 def measure(quick: bool) -> list[Table]:
-    """Measure loads alone, and searches beside them."""
+    """Measure loads alone, and searches during loads."""
     return [measure_loads(quick), measure_searches(quick)]
 
 
@@ -116,7 +116,7 @@ def measure_loads(quick: bool) -> Table:
                 plain.nlist_absorbed,
                 f">= {BAR_ROWS_PER_S:,} rows/s",
             ),
-            row("ours, until no training runs any more", plain.at_rest, plain.nlist_at_rest),
+            row("ours, until no training runs", plain.at_rest, plain.nlist_at_rest),
             row("under strace, until acknowledged", traced.acknowledged),
             row("under strace, until absorbed", traced.absorbed, traced.nlist_absorbed),
             row(f"{later}, until acknowledged", delayed.acknowledged),
@@ -133,17 +133,17 @@ def measure_loads(quick: bool) -> Table:
         notes=(
             f"d={DIM}, L2, 2 shards, clustered vectors, UpsertStream by one client on an empty "
             f"server each time; medians of {len(disk)} rounds of all, ratios within a round. "
-            "Until absorbed: all rows are acknowledged, and the buffer is back to what absorbing "
-            "keeps it at. FAISS has an index and a core for each shard and is trained before the "
-            "clock starts. The cost of a sync on a shared disk varies several times between "
-            "rounds: read the disk's rate with its lowest and highest. "
+            "Until absorbed: all rows are acknowledged, and the buffer is back at the size that "
+            "absorbing keeps. FAISS has an index and a core for each shard, trained before the "
+            "clock starts. The cost of a sync on a shared disk varies several-fold between "
+            "rounds: compare the disk's rate with its lowest and highest. "
             + of_traced(delayed, traced)
         ),
     )
 
 
 def measure_searches(quick: bool) -> Table:
-    """Measure searches while rows are loaded, and on those that were there before, quiet."""
+    """Measure searches during a load, and on the earlier rows alone, quiet."""
     size, more = (QUICK_ROWS, QUICK_MORE_ROWS) if quick else (ROWS, MORE_ROWS)
     vectors = clustered(size + more, DIM)
     runs: dict[str, list[Run]] = {QUIET: [], LOADING: []}
@@ -167,7 +167,7 @@ def measure_searches(quick: bool) -> Table:
         rows=list(rows_of_searches(runs)),
         notes=(
             f"d={DIM}, L2, k=10, 2 shards in one process, clustered vectors; single queries, "
-            f"{RATE_PER_S} a second on average, from another process. {size:,} rows are there and "
+            f"{RATE_PER_S} a second on average, from another process. {size:,} rows are stored and "
             "at rest; the load is one UpsertStream, timed until absorbed. Medians of "
             f"{len(runs[QUIET])} rounds, the ratio is that of a round."
         ),
@@ -175,7 +175,7 @@ def measure_searches(quick: bool) -> Table:
 
 
 def rows_of_searches(runs: Mapping[str, Sequence[Run]]) -> Iterator[Row]:
-    """Yield the rows of the quiet searches and of those beside a load."""
+    """Yield the rows of the quiet searches and of those during a load."""
     for name, of_name in runs.items():
         pairs = zip(of_name, runs[QUIET], strict=True)
         worse = median(run.p99_ms / quiet.p99_ms for run, quiet in pairs)
@@ -192,12 +192,12 @@ def rows_of_searches(runs: Mapping[str, Sequence[Run]]) -> Iterator[Row]:
 
 
 def load_more(client: Client, vectors: Float32Array, first: int) -> None:
-    """Write the vectors from the first on, and wait until they are absorbed.
+    """Write the vectors, with ids from `first` on, and wait until they are absorbed.
 
     Raises
     ------
     TimeoutError
-        If they are not in time.
+        If they are not absorbed in time.
     """
     client.upsert(COLLECTION, np.arange(first, len(vectors)), vectors[first:])
     end = perf_counter() + TIMEOUT_S
@@ -208,28 +208,28 @@ def load_more(client: Client, vectors: Float32Array, first: int) -> None:
 
 
 def of_traced(delayed: Loads, traced: Loads) -> str:
-    """Return what the delayed loads are of those that are traced without a delay."""
+    """Return the rates of the delayed loads relative to traced loads without a delay."""
     if not delayed.absorbed:
         return "No sync was delayed."
     acknowledged = ratio(delayed.acknowledged, traced.acknowledged)
     until_absorbed = ratio(delayed.absorbed, traced.absorbed)
     return (
-        f"`strace {DELAY}` delays SQLite's syncs as well as ours. Tracing alone costs: of the "
-        f"rates under strace the delayed ones are {acknowledged:.2f} until acknowledged and "
-        f"{until_absorbed:.2f} until absorbed."
+        f"`strace {DELAY}` delays SQLite's syncs as well as ours. Tracing alone has a cost: "
+        f"relative to the rates under strace, the delayed ones are {acknowledged:.2f} until "
+        f"acknowledged and {until_absorbed:.2f} until absorbed."
     )
 
 
 def why_untraceable() -> str:
-    """Return why the syncs of a server cannot be delayed here; empty when they can be."""
+    """Return what prevents delayed syncs of a server here; empty if nothing does."""
     if shutil.which(TRACER[0]) is None:
         return "strace is not installed"
     tried = subprocess.run([*TRACER, DELAY, "true"], capture_output=True)
-    return "strace may not trace here" if tried.returncode else ""
+    return "strace is not permitted to trace" if tried.returncode else ""
 
 
 def span(figures: Sequence[int]) -> str:
-    """Return the lowest and the highest of some figures, or one where they agree."""
+    """Return the lowest and the highest of some figures, or one if they are equal."""
     if not figures:
         return "-"
     lowest, highest = min(figures), max(figures)
@@ -237,12 +237,12 @@ def span(figures: Sequence[int]) -> str:
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """Return the median of the rounds' ratios: the two of a round ran next to each other."""
+    """Return the median of the rounds' ratios: the two runs of a round are adjacent."""
     return median(upper / lower for upper, lower in zip(over, under, strict=True))
 
 
 def load(directory: Path, vectors: Float32Array, loads: Loads, tracer: Sequence[str] = ()) -> None:
-    """Load into a new server and note the rates, and the nlist of its first shard."""
+    """Load into a new server and record the rates, and the nlist of its first shard."""
     with serving(directory, tracer) as server, server.connect() as client:
         client.create_collection(COLLECTION, dim=DIM, metric="l2")
         start = perf_counter()
@@ -254,14 +254,14 @@ def load(directory: Path, vectors: Float32Array, loads: Loads, tracer: Sequence[
         ):
             while not condition(description := client.describe(COLLECTION)):
                 if perf_counter() > start + TIMEOUT_S:
-                    raise TimeoutError(f"did not come to rest: {description}")
+                    raise TimeoutError(f"the collection did not come to rest: {description}")
                 time.sleep(POLL_S)
             samples.append(len(vectors) / (perf_counter() - start))
             nlists.append(description.shards[0].nlist)
 
 
 def disk_s(file: Path, vectors: Float32Array) -> float:
-    """Write the same bytes piece by piece, each synced, and return the seconds it took."""
+    """Write the same bytes piece by piece, each synced, and return the seconds."""
     descriptor = os.open(file, os.O_CREAT | os.O_WRONLY)
     try:
         start = perf_counter()
@@ -275,7 +275,7 @@ def disk_s(file: Path, vectors: Float32Array) -> float:
 
 
 def faiss_s(size: int, nlist: int) -> float:
-    """Return the seconds that FAISS takes in a process of its own, where no server runs."""
+    """Return the seconds that FAISS takes in a separate process, without a server."""
     command = [sys.executable, "-m", "benchmarks.faiss_add", str(size), str(DIM), str(nlist)]
     command += [str(PIECE_ROWS), str(SHARDS)]
     return float(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -1,4 +1,4 @@
-"""What a row costs a server in memory of its own: the page cache, which holds the rows, aside."""
+"""The anonymous memory of a server per row; the page cache, which holds the rows, is excluded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ QUERIES = 256
 K = 10
 BAR = 1 / 8
 REST_S = 8.0
-"""Longer than a server takes to measure the recall of the queries, and waits to give back what that
-took."""
+"""Longer than a server takes to measure the recall of the queries and to release that memory."""
 
 
 def measure(quick: bool) -> Table:
-    """Measure a server that has loaded the rows, and one that was started over them."""
+    """Measure a server that loaded the rows, and one that was started over them."""
     size = QUICK_ROWS if quick else ROWS
     raw_bytes = DIM * np.dtype(np.float32).itemsize
     rows: list[Row] = []
@@ -50,7 +49,7 @@ def measure(quick: bool) -> Table:
             few_bytes = searched(running)
         with serving(directory / "rows") as running:
             started_bytes = searched(running)
-    add("what DescribeCollection tells", "-", told / size)
+    add("as DescribeCollection reports", "-", told / size)
     started = "started over the rows, searched"
     loaded = "loaded, trained, searched"
     few, more = f"the same with {FEW_ROWS:,} rows", size - FEW_ROWS
@@ -61,15 +60,14 @@ def measure(quick: bool) -> Table:
     return Table(
         name="memory",
         title=f"Memory of {size:,} rows, d={DIM}, beyond the page cache",
-        columns=("server", "less that of", "bytes a row", "of the raw vector", "bar"),
+        columns=("server", "minus that of", "bytes a row", "of the raw vector", "bar"),
         rows=rows,
         notes=(
-            "RssAnon of /proc, less that of another server after the same search; COSINE, IVF_PQ, "
+            "RssAnon of /proc, minus that of another server after the same search; COSINE, IVF_PQ, "
             f"2 shards in one process, clustered vectors, trained on all rows, {QUERIES} queries "
             "in one call, and then eight seconds of rest, in which the shards measure their recall "
-            "and give back what that took. Beside an empty collection there is also "
-            "what is taken once whatever the number of rows: by searching an index, by training "
-            "one, by an upload."
+            "and release that memory. The difference to an empty collection includes costs that "
+            "do not depend on the number of rows: searching an index, training one, an upload."
         ),
     )
 
@@ -98,4 +96,4 @@ def own_bytes(server: Server) -> int:
     for line in Path(f"/proc/{server.child.pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc tells no RssAnon")
+    raise RuntimeError("/proc does not report RssAnon")

@@ -1,4 +1,4 @@
-"""A start over a million rows: beside one over fewer, and searches from a cold page cache."""
+"""A start over a million rows: compared with fewer rows, and searches from a cold page cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLD_S, QUICK_COLD_S = 60.0, 5.0
 """How long searches are timed after a start."""
 QUERIES = 1_000
 GROWING_UP_S = 600.0
-"""The most that training by rule may take after the load."""
+"""Longest time that the automatic training may take after the load."""
 WARM, COLD = "a warm page cache", "a cold page cache"
 
 
@@ -75,8 +75,8 @@ def measure(quick: bool) -> Sequence[Table]:
             notes=(
                 f"d={DIM}, L2, 2 shards, clustered vectors, {WARM}; after SIGTERM, at rest before; "
                 f"medians, the sizes in turn. The bar is {BAR_S:g} s to the first answer, "
-                f"and growth no more than linear: beyond the start of nothing, {linear:.2f} times "
-                f"the rows take {grown:.2f} times as long."
+                f"and at most linear growth: beyond the start of an empty server, {linear:.2f} "
+                f"times the rows take {grown:.2f} times as long."
             ),
         ),
         Table(
@@ -94,8 +94,8 @@ def measure(quick: bool) -> Sequence[Table]:
             rows=minutes,
             notes=(
                 f"One client, single queries for {K} hits one after the other, for {for_s:g} s "
-                f"from when the server listens; {QUERIES:,} queries that were never written, in "
-                "turn. Before a cold start the kernel is told to forget all files of the data "
+                f"from when the server listens; {QUERIES:,} held-out queries, in "
+                "turn. Before a cold start the kernel drops all files of the data "
                 "directory (posix_fadvise, DONTNEED)."
             ),
         ),
@@ -103,9 +103,9 @@ def measure(quick: bool) -> Sequence[Table]:
 
 
 def growth(fewer: Starts, more: Starts, empty: Starts) -> float:
-    """Return how many times as long the larger start takes, beyond a start of nothing.
+    """Return how many times as long the larger start takes, beyond the start of an empty server.
 
-    That is infinite when the smaller one takes no longer than nothing.
+    It is infinite if the smaller start takes no longer than that of an empty server.
     """
     nothing_s = median(empty.answered_s)
     beyond_s = median(fewer.answered_s) - nothing_s
@@ -113,7 +113,7 @@ def growth(fewer: Starts, more: Starts, empty: Starts) -> float:
 
 
 def minute(directory: Path, state: str, for_s: float) -> Row:
-    """Start over the rows, search for some time, and return the table's row."""
+    """Start over the rows, search for a while, and return the table's row."""
     if state == COLD:
         for file in files_of(directory):
             forget(file)
@@ -144,10 +144,10 @@ def files_of(directory: Path) -> Iterator[Path]:
 
 
 def forget(file: Path) -> None:
-    """Have the kernel drop a file, which nobody maps, from the page cache."""
+    """Drop a file, which no process maps, from the page cache."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # what is not on disk yet is not dropped
+        os.fsync(descriptor)  # the kernel drops only what is on disk
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

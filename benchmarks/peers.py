@@ -1,6 +1,6 @@
-"""FAISS called in this process, beside which servers are measured. No server enters here.
+"""FAISS called in this process, for comparison with servers. No server takes part.
 
-All vectors are of norm 1 and all scores inner products: what a COSINE collection ranks by.
+All vectors have norm 1 and all scores are inner products, as in a COSINE collection.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Int64Array = npt.NDArray[np.int64]
 TRAINING_ROWS_A_LIST = 64
 PQ_BITS = 4
 COMPONENTS_A_CODE = 2
-"""Of one sub-quantizer, as the shards have it for dims below 256."""
+"""Components of one sub-quantizer, as in the shards for dims below 256."""
 FAST_SCAN_BLOCK = 32
 FLAT_NLIST = 1_024
 HNSW_LINKS = 32
 EFFORT_STEP = 1.2
-"""Ratio of two efforts that are tried one after the other."""
+"""Ratio of two consecutive efforts."""
 EFFORT_MAX = 2_000
 
 Search = Callable[[Sequence[Float32Array], int, int], Int64Array]
@@ -37,7 +37,7 @@ Search = Callable[[Sequence[Float32Array], int, int], Int64Array]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How far codes are searched: the lists probed, and the rows that are re-ranked."""
+    """The effort of a search of codes: lists probed, and rows re-ranked."""
 
     nprobe: int
     candidates: int
@@ -46,8 +46,8 @@ class Setting:
 class Codes:
     """The shards' index without the shards: 4-bit codes, candidates re-ranked by their vectors.
 
-    Rows are shared out by chance among as many parts as there are shards. Each has an index and a
-    thread with one core; no part waits for another before its next batch.
+    Rows are distributed randomly over as many parts as there are shards. Each part has an index and
+    a thread with one core, and does not wait for the others before its next batch.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ class Codes:
     nlist
         Lists of each part.
     parts
-        How many; at most as many as there are cores.
+        The number of parts, at most the number of cores.
     components
-        What one sub-quantizer codes; they divide dim.
+        Components of one sub-quantizer; a divisor of dim.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Codes:
     def search(
         self, batches: Sequence[Float32Array], k: int, settings: Sequence[Setting]
     ) -> Int64Array:
-        """Return the rows of the k best of each query, int64 (queries, k), -1 behind the last.
+        """Return the rows of the k best of each query, int64 (queries, k), -1 after the last.
 
         Parameters
         ----------
         batches
             Each float32 (queries, dim).
         settings
-            One a part.
+            One per part.
         """
         asked: list[list[Future[tuple[Float32Array, Int64Array]]]] = [
             [
@@ -101,9 +101,9 @@ class Codes:
     def places(
         self, batches: Sequence[Float32Array], truth: Int64Array, nprobe: int, most: int
     ) -> Int64Array:
-        """Return where the codes of its part rank each true row: int64 (queries, k), from 0.
+        """Return the rank of each true row by the codes of its part: int64 (queries, k), from 0.
 
-        `truth` is int64 (queries, k). What is not among the best `most` has that place.
+        `truth` is int64 (queries, k). A row that is not among the best `most` has rank `most`.
         """
         asked = [
             [
@@ -166,7 +166,7 @@ def _trained_codes(vectors: Float32Array, nlist: int, components: int) -> faiss.
 
 
 def _train(index: faiss.IndexIVF, vectors: Float32Array, nlist: int) -> None:
-    """Train on a sample spread over all rows, which may come in an order of their own."""
+    """Train on a sample spread over all rows, which may be ordered."""
     wanted = min(len(vectors), nlist * TRAINING_ROWS_A_LIST)
     sample = np.random.default_rng(SEED).choice(len(vectors), wanted, replace=False)
     index.cp.seed = SEED
@@ -209,12 +209,12 @@ def _searching(index: faiss.Index, parameters: Callable[[int], faiss.SearchParam
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def batches_of(queries: Float32Array, size: int) -> list[Float32Array]:
-    """Return queries (queries, dim) in batches of `size`, the last one perhaps smaller."""
+    """Return queries (queries, dim) in batches of `size`; the last may be smaller."""
     return [
         np.ascontiguousarray(queries[first : first + size])
         for first in range(0, len(queries), size)
@@ -222,7 +222,7 @@ def batches_of(queries: Float32Array, size: int) -> list[Float32Array]:
 
 
 def recall_of(found: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer]) -> float:
-    """Return the share of the neighbors (queries, k) that is among those found, (queries, k)."""
+    """Return the share of the neighbors (queries, k) among those found, (queries, k)."""
     pairs = zip(found, neighbors, strict=True)
     right = sum(len(np.intersect1d(rows, truth)) for rows, truth in pairs)
     return right / neighbors.size
@@ -230,7 +230,7 @@ def recall_of(found: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What an effort achieved: recall, and queries a second."""
+    """The result of an effort: recall, and queries per second."""
 
     effort: int
     recall: float
@@ -253,11 +253,11 @@ def curve(
     search
         Finds rows (queries, k) at an effort.
     neighbors
-        (queries, k): the truth.
+        (queries, k): the ground truth.
     lowest
-        The effort to begin with.
+        The first effort.
     passes
-        How often each effort is timed, all in turn; the rates are medians.
+        How often each effort is timed, in turn; the rates are medians.
     """
     recalls: dict[int, float] = {}
     rates: dict[int, list[float]] = {}
@@ -280,7 +280,7 @@ def curve(
 
 
 def efforts(lowest: int) -> Iterator[int]:
-    """Yield efforts from the lowest to EFFORT_MAX, each about EFFORT_STEP times the one before."""
+    """Yield efforts from the lowest to EFFORT_MAX, each about EFFORT_STEP times the previous."""
     effort = lowest
     while effort <= EFFORT_MAX:
         yield effort
@@ -293,7 +293,7 @@ def cheapest(points: Sequence[Point], recall: float) -> Point:
     Raises
     ------
     ValueError
-        If none does.
+        If no point does.
     """
     reaching = [point for point in points if point.recall >= recall]
     return min(reaching, key=lambda point: point.effort)

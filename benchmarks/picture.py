@@ -1,7 +1,7 @@
-"""Draw recall against queries a second, as an SVG that is the same for the same figures.
+"""Draw recall against queries per second, as an SVG that is equal for equal figures.
 
-Every curve has its own marker, dashes and label, so that it reads without its colour. Nothing here
-measures.
+Every curve has its own marker, dashes and label, so that it is readable without colour. Nothing
+here measures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 FILE = Path(__file__).resolve().parent / "recall.svg"
 QUICK_FILE = FILE.parent.parent / "build" / "recall.svg"
-"""Of a try, which the README does not show."""
+"""The file of a --quick run, which the README does not show."""
 
 SIZE_INCHES = (8.0, 5.0)
 OURS = (("#0b5fa5", "o"), ("#0b5fa5", "s"))
@@ -33,7 +33,7 @@ FIXED: dict[Any, Any] = {  # matplotlib's type is a literal of every name that t
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points (recall, queries a second), and whose they are."""
+    """Points (recall, queries per second), and their label."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -41,7 +41,7 @@ class Curve:
 
 
 def draw(curves: Sequence[Curve], file: Path) -> None:
-    """Write the picture of all curves; ours in full lines."""
+    """Write the picture of all curves; ours in solid lines."""
     ours = iter(zip(OURS, ("-", "-"), strict=True))
     theirs = iter(zip(THEIRS, DASHES, strict=True))
     with mpl.rc_context(FIXED):

@@ -1,14 +1,14 @@
-"""Where a sample of a server belongs: stacks of py-spy by place, samples of perf by shared object.
+"""Assigns samples of a server: stacks of py-spy to places, samples of perf to shared objects.
 
-Pure: the text that the profilers write goes in, counts come out.
+Pure: the output of the profilers in, counts out.
 
-py-spy cannot tell here whether a thread runs or waits, so that is read from the innermost frames:
-waiting for work ends in epoll or in a Python lock, waiting for the GIL in a condition variable
-directly below whatever needs it. A stack that ends in another system call says little: where the
-cores are full, a thread that wakes another one is stopped just there, and stands there much longer
-than it runs. So stacks share out only what a thread ran outside the kernel, by the kernel's own
-account. A frame of numpy, libc or the interpreter works for whoever called it; the place of a stack
-is that of the first frame, from the innermost outward, that has one.
+py-spy does not show here whether a thread runs or waits; the innermost frames do. Waiting for work
+ends in epoll or in a Python lock, waiting for the GIL in a condition variable directly below the
+frame that needs it. A stack that ends in another system call is no evidence: on busy cores a thread
+that wakes another is stopped there for much longer than it runs. So stacks distribute only the CPU
+that a thread used outside the kernel, as the kernel reports it. A frame of numpy, libc or the
+interpreter belongs to its caller; the place of a stack is that of the first frame, from the
+innermost outward, that has one.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ USER = (
     Place.FAISS,
     Place.REST,
 )
-"""Those that run outside the kernel."""
+"""The places that run outside the kernel."""
 RUNNING = (*USER, Place.SYSTEM)
 
 _WAITING_DEPTH = 4
-"""Frames from the innermost that may show a wait: libc has up to three of its own, some unnamed."""
+"""Innermost frames that may show a wait: libc adds up to three, some without a name."""
 _POLLS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select"})
 _LOCK = "PyThread_acquire_lock_timed"
 _CONDITIONS = frozenset({"take_gil", "pthread_cond_wait", "pthread_cond_timedwait"})
@@ -63,24 +63,27 @@ _UNNAMED = re.compile(r"0x[0-9a-f]+")
 _PLACE_OF_FUNCTION = (
     (re.compile(r"run_in_executor$|call_soon_threadsafe$|uv__async_|uv_async_"), Place.HAND_OVER),
     (re.compile(r"_chain_future|_call_set_state|wrap_future"), Place.HAND_OVER),
-    (re.compile(r"gather\.<locals>"), Place.ROUTER),  # nobody else gathers for every search
+    (re.compile(r"gather\.<locals>"), Place.ROUTER),  # no other code gathers for every search
 )
 _PLACE_OF_FILE = (
     (re.compile(r"gcmodule\.c"), Place.REST),
     (re.compile(r"faiss/|libfaiss|_swigfaiss|libgomp"), Place.FAISS),
     (re.compile(r"grpc/|cygrpc"), Place.GRPC),
-    (re.compile(r"shard/(wire/|service|server|call_metadata|status|telemetry)"), Place.WIRE),
-    (re.compile(r"shard/(local_shard\.|coalescer\.)|concurrent/futures/"), Place.HAND_OVER),
-    (re.compile(r"shard/(exact|admission|types|errors|config|protocol)\."), None),
-    (re.compile(r"shard/trainer\."), Place.REST),
-    (re.compile(r"shard/"), Place.NUMPY),
-    (re.compile(r"router/(__main__|console|embedded|fleet|logs)\."), None),
-    (re.compile(r"router/"), Place.ROUTER),
+    (re.compile(r"\bshard/(wire|server)/"), Place.WIRE),
+    (
+        re.compile(r"engine/(local_shard|batcher|group_commit)\.|concurrent/futures/"),
+        Place.HAND_OVER,
+    ),
+    (re.compile(r"\bshard/(index/exact|engine/validation|types|errors|config|protocol)\."), None),
+    (re.compile(r"\bshard/engine/background\."), Place.REST),
+    (re.compile(r"\bcli/|\bshard/runtime/"), None),
+    (re.compile(r"\bshard/"), Place.NUMPY),
+    (re.compile(r"\b(router|client)/"), Place.ROUTER),
 )
-"""The first that matches the file or shared object of a frame; None: it works for its caller."""
+"""The first that matches the file or shared object of a frame; None: it belongs to its caller."""
 
 _EVENT_LOOP = re.compile(r"uvloop/|loop\.c|asyncio/|_asynciomodule\.c")
-"""These work for their caller too, and are at the bottom of all that the loop itself does."""
+"""These belong to their caller too, and are at the bottom of the loop's own stacks."""
 
 _THREAD = re.compile(r"thread \((\d+)\)(?:: (.*))?")
 _FRAME = re.compile(r"(.*) \((.*?)(?::\d+)?\)")
@@ -88,9 +91,9 @@ _FRAME = re.compile(r"(.*) \((.*?)(?::\d+)?\)")
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack of a thread, as often as it was seen. `frames` are (function, file), outermost first.
+    """A stack of a thread, and its count. `frames` are (function, file), outermost first.
 
-    `thread` is the operating system's number of it.
+    `thread` is the thread's number in the operating system.
     """
 
     thread: int
@@ -99,7 +102,7 @@ class Stack:
 
 
 def stacks_of(raw: str) -> Iterator[Stack]:
-    """Read what `py-spy record --native --threads --format raw` wrote."""
+    """Parse the output of `py-spy record --native --threads --format raw`."""
     for line in raw.splitlines():
         text, _, samples = line.rpartition(" ")
         head, *frames = text.split(";")
@@ -115,7 +118,7 @@ def stacks_of(raw: str) -> Iterator[Stack]:
 
 
 def place_of(frames: Sequence[tuple[str, str]]) -> Place:
-    """Return what a thread does whose stack this is, outermost frame first."""
+    """Return what a thread with this stack does; the outermost frame is first."""
     tail = frames[-_WAITING_DEPTH:]
     innermost = {function for function, _ in tail}
     if innermost & _POLLS or _LOCK in innermost:
@@ -128,7 +131,7 @@ def place_of(frames: Sequence[tuple[str, str]]) -> Place:
 def _in_system_call(tail: Sequence[tuple[str, str]]) -> bool:
     """Whether the innermost frames are libc's, around a system call.
 
-    Its locks have two frames without a name, one behind the other; memory has one below a name.
+    Its locks have two adjacent frames without a name; memory has one below a named frame.
     """
     in_libc = [function for function, file in tail if file.startswith("libc")]
     if not in_libc or not tail[-1][1].startswith("libc"):
@@ -139,7 +142,7 @@ def _in_system_call(tail: Sequence[tuple[str, str]]) -> bool:
 
 
 def owner_of(frames: Sequence[tuple[str, str]]) -> Place:
-    """Return for what a thread runs, or would if it did not wait."""
+    """Return the place that a thread runs for, or would run for if it did not wait."""
     for function, file in reversed(frames):
         place = _place_of_frame(function, file)
         if place is not None:
@@ -161,7 +164,7 @@ def _place_of_frame(function: str, file: str) -> Place | None:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A thread of a process: its name for the kernel, and the CPU that it used, in it and not."""
+    """A thread of a process: its name in the kernel, and its CPU inside and outside the kernel."""
 
     name: str
     user_s: float
@@ -169,19 +172,18 @@ class Thread:
 
 
 def parts_of(stacks: Iterable[Stack], threads: Mapping[int, Thread]) -> dict[str, float]:
-    """Return the part of the CPU of each place in RUNNING, 1 in all, and beside them the GIL's.
+    """Return the share of the CPU of each place in RUNNING, 1 in total, and in addition the GIL's.
 
-    The stacks of a thread share out the CPU that it used outside the kernel: how often they were
-    seen says nothing of other threads. Threads that py-spy does not see are not Python's; gRPC
-    names its own. Waiting for the GIL is estimated: as many times the CPU outside the kernel as
-    samples waited for each that ran there.
+    The stacks of a thread distribute the CPU that it used outside the kernel, and no other
+    thread's. Threads that py-spy does not see are not Python's; gRPC names its own. Waiting for the
+    GIL is an estimate: the CPU outside the kernel, times waiting samples per running sample.
 
     Parameters
     ----------
     stacks
-        What py-spy saw.
+        The stacks of py-spy.
     threads
-        All threads by number, with the CPU that they used under the same load.
+        All threads by number, with their CPU under the same load.
     """
     seen: dict[int, Counter[Place]] = {}
     owners: dict[int, Place] = {}
@@ -193,7 +195,7 @@ def parts_of(stacks: Iterable[Stack], threads: Mapping[int, Thread]) -> dict[str
         cpu_s[Place.SYSTEM] += thread.system_s
         ran = {place: seen[number][place] for place in USER} if number in seen else {}
         samples = sum(ran.values())
-        if not samples:  # it was only seen waiting, or is none of Python's
+        if not samples:  # it was only seen waiting, or is not a Python thread
             ran, samples = {owners.get(number) or _owner_by_name(thread): 1}, 1
         for place, of_place in ran.items():
             cpu_s[place] += thread.user_s * of_place / samples
@@ -237,7 +239,7 @@ OBJECTS = (
     KERNEL_REST,
     OTHERS,
 )
-"""All that `objects_of` names."""
+"""All names that `objects_of` returns."""
 
 _PERF_FRAME = re.compile(r"\s*[0-9a-f]+ (.*) \((.*)\)")
 
@@ -245,7 +247,7 @@ _PERF_FRAME = re.compile(r"\s*[0-9a-f]+ (.*) \((.*)\)")
 def objects_of(script: str) -> dict[int, Counter[str]]:
     """Count the samples of each process by shared object; those of the kernel by system call.
 
-    `script` is what `perf script -F pid,ip,sym,dso` wrote of a record with -g.
+    `script` is the output of `perf script -F pid,ip,sym,dso` for a record with -g.
     """
     counted: dict[int, Counter[str]] = {}
     for sample in re.split(r"\n\s*\n", script):
@@ -258,7 +260,7 @@ def objects_of(script: str) -> dict[int, Counter[str]]:
 
 
 def _object_of(frames: Sequence[tuple[str, str]]) -> str:
-    """Return where a sample of perf was, its innermost frame first."""
+    """Return the shared object of a sample of perf; its innermost frame is first."""
     _, innermost = frames[0]
     if _in_kernel(innermost):
         calls = [
@@ -276,5 +278,5 @@ def _object_of(frames: Sequence[tuple[str, str]]) -> str:
 
 
 def _in_kernel(file: str) -> bool:
-    """Whether a sample's file is the kernel or one of its modules: perf puts both in brackets."""
+    """Whether a sample's file is the kernel or a kernel module: perf puts both in brackets."""
     return file.startswith("[") and file not in {"[unknown]", "[vdso]"}

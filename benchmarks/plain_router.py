@@ -1,9 +1,9 @@
-"""A plain fan-out, beside which the router is measured: what one writes first.
+"""A plain fan-out, the baseline of the router: what one would write first.
 
-Serves Search by one unary call to each shard for each request, and merges the answers with numpy:
-no streams, nothing waits together, every message is parsed and built. GetServerInfo does nothing.
-DescribeCollection is what the load generator asks before it begins.
-A program of its own: python -m benchmarks.plain_router SHARD ...
+It serves Search with one unary call to each shard per request, and merges the answers with numpy.
+There are no streams and no batching, and every message is parsed and built. GetServerInfo does
+nothing. The load generator calls DescribeCollection before it begins.
+A separate program: python -m benchmarks.plain_router SHARD ...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 
 class PlainRouter:
-    """What a load calls, of shards by the methods of each."""
+    """The RPCs of a load, over shards by the methods of each."""
 
     def __init__(
         self, searches: Sequence[Unary], descriptions: Sequence[Unary], gets: Sequence[Unary]
@@ -34,14 +34,14 @@ class PlainRouter:
         self._gets = gets
 
     async def search(self, request: bytes, context: object) -> bytes:
-        """Ask every shard, and answer with the best of all."""
+        """Search every shard, and answer with the best hits of all."""
         answers = await asyncio.gather(*(search(request) for search in self._searches))
         k = v1.SearchRequest.FromString(request).k
         merged = merge([v1.SearchResponse.FromString(answer) for answer in answers], k)
         return merged.SerializeToString()
 
     async def describe_collection(self, request: bytes, context: object) -> bytes:
-        """Answer with the shards of all, and the sum of their ledgers."""
+        """Answer with the descriptions of all shards, and the sum of their ledgers."""
         answers = await asyncio.gather(*(describe(request) for describe in self._descriptions))
         every = [v1.DescribeCollectionResponse.FromString(answer) for answer in answers]
         first, *others = every
@@ -73,7 +73,7 @@ class PlainRouter:
         return first.SerializeToString()
 
     async def get_server_info(self, request: bytes, context: object) -> bytes:
-        """Answer with nothing."""
+        """Answer with an empty message."""
         return v1.GetServerInfoResponse().SerializeToString()
 
 
@@ -100,7 +100,7 @@ def merge(answers: Sequence[v1.SearchResponse], k: int) -> v1.SearchResponse:
 
 
 async def serve(targets: Sequence[str]) -> None:
-    """Serve on a port of its own choice, which it tells, until it is killed."""
+    """Serve on a free port, which it prints, until it is killed."""
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)]
     channels = [grpc.aio.insecure_channel(target, options) for target in targets]
     router = PlainRouter(

@@ -1,8 +1,8 @@
-"""Where a query's time goes, in one process and in a router and its shards, by two profilers.
+"""The CPU of a query by place, in one process and in a router and its shards, by two profilers.
 
-py-spy reads stacks, Python's and native ones, and tells by whom; perf counts what the cores execute
-and tells in which shared object, also in the kernel. Neither says how much that is: the CPU of a
-query is what the kernel charges to each process under the same load while nobody watches.
+py-spy reads Python and native stacks, and shows which code runs. perf counts what the cores execute
+and shows in which shared object, also in the kernel. Neither gives the total: the CPU of a query is
+what the kernel charges to each process under the same load without a profiler.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from benchmarks.server import Server, scratch
 
 LOADS = (SINGLES, BATCHES)
 PROCESSES = ("embedded", "router", "shard 0")
-"""Those that are looked at; another shard does as the first."""
+"""The profiled processes; other shards do the same as the first."""
 
 PLAIN_S, PY_SPY_S, PERF_S = 2, 7, 2
-"""How long each load is watched, and not watched."""
+"""How long each load runs with and without a profiler."""
 QUICK_S = 1
 PY_SPY_HZ = 20
-"""py-spy stops the process to read native stacks, for several milliseconds. Three times as often,
-FAISS is seen half as often as perf sees it."""
+"""py-spy stops the process for several milliseconds to read native stacks. At three times this
+rate, it sees FAISS half as often as perf does."""
 PERF_HZ = 499
 
 PLACES = (*RUNNING, Place.GIL)
@@ -70,15 +70,15 @@ Parts = Mapping[str, float]
 
 
 class NotProfiled(Exception):
-    """A profiler is missing, or may not look at the process. Says why."""
+    """A profiler is missing, or is not permitted to profile the process; says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a profiler saw of each process under a load.
 
-    `parts` are those of a process's CPU, by process and then by place or shared object. `run` is
-    how the load went meanwhile. When nothing was seen, `reason` says why.
+    `parts` are shares of a process's CPU, by process and then by place or shared object. `run` is
+    the load of that time. If nothing was seen, `reason` says why.
     """
 
     parts: Mapping[str, Parts]
@@ -111,7 +111,7 @@ def measure(quick: bool) -> tuple[Table, Table]:
         }
     setting = (
         f"{rows:,} rows as in fanout. µs of CPU a query: a process's CPU by /proc under the load "
-        "while nobody watches, shared out as the profiler saw it"
+        "without a profiler, distributed as the profiler saw it"
     )
     by_place = Table(
         name="profile",
@@ -119,11 +119,11 @@ def measure(quick: bool) -> tuple[Table, Table]:
         columns=_columns("where"),
         rows=list(rows_of(watches, "py_spy", PLACES)),
         notes=(
-            f"{setting}: to threads, and in and outside the kernel, by /proc, and what is outside "
-            "by the stacks of the thread, of which there are a few dozen: read differences of ten "
-            "points as none. Waiting for the GIL is no CPU: it is for how long the threads of a "
-            "process, all together, stand still for it, estimated from how often they were seen "
-            f"so. {beside(watches, 'py_spy')}"
+            f"{setting}: to threads, inside and outside the kernel, by /proc, and the latter by "
+            "the stacks of the thread, of which there are a few dozen: differences of ten points "
+            "are noise. Waiting for the GIL is not CPU: it is the total time that the threads of a "
+            "process wait for it, estimated from how often they were seen waiting. "
+            f"{beside(watches, 'py_spy')}"
         ),
     )
     by_object = Table(
@@ -180,12 +180,12 @@ def _of_load(
 
 
 def _cells(part: float | None, cpu_us: float) -> tuple[Cell, Cell]:
-    """Return a part in µs and in percent; "-" for what nobody saw."""
+    """Return a part in µs and in percent; "-" if the profiler did not see it."""
     return ("-", "-") if part is None else (part * cpu_us, 100 * part)
 
 
 def beside(watches: Watches, profiler: str) -> str:
-    """Say what the profiler changed: queries a second and CPU a query, without it and with it."""
+    """Return the effect of the profiler: queries/s and CPU a query, without it and with it."""
     told = []
     for (calls, kind), watched in watches.items():
         plain, run = watched.plain, getattr(watched, profiler).run
@@ -236,7 +236,7 @@ def watch(kind: Kind, calls: Calls, data: Path, directory: Path, quick: bool) ->
 
 
 class Loaded:
-    """A context in which servers are under load; `run` is how that went, once it has ended."""
+    """A context in which servers are under load; `run` is its result, once it has ended."""
 
     run: Run
 
@@ -246,7 +246,7 @@ class Loaded:
         self._command = load_command(kind, calls, data, LOAD_LONGEST_S)
 
     def __enter__(self) -> Self:
-        """Return when the first calls are made."""
+        """Wait until the first calls are made."""
         self._before_s = cpu_s_of(self._kind)
         self._load = subprocess.Popen(self._command, stdout=PIPE, stderr=PIPE, text=True)
         assert self._load.stderr is not None
@@ -256,7 +256,7 @@ class Loaded:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *others: object) -> None:
-        """End the load; after a failure it may not have had the time for a single call."""
+        """End the load; after a failure it may have made no call at all."""
         self._load.send_signal(signal.SIGTERM)
         told, _ = self._load.communicate(timeout=TIMEOUT_S)
         if failure is not None:
@@ -270,7 +270,7 @@ def threads_of(server: Server) -> dict[int, Thread]:
     """Return the threads of a process by number, with the CPU that each has used so far."""
     threads = {}
     for task in Path(f"/proc/{server.child.pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             head, _, tail = (task / "stat").read_text().rpartition(")")
             fields = tail.split()
             user_s, system_s = (int(field) / CLOCK_TICKS_PER_S for field in fields[11:13])
@@ -291,12 +291,12 @@ def used(before: Mapping[int, Thread], after: Mapping[int, Thread]) -> dict[int,
 def py_spy_stacks(
     servers: Mapping[str, Server], directory: Path, duration_s: int
 ) -> dict[str, str]:
-    """Return what py-spy writes of each process, all at the same time.
+    """Return the output of py-spy for each process, all at the same time.
 
     Raises
     ------
     NotProfiled
-        If it is not there, or may not attach.
+        If it is not installed, or not permitted to attach.
     """
     py_spy = Path(sys.executable).with_name("py-spy")
     if not py_spy.exists():
@@ -311,7 +311,7 @@ def py_spy_stacks(
     for child in running:
         _, complaint = child.communicate(timeout=duration_s + TIMEOUT_S)
         if child.returncode:
-            raise NotProfiled(f"py-spy may not look: {complaint_of(complaint)}")
+            raise NotProfiled(f"py-spy failed: {complaint_of(complaint)}")
     return {name: file.read_text() for name, file in files.items()}
 
 
@@ -323,7 +323,7 @@ def perf_samples(
     Raises
     ------
     NotProfiled
-        If it is not there, or may not attach.
+        If it is not installed, or not permitted to attach.
     """
     if shutil.which("perf") is None:
         raise NotProfiled("perf: not installed (Debian: linux-perf)")
@@ -334,7 +334,7 @@ def perf_samples(
     for command in ([*record, "--", "sleep", str(duration_s)], script):
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
-            raise NotProfiled(f"perf may not look: {complaint_of(ended.stderr)}")
+            raise NotProfiled(f"perf failed: {complaint_of(ended.stderr)}")
     counted = objects_of(ended.stdout)
     if not counted:
         raise NotProfiled("perf saw nothing")
@@ -342,6 +342,6 @@ def perf_samples(
 
 
 def complaint_of(told: str) -> str:
-    """Return the first line of what a program complained of that says something, fit for a cell."""
+    """Return the first line of an error output that is not empty, fit for a cell."""
     lines = (line.strip().removeprefix("Error:").strip() for line in told.splitlines())
-    return next(filter(None, lines), "it does not say why").replace("|", "/")
+    return next(filter(None, lines), "it gives no reason").replace("|", "/")

@@ -19,7 +19,7 @@ Row = tuple[Cell, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """What was measured. A column's name ends in its unit; `notes` say how it was measured."""
+    """The results of a measurement. A column's name ends in its unit; `notes` give the method."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the measurements ran on."""
+    """The machine and libraries of the measurements."""
 
     cores: int
     cpu: str
@@ -47,7 +47,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return what this runs on."""
+    """Return this machine."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -64,7 +64,7 @@ def this_machine() -> Machine:
 
 
 def shown(cell: Cell) -> str:
-    """Return a cell as text: three digits of a float are more than a shared machine repeats."""
+    """Return a cell as text: a float with three digits, more than a shared machine reproduces."""
     if isinstance(cell, str):
         return cell
     if isinstance(cell, int) or abs(cell) >= 1_000:
@@ -74,7 +74,7 @@ def shown(cell: Cell) -> str:
 
 
 def command_of(table: Table, options: Sequence[str]) -> str:
-    """Return what produces a table."""
+    """Return the command that produces a table."""
     return " ".join([".venv/bin/python -m benchmarks", *options, "--only", table.name])
 
 

@@ -1,7 +1,7 @@
-"""What a router costs: one over 1, 2, 4 and 8 shards, beside a shard that is asked itself.
+"""The cost of a router over 1, 2, 4 and 8 shards, compared with one shard called directly.
 
-All hold the same rows, the shard that is asked itself all of them. Over one shard
-a router shows its own cost; over more there is also that of searching the rows in more pieces.
+All hold the same rows. Over one shard a router shows its own cost; over more shards there is also
+the cost of searching the rows in more pieces.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.vectors import clustered
 from vectorshard.shard.types import Metric
 
 SHARDS = (1, 2, 4, 8)
-"""Of the fleets."""
+"""Shards of the fleets."""
 K = 10
 ROWS = 40_000
 QUICK_ROWS = 10_000
@@ -43,11 +43,11 @@ ROUNDS = 5
 QUICK_ROUNDS = 1
 DURATION_S = 2.0
 QUICK_DURATION_S = 0.8
-"""Of each run of the load generator."""
+"""Duration of each run of the load generator."""
 RATE_PER_S = 100.0
-"""A fraction of what the slowest of them can serve on two cores, so that no queue is measured."""
+"""A fraction of the capacity of the slowest fleet on two cores, so that no queue builds up."""
 
-ROUTER, DIRECT = "router", "one shard, asked itself"
+ROUTER, DIRECT = "router", "one shard, called directly"
 STEADY = Calls(f"single queries, {RATE_PER_S:g} a second", 1_000, 1, rate_per_s=RATE_PER_S)
 BATCH_ALONE = Calls("batches of 64, 1 in flight", 1, 64)
 LOADS = (SINGLE_ALONE, STEADY, SINGLES, BATCH_ALONE, BATCHES)
@@ -55,19 +55,19 @@ LOADS = (SINGLE_ALONE, STEADY, SINGLES, BATCH_ALONE, BATCHES)
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a search found of the true neighbours, and the lists that all shards probed for it."""
+    """The recall of a search, and the lists that all shards probed for it."""
 
     recall: float
     lists: int
 
 
 def fleet_name(shards: int) -> str:
-    """Return what the table calls a fleet."""
+    """Return the name of a fleet in the table."""
     return f"{ROUTER} + {shards} shard{'s' if shards > 1 else ''}"
 
 
 def measure(quick: bool) -> Table:
-    """Measure every load on the shard that is asked itself, and on all fleets."""
+    """Measure every load on the shard called directly, and on all fleets."""
     rows, duration_s = (QUICK_ROWS, QUICK_DURATION_S) if quick else (ROWS, DURATION_S)
     rounds = QUICK_ROUNDS if quick else ROUNDS
     runs: dict[tuple[Calls, str], list[Run]] = {}
@@ -88,7 +88,7 @@ def measure(quick: bool) -> Table:
         title="What a router costs, over 1, 2, 4 and 8 shard processes",
         columns=(
             "load",
-            "who is asked",
+            "server called",
             "queries/s",
             "p50, ms",
             "p99, ms",
@@ -103,17 +103,17 @@ def measure(quick: bool) -> Table:
         ),
         rows=list(rows_of(runs, qualities)),
         notes=(
-            f"{rows:,} rows, d={DIM}, L2, k={K}, IVF_PQ, clustered vectors, queries that were "
-            f"never written, target recall {target:g}; the recall is against exact neighbours. "
-            "The rows are shared out among the shards of a fleet, and the one shard holds all of "
-            "them; each shard trained on all of its rows and chose its nprobe itself, and the "
-            "lists probed are those of all its shards. Each meets the target for the best of its "
-            "own rows, of which the answer takes only some, so that more shards find more, and "
-            "do more. All servers and the load generator share the machine's cores, and a search "
-            "on a shard may use its part of them, at least one: on two cores 8 shards wait for "
-            "each other, and what they would gain on machines of their own is not seen. One run "
+            f"{rows:,} rows, d={DIM}, L2, k={K}, IVF_PQ, clustered vectors, held-out "
+            f"queries, target recall {target:g}; the recall is against exact neighbours. "
+            "The rows are distributed over the shards of a fleet; the single shard holds all of "
+            "them. Each shard trained on all of its rows and chose its own nprobe; the lists "
+            "probed are those of all shards. Each shard meets the target for its own best rows, of "
+            "which the answer takes only some, so more shards find more and do more work. All "
+            "servers and the load generator share the machine's cores, and a search on a shard may "
+            "use its part of them, at least one: on two cores 8 shards wait for each other, and "
+            "the gain on separate machines is not visible. One run "
             f"of vectorshard bench takes {duration_s:g} s, --closed where calls are in flight; "
-            "with a rate, arrivals are those of chance, and a latency counts from the intended "
+            "with a rate, arrivals are random, and a latency counts from the intended "
             f"start. All in turn within each round; medians of the rounds ({rounds}), a ratio is "
             "that of a round."
         ),
@@ -126,7 +126,7 @@ FIGURES: tuple[Callable[[Run], float], ...] = (
     lambda run: run.queries_per_s,
     lambda run: sum(run.cpu_us.values()),
 )
-"""What has a ratio, in the order of the columns."""
+"""The figures with a ratio, in the order of the columns."""
 
 
 def rows_of(
@@ -162,7 +162,7 @@ def rows_of(
 
 @contextmanager
 def all_kinds(directory: Path, rows: int) -> Iterator[Sequence[Kind]]:
-    """Run the shard that is asked itself and all fleets, each trained on the same rows, at rest."""
+    """Run the shard called directly and all fleets, each trained on the same rows, at rest."""
     with ExitStack() as running:
         shard = running.enter_context(serving_shard(directory / "direct"))
         kinds = [Kind(DIRECT, {"shard 0": shard})]
@@ -186,7 +186,7 @@ def truth_file(directory: Path, rows: int) -> Path:
 
 
 def quality_of(kind: Kind, truth: Path, duration_s: float) -> Quality:
-    """Warm the servers up by a run that is not timed, and return how well they search.
+    """Warm the servers up with a run that is not timed, and return their recall.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def quality_of(kind: Kind, truth: Path, duration_s: float) -> Quality:
     """
     recall = run_load(kind, BATCHES, truth, duration_s).recall
     if recall is None:
-        raise RuntimeError(f"{kind.name}: the load generator told no recall")
+        raise RuntimeError(f"{kind.name}: the load generator reported no recall")
     with kind.front.connect() as client:
         receipt = client.search(COLLECTION, clustered(1, DIM, part=1), K).receipt
     return Quality(recall, sum(shard.nprobe for shard in receipt.shards))

@@ -1,4 +1,4 @@
-"""Real servers to measure, as child processes on ports of their own choice: one, or a fleet."""
+"""Real servers to measure, as child processes on free ports: one, or a fleet."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from pathlib import Path
 from time import perf_counter
 
 from vectorshard.client.client import Client
-from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.config import LISTENING, BufferConfig
 from vectorshard.shard.types import CollectionDescription, ShardState
 
 SHARDS = 2
-LISTENING = "listening on "
 TIMEOUT_S = 120.0
 POLL_S = 0.02
 
 
 @dataclass(slots=True)
 class Server:
-    """A running server: where it listens, and when it was started and could serve.
+    """A running server: its address, and when it was started and could serve.
 
     `started` and `served` are readings of time.perf_counter().
     """
@@ -37,31 +36,31 @@ class Server:
     served: float
 
     def connect(self) -> Client:
-        """Return a new client of it."""
+        """Return a new client of the server."""
         return Client(self.target, timeout_s=TIMEOUT_S)
 
     def cpu_s(self) -> float:
         """Return the seconds of CPU that it has used so far, on all cores."""
-        # proc(5): utime and stime are fields 14 and 15; the second, a name, may hold blanks.
+        # proc(5): utime and stime are fields 14 and 15; the second, a name, may contain blanks.
         fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
-        """Ask it to end by SIGTERM, and wait until it has."""
+        """Stop it with SIGTERM, and wait until it has ended."""
         self.child.send_signal(signal.SIGTERM)
         if code := self.child.wait(TIMEOUT_S):
-            raise RuntimeError(f"the server ended with code {code}")
+            raise RuntimeError(f"the server exited with code {code}")
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
+        """Kill it with SIGKILL."""
         self.child.kill()
         self.child.wait(TIMEOUT_S)
 
 
 def start(directory: Path, tracer: Sequence[str] = ()) -> Server:
-    """Start a server over a data directory, with its log beside it, and wait until it serves.
+    """Start a server over a data directory, with its log next to it, and wait until it serves.
 
-    `tracer` is a command that becomes the command that follows it, and so keeps its process id.
+    `tracer` is a command that runs the command after it in its own process id.
 
     Raises
     ------
@@ -80,9 +79,9 @@ def _start(options: Sequence[str], log: Path, tracer: Sequence[str] = ()) -> Ser
 def start_command(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> Server:
-    """Start a server by a command that says where it listens, and wait until it does.
+    """Start a server by a command that prints its address, and wait until it serves.
 
-    `environment` is ours where none is given.
+    Without `environment`, the server inherits ours.
 
     Raises
     ------
@@ -116,10 +115,10 @@ def serving(directory: Path, tracer: Sequence[str] = ()) -> Iterator[Server]:
 
 @contextmanager
 def serving_shard(directory: Path, number: int = 0, shards: int = 1) -> Iterator[Server]:
-    """Run a shard, the only one of its fleet unless told otherwise, with its log beside it.
+    """Run a shard, by default the only one of its fleet, with its log next to it.
 
-    A search may use its part of the machine's cores, as it may of each shard in one process
-    (`vectorshard serve` shares them out). It is killed when the context ends.
+    A search may use its part of the machine's cores, as in `vectorshard serve`. The shard is killed
+    when the context ends.
     """
     cores = max(1, len(os.sched_getaffinity(0)) // shards)
     options = ["shard", "--shard-id", str(number), "--shards", str(shards)]
@@ -133,7 +132,7 @@ def serving_shard(directory: Path, number: int = 0, shards: int = 1) -> Iterator
 
 @contextmanager
 def serving_fleet(directory: Path, shards: int = SHARDS) -> Iterator[Mapping[str, Server]]:
-    """Run a router and its shards, each a process of its own, by name; the router is the first.
+    """Run a router and its shards, one process each, by name; the router is the first.
 
     All are killed when the context ends.
     """
@@ -155,13 +154,13 @@ def serving_fleet(directory: Path, shards: int = SHARDS) -> Iterator[Mapping[str
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Yield a directory for this measurement alone; TMPDIR says on which disk."""
+    """Yield a directory for this measurement alone; TMPDIR selects the disk."""
     with tempfile.TemporaryDirectory(prefix="vectorshard-bench-") as name:
         yield Path(name)
 
 
 def absorbed(description: CollectionDescription) -> bool:
-    """Whether every shard is trained and its buffer is what absorbing leaves."""
+    """Whether every shard is trained and its buffer is down to the size that absorbing keeps."""
     return all(
         shard.state is ShardState.TRAINED and shard.ledger.buffered < BufferConfig().absorb_rows
         for shard in description.shards
@@ -169,7 +168,7 @@ def absorbed(description: CollectionDescription) -> bool:
 
 
 def at_rest(description: CollectionDescription) -> bool:
-    """Whether every shard has also ended its training."""
+    """Whether every shard has also finished its training."""
     return absorbed(description) and not any(shard.training for shard in description.shards)
 
 

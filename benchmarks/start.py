@@ -28,7 +28,7 @@ BAR_S = 3.0
 class Starts:
     """The starts of one kind: seconds to serving and to the first answer, and what was found.
 
-    Seconds of CPU tell the same when something else uses the cores.
+    Seconds of CPU stay the same when other work uses the cores.
     """
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class Starts:
 
 
 def measure(quick: bool) -> Table:
-    """Measure starts after each kind of end, in turn with those of nothing and of the imports."""
+    """Measure starts after each kind of end, in turn with an empty start and the imports."""
     size = QUICK_ROWS if quick else ROWS
     rounds = QUICK_ROUNDS if quick else ROUNDS
     during_load, after_term, after_kill, empty, imports = (Starts() for _ in range(5))
     with scratch() as directory:
         rows = directory / "rows"
-        with serving(rows) as running:  # and killed in the moment in which it has acknowledged
+        with serving(rows) as running:  # and killed as soon as it has acknowledged
             fill(running, size)
         with serving(rows) as running:
             note(running, during_load)
@@ -90,7 +90,7 @@ def measure(quick: bool) -> Table:
         rows=[
             after_term.row("after SIGTERM"),
             after_kill.row(f"after kill -9, {WRITTEN_BEFORE_KILL_ROWS:,} rows written just before"),
-            during_load.row("after kill -9 in the moment in which the load was acknowledged"),
+            during_load.row("after kill -9 as soon as the load was acknowledged"),
             empty.row("on an empty data directory"),
             imports.row("`python -c 'import numpy, faiss, grpc'`, from start to end"),
         ],
@@ -118,7 +118,7 @@ def create(running: Server) -> None:
 
 
 def note(running: Server, starts: Starts) -> None:
-    """Ask a server that was just started once, and note how long it took from its start."""
+    """Search a server that was just started once, and record the time from its start."""
     with running.connect() as client:
         client.search(COLLECTION, clustered(1, DIM, part=1), K)
         starts.answered_s.append(perf_counter() - running.started)
@@ -135,7 +135,7 @@ def write_more(running: Server, first_id: int) -> None:
 
 
 def time_imports(starts: Starts) -> None:
-    """Note how long an interpreter takes that only imports what no server here can do without."""
+    """Record the time of an interpreter that only imports what every server here needs."""
     start, cpu_before = perf_counter(), cpu_of_children_s()
     subprocess.run([sys.executable, "-c", "import numpy, faiss, grpc"], check=True)
     elapsed_s = perf_counter() - start

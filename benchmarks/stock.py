@@ -1,7 +1,7 @@
-"""grpcio as it comes, in a directory of its own: what our transport is measured against.
+"""Stock grpcio, in a separate directory: the baseline of our transport.
 
-Our own environment has the grpcio that was chosen, so the other one is installed beside it, from
-the lock `stock.lock`, once.
+Our environment has our chosen version of grpcio, so the stock version is installed once in a second
+directory, from the lock `stock.lock`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INSTALLED = HERE.parent / "build" / f"stock-grpcio-{VERSION}"
 
 
 def install() -> bool:
-    """Install it where it is not yet; say whether it is there."""
+    """Install it if it is missing; return whether it is installed."""
     if not INSTALLED.exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         command += ["--only-binary", ":all:", "--require-hashes", "--requirement", str(LOCK)]
@@ -36,7 +36,7 @@ def install() -> bool:
 
 @contextmanager
 def serving_stock(log: Path) -> Iterator[Server]:
-    """Run a server of it, as benchmarks.stock_server says, with grpc's own environment."""
+    """Run benchmarks.stock_server with it, and without our settings of grpc's environment."""
     environment = {name: value for name, value in os.environ.items() if "GRPC" not in name}
     environment["PYTHONPATH"] = str(INSTALLED)
     command = [sys.executable, "-m", "benchmarks.stock_server", VERSION, SERVICE.strip("/")]

@@ -1,7 +1,7 @@
-"""A server of grpcio as it comes: asyncio, no options, and a handler that answers with nothing.
+"""A server of stock grpcio: asyncio, no options, and a handler that answers with no bytes.
 
-A process of its own, with the grpcio that benchmarks.stock has put in its path; nothing of ours is
-imported. Its arguments are the version that this must be, and the service that it serves.
+A separate process, with the grpcio that benchmarks.stock put in its path; it imports nothing of
+ours. Its arguments are the expected version of grpcio, and the service that it serves.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class EveryMethod(grpc.GenericRpcHandler):
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        """Return the handler of a call; None for another service's."""
+        """Return the handler of a call; None for a call of another service."""
         return self._handler if handler_call_details.method.startswith(self._prefix) else None
 
 
 async def serve(service: str) -> None:
-    """Serve until the process is killed; say where on stdout."""
+    """Serve until the process is killed; print the address on stdout."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((EveryMethod(service),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,8 +1,8 @@
-"""What a target recall gets: the recall of queries that were never written, and at what cost.
+"""The result of a target recall: the recall of held-out queries, and its cost.
 
-The shards choose nprobe and candidates for themselves. Beside their choice stands the cheapest
-setting of a sweep over both that reaches the target: each setting is timed with the same codes in
-this process, so that only the choices are compared.
+The shards choose nprobe and candidates. Their choice is compared with the cheapest setting of a
+sweep over both that reaches the target: each setting is timed with the same codes in this process,
+so that only the choices are compared.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ QUICK_ROWS = 10_000
 QUERIES = 1_024
 QUICK_QUERIES = 256
 TIMED_BATCHES = 4
-"""Of a round."""
+"""Batches of a round."""
 FINALISTS = 3
-"""Settings of the sweep that are timed in turn, the fastest of a first look at all."""
+"""Settings of the sweep that are timed in turn: the fastest of a first pass over all."""
 CANDIDATES_MAX = 2_000
-"""The most that are tried, for each shard."""
+"""The most candidates that are tried, for each shard."""
 BEYOND_ENOUGH = 2
 """How far nprobe goes beyond the first that reaches the highest target with many candidates."""
 BUDGET_S, QUICK_BUDGET_S = 2.0, 0.3
-"""For the rounds of a row."""
+"""Time budget of the rounds of a row."""
 CHOSEN, OF_TARGET, OF_SAME = "chosen", "reaching the target", "of the same recall"
 BELOW_BAR = 0.02
 TIME_BAR = 1.3
@@ -85,7 +85,7 @@ def measure(quick: bool) -> Table:
         ]
     return Table(
         name="targets",
-        title="What a target recall gets, and what it costs",
+        title="The recall and the cost of a target recall",
         columns=(
             "set",
             "k",
@@ -101,11 +101,11 @@ def measure(quick: bool) -> Table:
         rows=rows,
         notes=(
             f"COSINE, IVF_PQ, {SHARDS} shards; recall through gRPC, against exact neighbours, of "
-            f"{QUICK_QUERIES if quick else QUERIES:,} queries that were never written. The times "
+            f"{QUICK_QUERIES if quick else QUERIES:,} held-out queries. The times "
             f"are those of both settings with the same codes in process, {TIMED_BATCHES} batches "
             f"of {BATCH}, in turn; medians of the rounds' ratios. The sweep takes nprobe in steps "
             "of a fifth, each with the fewest candidates that do. The same recall is that of the "
-            "chosen setting in process; it may be above the target or below."
+            "chosen setting in process; it may be above or below the target."
         ),
     )
 
@@ -115,7 +115,7 @@ def sets(quick: bool) -> Iterator[Corpus]:
     rows, asked = (QUICK_ROWS, QUICK_QUERIES) if quick else (ROWS, QUERIES)
     words = glove.load()
     vectors, neighbors = words.train.vectors, words.neighbors[:asked]
-    if quick:  # the words come in the order of their frequency
+    if quick:  # the words are ordered by frequency
         chosen = np.random.default_rng(SEED).permutation(len(vectors))[:rows]
         vectors = vectors[np.sort(chosen)]
         neighbors, _ = glove.nearest(vectors, words.test.vectors[:asked], K[-1])
@@ -128,7 +128,7 @@ def sets(quick: bool) -> Iterator[Corpus]:
 
 
 def synthetic(name: str, vectors: Float32Array, queries: Float32Array) -> Corpus:
-    """Return vectors and queries of any norms with the truth."""
+    """Return vectors and queries of any norms with the ground truth."""
     rows, dim = vectors.shape
     neighbors, _ = glove.nearest(vectors, queries, K[-1])
     name = f"{rows:,} {name}, d={dim}"
@@ -136,7 +136,7 @@ def synthetic(name: str, vectors: Float32Array, queries: Float32Array) -> Corpus
 
 
 def wide(neighbors: npt.NDArray[np.int32]) -> Int64Array:
-    """Return row numbers as FAISS has them."""
+    """Return row numbers in the type of FAISS."""
     return neighbors.astype(np.int64)
 
 
@@ -145,7 +145,7 @@ def wide(neighbors: npt.NDArray[np.int32]) -> Int64Array:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a target gave through gRPC: the recall, and how far each shard looked."""
+    """The result of a target through gRPC: the recall, and the effort of each shard."""
 
     recall: float
     shards: Sequence[ShardReceipt]
@@ -165,7 +165,7 @@ def fill(client: Client, corpus: Corpus) -> None:
 
 
 def ask(client: Client, corpus: Corpus, target: float, k: int) -> Asked:
-    """Ask all queries with a target."""
+    """Search all queries with a target."""
     found = []
     for batch in batches_of(corpus.queries, BATCH):
         hits = client.search(COLLECTION, batch, k, target_recall=target)
@@ -179,16 +179,16 @@ def ask(client: Client, corpus: Corpus, target: float, k: int) -> Asked:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Where the true neighbors stand among what the codes propose, at each nprobe that was tried.
+    """The ranks of the true neighbors among the candidates, at each nprobe that was tried.
 
-    `places` are int64 (queries, 100) from 0, CANDIDATES_MAX and more for those not proposed. A true
-    neighbor that is re-ranked is found, so the places tell the recall of every setting.
+    `places` are int64 (queries, 100) from 0; CANDIDATES_MAX or more for those not proposed. A true
+    neighbor that is re-ranked is found, so the places give the recall of every setting.
     """
 
     places: Mapping[int, Int64Array]
 
     def reaching(self, recall: float, k: int) -> list[Setting]:
-        """Return the fewest candidates that reach a recall, for each nprobe with which any do."""
+        """Return the fewest candidates that reach a recall, for each nprobe that can."""
         settings = []
         for nprobe, places in self.places.items():
             ascending = np.sort(places[:, :k], axis=None)
@@ -199,7 +199,7 @@ class Sweep:
 
 
 def sweep(codes: Codes, corpus: Corpus, nlist: int) -> Sweep:
-    """Try growing nprobe, until lists alone gain nothing more."""
+    """Try growing nprobe until more lists gain nothing."""
     batches = batches_of(corpus.queries, BATCH)
     places: dict[int, Int64Array] = {}
     enough_from = 0
@@ -257,7 +257,7 @@ def row_of(
 
 
 def fastest(search: Callable[[Setting], object], settings: Sequence[Setting]) -> list[Setting]:
-    """Return FINALISTS of some settings, by a first look at each."""
+    """Return the FINALISTS fastest settings of a first pass."""
     took_s = {}
     for setting in settings:
         start = perf_counter()
@@ -267,5 +267,5 @@ def fastest(search: Callable[[Setting], object], settings: Sequence[Setting]) ->
 
 
 def shown(setting: Setting) -> str:
-    """Return a setting in a few characters."""
+    """Return a setting as short text."""
     return f"{setting.nprobe}, {setting.candidates}"

@@ -1,4 +1,4 @@
-"""Times of several things in turn, so that whatever else the machine does falls on all of them."""
+"""Times of several functions in turn, so that other work of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDS_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Seconds of each thing by its name, one for every round, in the order of the rounds."""
+    """Seconds of each function by name, one per round, in the order of the rounds."""
 
     seconds: Mapping[str, list[float]]
 
@@ -23,11 +23,11 @@ class Samples:
         return len(next(iter(self.seconds.values())))
 
     def median_ms(self, name: str) -> float:
-        """Return the median of one thing, in milliseconds."""
+        """Return the median of one function, in milliseconds."""
         return 1e3 * median(self.seconds[name])
 
     def ratio(self, over: str, under: str) -> float:
-        """Return the median of the rounds' ratios: the two of a round ran next to each other."""
+        """Return the median of the rounds' ratios: the two runs of a round are adjacent."""
         pairs = zip(self.seconds[over], self.seconds[under], strict=True)
         return median(upper / lower for upper, lower in pairs)
 
@@ -35,7 +35,7 @@ class Samples:
 def in_turn(timed: Mapping[str, Callable[[int], object]], budget_s: float) -> Samples:
     """Call each function with the number of the round, in turn, until the budget is spent.
 
-    Every function has run once, untimed, before the first round; each round starts with another
+    Every function runs once, untimed, before the first round; each round starts with a different
     one. There are at least ROUNDS_MIN rounds, whatever they cost, and at most ROUNDS_MAX.
     """
     names = list(timed)

@@ -1,8 +1,8 @@
-"""What h2load says of the server, beside grpcio as it comes; and of our load generator.
+"""h2load against our server and stock grpcio, and against our load generator.
 
-h2load is written in C and knows nothing of gRPC: it posts the same bytes again and again, so what
-it achieves is what the server can answer, and what it costs is what a client need not cost. All
-loads go over one connection, and what is compared runs in turn.
+h2load is written in C and does not implement gRPC: it posts the same bytes repeatedly. So its rate
+is the server's capacity, and its CPU a lower bound of a client's. All loads go over one connection,
+and the compared runs alternate.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ALONE_CALLS = 2_000
 """Calls of a round with one in flight."""
 ROUNDS = 5
 SERVER_ROUNDS = 9
-"""Of the two servers: their ratio has a bar."""
+"""Rounds of the two servers, whose ratio has a bar."""
 QUICK_ROUNDS = 2
 BAR = 1.3
 
@@ -65,11 +65,11 @@ class Load:
 
 
 Generate = Callable[[Server, int], Load]
-"""Makes so many calls."""
+"""Makes the given number of calls."""
 
 
 def measure(quick: bool) -> list[Table]:
-    """Measure our server beside a stock one, and our load generator beside h2load."""
+    """Measure our server and a stock one, and our load generator and h2load."""
     return [measure_servers(quick), measure_generators(quick)]
 
 
@@ -82,7 +82,7 @@ class Pair:
 
 
 def measure_servers(quick: bool) -> Table:
-    """Measure calls that do nothing, of our server and of one of grpcio as it comes."""
+    """Measure calls that do nothing, on our server and on a server of stock grpcio."""
     rounds = QUICK_ROUNDS if quick else SERVER_ROUNDS
     part = QUICK_PART if quick else 1
     pairs: dict[str, list[Pair]] = {}
@@ -105,7 +105,7 @@ def measure_servers(quick: bool) -> Table:
                     pairs[name].append(Pair(many, alone))
     return Table(
         name="transport",
-        title="An empty call beside grpcio as it comes",
+        title="An empty call compared with stock grpcio",
         columns=(
             "server",
             f"calls/s, {CONCURRENCY} in flight",
@@ -179,7 +179,7 @@ def measure_generators(quick: bool) -> Table:
             rows += rows_of(what, in_turn(generators, server, calls, rounds), calls)
     return Table(
         name="transport",
-        title="The load generator against h2load",
+        title="The load generator compared with h2load",
         columns=(
             "call",
             "generator",
@@ -196,7 +196,7 @@ def measure_generators(quick: bool) -> Table:
             f"ones or {SEARCHES // part:,} searches a round; medians, the ratio is the median of "
             "the rounds'. Both post the same bytes: empty is GetServerInfo, search is one query "
             f"for 10 hits among {ROWS:,} rows, d={DIM}, L2, 2 shards. Server and generator share "
-            "the cores: where the server would use them all, it lacks what the generator takes."
+            "the cores: if the server could use all of them, it lacks what the generator uses."
         ),
     )
 
@@ -204,7 +204,7 @@ def measure_generators(quick: bool) -> Table:
 def in_turn(
     generators: dict[str, Generate], server: Server, calls: int, rounds: int
 ) -> dict[str, list[Load]]:
-    """Run every generator in every round, each round beginning with another one."""
+    """Run every generator in every round; each round starts with a different one."""
     loads: dict[str, list[Load]] = {name: [] for name in generators}
     names = list(generators)
     for generate in generators.values():
@@ -242,7 +242,7 @@ def rows_of(what: str, loads: dict[str, list[Load]], calls: int) -> list[Row]:
 
 
 def bench(options: list[str], server: Server, calls: int) -> Load:
-    """Make calls with our generator, in a process of its own."""
+    """Make calls with our generator, in a separate process."""
     command = [str(Path(sys.executable).with_name("vectorshard")), "bench", "--closed"]
     command += ["--target", server.target, "--concurrency", str(CONCURRENCY), "--warmup", "0"]
     command += ["--total", str(calls), "--format", "json", *options]
@@ -269,8 +269,8 @@ def h2load(
 ) -> Load:
     """Make calls with h2load.
 
-    It counts every answer of HTTP status 200, which a gRPC call that failed has too. So one call is
-    made properly before, and every answer must have as many bytes as that one's.
+    It counts every answer with HTTP status 200, which a failed gRPC call has too. So a proper call
+    is made first, and every answer must have as many bytes as its answer.
 
     Raises
     ------
@@ -298,25 +298,25 @@ def h2load(
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A request that h2load posts again and again: to which address, and the answer's bytes."""
+    """A request that h2load posts repeatedly: its address, and the answer's number of bytes."""
 
     address: str
     body: Path
     answer_bytes: int
 
     def command(self, calls: int, in_flight: int) -> list[str]:
-        """Return the command that posts it so often, over one connection."""
+        """Return the command that posts it `calls` times, over one connection."""
         command = [THEIRS, "-n", str(calls), "-c", "1", "-m", str(in_flight), "-d", str(self.body)]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         return [*command, self.address]
 
     def check(self, calls: int, told: bytes) -> None:
-        """Look at what h2load told of its calls.
+        """Check the output of h2load.
 
         Raises
         ------
         RuntimeError
-            If they were not all answered as the one that was made properly.
+            If its calls were not all answered like the proper call.
         """
         data = re.search(rb"\((\d+)\) data", told)
         if data is None or int(data[1]) != calls * (FRAME_BYTES + self.answer_bytes):
@@ -324,7 +324,7 @@ class Post:
 
 
 def posts(directory: Path, requests: Requests, server: Server, number: int) -> list[Post]:
-    """Make the first `number` calls properly, and return what h2load is to post for each."""
+    """Make the first `number` calls properly, and return what h2load posts for each."""
     path = SERVICE + requests.rpc
     made = []
     with grpc.insecure_channel(server.target) as channel:

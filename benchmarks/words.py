@@ -1,9 +1,9 @@
-"""Searches among real words, at a recall of 0.95: ours through gRPC beside FAISS in process.
+"""Searches among real words, at a recall of 0.95: ours through gRPC, and FAISS in process.
 
-One process over its shards, a router over two shard processes, and a plain fan-out over the same
-two (`plain_router`), all loaded from another process; and FAISS in this one (`peers`), while
-the servers rest. What is compared runs in turn in every round. The picture of recall against
-queries/s is drawn of the same run.
+One process with its shards, a router over two shard processes, and a plain fan-out over the same
+two (`plain_router`), all loaded from another process; and FAISS in this process (`peers`), while
+the servers rest. The compared runs alternate in every round. The picture of recall against
+queries/s is drawn from the same run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from vectorshard.shard.types import IndexConfig, IndexKind, ShardReceipt
 
 COLLECTION = "words"
 FLAT_COLLECTION = "words-flat"
-"""What the plain fan-out searches."""
+"""The collection of the plain fan-out."""
 K = 10
 BATCH = 64
 TARGET_RECALL = 0.95
@@ -62,15 +62,15 @@ ROUNDS = 5
 QUICK_ROUNDS = 1
 QUICK_ROWS = 30_000
 QUERIES = 2_048
-"""Of a round in process."""
+"""Batches of a round in process."""
 QUICK_QUERIES = 512
 DURATION_S = 1.5
-"""Of each run of the load generator."""
+"""Duration of each run of the load generator."""
 QUICK_DURATION_S = 0.5
 AT_ONCE = 16
-"""h2load posts one request again and again, so there are as many of it, each with its own query."""
+"""h2load posts one request repeatedly, so several run, each with its own query."""
 EMPTY_CALLS, SEARCHES = 800, 300
-"""Calls of each of them in a round."""
+"""Calls of each h2load in a round."""
 
 PICTURE_TARGETS = (0.8, 0.9, 0.95, 0.99)
 PICTURE_PASSES = 3
@@ -94,7 +94,7 @@ EMPTY_ALONE = Calls("one empty call at a time", 1, 0, COLLECTION)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One run: recall where it was looked at, and what the load generator tells."""
+    """One run: recall if it was measured, and the load generator's figures."""
 
     queries_per_s: float
     recall: float | None = None
@@ -104,7 +104,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row of the table. `ours` names the row that is held against this one, by `bar`."""
+    """A row of the table. `ours` names the row that is compared with this one, by `bar`."""
 
     load: str
     who: str
@@ -126,18 +126,18 @@ LINES = (
     Line(SINGLES.name, FLEET),
     Line(SINGLES.name, PLAIN, (SINGLES.name, FLEET), 2.0),
 )
-"""The rates; a bar is the least that ours must be of this one."""
+"""The rates; a bar is the lowest accepted ratio of ours to this one."""
 
 BEYOND_BAR_MS = 1.0
 BEYOND_BAR = 0.7
-"""The most that the fleet's time over an empty call may be of the plain fan-out's."""
+"""The highest accepted ratio of the fleet's time over an empty call to the plain fan-out's."""
 
 Runs = Mapping[tuple[str, str], Sequence[Figures]]
-"""The rounds of each load on each of those that are compared."""
+"""The rounds of each load on each of the compared."""
 
 
 def measure(quick: bool) -> Table:
-    """Measure every load on all of them, and draw the picture."""
+    """Measure every load on all servers and FAISS, and draw the picture."""
     with scratch() as directory:
         words, data = few_words(directory) if quick else (glove.load(), glove.FILE)
         with servers(directory, words) as kinds:
@@ -165,25 +165,24 @@ def measure(quick: bool) -> Table:
         rows=[*rows_of_rates(rounds.runs, rounds.efforts), *rows_of_times(rounds.runs)],
         notes=(
             f"GloVe, d={words.train.vectors.shape[1]}, COSINE, k={K}, IVF_PQ, {SHARDS} shards; "
-            "queries were never written, and are a sample of chance. Medians; a ratio is that of a "
-            "round. Recall is against exact neighbours. In process: FAISS with the same "
-            "cores as the shards, batches of 64; the same codes lie in as many indexes as there "
-            "are shards, each with a thread of its own, nlist, nprobe and candidates as the shards "
-            "tell them; the others have the least effort that reaches the recall. "
-            f"By {THEIRS}: {AT_ONCE} of it at once, each with one connection, one call in flight "
-            "and its own query. All others are loaded by vectorshard bench --closed over one "
-            "connection, which takes of their cores. Ours of a row is the one above it with the "
-            "same load, or for empty calls the single queries. The plain fan-out is "
-            "`plain_router.py`: a unary call to each shard for each request, with grpc's settings "
-            "as they come, on uvloop. Its shards are those of the router, so it still profits from "
-            "their transport and from searches that wait together in a shard, and its index is "
-            "IVF_FLAT."
+            "queries are a random held-out sample. Medians; a ratio is that of a round. Recall is "
+            "relative to exact neighbours. In process: FAISS with the same cores as the shards, "
+            "batches of 64; the same codes are in one index per shard, each with its own thread, "
+            "and with the nlist, nprobe and candidates that the shards report; the others have the "
+            "least effort that reaches the recall. "
+            f"By {THEIRS}: {AT_ONCE} in parallel, each with one connection, one call in flight and "
+            "its own query. vectorshard bench --closed loads all others over one connection, and "
+            "shares their cores. Ours of a row is the row above it with the same load, or for "
+            "empty calls the single queries. The plain fan-out is `plain_router.py`: a unary call "
+            "to each shard per request, with grpc's default settings, on uvloop. Its shards are "
+            "those of the router, so it still benefits from their transport and batching, and its "
+            "index is IVF_FLAT."
         ),
     )
 
 
 def few_words(directory: Path) -> tuple[glove.Glove, Path]:
-    """Return some of the words with neighbours of their own, and the file they were written to."""
+    """Return some of the words with their neighbours, and the file they were written to."""
     words = glove.load()
     rows = np.sort(np.random.default_rng(SEED).permutation(len(words.train.words))[:QUICK_ROWS])
     train = glove.Words(words=words.train.words[rows], vectors=words.train.vectors[rows])
@@ -239,7 +238,7 @@ def fill(client: Client, name: str, words: glove.Glove, kind: IndexKind) -> None
 
 
 def settings_of(client: Client, name: str, queries: Float32Array) -> Sequence[ShardReceipt]:
-    """Return how far each shard looks for the collection's own target."""
+    """Return the effort of each shard at the collection's target."""
     return client.search(name, queries, K).receipt.shards
 
 
@@ -247,7 +246,7 @@ def settings_of(client: Client, name: str, queries: Float32Array) -> Sequence[Sh
 
 
 class Rounds:
-    """All loads in turn, and what each round told."""
+    """All loads in turn, and the figures of each round."""
 
     def __init__(
         self,
@@ -279,7 +278,7 @@ class Rounds:
         self._peers = self._searches_of_peers()
 
     def run(self, round_: int) -> None:
-        """Run every load on all that are compared."""
+        """Run every load on all of the compared."""
         timed: list[Callable[[], None]] = [
             *(partial(self._note_of_peer, who) for who in self._peers),
             *(
@@ -409,7 +408,7 @@ class Rounds:
 
 
 def described(shards: Sequence[ShardReceipt]) -> str:
-    """Return the efforts of all shards in a few words."""
+    """Return the efforts of all shards as short text."""
     told = sorted({f"nprobe {each.nprobe}, candidates {each.candidates}" for each in shards})
     return " / ".join(told)
 
@@ -418,7 +417,7 @@ def described(shards: Sequence[ShardReceipt]) -> str:
 
 
 def rows_of_rates(runs: Runs, efforts: Mapping[str, str]) -> Iterator[Row]:
-    """Yield the rows of LINES, those that were measured."""
+    """Yield the rows of the measured LINES."""
     for line in LINES:
         of_line = runs.get((line.load, line.who), ())
         if not of_line:
@@ -485,6 +484,6 @@ def rows_of_times(runs: Runs) -> Iterator[Row]:
 
 
 def median_of(figures: Sequence[float | None]) -> Cell:
-    """Return the median of those that are there; "-" of none."""
+    """Return the median of the existing figures; "-" if there are no figures."""
     there = [each for each in figures if each is not None]
     return median(there) if there else "-"

@@ -1,5 +1,5 @@
-"""The command line, `vectorshard`: starts servers, loads files, prints tables.
+"""The command line `vectorshard`: starts servers, loads files, prints tables.
 
-Importing the package itself loads nothing: the command line must set the environment before numpy
-is loaded.
+No search, storage or RPC is implemented here. Importing the package loads nothing, because the
+command line must set the environment before numpy is loaded.
 """

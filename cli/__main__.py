@@ -1,7 +1,7 @@
-"""Where `vectorshard` and `python -m vectorshard.cli` start: environment first, then command line.
+"""The start of `vectorshard` and `python -m vectorshard.cli`: environment first, then commands.
 
-What is imported at the head of this file must not load numpy, faiss or grpc: they read these
-variables once, when they are loaded.
+The imports at the head of this file must not load numpy, faiss or grpc, which read these variables
+once, when they are loaded.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import os
 import sys
 
 ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",  # matrix products run inside the shards' own threads
-    "OMP_NUM_THREADS": "1",  # faiss: threads that may use more cores ask for them
+    "OPENBLAS_NUM_THREADS": "1",  # the shards run matrix products in their own threads
+    "OMP_NUM_THREADS": "1",  # faiss: threads that may use more cores request them
     "OMP_WAIT_POLICY": "PASSIVE",  # an idle OpenMP thread spins on a core that a search needs
-    "GRPC_VERBOSITY": "NONE",  # what it notes on stderr is told by our own errors
-    # The thread that waits for finished operations reads the sockets itself, instead of being woken
-    # by the event engine's threads: a fifth less CPU for an empty call, of servers and links alike.
-    # A name that grpc does not know is ignored without a word; tests/system/test_transport.py sees.
+    "GRPC_VERBOSITY": "NONE",  # our own errors report what it would write to stderr
+    # The thread that waits for finished operations reads the sockets itself, and the threads of the
+    # event engine do not have to wake it: a fifth less CPU for an empty call, in servers and links.
+    # grpc ignores an unknown name silently; tests/system/test_transport.py detects that.
     "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
 }
-"""Defaults; what the caller has set wins."""
+"""Defaults; a variable that is already set takes precedence."""
 
 REFUSED_OPTIMIZED = (
     "vectorshard does not run under `python -O` or PYTHONOPTIMIZE: "
-    "faiss would no longer check the dimension of what it is given"
+    "faiss would no longer check the dimension of its inputs"
 )
 
 INSTALL_SERVER = "install the servers and the command line with pip install 'vectorshard[server]'"
 
 
 def set_environment() -> None:
-    """Set what the libraries read when they are loaded, where the caller has not."""
+    """Set the variables that libraries read when they are loaded, unless they are set."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(2)
     set_environment()
     try:
-        from vectorshard.cli.console import app
+        from vectorshard.cli.app import app
 
         app()
     except ModuleNotFoundError as missing:
@@ -51,8 +51,8 @@ def main() -> None:
         print(f"the module {missing.name} is not installed; {INSTALL_SERVER}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as leaving:
-        # A training that a server left behind runs on in its thread, inside FAISS, and would not
-        # survive Python taking itself apart around it. Everything else is closed by now.
+        # A training that outlives its server still runs in its thread, inside FAISS, and would
+        # crash while the interpreter shuts down. Everything else is closed by now.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(leaving.code if isinstance(leaving.code, int) else bool(leaving.code))

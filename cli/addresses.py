@@ -1,7 +1,7 @@
-"""The addresses of a router's shards, from what its command line says.
+"""The addresses of a router's shards, from its command line.
 
-Pure: text in, text out. Nothing is looked up here: a name's address changes, and whoever connects
-looks it up then.
+Pure: text in, text out. No name is resolved here: the address of a name changes, so it is resolved
+when a connection is made.
 """
 
 from __future__ import annotations
@@ -11,44 +11,45 @@ from typing import Final
 
 from vectorshard.shard.errors import InvalidParameter
 
+DEFAULT_ADDRESS: Final = "127.0.0.1:7700"
+"""Where a server listens, and where the other commands look for it."""
+
 DNS: Final = "dns:///"
-"""What may stand before HOST:PORT: grpc's notation of what is meant anyway."""
+"""The prefix that HOST:PORT may have: grpc's notation of its default."""
 
 NUMBER: Final = "{shard}"
-"""What stands for a shard's number in an address that is one for each of several."""
+"""Stands for a shard's number in an address that is given once for all shards."""
 
 
-def shard_addresses(told: Sequence[str], shards: int | None) -> tuple[str, ...]:
+def shard_addresses(given: Sequence[str], shards: int | None) -> tuple[str, ...]:
     """Return HOST:PORT of each shard, in the order of their numbers.
 
     Parameters
     ----------
-    told
-        The addresses, in that order; or a single one in which NUMBER stands for the number.
+    given
+        The addresses, in that order; or a single one that contains NUMBER.
     shards
         How many shards there are; None for as many as there are addresses.
 
     Raises
     ------
     InvalidParameter
-        If the two contradict each other, or an address is of a scheme that is not DNS.
+        If the two contradict each other, or an address has another scheme than DNS.
     """
-    patterns = [address for address in told if NUMBER in address]
-    if patterns and len(told) > 1:
-        raise InvalidParameter(f"{patterns[0]!r} must stand alone", field="shard")
+    patterns = [address for address in given if NUMBER in address]
+    if patterns and len(given) > 1:
+        raise InvalidParameter(f"{patterns[0]!r} must be the only --shard", field="shard")
     if patterns:
         if shards is None:
-            raise InvalidParameter(f"{patterns[0]!r} needs --shards, their number", field="shard")
-        told = [patterns[0].replace(NUMBER, str(number)) for number in range(shards)]
-    elif shards not in {None, len(told)}:
-        raise InvalidParameter(f"{shards}, but --shard is given {len(told)} times", field="shards")
-    return tuple(_without_scheme(address) for address in told)
+            raise InvalidParameter(f"{patterns[0]!r} requires --shards", field="shard")
+        given = [patterns[0].replace(NUMBER, str(number)) for number in range(shards)]
+    elif shards not in {None, len(given)}:
+        raise InvalidParameter(f"{shards}, but --shard is given {len(given)} times", field="shards")
+    return tuple(_without_scheme(address) for address in given)
 
 
 def _without_scheme(address: str) -> str:
     bare = address.removeprefix(DNS)
     if "/" in bare:
-        raise InvalidParameter(
-            f"{address!r} is neither HOST:PORT nor {DNS}HOST:PORT", field="shard"
-        )
+        raise InvalidParameter(f"{address!r} must be HOST:PORT or {DNS}HOST:PORT", field="shard")
     return bare

@@ -1,7 +1,7 @@
 """The demonstration: real words into a real server, searched while its index trains.
 
-A client like any other: the server is a child process, asked over gRPC alone. Every promise that
-is shown is also checked, and one that is not kept is said so at the end.
+It is an ordinary client: the server is a child process, asked over gRPC alone. Every promise that
+is shown is also checked, and the last lines name those that were broken.
 """
 
 from __future__ import annotations
@@ -17,43 +17,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from vectorshard.cli import tables
-from vectorshard.cli.console import connect, rows_progress
+from vectorshard.cli.output import rows_progress
 from vectorshard.cli.vector_files import UnreadableFile, open_vectors
+from vectorshard.client.client import Client
+from vectorshard.client.results import Hits
+from vectorshard.shard.config import LISTENING
 from vectorshard.shard.errors import ShardUnavailable
 from vectorshard.shard.types import IdArray, IdType, IndexConfig, Metric, VectorArray
-
-if TYPE_CHECKING:
-    from vectorshard import Client, Hits
 
 WORDS = Path(__file__).resolve().parent.parent / "examples" / "words-20k.npz"
 COLLECTION = "words"
 SHOWN_WORDS = ("coffee", "paris", "guitar", "physics", "river", "monday")
 
 WRITE_ROWS = 500
-"""Rows a call: small, so that searches see the collection grow."""
+"""Rows in each call: few, so that searches see the collection grow."""
 MIN_TRAINING_SIZE = 4_000
-"""Rows of a shard before it trains: more than the default, so that the buffer is seen at work."""
+"""Rows of a shard before it trains: above the default, to show searches of the training buffer."""
 WATCH_QUERIES = 32
-"""Words that each look of the watcher asks for."""
+"""Words in each search of the watcher."""
 BATCH = 8
 TIMED_ROUNDS = 40
 TIMEOUT_S = 30.0
 START_S = 30.0
 STOP_S = 30.0
 
-LISTENING = "listening on "
-
 
 @dataclass(slots=True)
 class Sighting:
-    """What searches saw while the shards were in one state: sums, and of the rows the most."""
+    """What searches saw while the shards were in one state: sums, and the largest row counts."""
 
     searches: int = 0
     asked: int = 0
@@ -64,10 +62,9 @@ class Sighting:
 
 @dataclass(slots=True)
 class Watch:
-    """Searches for words already written, for as long as it is wanted.
+    """Searches for words already written.
 
-    `sightings` is by state, in the order in which the states came. `broken` names the promises
-    that were seen broken.
+    `sightings` is by state, in the order of the states. `broken` names the broken promises.
     """
 
     words: IdArray
@@ -76,7 +73,7 @@ class Watch:
     broken: set[str] = field(default_factory=set)
 
     def look(self, client: Client, rows_written: int, rng: np.random.Generator) -> None:
-        """Ask for a sample of the first `rows_written` words, and note what came back."""
+        """Search for a sample of the first `rows_written` words, and record the answer."""
         description = client.describe(COLLECTION)
         state = " / ".join(tables.state_of(shard) for shard in description.shards)
         sample = rng.choice(rows_written, size=min(WATCH_QUERIES, rows_written), replace=False)
@@ -109,12 +106,12 @@ def found_themselves(hits: Hits, words: Sequence[str] | IdArray) -> int:
 def running_server(shards: int) -> Iterator[str]:
     """Run `vectorshard serve` over an empty directory; yield the address that it serves.
 
-    When the context ends the server is asked to end, by SIGTERM.
+    When the context ends, SIGTERM stops the server.
 
     Raises
     ------
     ShardUnavailable
-        If it does not say in time that it can serve, or ends with another code than 0.
+        If it does not serve within START_S, does not stop within STOP_S, or fails.
     """
     with tempfile.TemporaryDirectory(prefix="vectorshard-demo-") as scratch:
         log = Path(scratch) / "log"
@@ -129,9 +126,9 @@ def running_server(shards: int) -> Iterator[str]:
                 yield served_address(server.stdout, log)
                 server.send_signal(signal.SIGTERM)
                 if code := server.wait(STOP_S):
-                    raise ShardUnavailable(f"the server ended with code {code}: {tail(log)}")
+                    raise ShardUnavailable(f"the server exited with code {code}: {tail(log)}")
             except subprocess.TimeoutExpired:
-                raise ShardUnavailable(f"the server did not end: {tail(log)}") from None
+                raise ShardUnavailable(f"the server did not stop: {tail(log)}") from None
             finally:
                 if server.poll() is None:
                     server.kill()
@@ -149,36 +146,25 @@ def served_address(stdout: IO[str], log: Path) -> str:
 
 
 def tail(log: Path) -> str:
-    """Return the last line that the server logged."""
+    """Return the last line of the server's log."""
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it logged nothing"
+    return lines[-1] if lines else "its log is empty"
 
 
 def run(console: Console, *, words: Path, shards: int) -> bool:
-    """Show it all on `console`; return whether every promise was kept.
+    """Show everything on `console`; return whether every promise was kept.
 
-    Parameters
-    ----------
-    words
-        A .npz with `vectors` (rows, dim) and `words` (rows,), as examples/README.md describes.
-    shards
-        Shards of the server that is started.
-
-    Raises
-    ------
-    UnreadableFile
-        If there are no such words.
-    ShardUnavailable
-        If the server does not start, or does not end as it should.
+    `words` is a .npz with `vectors` (rows, dim) and `words` (rows,), as in examples/README.md.
+    Raises UnreadableFile if it is not, and what `running_server` raises.
     """
     with open_vectors(words, ids_key="words") as source:
         if source.id_type is not IdType.STRING or not source.rows:
-            raise UnreadableFile(f"{words}: its ids are no words")
+            raise UnreadableFile(f"{words}: the array words must contain strings")
         [(ids, vectors)] = source.batches(source.rows)
-    with running_server(shards) as target, connect(target, TIMEOUT_S) as client:
+    with running_server(shards) as target, Client(target, timeout_s=TIMEOUT_S) as client:
         console.print(f"a server with {shards} shards listens on {target}\n")
-        broken = show(console, lambda: connect(target, TIMEOUT_S), client, ids, vectors)
-    console.print("the server ended with code 0")
+        broken = show(console, lambda: Client(target, timeout_s=TIMEOUT_S), client, ids, vectors)
+    console.print("the server exited with code 0")
     for promise in sorted(broken):
         console.print(f"BROKEN: {promise}", style="bold red")
     if not broken:
@@ -193,7 +179,7 @@ def show(
     ids: IdArray,
     vectors: VectorArray,
 ) -> set[str]:
-    """Write, watch and ask over an empty server; return the promises that were broken."""
+    """Write, watch and search on an empty server; return the broken promises."""
     watch = Watch(words=ids, vectors=vectors)
     client.create_collection(
         COLLECTION,
@@ -216,7 +202,7 @@ def show(
 def write_and_watch(
     console: Console, reconnect: Callable[[], Client], client: Client, watch: Watch
 ) -> None:
-    """Write all words, then train anew; another thread with its own client searches meanwhile."""
+    """Write all words, then train again, while a thread with a second client searches."""
     written = 0
     finished = threading.Event()
     failures: list[Exception] = []
@@ -228,7 +214,7 @@ def write_and_watch(
                 while not finished.is_set():
                     if written:
                         watch.look(watcher, written, rng)
-        except Exception as failure:  # told by the thread that waits for this one
+        except Exception as failure:  # raised by the thread that joins this one
             failures.append(failure)
 
     thread = threading.Thread(target=keep_looking, name="watcher")
@@ -252,11 +238,11 @@ def write_and_watch(
 
 
 def sightings_table(watch: Watch) -> Table:
-    """Return what the searches saw, one row for each state of the shards."""
+    """Return what the searches saw, one row per state of the shards."""
     table = tables.plain_table(
-        "words that found themselves, while words were written and the index trained",
+        "words that found themselves, while words were written and the index was trained",
         ["state of the shards"],
-        ["searches", "asked", "found", "rows visible", "rows exact"],
+        ["searches", "words", "found", "rows visible", "rows exact"],
     )
     for state, seen in watch.sightings.items():
         figures = (seen.searches, seen.asked, seen.found, seen.rows_visible, seen.rows_exact)
@@ -267,7 +253,7 @@ def sightings_table(watch: Watch) -> Table:
 def show_neighbours(
     console: Console, client: Client, ids: IdArray, vectors: VectorArray
 ) -> set[str]:
-    """Print the nearest words of a few, and the receipt; return what was broken."""
+    """Print the nearest words of a few words, and the receipt; return the broken promises."""
     row_of = {word: row for row, word in enumerate(ids)}
     asked = [word for word in SHOWN_WORDS if word in row_of] or list(ids[:1])
     hits = client.search(COLLECTION, vectors[[row_of[word] for word in asked]], 7)
@@ -282,7 +268,7 @@ def show_neighbours(
 
 
 def show_times(console: Console, client: Client, vectors: VectorArray) -> set[str]:
-    """Time a batch against its queries one by one, in turn; return what was broken."""
+    """Time a batch and its queries one by one, alternately; return the broken promises."""
     rng = np.random.default_rng(11)
     batch_ms, singles_ms = [], []
     for _ in range(TIMED_ROUNDS):

@@ -1,26 +1,19 @@
-"""One process: a router over shards of its own, without a socket between them."""
+"""`vectorshard serve`: a router and its shards in one process, without sockets between them."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
-from vectorshard.cli.fleet import identity_of
+from vectorshard.cli.fleet import EMBEDDED, open_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import DataDirectoryForeign
-from vectorshard.shard.runtime.allocator import give_back
 from vectorshard.shard.server.run import run_server
 from vectorshard.shard.storage.data_directory import IDENTITY_FILE
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import Role
-
-
-def shard_directory(data: Path, shard: int) -> Path:
-    """Return where an embedded shard keeps its rows."""
-    return data / f"shard-{shard}"
 
 
 async def open_embedded(
@@ -30,26 +23,22 @@ async def open_embedded(
 
     Raises
     ------
-    DataDirectoryError
-        If a directory is in use, too new, or was made for another number of shards.
+    DataDirectoryError, CorruptData
+        If a directory is in use, too new, damaged, or was made for another number of shards.
     """
-    disk = disk or Disk()
     if (data / IDENTITY_FILE).exists():
         raise DataDirectoryForeign(
-            f"{data} is the directory of one shard: choose the one that it is in, or run "
+            f"{data} is the directory of one shard: give the directory above it, or run "
             "`vectorshard shard` on it"
         )
+    disk = disk or Disk()
     local_shards: list[LocalShard] = []
     cluster = ""
     try:
         for shard in range(shards):
-            local_shard = await asyncio.to_thread(
-                LocalShard.open,
-                disk,
-                shard_directory(data, shard),
-                identity_of(shard, shards, cluster),
-                engine,
-                when_idle=give_back,
+            directory = data / EMBEDDED.format(shard)
+            local_shard = await open_shard(
+                disk, directory, engine, shard=shard, shards_total=shards, cluster=cluster
             )
             local_shards.append(local_shard)
             cluster = (await local_shard.topology()).cluster
@@ -60,22 +49,12 @@ async def open_embedded(
         raise
 
 
-def engine_for(shards: int, cores: int) -> EngineConfig:
-    """Share the machine's cores among the shards of one process."""
-    return EngineConfig(search_cores=max(1, cores // shards))
-
-
 async def serve(*, shards: int, data: Path, server: ServerConfig) -> None:
-    """Serve until SIGTERM or SIGINT; every acknowledged write is durable at any moment of it.
+    """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
 
-    Raises
-    ------
-    DataDirectoryError, CorruptData
-        If the data directory cannot be opened.
-    InvalidParameter
-        If it cannot listen on an address.
+    Raises what `open_embedded` and `run_server` raise.
     """
-    engine = engine_for(shards, len(os.sched_getaffinity(0)))
+    engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // shards))
 
     async def open_all() -> Router:
         return await open_embedded(data, shards, engine)

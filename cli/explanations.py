@@ -1,4 +1,4 @@
-"""An explanation for people: a sentence, and a table of its figures.
+"""What `vectorshard explain` prints: a sentence, and a table of its figures.
 
 Vocabulary in, text and a rich table out. Nothing here asks a server or prints.
 """
@@ -14,12 +14,12 @@ from vectorshard.cli.tables import plain_table
 from vectorshard.shard.types import Explanation, ShardReceipt
 
 HITS: Final = 10
-"""What a search returns unless it asks for more."""
+"""The default k of a search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Whether a search that states no effort found the id, and how far its shard looked."""
+    """Whether a search without stated effort found the id, and the receipt of the id's shard."""
 
     found: bool
     receipt: ShardReceipt
@@ -34,37 +34,37 @@ def sentence_of(
     rows: int,
     tried: Tried | None,
 ) -> str:
-    """Return the explanation as a person would say it.
+    """Return the explanation as sentences.
 
     Parameters
     ----------
     id_, query
-        What to call them.
+        Their names in the sentences.
     rows
         Live rows of the collection, among which the id ranks.
     tried
-        A search for HITS hits; None where its outcome is known: see `is_worth_trying`.
+        A search for HITS hits; None if its outcome is known without it: see `is_worth_trying`.
     """
     if explanation.deleted:
         return f"{id_} was deleted from {collection}: no search finds it."
     if not explanation.exists:
         return (
             f"There is no {id_} in {collection}: it was never written, or it was deleted before "
-            "its shard last started, or rebuilt its rows."
+            "its shard last restarted or compacted its rows."
         )
     said = [f"{id_} ranks {ordinal(explanation.exact_rank)} of {rows:,} for {query}."]
     said.append(_buffered(explanation) if explanation.buffered else _indexed(explanation))
     if explanation.hidden_by_filter:
-        return " ".join([*said, "The filter hides it."])
+        return " ".join([*said, "The filter excludes it."])
     if explanation.exact_rank > HITS:
-        said.append(f"It is a hit only of a search for {explanation.exact_rank:,} or more.")
+        said.append(f"Only a search for {explanation.exact_rank:,} hits or more returns it.")
     if tried is not None:
         said.append(_outcome(explanation, tried))
     return " ".join(said)
 
 
 def is_worth_trying(explanation: Explanation) -> bool:
-    """Whether it takes a search for HITS hits to know whether one finds the id."""
+    """Whether only a trial shows if a search for HITS hits finds the id."""
     hidden = not explanation.exists or explanation.hidden_by_filter
     return not hidden and not explanation.buffered and explanation.exact_rank <= HITS
 
@@ -72,7 +72,7 @@ def is_worth_trying(explanation: Explanation) -> bool:
 def _buffered(explanation: Explanation) -> str:
     return (
         f"It is in the training buffer of shard {explanation.shard}, which every search scores "
-        "exactly, whatever its nprobe."
+        "exactly, at any nprobe."
     )
 
 
@@ -84,23 +84,23 @@ def _indexed(explanation: Explanation) -> str:
     )
     if nprobe:
         finds = "finds" if explanation.exact_rank <= HITS else "reaches"
-        less = " and less does not" if nprobe > 1 else ""
-        return f"{place}, so that nprobe {nprobe:,} {finds} it{less}."
+        less = ", and a smaller nprobe does not" if nprobe > 1 else ""
+        return f"{place}: nprobe {nprobe:,} {finds} it{less}."
     return (
-        f"{place}, but its code looks only {ordinal(explanation.candidates_needed)} best there, "
-        f"and a search by nprobe for {HITS} hits scores {explanation.candidates:,} candidates: "
+        f"{place}, but its code ranks only {ordinal(explanation.candidates_needed)} there, and a "
+        f"search by nprobe for {HITS} hits scores only {explanation.candidates:,} candidates: "
         "no nprobe finds it."
     )
 
 
 def _outcome(explanation: Explanation, tried: Tried) -> str:
     receipt = tried.receipt
-    effort = f"probes {receipt.nprobe:,}" if receipt.nprobe else "scores every row"
+    effort = f"probes {receipt.nprobe:,} lists" if receipt.nprobe else "scores every row"
     if tried.found:
         return f"The default search {effort} and finds it."
     nprobe = explanation.nprobe_needed
     other = f"--nprobe {nprobe} or " if nprobe else ""
-    return f"The default search {effort} and does not find it: ask with {other}--exact."
+    return f"The default search {effort} and does not find it: use {other}--exact."
 
 
 def ordinal(number: int) -> str:
@@ -112,7 +112,7 @@ def ordinal(number: int) -> str:
 
 
 def explanation_table(explanation: Explanation, *, tried: Tried | None) -> Table:
-    """Return the figures of an id that exists, and those of the search that was tried."""
+    """Return the figures of an id that exists, and of the search that was tried."""
     table = plain_table("explanation", ["figure"], ["value"])
     table.add_row("exact rank", f"{explanation.exact_rank:,}")
     table.add_row("score", f"{explanation.score:.6g}")
@@ -122,7 +122,7 @@ def explanation_table(explanation: Explanation, *, tried: Tried | None) -> Table
         needed = explanation.nprobe_needed
         table.add_row("list", f"{explanation.list:,}")
         table.add_row("rank of the list's centroid", f"{explanation.centroid_rank:,}")
-        table.add_row("nprobe needed", f"{needed:,}" if needed else "none does")
+        table.add_row("nprobe needed", f"{needed:,}" if needed else "no nprobe finds it")
     if explanation.candidates:
         table.add_row("candidates needed at that rank", f"{explanation.candidates_needed:,}")
         table.add_row("candidates of a search by nprobe", f"{explanation.candidates:,}")

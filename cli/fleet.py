@@ -1,10 +1,16 @@
-"""One server of a fleet: a shard by itself, or a router over shards that live elsewhere."""
+"""One server of a fleet: `vectorshard shard`, or `vectorshard router` in one process.
+
+A data directory has the same format here and below the directory of `vectorshard serve`: either
+command may continue what the other wrote. Each refuses the other's directory, which would look
+empty to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
@@ -17,30 +23,60 @@ from vectorshard.shard.errors import DataDirectoryForeign
 from vectorshard.shard.runtime.allocator import give_back
 from vectorshard.shard.server.listening import split_address
 from vectorshard.shard.server.run import run_server
-from vectorshard.shard.storage.data_directory import IDENTITY_FILE, ShardIdentity
+from vectorshard.shard.storage.data_directory import IDENTITY_FILE, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
 
-PLACEMENT_EPOCH = 1
+PLACEMENT_EPOCH: Final = 1
 
-CLUSTER_DEFAULT = "default"
-"""The cluster of a shard whose directory is new, unless it is told another."""
+CLUSTER_DEFAULT: Final = "default"
+"""The cluster of a shard whose directory is new, unless `--cluster` names another."""
+
+EMBEDDED: Final = "shard-{}"
+"""The directories of the shards of `vectorshard serve`, by their numbers."""
 
 
-def identity_of(shard: int, shards_total: int, cluster: str) -> ShardIdentity:
-    """Return who one of `shards_total` shards is; an empty cluster joins its directory's."""
-    return ShardIdentity(
+async def open_shard(
+    disk: Disk,
+    directory: Path,
+    engine: EngineConfig,
+    *,
+    shard: int,
+    shards_total: int,
+    cluster: str = "",
+    new_cluster: Callable[[], str] = new_cluster,
+) -> LocalShard:
+    """Open one of `shards_total` shards; an empty cluster joins the one in its directory.
+
+    `new_cluster` names the cluster of a new directory if `cluster` is empty.
+
+    Raises
+    ------
+    DataDirectoryError, CorruptData
+        If the data directory is in use, too new, damaged, or belongs to another shard.
+    """
+    identity = ShardIdentity(
         cluster=cluster,
         shard=shard,
         shards_total=shards_total,
         slots=slots_of_shard(shard, shards_total),
         placement_epoch=PLACEMENT_EPOCH,
     )
+    return await asyncio.to_thread(
+        LocalShard.open,
+        disk,
+        directory,
+        identity,
+        engine,
+        new_cluster=new_cluster,
+        when_idle=give_back,
+    )
 
 
-def _require_no_shards_within(data: Path) -> None:
-    for other in sorted(data.glob(f"shard-*/{IDENTITY_FILE}")):
+def _require_no_embedded_shards(data: Path) -> None:
+    for other in sorted(data.glob(f"{EMBEDDED.format('*')}/{IDENTITY_FILE}")):
         raise DataDirectoryForeign(
-            f"{data} holds several shards' directories: choose one of them, such as {other.parent}"
+            f"{data} contains the directories of several shards: give one of them, such as "
+            f"{other.parent}"
         )
 
 
@@ -53,66 +89,37 @@ async def serve_shard(
     cores: int,
     server: ServerConfig,
 ) -> None:
-    """Serve one shard until SIGTERM or SIGINT.
+    """Serve one shard until SIGTERM or SIGINT; one search uses at most `cores` cores.
 
-    Parameters
-    ----------
-    shard, shards_total
-        Its number, from 0, and how many there are. They settle its slots for good.
-    data
-        Its own data directory.
-    cluster
-        The cluster it must belong to; None for the one that the directory knows.
-    cores
-        Cores that one search may use.
-    server
-        Where to serve.
+    `cluster` is the cluster that it must belong to; None stands for the one stored in the
+    directory, and for CLUSTER_DEFAULT in a new directory.
 
-    Raises
-    ------
-    DataDirectoryError, CorruptData
-        If the data directory cannot be opened as this shard's.
-    InvalidParameter
-        If it cannot listen on an address.
+    Raises what `open_shard` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=cores)
 
-    async def open_shard() -> LocalShard:
-        _require_no_shards_within(data)
-        identity = identity_of(shard, shards_total, cluster or "")
-        return await asyncio.to_thread(
-            LocalShard.open,
+    async def open_this() -> LocalShard:
+        _require_no_embedded_shards(data)
+        return await open_shard(
             Disk(),
             data,
-            identity,
             engine,
+            shard=shard,
+            shards_total=shards_total,
+            cluster=cluster or "",
             new_cluster=lambda: CLUSTER_DEFAULT,
-            when_idle=give_back,
         )
 
-    await run_server(open_shard, engine.limits, server)
+    await run_server(open_this, engine.limits, server)
 
 
 async def serve_router(*, shards: Sequence[str], partial: bool, server: ServerConfig) -> None:
-    """Serve a router over servers at the addresses `shards` until SIGTERM or SIGINT.
+    """Serve a router over the servers at the addresses `shards` until SIGTERM or SIGINT.
 
-    It starts while some of them are missing, and finds them when they come.
+    They are shards in the order of their numbers, or routers. With `partial` they may cover only a
+    part of the placement. The router starts while some are unavailable, and connects to them later.
 
-    Parameters
-    ----------
-    shards
-        HOST:PORT of each child: shards in the order of their numbers, or routers.
-    partial
-        Whether the children may be a part of the placement only, as below another router.
-    server
-        Where to serve.
-
-    Raises
-    ------
-    PlacementMismatch
-        If the children contradict each other, or the placement that they belong to.
-    InvalidParameter
-        If it cannot listen on an address.
+    Raises what `run_server` raises, and PlacementMismatch if the servers contradict each other.
     """
     for target in shards:
         split_address(target, "shard")

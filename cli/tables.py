@@ -1,4 +1,4 @@
-"""Tables for people: hits, receipts, ledgers and collections, for a terminal or a plain log.
+"""The tables that commands print: hits, receipts, ledgers, collections; on a terminal or in a log.
 
 Vocabulary in, rich tables out. Nothing here asks a server or prints.
 """
@@ -6,7 +6,7 @@ Vocabulary in, rich tables out. Nothing here asks a server or prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -21,19 +21,8 @@ from vectorshard.shard.types import (
     ShardReceipt,
 )
 
-
-class ScoredId(Protocol):
-    """A hit, as far as a table shows it."""
-
-    @property
-    def id(self) -> int | str:
-        """The caller's id."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """Its exact score."""
-        ...
+if TYPE_CHECKING:
+    from vectorshard.client.calls import Hit
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
@@ -46,34 +35,28 @@ def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def hits_table(title: str, queries: Iterable[tuple[str, Iterable[ScoredId]]]) -> Table:
-    """Return one row for each hit; the name of its query stands beside the first of them."""
+def hits_table(title: str, queries: Iterable[tuple[str, Iterable[Hit]]]) -> Table:
+    """Return one row for each hit; the first hit of a query shows the query's name."""
     table = plain_table(title, ["query", "id"], ["rank", "score"])
     for name, hits in queries:
         for rank, hit in enumerate(hits, start=1):
-            shown = Text(name if rank == 1 else "")  # Text: brackets in an id are no markup
+            shown = Text(name if rank == 1 else "")  # Text: rich reads brackets in a str as markup
             table.add_row(shown, Text(str(hit.id)), str(rank), f"{hit.score:.6g}")
     return table
 
 
 def receipt_table(receipt: Receipt) -> Table:
-    """Return what the answer covers: one row a leaf shard.
+    """Return what the answer covers: one row per leaf shard.
 
-    That of a search with a filter also tells how many rows pass, and the way taken to find them.
+    With a filter, it also shows how many rows pass, and the plan by which they were found.
     """
     filtered = any(shard.filter_plan for shard in receipt.shards)
+    figures = ["rows visible", "rows exact", "nprobe", "nlist", "generation"]
     table = plain_table(
         f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
         f"coverage {receipt.coverage:.0%}",
         ["shard", "answered"],
-        [
-            "rows visible",
-            "rows exact",
-            "nprobe",
-            "nlist",
-            "generation",
-            *(["rows passing", "filter by"] if filtered else []),
-        ],
+        figures + (["rows passing", "filter plan"] if filtered else []),
     )
     for shard in receipt.shards:
         plan = shard.filter_plan
@@ -87,13 +70,13 @@ def receipt_cells(shard: ShardReceipt) -> list[str | Text]:
     if shard.missing_reason:
         return [str(shard.shard), Text(f"no: {shard.missing_reason}"), *["-"] * 5]
     effort = [f"{figure:,}" for figure in (shard.nprobe, shard.nlist, shard.generation)]
-    if not shard.nlist:  # no index was asked
+    if not shard.nlist:  # no index was searched
         effort = ["-"] * 3
     return [str(shard.shard), "yes", f"{shard.rows_visible:,}", f"{shard.rows_exact:,}", *effort]
 
 
 def ledger_table(description: CollectionDescription) -> Table:
-    """Return where every accepted row is: one row a leaf shard, and their sum."""
+    """Return where every accepted row is: one row per leaf shard, and their sum."""
     total = description.ledger
     verdict = "adds up" if adds_up(description) else "DOES NOT ADD UP"
     table = plain_table(
@@ -114,13 +97,13 @@ def adds_up(description: CollectionDescription) -> bool:
 
 
 def ledger_cells(ledger: Ledger) -> list[str]:
-    """Return the figures of a ledger in the order in which they add up."""
+    """Return the figures of a ledger in the order of its equation."""
     figures = (ledger.accepted, ledger.buffered, ledger.indexed, ledger.deleted, ledger.replaced)
     return [f"{figure:,}" for figure in figures]
 
 
 def state_of(shard: ShardDescription) -> str:
-    """Return the state of a shard's index, and whether a new one is being trained."""
+    """Return the state of a shard's index, and whether a new index is training."""
     state = shard.state.name
     return f"{state} + training" if shard.training and state == "TRAINED" else state
 
@@ -129,9 +112,9 @@ def index_table(description: CollectionDescription) -> Table:
     """Return each leaf shard's index and what it costs."""
     config = description.config
     table = plain_table(
-        f"index: {config.index.kind.name}, best in batches of {description.recommended_batch_size}",
+        f"index: {config.index.kind.name}, recommended batch {description.recommended_batch_size}",
         ["shard"],
-        ["nlist", "nprobe", "trained on", "imbalance", "took", "memory", "disk"],
+        ["nlist", "nprobe", "rows trained on", "imbalance", "training time", "memory", "disk"],
     )
     for shard in description.shards:
         trained = [
@@ -151,9 +134,9 @@ def index_table(description: CollectionDescription) -> Table:
 
 
 def recall_table(description: CollectionDescription) -> Table:
-    """Return what each leaf shard's index finds: as calibrated, and for live queries."""
+    """Return the recall of each leaf shard's index: as calibrated, and of live queries."""
     table = plain_table(
-        f"recall of 10 hits, target {description.config.target_recall:g}",
+        f"recall@10, target {description.config.target_recall:g}",
         ["shard"],
         ["calibrated", "live", "live queries"],
     )
@@ -168,7 +151,7 @@ def recall_table(description: CollectionDescription) -> Table:
 
 
 def collections_table(collections: Iterable[CollectionConfig]) -> Table:
-    """Return one row for each collection."""
+    """Return one row per collection."""
     table = plain_table("collections", ["name", "metric", "ids", "index"], ["dim", "recall"])
     for config in collections:
         table.add_row(

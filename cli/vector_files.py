@@ -1,7 +1,7 @@
 """Read vectors and their ids from .npy, .npz and ann-benchmarks .hdf5 files, a batch at a time.
 
-Files in, numpy out: no network and no terminal here. What is large stays on disk (.npy, .hdf5)
-until its batch is asked for.
+Files in, numpy out: no network and no terminal here. The vectors of a .npy and .hdf5 file stay on
+disk until their batch is read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ METRIC_BY_DISTANCE: Mapping[str, Metric] = {
     "dot": Metric.INNER_PRODUCT,
     "ip": Metric.INNER_PRODUCT,
 }
-"""The `distance` attribute of an ann-benchmarks file. Other distances have no metric here."""
+"""The supported values of the `distance` attribute of an ann-benchmarks file."""
 
 
 class UnreadableFile(ValueError):
-    """A file that holds no vectors that could be ingested; the message says why, for a person."""
+    """A file without readable vectors; the message says why."""
 
 
 class Column(Protocol):
@@ -55,8 +55,8 @@ class Column(Protocol):
 class VectorFile:
     """The vectors of an open file.
 
-    `vectors` is (rows, dim) of any real type. `ids` is (rows,), or None when rows are to be known
-    by their numbers in the file. `metric` is None when the file does not state one.
+    `vectors` is (rows, dim) of any real type. `ids` is (rows,), or None if the row numbers are the
+    ids. `metric` is None if the file does not state one.
     """
 
     vectors: Column
@@ -75,15 +75,15 @@ class VectorFile:
 
     @property
     def id_type(self) -> IdType:
-        """STRING when the file brings ids that are strings, else INT64."""
+        """STRING if the file contains string ids, else INT64."""
         strings = self.ids is not None and self.ids.dtype == object
         return IdType.STRING if strings else IdType.INT64
 
     def batches(self, batch_rows: int) -> Iterator[tuple[IdArray, VectorArray]]:
         """Yield ids (rows,) and float16 or float32 vectors (rows, dim), in the file's order.
 
-        Every batch has `batch_rows` rows, the last perhaps fewer. Float16 and float32 stay what
-        they are; every other type becomes float32.
+        Every batch but the last has `batch_rows` rows. Float16 and float32 keep their type; every
+        other type becomes float32.
         """
         for first in range(0, self.rows, batch_rows):
             span = slice(first, min(first + batch_rows, self.rows))
@@ -92,10 +92,10 @@ class VectorFile:
 
 
 def as_vectors(block: npt.NDArray[Any]) -> VectorArray:
-    """Return a contiguous float16 or float32 copy or view of `block`, in the machine's order."""
+    """Return a contiguous float16 or float32 copy or view of `block`, in native byte order."""
     if block.dtype.kind == "f" and block.dtype.itemsize == 2:
         return np.ascontiguousarray(block, dtype=np.float16)
-    with np.errstate(over="ignore"):  # becomes Inf, which the server refuses by row
+    with np.errstate(over="ignore"):  # becomes Inf, and the server rejects the row
         return np.ascontiguousarray(block, dtype=np.float32)
 
 
@@ -115,8 +115,8 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
     Raises
     ------
     UnreadableFile
-        If the file is missing, damaged, of another kind, has no such array, holds anything but a
-        matrix of real numbers, or ids that are not one for each row.
+        If the file is missing, damaged, or of another type; if it lacks the array; if the vectors
+        are not a matrix of real numbers; or if the number of ids differs from the number of rows.
     """
     with ExitStack() as stack:
         try:
@@ -124,22 +124,22 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
         except UnreadableFile as cause:
             raise UnreadableFile(f"{path}: {cause}") from cause
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as cause:
-            raise UnreadableFile(f"{path}: not readable: {cause}") from cause
+            raise UnreadableFile(f"{path}: cannot read: {cause}") from cause
         yield vector_file
 
 
 def load(path: Path, vectors_key: str, ids_key: str, stack: ExitStack) -> VectorFile:
-    """Open `path` by its suffix; what must stay open is closed with `stack`."""
+    """Open `path` by its suffix; `stack` closes what must stay open."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         if vectors_key or ids_key:
-            raise UnreadableFile("a .npy file has no named arrays; use a .npz")
+            raise UnreadableFile("a .npy file has no named arrays; use a .npz file")
         return checked(np.lib.format.open_memmap(path, mode="r"), None, None)
     if suffix == ".npz":
         file = stack.enter_context(path.open("rb"))
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, NpzFile):
-            raise UnreadableFile("holds one bare array; name it .npy")
+            raise UnreadableFile("the file contains one unnamed array; rename it to .npy")
         stack.enter_context(arrays)
         vectors = arrays[existing_key(arrays, vectors_key or "vectors")]
         ids_key = default_ids_key(arrays, ids_key)
@@ -150,7 +150,7 @@ def load(path: Path, vectors_key: str, ids_key: str, stack: ExitStack) -> Vector
         ids_key = default_ids_key(datasets, ids_key)
         ids = hdf5_column(datasets[ids_key]) if ids_key else None
         return checked(vectors, ids, stated_metric(datasets.attrs.get("distance")))
-    raise UnreadableFile("not a .npy, .npz or .hdf5 file")
+    raise UnreadableFile("the suffix must be .npy, .npz, .hdf5 or .h5")
 
 
 def open_hdf5(path: Path) -> Any:
@@ -158,12 +158,12 @@ def open_hdf5(path: Path) -> Any:
     try:
         import h5py
     except ImportError as cause:
-        raise UnreadableFile("needs h5py: pip install 'vectorshard[bench]'") from cause
+        raise UnreadableFile("h5py is required: pip install 'vectorshard[bench]'") from cause
     return h5py.File(path, "r")
 
 
 def hdf5_column(dataset: Any) -> npt.NDArray[Any]:
-    """Return a dataset in memory, its strings as `str`."""
+    """Return a dataset in memory, with strings as `str`."""
     import h5py
 
     strings = h5py.check_string_dtype(dataset.dtype) is not None
@@ -172,36 +172,37 @@ def hdf5_column(dataset: Any) -> npt.NDArray[Any]:
 
 
 def existing_key(arrays: Mapping[str, Any], key: str) -> str:
-    """Return `key`, or refuse it with the names that there are."""
+    """Return `key`; raise UnreadableFile with the existing names if it is not one of them."""
     if key not in arrays:
-        raise UnreadableFile(f"no array {key!r} in the file; it has: {', '.join(sorted(arrays))}")
+        raise UnreadableFile(f"no array {key!r}; the file contains: {', '.join(sorted(arrays))}")
     return key
 
 
 def default_ids_key(arrays: Mapping[str, Any], key: str) -> str:
-    """Return the name of the array of ids; empty when none is named and there is none."""
+    """Return `key`, else ``ids`` if the file contains it; empty if it does not."""
     return existing_key(arrays, key) if key else ("ids" if "ids" in arrays else "")
 
 
 def stated_metric(distance: Any) -> Metric | None:
-    """Return the metric of an ann-benchmarks `distance` attribute; None when it is absent."""
+    """Return the metric of an ann-benchmarks `distance` attribute; None if it is absent."""
     if distance is None:
         return None
     name = distance.decode() if isinstance(distance, bytes) else str(distance)
     if name not in METRIC_BY_DISTANCE:
-        raise UnreadableFile(f"no metric for distance {name!r}")
+        known = ", ".join(METRIC_BY_DISTANCE)
+        raise UnreadableFile(f"distance {name!r} is not supported; supported: {known}")
     return METRIC_BY_DISTANCE[name]
 
 
 def checked(vectors: Column, ids: npt.NDArray[Any] | None, metric: Metric | None) -> VectorFile:
-    """Return the file's content, if it is a matrix of real numbers with one id for each row."""
+    """Return the file's content; raise UnreadableFile if a shape or type is wrong."""
     if len(vectors.shape) != 2 or vectors.dtype.kind not in "fiu":
         raise UnreadableFile(
             f"vectors must be a (rows, dim) matrix of real numbers, not "
             f"{vectors.dtype} of shape {vectors.shape}"
         )
     if ids is not None and ids.shape != vectors.shape[:1]:
-        raise UnreadableFile(f"ids of shape {ids.shape} for {vectors.shape[0]} vectors")
+        raise UnreadableFile(f"ids must have shape {vectors.shape[:1]}, not {ids.shape}")
     return VectorFile(vectors=vectors, ids=None if ids is None else as_ids(ids), metric=metric)
 
 
@@ -211,7 +212,7 @@ def as_ids(column: npt.NDArray[Any]) -> IdArray:
     Raises
     ------
     UnreadableFile
-        If they are neither integers that fit int64 nor strings.
+        If they are neither strings nor integers within int64.
     """
     if column.dtype.kind == "S":
         column = np.char.decode(column, "utf-8")

@@ -1,13 +1,13 @@
-"""Several router processes on one port: the parent that starts them, and ends with them.
+"""Several router processes on one port, and their parent.
 
-A router's work is on one event loop, and so on one core. Its state is its children's, so that there
-may be as many of it as there are cores; the kernel gives each connection to one of them
-(SO_REUSEPORT). They are processes started anew, because grpc does not survive a fork.
+A router's work is on one event loop, and so on one core. Its state is that of its shards, so there
+may be as many routers as there are cores; the kernel distributes connections among them
+(SO_REUSEPORT). Each is a fresh process, because grpc does not survive a fork.
 
-The parent serves nothing. It holds the port before anybody listens, so that a server of somebody
-else's cannot have it meanwhile; says that it listens once all workers do; passes SIGTERM on; starts
-a worker anew that ends by itself, unless that happens too often; and ends when all of them have. A
-worker ends when its parent does, whatever ended that.
+The parent serves nothing. It reserves the port before the workers listen, so that no other server
+can take it. It reports that it listens once all workers do, and passes SIGTERM on. A worker that
+ends unasked is restarted, unless that happens too often. The parent ends when all workers have
+ended, and a worker ends when its parent does, whatever ended the parent.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ from typing import IO, Final, Protocol
 
 import structlog
 
-from vectorshard.shard.config import ServerConfig
+from vectorshard.shard.config import LISTENING, ServerConfig
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.server.listening import hold, join_address, split_address
 
 RESTARTS: Final = 5
 RESTARTS_WITHIN_S: Final = 60.0
-"""So many workers are started anew in so long; more have a reason that no start mends."""
-
-SAYS: Final = "listening on "
-"""What a server prints before its address once it can serve."""
+"""At most RESTARTS within this time; more have a cause that no restart removes."""
 
 _log = structlog.get_logger(__name__)
 
@@ -44,20 +41,20 @@ class Worker(Protocol):
     """One router process."""
 
     async def listening(self) -> bool:
-        """Return when it says that it serves; False when it ends instead."""
+        """Return True once it serves; False if it ends first."""
         ...
 
     async def ended(self) -> int:
-        """Return its exit code when it ends."""
+        """Wait until it ends, and return its exit code."""
         ...
 
     def stop(self) -> None:
-        """Have it drain and end."""
+        """Tell it to drain and end."""
         ...
 
 
 class StartedWorker:
-    """A worker, as a process of its own. What it prints is the parent's to say."""
+    """A worker in a child process. The parent reads its stdout."""
 
     def __init__(self, running: asyncio.subprocess.Process) -> None:
         self._running = running
@@ -69,40 +66,38 @@ class StartedWorker:
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
 
     async def listening(self) -> bool:
-        """Return when it says that it serves; False when it ends instead."""
+        """Return True once it prints that it serves; False if it ends first."""
         assert self._running.stdout is not None
-        return (await self._running.stdout.readline()).decode().startswith(SAYS)
+        return (await self._running.stdout.readline()).decode().startswith(LISTENING)
 
     async def ended(self) -> int:
-        """Return its exit code when it ends."""
+        """Wait until it ends, and return its exit code."""
         return await self._running.wait()
 
     def stop(self) -> None:
-        """Have it drain and end."""
+        """Send it SIGTERM: it drains and ends."""
         if self._running.returncode is None:
             self._running.terminate()
 
 
 class Workers:
-    """Keeps workers running. Use `run` once.
+    """Starts workers, and restarts those that end. Call `run` once.
 
     Parameters
     ----------
-    number
-        How many.
+    total
+        How many workers run.
     start
         Starts the worker of a number, from 0.
-    clock
-        Seconds.
     """
 
     def __init__(
         self,
-        number: int,
+        total: int,
         start: Callable[[int], Awaitable[Worker]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._number = number
+        self._total = total
         self._start = start
         self._clock = clock
         self._running: dict[int, Worker] = {}
@@ -110,48 +105,48 @@ class Workers:
         self._stopping = False
 
     def stop(self) -> None:
-        """Have all workers drain and end."""
+        """Tell all workers to drain and end."""
         self._stopping = True
         for worker in self._running.values():
             worker.stop()
 
     async def run(self, all_listen: Callable[[], None]) -> int:
-        """Return when all workers have ended: 0, or the first exit code that is another.
+        """Wait until all workers have ended; return 0, or the first exit code that is not 0.
 
-        `all_listen` is called once, when all of them serve; not when one ends before that, which
-        ends the others.
+        `all_listen` is called once, when all workers serve. If one ends before that, the others are
+        stopped.
         """
-        for number in range(self._number):
+        for number in range(self._total):
             self._running[number] = await self._start(number)
         ready = asyncio.gather(*(worker.listening() for worker in self._running.values()))
-        ready.add_done_callback(lambda _: self._begun(ready, all_listen))
+        ready.add_done_callback(lambda _: self._report(ready, all_listen))
         codes = await asyncio.gather(*(self._keep(number, ready) for number in self._running))
         return next((code for code in codes if code), 0)
 
-    def _begun(self, ready: asyncio.Future[list[bool]], all_listen: Callable[[], None]) -> None:
+    def _report(self, ready: asyncio.Future[list[bool]], all_listen: Callable[[], None]) -> None:
         if not self._stopping and all(ready.result()):
             all_listen()
 
     async def _keep(self, number: int, ready: asyncio.Future[list[bool]]) -> int:
-        """Start a worker anew whenever it ends, until it may not; return its last exit code."""
+        """Restart a worker whenever it ends, as often as allowed; return its last exit code."""
         while True:
             code = await self._running[number].ended()
-            if self._stopping:  # one that was still starting ends by the signal itself
+            if self._stopping:  # a worker that was still starting is killed by the signal
                 return 0 if code == -signal.SIGTERM else code
             if not ready.done() or not all(ready.result()):
-                _log.error("a worker has not started", worker=number, exit_code=code)
-            elif self._may_start():
-                _log.warning("a worker is started anew", worker=number, exit_code=code)
+                _log.error("worker did not start", worker=number, exit_code=code)
+            elif self._may_restart():
+                _log.warning("worker restarted", worker=number, exit_code=code)
                 self._running[number] = await self._start(number)
                 if self._stopping:
                     self._running[number].stop()
                 continue
             else:
-                _log.error("workers end again and again", worker=number, exit_code=code)
+                _log.error("workers restarted too often", worker=number, exit_code=code)
             self.stop()
             return code or 1
 
-    def _may_start(self) -> bool:
+    def _may_restart(self) -> bool:
         now, restarts = self._clock(), self._restarts
         if len(restarts) == RESTARTS and now - restarts[0] < RESTARTS_WITHIN_S:
             return False
@@ -160,12 +155,12 @@ class Workers:
 
 
 def config_of_worker(server: ServerConfig, number: int, listen: str) -> ServerConfig:
-    """Return where a worker serves: all on one port, metrics and health on the number-th after it.
+    """Return a worker's addresses: `listen`, and metrics and health on the given port + number.
 
     Raises
     ------
     InvalidParameter
-        If there is no such port.
+        If that port is above 65535.
     """
 
     def nth(address: str | None, field: str) -> str | None:
@@ -175,7 +170,7 @@ def config_of_worker(server: ServerConfig, number: int, listen: str) -> ServerCo
         if port == 0:
             return address
         if port + number > 65_535:
-            raise InvalidParameter(f"{port} + {number} is no port", field=field)
+            raise InvalidParameter(f"port {port} + worker {number} is above 65535", field=field)
         return join_address(host, port + number)
 
     return replace(
@@ -190,7 +185,7 @@ def config_of_worker(server: ServerConfig, number: int, listen: str) -> ServerCo
 def worker_command(
     shards: Sequence[str], partial: bool, server: ServerConfig, log_format: str
 ) -> list[str]:
-    """Return the command of a worker over the shards at these addresses."""
+    """Return the command line of a worker over the shards at these addresses."""
     options = {
         "--listen": server.listen,
         "--metrics": server.metrics,
@@ -208,33 +203,33 @@ def worker_command(
 
 
 async def serve_workers(
-    number: int, *, shards: Sequence[str], partial: bool, server: ServerConfig, log_format: str
+    total: int, *, shards: Sequence[str], partial: bool, server: ServerConfig, log_format: str
 ) -> int:
-    """Serve a router by several processes until SIGTERM or SIGINT, and return the exit code.
+    """Run a router in several processes until SIGTERM or SIGINT; return the exit code.
 
-    Prints ``listening on HOST:PORT`` once all of them can serve.
+    Prints ``listening on HOST:PORT`` once all workers serve.
 
     Raises
     ------
     InvalidParameter
-        If it cannot listen on an address.
+        If a worker cannot listen on an address.
     """
     address, held = await hold(server.listen)
     commands = [
         worker_command(shards, partial, config_of_worker(server, each, address), log_format)
-        for each in range(number)
+        for each in range(total)
     ]
-    workers = Workers(number, lambda each: StartedWorker.start(commands[each]))
+    workers = Workers(total, lambda each: StartedWorker.start(commands[each]))
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, workers.stop)
     with ExitStack() as closing:
         for each in held:
             closing.enter_context(each)
-        return await workers.run(lambda: print(f"{SAYS}{address}", flush=True))
+        return await workers.run(lambda: print(f"{LISTENING}{address}", flush=True))
 
 
 def end_with(parent: IO[bytes]) -> None:
-    """Have this process end by SIGTERM when `parent`, a pipe that nobody writes to, is closed."""
+    """Send this process SIGTERM when the pipe `parent` is closed; its other end writes nothing."""
 
     def wait() -> None:
         parent.read()

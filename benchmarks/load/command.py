@@ -1,7 +1,6 @@
-"""`vectorshard bench`: its options. What measures is imported when the command runs.
+"""The options of `vectorshard bench`. The load generator is imported when the command runs.
 
-The command line finds this by the entry point `vectorshard.commands` and turns an expected failure
-into a line.
+`vectorshard.cli.app` finds this module in the checkout, and prints an expected failure as one line.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import typer
 from benchmarks.load.plan import Arrivals, CallKind, Format, Plan
 
 OPTIONAL_PACKAGES = frozenset({"hdrh", "h5py"})
-"""Those of the extra `bench`."""
+"""The packages of the extra `bench`."""
 RATE_PER_S = 100.0
 DURATION_S = 10.0
 CONCURRENCY_OPEN = 1_000
@@ -23,38 +22,38 @@ CONCURRENCY_CLOSED = 16
 
 def bench(
     target: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The server to load.")
+        str, typer.Option(metavar="HOST:PORT", help="Address of the server.")
     ] = "127.0.0.1:7700",
-    collection: Annotated[str, typer.Option(help="Where to search or to write.")] = "bench",
+    collection: Annotated[str, typer.Option(help="Name of the collection.")] = "bench",
     call: Annotated[
-        CallKind, typer.Option(help="What to call; empty is a call that does nothing.")
+        CallKind, typer.Option(help="The RPC to call; empty is GetServerInfo, which does nothing.")
     ] = CallKind.search,
     rps: Annotated[
         float | None,
-        typer.Option(min=0.001, help=f"Calls a second, open loop. Default: {RATE_PER_S:g}."),
+        typer.Option(min=0.001, help=f"Calls per second, open loop. Default: {RATE_PER_S:g}."),
     ] = None,
     arrivals: Annotated[
-        Arrivals, typer.Option(help="How the starts are spaced.")
+        Arrivals, typer.Option(help="Spacing of the starts, open loop.")
     ] = Arrivals.poisson,
     closed: Annotated[
         bool,
-        typer.Option("--closed", help="Closed loop: every caller waits for its answer."),
+        typer.Option("--closed", help="Closed loop: each caller waits for its answer."),
     ] = False,
     concurrency: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help=f"Calls in flight: at most, default {CONCURRENCY_OPEN:,}; "
-            f"--closed: always, default {CONCURRENCY_CLOSED}.",
+            help=f"Calls in flight. Open loop: the maximum, default {CONCURRENCY_OPEN:,}; "
+            f"--closed: the constant number, default {CONCURRENCY_CLOSED}.",
         ),
     ] = None,
-    connections: Annotated[int, typer.Option(min=1, help="TCP connections.")] = 1,
+    connections: Annotated[int, typer.Option(min=1, help="Number of TCP connections.")] = 1,
     duration: Annotated[
         float | None,
         typer.Option(
             min=0.001,
             metavar="SECONDS",
-            help=f"How long calls start. Default: {DURATION_S:g}, or until --total.",
+            help=f"How long to start calls. Default: {DURATION_S:g}, or until --total.",
         ),
     ] = None,
     total: Annotated[int | None, typer.Option(min=1, help="End after this many calls.")] = None,
@@ -62,43 +61,43 @@ def bench(
         float, typer.Option(min=0, metavar="SECONDS", help="Time before calls count.")
     ] = 1.0,
     timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="Time allowed for each call.")
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")
     ] = 10.0,
-    batch: Annotated[int, typer.Option(min=1, help="Queries or rows a call.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Queries or rows in each call.")] = 1,
     k: Annotated[int, typer.Option(min=1, help="Hits for each query.")] = 10,
     exact: Annotated[bool, typer.Option("--exact", help="Score every row.")] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Inverted lists to probe.")] = None,
-    target_recall: Annotated[float | None, typer.Option(help="The recall to aim at.")] = None,
+    target_recall: Annotated[float | None, typer.Option(help="Recall to aim for.")] = None,
     data: Annotated[
         str, typer.Option(metavar="FILE|synthetic", help="A .hdf5, .npz or .npy file, or clusters.")
     ] = "synthetic",
     vectors_key: Annotated[
-        str, typer.Option(help="The array of rows. Default: vectors, or train in an .hdf5.")
+        str, typer.Option(help="The array of rows. Default: vectors, or train in an .hdf5 file.")
     ] = "",
     queries_key: Annotated[
         str, typer.Option(help="The array of queries. Default: test or queries, else the rows.")
     ] = "",
     neighbors_key: Annotated[
-        str, typer.Option(help="The true nearest row numbers of each query. Default: neighbors.")
+        str, typer.Option(help="The array of ground truth: row numbers. Default: neighbors.")
     ] = "",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of synthetic data.")] = 100_000,
+    rows: Annotated[int, typer.Option(min=1, help="Number of synthetic rows.")] = 100_000,
     ingest: Annotated[
         bool,
         typer.Option(
-            "--ingest", help="Create the collection, write the rows, wait until it is trained."
+            "--ingest", help="First create the collection, write the rows and wait for training."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the arrivals and the order.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and query order.")] = 7,
     form: Annotated[
-        Format, typer.Option("--format", help="How to tell the result.")
+        Format, typer.Option("--format", help="Format of the result.")
     ] = Format.summary,
 ) -> None:
-    """Load a server, and tell rate, latencies, statuses and recall.
+    """Load a server, and report rate, latencies, statuses and recall.
 
-    Exit code: 0 when a call succeeded, 1 when none did, 130 after Ctrl-C, with the result so far.
+    Exit code: 0 if a call succeeded, 1 if none did, 130 after Ctrl-C, with the result so far.
     """
     if closed and rps is not None:
-        raise typer.BadParameter("--rps is for the open loop; --closed has no rate of its own")
+        raise typer.BadParameter("--rps and --closed are mutually exclusive")
     if exact + (nprobe is not None) + (target_recall is not None) > 1:
         raise typer.BadParameter("give at most one of --exact, --nprobe and --target-recall")
     try:

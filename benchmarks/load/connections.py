@@ -1,4 +1,4 @@
-"""The connections of the load generator: each a TCP connection of its own."""
+"""The connections of the load generator: one TCP connection each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rpc = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 SERVICE = "/vectorshard.v1.VectorService/"
 OPTIONS = (
-    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share a connection
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 )
@@ -29,7 +29,7 @@ async def connected(
     Raises
     ------
     ShardUnavailable
-        If the server is not reached in `timeout_s`.
+        If the server does not answer within `timeout_s`.
     """
     async with AsyncExitStack() as stack:
         channels = [
@@ -40,5 +40,5 @@ async def connected(
             async with asyncio.timeout(timeout_s):
                 await asyncio.gather(*(channel.channel_ready() for channel in channels))
         except TimeoutError:
-            raise ShardUnavailable(f"{target} was not reached in {timeout_s:g} s") from None
+            raise ShardUnavailable(f"no connection to {target} within {timeout_s:g} s") from None
         yield [channel.unary_unary(SERVICE + rpc) for channel in channels]

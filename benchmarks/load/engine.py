@@ -1,8 +1,8 @@
-"""Make the calls of a schedule: as many callers as there may be calls in flight.
+"""Make the calls of a schedule: one caller for each call that may be in flight.
 
-Each caller takes the next start, waits until it has come, sends, and notes the answer. In an open
-loop a start that finds all callers busy is taken late, by the next that is free; its latency still
-counts from when it was meant to start, so that no wait is left out.
+Each caller takes the next start, waits for its time, sends, and records the answer. In an open loop
+a start that finds all callers busy is taken late, by the next free caller. Its latency still counts
+from its intended start, so that it includes every wait.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from benchmarks.load.record import Record
 from benchmarks.load.schedule import Schedule, Start
 
 Send = Callable[[int], Awaitable[bytes]]
-"""Sends the request of a number; raises grpc.aio.AioRpcError for a status other than OK."""
+"""Sends the n-th request; raises grpc.aio.AioRpcError for a status other than OK."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time, to be replaced in tests: `now` in seconds from any origin, `sleep` for seconds."""
+    """Time, replaceable in tests: `now` in seconds from any origin, `sleep` for seconds."""
 
     now: Callable[[], float] = perf_counter
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 def event_loop(*, is_open: bool) -> asyncio.AbstractEventLoop:
-    """Return the loop for an open or a closed loop of calls.
+    """Return the event loop for an open or a closed loop of calls.
 
-    The timers of uvloop and of epoll count whole milliseconds, too coarse for starts that are to be
-    met; those of select(2) count microseconds. A closed loop has no timers, and uvloop costs less.
+    The timers of uvloop and epoll count whole milliseconds, too coarse for the starts of an open
+    loop; those of select(2) count microseconds. A closed loop needs no timers, and uvloop costs
+    less.
     """
     if is_open:
         return asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -51,16 +52,16 @@ async def make_calls(
     stopped: asyncio.Event,
     clock: Clock | None = None,
 ) -> float:
-    """Make all calls of the schedule, and return the seconds that it took.
+    """Make all calls of the schedule, and return the seconds.
 
     Parameters
     ----------
     sends
-        One a connection; the callers are spread over them.
+        One per connection; the callers are spread over them.
     concurrency
-        Callers: calls in flight at most.
+        Number of callers: the maximum of calls in flight.
     stopped
-        Ends the run when it is set: calls in flight are given up.
+        Ends the run when it is set, and abandons the calls in flight.
     """
     clock = clock or Clock()
     begin = clock.now()
@@ -90,7 +91,7 @@ async def _cancel_when(stopped: asyncio.Event, running: asyncio.Future[list[None
 
 async def _call(schedule: Schedule, send: Send, record: Record, clock: Clock, begin: float) -> None:
     now = clock.now
-    free_s = 0.0  # a caller that has not called yet was free all along
+    free_s = 0.0  # a caller without an earlier call was free from the start
     while (start := schedule.take(taken_s := now() - begin)) is not None:
         if start.at_s > taken_s:
             await clock.sleep(start.at_s - taken_s)

@@ -26,15 +26,15 @@ POLL_S = 0.1
 
 
 def fill(client: Client, name: str, source: VectorFile, console: Console) -> None:
-    """Have the collection hold the rows of the source, with a progress bar on `console`.
+    """Fill the collection with the rows of the source, with a progress bar on `console`.
 
-    It is created if it is not there: with the source's metric, or else COSINE. One that holds them
-    already is left as it is.
+    It is created if it does not exist, with the source's metric or else COSINE. A collection that
+    holds the rows is left as it is.
 
     Raises
     ------
     CollectionExists
-        If it holds other rows: nothing was written.
+        If it holds other rows. Nothing was written.
     VectorShardError
         If a row was refused.
     DeadlineExceeded
@@ -53,9 +53,9 @@ def fill(client: Client, name: str, source: VectorFile, console: Console) -> Non
 
 
 def _holds(client: Client, name: str, source: VectorFile) -> bool:
-    """Whether the collection holds the rows of the source; it is there then, or empty.
+    """Whether the collection holds the rows of the source; otherwise it exists and is empty.
 
-    Raises CollectionExists if rows of others would be overwritten.
+    Raises CollectionExists if it holds other rows, which would be overwritten.
     """
     try:
         description = client.describe(name)
@@ -75,7 +75,7 @@ def _holds(client: Client, name: str, source: VectorFile) -> bool:
 
 
 def wait_until_at_rest(client: Client, name: str) -> None:
-    """Return once no background work of the collection disturbs a run."""
+    """Wait until no background work of the collection disturbs a run."""
     end = perf_counter() + REST_S
     while not at_rest(client.describe(name)):
         if perf_counter() > end:
@@ -84,7 +84,7 @@ def wait_until_at_rest(client: Client, name: str) -> None:
 
 
 def at_rest(description: CollectionDescription) -> bool:
-    """Whether every shard is trained and absorbed, or has too few rows to ever be."""
+    """Whether every shard is trained and absorbed, or has too few rows for training."""
     few = description.config.index.min_training_size
     return not any(
         shard.training

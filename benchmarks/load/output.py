@@ -1,4 +1,4 @@
-"""A result as a person, a program or a spreadsheet reads it. Nothing here measures."""
+"""A result as a table, as JSON or as CSV. Nothing here measures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(result: Result, form: Format) -> None:
             console.width = LOG_WIDTH
         console.print(summary(result))
         for warning in result.warnings:
-            console.print(Text(f"mind: {warning}", style="yellow"))
+            console.print(Text(f"warning: {warning}", style="yellow"))
 
 
 def as_json(result: Result) -> str:
@@ -61,7 +61,7 @@ def summary(result: Result) -> Table:
 
 
 def title_of(result: Result) -> str:
-    """Return what ran, in a line."""
+    """Return the title: what ran, where."""
     what = result.call if result.collection is None else f"{result.call} in {result.collection}"
     return f"{what} at {result.target}" + (", interrupted" if result.interrupted else "")
 
@@ -111,7 +111,7 @@ def lines_of(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def figures(**milliseconds: float | None) -> str:
-    """Return named figures in a line."""
+    """Return named figures in one line."""
     return "  ".join(
         f"{name.replace('_', '.')} {'-' if figure is None else f'{figure:,.2f}'}"
         for name, figure in milliseconds.items()

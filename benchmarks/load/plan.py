@@ -1,4 +1,4 @@
-"""What a run of the load generator shall do. Plain values: the command line fills them in."""
+"""The plan of a run of the load generator. Plain values, which the command line sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class CallKind(StrEnum):
-    """The RPC to load. EMPTY is GetServerInfo: what a call costs that does nothing."""
+    """The RPC to call. EMPTY is GetServerInfo: the cost of a call that does nothing."""
 
     search = "search"
     upsert = "upsert"
@@ -15,14 +15,14 @@ class CallKind(StrEnum):
 
 
 class Arrivals(StrEnum):
-    """How the starts of an open loop are spaced."""
+    """The spacing of the starts of an open loop."""
 
     poisson = "poisson"
     uniform = "uniform"
 
 
 class Format(StrEnum):
-    """How to write the result."""
+    """The format of the result."""
 
     summary = "summary"
     json = "json"
@@ -33,8 +33,8 @@ class Format(StrEnum):
 class Plan:
     """A run. Counts are at least 1; times in seconds.
 
-    `rate_per_s` None is the closed loop. Of `duration_s` and `calls_total`, which count after
-    `warmup_s`, the first that is reached ends the run; not both are None.
+    `rate_per_s` None is the closed loop. `duration_s` and `calls_total` count after `warmup_s`; the
+    first that is reached ends the run, and at least one is set.
     """
 
     target: str
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def effort(self) -> str:
-        """How hard a search looks, as the command line says it."""
+        """The effort of a search, as on the command line."""
         if self.exact:
             return "exact"
         if self.nprobe is not None:

@@ -1,4 +1,4 @@
-"""Recall: how many of the true nearest rows the answers of a run had. Pure, and after the clock."""
+"""Recall: the share of the true nearest rows in the answers. Pure; computed after the run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vectorshard.shard.types import Float32Array, IdArray, Metric
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 BLOCK_ELEMENTS = 8_000_000
-"""Scores computed at a time: 32 MB."""
+"""Scores computed at once: 32 MB."""
 
 
 def recall_at_k(
     answers: Mapping[int, bytes], truth: IdArray, *, batch: int, k: int
 ) -> tuple[float, int]:
-    """Return the mean recall@k, and the number of queries that it rests on.
+    """Return the mean recall@k, and the number of queries it is based on.
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def recall_at_k(
 def nearest_rows(
     vectors: Float32Array, queries: Float32Array, k: int, metric: Metric
 ) -> npt.NDArray[np.int64]:
-    """Return the numbers (queries, k) of the nearest rows, of every row: the ground truth.
+    """Return the numbers (queries, k) of the nearest of all rows: the ground truth.
 
-    `vectors` (rows, dim), `queries` (queries, dim); k is at most rows.
+    `vectors` (rows, dim), `queries` (queries, dim); k is at most the number of rows.
     """
     weights: Any = 1.0
     offsets: Any = 0.0
-    if metric is Metric.L2:  # |v - q|² without the |q|² that all rows have in common
+    if metric is Metric.L2:  # |v - q|² without |q|², which is the same for all rows
         weights, offsets = -2.0, np.einsum("rd,rd->r", vectors, vectors)
     elif metric is Metric.COSINE:
         weights = -1.0 / np.linalg.norm(vectors, axis=1)

@@ -1,6 +1,6 @@
-"""What was measured of each call: times in HDR histograms, statuses, the first answers.
+"""The measurements of a run: times in HDR histograms, statuses, the first answers.
 
-Pure: told the times, it has no clock. Memory does not grow with the number of calls.
+Pure: it is given the times and has no clock. Its memory does not grow with the number of calls.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ LONGEST_US = 3_600_000_000
 DIGITS = 3
 ANSWERS_MAX = 10_000
 ANSWERS_BYTES = 256 * 1024 * 1024
-"""Bounds on the answers that are kept to be looked at after the run."""
+"""Bounds on the answers that are kept until after the run."""
 
 
 class Times:
-    """A distribution of times from 1 µs to 1 h, to three digits; longer ones count as 1 h."""
+    """A distribution of times from 1 µs to 1 h, to three digits; longer times count as 1 h."""
 
     def __init__(self) -> None:
         self._histogram = HdrHistogram(1, LONGEST_US, DIGITS)
 
     def add(self, seconds: float) -> None:
-        """Count one; a negative one, of clocks that disagree, as 0."""
+        """Count one time; a negative one, from clocks that disagree, counts as 0."""
         self._histogram.record_value(min(max(round(seconds * 1e6), 0), LONGEST_US))
 
     def __len__(self) -> int:
-        """Return how many were counted."""
+        """Return the number of times counted."""
         return int(self._histogram.total_count)
 
     def percentile_ms(self, percentile: float) -> float:
-        """Return what so many percent of the times do not exceed; 100 is the longest."""
+        """Return a percentile of the times; 100 is the longest."""
         return float(self._histogram.get_value_at_percentile(percentile)) / 1e3
 
     @property
@@ -45,10 +45,10 @@ class Times:
 class Record:
     """The calls of a run that count.
 
-    `latency` runs from the intended start to the answer, whatever its status. `lag` is what the
-    generator itself was late by: from the moment in which the call could start, to its sending.
-    `wait` is how long calls waited for one of the `concurrency` slots beyond their intended start.
-    `answers` has the bytes of the first answer to each of the `distinct` requests, by its number.
+    `latency` runs from the intended start to the answer, of any status. `lag` is the generator's
+    own delay, from the moment in which a call could start until it was sent. `wait` is how long
+    calls waited after their intended start for one of the `concurrency` slots. `answers` has the
+    bytes of the first answer to each of the `distinct` requests, by its number.
     """
 
     def __init__(self, distinct: int) -> None:
@@ -59,9 +59,9 @@ class Record:
         self.answers: dict[int, bytes] = {}
         self.unfinished = 0
         self.sent = 0
-        """All calls, those of the warm-up too."""
+        """All calls, including those of the warm-up."""
         self.ended_s = 0.0
-        """When the last answer came."""
+        """The time of the last answer."""
         self._distinct = distinct
         self._answers_left_bytes = ANSWERS_BYTES
 
@@ -75,9 +75,9 @@ class Record:
         code: str,
         answer: bytes | None,
     ) -> None:
-        """Count a call that ended; times in seconds since the run began.
+        """Count a finished call; times are in seconds since the run began.
 
-        `free_s` is when a slot was free for it, which may be before its intended start.
+        `free_s` is when a slot for it became free, perhaps before its intended start.
         """
         self.sent += 1
         if not start.counts:
@@ -93,7 +93,7 @@ class Record:
             self._keep(start.number % self._distinct, answer)
 
     def note_unfinished(self, start: Start) -> None:
-        """Count a call that was sent and given up when the run was interrupted."""
+        """Count a call that was sent and then abandoned by an interruption."""
         self.sent += 1
         self.unfinished += start.counts
 

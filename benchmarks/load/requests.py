@@ -1,4 +1,4 @@
-"""What the calls of a run say: bytes, encoded before the clock starts."""
+"""The requests of a run: bytes, encoded before the clock starts."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from vectorshard.shard.types import IdType, VectorArray
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 FRESH_ID = 2**32
-"""The smallest id of a written row, above those of any data that is numbered by its rows."""
+"""The smallest id of a written row, above the ids of any file whose ids are row numbers."""
 
 FRESH_IDS = 2**62
-"""How many places there are to begin at: two runs that choose by chance do not meet."""
+"""Number of places where ids may begin: two random choices practically never collide."""
 
 
 def fresh_id(choose: Callable[[int], int] = secrets.randbelow) -> int:
-    """Return where a run's ids begin: elsewhere in each process, whatever its seed.
+    """Return the first id of a run: different in each process, whatever its seed.
 
-    `choose` returns an integer below its argument, by chance.
+    `choose` returns a random integer below its argument.
     """
     return FRESH_ID + choose(FRESH_IDS)
 
 
 class Requests:
-    """The requests of an RPC by number; those of number modulo `distinct` are alike.
+    """The requests of an RPC by number; numbers equal modulo `distinct` have equal requests.
 
     Parameters
     ----------
     rpc
         The RPC's name.
     bodies
-        The distinct requests, all of one size.
+        The distinct requests, all of the same size.
     """
 
     def __init__(self, rpc: str, bodies: list[bytes]) -> None:
@@ -43,7 +43,7 @@ class Requests:
 
     @property
     def distinct(self) -> int:
-        """How many differ."""
+        """The number of distinct requests."""
         return len(self._bodies)
 
     def __getitem__(self, number: int) -> bytes:
@@ -52,7 +52,7 @@ class Requests:
 
 
 class FreshRows(Requests):
-    """Upserts of ids that come once: a row that is there already would not be written again.
+    """Upserts of ids that occur once: the server would not write a stored row again.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class FreshRows(Requests):
     batch
         Rows of each.
     first_id
-        The ids count from here; as text where the collection's are strings.
+        The ids count up from here; as text if the collection has string ids.
     """
 
     def __init__(self, bodies: list[bytes], batch: int, first_id: int, id_type: IdType) -> None:
@@ -78,7 +78,7 @@ class FreshRows(Requests):
             named = v1.Ids(strings=v1.StringIds(values=map(str, ids)))
         else:
             named = v1.Ids(int64s=v1.Int64Ids(values=ids))
-        # The encodings of two parts of a message, one behind the other, are that of both.
+        # The concatenated encodings of two parts of a message are the encoding of both.
         return super().__getitem__(number) + v1.UpsertRequest(ids=named).SerializeToString()
 
 
@@ -103,7 +103,7 @@ def searches(plan: Plan, queries: VectorArray) -> Requests:
                 collection=plan.collection,
                 queries=matrix(block),
                 k=plan.k,
-                **effort,  # type: ignore[arg-type]  # each of its own type, by its name
+                **effort,  # type: ignore[arg-type]  # each value has the type of its name
             ).SerializeToString()
             for block in blocks(queries, plan.batch)
         ],
@@ -120,7 +120,7 @@ def upserts(plan: Plan, vectors: VectorArray, id_type: IdType, first_id: int) ->
 
 
 def blocks(vectors: VectorArray, size: int) -> Iterator[VectorArray]:
-    """Yield blocks (size, dim); what is left over is left out, and too few are repeated."""
+    """Yield blocks (size, dim); a remainder is omitted, and too few rows are repeated."""
     if len(vectors) < size:
         vectors = vectors[np.arange(size) % len(vectors)]
     for first in range(0, len(vectors) - size + 1, size):
@@ -128,7 +128,7 @@ def blocks(vectors: VectorArray, size: int) -> Iterator[VectorArray]:
 
 
 def matrix(vectors: VectorArray) -> v1.Matrix:
-    """Return vectors (rows, dim), float16 or float32, as the contract says them."""
+    """Return vectors (rows, dim), float16 or float32, as a message of the contract."""
     dtype = v1.D_TYPE_FLOAT16 if vectors.dtype.itemsize == 2 else v1.D_TYPE_FLOAT32
     little_endian = np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
     return v1.Matrix(data=little_endian.tobytes(), dim=vectors.shape[1], dtype=dtype)

@@ -1,4 +1,4 @@
-"""The result of a run: every figure with its unit in its name, and what to mind about them."""
+"""The result of a run: figures with units in their names, and warnings about them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.record import Record, Times
 
 BUSY_CORES = 0.85
-"""From here on the one thread that Python runs in may have been what limits the rate."""
+"""Above this, the single thread that Python runs in may have limited the rate."""
 LATE_MS = 1.0
 LATE_OF_MEDIAN = 0.1
-"""A lag over both, absolute and relative to the median latency, shows in the latencies."""
+"""A lag over both, the absolute and the one relative to the median, shows in the latencies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What was measured. The names of the fields are stable; None is not known or not of this run.
+    """The figures. The field names are stable; None is unknown or does not apply to this run.
 
     Latencies count from the intended start in an open loop and from the sending in a closed one,
-    whatever the status of the call. `lag`: how late the generator sent a call that it could send.
-    `waited`: calls that found `concurrency` calls in flight, and how long they waited for that.
-    `client_cpu` is this process's, all threads, the warm-up included.
+    for calls of any status. `lag`: how late the generator sent a call that it could have sent.
+    `waited`: calls that found `concurrency` calls in flight, and how long they waited for a slot.
+    `client_cpu` is that of all threads of this process, including the warm-up.
     """
 
     call: str
@@ -74,7 +74,7 @@ def result_of(
 ) -> Result:
     """Return the result of a run that took `ran_s`, warm-up included, and `cpu_s` of this process.
 
-    `recall` is recall@k and the number of its queries, None where it was not measured.
+    `recall` is recall@k and the number of its queries, None if it was not measured.
     """
     calls = record.codes.total()
     succeeded = record.codes["OK"]
@@ -127,14 +127,14 @@ def result_of(
 
 
 def percentile(times: Times, percent: float) -> float | None:
-    """Return a percentile in milliseconds; None of nothing."""
+    """Return a percentile in milliseconds; None if nothing was counted."""
     return times.percentile_ms(percent) if len(times) else None
 
 
 def elapsed_of(plan: Plan, record: Record, ran_s: float, interrupted: bool) -> float:
-    """Return the seconds in which the calls that count were made, to the last answer at least.
+    """Return the seconds of the calls that count, at least until the last answer.
 
-    A run that ends with its duration lasted for all of it, though its last answer came sooner.
+    A run that ends by its duration lasted all of it, even if its last answer came sooner.
     """
     if interrupted:
         return max(0.0, ran_s - plan.warmup_s)
@@ -155,10 +155,10 @@ def _warnings(plan: Plan, record: Record, lag: Times, cores: float) -> Iterator[
     if late_ms > max(LATE_MS, LATE_OF_MEDIAN * (percentile(record.latency, 50) or 0.0)):
         yield (
             f"the generator was a bottleneck: 1% of the calls were sent {late_ms:.1f} ms late or "
-            "more, which their latencies include; lower --rps, or give it a free core"
+            "more, and their latencies include that; lower --rps, or give it a free core"
         )
     if cores > BUSY_CORES:
         yield (
             f"the generator was a bottleneck: it used {cores:.2f} of a core, and Python runs on "
-            "one; raise --batch, or start several"
+            "one; raise --batch, or run several generators"
         )

@@ -1,4 +1,4 @@
-"""One run from its plan to its result: prepare, make the calls, look at the answers."""
+"""One run from its plan to its result: prepare, make the calls, evaluate the answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TELL_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What a run sends, and what its answers are held against; None where there is no truth."""
+    """The requests of a run, and the ground truth of its answers, or None."""
 
     requests: Requests
     truth: IdArray | None = None
@@ -41,7 +41,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What the clock and the callers tell of a run: seconds of time and of this process's CPU."""
+    """What was measured in a run: calls, seconds of time, and seconds of this process's CPU."""
 
     record: Record
     ran_s: float
@@ -50,12 +50,12 @@ class Ran:
 
 
 def run(plan: Plan) -> Result:
-    """Do what a plan says, with its progress on stderr; SIGINT or SIGTERM ends it early.
+    """Run a plan, with progress on stderr; SIGINT or SIGTERM ends it early.
 
     Raises
     ------
     UnreadableFile, VectorShardError
-        If it cannot begin. A call that fails is counted, not raised.
+        If the run does not begin. A call that fails is counted, not raised.
     """
     console = Console(stderr=True, highlight=False)
     prepared = prepare(plan, console)
@@ -66,7 +66,7 @@ def run(plan: Plan) -> Result:
         calls_total=plan.calls_total,
     )
     gc.collect()
-    gc.freeze()  # what is loaded by now need not be looked at again while calls are timed
+    gc.freeze()  # what is loaded by now is not collected again while calls are timed
     with asyncio.Runner(loop_factory=lambda: event_loop(is_open=schedule.is_open)) as runner:
         ran = runner.run(_calls(plan, prepared.requests, schedule))
     recall = None
@@ -84,7 +84,7 @@ def run(plan: Plan) -> Result:
 
 
 def prepare(plan: Plan, console: Console) -> Prepared:
-    """Fill the collection if that is asked for, and encode the requests."""
+    """Fill the collection if the plan says so, and encode the requests."""
     if plan.call is CallKind.empty:
         return Prepared(requests=empty_calls())
     with Client(plan.target, timeout_s=SETUP_TIMEOUT_S) as client:
@@ -148,7 +148,7 @@ def _sending(rpc: Rpc, requests: Requests, timeout_s: float) -> Callable[[int], 
 
 
 async def _tell(record: Record) -> None:
-    """Tell a terminal on stderr how far the run is, at next to no cost."""
+    """Show the progress of the run on a terminal at stderr, at almost no cost."""
     if not sys.stderr.isatty():
         return
     try:

@@ -1,8 +1,7 @@
-"""When calls shall start. Pure: seconds since the run began, in and out; no clock.
+"""When calls start. Pure: seconds since the run began, in and out; no clock.
 
-An open loop decides its starts before anything is sent, so that a server that is slow meets the
-calls that it would meet from many independent callers. A closed loop starts a call when a caller
-is free, and so asks a slow server less.
+An open loop decides its starts in advance, so that a slow server meets the load of many independent
+callers. A closed loop starts a call when a caller is free, and so sends a slow server less.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from benchmarks.load.plan import Arrivals
 
 
 class Start(NamedTuple):
-    """A call to start: its number from 0, when, and whether it counts or only warms up."""
+    """A call to start: its number from 0, its time, and whether it counts or only warms up."""
 
     number: int
     at_s: float
@@ -25,7 +24,7 @@ class Start(NamedTuple):
 
 
 def starts_of(arrivals: Arrivals, rate_per_s: float, seed: int) -> Iterator[float]:
-    """Yield the starts of an open loop for ever, in order, from 0: the same for the same seed."""
+    """Yield the starts of an open loop without end, in order, from 0; equal for equal seeds."""
     if arrivals is Arrivals.uniform:
         yield from (number / rate_per_s for number in count())
     rng = random.Random(seed)
@@ -36,14 +35,14 @@ def starts_of(arrivals: Arrivals, rate_per_s: float, seed: int) -> Iterator[floa
 
 
 class Schedule:
-    """Hands out the starts of a run, in order, until one of its bounds is reached.
+    """Returns the starts of a run, in order, until one of its bounds is reached.
 
     Parameters
     ----------
     starts
-        Of an open loop; None is a closed loop, in which a call starts when it is asked for.
+        The starts of an open loop; None is a closed loop, in which a call starts on request.
     warmup_s
-        Calls that start before do not count.
+        Calls that start earlier do not count.
     duration_s
         Time after the warm-up in which calls start; None sets no bound.
     calls_total
@@ -66,11 +65,11 @@ class Schedule:
 
     @property
     def is_open(self) -> bool:
-        """Whether starts are decided beforehand."""
+        """Whether starts are decided in advance."""
         return self._starts is not None
 
     def take(self, now_s: float) -> Start | None:
-        """Return the next start, in the past perhaps; None when the run is over."""
+        """Return the next start, perhaps in the past; None when the run is over."""
         if self._left <= 0:
             return None
         at_s = now_s if self._starts is None else next(self._starts)
@@ -83,5 +82,5 @@ class Schedule:
         return Start(self._number - 1, at_s, counts)
 
     def stop(self) -> None:
-        """Hand out no more."""
+        """Return no more starts."""
         self._left = 0

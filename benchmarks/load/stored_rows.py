@@ -9,16 +9,16 @@ from vectorshard.client.client import Client
 from vectorshard.shard.types import CollectionConfig, CollectionDescription, Metric
 
 SAMPLE_ROWS = 256
-"""Rows that are compared, at even distances over all of the source."""
+"""Rows that are compared, evenly spaced over the source."""
 
 TOLERANCE = 1e-5
-"""Of the largest component: scaling to norm 1 rounds, and another row differs by far more."""
+"""Relative to the largest component: scaling to norm 1 rounds; other rows differ far more."""
 
 
 def why_other_kind(config: CollectionConfig, source: VectorFile) -> str:
-    """Return why a collection cannot hold the rows of a source; "" if it can."""
+    """Return why a collection does not fit the rows of a source; "" if it does."""
     if source.metric not in {None, config.metric}:
-        return f"the data is for {source.metric.value}, the collection for {config.metric.value}"
+        return f"the data has metric {source.metric.value}, the collection {config.metric.value}"
     if source.dim != config.dim:
         return f"the data has dim {source.dim}, the collection {config.dim}"
     if source.id_type is not config.id_type:
@@ -27,7 +27,7 @@ def why_other_kind(config: CollectionConfig, source: VectorFile) -> str:
 
 
 def why_other_rows(client: Client, description: CollectionDescription, source: VectorFile) -> str:
-    """Return why a collection does not hold the rows of a source and no others; "" if it does."""
+    """Return why a collection does not hold exactly the rows of a source; "" if it does."""
     config, live = description.config, description.ledger.live
     if other_kind := why_other_kind(config, source):
         return other_kind
@@ -42,9 +42,9 @@ def why_other_rows(client: Client, description: CollectionDescription, source: V
     assert stored.vectors is not None
     if len(stored.ids) < len(ids):
         missing = min(set(ids.tolist()).difference(stored.ids.tolist()))
-        return f"the collection does not hold the data's row {missing!r}"
+        return f"the collection does not hold row {missing!r} of the data"
     differs = np.abs(stored.vectors - vectors) > TOLERANCE * np.abs(vectors).max(axis=1)[:, None]
     rows = np.flatnonzero(differs.any(axis=1)).tolist()
     return (
-        f"the collection's row {ids.tolist()[rows[0]]!r} is another than the data's" if rows else ""
+        f"row {ids.tolist()[rows[0]]!r} of the collection differs from the data's" if rows else ""
     )

@@ -1,7 +1,7 @@
-"""What a run writes and asks for: the rows, queries and ground truth of a file, or synthetic ones.
+"""The rows, queries and ground truth of a run: from a file, or synthetic.
 
-Of the queries a sample is asked that is spread over all of them, in an order that the seed decides:
-the first ones of a file may be of one kind.
+The queries are a sample spread over all queries of the file, in an order that the seed decides: the
+first queries of a file may be of one kind.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ SYNTHETIC = "synthetic"
 SYNTHETIC_DIM = 100
 SYNTHETIC_QUERIES = 1_000
 SAMPLE_MAX = 10_000
-"""Queries asked, or rows written, that differ."""
+"""The number of distinct queries, or of distinct rows to write."""
 QUERIES_KEYS = ("test", "queries")
 NEIGHBORS_KEYS = ("neighbors",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Where a run takes its vectors from.
+    """The vectors of a run.
 
-    `source` is what a collection is filled with. `sample` (queries, dim) is what the calls carry:
-    queries, or rows to write. `truth` (queries, k_max) holds the ids of the true nearest rows of
-    `source` to each query; None when they are not known.
+    `source` has the rows of the collection. `sample` (queries, dim) has the vectors of the calls:
+    queries, or rows to write. `truth` (queries, k_max) has the ids of the nearest rows of `source`
+    to each query; None if they are unknown.
     """
 
     source: VectorFile
@@ -56,14 +56,14 @@ class Workload:
 
 @contextmanager
 def open_workload(plan: Plan, dim: int | None) -> Iterator[Workload]:
-    """Open what `plan.data` names; it is closed when the context ends.
+    """Open the file or the synthetic rows of `plan.data` until the context ends.
 
-    `dim` is that of the collection, which synthetic data takes on; None when there is none yet.
+    `dim` is that of the collection, for synthetic rows; None if it does not exist yet.
 
     Raises
     ------
     UnreadableFile
-        If the file has no such arrays, or arrays that do not fit together.
+        If the file lacks an array, or its arrays do not fit together.
     """
     if plan.data == SYNTHETIC:
         yield _synthetic(plan, dim or SYNTHETIC_DIM)
@@ -71,7 +71,7 @@ def open_workload(plan: Plan, dim: int | None) -> Iterator[Workload]:
     path = Path(plan.data)
     with open_vectors(path, vectors_key=plan.vectors_key) as source:
         if not source.rows:
-            raise UnreadableFile(f"{path}: holds no vectors")
+            raise UnreadableFile(f"{path}: the file contains no vectors")
         yield _of_file(plan, path, source)
 
 
@@ -113,19 +113,19 @@ def _of_file(plan: Plan, path: Path, source: VectorFile) -> Workload:
 def _truth(
     path: Path, source: VectorFile, queries: npt.NDArray[Any], neighbors: npt.NDArray[Any]
 ) -> IdArray:
-    """Return the ids of the rows that a file calls neighbors (queries, k_max) by their numbers."""
+    """Return the ids of the rows whose numbers are `neighbors` (queries, k_max)."""
     if neighbors.ndim != 2 or neighbors.dtype.kind not in "iu" or len(neighbors) != len(queries):
         raise UnreadableFile(
             f"{path}: neighbors must be (queries, k) row numbers, not "
             f"{neighbors.dtype} of shape {neighbors.shape} for {len(queries)} queries"
         )
     if neighbors.size and not 0 <= neighbors.min() <= neighbors.max() < source.rows:
-        raise UnreadableFile(f"{path}: neighbors name rows that are not there")
+        raise UnreadableFile(f"{path}: neighbors contains row numbers that do not exist")
     return neighbors.astype(np.int64) if source.ids is None else source.ids[neighbors]
 
 
 def _arrays(path: Path, stack: ExitStack) -> Mapping[str, Any]:
-    """Return the named arrays of a file; they are closed with `stack`. A .npy has none."""
+    """Return the named arrays of a file; `stack` closes them. A .npy has none."""
     if path.suffix.lower() == ".npz":
         arrays: Mapping[str, Any] = stack.enter_context(np.load(path, allow_pickle=False))
         return arrays
@@ -136,14 +136,14 @@ def _arrays(path: Path, stack: ExitStack) -> Mapping[str, Any]:
 
 
 def key_of(arrays: Mapping[str, Any], key: str, defaults: Sequence[str]) -> str:
-    """Return `key`, which must be there, or the first default that is; empty when none is."""
+    """Return `key`, which must exist, or the first existing default, or ""."""
     if key:
         return existing_key(arrays, key)
     return next((default for default in defaults if default in arrays), "")
 
 
 def spread(column: Column, most: int = SAMPLE_MAX) -> npt.NDArray[Any]:
-    """Return at most so many rows of a column, at even distances from the first to the end."""
+    """Return at most `most` rows of a column, evenly spaced."""
     step = -(-column.shape[0] // most) if column.shape[0] else 1
     return column[::step]
 
@@ -161,7 +161,7 @@ def _rows_of(source: VectorFile, seed: int) -> VectorArray:
 def why_no_recall(
     client: Client, workload: Workload, description: CollectionDescription, k: int
 ) -> str:
-    """Return why the ground truth says nothing about a collection; empty when it does."""
+    """Return why the ground truth does not apply to a collection; empty if it does."""
     if workload.truth is None:
         return "the data has no ground truth"
     if workload.truth.shape[1] < k:

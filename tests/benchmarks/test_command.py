@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 from typer.testing import Result as Ended
 
+from benchmarks.load import command
 from benchmarks.load import run as run_module
 from benchmarks.load.plan import Arrivals, CallKind, Plan
 from benchmarks.load.record import Record
 from benchmarks.load.result import Result, result_of
 from benchmarks.load.schedule import Start
-from vectorshard.cli import console
+from vectorshard.cli import app
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard.errors import ShardUnavailable
 
@@ -35,7 +36,7 @@ def result_with(code: str) -> Result:
 
 def invoke(*arguments: str) -> Ended:
     """Run the command line."""
-    return CliRunner().invoke(console.app, ["bench", *arguments])
+    return CliRunner().invoke(app.app, ["bench", *arguments])
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_it_without_loading_what_measures() -> None:
     ended = python(
         "import sys\n"
-        "from vectorshard.cli.console import app\n"
+        "from vectorshard.cli.app import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "print({'hdrh', 'grpc', 'faiss', 'benchmarks.load.run'} & set(sys.modules))\n"
@@ -158,7 +159,27 @@ def test_help_lists_it_without_loading_what_measures() -> None:
 def test_without_the_extra_it_says_in_a_line_what_to_install() -> None:
     ended = python(
         "import sys\nsys.modules['hdrh'] = None\n"
-        "from vectorshard.cli.console import app\napp(['bench'])\n"
+        "from vectorshard.cli.app import app\napp(['bench'])\n"
     )
     assert ended.returncode == 1
     assert ended.stderr == "error: needs hdrh: pip install 'vectorshard[bench]'\n"
+
+
+def test_in_a_checkout_it_is_the_load_generator() -> None:
+    assert app.bench_command() is command.bench
+    assert (app.CHECKOUT / "pyproject.toml").is_file()
+
+
+def test_outside_a_checkout_it_says_so_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(app, "CHECKOUT", tmp_path)
+    ended = invoke()
+    assert ended.exit_code == 1
+    assert not ended.stdout
+    assert ended.stderr == (
+        "error: bench: this command needs a checkout of vectorshard, with the extra `bench` "
+        "installed\n"
+    )
+    listed = CliRunner().invoke(app.app, ["--help"], env={"COLUMNS": "200"})
+    assert "needs a checkout of vectorshard" in listed.stdout

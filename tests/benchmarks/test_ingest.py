@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.load.ingest import at_rest, fill
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.shard.config import BufferConfig
 from vectorshard.shard.errors import CollectionExists, VectorShardError
@@ -102,7 +102,7 @@ def test_the_rows_of_others_are_not_overwritten() -> None:
 
 def test_a_collection_of_another_metric_is_not_filled() -> None:
     client = created(Metric.COSINE)
-    with pytest.raises(CollectionExists, match="for l2, the collection for cosine"):
+    with pytest.raises(CollectionExists, match="has metric l2, the collection cosine"):
         filled(client, Metric.L2)
     assert not client.rows["c"]
 

@@ -37,18 +37,19 @@ from benchmarks.profile import (
     used,
 )
 
+SHARD, ROUTER, CLI = "vectorshard/shard", "vectorshard/router", "vectorshard/cli"
 CYGRPC = "grpc/_cython/cygrpc.cpython-311-x86_64-linux-gnu.so"
 NUMPY = "numpy/_core/_multiarray_umath.cpython-311-x86_64-linux-gnu.so"
 BOTTOM = (
-    "main (router/__main__.py:41);serve (router/console.py:177);run (uvloop/__init__.py:92);"
+    f"main ({CLI}/__main__.py:41);serve ({CLI}/serve.py:85);run (uvloop/__init__.py:92);"
     "run_forever (loop.c:33192);Loop__run (loop.c:20313);uv_run (core.c:452)"
 )
 """Of all that the event loop does."""
 HANDLER = f"{BOTTOM};task_step (_asynciomodule.c:2990);0x7f21 ({CYGRPC})"
 WORKER = "Thread.run (threading.py:982);_worker (concurrent/futures/thread.py:83)"
-ROUTE = f"{HANDLER};Router._search (router/router.py:399)"
-HAND = f"{HANDLER};LocalShard._in_thread (shard/local_shard.py:420)"
-SEARCH = f"{WORKER};Collection.search (shard/collection.py:239)"
+ROUTE = f"{HANDLER};Router._search ({ROUTER}/fan_out/router.py:399)"
+HAND = f"{HANDLER};LocalShard._in_thread ({SHARD}/engine/local_shard.py:420)"
+SEARCH = f"{WORKER};Collection.search ({SHARD}/engine/collection.py:239)"
 
 
 def place(frames: str) -> Place:
@@ -63,17 +64,26 @@ def place(frames: str) -> Place:
         (f"{HANDLER};0x7f22 ({CYGRPC})", Place.GRPC),
         (f"{HANDLER};0x7f22 ({CYGRPC});malloc (libc.so.6);0x7f28 (libc.so.6)", Place.GRPC),
         (f"{HANDLER};0x7f22 ({CYGRPC});0x7f28 (libc.so.6)", Place.GRPC),
-        (f"{HANDLER};handle (shard/service.py:119)", Place.WIRE),
-        (f"{HANDLER};decode (shard/wire/matrices.py:51);frombuffer ({NUMPY})", Place.WIRE),
-        (f"{ROUTE};best_first (shard/exact.py:227)", Place.ROUTER),
+        (f"{HANDLER};handle ({SHARD}/server/service.py:119)", Place.WIRE),
+        (
+            f"{HANDLER};decode ({SHARD}/wire/matrices.py:51);frombuffer ({NUMPY})",
+            Place.WIRE,
+        ),
+        (f"{ROUTE};best_first ({SHARD}/index/exact.py:227)", Place.ROUTER),
         (f"{ROUTE};gather (asyncio/tasks.py:819)", Place.ROUTER),
-        (f"{ROUTE};RemoteShard._ask (router/remote_shard.py:99);0x7f23 ({CYGRPC})", Place.GRPC),
+        (
+            f"{ROUTE};RemoteShard._ask ({ROUTER}/remote/remote_shard.py:99);0x7f23 ({CYGRPC})",
+            Place.GRPC,
+        ),
         (f"{BOTTOM};gather.<locals>._done_callback (asyncio/tasks.py:750)", Place.ROUTER),
         (f"{HAND};wrap_future (asyncio/futures.py:4)", Place.HAND_OVER),
         (f"{WORKER};_WorkItem.run (concurrent/futures/thread.py:58)", Place.HAND_OVER),
         (f"{BOTTOM};uv__async_io (async.c:193);uv__queue_empty (queue.h:33)", Place.HAND_OVER),
-        (f"{SEARCH};rank (shard/exact.py:201);bincount ({NUMPY})", Place.NUMPY),
-        (f"{SEARCH};IvfIndex._search (shard/ivf_index.py:1);0x7f24 (libfaiss.so)", Place.FAISS),
+        (f"{SEARCH};rank ({SHARD}/index/exact.py:201);bincount ({NUMPY})", Place.NUMPY),
+        (
+            f"{SEARCH};IvfIndex._search ({SHARD}/index/ivf_index.py:1);0x7f24 (libfaiss.so)",
+            Place.FAISS,
+        ),
         (f"{ROUTE};gc_collect_main (gcmodule.c:1230)", Place.REST),
         (f"{BOTTOM};Handle__run (loop.c:70935);dealloc (_asynciomodule.c:1553)", Place.EVENT_LOOP),
         ("Thread.run (threading.py:982)", Place.REST),
@@ -90,7 +100,7 @@ def test_a_stack_belongs_to_the_innermost_frame_that_works_for_nobody_else(
     [
         f"{BOTTOM};uv__io_poll (linux.c:1452);epoll_pwait (libc.so.6)",
         f"_poll_wrapper (grpc/aio.py:3);0x7f21 ({CYGRPC});epoll_wait (libc.so.6)",
-        "Trainer._loop (shard/trainer.py:214);Condition.wait (threading.py:327);"
+        f"Trainer._loop ({SHARD}/engine/background.py:214);Condition.wait (threading.py:327);"
         "PyThread_acquire_lock_timed (libpython3.11.so.1.0);0x7f25 (libc.so.6);0x7f26 (libc.so.6)",
     ],
 )
@@ -106,7 +116,7 @@ def test_a_thread_that_waits_for_work_does_nothing(frames: str) -> None:
         "take_gil (ceval_gil.h:269);futex (libc.so.6)",
     ],
 )
-@pytest.mark.parametrize("below", [HANDLER, f"{SEARCH};rank (shard/exact.py:201)", BOTTOM])
+@pytest.mark.parametrize("below", [HANDLER, f"{SEARCH};rank ({SHARD}/index/exact.py:201)", BOTTOM])
 def test_a_condition_below_whatever_runs_is_a_wait_for_the_gil(below: str, wait: str) -> None:
     assert place(f"{below};{wait}") is Place.GIL
 
@@ -141,7 +151,7 @@ def test_what_is_not_of_a_thread_is_refused() -> None:
 def test_the_parts_are_those_of_each_thread_s_cpu_however_often_it_was_seen() -> None:
     raw = (
         f"thread (1): MainThread;{HANDLER} 30\n"
-        f"thread (1): MainThread;{HANDLER};handle (shard/service.py:1) 10\n"
+        f"thread (1): MainThread;{HANDLER};handle ({SHARD}/server/service.py:1) 10\n"
         f"thread (1): MainThread;{BOTTOM};epoll_pwait (libc.so.6) 900\n"
         f"thread (1): MainThread;{HANDLER};sendmsg (libc.so.6) 600\n"
         f"thread (2): search;{SEARCH};search (faiss/libfaiss.so) 1\n"
@@ -283,7 +293,7 @@ def test_the_cpu_of_a_thread_is_what_it_used_meanwhile() -> None:
     [
         ("Error: may not | attach\n\nStack backtrace:\n  0: main\n", "may not / attach"),
         ("Error:\n\nAccess is limited.\nConsider\n", "Access is limited."),
-        ("", "it does not say why"),
+        ("", "it gives no reason"),
     ],
 )
 def test_a_complaint_fits_a_cell_of_a_table(told: str, complaint: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load.stored_rows import SAMPLE_ROWS, why_other_kind, why_other_rows
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.shard.types import CollectionConfig, Float32Array, IdType, Metric
 
@@ -43,24 +43,24 @@ def test_unit_vectors_under_cosine_are_the_rows_that_they_were_made_of(scale: fl
     units = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     vectors = VECTORS * np.float32(scale)
     assert why(holding(units, Metric.COSINE), source(vectors)) == ""
-    assert "another than" in why(holding(units), source())
+    assert "differs from the data" in why(holding(units), source())
 
 
 def test_rows_in_another_order_are_others() -> None:
-    assert "row 0 is another than" in why(holding(VECTORS[::-1].copy()), source())
+    assert "row 0 of the collection differs" in why(holding(VECTORS[::-1].copy()), source())
 
 
 def test_other_numbers_of_rows_and_other_ids_are_others() -> None:
     assert why(holding(VECTORS[:-1]), source()) == "the collection holds 767 rows, the data 768"
     named = VectorFile(vectors=VECTORS, ids=IDS + len(IDS), metric=None)
-    assert why(holding(VECTORS), named) == "the collection does not hold the data's row 768"
+    assert why(holding(VECTORS), named) == "the collection does not hold row 768 of the data"
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({}, ""),
-        ({"metric": Metric.COSINE}, "the data is for l2, the collection for cosine"),
+        ({"metric": Metric.COSINE}, "the data has metric l2, the collection cosine"),
         ({"dim": 5}, "the data has dim 4, the collection 5"),
         ({"id_type": IdType.STRING}, "the collection has string ids, the data int64"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.load import workload as workload_module
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.workload import Workload, open_workload, spread, why_no_recall
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard.types import IdType, Metric
 
@@ -109,11 +109,11 @@ def test_a_run_that_writes_takes_the_rows_and_not_the_queries(tmp_path: Path) ->
         ({"queries_key": "x"}, {}, "no array 'x'"),
         ({"neighbors_key": "x"}, {}, "no array 'x'"),
         ({}, {"neighbors": NEIGHBORS[1:]}, "for 30 queries"),
-        ({}, {"neighbors": NEIGHBORS + ROWS}, "rows that are not there"),
+        ({}, {"neighbors": NEIGHBORS + ROWS}, "row numbers that do not exist"),
         ({}, {"neighbors": NEIGHBORS.astype(np.float32)}, "row numbers"),
         ({}, {"test": TEST[:, 0]}, "queries must be"),
         ({}, {"test": TEST[:0]}, "queries must be"),
-        ({}, {"train": TRAIN[:0]}, "holds no vectors"),
+        ({}, {"train": TRAIN[:0]}, "contains no vectors"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused_with_words(
@@ -155,7 +155,7 @@ def test_the_truth_of_the_file_holds_for_a_collection_with_its_rows(tmp_path: Pa
 @pytest.mark.parametrize(
     ("kind", "k", "told"),
     [
-        ({"metric": Metric.COSINE}, 5, "for l2, the collection for cosine"),
+        ({"metric": Metric.COSINE}, 5, "has metric l2, the collection cosine"),
         ({"id_type": IdType.STRING}, 5, "has string ids"),
         ({}, 6, "has 5 rows a query, not 6"),
     ],
@@ -175,4 +175,4 @@ def test_recall_is_not_measured_on_as_many_rows_that_are_others(tmp_path: Path) 
     client.upsert("c", np.array([31]), np.full((1, 2), 7, dtype=np.float32))
     with open_workload(Plan(target="", data=str(path)), None) as workload:
         told = why_no_recall(client, workload, client.describe("c"), 5)
-    assert told == "the collection's row 31 is another than the data's"
+    assert told == "row 31 of the collection differs from the data's"

@@ -28,10 +28,10 @@ def test_one_address_with_a_number_in_it_stands_for_all() -> None:
     ("told", "shards", "field", "reason"),
     [
         (["a:1", "b:1"], 3, "shards", "--shard is given 2 times"),
-        (["shard-{shard}:1"], None, "shard", "needs --shards"),
-        (["shard-{shard}:1", "b:1"], 2, "shard", "must stand alone"),
-        (["xds:///a:1"], None, "shard", "neither HOST:PORT nor"),
-        (["dns://10.0.0.1/a:1"], None, "shard", "neither HOST:PORT nor"),
+        (["shard-{shard}:1"], None, "shard", "requires --shards"),
+        (["shard-{shard}:1", "b:1"], 2, "shard", "must be the only --shard"),
+        (["xds:///a:1"], None, "shard", "must be HOST:PORT or"),
+        (["dns://10.0.0.1/a:1"], None, "shard", "must be HOST:PORT or"),
     ],
 )
 def test_what_contradicts_itself_is_refused(

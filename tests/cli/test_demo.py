@@ -8,9 +8,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from tests.client.client_in_memory import ClientInMemory
+from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli import demo
-from vectorshard.cli.console import terminal
+from vectorshard.cli.output import terminal
 from vectorshard.client.client import Client
 from vectorshard.shard.errors import ShardUnavailable
 from vectorshard.shard.types import Float32Array, IdArray, IdType, Metric

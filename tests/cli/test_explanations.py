@@ -45,19 +45,19 @@ def said(explanation: Explanation, tried: Tried | None = None) -> str:
 def test_what_finds_it_is_said() -> None:
     assert said(FOUND, Tried(True, RECEIPT)) == (
         "'coffee' ranks 3rd of 20,000 for 'tea'. It is in list 17 of shard 1, the 5th nearest to "
-        "the query, so that nprobe 5 finds it and less does not. The default search probes 12 and "
-        "finds it."
+        "the query: nprobe 5 finds it, and a smaller nprobe does not. The default search probes 12 "
+        "lists and finds it."
     )
 
 
 def test_what_does_not_find_it_is_said_and_what_would() -> None:
     assert said(FOUND, Tried(False, RECEIPT)).endswith(
-        "The default search probes 12 and does not find it: ask with --nprobe 5 or --exact."
+        "The default search probes 12 lists and does not find it: use --nprobe 5 or --exact."
     )
     assert said(HOPELESS, Tried(False, RECEIPT)).endswith(
-        "the 5th nearest to the query, but its code looks only 2,310th best there, and a search by "
-        "nprobe for 10 hits scores 120 candidates: no nprobe finds it. The default search probes "
-        "12 and does not find it: ask with --exact."
+        "the 5th nearest to the query, but its code ranks only 2,310th there, and a search by "
+        "nprobe for 10 hits scores only 120 candidates: no nprobe finds it. The default search "
+        "probes 12 lists and does not find it: use --exact."
     )
 
 
@@ -68,20 +68,20 @@ def test_a_search_that_scores_every_row_is_said_to() -> None:
 
 def test_a_rank_beyond_the_hits_of_a_search_is_said() -> None:
     assert said(replace(FOUND, exact_rank=2_345)).endswith(
-        "so that nprobe 5 reaches it and less does not. It is a hit only of a search for 2,345 or "
-        "more."
+        ": nprobe 5 reaches it, and a smaller nprobe does not. Only a search for 2,345 hits "
+        "or more returns it."
     )
 
 
 def test_the_nearest_list_is_found_by_every_nprobe() -> None:
     told = said(replace(FOUND, centroid_rank=1, nprobe_needed=1))
-    assert told.endswith("of shard 1, the nearest to the query, so that nprobe 1 finds it.")
+    assert told.endswith("of shard 1, the nearest to the query: nprobe 1 finds it.")
 
 
 def test_what_no_list_holds_has_sentences_of_its_own() -> None:
     assert said(BUFFERED) == (
         "'coffee' ranks 3rd of 20,000 for 'tea'. It is in the training buffer of shard 1, which "
-        "every search scores exactly, whatever its nprobe."
+        "every search scores exactly, at any nprobe."
     )
     assert said(Explanation(deleted=True)) == (
         "'coffee' was deleted from words: no search finds it."
@@ -90,7 +90,7 @@ def test_what_no_list_holds_has_sentences_of_its_own() -> None:
 
 
 def test_what_a_filter_hides_is_said_to_be_hidden() -> None:
-    assert said(HIDDEN).endswith("finds it and less does not. The filter hides it.")
+    assert said(HIDDEN).endswith("finds it, and a smaller nprobe does not. The filter excludes it.")
 
 
 def test_a_search_is_tried_only_where_its_outcome_is_not_known() -> None:
@@ -129,7 +129,7 @@ def test_the_table_shows_every_figure_that_means_something() -> None:
         "candidates of the default search": "60",
         "found by the default search": "no",
     }
-    assert shown(HOPELESS)["nprobe needed"] == "none does"
+    assert shown(HOPELESS)["nprobe needed"] == "no nprobe finds it"
     assert shown(BUFFERED) == {
         "exact rank": "3",
         "score": "0.5",

@@ -130,9 +130,9 @@ def test_the_words_are_twenty_thousand_vectors_with_their_words() -> None:
         ({"vectors": np.zeros(3)}, {}, "must be a (rows, dim) matrix"),
         ({"vectors": np.zeros((2, 3), dtype=complex)}, {}, "real numbers"),
         ({"vectors": np.array([["a"]])}, {}, "real numbers"),
-        ({"x": np.eye(2)}, {}, "no array 'vectors' in the file; it has: x"),
+        ({"x": np.eye(2)}, {}, "no array 'vectors'; the file contains: x"),
         ({"vectors": np.eye(2)}, {"ids_key": "names"}, "no array 'names'"),
-        ({"vectors": np.eye(2), "ids": np.arange(3)}, {}, "ids of shape (3,) for 2 vectors"),
+        ({"vectors": np.eye(2), "ids": np.arange(3)}, {}, "ids must have shape (2,), not (3,)"),
         ({"vectors": np.eye(2), "ids": np.ones(2)}, {}, "ids must be int64 or strings"),
         ({"vectors": np.eye(1), "ids": np.array([2**63], dtype=np.uint64)}, {}, "int64"),
         ({"vectors": np.eye(1), "ids": np.array([None])}, {}, "pickle"),
@@ -166,7 +166,7 @@ def test_a_npy_under_the_name_of_a_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vectors.npz"
     with path.open("wb") as file:
         np.save(file, np.eye(2))
-    with pytest.raises(UnreadableFile, match="bare array"), open_vectors(path):
+    with pytest.raises(UnreadableFile, match="one unnamed array"), open_vectors(path):
         pass
 
 

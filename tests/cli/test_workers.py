@@ -169,7 +169,7 @@ def test_each_worker_has_metrics_and_health_at_a_port_of_its_own() -> None:
 
 def test_a_port_beyond_the_last_is_refused() -> None:
     server = ServerConfig(listen="localhost:0", metrics="127.0.0.1:65535")
-    with pytest.raises(InvalidParameter, match="65535 \\+ 1"):
+    with pytest.raises(InvalidParameter, match="65535 \\+ worker 1"):
         config_of_worker(server, 1, "localhost:7700")
 
 

@@ -14,7 +14,7 @@ import typer.main
 
 from tests.deploy.rules import faults, name_of
 from vectorshard import __version__
-from vectorshard.cli.console import app
+from vectorshard.cli.app import app
 
 pytestmark = pytest.mark.deploy
 
@@ -106,7 +106,7 @@ def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any
         (SHARD, "spec.template.spec.terminationGracePeriodSeconds", None, "too short"),
         (ROUTER, f"{CONTAINER}.lifecycle.preStop.sleep.seconds", 30, "too short"),
         (ROUTER, f"{CONTAINER}.args.1", "--shard=vectorshard-shard-1.vectorshard:7700", "--shard"),
-        (ROUTER, f"{CONTAINER}.args.2", None, "needs --shards"),
+        (ROUTER, f"{CONTAINER}.args.2", None, "requires --shards"),
         (ROUTER, f"{CONTAINER}.args.2", "--shards=3", "--shards are not"),
         (ROUTER, "metadata.namespace", "other", "namespaces"),
         (ROUTER, LABELS, {"app.kubernetes.io/name": "vectorshard"}, "0 of kind Service"),

@@ -119,11 +119,11 @@ def test_rows_of_others_are_neither_overwritten_nor_measured(
     options = ["--collection", name, "--data", str(file), "--total", "5", "--warmup", "0"]
     refused = bench(shared_server, *options, "--ingest")
     assert refused.returncode == 1
-    assert "row 0 is another than the data's" in refused.stderr
+    assert "row 0 of the collection differs from the data's" in refused.stderr
     assert client.describe(name).ledger.accepted == ROWS
     measured = json_of(bench(shared_server, *options, "--format", "json"))
     assert measured["recall"] is None
-    assert "another than the data's" in " ".join(measured["warnings"])
+    assert "differs from the data's" in " ".join(measured["warnings"])
 
 
 def test_calls_that_all_fail_end_in_1_with_their_statuses(

@@ -195,7 +195,7 @@ def test_a_directory_too_high_or_too_low_is_refused_instead_of_starting_empty(
     within = start_server(2, data=data / "shard-0", start=False)
     check_does_not_start(within, "is the directory of one shard")
     above = start_server.shard(0, 2, data=data, start=False)
-    check_does_not_start(above, "holds several shards' directories")
+    check_does_not_start(above, "contains the directories of several shards")
     assert sorted(entry.name for entry in data.iterdir()) == ["shard-0", "shard-1"]
     assert not (data / "shard-0" / "shard-0").exists()
 

@@ -618,4 +618,4 @@ def test_the_command_line_tells_a_failure_in_one_line(shared_server: Server) -> 
         assert len(ended.stderr.splitlines()) == 1
         assert ended.stderr.startswith("error: ")
     assert "no collection absent" in absent.stderr
-    assert "is that server running?" in nobody.stderr
+    assert "is the server running?" in nobody.stderr

@@ -1,43 +1,18 @@
-"""The command line: what is asked of the client, what is shown, how a failure is told."""
+"""The commands about rows: what is asked of the client, and what is shown."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.core import TyperArgument, TyperGroup, TyperOption
-from typer.testing import CliRunner, Result
 
-from tests.client.client_in_memory import ClientInMemory
-from vectorshard.cli import console, embedded, fleet
-from vectorshard.shard import errors
-from vectorshard.shard.config import ServerConfig
-from vectorshard.shard.runtime import logs
+from tests.cli.client_in_memory import ClientInMemory
+from tests.cli.conftest import Run
+from vectorshard.cli import rows
 from vectorshard.shard.types import Explanation, IdType, Metric
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def client() -> ClientInMemory:
-    """A client whose server knows nothing yet."""
-    return ClientInMemory()
-
-
-@pytest.fixture
-def run(client: ClientInMemory, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command against `client`."""
-    monkeypatch.setattr(console, "connect", lambda target, timeout_s: client)
-    return lambda *arguments: CliRunner().invoke(console.app, [str(part) for part in arguments])
 
 
 @pytest.fixture
@@ -48,68 +23,6 @@ def words_file(tmp_path: Path) -> Path:
     vectors = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float16)
     np.savez(path, vectors=vectors, words=np.array(list("abcdefg")))
     return path
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments, and these variables on top of ours."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("command", ["serve", "ingest", "search", "explain", "describe", "demo"])
-def test_help_shows_every_word_of_every_option(command: str) -> None:
-    """Rich takes words in brackets for a style and leaves them out."""
-    told = CliRunner().invoke(console.app, [command, "--help"], env={"COLUMNS": "300"}).stdout
-    app = typer.main.get_command(console.app)
-    assert isinstance(app, TyperGroup)
-    texts = [
-        parameter.help
-        for parameter in app.commands[command].params
-        if isinstance(parameter, TyperOption | TyperArgument) and parameter.name != "help"
-    ]
-    assert texts
-    assert not [text for text in texts if not text or text not in told]
-
-
-@pytest.mark.parametrize("optimized", [["-O"], ["-OO"], []])
-def test_optimized_python_is_refused_before_anything_else(optimized: list[str]) -> None:
-    environment = {} if optimized else {"PYTHONOPTIMIZE": "1"}
-    ended = python(*optimized, "-m", "vectorshard.cli", "--version", **environment)
-    assert ended.returncode == 2
-    assert "python -O" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert not ended.stdout
-
-
-def test_threads_are_limited_before_numpy_is_loaded_and_a_wish_of_the_caller_wins() -> None:
-    program = (
-        "import os, sys\n"
-        "del os.environ['OMP_NUM_THREADS']\n"
-        "import vectorshard.cli.__main__ as start\n"
-        "assert 'numpy' not in sys.modules\n"
-        "start.set_environment()\n"
-        "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['OMP_NUM_THREADS'])\n"
-    )
-    ended = python("-c", program, OPENBLAS_NUM_THREADS="3", OMP_NUM_THREADS="9")
-    assert ended.stdout.splitlines() == ["3 1"]
-
-
-def test_the_version_is_one_line() -> None:
-    ended = python("-m", "vectorshard.cli", "--version")
-    assert re.fullmatch(r"vectorshard \d+\.\d+\.\d+\n", ended.stdout)
-
-
-def test_the_commands_are_those_that_are_documented() -> None:
-    commands = {
-        command.callback.__name__ for command in console.app.registered_commands if command.callback
-    }
-    documented = {"demo", "serve", "shard", "router", "ingest", "search", "explain", "describe"}
-    assert commands == documented
 
 
 def test_ingest_creates_the_collection_and_writes_every_row_once(
@@ -163,7 +76,7 @@ def test_ingest_writes_again_what_a_shard_was_missing_for(
 def test_ingest_gives_up_on_a_shard_that_stays_missing_and_tells_which_rows_are_missing(
     run: Run, client: ClientInMemory, words_file: Path, waits_s: list[float]
 ) -> None:
-    client.missing_shard = console.WRITE_ATTEMPTS
+    client.missing_shard = rows.WRITE_ATTEMPTS
     ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
     assert ended.exit_code == 1
     assert "1 of 3 rows are not written" in ended.stderr
@@ -236,9 +149,9 @@ def test_a_search_with_a_filter_shows_how_many_rows_pass_and_the_way_taken(
     ended = run("search", "--collection", "w", "--id", "c", "--filter", 'lang = "en"')
     assert ended.exit_code == 0, ended.output
     assert client.searches[-1]["filter"] == 'lang = "en"'
-    assert re.search(r"rows passing +filter by", ended.output)
+    assert re.search(r"rows passing +filter plan", ended.output)
     assert re.search(r"7 +EXACT", ended.output)
-    assert "filter by" not in run("search", "--collection", "w", "--id", "c").output
+    assert "filter plan" not in run("search", "--collection", "w", "--id", "c").output
 
 
 @pytest.mark.usefixtures("filled")
@@ -285,7 +198,7 @@ def test_explain_says_a_sentence_and_shows_its_figures(run: Run, client: ClientI
     assert ended.exit_code == 0, ended.output
     told = " ".join(ended.output.split())
     assert "'c' ranks 3rd of 7 for 'a'. It is in list 17 of shard 0" in told
-    assert "the 5th nearest to the query, so that nprobe 5 finds it and less does not." in told
+    assert "the 5th nearest to the query: nprobe 5 finds it, and a smaller nprobe does not." in told
     assert "The default search scores every row and finds it." in told
     assert re.search(r"score +0\.75", ended.output)
     [(query, id_, filter_)] = client.explains
@@ -374,102 +287,3 @@ def test_describe_fails_when_the_ledger_does_not_add_up(run: Run, client: Client
     ended = run("describe", "w")
     assert ended.exit_code == 1
     assert "DOES NOT ADD UP" in ended.output
-
-
-def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
-    ended = run("describe", "absent")
-    assert ended.exit_code == 1
-    assert ended.stderr.splitlines() == [
-        "error: no collection 'absent' - `vectorshard describe` lists the collections"
-    ]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        errors.CollectionExists("x"),
-        errors.DimensionMismatch("x", field="dim"),
-        errors.ShardUnavailable("x"),
-        errors.DeadlineExceeded("x"),
-        errors.Overloaded("x"),
-        errors.WritesStopped("x"),
-        errors.RowFileCorrupt("x"),
-        errors.InternalError("x"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_a_failure_that_a_person_can_mend_says_how(error: errors.VectorShardError) -> None:
-    assert console.next_step(error)
-
-
-@pytest.mark.parametrize(
-    "failure", [errors.DataDirectoryLocked("rows are in use\nby 7"), OSError(28, "No space left")]
-)
-def test_a_server_that_cannot_start_says_why_in_one_line(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception
-) -> None:
-    async def serve(**_settings: object) -> None:
-        raise failure
-
-    monkeypatch.setattr(embedded, "serve", serve)
-    monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
-    ended = run("serve", "--data", tmp_path)
-    assert ended.exit_code == 1
-    assert not ended.stdout
-    assert ended.stderr == f"error: {' '.join(str(failure).split())}\n"
-
-
-def test_serve_passes_on_what_it_is_told(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    told: dict[str, object] = {}
-
-    async def serve(**settings: object) -> None:
-        told.update(settings)
-
-    monkeypatch.setattr(embedded, "serve", serve)
-    monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
-    options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
-    options += ["--health", "127.0.0.1:1", "--lame-duck", 2, "--connection-age", 60]
-    assert run("serve", "--data", tmp_path, *options).exit_code == 0
-    assert told == {
-        "shards": 3,
-        "data": tmp_path,
-        "server": ServerConfig(
-            listen="127.0.0.1:0", health="127.0.0.1:1", lame_duck_s=2.0, connection_age_s=60.0
-        ),
-        "log": "json",
-    }
-
-
-@pytest.fixture
-def told_to_route(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a router would have been started with."""
-    told: dict[str, Any] = {}
-
-    async def serve_router(**settings: object) -> None:
-        told.update(settings)
-
-    monkeypatch.setattr(fleet, "serve_router", serve_router)
-    monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
-    return told
-
-
-def test_router_is_told_addresses_or_how_they_are_made(
-    run: Run, told_to_route: dict[str, Any]
-) -> None:
-    assert run("router", "--shard", "a:1", "--shard", "b:1").exit_code == 0
-    assert told_to_route["shards"] == ("a:1", "b:1")
-    by_number = ["--shard", "dns:///shard-{shard}.fleet:7700", "--shards", 2]
-    assert run("router", *by_number, "--connection-age", 7.5).exit_code == 0
-    assert told_to_route["shards"] == ("shard-0.fleet:7700", "shard-1.fleet:7700")
-    assert told_to_route["server"].connection_age_s == 7.5
-
-
-def test_router_says_what_it_cannot_make_addresses_of(
-    run: Run, told_to_route: dict[str, Any]
-) -> None:
-    ended = run("router", "--shard", "dns:///shard-{shard}.fleet:7700")
-    assert ended.exit_code == 1
-    assert "needs --shards" in ended.stderr
-    assert not told_to_route

@@ -1,4 +1,4 @@
-"""A client without a server: what console and demo are tested against.
+"""A client without a server, for tests of the commands, the demo and the load generator.
 
 Brute force over one collection, with the interface of `client.Client`. A test may break it
 on purpose: `forget_everything` answers without hits, `lose_rows` leaves rows out of the ledger.

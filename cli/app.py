@@ -1,0 +1,119 @@
+"""The command line `vectorshard`: its commands, its version, and its one-line errors.
+
+An expected failure is one line that says what to do next, never a traceback. The commands
+themselves are in `serve` and `rows`; they import the client and the servers when they run, so that
+`--help` does not wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+import vectorshard
+from vectorshard.cli import rows, serve
+from vectorshard.cli.vector_files import UnreadableFile
+from vectorshard.shard import errors
+
+ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
+    errors.CollectionNotFound: "`vectorshard describe` lists the collections",
+    errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
+    errors.DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
+    errors.ShardUnavailable: "is the server running?",
+    errors.DeadlineExceeded: "try again with a longer --timeout",
+    errors.Overloaded: "try again later, or with a smaller --batch",
+    errors.WritesStopped: "check the server's disk, then restart the server",
+    errors.CorruptData: "restore the data directory from a backup",
+    errors.InternalError: "see the server's log",
+}
+"""What to do about errors whose text does not say it; the nearest class counts."""
+
+CHECKOUT = Path(vectorshard.__file__).resolve().parent.parent
+"""The root of the checkout, if this runs from one."""
+
+
+def advice_for(error: Exception) -> str:
+    """Return what to do about `error`; empty when there is no advice."""
+    return next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), "")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an expected failure into one line on stderr and exit code 1."""
+    try:
+        yield
+    except (errors.VectorShardError, UnreadableFile, OSError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        advice = advice_for(error)
+        typer.echo(f"error: {text}" + (f" - {advice}" if advice else ""), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+class Commands(TyperGroup):
+    """The registered commands, and `bench`, which only a checkout has."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return [*super().list_commands(ctx), "bench"]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of this name; None when there is none."""
+        if cmd_name != "bench":
+            return super().get_command(ctx, cmd_name)
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(cmd_name)(one_line_errors()(bench_command()))
+        return typer.main.get_command(alone)
+
+
+def bench_command() -> Callable[..., None]:
+    """Return the load generator, which is part of a checkout and not of the wheel."""
+    if not (CHECKOUT / "benchmarks" / "load" / "command.py").is_file():
+        return _bench_needs_a_checkout
+    command: Callable[..., None] = import_module("benchmarks.load.command").bench
+    return command
+
+
+def _bench_needs_a_checkout() -> None:
+    """Load a server and measure it; needs a checkout of vectorshard."""
+    raise errors.InvalidParameter(
+        "this command needs a checkout of vectorshard, with the extra `bench` installed",
+        field="bench",
+    )
+
+
+app = typer.Typer(
+    name="vectorshard",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A distributed vector search service over gRPC.",
+)
+for _command in (*serve.COMMANDS, *rows.COMMANDS):
+    app.command()(one_line_errors()(_command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vectorshard {vectorshard.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """A distributed vector search service over gRPC."""

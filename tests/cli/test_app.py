@@ -1,0 +1,105 @@
+"""The command line as a whole: what it lists, what it loads, how a failure is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.testing import CliRunner
+
+from tests.cli.conftest import Run
+from vectorshard.cli import app
+from vectorshard.shard import errors
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments, and these variables on top of ours."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "ingest", "search", "explain", "describe", "demo"])
+def test_help_shows_every_word_of_every_option(command: str) -> None:
+    """Rich takes words in brackets for a style and leaves them out."""
+    told = CliRunner().invoke(app.app, [command, "--help"], env={"COLUMNS": "300"}).stdout
+    group = typer.main.get_command(app.app)
+    assert isinstance(group, TyperGroup)
+    texts = [
+        parameter.help
+        for parameter in group.commands[command].params
+        if isinstance(parameter, TyperOption | TyperArgument) and parameter.name != "help"
+    ]
+    assert texts
+    assert not [text for text in texts if not text or text not in told]
+
+
+@pytest.mark.parametrize("optimized", [["-O"], ["-OO"], []])
+def test_optimized_python_is_refused_before_anything_else(optimized: list[str]) -> None:
+    environment = {} if optimized else {"PYTHONOPTIMIZE": "1"}
+    ended = python(*optimized, "-m", "vectorshard.cli", "--version", **environment)
+    assert ended.returncode == 2
+    assert "python -O" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not ended.stdout
+
+
+def test_threads_are_limited_before_numpy_is_loaded_and_a_wish_of_the_caller_wins() -> None:
+    program = (
+        "import os, sys\n"
+        "del os.environ['OMP_NUM_THREADS']\n"
+        "import vectorshard.cli.__main__ as start\n"
+        "assert 'numpy' not in sys.modules\n"
+        "start.set_environment()\n"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['OMP_NUM_THREADS'])\n"
+    )
+    ended = python("-c", program, OPENBLAS_NUM_THREADS="3", OMP_NUM_THREADS="9")
+    assert ended.stdout.splitlines() == ["3 1"]
+
+
+def test_the_version_is_one_line() -> None:
+    ended = python("-m", "vectorshard.cli", "--version")
+    assert re.fullmatch(r"vectorshard \d+\.\d+\.\d+\n", ended.stdout)
+
+
+def test_the_commands_are_those_that_are_documented() -> None:
+    commands = {
+        command.callback.__name__ for command in app.app.registered_commands if command.callback
+    }
+    documented = {"demo", "serve", "shard", "router", "ingest", "search", "explain", "describe"}
+    assert commands == documented
+
+
+def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
+    ended = run("describe", "absent")
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines() == [
+        "error: no collection 'absent' - `vectorshard describe` lists the collections"
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.CollectionExists("x"),
+        errors.DimensionMismatch("x", field="dim"),
+        errors.ShardUnavailable("x"),
+        errors.DeadlineExceeded("x"),
+        errors.Overloaded("x"),
+        errors.WritesStopped("x"),
+        errors.RowFileCorrupt("x"),
+        errors.InternalError("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_failure_that_a_person_can_mend_says_how(error: errors.VectorShardError) -> None:
+    assert app.advice_for(error)
