@@ -190,7 +190,7 @@ class InternalError(VectorShardError):
 ErrorT = TypeVar("ErrorT", bound=VectorShardError)
 
 
-def nobody_answered(error: ErrorT) -> ErrorT:
-    """Return the error, as one that no server has said."""
+def mark_unanswered(error: ErrorT) -> ErrorT:
+    """Return the error, marked as one that no server returned."""
     error.unanswered = True
     return error
