@@ -148,8 +148,6 @@ class Call:
     """The collection that the caller means by the name; empty means whichever exists."""
     placement: str = ""
     """Fingerprint of the leaf shards that the caller takes the callee for; empty means any."""
-    anew: bool = False
-    """Whether to find the callee anew by its name: who answered last was not who was meant."""
 
 
 NO_LIMIT = Call()

@@ -18,7 +18,8 @@ from tests.router.fake_shard import FakeShard
 from tests.shard.samples import config_of, int64s, some_vectors, strings
 from vectorshard.router.fan_out.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S, Children
 from vectorshard.router.fan_out.merge import merge_top_k
-from vectorshard.router.fan_out.router import MERGED_AT_ONCE, Router
+from vectorshard.router.fan_out.router import Router
+from vectorshard.router.fan_out.search import MERGED_ON_LOOP
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import (
     CollectionExists,
@@ -96,7 +97,7 @@ async def test_hits_of_all_children_are_merged_best_first(children: list[FakeSha
     assert result.receipt.coverage == 1.0
 
 
-@pytest.mark.parametrize("hits", [MERGED_AT_ONCE - 1, MERGED_AT_ONCE, 2 * MERGED_AT_ONCE])
+@pytest.mark.parametrize("hits", [MERGED_ON_LOOP - 1, MERGED_ON_LOOP, 2 * MERGED_ON_LOOP])
 async def test_many_hits_are_merged_beside_the_event_loop_and_no_differently(
     monkeypatch: pytest.MonkeyPatch, hits: int
 ) -> None:
@@ -106,7 +107,7 @@ async def test_many_hits_are_merged_beside_the_event_loop_and_no_differently(
         merged_on.append(threading.get_ident())
         return merge_top_k(blocks, k, metric)
 
-    monkeypatch.setattr("vectorshard.router.fan_out.router.merge_top_k", watched)
+    monkeypatch.setattr("vectorshard.router.fan_out.merge.merge_top_k", watched)
     scored = [(id_, float(id_ % 1_000)) for id_ in range(hits)]
     children = [
         FakeShard(shard, 3, hits=[sorted(scored[shard::3], key=best)]).with_collection()
@@ -115,7 +116,7 @@ async def test_many_hits_are_merged_beside_the_event_loop_and_no_differently(
     result = await found(await Router.connect(children), k=hits)
     assert result.hits.ids.tolist() == [id_ for id_, _ in sorted(scored, key=best)]
     on_the_loop = [thread == threading.get_ident() for thread in merged_on]
-    assert on_the_loop == [hits < MERGED_AT_ONCE]
+    assert on_the_loop == [hits < MERGED_ON_LOOP]
 
 
 def best(hit: tuple[int, float]) -> tuple[float, int]:
@@ -150,7 +151,7 @@ async def test_a_search_that_asks_for_less_is_answered_and_says_what_is_missing(
     assert [shard.shard for shard in receipt.shards] == [0, 1, 2]
     assert [bool(shard.missing_reason) for shard in receipt.shards] == [False, True, False]
     assert "gone fishing" in receipt.shards[1].missing_reason
-    with pytest.raises(ShardUnavailable, match=r"coverage is 0\.66., 0\.700 is asked for"):
+    with pytest.raises(ShardUnavailable, match=r"coverage 0\.66. is below min_coverage 0\.700"):
         await found(router, min_coverage=0.7)
 
 
@@ -567,7 +568,7 @@ async def test_a_write_that_is_refused_here_and_perhaps_done_there_is_not_repeat
         children[shard] = loses
     router = await remembering(children)
     children[refused].failure = refusal
-    with pytest.raises(ShardUnavailable, match="perhaps written in part, write again: gone"):
+    with pytest.raises(ShardUnavailable, match="the write may be incomplete, repeat it: gone"):
         await router.upsert(upsert(np.arange(60)))
     assert [len(loses.asked("upsert")) for loses in losing.values()] == [1, 1]
 
@@ -856,7 +857,7 @@ async def test_children_that_contradict_each_other_are_refused() -> None:
 
 async def test_rows_of_a_slot_that_no_child_owns_have_no_shard(children: list[FakeShard]) -> None:
     router = await Router.connect(children[:2], partial=True)
-    with pytest.raises(ShardUnavailable, match="no shard is known"):
+    with pytest.raises(ShardUnavailable, match="no known shard owns slot"):
         await router.upsert(upsert(np.arange(60)))
 
 
