@@ -78,13 +78,7 @@ class Stream(Protocol):
 
 
 class GrpcStream:
-    """A stream of grpc.aio.
-
-    Parameters
-    ----------
-    call
-        The open call.
-    """
+    """A stream of grpc.aio, from its open call."""
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         self._call = call
@@ -126,16 +120,9 @@ class _InFlight:
 
 
 class Link:
-    """A stream, and the requests in flight on it. Must be closed.
+    """An open stream, which the link owns, and the requests in flight on it. Must be closed.
 
-    Parameters
-    ----------
-    stream
-        An open stream, which the link owns from now on.
-    name
-        The server in errors.
-    clock
-        Seconds, as in a caller's deadline.
+    Errors call the server `name`; `clock` is in seconds, as in a caller's deadline.
     """
 
     def __init__(
@@ -182,10 +169,8 @@ class Link:
         ------
         LinkBroken
             If the stream ends before the answer, or has ended.
-        LinkBusy
-            If the window is full.
-        ShardUnavailable
-            If the window is full and no answer has arrived for STALLED_S.
+        LinkBusy, ShardUnavailable
+            If the window is full, and answers arrive; or none has arrived for STALLED_S.
         DeadlineExceeded
             If the answer does not arrive in time.
         """

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from vectorshard.router.fan_out.children import Child, Children, all_answers
-from vectorshard.router.fan_out.merge import by_shard
 from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -25,34 +24,29 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from vectorshard.shard.types import Call, CollectionConfig, CollectionDescription, CollectionEntry
+from vectorshard.shard.types import Call, CollectionConfig, CollectionEntry
 
 T = TypeVar("T")
 Request = TypeVar("Request")
 
 
 class Catalogue:
-    """The collections of a router.
-
-    Parameters
-    ----------
-    children
-        The downstream shards.
-    new_incarnation
-        Names the incarnation of a new collection.
-    """
+    """The collections of a router. `new_incarnation` names the incarnation of a new one."""
 
     def __init__(self, children: Children, new_incarnation: Callable[[], str]) -> None:
         self._children = children
         self._new_incarnation = new_incarnation
         self._entries: dict[str, CollectionEntry] = {}
 
-    # ---- create, drop, list ---------------------------------------------------------------------
-
     async def create_collection(
         self, config: CollectionConfig, call: Call
     ) -> tuple[CollectionEntry, bool]:
-        """Create a collection everywhere; see `Router.create_collection`."""
+        """Create a collection on every child, or complete one that only some have.
+
+        When two callers create the same name, the slower gets the collection of the other. Raises
+        CollectionExists if that has another configuration, and IncarnationMismatch if a drop has
+        reached only some children; it must be repeated first.
+        """
         try:
             return await self._with_placement(call, lambda: self._create(config, call))
         except IncarnationMismatch:
@@ -90,22 +84,11 @@ class Catalogue:
         self._entries[config.name] = first_entry
         return first_entry, first_new or any(new for _, new in also)
 
-    async def _holders(self, name: str, call: Call) -> list[tuple[Child, CollectionEntry]]:
-        """Return the children that have a collection, in the order of their leaf shards."""
-        call = replace(call, incarnation="")
-        children = self._children.in_order()
-        listings = await all_answers(
-            child.shard.list_collections(call=child.to(call)) for child in children
-        )
-        return [
-            (child, entry)
-            for child, listing in zip(children, listings, strict=True)
-            for entry in listing
-            if entry.config.name == name
-        ]
-
     async def drop_collection(self, name: str, call: Call) -> None:
-        """Drop a collection everywhere; see `Router.drop_collection`."""
+        """Drop the present collection of that name on every child that has it.
+
+        A drop that arrives late does not affect a later collection of the same name.
+        """
         await self._with_placement(call, lambda: self._drop(name, call))
 
     async def _drop(self, name: str, call: Call) -> None:
@@ -129,14 +112,26 @@ class Catalogue:
 
     async def list_collections(self, call: Call) -> Sequence[CollectionEntry]:
         """Return the collections of all children, by name."""
-        listings = await self._with_placement(call, lambda: self._listings(call))
-        entries = {entry.config.name: entry for listing in listings for entry in listing}
+        held = await self._with_placement(call, lambda: self._held(call))
+        entries = {entry.config.name: entry for _, entry in held}
         return [entries[name] for name in sorted(entries)]
 
-    async def _listings(self, call: Call) -> list[Sequence[CollectionEntry]]:
-        return await all_answers(
-            child.shard.list_collections(call=child.to(call)) for child in self._children.all()
+    async def _holders(self, name: str, call: Call) -> list[tuple[Child, CollectionEntry]]:
+        """Return the children that have a collection, in the order of their leaf shards."""
+        return [held for held in await self._held(call) if held[1].config.name == name]
+
+    async def _held(self, call: Call) -> list[tuple[Child, CollectionEntry]]:
+        """Return every collection of every child, in the order of their leaf shards."""
+        call = replace(call, incarnation="")
+        children = self._children.in_order()
+        listings = await all_answers(
+            child.shard.list_collections(call=child.to(call)) for child in children
         )
+        return [
+            (child, entry)
+            for child, listing in zip(children, listings, strict=True)
+            for entry in listing
+        ]
 
     # ---- look up --------------------------------------------------------------------------------
 
@@ -144,7 +139,7 @@ class Catalogue:
         self,
         name: str,
         call: Call,
-        ask: Callable[[Children, Request, CollectionEntry, Call], Coroutine[Any, Any, T]],
+        ask: Callable[[Request, CollectionEntry, Call], Coroutine[Any, Any, T]],
         request: Request,
     ) -> T:
         """Make a call with the remembered entry of a collection.
@@ -155,9 +150,7 @@ class Catalogue:
 
         async def ask_with(entry: CollectionEntry) -> T:
             entry_call = replace(call, incarnation=entry.incarnation)
-            return await self._with_placement(
-                call, lambda: ask(self._children, request, entry, entry_call)
-            )
+            return await self._with_placement(call, lambda: ask(request, entry, entry_call))
 
         remembered = self._entries.get(name)
         if remembered is not None and call.incarnation not in ("", remembered.incarnation):
@@ -234,16 +227,3 @@ def _not_found(name: str) -> CollectionNotFound:
 
 def _recreated(name: str) -> IncarnationMismatch:
     return IncarnationMismatch(f"collection {name} was dropped and created again")
-
-
-async def describe(
-    children: Children, name: str, entry: CollectionEntry, call: Call
-) -> CollectionDescription:
-    """Describe a collection over all leaf shards."""
-    descriptions = await all_answers(
-        child.shard.describe(name, call=child.to(call)) for child in children.all()
-    )
-    return replace(
-        descriptions[0],
-        shards=by_shard(shard for each in descriptions for shard in each.shards),
-    )

@@ -18,22 +18,10 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential_jitter
 
 from vectorshard.router.fan_out.placement import Placement
-from vectorshard.shard.engine.validation import check_ids
 from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable, VectorShardError
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.types import (
-    NO_LIMIT,
-    Call,
-    CollectionConfig,
-    CountRequest,
-    DeleteRequest,
-    GetRequest,
-    IdArray,
-    Int64Array,
-    Role,
-    Topology,
-)
+from vectorshard.shard.types import NO_LIMIT, Call, IdArray, Int64Array, Role, Topology
 
 LEARNING_TIMEOUT_S: Final = 2.0
 """Timeout of the question for a child's leaf shards. A healthy child answers in milliseconds."""
@@ -48,7 +36,6 @@ _WAITS: Final = wait_exponential_jitter(multiplier=_FIRST_WAIT_S, max=1.0, jitte
 _NOT_ASKED: Final = ShardUnavailable("the downstream shard has not reported its leaf shards yet")
 
 T = TypeVar("T")
-SelectionT = TypeVar("SelectionT", DeleteRequest, GetRequest, CountRequest)
 
 _log = structlog.get_logger(__name__)
 
@@ -103,23 +90,7 @@ class Child:
 
 
 class Children:
-    """The children of a router, in order. Use `connect`.
-
-    Parameters
-    ----------
-    shards
-        At least one.
-    role
-        The role in the router's own topology.
-    names
-        Each of them in errors and in the log, such as its address; or empty.
-    partial
-        Whether they may be only a part of the placement.
-    sleep
-        Waits some seconds, between two attempts to learn.
-    clock
-        Seconds, as in a call's deadline.
-    """
+    """The children of a router, in order. Use `connect`. Parameters are those of the router."""
 
     def __init__(
         self,
@@ -229,11 +200,7 @@ class Children:
         before, child.reason = child.reason, reason
         if isinstance(reason, PlacementMismatch):
             if str(before) != str(reason):
-                _log.error(
-                    "downstream shard contradicts the placement",
-                    shard=child.name,
-                    reason=str(reason),
-                )
+                _log.error("placement contradiction", shard=child.name, reason=str(reason))
         elif before is _NOT_ASKED or type(before) is not type(reason):
             _log.warning("downstream shard unknown", shard=child.name, reason=str(reason))
 
@@ -330,16 +297,6 @@ class Children:
         except ShardUnavailable as error:
             self._keep_learning()  # a router below may reach more by now
             raise self.missing() or error from None
-
-    def parts_of(
-        self, request: SelectionT, config: CollectionConfig
-    ) -> list[tuple[Child, SelectionT]]:
-        """Return each child with its part of the ids; without ids, all with the whole request."""
-        ids = request.ids
-        if ids is None:
-            return [(child, request) for child in self.all()]
-        check_ids(config, ids)
-        return [(child, replace(request, ids=ids[indices])) for child, indices in self.split(ids)]
 
 
 async def all_answers(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

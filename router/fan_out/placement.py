@@ -83,13 +83,12 @@ class Placement:
 
     def _place(self, child: int, topology: Topology) -> None:
         for shard in topology.shards:
-            if shard.shard >= self.shards_total:
-                raise PlacementMismatch(f"shard {shard.shard} is not in 0..{self.shards_total - 1}")
-            if shard.shard in self._child_of_shard:
-                raise PlacementMismatch(
-                    f"shard {shard.shard} is reached through two downstream shards"
-                )
-            self._child_of_shard[shard.shard] = child
+            number = shard.shard
+            if number >= self.shards_total:
+                raise PlacementMismatch(f"shard {number} is not in 0..{self.shards_total - 1}")
+            if number in self._child_of_shard:
+                raise PlacementMismatch(f"shard {number} is reached through two downstream shards")
+            self._child_of_shard[number] = child
             for first, last in shard.slots:
                 if not first <= last < SLOTS_TOTAL:
                     raise PlacementMismatch(

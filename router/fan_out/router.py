@@ -11,12 +11,29 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final, TypeVar
 
-from vectorshard.router.fan_out import reads, writes
-from vectorshard.router.fan_out.catalogue import Catalogue, describe
-from vectorshard.router.fan_out.children import Children
+import numpy as np
+
+from vectorshard.router.fan_out.catalogue import Catalogue
+from vectorshard.router.fan_out.children import Child, Children, all_answers
+from vectorshard.router.fan_out.merge import by_shard, joined_rows, reordered
+from vectorshard.router.fan_out.partial_write import Written, joined, joined_token, reached_some
 from vectorshard.router.fan_out.search import SearchFanOut
+from vectorshard.shard.config import PAGE_SIZE_DEFAULT
+from vectorshard.shard.engine.validation import check_filter, check_ids, check_vectors
+from vectorshard.shard.errors import (
+    CollectionNotFound,
+    IncarnationMismatch,
+    InvalidParameter,
+    Overloaded,
+    PlacementMismatch,
+    ShardUnavailable,
+)
 from vectorshard.shard.protocol import Shard
+from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
@@ -24,22 +41,32 @@ from vectorshard.shard.types import (
     CollectionDescription,
     CollectionEntry,
     CountRequest,
+    Cursor,
     DeleteRequest,
     DeleteResult,
     ExplainRequest,
     Explanation,
     GetRequest,
+    IdArray,
+    Int64Array,
     ListRequest,
     Role,
     Rows,
     SearchRequest,
     SearchResult,
     ShardDescription,
+    Token,
     Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,
 )
+
+NOTHING_DONE: Final = (CollectionNotFound, IncarnationMismatch, Overloaded, PlacementMismatch)
+"""Errors that prove that a shard has written nothing. After any other it may have."""
+
+T = TypeVar("T")
+SelectionT = TypeVar("SelectionT", DeleteRequest, GetRequest, CountRequest)
 
 
 def new_incarnation() -> str:
@@ -63,7 +90,7 @@ class Router:
     ) -> None:
         self._children = children
         self._catalogue = Catalogue(children, new_incarnation)
-        self._searches = SearchFanOut(children.clock)
+        self._searches = SearchFanOut(children)
 
     @classmethod
     async def connect(
@@ -89,10 +116,8 @@ class Router:
             Each of them in errors and in the log, such as its address; or empty.
         partial
             Whether they may be only a part of the placement, as below another router.
-        sleep
-            Waits some seconds before a missing shard is asked again.
-        clock
-            Seconds, as in a call's deadline.
+        sleep, clock
+            Wait some seconds before a missing shard is asked again; seconds, as in a deadline.
         new_incarnation
             Names the incarnation of a new collection.
 
@@ -109,28 +134,20 @@ class Router:
         """Return the leaf shards that are reached through this router."""
         return self._children.topology
 
+    async def close(self) -> None:
+        """Close the downstream shards."""
+        await self._children.close()
+
+    # ---- collections ----------------------------------------------------------------------------
+
     async def create_collection(
         self, config: CollectionConfig, *, call: Call = NO_LIMIT
     ) -> tuple[CollectionEntry, bool]:
-        """Create a collection on every shard, or complete one that only some have.
-
-        The shard with the smallest number decides when two callers create the same name; the
-        slower caller gets the collection of the other.
-
-        Raises
-        ------
-        CollectionExists
-            If a collection of that name has another configuration.
-        IncarnationMismatch
-            If a drop has reached only some shards; it must be repeated first.
-        """
+        """Create a collection on every shard, or complete one that only some have."""
         return await self._catalogue.create_collection(config, call)
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
-        """Drop the present collection on every shard, first on the one that decides about names.
-
-        A drop that arrives late does not affect a later collection of the same name.
-        """
+        """Drop the present collection of that name on every shard that has it."""
         await self._catalogue.drop_collection(name, call)
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
@@ -140,12 +157,35 @@ class Router:
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
         """Describe a collection over all leaf shards.
 
-        Raises
-        ------
-        IncarnationMismatch
-            If the shards have different collections of that name: two ledgers have no sum.
+        Raises IncarnationMismatch if they have different collections of that name: two ledgers have
+        no sum.
         """
-        return await self._catalogue.ask(name, call, describe, name)
+        return await self._catalogue.ask(name, call, self._describe, name)
+
+    async def _describe(
+        self, name: str, entry: CollectionEntry, call: Call
+    ) -> CollectionDescription:
+        descriptions = await all_answers(
+            child.shard.describe(name, call=child.to(call)) for child in self._children.all()
+        )
+        shards = by_shard(shard for each in descriptions for shard in each.shards)
+        return replace(descriptions[0], shards=shards)
+
+    async def train(
+        self, request: TrainRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardDescription]:
+        """Train on every shard."""
+        return await self._catalogue.ask(request.collection, call, self._train, request)
+
+    async def _train(
+        self, request: TrainRequest, entry: CollectionEntry, call: Call
+    ) -> Sequence[ShardDescription]:
+        results = await all_answers(
+            child.shard.train(request, call=child.to(call)) for child in self._children.all()
+        )
+        return by_shard(shard for result in results for shard in result)
+
+    # ---- writes ---------------------------------------------------------------------------------
 
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         """Validate the whole batch, then write each shard's part.
@@ -153,7 +193,35 @@ class Router:
         Rows of missing shards are errors of the result. If no shard has written its part, the call
         fails. Repeating the same batch is harmless.
         """
-        return await self._catalogue.ask(request.collection, call, writes.upsert, request)
+        return await self._catalogue.ask(request.collection, call, self._upsert, request)
+
+    async def _upsert(
+        self, request: UpsertRequest, entry: CollectionEntry, call: Call
+    ) -> UpsertResult:
+        check_ids(entry.config, request.ids)
+        check_vectors(entry.config, request.vectors, "vectors")
+        if request.metadata is not None and entry.config.filter_fields:
+            # It reads every row: too long for the event loop.
+            await asyncio.to_thread(declared_fields, entry.config, request.metadata)
+        parts = list(self._children.split(request.ids))
+        placement = self._children.placement  # a child may become unknown during its call
+        if len(parts) <= 1:
+            child = parts[0][0] if parts else self._children.all()[0]
+            return await child.shard.upsert(request, call=child.to(call))
+        outcomes = await asyncio.gather(
+            *(
+                child.shard.upsert(_rows_of(request, indices), call=child.to(call))
+                for child, indices in parts
+            ),
+            return_exceptions=True,
+        )
+        written = [
+            Written(indices, partial(placement.shards_of_child, child.number), each)
+            for (child, indices), each in zip(parts, outcomes, strict=True)
+        ]
+        if not reached_some(written):
+            await self._all_done(call, outcomes)
+        return joined(written)
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Delete by ids, or the rows that pass a filter.
@@ -161,51 +229,173 @@ class Router:
         Each shard applies a filter in one step, to the rows that pass when it commits. The shards
         do not commit at the same moment.
         """
-        return await self._catalogue.ask(request.collection, call, writes.delete, request)
+        return await self._catalogue.ask(request.collection, call, self._delete, request)
 
-    async def train(
-        self, request: TrainRequest, *, call: Call = NO_LIMIT
-    ) -> Sequence[ShardDescription]:
-        """Train on every shard."""
-        return await self._catalogue.ask(request.collection, call, writes.train, request)
+    async def _delete(
+        self, request: DeleteRequest, entry: CollectionEntry, call: Call
+    ) -> DeleteResult:
+        check_filter(entry.config, request.filter)
+        parts = self._parts_of(request, entry.config)
+        outcomes = await asyncio.gather(
+            *(child.shard.delete(part, call=child.to(call)) for child, part in parts),
+            return_exceptions=True,
+        )
+        results = await self._all_done(call, outcomes)
+        if not results:
+            return DeleteResult(deleted=0, token=Token(incarnation=entry.incarnation))
+        return DeleteResult(
+            deleted=sum(result.deleted for result in results),
+            token=joined_token([result.token for result in results]),
+        )
+
+    async def _all_done(self, call: Call, outcomes: Sequence[T | BaseException]) -> list[T]:
+        """Return the answers of a write's parts, or raise the first error.
+
+        A write that some shards may have done is not repeated here: it would overwrite what other
+        callers have written since, and would not count the rows that it deleted the first time.
+        Only the caller can decide whether that matters.
+        """
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        refusals = [error for error in errors if isinstance(error, NOTHING_DONE)]
+        if refusals and len(refusals) < len(outcomes):
+            await self._children.learn(call)
+            reason = next((error for error in errors if error not in refusals), refusals[0])
+            raise ShardUnavailable(f"the write may be incomplete, repeat it: {reason}") from reason
+        for error in errors:
+            raise error
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    # ---- reads ----------------------------------------------------------------------------------
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return the rows of existing ids in the order of the request, or those of a filter."""
-        return await self._catalogue.ask(request.collection, call, reads.get, request)
+        return await self._catalogue.ask(request.collection, call, self._get, request)
+
+    async def _get(self, request: GetRequest, entry: CollectionEntry, call: Call) -> Rows:
+        check_filter(entry.config, request.filter)
+        pages = await all_answers(
+            child.shard.get(part, call=child.to(call))
+            for child, part in self._parts_of(request, entry.config)
+        )
+        rows = joined_rows(pages, entry.config)
+        if request.ids is None:
+            return rows
+        return reordered(rows, np.argsort(_places_of(rows.ids, request.ids)))
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
         """Count live rows."""
-        return await self._catalogue.ask(request.collection, call, reads.count, request)
+        return await self._catalogue.ask(request.collection, call, self._count, request)
+
+    async def _count(self, request: CountRequest, entry: CollectionEntry, call: Call) -> int:
+        check_filter(entry.config, request.filter)
+        counts = await all_answers(
+            child.shard.count(part, call=child.to(call))
+            for child, part in self._parts_of(request, entry.config)
+        )
+        return sum(counts)
+
+    def _parts_of(
+        self, request: SelectionT, config: CollectionConfig
+    ) -> list[tuple[Child, SelectionT]]:
+        """Return each child with its part of the ids; without ids, all with the whole request."""
+        ids = request.ids
+        if ids is None:
+            return [(child, request) for child in self._children.all()]
+        check_ids(config, ids)
+        return [
+            (child, replace(request, ids=ids[indices]))
+            for child, indices in self._children.split(ids)
+        ]
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return a page: one shard after the other, each in its own order."""
-        return await self._catalogue.ask(request.collection, call, reads.list_rows, request)
+        return await self._catalogue.ask(request.collection, call, self._list_rows, request)
+
+    async def _list_rows(self, request: ListRequest, entry: CollectionEntry, call: Call) -> Rows:
+        check_filter(entry.config, request.filter)
+        children = self._children.in_order()
+        first = self._place_of_cursor(request.cursor, children, entry)
+        wanted = request.page_size or PAGE_SIZE_DEFAULT
+        cursor = request.cursor
+        pages: list[Rows] = []
+        for child in children[first:]:
+            part = replace(request, cursor=cursor, page_size=wanted)
+            page = await child.shard.list_rows(part, call=child.to(call))
+            pages.append(page)
+            wanted -= len(page.ids)
+            cursor = page.cursor
+            if cursor is not None:
+                break
+            if wanted == 0 and child is not children[-1]:
+                after = children[children.index(child) + 1]
+                cursor = Cursor(incarnation=entry.incarnation, shard=after.first_shard, row=0)
+                break
+        return replace(joined_rows(pages, entry.config), cursor=cursor)
+
+    def _place_of_cursor(
+        self, cursor: Cursor | None, children: Sequence[Child], entry: CollectionEntry
+    ) -> int:
+        if cursor is None:
+            return 0
+        number = self._children.placement.child_of_shard(cursor.shard)
+        if number is None or cursor.incarnation != entry.incarnation:
+            raise InvalidParameter("the cursor is of another collection", field="cursor")
+        return children.index(self._children[number])
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
-        """Search on every shard and merge the answers; the receipt says what they cover.
+        """Search on every shard, merge the answers, and report their coverage.
 
-        Raises
-        ------
-        ShardUnavailable
-            If less than `min_coverage` of the slots answered; it names the missing shards.
-        DeadlineExceeded
-            If the deadline passed on every shard.
+        Raises ShardUnavailable, with the missing shards, if less than `min_coverage` of the slots
+        answered, and DeadlineExceeded if the deadline passed on every shard.
         """
         return await self._catalogue.ask(request.collection, call, self._searches.search, request)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Ask the owner of the id, then all other shards how many of their rows rank before it.
 
-        A row that is written at the same time may be counted or not. Without all shards the rank
-        would be wrong.
-
-        Raises
-        ------
-        ShardUnavailable
-            If a shard is missing; it is named.
+        A row that is written at the same time may be counted or not. A missing shard is an error,
+        ShardUnavailable: without it the rank would be wrong.
         """
-        return await self._catalogue.ask(request.collection, call, reads.explain, request)
+        return await self._catalogue.ask(request.collection, call, self._explain, request)
 
-    async def close(self) -> None:
-        """Close the downstream shards."""
-        await self._children.close()
+    async def _explain(
+        self, request: ExplainRequest, entry: CollectionEntry, call: Call
+    ) -> Explanation:
+        check_ids(entry.config, request.id, "id")
+        check_vectors(entry.config, request.query, "query")
+        check_filter(entry.config, request.filter)
+        others = self._children.all()
+        if request.score is not None:
+            found = Explanation(score=request.score, exact_rank=1)
+        else:
+            [(owner, _)] = self._children.split(request.id)
+            found = await owner.shard.explain(request, call=owner.to(call))
+            if not found.exists:
+                return found
+            others = [child for child in others if child is not owner]
+        ranked = replace(request, filter=None, score=found.score)
+        answers = await all_answers(
+            child.shard.explain(ranked, call=child.to(call)) for child in others
+        )
+        before = sum(answer.exact_rank - 1 for answer in answers)
+        return replace(found, exact_rank=found.exact_rank + before)
+
+
+def _rows_of(request: UpsertRequest, indices: Int64Array) -> UpsertRequest:
+    metadata = request.metadata
+    return replace(
+        request,
+        ids=request.ids[indices],
+        vectors=request.vectors[indices],
+        metadata=None if metadata is None else [metadata[row] for row in indices.tolist()],
+    )
+
+
+def _places_of(found: IdArray, ids: IdArray) -> Int64Array:
+    """Return the index in `ids` of each id of `found`, (found,)."""
+    if ids.dtype == np.object_:
+        place = dict(zip(ids.tolist(), range(len(ids)), strict=True))
+        return np.fromiter(map(place.__getitem__, found.tolist()), np.int64, len(found))
+    ascending = np.argsort(ids)
+    places: Int64Array = ascending[np.searchsorted(ids, found, sorter=ascending)]
+    return places

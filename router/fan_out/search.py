@@ -43,26 +43,20 @@ missing ones to be named."""
 
 
 class SearchFanOut:
-    """Searches over all downstream shards.
+    """Searches over all children of a router."""
 
-    Parameters
-    ----------
-    clock
-        Seconds, as in a call's deadline.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._joined = SearchCoalescer(clock, hold_up_part=HOLD_UP_PART)
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._joined = SearchCoalescer(children.clock, hold_up_part=HOLD_UP_PART)
 
     async def search(
-        self, children: Children, request: SearchRequest, entry: CollectionEntry, call: Call
+        self, request: SearchRequest, entry: CollectionEntry, call: Call
     ) -> SearchResult:
         """Validate a search, then run it alone or together with those that are alike."""
         check_vectors(entry.config, request.queries, "queries")
         check_filter(entry.config, request.filter)
-        kind = (call.incarnation, call.placement, deadline_class(call, self._clock()))
-        run = partial(_fan_out, children, entry)
+        kind = (call.incarnation, call.placement, deadline_class(call, self._children.clock()))
+        run = partial(_fan_out, self._children, entry)
         return await self._joined.search(request, call, run, kind)
 
 

@@ -73,14 +73,8 @@ NEXT_STATE: Final[Mapping[tuple[BreakerState, BreakerEvent], BreakerState]] = {
 class Breaker:
     """The state of one server's circuit breaker, initially closed.
 
-    Parameters
-    ----------
-    clock
-        Seconds.
-    chance
-        Uniform in [0, 1): several routers must not probe a server at the same moment.
-    changed
-        Called with the breaker when it opens or closes; not for a probe.
+    `clock` is in seconds. `chance` is uniform in [0, 1): several routers must not probe a server at
+    the same moment. `changed` is called when the breaker opens or closes, not for a probe.
     """
 
     def __init__(

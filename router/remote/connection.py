@@ -64,17 +64,7 @@ def _pop_request(request: list[bytes]) -> bytes:
 
 
 class Connection:
-    """The current channel to a server, and those it replaced. Must be closed.
-
-    Parameters
-    ----------
-    target
-        HOST:PORT; a name is resolved by DNS.
-    channel_to
-        Opens a channel to a target.
-    clock
-        Seconds.
-    """
+    """The current channel to `target`, HOST:PORT, and those it replaced. Must be closed."""
 
     def __init__(
         self,

@@ -33,25 +33,9 @@ _log = structlog.get_logger(__name__)
 class ProbingBreaker:
     """The circuit breaker of one server, with its probes. Must be closed.
 
-    The errors of calls must tell whether the server answered (`VectorShardError.unanswered`).
-
-    Parameters
-    ----------
-    name
-        The server in errors and in the log, such as its address.
-    probe
-        Makes a cheap call to the server.
-    clock
-        Seconds, as in a call's deadline.
-    chance
-        Uniform in [0, 1).
-    sleep
-        Waits some seconds.
-
-    Attributes
-    ----------
-    openings
-        How often the breaker has opened.
+    It learns from the errors of calls whether the server answered (`VectorShardError.unanswered`).
+    `probe` makes a cheap call to the server, which errors and the log call `name`; `openings`
+    counts. Clock, chance and sleep are those of the remote shard.
     """
 
     def __init__(
@@ -95,10 +79,7 @@ class ProbingBreaker:
     async def attempt(self, send: Callable[[], Awaitable[T]]) -> T:
         """Make a call unless the breaker is open, and note its outcome.
 
-        Raises
-        ------
-        ShardUnavailable
-            If the breaker is open; `retry_delay_s` is when it may have closed.
+        An open breaker raises ShardUnavailable; after its `retry_delay_s` it may have closed.
         """
         if self._breaker.state is not BreakerState.CLOSED:
             raise self._refusal()

@@ -86,7 +86,7 @@ async def _response_of(unary: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> by
     When the wait inside grpc.aio is cancelled, its operations are never freed (grpc/grpc#43360):
     that leaked a kilobyte for each call that a caller abandoned.
     """
-    waiting = asyncio.ensure_future(_awaited(unary))
+    waiting = asyncio.ensure_future(unary)
     try:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError:
@@ -94,10 +94,6 @@ async def _response_of(unary: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> by
             unary._cancel("its caller has left")  # type: ignore[attr-defined]  # `cancel` does both
         waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         raise
-
-
-async def _awaited(unary: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> bytes:
-    return await unary
 
 
 class RemoteShard:
@@ -230,15 +226,11 @@ class RemoteShard:
     async def _send(
         self, rpc: rpcs.Rpc[RequestT, ResultT], request: RequestT, call: Call
     ) -> ResultT:
-        """Send a request once; a search over the link, if neither it nor its answer is large."""
+        """Send a request once; a search over the link, if that is possible."""
         payload = rpc.encode_request(request)
         response = None
-        if (
-            isinstance(request, SearchRequest)
-            and len(payload) <= LINK_BYTES_MAX
-            and wire.expected_answer_bytes(request) <= LINK_BYTES_MAX
-        ):
-            response = await self._response_over_link(payload, call)
+        if isinstance(request, SearchRequest):
+            response = await self._response_over_link(request, payload, call)
         if response is None:
             response = await self._response(rpc.name, payload, call)
         return self._decoded(rpc.name, lambda: rpc.decode_response(response, request))
@@ -330,9 +322,12 @@ class RemoteShard:
 
     # ---- the link -------------------------------------------------------------------------------
 
-    async def _response_over_link(self, payload: bytes, call: Call) -> bytes | None:
+    async def _response_over_link(
+        self, request: SearchRequest, payload: bytes, call: Call
+    ) -> bytes | None:
         """Return the response to a search; None if it must go by unary call."""
-        if self._closed:
+        largest = max(len(payload), wire.expected_answer_bytes(request))
+        if self._closed or largest > LINK_BYTES_MAX:
             return None
         link = await self._link_to(call.placement)
         try:

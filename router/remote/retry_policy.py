@@ -21,28 +21,13 @@ T = TypeVar("T")
 
 
 def _is_repeatable(error: BaseException) -> bool:
-    """Whether a read that ended with this error may be repeated."""
     return isinstance(error, ShardUnavailable) and error.unanswered
 
 
 class RetryPolicy:
-    """Repeats reads of one server.
+    """Repeats reads of one server, while `may_retry`; `retries` counts the repetitions.
 
-    Parameters
-    ----------
-    may_retry
-        Whether the server may be asked again now.
-    clock
-        Seconds, as in a call's deadline.
-    chance
-        Uniform in [0, 1).
-    sleep
-        Waits some seconds.
-
-    Attributes
-    ----------
-    retries
-        How many attempts were made beyond the first of their call.
+    Clock, chance and sleep are those of the remote shard.
     """
 
     def __init__(
@@ -72,22 +57,11 @@ class RetryPolicy:
         except ShardUnavailable as error:
             if not _is_repeatable(error):
                 raise
-            failure = error
-        # Only here: tenacity costs 23 us a call.
-        return await self._repeat(failure, attempt, deadline)
-
-    async def _repeat(
-        self,
-        failure: ShardUnavailable,
-        attempt: Callable[[], Awaitable[T]],
-        deadline: float | None,
-    ) -> T:
-        """Repeat an attempt that has failed once."""
-        first: ShardUnavailable | None = failure
+            first: ShardUnavailable | None = error
 
         async def next_attempt() -> T:
             nonlocal first
-            if first is not None:  # this attempt is over; tenacity plans those that follow
+            if first is not None:  # made above, since tenacity costs 23 us a call
                 failed, first = first, None
                 raise failed
             self.retries += 1

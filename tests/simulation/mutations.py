@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import pytest
 
-from vectorshard.router.fan_out import catalogue, merge, reads, search, writes
+from vectorshard.router.fan_out import catalogue, merge, search
 from vectorshard.router.fan_out import router as router_module
 from vectorshard.router.fan_out.catalogue import Catalogue
-from vectorshard.router.fan_out.children import Child, Children, all_answers
+from vectorshard.router.fan_out.children import Child, all_answers
+from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.search import SearchFanOut
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.engine.search_batching import SearchCoalescer
@@ -36,15 +37,9 @@ def _sends_no_incarnation(patch: pytest.MonkeyPatch) -> None:
 
         return ask
 
-    for owner, name in (
-        (SearchFanOut, "search"),
-        (writes, "upsert"),
-        (writes, "delete"),
-        (reads, "get"),
-        (reads, "count"),
-        (router_module, "describe"),
-    ):
-        patch.setattr(owner, name, without(getattr(owner, name)))
+    patch.setattr(SearchFanOut, "search", without(SearchFanOut.search))
+    for method in ("_upsert", "_delete", "_get", "_count", "_describe"):
+        patch.setattr(Router, method, without(getattr(Router, method)))
 
 
 def _sends_no_placement(patch: pytest.MonkeyPatch) -> None:
@@ -82,22 +77,22 @@ def _merges_fewer_hits(patch: pytest.MonkeyPatch) -> None:
 
 
 def _mixes_up_what_it_includes(patch: pytest.MonkeyPatch) -> None:
-    for module in (merge, reads):
+    for module in (merge, router_module):
         patch.setattr(module, "reordered", lambda rows, order: rows)
 
 
 def _repeats_writes(patch: pytest.MonkeyPatch) -> None:
-    async def all_done(children: Children, call: Call, outcomes: Sequence[Any]) -> list[Any]:
+    async def all_done(self: Router, call: Call, outcomes: Sequence[Any]) -> list[Any]:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return [*outcomes]
 
-    patch.setattr(writes, "all_done", all_done)
+    patch.setattr(Router, "_all_done", all_done)
 
 
 def _gathers(patch: pytest.MonkeyPatch, gather: Callable[..., Any]) -> None:
-    for module in (catalogue, reads, writes):
+    for module in (catalogue, router_module):
         assert module.all_answers is all_answers
         patch.setattr(module, "all_answers", gather)
 
@@ -115,9 +110,7 @@ def _remembers_for_ever(patch: pytest.MonkeyPatch) -> None:
     ) -> Any:
         entry = self._entries.get(name) or await self._look_up(name, call)
         entry_call = replace(call, incarnation=entry.incarnation)
-        return await self._with_placement(
-            call, lambda: ask(self._children, request, entry, entry_call)
-        )
+        return await self._with_placement(call, lambda: ask(request, entry, entry_call))
 
     patch.setattr(Catalogue, "ask", remembering)
 
@@ -161,7 +154,7 @@ def _gives_rows_in_any_order(patch: pytest.MonkeyPatch) -> None:
     def joined(pages: list[Rows], config: Any) -> Rows:
         return replace(pages[0], ids=pages[0].ids[::-1])
 
-    patch.setattr(reads, "joined_rows", joined)
+    patch.setattr(router_module, "joined_rows", joined)
 
 
 def _swallows_a_failed_part(patch: pytest.MonkeyPatch) -> None:
