@@ -62,19 +62,15 @@ class Stream(Protocol):
 
     async def write(self, payload: bytes) -> None:
         """Send a message; raise when the stream has ended."""
-        ...
 
     async def end(self) -> None:
         """Half-close: no more messages follow; raise when the stream has ended."""
-        ...
 
     async def read(self) -> bytes | None:
         """Return the next message, None when the server has ended the stream; raise its error."""
-        ...
 
     def cancel(self) -> None:
         """End the stream immediately; a pending read or write fails."""
-        ...
 
 
 class GrpcStream:

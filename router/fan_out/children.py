@@ -46,7 +46,6 @@ class Named(Protocol):
 
     def resolve_again(self) -> None:
         """Resolve the name again with the next call: another server answers at the address."""
-        ...
 
 
 @dataclass(slots=True)

@@ -75,15 +75,7 @@ def new_incarnation() -> str:
 
 
 class Router:
-    """Collections whose rows live in several downstream shards. Use `connect`.
-
-    Parameters
-    ----------
-    children
-        The downstream shards. Their clock is the router's.
-    new_incarnation
-        Names the incarnation of a new collection.
-    """
+    """Collections whose rows live in several downstream shards. Use `connect`."""
 
     def __init__(
         self, children: Children, *, new_incarnation: Callable[[], str] = new_incarnation

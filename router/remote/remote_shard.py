@@ -105,12 +105,8 @@ class RemoteShard:
         HOST:PORT; a name is resolved by DNS. Errors, log and metrics name the server by it.
     connection
         The connection to the server; None for a new one.
-    clock
-        Seconds, as in a call's deadline.
-    chance
-        Uniform in [0, 1).
-    sleep
-        Waits some seconds.
+    clock, chance, sleep
+        Seconds, as in a call's deadline; uniform in [0, 1); waits some seconds.
     """
 
     def __init__(
@@ -135,8 +131,7 @@ class RemoteShard:
             sleep=sleep,
         )
         self._link: Link | None = None
-        self._link_channel: grpc.aio.Channel | None = None
-        self._link_placement = ""
+        self._link_for: tuple[grpc.aio.Channel, str] | None = None
         self._link_until = 0.0
         self._draining_links: set[Link] = set()
         self._closed = False
@@ -349,13 +344,12 @@ class RemoteShard:
     async def _link_to(self, placement: str) -> Link:
         """Return the link for a placement; open one if it is missing, broken or old."""
         link, channel, now = self._link, self._connection.channel, self._clock()
-        is_for_it = channel is self._link_channel and placement == self._link_placement
-        if link is not None and is_for_it and not link.broken and now < self._link_until:
+        is_good = link is not None and not link.broken and self._link_for == (channel, placement)
+        if link is not None and is_good and now < self._link_until:
             return link
         opened = self._link = open_link(channel, self.target, placement, clock=self._clock)
-        self._link_channel, self._link_placement = channel, placement
-        self._link_until = now + LINK_AGE_S
-        if link is not None and is_for_it and not link.broken:
+        self._link_for, self._link_until = (channel, placement), now + LINK_AGE_S
+        if link is not None and is_good:
             self._draining_links = {
                 each for each in (*self._draining_links, link) if not each.broken
             }

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.shard.samples import DEADLINE_S, config_of, corpus_of, open_shard, some_vectors
 from vectorshard.client.link import WINDOW_REQUESTS
+from vectorshard.router.fan_out.children import Named
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.connection import RENEWAL_S, Connection, open_channel
 from vectorshard.router.remote.remote_shard import LINK_AGE_S, LINK_BYTES_MAX, RemoteShard
@@ -311,6 +312,7 @@ async def test_whoever_is_not_who_was_meant_is_looked_up_anew(served: Served) ->
     now += RENEWAL_S
     await remote.topology()
     assert len(channels) == 3
+    assert isinstance(remote, Named), "a router tells it to"
     remote.resolve_again()
     await remote.topology()
     assert len(channels) == 4
