@@ -14,8 +14,7 @@ from typing import Final
 
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
-from vectorshard.router.remote.guarded_shard import GuardedShard
-from vectorshard.router.remote.metrics import GuardCollector
+from vectorshard.router.remote.metrics import RemoteShardCollector
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.config import EngineConfig, Limits, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -124,11 +123,10 @@ async def serve_router(*, shards: Sequence[str], partial: bool, server: ServerCo
     for target in shards:
         split_address(target, "shard")
 
-    collector = GuardCollector()
+    collector = RemoteShardCollector()
 
     async def connect() -> Router:
-        guarded = [GuardedShard(RemoteShard(target), target) for target in shards]
-        collector.shards = guarded
-        return await Router.connect(guarded, names=shards, partial=partial)
+        collector.shards = remote = [RemoteShard(target) for target in shards]
+        return await Router.connect(remote, names=shards, partial=partial)
 
     await run_server(connect, Limits(), server, [collector])

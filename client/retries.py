@@ -1,7 +1,4 @@
-"""How often and how soon what has failed is asked again.
-
-Pure: chance is given, and nothing here waits.
-"""
+"""How often, and after which delay, a failed call is repeated. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +6,20 @@ from collections.abc import Callable
 from typing import Final
 
 ATTEMPTS: Final = 3
-"""How often one call may be asked, all told."""
+"""Attempts of one call, including the first."""
 
 BACKOFF_FIRST_S: Final = 0.05
-"""What is waited before the second attempt at most; before each further one twice as long."""
+"""Longest delay before the second attempt; it doubles before each further attempt."""
 
 RETRIES_A_CALL: Final = 0.1
-"""Retries that each call pays for: a server that fails all of them is asked a tenth more."""
+"""Retries that each call pays for: a server that fails every call gets a tenth more of them."""
 
 RETRIES_SAVED: Final = 10.0
-"""Retries that may be saved up, and are there at first: for those who ask seldom."""
+"""Size of the budget, which is full at first: callers with few calls may retry too."""
 
 
 class RetryBudget:
-    """Retries that may still be made of one server. Each call earns a part of one."""
+    """The retries that are left for one server. Each call earns a fraction of one."""
 
     def __init__(self) -> None:
         self._retries = RETRIES_SAVED
@@ -32,7 +29,7 @@ class RetryBudget:
         self._retries = min(self._retries + RETRIES_A_CALL, RETRIES_SAVED)
 
     def spend(self) -> bool:
-        """Take a retry; say whether there was one."""
+        """Take a retry; return whether one was left."""
         if self._retries < 1.0:
             return False
         self._retries -= 1.0
@@ -40,8 +37,8 @@ class RetryBudget:
 
 
 def backoff_s(attempts: int, chance: Callable[[], float]) -> float:
-    """Return how long to wait after so many attempts, at least 1.
+    """Return the delay after so many attempts, at least 1.
 
-    `chance` is uniform in [0, 1): callers that failed together must not come back together.
+    `chance` is uniform in [0, 1): callers that failed together must not return together.
     """
     return BACKOFF_FIRST_S * 2.0 ** (attempts - 1) * (0.5 + 0.5 * chance())

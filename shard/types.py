@@ -147,8 +147,6 @@ class Call:
     """The incarnation of the collection that the caller expects; empty accepts any."""
     placement: str = ""
     """Fingerprint of the leaf shards that the caller takes the callee for; empty means any."""
-    anew: bool = False
-    """Whether to find the callee anew by its name: who answered last was not who was meant."""
 
 
 NO_LIMIT = Call()

@@ -1,18 +1,18 @@
-"""The children of a router, and what is known of each.
+"""The children of a router, which are its downstream shards, and what it has learned about each.
 
-A child is unknown until it has said which leaf shards it reaches, and becomes unknown again when
-what it says contradicts the others. Unknown children are asked again in the background, so that a
-router may start before its shards. Every call to a child names the shards that it is taken for;
-when the child refuses that, `learn` asks all of them anew.
+A child is unknown until it has reported its leaf shards, and becomes unknown again when its report
+contradicts those of the others. The router asks unknown children again in the background, so that
+it may start before its shards. Every call to a child carries the fingerprint of the shards that it
+is meant for. When a child rejects the fingerprint, `learn` asks all children again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential_jitter
@@ -24,24 +24,33 @@ from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.types import NO_LIMIT, Call, IdArray, Int64Array, Role, Topology
 
 LEARNING_TIMEOUT_S: Final = 2.0
-"""How long a child may take to say who it is; a child that runs does so in milliseconds."""
+"""Timeout of the question for a child's leaf shards. A healthy child answers in milliseconds."""
 
 TIME_TO_ANSWER: Final = 0.1
 TIME_TO_ANSWER_MAX_S: Final = 0.25
-"""What a router keeps of a caller's time for its own answer: a part, and never more than this."""
+"""The part of a caller's time that a router keeps for its own answer, and its maximum."""
 
 _FIRST_WAIT_S: Final = 0.1
-_AGAIN: Final = wait_exponential_jitter(multiplier=_FIRST_WAIT_S, max=1.0, jitter=0.1)
+_WAITS: Final = wait_exponential_jitter(multiplier=_FIRST_WAIT_S, max=1.0, jitter=0.1)
+
+_NOT_ASKED: Final = ShardUnavailable("the downstream shard has not reported its leaf shards yet")
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
 
-_NOT_ASKED: Final = ShardUnavailable("a child has not said yet who it is")
+@runtime_checkable
+class Named(Protocol):
+    """A shard that is reached by a name, whose address may change."""
+
+    def resolve_again(self) -> None:
+        """Resolve the name again with the next call: another server answers at the address."""
 
 
 @dataclass(slots=True)
 class Child:
-    """A child, what it has told of itself, and, as long as that is nothing, why."""
+    """A child, its leaf shards, and, while those are unknown, why."""
 
     number: int
     name: str
@@ -53,16 +62,15 @@ class Child:
 
     @property
     def is_another(self) -> bool:
-        """Whether what answers there is not the child, by what it last said of itself."""
+        """Whether its last report contradicts the placement: another server answers there."""
         return self.topology is None and isinstance(self.reason, PlacementMismatch)
 
     def to(self, call: Call) -> Call:
-        """Return the call as this child gets it: it names who the child is taken for.
+        """Return the call as this child gets it: with the fingerprint of its leaf shards.
 
-        Raises why it is unknown, when it is: nothing is sent to a child that may be anybody.
-
-        It ends a little before the caller's own: whoever is silent until then can still be named,
-        or done without.
+        An unknown child raises its reason: it may be another server, and gets no calls. The
+        deadline is a little before the caller's, so that a child that misses it can be named in
+        the error, or left out of the answer.
         """
         if self.topology is None:
             raise self.reason
@@ -74,30 +82,14 @@ class Child:
 
     @property
     def first_shard(self) -> int:
-        """The smallest leaf shard that it leads to; raises why it is unknown, when it is."""
+        """The smallest of its leaf shards. An unknown child raises its reason."""
         if self.topology is None:
             raise self.reason
         return min(shard.shard for shard in self.topology.shards)
 
 
 class Children:
-    """The children of a router, in order. Use `connect`.
-
-    Parameters
-    ----------
-    shards
-        At least one.
-    role
-        What the router's own topology says.
-    names
-        What errors and the log call each of them, such as its address; or none.
-    partial
-        Whether they may be a part of the placement only.
-    sleep
-        Waits some seconds, between two tries to learn.
-    clock
-        Seconds, as in a call's deadline.
-    """
+    """The children of a router, in order. Use `connect`. Parameters are those of the router."""
 
     def __init__(
         self,
@@ -110,7 +102,7 @@ class Children:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        names = names or [f"child {number}" for number in range(len(shards))]
+        names = names or [f"downstream shard {number}" for number in range(len(shards))]
         self._children = [
             Child(number, name, shard, clock)
             for number, (name, shard) in enumerate(zip(names, shards, strict=True))
@@ -125,12 +117,12 @@ class Children:
         self.topology = self._topology()
 
     async def connect(self) -> None:
-        """Learn from the children who they are; go on with those that do not answer yet.
+        """Learn the leaf shards of all children that answer.
 
         Raises
         ------
         PlacementMismatch
-            If one that answers contradicts another, or the placement.
+            If a child contradicts another one, or the placement.
         """
         await self.learn(NO_LIMIT)
         for child in self._children:
@@ -139,7 +131,7 @@ class Children:
                 raise child.reason
 
     async def close(self) -> None:
-        """Ask no more, and close the children."""
+        """Stop learning, and close the children."""
         self._closed = True
         tasks = [task for task in (self._asking, self._learning) if task is not None]
         for task in tasks:
@@ -147,71 +139,71 @@ class Children:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(child.shard.close() for child in self._children))
 
-    # ---- who they are ---------------------------------------------------------------------------
+    # ---- what they report -----------------------------------------------------------------------
 
     async def learn(self, call: Call) -> None:
-        """Ask all children anew who they are; whoever comes while they are asked waits along.
+        """Ask all children for their leaf shards; concurrent callers share one round.
 
-        A child that does not answer stays what it was. One that contradicts the others is unknown
-        from then on. A caller whose deadline passes goes on with what is known.
+        A child that does not answer keeps its last report. A child that contradicts the others
+        becomes unknown. A caller whose deadline passes continues with what is known.
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._learn_from(self._children))
         left_s = None if call.deadline is None else max(0.0, call.deadline - self.clock())
         asking = self._asking
         await asyncio.wait([asking], timeout=left_s)
-        if asking.done() and not asking.cancelled():  # `close` cancels it, nobody else
+        if asking.done() and not asking.cancelled():  # only `close` cancels it
             asking.result()
         if self._incomplete():
             self._keep_learning()
 
     async def _learn_from(self, children: Sequence[Child]) -> None:
         deadline = self.clock() + LEARNING_TIMEOUT_S
-        told = await asyncio.gather(
-            *(
-                child.shard.topology(call=Call(deadline=deadline, anew=child.is_another))
-                for child in children
-            ),
+        for child in children:
+            if child.is_another and isinstance(child.shard, Named):
+                child.shard.resolve_again()
+        reports = await asyncio.gather(
+            *(child.shard.topology(call=Call(deadline=deadline)) for child in children),
             return_exceptions=True,
         )
         news: list[tuple[Child, Topology]] = []
-        for child, topology in zip(children, told, strict=True):
-            if isinstance(topology, Topology):
-                if topology != child.topology:
-                    news.append((child, topology))
-            elif not isinstance(topology, VectorShardError):
-                raise topology
+        for child, report in zip(children, reports, strict=True):
+            if isinstance(report, Topology):
+                if report != child.topology:
+                    news.append((child, report))
+            elif not isinstance(report, VectorShardError):
+                raise report
             elif child.topology is None:
-                self._note(child, topology)
-        # All at once: what a child has just taken back contradicts nobody.
+                self._set_reason(child, report)
+        # First all of them: a report that a child has withdrawn contradicts no other.
         for child, _ in news:
-            self._know(child, None)
-        for child, topology in news:
-            self._believe(child, topology)
+            self._set_topology(child, None)
+        for child, report in news:
+            self._accept(child, report)
 
-    def _believe(self, child: Child, told: Topology) -> None:
-        """Take what a child says, unless the others contradict it."""
-        if not told.shards:  # a router that knows none of its own yet
-            self._note(child, ShardUnavailable(f"{child.name}: reaches no shard yet"))
+    def _accept(self, child: Child, report: Topology) -> None:
+        """Take over what a child reports, unless the others contradict it."""
+        if not report.shards:  # a router that knows none of its own downstream shards yet
+            self._set_reason(child, ShardUnavailable(f"{child.name}: it reaches no shard yet"))
             return
         try:
-            self._know(child, told)
+            self._set_topology(child, report)
         except PlacementMismatch as error:
-            self._note(child, PlacementMismatch(f"{child.name}: {error}"))
+            self._set_reason(child, PlacementMismatch(f"{child.name}: {error}"))
         else:
-            shards = [shard.shard for shard in told.shards]
-            _log.info("a child said who it is", child=child.name, shards=shards)
+            leaves = [shard.shard for shard in report.shards]
+            _log.info("downstream shard known", shard=child.name, leaf_shards=leaves)
 
-    def _note(self, child: Child, reason: VectorShardError) -> None:
-        """Keep why a child is unknown; it is asked again and again, so log only changes."""
+    def _set_reason(self, child: Child, reason: VectorShardError) -> None:
+        """Set why a child is unknown. It is asked again and again, so only changes are logged."""
         before, child.reason = child.reason, reason
         if isinstance(reason, PlacementMismatch):
             if str(before) != str(reason):
-                _log.error("a child contradicts the placement", reason=str(reason))
+                _log.error("placement contradiction", shard=child.name, reason=str(reason))
         elif before is _NOT_ASKED or type(before) is not type(reason):
-            _log.warning("a child is unknown", child=child.name, reason=str(reason))
+            _log.warning("downstream shard unknown", shard=child.name, reason=str(reason))
 
-    def _know(self, child: Child, topology: Topology | None) -> None:
+    def _set_topology(self, child: Child, topology: Topology | None) -> None:
         topologies = [each.topology for each in self._children]
         topologies[child.number] = topology
         self.placement = Placement(topologies, partial=self._partial)
@@ -236,22 +228,22 @@ class Children:
             self._learning = asyncio.ensure_future(self._learn_until_all_are_known())
 
     def _incomplete(self) -> bool:
-        """Whether a child is unknown, or a shard that a router below may find in time."""
+        """Whether a child is unknown, or a leaf shard that a router below may find later."""
         return bool(self._unknown()) or (not self._partial and bool(self.placement.missing_shards))
 
     async def _learn_until_all_are_known(self) -> None:
         async def learn_unknown() -> bool:
             try:
                 await self._learn_from(self._unknown() or self._children)
-            except Exception:  # it must not end with one bad answer: nobody else would ask again
-                _log.exception("learning who the children are failed")
+            except Exception:  # the task must survive a bad answer: no other would ask again
+                _log.exception("learning the placement failed")
             return self._incomplete()
 
-        again = AsyncRetrying(retry=retry_if_result(bool), wait=_AGAIN, sleep=self._sleep)
+        retrying = AsyncRetrying(retry=retry_if_result(bool), wait=_WAITS, sleep=self._sleep)
         await self._sleep(_FIRST_WAIT_S)
-        await again(learn_unknown)
+        await retrying(learn_unknown)
 
-    # ---- whom to ask ----------------------------------------------------------------------------
+    # ---- which to ask ---------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._children)
@@ -260,30 +252,30 @@ class Children:
         return self._children[number]
 
     def known(self) -> list[Child]:
-        """Return the children that have said who they are, in order."""
+        """Return the children whose leaf shards are known, in order."""
         return [child for child in self._children if child.topology is not None]
 
     def all(self) -> list[Child]:
-        """Return all children, in order; raise what `missing` returns when one is unknown."""
+        """Return all children, in order; raise what `missing` returns if one is unknown."""
         if (missing := self.missing()) is not None:
             raise missing
         if self._incomplete():
             self._keep_learning()
             shards = ", ".join(map(str, self.placement.missing_shards))
-            raise ShardUnavailable(f"no child leads to shard {shards} yet")
+            raise ShardUnavailable(f"no downstream shard reaches shard {shards} yet")
         return self._children
 
     def in_order(self) -> list[Child]:
-        """Return all children by their first shard, which is alike for every router over them.
+        """Return all children by their first leaf shard: the same order in every router over them.
 
         Raises what `all` raises.
         """
         return sorted(self.all(), key=lambda child: child.first_shard)
 
     def missing(self) -> ShardUnavailable | PlacementMismatch | None:
-        """Return what is wrong with the children that are unknown, None when none is.
+        """Return why children are unknown, None if all are known.
 
-        PlacementMismatch, which waiting does not mend, if one contradicts the others.
+        PlacementMismatch, which waiting does not resolve, if one contradicts the others.
         """
         unknown = self._unknown()
         if not unknown:
@@ -296,11 +288,23 @@ class Children:
     def split(self, ids: IdArray) -> Iterator[tuple[Child, Int64Array]]:
         """Yield each child that owns some of the ids, with their indices (rows,), ascending.
 
-        Raises what `missing` returns, before it yields, when no known child owns an id's slot.
+        Raises what `missing` returns, before it yields, if no known child owns the slot of an id.
         """
         try:
             for number, indices in self.placement.split(ids):
                 yield self._children[number], indices
         except ShardUnavailable as error:
-            self._keep_learning()  # a router below may lead to more by now
+            self._keep_learning()  # a router below may reach more by now
             raise self.missing() or error from None
+
+
+async def all_answers(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the answers of all calls. When all have ended, raise the first error, if any.
+
+    A part that ran on after its call has failed could undo what is written next.
+    """
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]

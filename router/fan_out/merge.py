@@ -1,17 +1,34 @@
-"""Merge the top-k of several shards into one.
+"""Combine the answers of several shards into one.
 
-Pure: numpy in, numpy out. The placement gives every id to one shard, so nothing is deduplicated
-here. Equal scores rank by id: the answer must not depend on who replied first.
+Pure: numpy in, numpy out. The placement gives every id to one shard, so that no hits need to be
+deduplicated. Equal scores rank by id: the answer must not depend on which shard replied first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from vectorshard.shard.index.exact import best_first, costs_of
-from vectorshard.shard.types import Int64Array, Metric, TopK
+from vectorshard.shard.types import (
+    CollectionConfig,
+    Float32Array,
+    IdArray,
+    IdType,
+    Int64Array,
+    Metric,
+    Receipt,
+    Rows,
+    SearchResult,
+    ShardDescription,
+    ShardReceipt,
+    TopK,
+)
+
+Numbered = TypeVar("Numbered", ShardReceipt, ShardDescription)
 
 
 def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, Int64Array]:
@@ -20,7 +37,7 @@ def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, I
     Parameters
     ----------
     blocks
-        At least one, one a shard, all for the same queries.
+        At least one, one for each shard, all for the same queries.
     k
         Hits to keep for each query, at least 1.
     metric
@@ -46,3 +63,61 @@ def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, I
     order = order[rank < k]
     kept = np.minimum(counts, k).astype(np.uint32)
     return TopK(counts=kept, ids=ids[order], scores=scores[order]), order
+
+
+def merge_results(
+    answers: Sequence[SearchResult], receipt: Receipt, k: int, config: CollectionConfig
+) -> SearchResult:
+    """Merge the hits of several shards, with the vectors and metadata that they include."""
+    if len(answers) == 1:
+        return replace(answers[0], receipt=receipt)
+    hits, order = merge_top_k([answer.hits for answer in answers], k, config.metric)
+    included = Rows(
+        ids=np.concatenate([answer.hits.ids for answer in answers]),
+        vectors=_joined_vectors([answer.vectors for answer in answers], config.dim),
+        metadata=_joined_metadata([answer.metadata for answer in answers]),
+    )
+    chosen = reordered(included, order)
+    return SearchResult(
+        hits=hits, receipt=receipt, vectors=chosen.vectors, metadata=chosen.metadata
+    )
+
+
+def joined_rows(pages: Sequence[Rows], config: CollectionConfig) -> Rows:
+    """Concatenate pages, without a cursor."""
+    no_ids: IdArray = np.zeros(0, dtype=object if config.id_type is IdType.STRING else np.int64)
+    return Rows(
+        ids=np.concatenate([no_ids, *(page.ids for page in pages)]),
+        vectors=_joined_vectors([page.vectors for page in pages], config.dim),
+        metadata=_joined_metadata([page.metadata for page in pages]),
+    )
+
+
+def _joined_vectors(parts: Sequence[Float32Array | None], dim: int) -> Float32Array | None:
+    included = [part for part in parts if part is not None]
+    if len(included) < len(parts):
+        return None
+    return np.concatenate([np.zeros((0, dim), dtype=np.float32), *included])
+
+
+def _joined_metadata(parts: Sequence[Sequence[bytes] | None]) -> Sequence[bytes] | None:
+    included = [part for part in parts if part is not None]
+    if len(included) < len(parts):
+        return None
+    return [metadata for part in included for metadata in part]
+
+
+def reordered(rows: Rows, order: Int64Array) -> Rows:
+    """Return the rows at the positions `order` (rows,), without a cursor."""
+    return Rows(
+        ids=rows.ids[order],
+        vectors=None if rows.vectors is None else rows.vectors[order],
+        metadata=None
+        if rows.metadata is None
+        else [rows.metadata[position] for position in order.tolist()],
+    )
+
+
+def by_shard(parts: Iterable[Numbered]) -> tuple[Numbered, ...]:
+    """Return receipts or descriptions in the order of their leaf shards."""
+    return tuple(sorted(parts, key=lambda part: part.shard))

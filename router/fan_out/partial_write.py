@@ -1,7 +1,7 @@
-"""A batch that only some children have written: what became of each of its rows.
+"""The result of a batch that only some children have written: an error for each row of the others.
 
-Only for children that were missing for a moment. A failure of another kind, or one by which the
-collection or the placement has become another meanwhile, is one of the whole batch.
+It covers children that are temporarily unavailable. Any other failure is one of the whole batch,
+such as a collection or a placement that has changed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ _CODES: Final = {
     Overloaded: RowErrorCode.RESOURCE_EXHAUSTED,
     ShardUnavailable: RowErrorCode.UNAVAILABLE,
 }
-"""What failed for its rows alone, and the code that each of them gets."""
+"""Failures that affect only the rows of their child, and the code that each row gets."""
 
 _TEXT_CHARS: Final = 200
-"""An error's text is cut to this: it comes with each of its rows."""
+"""An error's text is cut to this length: it is repeated for each row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a child has made of its part of a batch.
+    """The outcome of a child's part of a batch.
 
-    `indices` (rows,) is where its rows are in the batch, ascending; `shards` returns the numbers of
-    its leaf shards.
+    `indices` (rows,) are its rows in the batch, ascending; `shards` returns its leaf shards.
     """
 
     indices: Int64Array
@@ -43,7 +42,7 @@ class Written:
 
 
 def reached_some(parts: Sequence[Written]) -> bool:
-    """Whether a part is written, and all others failed in a way that is their rows' alone."""
+    """Whether a part is written, and the failures of all others affect only their own rows."""
     outcomes = [part.outcome for part in parts]
     return any(isinstance(outcome, UpsertResult) for outcome in outcomes) and all(
         isinstance(outcome, (UpsertResult, *_CODES)) for outcome in outcomes
@@ -51,7 +50,7 @@ def reached_some(parts: Sequence[Written]) -> bool:
 
 
 def joined(parts: Sequence[Written]) -> UpsertResult:
-    """Return what became of the batch, of which at least one part is written."""
+    """Return the result of a batch of which at least one part is written."""
     results: list[UpsertResult] = []
     errors: list[RowError] = []
     for part in parts:
@@ -78,6 +77,6 @@ def _errors_of(part: Written, failure: VectorShardError) -> list[RowError]:
 
 
 def joined_token(tokens: Sequence[Token]) -> Token:
-    """Return a token for the writes of all, of which there is at least one."""
+    """Return one token for the writes of all tokens, at least one."""
     sequences = {shard: at for token in tokens for shard, at in token.sequences.items()}
     return Token(incarnation=tokens[0].incarnation, sequences=sequences)

@@ -1,8 +1,8 @@
 """Where rows live: id -> slot -> child. Pure.
 
-The slots are cut into contiguous ranges, one a leaf shard. A router learns which child owns which
-slots from the children themselves and never guesses: a child that has not answered yet owns
-nothing, and what contradicts the others is refused.
+The slots are divided into contiguous ranges, one for each leaf shard. A router learns from its
+children which slots each of them owns, and never guesses: a child that has not answered yet owns
+none, and a report that contradicts the others is rejected.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Placement:
     Parameters
     ----------
     topologies
-        One a child, in order; None for one that has not told yet.
+        One for each child, in order; None if it has not reported yet.
     partial
-        Whether the children may be a part of the placement only, as below another router.
+        Whether the children may be only a part of the placement, as below another router.
 
     Raises
     ------
     PlacementMismatch
-        If two children own a slot or belong to different clusters or placements; if one tells of
-        what cannot be; if leaf shards stand in another order than their numbers; unless `partial`,
-        if they are not all.
+        If two children own the same slot, or belong to different clusters or placements; if a child
+        reports a shard or slots that do not exist; if leaf shards are not in the order of their
+        numbers; unless `partial`, if some are missing.
     """
 
     def __init__(self, topologies: Sequence[Topology | None], *, partial: bool = False) -> None:
@@ -66,31 +66,34 @@ class Placement:
             self._place(child, topology)
         if partial:
             self.slots_total = int(self.slots_of_child.sum())
-        # A router below this one may see more shards later: it proves no order and no gap.
+        # A router below this one may find more shards later: it proves no order and no gap.
         leaves = [(child, each) for child, each in known if each.role is Role.SHARD]
         self._require_order(leaves)
         if not partial and known:
             self._require_all_shards(len(topologies), leaves)
 
     def _require_same_placement(self, child: int, topology: Topology, first_child: int) -> None:
-        told = (topology.cluster, topology.placement_epoch, topology.shards_total)
-        if told != (self.cluster, self.epoch, self.shards_total):
+        reported = (topology.cluster, topology.placement_epoch, topology.shards_total)
+        if reported != (self.cluster, self.epoch, self.shards_total):
             raise PlacementMismatch(
-                f"child {child} belongs to cluster {topology.cluster} epoch "
-                f"{topology.placement_epoch} of {topology.shards_total} shards, child "
+                f"downstream shard {child} belongs to cluster {topology.cluster} epoch "
+                f"{topology.placement_epoch} of {topology.shards_total} shards, downstream shard "
                 f"{first_child} to {self.cluster} epoch {self.epoch} of {self.shards_total}"
             )
 
     def _place(self, child: int, topology: Topology) -> None:
         for shard in topology.shards:
-            if shard.shard >= self.shards_total:
-                raise PlacementMismatch(f"there is no shard {shard.shard} of {self.shards_total}")
-            if shard.shard in self._child_of_shard:
-                raise PlacementMismatch(f"shard {shard.shard} is reached through two children")
-            self._child_of_shard[shard.shard] = child
+            number = shard.shard
+            if number >= self.shards_total:
+                raise PlacementMismatch(f"shard {number} is not in 0..{self.shards_total - 1}")
+            if number in self._child_of_shard:
+                raise PlacementMismatch(f"shard {number} is reached through two downstream shards")
+            self._child_of_shard[number] = child
             for first, last in shard.slots:
                 if not first <= last < SLOTS_TOTAL:
-                    raise PlacementMismatch(f"there are no slots {first} to {last}")
+                    raise PlacementMismatch(
+                        f"slots {first} to {last} are not a range within 0..{SLOTS_TOTAL - 1}"
+                    )
                 taken = self._child_of_slot[first : last + 1]
                 if (taken != NO_CHILD).any():
                     raise PlacementMismatch(f"slots {first} to {last} have two owners")
@@ -104,7 +107,7 @@ class Placement:
             shard = topology.shards[0].shard
             if shard < before:
                 raise PlacementMismatch(
-                    f"child {child} is shard {shard}, and a child before it is shard {before}: "
+                    f"downstream shard {child} is shard {shard}, and follows shard {before}: "
                     "name the shards in the order of their numbers"
                 )
             before = shard
@@ -112,32 +115,33 @@ class Placement:
     def _require_all_shards(self, children: int, leaves: Sequence[tuple[int, Topology]]) -> None:
         if children > self.shards_total:
             raise PlacementMismatch(
-                f"there are {children} children, but {self.shards_total} shards in the placement"
+                f"there are {children} downstream shards, but {self.shards_total} shards in the "
+                "placement"
             )
         for child, topology in leaves:
             shard = topology.shards[0].shard
             if children == self.shards_total and shard != child:  # so that all of them are leaves
                 raise PlacementMismatch(
-                    f"child {child} of {children} is shard {shard} of {self.shards_total}: "
-                    "name all shards, in the order of their numbers"
+                    f"downstream shard {child} of {children} is shard {shard} of "
+                    f"{self.shards_total}: name all shards, in the order of their numbers"
                 )
         if len(leaves) == children and (missing := self.missing_shards):
             listed = ", ".join(map(str, missing))
             raise PlacementMismatch(
-                f"no child is shard {listed} of {self.shards_total}: name all shards"
+                f"no downstream shard is shard {listed} of {self.shards_total}: name all shards"
             )
 
     @property
     def missing_shards(self) -> list[int]:
-        """The leaf shards of the placement that no known child leads to."""
+        """The leaf shards of the placement that no known child reaches."""
         return [shard for shard in range(self.shards_total) if shard not in self._child_of_shard]
 
     def child_of_shard(self, shard: int) -> int | None:
-        """Return the child that leads to a leaf shard."""
+        """Return the child that reaches a leaf shard, None if it is unknown."""
         return self._child_of_shard.get(shard)
 
     def shards_of_child(self, child: int) -> list[int]:
-        """Return the leaf shards that a child leads to, as far as known, by number."""
+        """Return the leaf shards that a child reaches, as far as known, by number."""
         return [shard.shard for shard in self.shards if self._child_of_shard[shard.shard] == child]
 
     def split(self, ids: IdArray) -> Iterator[tuple[int, Int64Array]]:
@@ -146,12 +150,12 @@ class Placement:
         Raises
         ------
         ShardUnavailable
-            If no child is known that owns an id's slot. Nothing has been yielded then.
+            If no known child owns the slot of an id. Nothing has been yielded then.
         """
         slots = slots_of(ids)
         children = self._child_of_slot[slots]
         if (children == NO_CHILD).any():
             slot = int(slots[children.argmin()])
-            raise ShardUnavailable(f"no shard is known that owns slot {slot}")
+            raise ShardUnavailable(f"no known shard owns slot {slot}")
         for child in np.unique(children).tolist():
             yield child, np.flatnonzero(children == child)

@@ -1,14 +1,14 @@
-"""Whether a server is asked at all: a breaker, as a table of state and event.
+"""The circuit breaker of one server, as a table of states and events. Pure.
 
-    CLOSED       it is asked
-    OPEN         it is not: whoever would ask it is told so at once
-    HALF_OPEN    one probe is on its way to it, and nobody else asks
+    CLOSED       calls pass
+    OPEN         calls are refused immediately
+    HALF_OPEN    one probe is in flight, and calls are still refused
 
-A server opens its breaker by failing several calls in a row, or by leaving a probe without an
-answer. A call that nobody answers in its time opens none: a caller in a hurry says nothing about
-the server. Whatever the server answers, a refusal too, closes it.
+The breaker opens after several failures in a row, or when a probe stays unanswered. An unanswered
+call whose deadline passes does not open it: an impatient caller proves nothing about the server.
+Every answer closes it, including an error that the server returns.
 
-Pure: clock and chance are given, and whoever asks the server tells what came of it.
+The caller of the server reports the events, and provides the clock and the randomness.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from enum import Enum
 from typing import Final
 
 FAILURES: Final = 3
-"""Calls in a row whose failure opens the breaker."""
+"""Failed calls in a row that open the breaker."""
 
 WAIT_FIRST_S: Final = 0.25
 WAIT_MAX_S: Final = 2.0
-"""How long a breaker stays open before a probe: twice as long each time, up to the second. A wrong
-suspicion costs little, and who comes back is asked again within seconds."""
+"""How long the breaker stays open before a probe: it doubles with each opening, up to the maximum.
+A false alarm costs little, and a server that returns is used again within seconds."""
 
 
 class BreakerState(Enum):
-    """Whether the server is asked."""
+    """Whether calls pass."""
 
     CLOSED = "closed"
     HALF_OPEN = "half-open"
@@ -35,17 +35,17 @@ class BreakerState(Enum):
 
 
 class BreakerEvent(Enum):
-    """What has come of asking."""
+    """The outcome of a call or probe, or the end of a wait."""
 
     ANSWERED = "answered"
     FAILED = "failed"
-    """One call of too few."""
+    """A call failed, and the limit is not reached."""
     FAILED_AGAIN = "failed again"
-    """As many in a row as it takes."""
+    """A call failed, and the limit is reached."""
     SILENT = "silent"
     """A probe was not answered."""
     DUE = "due"
-    """A breaker was open for long enough."""
+    """The breaker was open for long enough."""
 
 
 _CLOSED, _HALF_OPEN, _OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN
@@ -56,14 +56,14 @@ NEXT_STATE: Final[Mapping[tuple[BreakerState, BreakerEvent], BreakerState]] = {
     (_CLOSED, BreakerEvent.FAILED_AGAIN): _OPEN,
     (_CLOSED, BreakerEvent.SILENT): _OPEN,
     (_CLOSED, BreakerEvent.DUE): _CLOSED,
-    # Calls that were asked before it opened may still end, one way or the other.
+    # Calls that were sent before it opened may still end, with an answer or without.
     (_OPEN, BreakerEvent.ANSWERED): _CLOSED,
     (_OPEN, BreakerEvent.FAILED): _OPEN,
     (_OPEN, BreakerEvent.FAILED_AGAIN): _OPEN,
     (_OPEN, BreakerEvent.SILENT): _OPEN,
     (_OPEN, BreakerEvent.DUE): _HALF_OPEN,
     (_HALF_OPEN, BreakerEvent.ANSWERED): _CLOSED,
-    (_HALF_OPEN, BreakerEvent.FAILED): _HALF_OPEN,  # not the probe, which says more
+    (_HALF_OPEN, BreakerEvent.FAILED): _HALF_OPEN,  # not the probe, which counts for more
     (_HALF_OPEN, BreakerEvent.FAILED_AGAIN): _HALF_OPEN,
     (_HALF_OPEN, BreakerEvent.SILENT): _OPEN,
     (_HALF_OPEN, BreakerEvent.DUE): _HALF_OPEN,
@@ -71,16 +71,10 @@ NEXT_STATE: Final[Mapping[tuple[BreakerState, BreakerEvent], BreakerState]] = {
 
 
 class Breaker:
-    """The breaker of one server, closed at first.
+    """The state of one server's circuit breaker, initially closed.
 
-    Parameters
-    ----------
-    clock
-        Seconds.
-    chance
-        Uniform in [0, 1): several routers must not probe a server at the same moment.
-    changed
-        Called when it opens or closes, with itself; not for a probe.
+    `clock` is in seconds. `chance` is uniform in [0, 1): several routers must not probe a server at
+    the same moment. `changed` is called when the breaker opens or closes, not for a probe.
     """
 
     def __init__(
@@ -101,25 +95,25 @@ class Breaker:
 
     @property
     def wait_s(self) -> float:
-        """How long an open breaker is still to be left alone."""
+        """Seconds until the next probe of an open breaker."""
         return max(0.0, self._due_at - self._clock())
 
     @property
     def refusal(self) -> str:
-        """Why the server is not asked."""
+        """Why calls are refused."""
         if self.state is BreakerState.HALF_OPEN:
-            return f"not asked: {self._reason}; it is being tried"
-        return f"not asked: {self._reason}; next try in {self.wait_s:.1f} s"
+            return f"circuit breaker half-open, probe in flight: {self._reason}"
+        return f"circuit breaker open, next probe in {self.wait_s:.1f} s: {self._reason}"
 
     def answered(self) -> None:
-        """Take note of an answer."""
+        """Note an answer."""
         if self.state is BreakerState.CLOSED:
-            self._openings = 0  # an answer to more than a probe
+            self._openings = 0  # calls were answered, not only a probe
         self._failures = 0
         self._take(BreakerEvent.ANSWERED)
 
     def failed(self, reason: str) -> None:
-        """Take note of a call that failed on the way."""
+        """Note a call that the network failed."""
         self._failures += 1
         if self._failures < FAILURES:
             self._take(BreakerEvent.FAILED)
@@ -129,12 +123,12 @@ class Breaker:
         self._take(BreakerEvent.FAILED_AGAIN)
 
     def silent(self, reason: str) -> None:
-        """Take note of a probe without an answer."""
+        """Note a probe without an answer."""
         self._reason = reason
         self._take(BreakerEvent.SILENT)
 
     def due(self) -> None:
-        """Take note that its time is over: a probe comes next."""
+        """Note the end of the wait: a probe follows."""
         self._take(BreakerEvent.DUE)
 
     def _take(self, event: BreakerEvent) -> None:

@@ -1,10 +1,11 @@
-"""The way to a server: a channel of grpc, opened anew when it may lead to the wrong place.
+"""The gRPC channel to a server, which is replaced when it may lead to the wrong place.
 
-A name's address may change, and grpc looks a name up only when a connection has ended. So whoever
-listens at an address that was another's keeps whom it got; and when a look-up fails, grpc waits for
-up to two minutes before the next, which no option changes. Another channel looks up at once. It is
-opened when somebody else than was meant has answered, or when nobody has and the channel has no
-connection; and not more often than every RENEWAL_S, which leaves the old one time to find its way.
+The address behind a name may change, and gRPC resolves a name only after a connection has ended. A
+server that listens at the old address of another one would therefore keep its callers. After a
+failed resolution gRPC waits up to two minutes before the next one, and no option changes that. A
+new channel resolves the name immediately. It replaces the old one in two cases: the wrong server
+answered, or no server answered and the channel has no connection. The minimum interval is
+RENEWAL_S, which leaves the old channel time to reconnect.
 """
 
 from __future__ import annotations
@@ -16,69 +17,54 @@ from typing import Final
 
 import grpc
 
-from vectorshard.shard.config import Limits
+from vectorshard.client.channel import COMMON_OPTIONS
 from vectorshard.shard.wire.rpcs import path_of
 
 KEEPALIVE_S: Final = 3.0
-"""How long a server may be silent before it is asked for a sign of life, and then until it is given
-up. What is sent and not acknowledged for as long ends a connection too (TCP_USER_TIMEOUT, which
-grpc sets). The two together bound how long a broken connection stands in the way of a good one;
-after a shorter break TCP itself waits no longer than the break took."""
+"""Silence of a server before it is pinged, and then until the connection is closed. gRPC sets
+TCP_USER_TIMEOUT too: data that is not acknowledged for as long also ends a connection. Together
+they bound how long a broken connection delays a new one. After a shorter break, TCP waits no longer
+than the break took."""
 
 CHANNEL_OPTIONS: Final = (
-    ("grpc.max_send_message_length", Limits().message_bytes),
-    ("grpc.max_receive_message_length", Limits().message_bytes),
-    # A shard that restarts is found again in a second; gRPC's defaults are 1 s, growing to 120 s,
-    # and 30 s between two looks at DNS, where a shard that moved has a new address.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    *COMMON_OPTIONS,
+    # A shard that moved has a new address in DNS. The default is 30 s between two resolutions.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # A host that is gone without a word. Without the third option, grpc does nothing when a ping
-    # stays unanswered.
+    # Detects a host that vanished without closing its connections. Without the third option, gRPC
+    # ignores a ping that is not answered.
     ("grpc.keepalive_time_ms", int(KEEPALIVE_S * 1_000)),
     ("grpc.keepalive_timeout_ms", int(KEEPALIVE_S * 1_000)),
     ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_S * 1_000)),
     ("grpc.http2.max_pings_without_data", 0),
-    # A channel must not share the connection of the one that it replaces.
+    # A channel must not share the connection of the channel that it replaces.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 RENEWAL_S: Final = 2.0
-"""How old a channel is, at least, when another one takes its place."""
+"""Minimum age of a channel that is replaced."""
 
-RETIREMENT_S: Final = 30.0
-"""How long calls may go on over a channel that has been replaced."""
+DRAIN_S: Final = 30.0
+"""How long calls may continue on a channel that was replaced."""
 
 Rpc = grpc.aio.UnaryUnaryMultiCallable[list[bytes], bytes]
 
 
 def open_channel(target: str) -> grpc.aio.Channel:
-    """Open a channel to HOST:PORT. It looks the name up, and connects, with its first call."""
+    """Open a channel to HOST:PORT. Its first call resolves the name and connects."""
     return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 
-def _taken(request: list[bytes]) -> bytes:
-    """Return the bytes of a request, and leave none behind.
+def _pop_request(request: list[bytes]) -> bytes:
+    """Serialize a request, and drop the reference to its bytes.
 
-    A call of grpc.aio is part of a cycle of references: what it keeps stays until the collector
-    comes, which is after hundreds of megabytes of an upload.
+    A call of grpc.aio is part of a reference cycle. What it references lives until the garbage
+    collector runs, which is after hundreds of megabytes of an upload.
     """
     return request.pop()
 
 
 class Connection:
-    """The channel to a server. Must be closed.
-
-    Parameters
-    ----------
-    target
-        HOST:PORT; a name is resolved by DNS.
-    channel_to
-        Opens a channel to a target.
-    clock
-        Seconds.
-    """
+    """The current channel to `target`, HOST:PORT, and those it replaced. Must be closed."""
 
     def __init__(
         self,
@@ -90,7 +76,7 @@ class Connection:
         self._target = target
         self._channel_to = channel_to
         self._clock = clock
-        self._retiring: dict[grpc.aio.Channel, asyncio.Future[None]] = {}
+        self._draining: dict[grpc.aio.Channel, asyncio.Future[None]] = {}
         self._open()
 
     def _open(self) -> None:
@@ -99,39 +85,36 @@ class Connection:
         self._opened_at = self._clock()
 
     def rpc(self, name: str) -> Rpc:
-        """Return a unary RPC of the service. It takes its request out of a list, see `_taken`."""
+        """Return a unary RPC of the service. It pops its request from a list: `_pop_request`."""
         rpc = self._rpcs.get(name)
         if rpc is None:
             rpc = self._rpcs[name] = self.channel.unary_unary(
-                path_of(name), request_serializer=_taken
+                path_of(name), request_serializer=_pop_request
             )
         return rpc
 
-    def nobody_answered(self) -> None:
-        """Note that a call has found no connection: its end may be elsewhere by now."""
+    def note_unanswered(self) -> None:
+        """Note that a call got no answer: without a connection, the server may have moved."""
         if self.channel.get_state() is not grpc.ChannelConnectivity.READY:
-            self._renew()
+            self.resolve_again()
 
-    def somebody_else_answered(self) -> None:
-        """Note that the one at the other end is not who was meant."""
-        self._renew()
-
-    def _renew(self) -> None:
+    def resolve_again(self) -> None:
+        """Replace the channel, unless it is newer than RENEWAL_S: the wrong server answered."""
         if self._clock() - self._opened_at < RENEWAL_S:
             return
         old = self.channel
         self._open()
-        self._retiring[old] = asyncio.ensure_future(self._retire(old))
+        self._draining[old] = asyncio.ensure_future(self._drain(old))
 
-    async def _retire(self, channel: grpc.aio.Channel) -> None:
-        await channel.close(RETIREMENT_S)
-        del self._retiring[channel]
+    async def _drain(self, channel: grpc.aio.Channel) -> None:
+        await channel.close(DRAIN_S)
+        del self._draining[channel]
 
     async def close(self) -> None:
-        """End all calls, and let go of the server."""
-        retiring, self._retiring = self._retiring, {}
-        for future in retiring.values():
+        """Cancel all calls, and close all channels."""
+        draining, self._draining = self._draining, {}
+        for future in draining.values():
             future.cancel()
-        await asyncio.gather(*retiring.values(), return_exceptions=True)
-        for channel in (self.channel, *retiring):
+        await asyncio.gather(*draining.values(), return_exceptions=True)
+        for channel in (self.channel, *draining):
             await channel.close()

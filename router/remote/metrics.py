@@ -1,4 +1,4 @@
-"""What can be watched of a router's children from outside: breakers and retries, for Prometheus."""
+"""Prometheus metrics of a router's downstream shards: circuit breakers and retries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from vectorshard.router.remote.circuit_breaker import BreakerState
-from vectorshard.router.remote.guarded_shard import GuardedShard
+from vectorshard.router.remote.remote_shard import RemoteShard
 
 NUMBER_BY_STATE: Final = {
     BreakerState.CLOSED: 0,
@@ -18,41 +18,42 @@ NUMBER_BY_STATE: Final = {
 }
 
 
-class GuardCollector(Collector):
-    """Exports what is known of each guarded shard. Plain numbers of the event loop's, only read.
+class RemoteShardCollector(Collector):
+    """Exports the state of each downstream shard. It only reads numbers of the event loop.
 
     Attributes
     ----------
     shards
-        Of whom; none until the router has them.
+        The downstream shards, empty until the router has them.
     """
 
     def __init__(self) -> None:
-        self.shards: Sequence[GuardedShard] = ()
+        self.shards: Sequence[RemoteShard] = ()
 
     def collect(self) -> Iterable[Metric]:
-        """Describe the shards as they are."""
+        """Return the current values."""
         state = GaugeMetricFamily(
             "vectorshard_child_breaker_state",
-            "Whether a child is asked: 0 yes (closed), 1 a probe is (half-open), 2 no (open).",
+            "Circuit breaker of a downstream shard: 0 closed, 1 half-open (probe in flight), "
+            "2 open.",
             labels=("child",),
         )
         openings = CounterMetricFamily(
             "vectorshard_child_breaker_openings",
-            "How often a child that was asked was asked no more.",
+            "How often the circuit breaker of a downstream shard opened.",
             labels=("child",),
         )
         retries = CounterMetricFamily(
             "vectorshard_child_retries",
-            "Reads that were asked again because the network had failed them.",
+            "Reads of a downstream shard that were repeated after a network failure.",
             labels=("child",),
         )
         for shard in self.shards:
-            state.add_metric((shard.name,), NUMBER_BY_STATE[shard.breaker.state])
-            openings.add_metric((shard.name,), shard.openings)
-            retries.add_metric((shard.name,), shard.retries)
+            state.add_metric((shard.target,), NUMBER_BY_STATE[shard.breaker.state])
+            openings.add_metric((shard.target,), shard.breaker.openings)
+            retries.add_metric((shard.target,), shard.retry_policy.retries)
         return [state, openings, retries]
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing at registration: there are no shards yet."""
+        """Return nothing at registration: there are no shards yet."""
         return []

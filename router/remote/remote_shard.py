@@ -1,29 +1,33 @@
 """A shard, or a router, in another process: the Shard protocol over gRPC.
 
-Requests go as bytes of the contract; whom they mean travels beside them
-(shard.wire.call_metadata). A
-failure is raised as the error that the server raised, or as what the transport's failure means,
-and names the server.
+Every call passes one way: the retry policy (router.remote.retry_policy), the circuit breaker
+(router.remote.probes), then the server. Requests are bytes of the contract; the collection and the
+placement that they are meant for travel as metadata (shard.wire.call_metadata). Errors are those
+that the server raised, or the meaning of the transport's failure, and name the server.
 
-Searches share a link (client.link), which costs less than calls. What is large goes by a call of
-its own, so that nothing small waits behind it; and so does what finds no place on a busy link, and,
-once, what a broken one has left without an answer. So that call tells what a server is that has no
-SearchStream, or is none of ours.
+Searches share a link (client.link), which costs less than unary calls. Three kinds go by unary
+call: those with a large request or answer, so that small ones do not wait behind them; those that
+find a busy link full; and, once, those that a broken link left unanswered. The unary call then
+reports a server that has no SearchStream, or is not a server of vectorshard.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 import structlog
 
 from vectorshard.client.link import Link, LinkBroken, LinkBusy, open_link
+from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.connection import Connection
+from vectorshard.router.remote.probes import ProbingBreaker
+from vectorshard.router.remote.retry_policy import RetryPolicy
 from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
@@ -59,51 +63,50 @@ from vectorshard.shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from vectorshard.shard.wire import rpcs
 from vectorshard.shard.wire.call_metadata import metadata_of
 
 LINK_BYTES_MAX: Final = 1024 * 1024
-"""A search of a larger request, or with a larger answer, does not go over the link."""
+"""A search with a larger request or answer goes by unary call."""
 
 LINK_AGE_S: Final = 60.0
-"""How long a link is searched over. It stays on its connection, also when the server has asked to
-leave that one, and so would keep a router at an address for ever."""
+"""How long a link is used. It stays on its connection even when the server has asked the client to
+leave it, and would keep a router at an old address forever."""
 
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
 
-async def _answer_to(asked: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> bytes:
-    """Return the answer to a call; end the call, and nothing else, when this is cancelled.
+async def _response_of(unary: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> bytes:
+    """Return the response of a call. Cancellation ends the call, but not the wait in grpc.aio.
 
-    What waits inside grpc.aio must wait on: when it is cancelled, its operations are never freed
-    (grpc/grpc#43360), which was a kilobyte of each call that a caller gave up.
+    When the wait inside grpc.aio is cancelled, its operations are never freed (grpc/grpc#43360):
+    that leaked a kilobyte for each call that a caller abandoned.
     """
-    answering = asyncio.ensure_future(_awaited(asked))
+    waiting = asyncio.ensure_future(unary)
     try:
-        return await asyncio.shield(answering)
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
-        if not answering.done():
-            asked._cancel("its caller has left")  # type: ignore[attr-defined]  # `cancel` does both
-        answering.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        if not waiting.done():
+            unary._cancel("its caller has left")  # type: ignore[attr-defined]  # `cancel` does both
+        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         raise
 
 
-async def _awaited(asked: grpc.aio.UnaryUnaryCall[list[bytes], bytes]) -> bytes:
-    return await asked
-
-
 class RemoteShard:
-    """A server of the contract, asked over one connection that is made when it is needed.
+    """A server of the contract, over one connection that is opened when it is needed.
 
     Parameters
     ----------
     target
-        HOST:PORT; a name is resolved by DNS.
+        HOST:PORT; a name is resolved by DNS. Errors, log and metrics name the server by it.
     connection
-        The way there; None for one of its own.
-    clock
-        Seconds, as in a call's deadline.
+        The connection to the server; None for a new one.
+    clock, chance, sleep
+        Seconds, as in a call's deadline; uniform in [0, 1); waits some seconds.
     """
 
     def __init__(
@@ -112,98 +115,214 @@ class RemoteShard:
         *,
         connection: Connection | None = None,
         clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.target = target
         self._connection = connection or Connection(target)
         self._clock = clock
+        self.breaker = ProbingBreaker(
+            target, self._topology, clock=clock, chance=chance, sleep=sleep
+        )
+        self.retry_policy = RetryPolicy(
+            lambda: self.breaker.state is BreakerState.CLOSED,
+            clock=clock,
+            chance=chance,
+            sleep=sleep,
+        )
         self._link: Link | None = None
-        self._link_channel: grpc.aio.Channel | None = None
-        self._link_placement = ""
+        self._link_for: tuple[grpc.aio.Channel, str] | None = None
         self._link_until = 0.0
-        self._retired: set[Link] = set()
+        self._draining_links: set[Link] = set()
         self._closed = False
 
-    async def _ask(self, rpc: str, payload: bytes, call: Call, decode: Callable[[bytes], T]) -> T:
-        """Send a request and return what its answer says; raise the server's error."""
-        return self._read(rpc, await self._answer(rpc, payload, call), decode)
+    def resolve_again(self) -> None:
+        """Resolve the name again with the next call: another server answers at the address."""
+        self._connection.resolve_again()
 
-    def _read(self, rpc: str, answer: bytes, decode: Callable[[bytes], T]) -> T:
+    # ---- the shard's methods --------------------------------------------------------------------
+
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+        """Ask for its leaf shards, in any state of the breaker: it counts as a probe."""
+        return await self.breaker.passing(self._topology(call))
+
+    async def create_collection(
+        self, config: CollectionConfig, *, call: Call = NO_LIMIT
+    ) -> tuple[CollectionEntry, bool]:
+        """Create a collection there, as `call.incarnation` if that is set."""
+        return await self._ask(rpcs.CREATE_COLLECTION, config, call)
+
+    async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
+        """Drop a collection there."""
+        await self._ask(rpcs.DROP_COLLECTION, name, call)
+
+    async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
+        """List its collections."""
+        return await self._ask(rpcs.LIST_COLLECTIONS, None, call)
+
+    async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
+        """Describe a collection there."""
+        return await self._ask(rpcs.DESCRIBE_COLLECTION, name, call)
+
+    async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
+        """Write rows there."""
+        result, _ = await self._ask(rpcs.UPSERT, (request, 0), call)
+        return result
+
+    async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
+        """Delete rows there."""
+        return await self._ask(rpcs.DELETE, request, call)
+
+    async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """Get rows."""
+        return await self._ask(rpcs.GET, request, call)
+
+    async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
+        """Count rows."""
+        return await self._ask(rpcs.COUNT, request, call)
+
+    async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
+        """List a page of rows."""
+        return await self._ask(rpcs.LIST, request, call)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        """Search there; with `min_coverage` below 1 it waits only while the breaker is closed."""
+        answer = self._ask(rpcs.SEARCH, request, call)
+        return await (answer if request.min_coverage == 1.0 else self.breaker.while_closed(answer))
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Explain why a query does or does not find an id."""
+        return await self._ask(rpcs.EXPLAIN, request, call)
+
+    async def train(
+        self, request: TrainRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardDescription]:
+        """Train an index there."""
+        return await self._ask(rpcs.TRAIN, request, call)
+
+    async def close(self) -> None:
+        """Close the connection. The server is not affected."""
+        self._closed = True
+        await self.breaker.close()
+        for link in (self._link, *self._draining_links):
+            if link is not None:
+                await link.close()
+        await self._connection.close()
+
+    # ---- the one way of a call ------------------------------------------------------------------
+
+    def _ask(
+        self, rpc: rpcs.Rpc[RequestT, ResultT], request: RequestT, call: Call
+    ) -> Coroutine[Any, Any, ResultT]:
+        """Send a request as the retry policy and the breaker allow; return what the answer says."""
+        send = partial(self._send, rpc, request, call)
+        return self.retry_policy.run(rpc.kind, partial(self.breaker.attempt, send), call.deadline)
+
+    async def _send(
+        self, rpc: rpcs.Rpc[RequestT, ResultT], request: RequestT, call: Call
+    ) -> ResultT:
+        """Send a request once; a search over the link, if that is possible."""
+        payload = rpc.encode_request(request)
+        response = None
+        if isinstance(request, SearchRequest):
+            response = await self._response_over_link(request, payload, call)
+        if response is None:
+            response = await self._response(rpc.name, payload, call)
+        return self._decoded(rpc.name, lambda: rpc.decode_response(response, request))
+
+    async def _topology(self, call: Call) -> Topology:
+        payload = wire.encode_get_server_info_request()
+        response = await self._response(rpcs.GET_SERVER_INFO, payload, call)
+        _, topology, _ = self._decoded(
+            rpcs.GET_SERVER_INFO, lambda: wire.decode_get_server_info_response(response)
+        )
+        return topology
+
+    def _decoded(self, rpc: str, decode: Callable[[], T]) -> T:
         try:
-            return decode(answer)
-        except InvalidRequest as error:  # to whom it is an answer, the mistake is the server's
-            _log.error("an answer does not parse", target=self.target, rpc=rpc, reason=str(error))
-            raise InternalError(f"{self.target}: its answer to {rpc} does not parse") from error
+            return decode()
+        except InvalidRequest as error:  # of a response, this is the server's mistake
+            _log.error("response does not parse", target=self.target, rpc=rpc, reason=str(error))
+            raise InternalError(f"{self.target}: the response of {rpc} does not parse") from error
 
-    async def _answer(self, rpc: str, payload: bytes, call: Call) -> bytes:
+    async def _response(self, rpc: str, payload: bytes, call: Call) -> bytes:
+        """Return the response of a unary call."""
         timeout_s = None
         if call.deadline is not None:
             timeout_s = call.deadline - self._clock()
             if timeout_s <= 0:
                 raise mark_unanswered(
-                    DeadlineExceeded(f"the deadline passed before {self.target} was asked")
+                    DeadlineExceeded(f"{self.target}: the deadline passed before the call was sent")
                 )
         send = self._connection.rpc(rpc)
         try:
-            asked = send([payload], timeout=timeout_s, metadata=metadata_of(call))
-            return await _answer_to(asked)
+            unary = send([payload], timeout=timeout_s, metadata=metadata_of(call))
+            return await _response_of(unary)
         except grpc.aio.AioRpcError as error:
             raise self._error_of(error) from None
         except grpc.aio.UsageError:
-            raise self._link_closed() from None
+            raise self._connection_closed() from None
         except asyncio.CancelledError:
-            # A call in flight when its channel is closed ends so, though nobody cancelled its
-            # caller.
+            # Closing a channel cancels its calls in flight, though their callers are not cancelled.
             task = asyncio.current_task()
             if task is not None and not task.cancelling():
-                raise self._link_closed() from None
+                raise self._connection_closed() from None
             raise
 
-    def _link_closed(self) -> ShardUnavailable:
-        return ShardUnavailable(f"the link to {self.target} is closed")
+    # ---- errors ---------------------------------------------------------------------------------
+
+    def _connection_closed(self) -> ShardUnavailable:
+        return ShardUnavailable(f"{self.target}: the connection is closed")
 
     def _error_of(self, error: grpc.aio.AioRpcError) -> VectorShardError:
-        told = error_from_rpc(error)
+        parsed = error_from_rpc(error)
         if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
-            return self._named(error.code(), told)
+            return self._error_of_server(error.code(), parsed)
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            self._connection.nobody_answered()
-        return mark_unanswered(self._error_without_details(error.code(), told))
+            self._connection.note_unanswered()
+        return mark_unanswered(self._error_without_details(error.code(), parsed))
 
     def _error_without_details(
-        self, code: grpc.StatusCode, told: VectorShardError
+        self, code: grpc.StatusCode, parsed: VectorShardError
     ) -> VectorShardError:
-        """Return an error of the network's, or of a stranger's."""
-        named = self._named(code, told)
-        if named is not told or isinstance(told, LimitExceeded):
+        """Return an error of the network, or of a server that is not ours."""
+        named = self._error_of_server(code, parsed)
+        if named is not parsed or isinstance(parsed, LimitExceeded):
             return named
-        if isinstance(told, InternalError | Overloaded):
-            return type(told)(f"{self.target}: {told}")
-        # A stranger at the address knows nothing of collections, whatever its code seems to say.
-        self._connection.somebody_else_answered()
-        return ShardUnavailable(f"{self.target} is no server of vectorshard: {told}")
+        if isinstance(parsed, InternalError | Overloaded):
+            return type(parsed)(f"{self.target}: {parsed}")
+        # Another program at the address has no collections, whatever its status code suggests.
+        self._connection.resolve_again()
+        return ShardUnavailable(f"{self.target} is not a vectorshard server: {parsed}")
 
-    def _named(self, code: grpc.StatusCode, told: VectorShardError) -> VectorShardError:
-        """Return an error of the server's; it names the server where that is whom it is about."""
-        if code is grpc.StatusCode.CANCELLED:  # not by the caller: nobody tells that to it
-            return ShardUnavailable(f"{self.target} withdrew the call")
-        if isinstance(told, ShardUnavailable | DeadlineExceeded):
-            named = type(told)(f"{self.target}: {told}")
-            vars(named).update(vars(told))
+    def _error_of_server(self, code: grpc.StatusCode, parsed: VectorShardError) -> VectorShardError:
+        """Return an error that the server raised, with its name where the error is about it."""
+        if code is grpc.StatusCode.CANCELLED:  # by the server: a caller that cancels sees no status
+            return ShardUnavailable(f"{self.target}: the server cancelled the call")
+        if isinstance(parsed, ShardUnavailable | DeadlineExceeded):
+            named = type(parsed)(f"{self.target}: {parsed}")
+            vars(named).update(vars(parsed))
             return named
-        if isinstance(told, PlacementMismatch):
-            self._connection.somebody_else_answered()
-        if told.error_id:
-            # Its text is for whoever reads that server's log; this log says which server's it is.
+        if isinstance(parsed, PlacementMismatch):
+            self._connection.resolve_again()
+        if parsed.error_id:
+            # The cause is in that server's log under this id; this log records which server it is.
             _log.error(
-                "a server has failed", target=self.target, error_id=told.error_id, reason=str(told)
+                "internal error of a server",
+                target=self.target,
+                error_id=parsed.error_id,
+                reason=str(parsed),
             )
-        return told
+        return parsed
 
     # ---- the link -------------------------------------------------------------------------------
 
-    async def _ask_link(self, payload: bytes, call: Call) -> bytes | None:
-        """Return the answer to a search; None when it must be asked for by a call of its own."""
-        if self._closed:
+    async def _response_over_link(
+        self, request: SearchRequest, payload: bytes, call: Call
+    ) -> bytes | None:
+        """Return the response to a search; None if it must go by unary call."""
+        largest = max(len(payload), wire.expected_answer_bytes(request))
+        if self._closed or largest > LINK_BYTES_MAX:
             return None
         link = await self._link_to(call.placement)
         try:
@@ -217,128 +336,24 @@ class RemoteShard:
             return None
         if answer.response is not None:
             return answer.response
-        code, told = read_status(answer.error)
-        if isinstance(told, LimitExceeded) and told.field == "answer_bytes_max":
+        code, parsed = read_status(answer.error)
+        if isinstance(parsed, LimitExceeded) and parsed.field == "answer_bytes_max":
             return None
-        raise self._named(code, told)
+        raise self._error_of_server(code, parsed)
 
     async def _link_to(self, placement: str) -> Link:
-        """Return the link for this placement; what is another's, broken or old has had its day."""
+        """Return the link for a placement; open one if it is missing, broken or old."""
         link, channel, now = self._link, self._connection.channel, self._clock()
-        is_for_it = channel is self._link_channel and placement == self._link_placement
-        if link is not None and is_for_it and not link.broken and now < self._link_until:
+        is_good = link is not None and not link.broken and self._link_for == (channel, placement)
+        if link is not None and is_good and now < self._link_until:
             return link
         opened = self._link = open_link(channel, self.target, placement, clock=self._clock)
-        self._link_channel, self._link_placement = channel, placement
-        self._link_until = now + LINK_AGE_S
-        if link is not None and is_for_it and not link.broken:
-            self._retired = {each for each in (*self._retired, link) if not each.broken}
-            link.retire()
+        self._link_for, self._link_until = (channel, placement), now + LINK_AGE_S
+        if link is not None and is_good:
+            self._draining_links = {
+                each for each in (*self._draining_links, link) if not each.broken
+            }
+            link.drain()
         elif link is not None:
             await link.close()
         return opened
-
-    # ---- collections ----------------------------------------------------------------------------
-
-    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
-        """Ask who it is and which leaf shards it reaches; `call.anew` looks its name up again."""
-        if call.anew:
-            self._connection.somebody_else_answered()
-        payload = wire.encode_get_server_info_request()
-        decode = wire.decode_get_server_info_response
-        _, topology, _ = await self._ask("GetServerInfo", payload, call, decode)
-        return topology
-
-    async def create_collection(
-        self, config: CollectionConfig, *, call: Call = NO_LIMIT
-    ) -> tuple[CollectionEntry, bool]:
-        """Create a collection there, under `call.incarnation` if it is given."""
-        payload = wire.encode_create_collection_request(
-            name=config.name,
-            dim=config.dim,
-            metric=config.metric,
-            id_type=config.id_type,
-            index=config.index,
-            target_recall=config.target_recall,
-            filter_fields=config.filter_fields,
-        )
-        decode = wire.decode_create_collection_response
-        return await self._ask("CreateCollection", payload, call, decode)
-
-    async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
-        """Drop a collection there."""
-        payload = wire.encode_drop_collection_request(name)
-        decode = wire.decode_drop_collection_response
-        await self._ask("DropCollection", payload, call, decode)
-
-    async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
-        """List its collections."""
-        payload = wire.encode_list_collections_request()
-        decode = wire.decode_list_collections_response
-        return await self._ask("ListCollections", payload, call, decode)
-
-    async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
-        """Have a collection described."""
-        payload = wire.encode_describe_collection_request(name)
-        decode = wire.decode_describe_collection_response
-        return await self._ask("DescribeCollection", payload, call, decode)
-
-    # ---- writes ---------------------------------------------------------------------------------
-
-    async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
-        """Have rows written."""
-        payload = wire.encode_upsert_request(request)
-        result, _ = await self._ask("Upsert", payload, call, wire.decode_upsert_response)
-        return result
-
-    async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
-        """Have rows deleted."""
-        payload = wire.encode_delete_request(request)
-        return await self._ask("Delete", payload, call, wire.decode_delete_response)
-
-    # ---- reads ----------------------------------------------------------------------------------
-
-    async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
-        """Get rows by id."""
-        decode = partial(wire.decode_get_response, include=request.include)
-        return await self._ask("Get", wire.encode_get_request(request), call, decode)
-
-    async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
-        """Have rows counted."""
-        payload = wire.encode_count_request(request)
-        return await self._ask("Count", payload, call, wire.decode_count_response)
-
-    async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
-        """List a page of rows."""
-        decode = partial(wire.decode_list_response, include=request.include)
-        return await self._ask("List", wire.encode_list_request(request), call, decode)
-
-    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
-        """Search there: over the link, if neither the request nor its answer is large."""
-        payload = wire.encode_search_request(request)
-        decode = partial(wire.decode_search_response, include=request.include)
-        if len(payload) <= LINK_BYTES_MAX and wire.expected_answer_bytes(request) <= LINK_BYTES_MAX:
-            answer = await self._ask_link(payload, call)
-            if answer is not None:
-                return self._read("SearchStream", answer, decode)
-        return await self._ask("Search", payload, call, decode)
-
-    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
-        """Have it explained why a query does or does not find an id."""
-        payload = wire.encode_explain_request(request)
-        return await self._ask("Explain", payload, call, wire.decode_explain_response)
-
-    async def train(
-        self, request: TrainRequest, *, call: Call = NO_LIMIT
-    ) -> Sequence[ShardDescription]:
-        """Have an index trained."""
-        payload = wire.encode_train_request(request)
-        return await self._ask("Train", payload, call, wire.decode_train_response)
-
-    async def close(self) -> None:
-        """Let go of the connection. The server goes on."""
-        self._closed = True
-        for link in (self._link, *self._retired):
-            if link is not None:
-                await link.close()
-        await self._connection.close()

@@ -302,7 +302,7 @@ async def test_a_server_that_takes_nothing_gets_no_more_than_the_window_once_it_
 
 async def test_a_link_that_is_retired_ends_when_all_in_flight_is_answered(asking: Asking) -> None:
     await asking.ask(b"a", b"b")
-    asking.link.retire()
+    asking.link.drain()
     await asking.stream.answers(2)
     assert not asking.stream.ended
     with pytest.raises(LinkBroken):
@@ -320,14 +320,14 @@ async def test_a_link_that_is_retired_ends_when_all_in_flight_is_answered(asking
 
 
 async def test_an_idle_link_that_is_retired_ends_at_once(asking: Asking) -> None:
-    asking.link.retire()
+    asking.link.drain()
     await settled()
     assert asking.stream.ended
 
 
 async def test_a_retired_link_whose_stream_breaks_says_so(asking: Asking) -> None:
     (caller,) = await asking.ask(b"a")
-    asking.link.retire()
+    asking.link.drain()
     await asking.stream.says(ConnectionResetError("gone"))
     with pytest.raises(LinkBroken, match="gone"):
         await outcome(caller)

@@ -26,7 +26,6 @@ from prometheus_client import CollectorRegistry
 from tests.shard.samples import TrainingGate, identity_of, open_shard
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
-from vectorshard.router.remote.guarded_shard import GuardedShard
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.config import EngineConfig, Limits
 from vectorshard.shard.protocol import Shard
@@ -117,7 +116,7 @@ class _Host:
             case ServeRouter():
                 await self._close()
                 self._shard = await Router.connect(
-                    [GuardedShard(RemoteShard(target), target) for target in order.targets],
+                    [RemoteShard(target) for target in order.targets],
                     names=order.targets,
                     partial=order.partial,
                 )

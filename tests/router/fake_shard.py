@@ -68,7 +68,7 @@ class FakeShard:
     """What `topology` fails with."""
     cluster: str = "cluster"
     topologies_told: int = 0
-    looked_up_anew: int = 0
+    resolutions: int = 0
     hits: Sequence[Sequence[tuple[int, float]]] = ()
     """(id, score) of each query, best first; none for queries beyond."""
     coverage: float = 1.0
@@ -105,10 +105,13 @@ class FakeShard:
             raise IncarnationMismatch(f"collection {name} is {entry.incarnation}")
         return entry
 
+    def resolve_again(self) -> None:
+        """Take note of it."""
+        self.resolutions += 1
+
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Own the slots of one of `shards_total` shards."""
         self.topologies_told += 1
-        self.looked_up_anew += call.anew
         if self.silence is not None:
             raise self.silence
         return self._topology()

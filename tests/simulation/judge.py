@@ -49,7 +49,7 @@ from vectorshard.shard.types import (
     UpsertResult,
 )
 
-NAMED: Final = re.compile(r"\bshards?[ -]\d|in part|in the queue")
+NAMED: Final = re.compile(r"\bshards?[ -]\d|may be incomplete|in the queue")
 """What a failure must say that a missing shard has caused: which it is, or where."""
 
 GRACE_S: Final = 0.01

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 import pytest
 
+from vectorshard.router.fan_out import catalogue, merge, search
 from vectorshard.router.fan_out import router as router_module
-from vectorshard.router.fan_out.children import Child
+from vectorshard.router.fan_out.catalogue import Catalogue
+from vectorshard.router.fan_out.children import Child, all_answers
 from vectorshard.router.fan_out.router import Router
+from vectorshard.router.fan_out.search import SearchFanOut
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.engine.search_batching import SearchCoalescer
 from vectorshard.shard.types import (
@@ -28,12 +31,14 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 def _sends_no_incarnation(patch: pytest.MonkeyPatch) -> None:
     def without(real: Callable[..., Any]) -> Callable[..., Any]:
-        async def ask(self: Router, request: Any, entry: CollectionEntry, call: Call) -> Any:
-            return await real(self, request, entry, replace(call, incarnation=""))
+        async def ask(*arguments: Any) -> Any:
+            *others, call = arguments
+            return await real(*others, replace(call, incarnation=""))
 
         return ask
 
-    for method in ("_search", "_upsert", "_delete", "_get", "_count", "_describe"):
+    patch.setattr(SearchFanOut, "search", without(SearchFanOut.search))
+    for method in ("_upsert", "_delete", "_get", "_count", "_describe"):
         patch.setattr(Router, method, without(getattr(Router, method)))
 
 
@@ -48,31 +53,32 @@ def _keeps_no_time_for_itself(patch: pytest.MonkeyPatch) -> None:
 
 
 def _counts_what_is_missing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router_module, "_require_coverage", lambda receipt, min_coverage: None)
+    patch.setattr(search, "require_coverage", lambda receipt, min_coverage: None)
 
 
 def _hides_what_is_missing(patch: pytest.MonkeyPatch) -> None:
     def whole(receipt: Receipt, min_coverage: float) -> None:
         object.__setattr__(receipt, "coverage", 1.0)
 
-    patch.setattr(router_module, "_require_coverage", whole)
+    patch.setattr(search, "require_coverage", whole)
 
 
 def _forgets_what_is_missing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router_module, "_missing", lambda shards, reason: {})
+    patch.setattr(search, "missing_receipts", lambda shards, reason: {})
 
 
 def _merges_fewer_hits(patch: pytest.MonkeyPatch) -> None:
-    real = router_module._merged
+    real = merge.merge_results
 
     def merged(answers: Any, *arguments: Any) -> SearchResult:
         return real(answers[:1] if len(answers) > 1 else answers, *arguments)
 
-    patch.setattr(router_module, "_merged", merged)
+    patch.setattr(search, "merge_results", merged)
 
 
 def _mixes_up_what_it_includes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router_module, "_reordered", lambda rows, order: rows)
+    for module in (merge, router_module):
+        patch.setattr(module, "reordered", lambda rows, order: rows)
 
 
 def _repeats_writes(patch: pytest.MonkeyPatch) -> None:
@@ -85,52 +91,58 @@ def _repeats_writes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Router, "_all_done", all_done)
 
 
+def _gathers(patch: pytest.MonkeyPatch, gather: Callable[..., Any]) -> None:
+    for module in (catalogue, router_module):
+        assert module.all_answers is all_answers
+        patch.setattr(module, "all_answers", gather)
+
+
 def _leaves_parts_running(patch: pytest.MonkeyPatch) -> None:
     async def gather(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
         return await asyncio.gather(*calls)
 
-    patch.setattr(Router, "_gather", staticmethod(gather))
+    _gathers(patch, gather)
 
 
 def _remembers_for_ever(patch: pytest.MonkeyPatch) -> None:
-    async def with_entry(
-        self: Router, name: str, call: Call, ask: Callable[..., Any], request: Any
+    async def remembering(
+        self: Catalogue, name: str, call: Call, ask: Callable[..., Any], request: Any
     ) -> Any:
         entry = self._entries.get(name) or await self._look_up(name, call)
         entry_call = replace(call, incarnation=entry.incarnation)
         return await self._with_placement(call, lambda: ask(request, entry, entry_call))
 
-    patch.setattr(Router, "_with_entry", with_entry)
+    patch.setattr(Catalogue, "ask", remembering)
 
 
 def _joins_what_is_not_alike(patch: pytest.MonkeyPatch) -> None:
     real = SearchCoalescer.search
 
-    async def search(
+    async def joining(
         self: SearchCoalescer, request: SearchRequest, call: Call, run: Any, kind: Any = None
     ) -> SearchResult:
         return await real(self, replace(request, min_coverage=0.1), call, run, None)
 
-    patch.setattr(SearchCoalescer, "search", search)
+    patch.setattr(SearchCoalescer, "search", joining)
 
 
 def _joins_without_regard_to_deadlines(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(router_module, "_patience", lambda call, now: 0)
+    patch.setattr(search, "deadline_class", lambda call, now: 0)
     patch.setattr(
         "vectorshard.shard.engine.search_batching._first_deadline", lambda chosen: chosen[0].call
     )
 
 
 def _creates_side_by_side(patch: pytest.MonkeyPatch) -> None:
-    async def create(self: Router, config: Any, call: Call) -> tuple[CollectionEntry, bool]:
+    async def create(self: Catalogue, config: Any, call: Call) -> tuple[CollectionEntry, bool]:
         call = replace(call, incarnation=self._new_incarnation())
-        made = await self._gather(
+        made = await all_answers(
             child.shard.create_collection(config, call=child.to(call))
             for child in self._children.in_order()
         )
         return made[0]
 
-    patch.setattr(Router, "_create", create)
+    patch.setattr(Catalogue, "_create", create)
 
 
 def _keeps_a_link_for_another_placement(patch: pytest.MonkeyPatch) -> None:
@@ -142,7 +154,7 @@ def _gives_rows_in_any_order(patch: pytest.MonkeyPatch) -> None:
     def joined(pages: list[Rows], config: Any) -> Rows:
         return replace(pages[0], ids=pages[0].ids[::-1])
 
-    patch.setattr(router_module, "_joined_rows", joined)
+    patch.setattr(router_module, "joined_rows", joined)
 
 
 def _swallows_a_failed_part(patch: pytest.MonkeyPatch) -> None:
@@ -153,7 +165,7 @@ def _swallows_a_failed_part(patch: pytest.MonkeyPatch) -> None:
             raise outcomes[0]
         return answers
 
-    patch.setattr(Router, "_gather", staticmethod(gather))
+    _gathers(patch, gather)
 
 
 MUTATIONS: Final[Mapping[str, Break]] = {

@@ -25,7 +25,6 @@ from tests.simulation.plan import Fault, Plan, plan_of
 from tests.virtual_time import run_virtually
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.connection import Connection
-from vectorshard.router.remote.guarded_shard import GuardedShard
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -153,9 +152,9 @@ class Simulation:
     async def _connected(self) -> Router:
         clock = self._loop.time
         shards = [
-            GuardedShard(
-                RemoteShard(name, connection=self._connection(name), clock=clock),
+            RemoteShard(
                 name,
+                connection=self._connection(name),
                 clock=clock,
                 chance=self._work_random.random,
             )

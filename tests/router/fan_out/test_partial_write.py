@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from tests.router.offline_shard import OfflineShard
 from tests.shard.samples import config_of, corpus_of, identity_of, open_shard
 from vectorshard.router.fan_out.partial_write import Written, reached_some
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
-from vectorshard.router.remote.guarded_shard import GuardedShard
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
@@ -70,7 +70,7 @@ async def test_a_write_whose_acknowledgement_was_lost_is_repeated_without_a_trac
         written.append((await upsert(request, call=call)).accepted)
         raise mark_unanswered(ShardUnavailable("connection reset"))
 
-    router = await Router.connect([GuardedShard(shard, "far:1") for shard in shards])
+    router = await Router.connect([OfflineShard(shard) for shard in shards])
     batch = replace(BATCH, mode=mode)
     with monkeypatch.context() as patched:
         patched.setattr(shards[1], "upsert", lose)

@@ -83,19 +83,22 @@ def test_leaf_shards_are_known_by_number_through_whichever_child() -> None:
 
 def test_an_id_of_a_slot_that_nobody_owns_has_no_shard() -> None:
     placement = Placement([topology_of(0, of=2), None])
-    with pytest.raises(ShardUnavailable, match=r"no shard is known that owns slot \d+"):
+    with pytest.raises(ShardUnavailable, match=r"no known shard owns slot \d+"):
         list(placement.split(np.arange(100)))
 
 
 @pytest.mark.parametrize(
     ("children", "words"),
     [
-        ([topology_of(0), topology_of(0)], "shard 0 is reached through two children"),
-        ([topology_of(0, of=2), topology_of(1, of=4)], "of 4 shards, child 0 .* of 2"),
+        ([topology_of(0), topology_of(0)], "shard 0 is reached through two downstream shards"),
+        ([topology_of(0, of=2), topology_of(1, of=4)], "of 4 shards, downstream shard 0 .* of 2"),
         ([topology_of(0), topology_of(1, cluster="other")], "cluster other"),
         ([topology_of(0), topology_of(1, epoch=2)], "epoch 2"),
         ([topology_of(0), None, topology_of(1, cluster="other"), None], "cluster other"),
-        ([topology_of(0, 1), topology_of(1, 2)], "shard 1 is reached through two children"),
+        (
+            [topology_of(0, 1), topology_of(1, 2)],
+            "shard 1 is reached through two downstream shards",
+        ),
         ([placed(0, 0, 10), placed(1, 10, 20)], "slots 10 to 20 have two owners"),
         ([placed(0, 0, 10), placed(1, 5, 6)], "slots 5 to 6 have two owners"),
     ],
@@ -110,7 +113,7 @@ def test_children_that_contradict_each_other_are_refused(
 @pytest.mark.parametrize("topology", [placed(0, 7, 6), placed(0, 0, SLOTS_TOTAL), placed(2, 0, 6)])
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_child_that_tells_of_what_cannot_be_is_refused(topology: Topology, partial: bool) -> None:
-    with pytest.raises(PlacementMismatch, match=r"there (is|are) no"):
+    with pytest.raises(PlacementMismatch, match=r"(is|are) not (a range with)?in"):
         Placement([topology], partial=partial)
 
 
@@ -139,14 +142,14 @@ def test_leaf_shards_in_another_order_than_their_numbers_are_refused(
 @pytest.mark.parametrize(
     ("children", "words"),
     [
-        ([topology_of(0), topology_of(1), topology_of(2)], "no child is shard 3 of 4"),
-        ([topology_of(0), topology_of(3)], "no child is shard 1, 2 of 4"),
-        ([topology_of(0, of=1), None], "2 children, but 1 shards"),
-        ([topology_of(0, of=2), topology_of(1, of=2), None], "3 children, but 2 shards"),
+        ([topology_of(0), topology_of(1), topology_of(2)], "no downstream shard is shard 3 of 4"),
+        ([topology_of(0), topology_of(3)], "no downstream shard is shard 1, 2 of 4"),
+        ([topology_of(0, of=1), None], "2 downstream shards, but 1 shards"),
+        ([topology_of(0, of=2), topology_of(1, of=2), None], "3 downstream shards, but 2 shards"),
         # Of four children the second is shard 1, and nothing else, whatever the others will say.
-        ([None, topology_of(2), None, None], "child 1 of 4 is shard 2 of 4"),
-        ([None, topology_of(0), None, None], "child 1 of 4 is shard 0 of 4"),
-        ([None, None, None, topology_of(2)], "child 3 of 4 is shard 2 of 4"),
+        ([None, topology_of(2), None, None], "downstream shard 1 of 4 is shard 2 of 4"),
+        ([None, topology_of(0), None, None], "downstream shard 1 of 4 is shard 0 of 4"),
+        ([None, None, None, topology_of(2)], "downstream shard 3 of 4 is shard 2 of 4"),
     ],
 )
 def test_leaf_shards_that_cannot_be_all_are_refused_unless_they_need_not_be(

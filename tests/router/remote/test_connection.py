@@ -12,8 +12,8 @@ import pytest_asyncio
 from tests.shard.samples import DEADLINE_S
 from vectorshard.router.remote.connection import (
     CHANNEL_OPTIONS,
+    DRAIN_S,
     RENEWAL_S,
-    RETIREMENT_S,
     Connection,
 )
 from vectorshard.shard.config import Limits
@@ -77,28 +77,28 @@ async def connected() -> AsyncIterator[Connected]:
 
 
 async def test_whoever_is_answered_by_another_looks_the_name_up_anew(connected: Connected) -> None:
-    connected.connection.somebody_else_answered()
+    connected.connection.resolve_again()
     assert len(connected.channels) == 2
     assert connected.used == 1
     connected.now += RENEWAL_S
-    connected.connection.somebody_else_answered()
+    connected.connection.resolve_again()
     assert connected.used == 2
 
 
 async def test_a_channel_has_some_time_before_it_is_replaced(connected: Connected) -> None:
-    connected.connection.somebody_else_answered()
+    connected.connection.resolve_again()
     connected.now += 0.9 * RENEWAL_S
     connected.channels[1].state = grpc.ChannelConnectivity.TRANSIENT_FAILURE
-    connected.connection.somebody_else_answered()
-    connected.connection.nobody_answered()
+    connected.connection.resolve_again()
+    connected.connection.note_unanswered()
     assert len(connected.channels) == 2
 
 
 async def test_a_channel_that_is_connected_by_now_is_kept(connected: Connected) -> None:
-    connected.connection.nobody_answered()
+    connected.connection.note_unanswered()
     assert len(connected.channels) == 1
     connected.channels[0].state = grpc.ChannelConnectivity.CONNECTING
-    connected.connection.nobody_answered()
+    connected.connection.note_unanswered()
     assert len(connected.channels) == 2
 
 
@@ -106,23 +106,23 @@ async def test_rpcs_are_those_of_the_channel_and_are_made_once(connected: Connec
     count = connected.connection.rpc("Count")
     assert connected.connection.rpc("Count") is count
     assert connected.connection.rpc("Get") is not count
-    connected.connection.somebody_else_answered()
+    connected.connection.resolve_again()
     assert connected.connection.rpc("Count") is not count
 
 
 async def test_calls_go_on_over_a_channel_that_was_replaced(connected: Connected) -> None:
     old = connected.channels[0]
-    connected.connection.somebody_else_answered()
+    connected.connection.resolve_again()
     await asyncio.sleep(0)
-    assert old.closings == [RETIREMENT_S]
+    assert old.closings == [DRAIN_S]
     old.idle.set()
     await asyncio.sleep(0)
     await connected.connection.close()
-    assert old.closings == [RETIREMENT_S], "it was closed by then"
+    assert old.closings == [DRAIN_S], "it was closed by then"
 
 
 async def test_closing_waits_for_no_call_of_any_channel(connected: Connected) -> None:
-    connected.connection.somebody_else_answered()
+    connected.connection.resolve_again()
     await asyncio.sleep(0)
     await asyncio.wait_for(connected.connection.close(), DEADLINE_S)
     assert [channel.closings[-1] for channel in connected.channels] == [None, None]

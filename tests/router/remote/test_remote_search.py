@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from tests.shard.samples import DEADLINE_S, config_of, corpus_of, open_shard, some_vectors
 from vectorshard.client.link import WINDOW_REQUESTS
+from vectorshard.router.fan_out.children import Named
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.connection import RENEWAL_S, Connection, open_channel
-from vectorshard.router.remote.guarded_shard import GuardedShard
 from vectorshard.router.remote.remote_shard import LINK_AGE_S, LINK_BYTES_MAX, RemoteShard
 from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
@@ -43,12 +43,13 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CountRequest,
+    DeleteRequest,
     Include,
     SearchRequest,
     SearchResult,
     UpsertRequest,
 )
-from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.rpcs import GET_SERVER_INFO, SERVICE_NAME
 
 ROWS = 50
 SEARCH = SearchRequest(collection="words", queries=some_vectors(2), k=3)
@@ -91,7 +92,8 @@ class _Noting(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = str(handler_call_details.method).removeprefix(f"/{SERVICE_NAME}/")
-        self._served.began.append(method)
+        if method != GET_SERVER_INFO:  # on a slow machine, a probe
+            self._served.began.append(method)
         if method in self._served.lacks:
             return None
         handler: Any = self._handler.service(handler_call_details)
@@ -310,12 +312,14 @@ async def test_whoever_is_not_who_was_meant_is_looked_up_anew(served: Served) ->
     now += RENEWAL_S
     await remote.topology()
     assert len(channels) == 3
-    await remote.topology(call=Call(anew=True))
+    assert isinstance(remote, Named), "a router tells it to"
+    remote.resolve_again()
+    await remote.topology()
     assert len(channels) == 4
     now += RENEWAL_S
-    served.lacks = {"Count"}
-    with pytest.raises(ShardUnavailable, match="no server of vectorshard"):
-        await remote.count(COUNT)
+    served.lacks = {"Delete"}
+    with pytest.raises(ShardUnavailable, match="not a vectorshard server"):
+        await remote.delete(DeleteRequest(collection="words", ids=corpus_of(1).ids))
     assert len(channels) == 5
     assert same(await remote.search(SEARCH), await served.shard.search(SEARCH))
     await remote.close()
@@ -355,8 +359,8 @@ async def test_whoever_finds_no_connection_looks_the_name_up_anew(served: Served
     connection = Connection("moved:7700", channel_to=channel_to, clock=lambda: now)
     remote = RemoteShard("moved:7700", connection=connection)
     now += RENEWAL_S
-    with pytest.raises(ShardUnavailable, match="refused"):
-        await remote.count(COUNT)
+    with pytest.raises(ShardUnavailable, match="refused"):  # a write is not repeated
+        await remote.delete(DeleteRequest(collection="words", ids=corpus_of(ROWS).ids))
     assert await remote.count(COUNT) == ROWS
     assert opened == 2
     await remote.close()
@@ -453,7 +457,7 @@ async def test_a_stranger_is_told_from_a_server_of_ours(
     served: Served, remote: RemoteShard
 ) -> None:
     served.lacks = {"SearchStream", "Search"}
-    with pytest.raises(ShardUnavailable, match="no server of vectorshard"):
+    with pytest.raises(ShardUnavailable, match="not a vectorshard server"):
         await remote.search(SEARCH)
 
 
@@ -483,7 +487,7 @@ async def test_who_is_no_longer_waited_for_is_told(
 async def test_who_leaves_a_router_is_withdrawn_at_the_shard_unless_others_share_the_search(
     served: Served, remote: RemoteShard, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
-    router = await Router.connect([GuardedShard(remote, remote.target)])
+    router = await Router.connect([remote])
     await router.search(SEARCH)
     search = replace(SEARCH, queries=some_vectors(10), k=10_000) if large else SEARCH
     hanging = Hanging(served, monkeypatch)
@@ -522,6 +526,7 @@ async def test_a_broken_link_is_followed_by_a_call_and_by_a_new_link(
             break
         except ShardUnavailable:
             assert time.monotonic() < deadline
+            await asyncio.sleep(0)  # an open breaker refuses without a turn of the event loop
     await remote.search(SEARCH)
     assert served.began[-1:] == ["SearchStream"]
 

@@ -45,7 +45,7 @@ from vectorshard.shard.types import (
     UpsertRequest,
 )
 from vectorshard.shard.wire.call_metadata import call_of
-from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.rpcs import GET_SERVER_INFO, SERVICE_NAME
 
 COUNT = CountRequest(collection="words")
 
@@ -68,7 +68,8 @@ class Answering:
         async def handle(payload: bytes, context: Context) -> bytes:
             remaining_s = context.time_remaining()
             deadline = None if remaining_s is None else time.monotonic() + remaining_s
-            self.calls.append((details.method, call_of(metadata, deadline)))
+            if not details.method.endswith(f"/{GET_SERVER_INFO}"):  # on a slow machine, a probe
+                self.calls.append((details.method, call_of(metadata, deadline)))
             self.began.set()
             try:
                 return await self.answer(context)
@@ -171,7 +172,7 @@ async def test_a_call_whose_deadline_has_passed_is_not_sent(
     answering: Answering, remote: RemoteShard
 ) -> None:
     answering.says(wire.encode_count_response(3))
-    with pytest.raises(DeadlineExceeded, match=f"before {remote.target} was asked"):
+    with pytest.raises(DeadlineExceeded, match=f"{remote.target}: the deadline passed before"):
         await remote.count(COUNT, call=Call(deadline=time.monotonic() - 0.001))
     await remote.count(COUNT)
     assert len(answering.calls) == 1
@@ -360,7 +361,7 @@ class RemoteShardThatHears(RemoteShard):
         super().__init__("127.0.0.1:1")
         self._payload = payload
 
-    async def _answer(self, rpc: str, payload: bytes, call: Call) -> bytes:
+    async def _response(self, rpc: str, payload: bytes, call: Call) -> bytes:
         return self._payload
 
 
@@ -372,7 +373,7 @@ async def test_a_closed_link_is_unavailable(answering: Answering, remote: Remote
     await remote.count(COUNT)
     await remote.close()
     for ask in (remote.count(COUNT), remote.topology()):
-        with pytest.raises(ShardUnavailable, match=f"the link to {remote.target} is closed"):
+        with pytest.raises(ShardUnavailable, match=f"{remote.target}: the connection is closed"):
             await ask
     await remote.close()
 
@@ -408,5 +409,6 @@ async def test_a_server_that_comes_later_is_found(answering: Answering) -> None:
             break
         except ShardUnavailable:
             assert time.monotonic() < deadline
+            await asyncio.sleep(0)  # an open breaker refuses without a turn of the event loop
     await remote.close()
     await server.stop(None)

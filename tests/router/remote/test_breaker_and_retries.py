@@ -1,4 +1,4 @@
-"""A guarded shard over fakes, in virtual time: every wait is exact, and nothing takes any."""
+"""Breaker, probes and retries of a remote shard, in virtual time: every wait is exact."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ import structlog.testing
 from prometheus_client import CollectorRegistry
 
 from tests.router.fake_shard import FakeShard
+from tests.router.offline_shard import OfflineShard
 from tests.shard.samples import config_of, int64s, some_vectors
 from tests.virtual_time import run_virtually
 from vectorshard.client.retries import ATTEMPTS, BACKOFF_FIRST_S, RETRIES_A_CALL, RETRIES_SAVED
-from vectorshard.router.remote.circuit_breaker import FAILURES, WAIT_MAX_S, BreakerState
-from vectorshard.router.remote.guarded_shard import PROBE_S, SILENCE_S, GuardedShard
-from vectorshard.router.remote.metrics import GuardCollector
+from vectorshard.router.remote.circuit_breaker import (
+    FAILURES,
+    WAIT_FIRST_S,
+    WAIT_MAX_S,
+    BreakerState,
+)
+from vectorshard.router.remote.metrics import RemoteShardCollector
+from vectorshard.router.remote.probes import PROBE_S, SILENCE_S
+from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -96,12 +103,7 @@ class Remote(FakeShard):
         return [at for asked, at in self.asked_at if asked == method]
 
 
-def guard(shard: FakeShard) -> GuardedShard:
-    """Guard a shard in virtual time, with the longest waits that chance allows."""
-    return GuardedShard(shard, "far:1", clock=now_s, chance=lambda: 1.0)
-
-
-Scenario = Callable[[Remote, GuardedShard], Coroutine[Any, Any, None]]
+Scenario = Callable[[Remote, RemoteShard], Coroutine[Any, Any, None]]
 
 
 def virtually(scenario: Scenario) -> Callable[[], None]:
@@ -109,7 +111,7 @@ def virtually(scenario: Scenario) -> Callable[[], None]:
 
     async def run() -> None:
         remote = Remote(0, 1)
-        guarded = guard(remote)
+        guarded = OfflineShard(remote)
         try:
             await scenario(remote, guarded)
         finally:
@@ -140,18 +142,18 @@ async def missed(ask: Awaitable[object]) -> VectorShardError:
 
 @virtually
 async def test_a_read_that_the_network_failed_is_asked_again_a_little_later(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.failures = ATTEMPTS - 1
     began = now_s()
     await guarded.count(COUNT)
     waits_s = [BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S]
     assert remote.times("count") == pytest.approx([began, began + waits_s[0], began + sum(waits_s)])
-    assert guarded.retries == ATTEMPTS - 1
+    assert guarded.retry_policy.retries == ATTEMPTS - 1
 
 
 @virtually
-async def test_attempts_are_counted(remote: Remote, guarded: GuardedShard) -> None:
+async def test_attempts_are_counted(remote: Remote, guarded: RemoteShard) -> None:
     remote.failures = 10**6
     error = await missed(guarded.count(COUNT))
     assert "connection refused" in str(error)
@@ -159,7 +161,7 @@ async def test_attempts_are_counted(remote: Remote, guarded: GuardedShard) -> No
 
 
 @virtually
-async def test_no_attempt_begins_after_the_deadline(remote: Remote, guarded: GuardedShard) -> None:
+async def test_no_attempt_begins_after_the_deadline(remote: Remote, guarded: RemoteShard) -> None:
     remote.failures = 10**6
     began = now_s()
     await missed(guarded.count(COUNT, call=within(BACKOFF_FIRST_S)))
@@ -169,7 +171,7 @@ async def test_no_attempt_begins_after_the_deadline(remote: Remote, guarded: Gua
 
 
 @virtually
-async def test_a_budget_bounds_what_is_asked_again(remote: Remote, guarded: GuardedShard) -> None:
+async def test_a_budget_bounds_what_is_asked_again(remote: Remote, guarded: RemoteShard) -> None:
     calls = 500
     failed = 0
     for _ in range(calls):
@@ -179,9 +181,11 @@ async def test_a_budget_bounds_what_is_asked_again(remote: Remote, guarded: Guar
         except ShardUnavailable:
             failed += 1
             await guarded.topology()  # an answer, so that failures are not in a row
-    assert guarded.retries == pytest.approx(calls * RETRIES_A_CALL + RETRIES_SAVED, abs=2)
-    assert failed == calls - guarded.retries
-    assert guarded.openings == 0
+    assert guarded.retry_policy.retries == pytest.approx(
+        calls * RETRIES_A_CALL + RETRIES_SAVED, abs=2
+    )
+    assert failed == calls - guarded.retry_policy.retries
+    assert guarded.breaker.openings == 0
 
 
 @pytest.mark.parametrize("failure", [ShardUnavailable("draining"), Overloaded("full")], ids=type)
@@ -191,14 +195,14 @@ def test_what_the_server_itself_refuses_is_passed_on_with_how_long_to_wait(
     async def scenario() -> None:
         remote = Remote(0, 1, failure=failure)
         failure.retry_delay_s = 0.7
-        error = await missed(guard(remote).count(COUNT))
+        error = await missed(OfflineShard(remote).count(COUNT))
         assert error is failure
         assert len(remote.times("count")) == 1
 
     run_virtually(scenario())
 
 
-READS: dict[str, Callable[[GuardedShard], Awaitable[object]]] = {
+READS: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
     "list collections": lambda shard: shard.list_collections(),
     "describe": lambda shard: shard.describe("words"),
     "get": lambda shard: shard.get(GetRequest(collection="words", ids=int64s(2))),
@@ -207,7 +211,7 @@ READS: dict[str, Callable[[GuardedShard], Awaitable[object]]] = {
         ExplainRequest(collection="words", query=some_vectors(1), id=int64s(2))
     ),
 }
-WRITES: dict[str, Callable[[GuardedShard], Awaitable[object]]] = {
+WRITES: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
     "create": lambda shard: shard.create_collection(config_of("other")),
     "drop": lambda shard: shard.drop_collection("words"),
     "upsert": lambda shard: shard.upsert(
@@ -222,7 +226,7 @@ WRITES: dict[str, Callable[[GuardedShard], Awaitable[object]]] = {
 def test_reads_are_asked_again_and_nothing_else_is(method: str) -> None:
     async def scenario() -> None:
         shard = FakeShard(0, 1, failure=lost()).with_collection()
-        await missed((READS | WRITES)[method](guard(shard)))
+        await missed((READS | WRITES)[method](OfflineShard(shard)))
         assert len(shard.asked(method)) == (ATTEMPTS if method in READS else 1)
 
     run_virtually(scenario())
@@ -233,7 +237,7 @@ def test_every_method_reaches_the_shard_and_brings_its_answer(method: str) -> No
     async def scenario() -> None:
         direct, behind = (FakeShard(0, 1).with_collection() for _ in range(2))
         expected = await (READS | WRITES)[method](direct)  # type: ignore[arg-type]  # it is alike
-        told = await (READS | WRITES)[method](guard(behind))
+        told = await (READS | WRITES)[method](OfflineShard(behind))
         assert repr(told) == repr(expected)
 
     run_virtually(scenario())
@@ -242,7 +246,7 @@ def test_every_method_reaches_the_shard_and_brings_its_answer(method: str) -> No
 # ---- not asked ----------------------------------------------------------------------------------
 
 
-async def open_the_breaker(remote: Remote, guarded: GuardedShard) -> None:
+async def open_the_breaker(remote: Remote, guarded: RemoteShard) -> None:
     """Have the network fail until nothing is asked any more."""
     remote.failures = 10**6
     while guarded.breaker.state is BreakerState.CLOSED:
@@ -251,19 +255,23 @@ async def open_the_breaker(remote: Remote, guarded: GuardedShard) -> None:
 
 @virtually
 async def test_a_shard_that_fails_again_and_again_is_not_asked_and_missing_at_once(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     await open_the_breaker(remote, guarded)
     asked, began = len(remote.times("count")), now_s()
     error = await missed(guarded.count(COUNT))
     assert isinstance(error, ShardUnavailable)
-    assert str(error).startswith(f"far:1: not asked: {FAILURES} failures in a row, the last: conn")
+    open_s = WAIT_FIRST_S
+    assert str(error).startswith(
+        f"far:1: circuit breaker open, next probe in {open_s:.1f} s: "
+        f"{FAILURES} failures in a row, the last: conn"
+    )
     assert (len(remote.times("count")), now_s()) == (asked, began)
 
 
 @virtually
 async def test_it_is_probed_until_it_answers_and_then_asked_again(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     await open_the_breaker(remote, guarded)
     await asyncio.sleep(20.0)
@@ -279,7 +287,7 @@ async def test_it_is_probed_until_it_answers_and_then_asked_again(
 
 @virtually
 async def test_an_answer_to_a_probe_that_makes_no_sense_is_an_answer_and_ends_no_watch(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     class Strange(FakeShard):
         async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
@@ -287,20 +295,20 @@ async def test_an_answer_to_a_probe_that_makes_no_sense_is_an_answer_and_ends_no
             raise RuntimeError("bug")
 
     strange = Strange(0, 1, failure=lost()).with_collection()
-    behind = guard(strange)
+    behind = OfflineShard(strange)
     for failure in range(1, 4):
         with structlog.testing.capture_logs() as logs:
             while behind.breaker.state is BreakerState.CLOSED:
                 await missed(behind.count(COUNT))
             await asyncio.sleep(WAIT_MAX_S)
         assert strange.topologies_told == failure
-        assert "an answer to a probe makes no sense" in {line["event"] for line in logs}
+        assert "unexpected answer to a probe" in {line["event"] for line in logs}
     await behind.close()
 
 
 @virtually
 async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_their_time(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     await guarded.count(COUNT)
     remote.running.clear()
@@ -309,21 +317,21 @@ async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_thei
     await asyncio.sleep(SILENCE_S + PROBE_S + 0.01)
     assert guarded.breaker.state is not BreakerState.CLOSED
     error = await missed(guarded.search(SEARCH, call=within(10.0)))
-    assert "not asked: silent for 2.0 s, and a probe failed" in str(error)
+    assert ": silent for 2.0 s, and a probe failed" in str(error)
     assert isinstance(await missed(waiting), DeadlineExceeded)
     assert now_s() == pytest.approx(began + 10.0), "nobody's wait is cut short"
 
 
 @virtually
 async def test_a_search_that_can_do_without_a_stopped_shard_waits_no_longer_once_that_is_known(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.running.clear()
     began = now_s()
     lenient = replace(SEARCH, min_coverage=0.0)
     error = await missed(guarded.search(lenient, call=within(30.0)))
     assert isinstance(error, ShardUnavailable)
-    assert "not asked: silent for 2.0 s" in str(error)
+    assert "circuit breaker open, next probe in 0.2 s: silent for 2.0 s" in str(error)
     assert now_s() == pytest.approx(began + SILENCE_S + PROBE_S)
     remote.running.set()
     await asyncio.sleep(WAIT_MAX_S)
@@ -332,7 +340,7 @@ async def test_a_search_that_can_do_without_a_stopped_shard_waits_no_longer_once
 
 @virtually
 async def test_who_leaves_a_search_that_can_do_without_the_shard_is_cancelled_and_not_answered(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.running.clear()
     asking = asyncio.ensure_future(guarded.search(replace(SEARCH, min_coverage=0.0)))
@@ -344,7 +352,7 @@ async def test_who_leaves_a_search_that_can_do_without_the_shard_is_cancelled_an
 
 @virtually
 async def test_a_shard_that_goes_on_is_asked_within_the_longest_wait_and_a_probe(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.running.clear()
     await missed(guarded.search(SEARCH, call=within(30.0)))
@@ -356,20 +364,20 @@ async def test_a_shard_that_goes_on_is_asked_within_the_longest_wait_and_a_probe
 
 @virtually
 async def test_callers_in_a_hurry_never_close_off_a_shard_that_answers(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     for _ in range(100):
         remote.running.clear()
         asyncio.get_running_loop().call_later(0.3, remote.running.set)
         assert isinstance(await missed(guarded.search(SEARCH, call=within(0.2))), DeadlineExceeded)
         await remote.running.wait()
-    assert guarded.openings == 0
+    assert guarded.breaker.openings == 0
     await guarded.search(SEARCH)
 
 
 @virtually
 async def test_callers_in_a_hurry_notice_a_stopped_shard_too(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.running.clear()
     began = now_s()
@@ -380,7 +388,7 @@ async def test_callers_in_a_hurry_notice_a_stopped_shard_too(
 
 @virtually
 async def test_a_call_that_takes_long_is_no_silence_of_who_answers_probes(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     class Training(FakeShard):
         async def train(self, request: TrainRequest, *, call: Call = NO_LIMIT) -> Any:
@@ -388,16 +396,16 @@ async def test_a_call_that_takes_long_is_no_silence_of_who_answers_probes(
             return await super().train(request, call=call)
 
     training = Training(0, 1).with_collection()
-    slow = guard(training)
+    slow = OfflineShard(training)
     await slow.train(TrainRequest(collection="words", wait=True))
-    assert slow.openings == 0
+    assert slow.breaker.openings == 0
     assert training.topologies_told == pytest.approx(60.0 / SILENCE_S, abs=1)
     await slow.close()
 
 
 @virtually
 async def test_nothing_is_watched_while_nothing_is_asked(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     await guarded.count(COUNT)
     await asyncio.sleep(3_600.0)
@@ -407,7 +415,7 @@ async def test_nothing_is_watched_while_nothing_is_asked(
 
 @virtually
 async def test_a_caller_that_leaves_takes_its_call_along(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.running.clear()
     asking = asyncio.ensure_future(guarded.search(SEARCH))
@@ -423,7 +431,7 @@ async def test_a_caller_that_leaves_takes_its_call_along(
 
 @virtually
 async def test_a_caller_may_leave_while_it_is_asked_again(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     remote.failures = 1
     remote.running.clear()
@@ -437,7 +445,7 @@ async def test_a_caller_may_leave_while_it_is_asked_again(
 
 @virtually
 async def test_who_it_is_may_always_be_asked_and_tells_that_it_is_back(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     await open_the_breaker(remote, guarded)
     remote.failures = 0
@@ -447,10 +455,10 @@ async def test_who_it_is_may_always_be_asked_and_tells_that_it_is_back(
 
 @virtually
 async def test_the_log_and_the_metrics_tell_what_is_not_asked(
-    remote: Remote, guarded: GuardedShard
+    remote: Remote, guarded: RemoteShard
 ) -> None:
     registry = CollectorRegistry()
-    collector = GuardCollector()
+    collector = RemoteShardCollector()
     registry.register(collector)
     collector.shards = [guarded]
 
@@ -466,8 +474,8 @@ async def test_the_log_and_the_metrics_tell_what_is_not_asked(
         remote.failures = 0
         await asyncio.sleep(WAIT_MAX_S)
     assert metric("breaker_state") == 0
-    assert [(line["log_level"], line["event"], line["child"]) for line in logs] == [
-        ("warning", "a child is not asked any more", "far:1"),
-        ("info", "a child is asked again", "far:1"),
+    assert [(line["log_level"], line["event"], line["shard"]) for line in logs] == [
+        ("warning", "circuit breaker opened", "far:1"),
+        ("info", "circuit breaker closed", "far:1"),
     ]
     assert "connection refused" in logs[0]["reason"]

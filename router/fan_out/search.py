@@ -1,0 +1,184 @@
+"""Searches of a router: ask all downstream shards, merge their hits, and state the coverage.
+
+Searches that are alike share one fan-out: while one is in flight, those that arrive wait together
+and go as one. Searches with very different deadlines are not alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from vectorshard.router.fan_out.children import Child, Children
+from vectorshard.router.fan_out.merge import by_shard, merge_results
+from vectorshard.router.fan_out.placement import Placement
+from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchCoalescer
+from vectorshard.shard.engine.validation import check_filter, check_vectors
+from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable, VectorShardError
+from vectorshard.shard.types import (
+    Call,
+    CollectionEntry,
+    Receipt,
+    SearchRequest,
+    SearchResult,
+    ShardReceipt,
+)
+
+MERGED_ON_LOOP: Final = 10_000
+"""Hits that are merged on the event loop, in about a millisecond; more are merged in a thread."""
+
+DEADLINE_STEP: Final = 1.25
+"""Ratio of remaining times within which searches are joined. A joined search ends at the first of
+their deadlines, and would cut the others short."""
+
+HOLD_UP_PART: Final = 0.5
+"""Part of its own time for which a search without answers delays those that wait for it. They then
+have a third of theirs left (see DEADLINE_STEP): enough for the other shards to answer, or for the
+missing ones to be named."""
+
+
+class SearchFanOut:
+    """Searches over all children of a router."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._joined = SearchCoalescer(children.clock, hold_up_part=HOLD_UP_PART)
+
+    async def search(
+        self, request: SearchRequest, entry: CollectionEntry, call: Call
+    ) -> SearchResult:
+        """Validate a search, then run it alone or together with those that are alike."""
+        check_vectors(entry.config, request.queries, "queries")
+        check_filter(entry.config, request.filter)
+        kind = (call.incarnation, call.placement, deadline_class(call, self._children.clock()))
+        run = partial(_fan_out, self._children, entry)
+        return await self._joined.search(request, call, run, kind)
+
+
+def deadline_class(call: Call, now: float) -> int | None:
+    """Return a number that calls with about the same time left have in common.
+
+    Their first deadline is at most a fifth before that of any of them.
+    """
+    if call.deadline is None:
+        return None
+    return math.floor(math.log(max(call.deadline - now, 1e-3), DEADLINE_STEP))
+
+
+async def _fan_out(
+    children: Children,
+    entry: CollectionEntry,
+    request: SearchRequest,
+    call: Call,
+    start_next: Callable[[], None],
+) -> SearchResult:
+    """Ask every known child, and merge the answers; `_Pacing` calls `start_next`."""
+    known, placement, unknown = children.known(), children.placement, children.missing()
+    if unknown is not None and (request.min_coverage == 1.0 or not known):
+        raise unknown
+    part = request
+    if request.min_coverage < 1.0:
+        # It applies to the whole answer, not to the part of each child.
+        part = replace(request, min_coverage=0.0)
+    # No search joins a full one: a child that has answered may start on the next.
+    full = len(request.queries) >= JOINED_QUERIES
+    pacing = _Pacing(1 if full else len(known), start_next)
+
+    async def ask(child: Child) -> SearchResult:
+        answer = await child.shard.search(part, call=child.to(call))
+        # Not after an error: a missing child fails immediately, and the others have not answered.
+        pacing.answered()
+        return answer
+
+    outcomes = await asyncio.gather(*map(ask, known), return_exceptions=True)
+    answers, receipts, answered_slots = _sorted_outcomes(known, placement, outcomes)
+    if unknown is not None or not placement.partial:
+        reason = unknown or ShardUnavailable("no downstream shard reaches it")
+        receipts = missing_receipts(placement.missing_shards, reason) | receipts
+    # A router above asks for the leaf shards that it knows here; other callers for all slots.
+    all_known = unknown is None or call.placement
+    slots = placement.slots_total if all_known else SLOTS_TOTAL
+    receipt = Receipt(shards=by_shard(receipts.values()), coverage=float(answered_slots / slots))
+    require_coverage(receipt, request.min_coverage)
+    if sum(len(answer.hits.scores) for answer in answers) < MERGED_ON_LOOP:
+        return merge_results(answers, receipt, request.k, entry.config)
+    return await asyncio.to_thread(merge_results, answers, receipt, request.k, entry.config)
+
+
+def _sorted_outcomes(
+    known: Sequence[Child], placement: Placement, outcomes: Sequence[SearchResult | BaseException]
+) -> tuple[list[SearchResult], dict[int, ShardReceipt], float]:
+    """Return the answers, the receipts by leaf shard, and how many slots answered.
+
+    Raises DeadlineExceeded if it passed on every child, and any error that is not an absence.
+    """
+    expired = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
+    if expired and len(expired) == len(outcomes):
+        raise expired[0]  # no shard is missing: the caller's time is over
+    answers: list[SearchResult] = []
+    receipts: dict[int, ShardReceipt] = {}
+    answered_slots = 0.0
+    for child, outcome in zip(known, outcomes, strict=True):
+        if isinstance(outcome, SearchResult):
+            answers.append(outcome)
+            for shard in outcome.receipt.shards:
+                # A router below may report shards as missing that other children reach.
+                if placement.child_of_shard(shard.shard) in (child.number, None):
+                    receipts[shard.shard] = shard
+            answered_slots += outcome.receipt.coverage * placement.slots_of_child[child.number]
+        elif isinstance(outcome, ShardUnavailable | DeadlineExceeded):
+            receipts |= missing_receipts(placement.shards_of_child(child.number), outcome)
+        else:
+            raise outcome
+    return answers, receipts, answered_slots
+
+
+class _Pacing:
+    """Starts the next search when all children have answered this one, or too many lag behind.
+
+    With all answers in, more callers wait, and go as one. The others get as long again as the first
+    answer took: a child that is slower by more does not delay the next search.
+    """
+
+    def __init__(self, children: int, start_next: Callable[[], None]) -> None:
+        self._unanswered = children
+        self._start_next = start_next
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def answered(self) -> None:
+        """Note the answer of a child."""
+        self._unanswered -= 1
+        if self._unanswered <= 0:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._start_next()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._loop.time() - self._begun, self._start_next)
+
+
+def missing_receipts(shards: Iterable[int], reason: VectorShardError) -> dict[int, ShardReceipt]:
+    """Return receipts of leaf shards that are missing, by number."""
+    why = f"{type(reason).__name__}: {reason}"
+    return {shard: ShardReceipt(shard=shard, missing_reason=why) for shard in shards}
+
+
+def require_coverage(receipt: Receipt, min_coverage: float) -> None:
+    """Raise ShardUnavailable, with the missing shards, if the coverage is too small."""
+    if receipt.coverage >= min_coverage - 1e-6 and receipt.shards_answered:
+        return
+    missing = "; ".join(
+        f"shard {shard.shard}: {shard.missing_reason}"
+        for shard in receipt.shards
+        if shard.missing_reason
+    )
+    raise ShardUnavailable(
+        f"coverage {receipt.coverage:.3f} is below min_coverage {min_coverage:.3f}; "
+        f"missing: {missing}"
+    )

@@ -1,0 +1,185 @@
+"""A circuit breaker that watches the calls to its server, and probes it.
+
+While calls are in flight and none is answered for a while, a probe is sent: the cheapest call of
+the contract. An open breaker sends probes until the server answers. A background task does both;
+a caller's call is never a probe.
+
+When the breaker opens, calls that wait continue to wait, except those made within `while_closed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from vectorshard.router.remote.circuit_breaker import Breaker, BreakerState
+from vectorshard.shard.errors import ShardUnavailable, VectorShardError
+from vectorshard.shard.types import Call
+
+SILENCE_S: Final = 1.0
+"""How long calls may be in flight without any answer before the server is probed."""
+
+PROBE_S: Final = 1.0
+"""Timeout of a probe. A healthy server answers it in milliseconds."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class ProbingBreaker:
+    """The circuit breaker of one server, with its probes. Must be closed.
+
+    It learns from the errors of calls whether the server answered (`VectorShardError.unanswered`).
+    `probe` makes a cheap call to the server, which errors and the log call `name`; `openings`
+    counts. Clock, chance and sleep are those of the remote shard.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        probe: Callable[[Call], Awaitable[object]],
+        *,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._send_probe = probe
+        self._clock = clock
+        self._sleep = sleep
+        self._breaker = Breaker(clock=clock, chance=chance, changed=self._changed)
+        self._in_flight = 0
+        # Since when calls are in flight without an answer; None while no call is.
+        self._silent_since: float | None = None
+        self._watch_task: asyncio.Task[None] | None = None
+        self._limits: set[asyncio.Timeout] = set()
+        self.openings = 0
+
+    @property
+    def state(self) -> BreakerState:
+        """Whether calls pass."""
+        return self._breaker.state
+
+    def _changed(self, breaker: Breaker) -> None:
+        if breaker.state is BreakerState.CLOSED:
+            _log.info("circuit breaker closed", shard=self._name)
+            return
+        self.openings += 1
+        limits, self._limits = self._limits, set()
+        for limit in limits:
+            limit.reschedule(asyncio.get_running_loop().time())
+        _log.warning("circuit breaker opened", shard=self._name, reason=breaker.refusal)
+
+    # ---- calls ----------------------------------------------------------------------------------
+
+    async def attempt(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Make a call unless the breaker is open, and note its outcome.
+
+        An open breaker raises ShardUnavailable; after its `retry_delay_s` it may have closed.
+        """
+        if self._breaker.state is not BreakerState.CLOSED:
+            raise self._refusal()
+        if self._silent_since is None:
+            self._silent_since = self._clock()
+            if self._watch_task is None or self._watch_task.done():
+                self._restart_watch()
+        self._in_flight += 1
+        try:
+            answer = await send()
+        except VectorShardError as error:
+            self._in_flight -= 1
+            if not error.unanswered:
+                self._answered()
+            elif isinstance(error, ShardUnavailable):
+                self._failed(error)
+            raise
+        except BaseException:
+            self._in_flight -= 1
+            raise
+        self._in_flight -= 1
+        self._answered()
+        return answer
+
+    async def while_closed(self, waiting: Awaitable[T]) -> T:
+        """Wait for an answer until the breaker opens; raise then what `attempt` raises."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                return await waiting
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._refusal() from None
+        finally:
+            self._limits.discard(limit)
+
+    async def passing(self, waiting: Awaitable[T]) -> T:
+        """Wait for an answer in any state; it closes the breaker as that of a probe does."""
+        try:
+            answer = await waiting
+        except VectorShardError as error:
+            if not error.unanswered:
+                self._answered()
+            raise
+        self._answered()
+        return answer
+
+    def _refusal(self) -> ShardUnavailable:
+        refusal = ShardUnavailable(f"{self._name}: {self._breaker.refusal}")
+        refusal.retry_delay_s = self._breaker.wait_s + PROBE_S
+        return refusal
+
+    def _answered(self) -> None:
+        self._silent_since = self._clock() if self._in_flight else None
+        self._breaker.answered()
+
+    def _failed(self, error: VectorShardError) -> None:
+        before = self._breaker.state
+        self._breaker.failed(str(error))
+        if before is BreakerState.CLOSED is not self._breaker.state:
+            self._restart_watch()  # it waits for the next probe now, not for silence
+
+    # ---- probes ---------------------------------------------------------------------------------
+
+    def _restart_watch(self) -> None:
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+        self._watch_task = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        """Probe a server that is silent, or whose breaker is open; return when it is neither."""
+        while True:
+            if self._breaker.state is not BreakerState.CLOSED:
+                await self._sleep(self._breaker.wait_s)
+                self._breaker.due()
+            else:
+                if self._silent_since is None:
+                    return
+                await self._sleep(max(0.0, self._silent_since + SILENCE_S - self._clock()))
+                since = self._silent_since
+                if since is None or self._clock() < since + SILENCE_S:
+                    continue
+            await self._probe()
+
+    async def _probe(self) -> None:
+        since = self._silent_since
+        try:
+            await self._send_probe(Call(deadline=self._clock() + PROBE_S))
+        except VectorShardError as error:
+            if error.unanswered:
+                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, and "
+                self._breaker.silent(f"{silent}a probe failed: {error}")
+                return
+        except Exception:  # the task must survive: without it the breaker would stay open
+            _log.exception("unexpected answer to a probe", shard=self._name)
+        self._answered()
+
+    async def close(self) -> None:
+        """Stop probing."""
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+            await asyncio.gather(self._watch_task, return_exceptions=True)

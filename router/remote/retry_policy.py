@@ -1,0 +1,84 @@
+"""Which calls to a server are repeated.
+
+A read that the network failed is repeated a few times, within the caller's deadline and a retry
+budget. A write is not: it may have been done, and another caller may have read, deleted or replaced
+its rows since. An error that the server returned is not repeated either: it goes to the caller,
+with the server's retry delay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from vectorshard.client.retries import ATTEMPTS, RetryBudget, backoff_s
+from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.wire.rpcs import Kind
+
+T = TypeVar("T")
+
+
+def _is_repeatable(error: BaseException) -> bool:
+    return isinstance(error, ShardUnavailable) and error.unanswered
+
+
+class RetryPolicy:
+    """Repeats reads of one server, while `may_retry`; `retries` counts the repetitions.
+
+    Clock, chance and sleep are those of the remote shard.
+    """
+
+    def __init__(
+        self,
+        may_retry: Callable[[], bool],
+        *,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._may_retry = may_retry
+        self._clock = clock
+        self._chance = chance
+        self._sleep = sleep
+        self._budget = RetryBudget()
+        self.retries = 0
+
+    async def run(
+        self, kind: Kind, attempt: Callable[[], Awaitable[T]], deadline: float | None
+    ) -> T:
+        """Make an attempt, and repeat it if it is a read that the network failed."""
+        if kind is not Kind.READ:
+            return await attempt()
+        self._budget.earn()
+        try:
+            return await attempt()
+        except ShardUnavailable as error:
+            if not _is_repeatable(error):
+                raise
+            first: ShardUnavailable | None = error
+
+        async def next_attempt() -> T:
+            nonlocal first
+            if first is not None:  # made above, since tenacity costs 23 us a call
+                failed, first = first, None
+                raise failed
+            self.retries += 1
+            return await attempt()
+
+        def give_up(state: RetryCallState) -> bool:
+            if state.attempt_number >= ATTEMPTS or not self._may_retry():
+                return True
+            if deadline is not None and self._clock() + state.upcoming_sleep >= deadline:
+                return True
+            return not self._budget.spend()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_is_repeatable),
+            wait=lambda state: backoff_s(state.attempt_number, self._chance),
+            stop=give_up,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return await retrying(next_attempt)

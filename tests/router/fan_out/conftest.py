@@ -1,0 +1,15 @@
+"""Downstream shards of the routers under test."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.router.fake_shard import FakeShard
+
+HITS = [[(3, 0.5), (1, 2.0)], [(30, 0.0), (10, 1.0)], [(200, 0.25), (100, 9.0)]]
+
+
+@pytest.fixture
+def children() -> list[FakeShard]:
+    """Three shards that have the collection and a few hits each."""
+    return [FakeShard(shard, 3, hits=[HITS[shard]]).with_collection() for shard in range(3)]
