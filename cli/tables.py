@@ -22,7 +22,7 @@ from vectorshard.shard.types import (
 )
 
 if TYPE_CHECKING:
-    from vectorshard.client.calls import Hit
+    from vectorshard.client.results import Hit
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
