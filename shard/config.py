@@ -29,9 +29,7 @@ class Limits:
     """Limits on requests. The server rejects a request that exceeds one before it does any work."""
 
     message_bytes: int = 64 * 1024 * 1024
-    write_bytes: int = (
-        64 * 1024 * 1024
-    )  # of all writes in progress; a router allows 4 times as much
+    write_bytes: int = 64 * 1024 * 1024  # of all writes in progress; a router allows 4 times this
     search_bytes: int = 256 * 1024 * 1024  # of all searches in progress, including expected results
     searches: int = 1_024  # in progress on a server; more: longer queueing, more memory
     calls: int = 2_048  # in progress on a server, of all kinds; a stream counts as one
@@ -98,7 +96,7 @@ class CompactionConfig:
     """When a compaction removes dead rows from the row file, and a training from the index."""
 
     # Affects performance.
-    dead_rows_min: int = 10_000  # fewer do not start a compaction
+    dead_rows_min: int = 10_000  # fewer start neither
     dead_share: float = 0.5  # of all rows; larger: less copying, more disk and memory
     dead_share_when_asked: float = 0.1  # dead_share for the row file after a Train call
     piece_bytes: int = 4 * 1024 * 1024  # of vectors between syncs; larger: longer waits for writes

@@ -21,7 +21,7 @@ VectorShardError
   DeadlineExceeded            the deadline of the call has passed
   WritesStopped               a disk write failed; reads continue, writes need a restart
   CorruptData                 stored bytes do not match their checksum
-    RowFileCorrupt            ... in the row file
+    RowFileCorrupt            a committed row does not match its checksum
     RowStoreCorrupt           the row store contradicts itself
   DataDirectoryError          the server cannot start on this data directory
     DataDirectoryLocked       another process uses it
