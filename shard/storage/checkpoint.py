@@ -20,13 +20,8 @@ class Checkpoint:
     """What of one collection's derived data is on disk.
 
     It takes no lock: one thread at a time stores, and the index does not change meanwhile.
-
-    Parameters
-    ----------
-    recovered
-        What was published at the start, with the stored index.
-    columns, columns_rows
-        The filter columns, and of how many rows they were stored.
+    `recovered` was published at the start, with the stored index; `columns_rows` rows of the filter
+    `columns` were stored.
     """
 
     def __init__(

@@ -74,14 +74,9 @@ class DataDirectory:
         *,
         new_cluster: Callable[[], str] = new_cluster,
     ) -> DataDirectory:
-        """Lock the directory and check its identity, creating it if it is absent.
+        """Lock the directory and check that its identity is `wanted`, creating it if it is absent.
 
-        Parameters
-        ----------
-        wanted
-            The identity that it must have. With an empty cluster, it may have any.
-        new_cluster
-            Names the cluster of a new directory, if `wanted` does not.
+        An empty cluster in `wanted` matches any; `new_cluster` names that of a new directory then.
 
         Raises
         ------

@@ -33,13 +33,7 @@ def from_json(kind: type[T], text: str, source: str, optional: Collection[str] =
 
 
 def parsed_object(text: str | bytes, source: str) -> dict[str, object]:
-    """Return the fields of a JSON object; `source` is the file, and the place in it, for errors.
-
-    Raises
-    ------
-    InvalidRecord
-        If `text` is not a JSON object.
-    """
+    """Return the fields of a JSON object; InvalidRecord for anything else names `source`."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -21,18 +21,9 @@ _NORMS_MIN = 1_024
 
 
 class RowColumns:
-    """The columns of the rows in one row file.
+    """The columns of the rows in one row file, which `close` closes.
 
-    Parameters
-    ----------
-    id_type
-        The collection's.
-    positions
-        The position of each row.
-    row_file
-        The vectors; `close` closes it.
-    room
-        Ids that the id index has room for from the start.
+    `positions` maps rows to positions; `room` is how many ids the id index has room for at first.
     """
 
     def __init__(
@@ -79,14 +70,8 @@ class RowColumns:
     ) -> None:
         """Load what is stored of the rows in the file.
 
-        Parameters
-        ----------
-        ids
-            Blobs of `encode_ids`, and the rows in each, in the order of positions.
-        squared_norms
-            float32 (positions,)
-        live_rows
-            int64: the rows that the id index must find.
+        `ids` are blobs of `encode_ids` with the rows in each, and `squared_norms` float32
+        (positions,), in the order of positions. The id index finds `live_rows`, int64.
         """
         for blob, rows in ids:
             self.ids.extend_encoded(blob, rows)
@@ -95,10 +80,7 @@ class RowColumns:
         self._id_index.put(self.ids.take(positions), positions)
 
     def write(self, first_row: int, vectors: Float32Array) -> None:
-        """Write the vectors (rows, dim) of the next rows to the file, durably.
-
-        After an OSError, what was there is intact.
-        """
+        """Write vectors (rows, dim) of the next rows, durably; an OSError leaves others intact."""
         (position,) = self.positions.of(np.array([first_row])).tolist()
         self.row_file.append(position, vectors)
 
@@ -121,14 +103,8 @@ class RowColumns:
     def append_kept(self, source: RowColumns, rows: Int64Array, ids: bytes) -> None:
         """Copy live rows of `source`, including the vectors, durably.
 
-        Parameters
-        ----------
-        source
-            The columns that a compaction replaces.
-        rows
-            int64 (rows,), ascending; no two of one id, and none of an id that is here.
-        ids
-            Their ids, by `encode_ids`.
+        `rows`, int64 (rows,), ascend; no two have one id, and none has an id that is here. `ids`
+        are theirs, by `encode_ids`.
         """
         there = source.positions.of(rows)
         first = len(self.ids)
