@@ -9,14 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 
 from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.wire.rpcs import message_options, path_of
 
 Rpc = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
-SERVICE = "/vectorshard.v1.VectorService/"
+SERVICE = path_of("")
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share a connection
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    *message_options(),
 )
 
 

@@ -227,7 +227,7 @@ def test_an_explanation_is_of_one_query_and_one_id(
 def test_an_explanation_of_what_cannot_be_is_refused(client: Any) -> None:
     with pytest.raises(InvalidId):
         client.explain("words", [1, 0, 0], 0.5)
-    with pytest.raises(InvalidParameter, match="2 are given"):
+    with pytest.raises(InvalidParameter, match="exactly 1 is required, got 2"):
         client.explain("words", np.eye(2), 1)
     with pytest.raises(InvalidVector):
         client.explain("words", ["x"], 1)
