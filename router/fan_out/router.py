@@ -23,7 +23,7 @@ from vectorshard.router.fan_out.children import Child, Children
 from vectorshard.router.fan_out.merge import merge_top_k
 from vectorshard.router.fan_out.partial_write import Written, joined, joined_token, reached_some
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL
-from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchCoalescer
+from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchBatcher
 from vectorshard.shard.engine.validation import (
     check_filter,
     check_ids,
@@ -117,7 +117,7 @@ class Router:
         self._children = children
         self._new_incarnation = new_incarnation
         self._entries: dict[str, CollectionEntry] = {}
-        self._searches = SearchCoalescer(children.clock, hold_up_part=HOLD_UP_PART)
+        self._searches = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART)
 
     @classmethod
     async def connect(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from vectorshard.shard.types import (
     RowErrorCode,
     WriteMode,
 )
+
+COMMIT_IDS_MAX: Final = 20_000
+"""Ids that one group commit writes or deletes; a single larger write still goes as one. Larger:
+fewer syncs per row, longer waits of each writer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ def described(
     ledger: Ledger,
     live: LiveRecall,
     *,
-    building: bool,
+    training: bool,
     memory_bytes: int,
     disk_bytes: int,
 ) -> ShardDescription:
@@ -25,7 +25,7 @@ def described(
     ----------
     ledger
         The snapshot's, taken while nothing was absorbed.
-    building
+    training
         Whether an index is being trained.
     memory_bytes, disk_bytes
         Of the rows' columns, to which is added what the snapshot and `live` hold; of all files.
@@ -36,8 +36,8 @@ def described(
     if index is None:
         return ShardDescription(
             shard=shard,
-            state=ShardState.TRAINING if building else ShardState.BUFFERING,
-            training=building,
+            state=ShardState.TRAINING if training else ShardState.BUFFERING,
+            training=training,
             ledger=ledger,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
@@ -47,7 +47,7 @@ def described(
     return ShardDescription(
         shard=shard,
         state=ShardState.TRAINED,
-        training=building,
+        training=training,
         ledger=ledger,
         nlist=index.ivf.nlist,
         nprobe=0 if point is None else point.setting.nprobe,

@@ -45,7 +45,7 @@ def retraining_due(snapshot: Snapshot, config: RebuildConfig) -> bool:
     )
 
 
-def rebuild_due(snapshot: Snapshot, config: RebuildConfig, *, asked: bool) -> bool:
+def compaction_due(snapshot: Snapshot, config: RebuildConfig, *, asked: bool) -> bool:
     """Whether enough rows of the row file are dead; fewer will do if a training was asked for."""
     there = len(snapshot.vectors)
     share = config.dead_share_when_asked if asked else config.dead_share

@@ -21,8 +21,8 @@ import pytest
 
 from tests.crash_disk import CrashState, FailingDisk, Kind, RecordingDisk
 from vectorshard.shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
-from vectorshard.shard.engine.background import build_index
 from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.errors import Overloaded, RowFileCorrupt, WritesStopped
 from vectorshard.shard.rows.id_column import _place
 from vectorshard.shard.rows.slots import UInt64Array
@@ -114,7 +114,7 @@ def kept(metric: Metric, vectors: VectorArray) -> Float32Array:
 
 def check_contents(collection: Collection, contents: Contents) -> None:
     """Compare all that a collection says with what it must say."""
-    page, next_row = collection.list_rows(0, 10_000, WHOLE_ROWS)
+    page, next_row = collection.reads.list_rows(0, 10_000, WHOLE_ROWS)
     assert next_row is None
     assert page.vectors is not None
     assert page.metadata is not None
@@ -125,17 +125,17 @@ def check_contents(collection: Collection, contents: Contents) -> None:
         )
     }
     assert found == contents.rows
-    assert len(page.ids) == len(contents.rows) == collection.count(None)
-    got = collection.get(page.ids, WHOLE_ROWS)  # checks their checksums
+    assert len(page.ids) == len(contents.rows) == collection.reads.count(None)
+    got = collection.reads.get(page.ids, WHOLE_ROWS)  # checks their checksums
     assert got.ids.tolist() == page.ids.tolist()
-    assert collection.count(page.ids) == len(page.ids)
+    assert collection.reads.count(page.ids) == len(page.ids)
     check_ledger(collection, contents)
     check_searches(collection, page.ids, page.vectors)
 
 
 def check_ledger(collection: Collection, contents: Contents) -> None:
     """Compare the ledger, counted anew by the index, with the contents."""
-    ledger = collection.ledger()
+    ledger = collection.reads.ledger()
     assert ledger.adds_up
     assert ledger == Ledger(
         accepted=contents.accepted,
@@ -152,11 +152,11 @@ def check_searches(collection: Collection, ids: IdArray, vectors: Float32Array) 
     somewhere = np.ones((1, DIM), dtype=np.float32)
     for effort in EVERY_ROW:
         request = SearchRequest(collection="words", queries=vectors, k=1, effort=effort)
-        found = collection.search(request)
+        found = collection.reads.search(request)
         assert found.ranked.ids.tolist() == ids.tolist()
         np.testing.assert_allclose(found.ranked.scores, perfect, atol=1e-6)
         assert found.receipt.rows_visible == len(ids)
-        all_hits = collection.search(replace(request, queries=somewhere, k=1_000)).ranked.ids
+        all_hits = collection.reads.search(replace(request, queries=somewhere, k=1_000)).ranked.ids
         assert sorted(all_hits.tolist()) == sorted(ids.tolist())
 
 
@@ -235,19 +235,19 @@ def now() -> float:
 
 def absorb(collection: Collection) -> None:
     """Absorb the whole buffer."""
-    while collection.absorb_piece():
+    while collection.maintenance.absorb_piece():
         pass
 
 
 def sweep(collection: Collection) -> None:
     """Take away all that rebuilds have left."""
-    while collection.wants_sweeping:
-        collection.sweep()
+    while collection.compaction.sweep_due:
+        collection.compaction.sweep()
 
 
 def applied(collection: Collection, contents: Contents, *group: Write) -> Contents:
     """Write a group that must succeed; return the contents after it."""
-    for outcome in collection.apply(group):
+    for outcome in collection.writes.apply(group):
         assert not isinstance(outcome, Exception), outcome
     for each in group:
         contents = contents.after(each)
@@ -300,7 +300,7 @@ class History:
         with self.reopened() as collection:
             self.do(collection, self.write.upsert(range(85, 100)))
             build_index(collection, now)
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
             self.refuse(collection, "sync", errno.EIO, WritesStopped)
         with self.reopened() as collection:
             self.do(collection, self.write.delete(range(0, 100, 9)))
@@ -310,7 +310,7 @@ class History:
         with self.reopened() as collection:
             self.do(collection, self.write.upsert([3, 5, 300]))
             self.rebuild(collection)
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
             self.do(collection, self.write.delete([3, 4, 200]))
             self.rebuild(collection)
         with self.reopened() as collection:
@@ -338,9 +338,9 @@ class History:
             if (write := next(meanwhile, None)) is not None:
                 self.do(collection, write)
 
-        collection.rebuild(go_on)
-        assert collection.wants_sweeping
-        collection.sweep()
+        collection.compaction.run(go_on)
+        assert collection.compaction.sweep_due
+        collection.compaction.sweep()
 
     def before_training(self, collection: Collection) -> None:
         write = self.write
@@ -359,11 +359,11 @@ class History:
         write = self.write
         build_index(collection, now)
         self.do(collection, write.upsert(range(60, 75)))
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         self.do(collection, write.delete([10, 60, 61]))
         absorb(collection)
         self.do(collection, write.upsert([11, 12, 62, 75]))
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
 
     def reopened(self) -> AbstractContextManager[Collection]:
         """Start, as after a restart."""
@@ -372,7 +372,7 @@ class History:
     def do(self, collection: Collection, *group: Write) -> None:
         """Write a group, and mark its acknowledgement."""
         self.disk.mark(Begun(group))
-        outcomes = collection.apply(group)
+        outcomes = collection.writes.apply(group)
         self.disk.mark(Acknowledged())
         assert not any(isinstance(outcome, Exception) for outcome in outcomes), outcomes
 
@@ -388,7 +388,7 @@ class History:
         group = (self.write.upsert(range(500, 500 + rows)), self.write.delete([7, 8]))
         self.disk.fail(kind, code=code)
         self.disk.mark(Begun(group))
-        assert [type(outcome) for outcome in collection.apply(group)] == [refusal] * 2
+        assert [type(outcome) for outcome in collection.writes.apply(group)] == [refusal] * 2
         self.disk.mark(Refused())
 
 
@@ -486,7 +486,7 @@ def check_state(
         assert (shard / "collections" / "words").is_dir()
     possible = possible_contents(entry.config.metric, state.marks)
     with opened(Disk(), shard, entry) as collection:
-        ledger = collection.ledger()
+        ledger = collection.reads.ledger()
         counts = (ledger.accepted, ledger.replaced, ledger.deleted)
         contents = next(
             (
@@ -503,10 +503,10 @@ def check_state(
         check_contents(collection, contents)
         if train:
             build_index(collection, now)
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
             check_contents(collection, contents)
         if rebuild:
-            collection.rebuild(lambda: None)
+            collection.compaction.run(lambda: None)
             sweep(collection)
             check_contents(collection, contents)
     with opened(Disk(), shard, entry) as collection:
@@ -514,7 +514,7 @@ def check_state(
         left = [path.name for path in (shard / "collections" / "words").iterdir()]
         assert sum(name.startswith("rows-") for name in left) == 1
         if train:
-            assert collection.ledger().indexed == len(contents.rows)
+            assert collection.reads.ledger().indexed == len(contents.rows)
             assert sum(name.startswith("index-") for name in left) == 1
 
 
@@ -531,7 +531,7 @@ def test_a_full_disk_refuses_a_write_and_takes_the_next(tmp_path: Path, kind: Ki
         if kind != "extend":  # which only the first write of a file needs
             contents = applied(collection, contents, write.upsert(range(30)))
         disk.fail(kind, code=errno.ENOSPC)
-        (outcome,) = collection.apply([write.upsert(range(20, 50))])
+        (outcome,) = collection.writes.apply([write.upsert(range(20, 50))])
         assert isinstance(outcome, Overloaded)
         check_contents(collection, contents)
         contents = applied(collection, contents, write.upsert(range(25, 40)), write.delete([3]))
@@ -554,11 +554,11 @@ def test_a_disk_that_fails_a_write_takes_none_until_a_restart_and_is_read_on(
             [write.delete([2])],
         ]
         for group in groups:
-            for outcome in collection.apply(group):
+            for outcome in collection.writes.apply(group):
                 assert isinstance(outcome, WritesStopped)
             check_contents(collection, contents)
         writes_tried = dict(disk.counts)
-        collection.apply([write.upsert(range(50, 60))])
+        collection.writes.apply([write.upsert(range(50, 60))])
         assert disk.counts == writes_tried
     with opened(Disk(), tmp_path / "shard-0", ENTRY) as collection:
         check_contents(collection, contents)
@@ -573,17 +573,17 @@ def test_an_index_file_that_cannot_be_written_costs_no_row(tmp_path: Path, kind:
     with opened(disk, path, ENTRY) as collection:
         contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
         build_index(collection, now)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         contents = applied(collection, contents, write.upsert(range(20, 50)))
         build_index(collection, now)
         disk.fail(kind)
         with pytest.raises((OSError, sqlite3.OperationalError)):
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
         check_contents(collection, contents)
         contents = applied(collection, contents, write.delete([4]))
     with opened(Disk(), path, ENTRY) as collection:
         check_contents(collection, contents)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         assert len(index_files(path)) == 1
 
 
@@ -626,12 +626,12 @@ def test_a_commit_that_cannot_be_published_stops_writes_and_is_there_after_a_res
             large = write.upsert(range(20, 100))
         with monkeypatch.context() as patched:
             patched.setattr(step, failing)
-            (outcome,) = collection.apply([large])
+            (outcome,) = collection.writes.apply([large])
         assert isinstance(outcome, WritesStopped)
         check_contents(collection, contents)
-        assert collection.count(large.ids) == 10
+        assert collection.reads.count(large.ids) == 10
         for later in (large, write.upsert([20, 40]), write.delete([3, 40])):
-            (outcome,) = collection.apply([later])
+            (outcome,) = collection.writes.apply([later])
             assert isinstance(outcome, WritesStopped)
         check_contents(collection, contents)
     contents = contents.after(large)
@@ -676,15 +676,15 @@ def test_a_changed_bit_in_a_row_is_named_when_the_row_is_read_and_at_the_start(
         flip_bit(collection_directory(path) / "rows-0.f32", row * DIM * 4 + 9)
         found = f"row {row} "
         with pytest.raises(RowFileCorrupt, match=found):
-            collection.get(write.ids([row]), WHOLE_ROWS)
+            collection.reads.get(write.ids([row]), WHOLE_ROWS)
         with pytest.raises(RowFileCorrupt, match=found):
-            collection.list_rows(*whole_page)
+            collection.reads.list_rows(*whole_page)
         query = np.zeros((1, DIM), dtype=np.float32)
         request = SearchRequest(collection="words", queries=query, k=30, include=WHOLE_ROWS)
         with pytest.raises(RowFileCorrupt, match=found):
-            collection.search(request)
+            collection.reads.search(request)
         others = write.ids([number for number in range(30) if number != row])
-        rows = collection.get(others, WHOLE_ROWS)
+        rows = collection.reads.get(others, WHOLE_ROWS)
         assert rows.vectors is not None
         for id_, vector in zip(rows.ids.tolist(), rows.vectors, strict=True):
             assert vector.tobytes() == contents.rows[id_][0]
@@ -724,19 +724,19 @@ def test_rows_of_a_harmed_index_file_are_buffered_and_trained_again(
         contents = applied(collection, Contents(Metric.L2), write.upsert(range(100)))
         build_index(collection, now)
         contents = applied(collection, contents, write.delete([7]), write.upsert([8, 9]))
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
     (index_file,) = index_files(path)
     harm(index_file)
     with opened(Disk(), path, ENTRY) as collection:
-        assert collection.describe().state is ShardState.BUFFERING
-        assert collection.ledger().buffered == len(contents.rows)
+        assert collection.reads.describe().state is ShardState.BUFFERING
+        assert collection.reads.ledger().buffered == len(contents.rows)
         check_contents(collection, contents)
-        assert collection.wants_training
+        assert collection.maintenance.training_due
         build_index(collection, now)
         check_contents(collection, contents)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
     with opened(Disk(), path, ENTRY) as collection:
-        assert collection.ledger().indexed == len(contents.rows)
+        assert collection.reads.ledger().indexed == len(contents.rows)
         check_contents(collection, contents)
         assert len(index_files(path)) == 1
 
@@ -746,14 +746,14 @@ def test_rows_newer_than_the_index_file_are_buffered(tmp_path: Path) -> None:
     with opened(Disk(), path, ENTRY) as collection:
         contents = applied(collection, Contents(Metric.L2), write.upsert(range(100)))
         build_index(collection, now)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         contents = applied(collection, contents, write.upsert(range(90, 130)), write.delete([0]))
         absorb(collection)
-        assert collection.ledger().buffered == 0
+        assert collection.reads.ledger().buffered == 0
     with opened(Disk(), path, ENTRY) as collection:
-        assert collection.describe().state is ShardState.TRAINED
-        assert collection.ledger().buffered == 40
+        assert collection.reads.describe().state is ShardState.TRAINED
+        assert collection.reads.ledger().buffered == 40
         check_contents(collection, contents)
         absorb(collection)
-        assert collection.ledger().buffered == 0
+        assert collection.reads.ledger().buffered == 0
         check_contents(collection, contents)
