@@ -207,20 +207,10 @@ class BackgroundThreads:
         return True
 
     def _train(self, collection: Collection) -> None:
-        asked = collection.maintenance.begin_training()
-        try:
+        with collection.maintenance.training() as asked:
             build_index(collection, self._clock, self._is_stopping)
-        except BaseException as error:
-            collection.maintenance.put_off_training()
-            for future in asked:
-                future.set_exception(error)
-            raise
-        finally:
-            collection.maintenance.end_training()
-        if asked:
-            collection.compaction.ask()
-        for future in asked:
-            future.set_result(None)
+            if asked:
+                collection.compaction.ask()
 
     def _unhurried(self, collection: Collection) -> Callable[[], None]:
         """Return a function that rests between two pieces, and ends the work if other work is due.

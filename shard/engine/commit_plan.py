@@ -7,7 +7,7 @@ may touch any id, so that it has a plan to itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,12 +113,14 @@ class CommitPlan:
         self._touches_any = False
         self._ids: list[IdArray] = []
         self._vectors: list[Float32Array] = []
-        self._metadata: dict[int, bytes] = {}
-        self._field_values: dict[int, FieldValues] = {}
         self._replaced: list[Int64Array] = []
         self._deleted: list[Int64Array] = []
         self.first_row = snapshot.rows
         self.rows = 0
+        self.metadata: dict[int, bytes] = {}
+        """By row number, of the rows to append that have some."""
+        self.field_values: dict[int, FieldValues] = {}
+        """The declared fields by row number, of the rows to append that have metadata."""
 
     def fits(self, write: AdmittedWrite, ids_max: int) -> bool:
         """Whether the write may join: it touches no id twice and keeps the commit within bounds."""
@@ -193,9 +195,9 @@ class CommitPlan:
             first = self.first_row + self.rows
             for position, row in enumerate(chosen.tolist()):
                 if write.metadata[row]:
-                    self._metadata[first + position] = write.metadata[row]
+                    self.metadata[first + position] = write.metadata[row]
                     if write.field_values is not None:
-                        self._field_values[first + position] = write.field_values[row]
+                        self.field_values[first + position] = write.field_values[row]
         everything = len(chosen) == len(write.ids)
         self._ids.append(write.ids if everything else write.ids[chosen])
         self._vectors.append(write.vectors if everything else write.vectors[chosen])
@@ -219,16 +221,6 @@ class CommitPlan:
         if not self._vectors:
             return np.zeros((0, self._snapshot.vectors.shape[1]), dtype=np.float32)
         return self._vectors[0] if len(self._vectors) == 1 else np.concatenate(self._vectors)
-
-    @property
-    def metadata(self) -> Mapping[int, bytes]:
-        """Row number -> metadata, of the rows to append that have some."""
-        return self._metadata
-
-    @property
-    def field_values(self) -> Mapping[int, FieldValues]:
-        """Row number -> declared fields, of the rows to append that have metadata."""
-        return self._field_values
 
     @property
     def replaced(self) -> Int64Array:

@@ -27,7 +27,6 @@ from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
 from vectorshard.shard.engine.group_commit import Write, commit_batcher
 from vectorshard.shard.engine.index_builder import WorkAbandoned
-from vectorshard.shard.engine.reads import Found
 from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.engine.validation import admit_vectors, check_filter
 from vectorshard.shard.errors import (
@@ -58,7 +57,6 @@ from vectorshard.shard.types import (
     Explanation,
     GetRequest,
     ListRequest,
-    Receipt,
     Role,
     Rows,
     SearchRequest,
@@ -66,7 +64,6 @@ from vectorshard.shard.types import (
     ShardDescription,
     ShardPlacement,
     Token,
-    TopK,
     Topology,
     TrainRequest,
     UpsertRequest,
@@ -372,19 +369,13 @@ class LocalShard:
         collection: Collection,
         request: SearchRequest,
         call: Call,
-        next_one: Callable[[], None],
+        release: Callable[[], None],
     ) -> SearchResult:
-        def search() -> Found:
+        def search() -> SearchResult:
             _check_in_time(call)  # it may have waited for a thread
             return collection.reads.search(request)
 
-        found = await self._read_in(self._search_threads, collection, search)
-        return SearchResult(
-            hits=TopK(counts=found.ranked.counts, ids=found.ranked.ids, scores=found.ranked.scores),
-            receipt=Receipt(shards=(found.receipt,), coverage=1.0),
-            vectors=found.vectors,
-            metadata=found.metadata,
-        )
+        return await self._read_in(self._search_threads, collection, search)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Explain where an id is, how it ranks here, and what a search needs to find it."""
@@ -458,10 +449,10 @@ class LocalShard:
         raise CollectionNotFound(f"collection {collection.entry.config.name} was dropped")
 
     @staticmethod
-    async def _in_thread(
+    def _in_thread(
         threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
-    ) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+    ) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
     async def close(self) -> None:
         """Finish the writes in flight, write the checkpoints that are due, close the files."""

@@ -6,7 +6,9 @@ calls `absorb_piece` and `checkpoint`. Any thread asks what is due.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.upkeep import first_training_due, retraining_due
@@ -45,25 +47,31 @@ class Maintenance:
         self._state.on_change()
         return future
 
+    @contextmanager
+    def training(self) -> Iterator[bool]:
+        """Enter a training; yield whether it was asked for, and report its end to those who asked.
+
+        After a failed training, the next is put off until the rows have grown by a tenth.
+        """
+        asked = self._take_asked()
+        self._state.training = True
+        failure: BaseException | None = None
+        try:
+            yield bool(asked)
+        except BaseException as error:
+            self._rows_before_next_try = self._state.snapshot.rows * 11 // 10 + 1
+            failure = error
+            raise
+        finally:
+            self._state.training = False
+            for future in asked:
+                future.set_exception(failure) if failure else future.set_result(None)
+
     def _take_asked(self) -> list[Future[None]]:
         """Return the futures of the trainings that are asked for, once each."""
         with self._state.publish_lock:
             asked, self._training_asked = self._training_asked, []
         return [future for future in asked if future.set_running_or_notify_cancel()]
-
-    def begin_training(self) -> list[Future[None]]:
-        """Enter a training; return the futures to complete when it ends."""
-        asked = self._take_asked()
-        self._state.training = True
-        return asked
-
-    def end_training(self) -> None:
-        """Leave a training, whether or not it published an index."""
-        self._state.training = False
-
-    def put_off_training(self) -> None:
-        """After a failed training, wait with the next until the rows have grown by a tenth."""
-        self._rows_before_next_try = self._state.snapshot.rows * 11 // 10 + 1
 
     def fail_asked(self, error: Exception) -> None:
         """Fail the futures of trainings that will not run."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from vectorshard.shard.engine.description import described
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import check_filter, check_ids
 from vectorshard.shard.errors import LimitExceeded
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.index.exact import RankedRows, concatenate, exact_scores, rank
+from vectorshard.shard.index.calibration import CALIBRATED_K
+from vectorshard.shard.index.exact import concatenate, exact_scores, rank
 from vectorshard.shard.search.candidates import Proposed, propose
 from vectorshard.shard.search.explanation import looked_up, ranked
 from vectorshard.shard.search.filtered_search import RememberedFilters
@@ -25,21 +25,15 @@ from vectorshard.shard.types import (
     Include,
     Int64Array,
     Ledger,
+    Receipt,
     Rows,
     SearchRequest,
+    SearchResult,
     ShardDescription,
     ShardReceipt,
+    ShardState,
+    TopK,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Hits of a search on one shard, with what was included of them."""
-
-    ranked: RankedRows
-    receipt: ShardReceipt
-    vectors: Float32Array | None
-    metadata: Sequence[bytes] | None
 
 
 class Reads:
@@ -51,7 +45,7 @@ class Reads:
         self.searches = 0
         """Searches begun, counted without a lock: background work asks only whether any come."""
 
-    def search(self, request: SearchRequest) -> Found:
+    def search(self, request: SearchRequest) -> SearchResult:
         """Search one batch of queries, which have been validated.
 
         Candidates of the index are re-ranked by their exact scores together with those of the
@@ -81,8 +75,12 @@ class Reads:
             request.score_threshold,
         )
         vectors, metadata = self.included(snapshot, ranked.rows, request.include)
-        receipt = self._receipt(snapshot, proposed)
-        return Found(ranked=ranked, receipt=receipt, vectors=vectors, metadata=metadata)
+        return SearchResult(
+            hits=TopK(counts=ranked.counts, ids=ranked.ids, scores=ranked.scores),
+            receipt=Receipt(shards=(self._receipt(snapshot, proposed),), coverage=1.0),
+            vectors=vectors,
+            metadata=metadata,
+        )
 
     def _receipt(self, snapshot: Snapshot, proposed: Proposed) -> ShardReceipt:
         setting = proposed.setting
@@ -181,18 +179,42 @@ class Reads:
         with state.index_at_rest() as snapshot:
             training = state.training
             ledger = snapshot.ledger()
+        memory_bytes = snapshot.tombstones.bits.nbytes + snapshot.columns.memory_bytes
+        memory_bytes += state.live.memory_bytes
+        disk_bytes = state.row_store.disk_bytes + state.checkpoint.index_bytes
         with state.publish_lock:  # a compaction closes the old columns' file after publishing
-            rows_memory_bytes = state.columns.memory_bytes
-            rows_disk_bytes = state.columns.row_file.disk_bytes
-        return described(
-            state.shard,
-            state.entry.config,
-            snapshot,
-            ledger,
-            state.live,
+            memory_bytes += state.columns.memory_bytes
+            disk_bytes += state.columns.row_file.disk_bytes
+        index = snapshot.index
+        if index is None:
+            return ShardDescription(
+                shard=state.shard,
+                state=ShardState.TRAINING if training else ShardState.BUFFERING,
+                training=training,
+                ledger=ledger,
+                memory_bytes=memory_bytes,
+                disk_bytes=disk_bytes,
+            )
+        point = index.calibration.point_for(state.entry.config.target_recall, CALIBRATED_K[0])
+        measured = state.live.measured_of(index)
+        return ShardDescription(
+            shard=state.shard,
+            state=ShardState.TRAINED,
             training=training,
-            memory_bytes=rows_memory_bytes,
-            disk_bytes=rows_disk_bytes + state.row_store.disk_bytes + state.checkpoint.index_bytes,
+            ledger=ledger,
+            nlist=index.ivf.nlist,
+            nprobe=0 if point is None else point.setting.nprobe,
+            candidates=0 if point is None else point.setting.candidates,
+            measured_recall=1.0 if point is None else point.measured_recall,
+            live_recall=0.0 if measured is None else measured.recall,
+            live_queries=0 if measured is None else measured.queries,
+            generation=index.generation,
+            rows_trained_on=index.rows_trained_on,
+            list_imbalance=snapshot.list_imbalance,
+            last_training_s=index.training_s,
+            last_trained_at=index.trained_at,
+            memory_bytes=memory_bytes + index.ivf.memory_bytes,
+            disk_bytes=disk_bytes,
         )
 
     def included(

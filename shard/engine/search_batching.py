@@ -108,9 +108,11 @@ class SearchBatcher:
 async def _run_joined(
     searches: Sequence[_Search], release: Callable[[], None]
 ) -> Sequence[SearchResult]:
+    first = searches[0]
+    if len(searches) == 1:
+        return (await first.run(first.request, first.call, release),)
     requests = [search.request for search in searches]
-    call = searches[0].call if len(searches) == 1 else _first_deadline(searches)
-    result = await searches[0].run(joined(requests), call, release)
+    result = await first.run(joined(requests), _first_deadline(searches), release)
     return parted(result, requests)
 
 

@@ -120,7 +120,7 @@ def search_until(
         found = collection.reads.search(
             SearchRequest(collection="words", queries=vectors[wanted], k=5, effort=Effort(nprobe=4))
         )
-        hits = found.ranked.ids.reshape(QUERIES, 5)
+        hits = found.hits.ids.reshape(QUERIES, 5)
         assert hits[:, 0].tolist() == wanted.tolist()
         assert all(len(set(hits_of_query)) == 5 for hits_of_query in hits.tolist())
 

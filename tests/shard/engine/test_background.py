@@ -113,7 +113,7 @@ def assert_exact(collection: Collection, corpus: Corpus, *, exact: bool = False)
             effort=Effort(exact=True) if exact else Effort(nprobe=10_000),
         )
     )
-    assert found.ranked.ids.tolist() == corpus.ids.tolist()
+    assert found.hits.ids.tolist() == corpus.ids.tolist()
     assert collection.reads.ledger().adds_up
 
 

@@ -118,7 +118,7 @@ def assert_holds(collection: Collection, corpus: Corpus, *, metadata: bool = Fal
     assert sorted(page.ids.tolist()) == sorted(corpus.ids.tolist())
     for effort in (Effort(exact=True), Effort(nprobe=1_000)):
         request = SearchRequest(collection="words", queries=corpus.vectors, k=1, effort=effort)
-        assert collection.reads.search(request).ranked.ids.tolist() == corpus.ids.tolist()
+        assert collection.reads.search(request).hits.ids.tolist() == corpus.ids.tolist()
 
 
 def churned(collection: Collection, id_type: IdType = IdType.INT64) -> tuple[Corpus, Corpus]:
@@ -383,7 +383,7 @@ def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
                 collection="words", queries=part.vectors, k=1, effort=effort, include=WHOLE_ROWS
             )
             found = collection.reads.search(request)
-            assert found.ranked.ids.tolist() == part.ids.tolist()
+            assert found.hits.ids.tolist() == part.ids.tolist()
             assert found.metadata == [metadata_of(id_) for id_ in part.ids.tolist()]
 
     def read(_: int) -> None:

@@ -153,10 +153,10 @@ def check_searches(collection: Collection, ids: IdArray, vectors: Float32Array) 
     for effort in EVERY_ROW:
         request = SearchRequest(collection="words", queries=vectors, k=1, effort=effort)
         found = collection.reads.search(request)
-        assert found.ranked.ids.tolist() == ids.tolist()
-        np.testing.assert_allclose(found.ranked.scores, perfect, atol=1e-6)
-        assert found.receipt.rows_visible == len(ids)
-        all_hits = collection.reads.search(replace(request, queries=somewhere, k=1_000)).ranked.ids
+        assert found.hits.ids.tolist() == ids.tolist()
+        np.testing.assert_allclose(found.hits.scores, perfect, atol=1e-6)
+        assert found.receipt.shards[0].rows_visible == len(ids)
+        all_hits = collection.reads.search(replace(request, queries=somewhere, k=1_000)).hits.ids
         assert sorted(all_hits.tolist()) == sorted(ids.tolist())
 
 

@@ -100,8 +100,8 @@ def search(
     found = collection.reads.search(
         SearchRequest(collection="words", queries=queries, k=10, effort=effort, filter=filter_)
     )
-    ends = np.cumsum(found.ranked.counts)[:-1]
-    return [set(ids.tolist()) for ids in np.split(found.ranked.ids, ends)]
+    ends = np.cumsum(found.hits.counts)[:-1]
+    return [set(ids.tolist()) for ids in np.split(found.hits.ids, ends)]
 
 
 def recall(collection: Collection, queries: Float32Array) -> float:
