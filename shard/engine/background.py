@@ -55,16 +55,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Pace:
-    """The pace of absorbing: without rests while there are no searches, else with rests for them.
+    """The pace of absorbing: rests after pieces while searches come, and none otherwise.
 
-    Times are in seconds, of any one clock.
-
-    Parameters
-    ----------
-    now
-        When the first piece begins.
-    searches
-        How many searches there have been by then.
+    The first piece begins at `now`, in seconds of any clock, after so many `searches`.
     """
 
     def __init__(self, now: float, searches: int) -> None:

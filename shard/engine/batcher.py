@@ -36,7 +36,7 @@ class Batching:
     cancellable: bool
     """Whether a batch is cancelled once all of its callers have left. True: the first item of an
     idle lane also runs in its caller's task, which saves a task and a future. False: a batch always
-    runs to its end, in a task of the batcher, and keeps its lane until then."""
+    runs to its end, in a task of the batcher; leave the hold-up unlimited if no two may overlap."""
     hold_up_s: float = math.inf
     """Longest time in seconds that a batch keeps its lane. Shorter: a batch that hangs delays fewer
     callers; longer: fewer batches in flight under load. Infinite: no timer per batch."""
@@ -67,8 +67,8 @@ class Batcher(Generic[Item, Outcome]):
         Returns the deadline of an item, in seconds of `clock`. An item whose deadline passes while
         it waits fails with DeadlineExceeded; a batch holds up its lane by its earliest deadline.
     ready
-        Awaited before each batch with the items that wait; must not raise. Items that arrive
-        meanwhile still join the batch. None: a batch may always run.
+        For batches that are not cancellable: awaited before each batch with the items that wait;
+        must not raise. Items that arrive meanwhile still join. None: a batch may always run.
     clock
         Seconds since any moment.
     """

@@ -158,11 +158,6 @@ class RowCopy:
         What they hold now.
     piece_rows
         How many rows are copied between two syncs.
-
-    Raises
-    ------
-    OSError, sqlite3.Error
-        If the disk fails or is full; every method may raise these.
     """
 
     def __init__(

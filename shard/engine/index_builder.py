@@ -46,16 +46,11 @@ def go_on_unless(is_stopping: Callable[[], bool], collection: Collection) -> Cal
 def build_index(
     collection: Collection, clock: Callable[[], float], is_stopping: Callable[[], bool] = bool
 ) -> None:
-    """Train a new index on the live rows, fill it, calibrate it, and put it in the old one's place.
+    """Train a new index on the live rows, fill it, calibrate it, and publish it.
 
-    `clock` gives seconds since 1970. Without live rows there is nothing to train on.
-
-    Raises
-    ------
-    WorkAbandoned
-        If `is_stopping` says so between two steps.
+    `clock` returns seconds since 1970. Without live rows nothing is trained. Raises WorkAbandoned
+    between two steps if `is_stopping` returns True.
     """
-
     go_on = go_on_unless(is_stopping, collection)
     started = clock()
     config, training = collection.entry.config, collection.engine.training
@@ -75,7 +70,7 @@ def build_index(
     calibration, filter_margins = _calibrate(
         collection, ivf, snapshot, snapshot.rows, random, go_on
     )
-    # What was written meanwhile would be a large buffer, and slow searches, until it is absorbed.
+    # Otherwise the rows written meanwhile make searches slow until they are absorbed.
     snapshot, skipped_since = _catch_up(collection, ivf, snapshot.rows, go_on)
     now = clock()
     collection.state.publish_index(
@@ -98,9 +93,9 @@ def build_index(
 def _catch_up(
     collection: Collection, ivf: IvfIndex, first: int, go_on: Callable[[], None]
 ) -> tuple[Snapshot, int]:
-    """Add the rows from `first` on to a private index, and in a few rounds those written meanwhile.
+    """Add the rows from `first` on to a private index, in a few rounds also the newly written ones.
 
-    Returns the snapshot of which it holds all rows then, and how many of those added were dead.
+    Returns the newest snapshot whose rows it all holds, and how many of those rows were dead.
     """
     skipped = 0
     for _ in range(CATCHING_UP_ROUNDS):
@@ -136,7 +131,7 @@ def _calibrate(
 ) -> tuple[Calibration, tuple[float, ...]]:
     """Measure the recall of an index on a sample of its own rows, each left out of its answer.
 
-    Beside it the margins of searches with filters, where fields are declared for them.
+    Returns the calibration, and the margins of filtered searches if fields are declared.
     """
     live_rows = snapshot.tombstones.live_rows(0, absorbed_until)
     size = min(len(live_rows), collection.engine.training.calibration_queries)
@@ -162,13 +157,13 @@ def _calibrate(
 def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> None:
     """Measure the recall of live searches; calibrate the index on them if it stays too low.
 
-    `go_on` is called between two pieces of the work and raises what ends it.
+    `go_on` is called between two pieces of the work, and raises WorkAbandoned to end it.
     """
     live, index = collection.state.live, collection.snapshot.index
     if not live.measure(collection.state.index_at_rest, go_on) or index is None:
         return
     before = live.measured_of(index)
-    if before is None:  # another index was published first
+    if before is None:  # another index was published meanwhile
         return
     calibration = live.calibrated(index, collection.state.index_at_rest, go_on)
     if not collection.state.publish_calibration(index, calibration):

@@ -298,10 +298,8 @@ class LocalShard:
         )
 
     def _token(self, collection: Collection, sequence: int) -> Token:
-        return Token(
-            incarnation=collection.entry.incarnation,
-            sequences={self._identity.shard: sequence},
-        )
+        sequences = {self._identity.shard: sequence}
+        return Token(incarnation=collection.entry.incarnation, sequences=sequences)
 
     def _check_placement(self, request: UpsertRequest) -> None:
         """Refuse rows of other shards."""
@@ -311,7 +309,7 @@ class LocalShard:
             row = int(misplaced.argmax())
             raise PlacementMismatch(
                 f"row {row} belongs to slot {int(slots[row])}, which shard "
-                f"{self._identity.shard} does not own; the caller's placement is outdated"
+                f"{self._identity.shard} does not own; the caller's placement is wrong"
             )
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -464,12 +462,8 @@ class LocalShard:
 
     def _close(self, collections: Sequence[Collection]) -> None:
         self._background.stop()
-        for threads in (
-            self._search_threads,
-            self._read_threads,
-            self._commit_threads,
-            self._change_threads,
-        ):
+        own = (self._search_threads, self._read_threads, self._commit_threads, self._change_threads)
+        for threads in own:
             threads.shutdown()
         with ExitStack() as closing:
             closing.callback(self._directory.close)

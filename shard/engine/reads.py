@@ -115,16 +115,8 @@ class Reads:
     def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
         """Return the rows of the ids that exist, in their order; vectors are verified.
 
-        Without ids, the rows that pass a filter, by row number.
-
-        Raises
-        ------
-        InvalidRequest
-            If the ids or the filter do not fit the collection.
-        LimitExceeded
-            If more rows pass than one request may name ids.
-        RowFileCorrupt
-            If a row does not match its checksum.
+        Without ids, the rows that pass a filter, by row number: LimitExceeded if they are more than
+        one request may name ids. Raises RowFileCorrupt for a row that fails its checksum.
         """
         rows_max = self._state.engine.limits.rows
         snapshot, rows = self._selected(ids, filter_)
@@ -185,23 +177,22 @@ class Reads:
         with state.publish_lock:  # a compaction closes the old columns' file after publishing
             memory_bytes += state.columns.memory_bytes
             disk_bytes += state.columns.row_file.disk_bytes
-        index = snapshot.index
-        if index is None:
-            return ShardDescription(
-                shard=state.shard,
-                state=ShardState.TRAINING if training else ShardState.BUFFERING,
-                training=training,
-                ledger=ledger,
-                memory_bytes=memory_bytes,
-                disk_bytes=disk_bytes,
-            )
-        point = index.calibration.point_for(state.entry.config.target_recall, CALIBRATED_K[0])
-        measured = state.live.measured_of(index)
-        return ShardDescription(
+        description = ShardDescription(
             shard=state.shard,
-            state=ShardState.TRAINED,
+            state=ShardState.TRAINING if training else ShardState.BUFFERING,
             training=training,
             ledger=ledger,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
+        )
+        index = snapshot.index
+        if index is None:
+            return description
+        point = index.calibration.point_for(state.entry.config.target_recall, CALIBRATED_K[0])
+        measured = state.live.measured_of(index)
+        return replace(
+            description,
+            state=ShardState.TRAINED,
             nlist=index.ivf.nlist,
             nprobe=0 if point is None else point.setting.nprobe,
             candidates=0 if point is None else point.setting.candidates,
@@ -214,7 +205,6 @@ class Reads:
             last_training_s=index.training_s,
             last_trained_at=index.trained_at,
             memory_bytes=memory_bytes + index.ivf.memory_bytes,
-            disk_bytes=disk_bytes,
         )
 
     def included(

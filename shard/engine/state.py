@@ -56,11 +56,6 @@ class CollectionState:
         Opened; `Collection.close` closes them.
     stored
         What the row store holds.
-
-    Raises
-    ------
-    RowFileCorrupt
-        If the row file lacks committed rows, or the newest do not match their checksums.
     """
 
     def __init__(
@@ -134,18 +129,9 @@ class CollectionState:
         return with_stored_index(self.directory, self.row_store, snapshot)
 
     def verify(self, snapshot: Snapshot, rows: Int64Array) -> None:
-        """Compare rows with their checksums.
-
-        Raises
-        ------
-        RowFileCorrupt
-            If a row does not match its checksum.
-        """
+        """Raise RowFileCorrupt if a row does not match its checksum."""
         found = row_checksums(
-            rows,
-            snapshot.ids_of(rows),
-            self.row_store.metadata(rows),
-            snapshot.vectors_of(rows),
+            rows, snapshot.ids_of(rows), self.row_store.metadata(rows), snapshot.vectors_of(rows)
         )
         wrong = np.flatnonzero(found != self.row_store.checksums(rows))
         if len(wrong):

@@ -73,13 +73,7 @@ class Writes:
             return outcomes + self._committed(plan, planned)
 
     def _admitted(self, request: UpsertRequest | DeleteRequest) -> AdmittedWrite:
-        """Validate a write and bring it into the form that is stored.
-
-        Raises
-        ------
-        InvalidRequest
-            If ids, vectors, metadata or a filter do not fit the collection.
-        """
+        """Validate a write, or raise InvalidRequest; return it in the form that is stored."""
         config = self._state.entry.config
         if isinstance(request, DeleteRequest):
             if request.ids is None:
