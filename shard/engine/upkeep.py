@@ -20,7 +20,7 @@ IMBALANCE_BEFORE_RETRAINING: Final = 2.0
 trained: a search then reads about as many times the rows."""
 
 GROWTH_BEFORE_REBALANCING: Final = 1.5
-"""But only once the index has absorbed half as many rows as it was trained for. Some rows never make
+"""But only once the index has absorbed half as many rows as it was trained for. Some rows never get
 balanced lists, so each further training must be paid for by as many writes."""
 
 

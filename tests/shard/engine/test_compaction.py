@@ -8,7 +8,10 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -350,25 +353,66 @@ def test_who_holds_a_snapshot_from_before_reads_on_in_the_old_file(
     swept(collection)
 
 
+@contextmanager
+def running(*steps: Callable[[int], None]) -> Iterator[None]:
+    """Run each step over and over in its own thread, until the context ends; no step may fail."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def run(step: Callable[[int], None]) -> None:
+        try:
+            for turn in count():
+                if done.is_set():
+                    return
+                step(turn)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures
+
+
+def search_for(collection: Collection, steady: Corpus, turn: int) -> None:
+    """Search for twenty rows in every way."""
+    for effort in (Effort(exact=True), Effort(nprobe=1_000)):
+        part = steady.take(slice(turn * 20 % 200, turn * 20 % 200 + 20))
+        request = SearchRequest(
+            collection="words", queries=part.vectors, k=1, effort=effort, include=WHOLE_ROWS
+        )
+        found = collection.reads.search(request)
+        assert found.hits.ids.tolist() == part.ids.tolist()
+        assert found.metadata == [metadata_of(id_) for id_ in part.ids.tolist()]
+
+
+def read_all(collection: Collection, steady: Corpus, _: int) -> None:
+    """Get the rows, and list each of them once."""
+    got = collection.reads.get(steady.ids, WHOLE_ROWS)
+    assert got.vectors is not None
+    assert got.vectors.tobytes() == steady.vectors.tobytes()
+    listed: list[int] = []
+    next_row: int | None = 0
+    while next_row is not None:
+        page, next_row = collection.reads.list_rows(next_row, 60, WHOLE_ROWS)
+        listed += page.ids.tolist()
+    counts = Counter(listed)
+    assert {counts[id_] for id_ in steady.ids.tolist()} == {1}
+    assert collection.reads.ledger().adds_up
+    assert collection.reads.describe().disk_bytes > 0
+
+
 def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
     collection = opened(tmp_path)
     steady = corpus_of(200)
     write_with_metadata(collection, steady)
     build_index(collection, lambda: 0.0)
-    done = threading.Event()
-    failures: list[BaseException] = []
-
-    def until_done(step: Callable[[int], None]) -> threading.Thread:
-        def run() -> None:
-            turn = 0
-            try:
-                while not done.is_set():
-                    step(turn)
-                    turn += 1
-            except BaseException as error:
-                failures.append(error)
-
-        return threading.Thread(target=run)
 
     def churn(turn: int) -> None:
         ids = np.arange(50_000, 50_080)
@@ -376,44 +420,15 @@ def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
         if turn % 3 == 0:
             delete(collection, ids[::2])
 
-    def search(turn: int) -> None:
-        for effort in (Effort(exact=True), Effort(nprobe=1_000)):
-            part = steady.take(slice(turn * 20 % 200, turn * 20 % 200 + 20))
-            request = SearchRequest(
-                collection="words", queries=part.vectors, k=1, effort=effort, include=WHOLE_ROWS
-            )
-            found = collection.reads.search(request)
-            assert found.hits.ids.tolist() == part.ids.tolist()
-            assert found.metadata == [metadata_of(id_) for id_ in part.ids.tolist()]
-
-    def read(_: int) -> None:
-        got = collection.reads.get(steady.ids, WHOLE_ROWS)
-        assert got.vectors is not None
-        assert got.vectors.tobytes() == steady.vectors.tobytes()
-        listed: list[int] = []
-        next_row: int | None = 0
-        while next_row is not None:
-            page, next_row = collection.reads.list_rows(next_row, 60, WHOLE_ROWS)
-            listed += page.ids.tolist()
-        counts = Counter(listed)
-        assert {counts[id_] for id_ in steady.ids.tolist()} == {1}
-        assert collection.reads.ledger().adds_up
-        assert collection.reads.describe().disk_bytes > 0
-
     def absorb(_: int) -> None:
         collection.maintenance.absorb_piece()
 
-    threads = [until_done(step) for step in (churn, search, read, absorb)]
-    for thread in threads:
-        thread.start()
-    for turn in range(25):
-        rebuilt(collection)
-        if turn % 10 == 9:
-            build_index(collection, lambda: 0.0)
-    done.set()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
+    steps = [partial(step, collection, steady) for step in (search_for, read_all)]
+    with running(churn, absorb, *steps):
+        for turn in range(25):
+            rebuilt(collection)
+            if turn % 10 == 9:
+                build_index(collection, lambda: 0.0)
     assert collection.reads.ledger().adds_up
     collection.close()
 
