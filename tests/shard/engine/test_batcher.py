@@ -94,6 +94,20 @@ async def test_who_arrives_while_a_batch_runs_travels_together_in_order_of_arriv
     assert work.batches == [[1], [4, 2, 3]]
 
 
+async def test_no_batch_begins_while_another_runs(work: Work) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        batcher = batcher_of(work, executor)
+        tasks = await submitted(batcher, 1)
+        await work.wait_until_one_runs()
+        tasks += await submitted(batcher, 2)
+        await asyncio.sleep(0)  # a turn for the next batch
+        free = asyncio.get_running_loop().run_in_executor(executor, int)
+        assert await asyncio.wait_for(free, DEADLINE_S) == 0, "the other thread is free"
+        work.allow(2)
+        assert await asyncio.gather(*tasks) == [1, 4]
+    assert work.batches == [[1], [2]]
+
+
 async def test_a_batch_has_a_bound_and_the_rest_goes_next(
     batcher: Batcher[int, int], work: Work
 ) -> None:

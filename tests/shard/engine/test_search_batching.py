@@ -220,6 +220,31 @@ def test_one_that_hangs_holds_up_its_kind_for_a_part_of_its_own_time(
     assert began == begins
 
 
+def test_a_joined_search_that_hangs_holds_up_its_kind_by_the_first_deadline_of_all() -> None:
+    began: list[float] = []
+
+    async def hang(request: SearchRequest, call: Call, release: object) -> SearchResult:
+        began.append(asyncio.get_running_loop().time())
+        await asyncio.Event().wait()
+        raise AssertionError("it hangs")
+
+    async def ask_four() -> None:
+        batcher = SearchBatcher(asyncio.get_running_loop().time, hold_up_part=0.5)
+        asked = []
+        for number, deadline in ((1, 0.4), (2, 60.0), (3, 0.6), (4, 60.0)):
+            if number == 4:
+                await asyncio.sleep(0.3)  # the second and the third run together by now
+            search = batcher.search(asking(number), Call(deadline=deadline), hang)
+            asked.append(asyncio.ensure_future(search))
+        await asyncio.sleep(2 * HOLD_UP_S)
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    run_virtually(ask_four())
+    assert began == pytest.approx([0.0, 0.2, 0.4])
+
+
 async def test_one_that_hangs_holds_up_its_kind_only_for_a_while(searcher: Searcher) -> None:
     callers = Callers(searcher, hold_up_s=0.0)
     await callers.ask(asking(1))
