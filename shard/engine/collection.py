@@ -10,11 +10,10 @@ checkpoints; the builder trains indexes and compacts the row file.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vectorshard.shard.config import EngineConfig
-from vectorshard.shard.engine.compaction import Compaction, remove_stray_row_files
+from vectorshard.shard.engine.compaction import Compaction
 from vectorshard.shard.engine.maintenance import Maintenance
 from vectorshard.shard.engine.reads import Reads
 from vectorshard.shard.engine.state import CollectionState
@@ -22,7 +21,6 @@ from vectorshard.shard.engine.writes import Writes
 from vectorshard.shard.errors import CollectionNotFound
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.index_file import remove_stray_index_files
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.types import CollectionEntry
@@ -66,24 +64,7 @@ class Collection:
         RowStoreCorrupt
             If the row store contradicts itself.
         """
-        with ExitStack() as opened:
-            row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
-            remove_stray_index_files(disk, directory, row_store)
-            remove_stray_row_files(disk, directory, row_store)
-            dim = row_store.entry.config.dim
-            path = directory / row_store.row_file
-            row_file = opened.enter_context(closing(RowFile.open(disk, path, dim)))
-            state = CollectionState(
-                disk=disk,
-                directory=directory,
-                shard=shard,
-                engine=engine,
-                row_file=row_file,
-                row_store=row_store,
-                stored=row_store.load(),
-            )
-            opened.pop_all()  # from here on the collection closes them
-            return cls(state)
+        return cls(CollectionState(disk, directory, shard, engine))
 
     @property
     def snapshot(self) -> Snapshot:

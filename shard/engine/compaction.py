@@ -13,17 +13,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.upkeep import compaction_due
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.search.snapshot import Snapshot
-from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.storage.row_store import KeptRows, Rebuilt, RowStore
+from vectorshard.shard.storage.row_store import KeptRows, Rebuilt
 from vectorshard.shard.types import Int64Array
 
 
@@ -75,20 +73,13 @@ class Compaction:
         self._dead_before_next = (len(snapshot.vectors) - snapshot.live) * 11 // 10 + 1
         with state.files_lock.read():
             go_on()
-            copy = RowCopy(
-                disk=state.disk,
-                directory=state.directory,
-                row_store=state.row_store,
-                source=state.columns,
-                snapshot=snapshot,
-                piece_rows=max(1, state.engine.rebuild.piece_bytes // (4 * state.entry.config.dim)),
-            )
+            copy = RowCopy(state)
         try:
             # Copying is less work than committing, so this ends under any load of writes.
-            while copy.rows_behind(state.snapshot) > state.engine.rebuild.tail_rows:
+            while copy.rows_behind > state.engine.rebuild.tail_rows:
                 with state.files_lock.read():
                     go_on()
-                    copy.copy_piece(state.snapshot)
+                    copy.copy_piece()
             with state.files_lock.read():
                 go_on()
                 with state.writes_lock.write():
@@ -107,8 +98,8 @@ class Compaction:
     def _finish(self, copy: RowCopy) -> None:
         """Copy the rows that are still behind, and publish the new row file."""
         state = self._state
-        while copy.rows_behind(state.snapshot):
-            copy.copy_piece(state.snapshot)
+        while copy.rows_behind:
+            copy.copy_piece()
         copy.take_into_use()
         # Every snapshot of the old columns holds the old ids, which live as long as a reader.
         self._superseded.append(weakref.ref(copy.source.ids, lambda _: state.on_change()))
@@ -145,36 +136,20 @@ class Compaction:
 
 
 class RowCopy:
-    """The living rows of a snapshot on their way to a new row file.
+    """The rows of a collection on their way to a new row file, beginning with its snapshot.
 
     It takes no lock. Its caller keeps the files open, and keeps writes away from the last
-    `copy_piece` until `take_into_use` and the publication are done.
-
-    Parameters
-    ----------
-    source
-        The columns that it replaces.
-    snapshot
-        What they hold now.
-    piece_rows
-        How many rows are copied between two syncs.
+    `copy_piece` until `take_into_use` and the publication are done. Every method may raise OSError
+    or sqlite3.Error.
     """
 
-    def __init__(
-        self,
-        *,
-        disk: Disk,
-        directory: Path,
-        row_store: RowStore,
-        source: RowColumns,
-        snapshot: Snapshot,
-        piece_rows: int,
-    ) -> None:
-        self.source = source
-        self._disk = disk
-        self._row_store = row_store
-        self._snapshot = snapshot
-        self._piece_rows = piece_rows
+    def __init__(self, state: CollectionState) -> None:
+        self._state = state
+        self.source = state.columns
+        """The columns to replace."""
+        config, row_store = state.entry.config, state.row_store
+        self._snapshot = snapshot = state.snapshot
+        self._piece_rows = max(1, state.engine.rebuild.piece_bytes // (4 * config.dim))
         self._live_rows = snapshot.tombstones.live_rows(0, snapshot.rows)
         self._rebuilt = Rebuilt(
             generation=row_store.next_generation(),
@@ -183,43 +158,43 @@ class RowCopy:
             replaced=snapshot.replaced,
             deleted=snapshot.deleted,
         )
-        self._path = directory / self._rebuilt.row_file
+        self._path = state.directory / self._rebuilt.row_file
         self._kept = 0  # of the rows that lived
         self._copied_until = snapshot.rows  # of those written since
         self._may_be_named = False
-        config = row_store.entry.config
         self.columns = RowColumns(
             config.id_type,
             RowMap.of_kept(self._live_rows, snapshot.rows),
-            RowFile.open(disk, self._path, config.dim),
+            RowFile.open(state.disk, self._path, config.dim),
             room=len(self._live_rows),
         )
-        """What replaces `source`."""
+        """The columns that replace `source`."""
 
-    def rows_behind(self, newest: Snapshot) -> int:
-        """Return how many rows are still to be copied, up to those of the newest snapshot."""
-        return len(self._live_rows) - self._kept + newest.rows - self._copied_until
+    @property
+    def rows_behind(self) -> int:
+        """How many rows are still to be copied, up to the newest."""
+        newer = self._state.snapshot.rows - self._copied_until
+        return len(self._live_rows) - self._kept + newer
 
-    def copy_piece(self, newest: Snapshot) -> None:
+    def copy_piece(self) -> None:
         """Copy the next rows that lived, or else those that were written since."""
         if self._kept < len(self._live_rows):
             self._copy_kept(self._live_rows[self._kept : self._kept + self._piece_rows])
         else:
-            self._copy_newer(newest)
+            self._copy_newer(self._state.snapshot)
 
     def _copy_kept(self, rows: Int64Array) -> None:
         positions = self.source.positions.of(rows)
         ids = self.source.ids.take_encoded(positions)
         self.columns.append_kept(self.source, rows, ids)
-        self._row_store.keep(
-            self._rebuilt.generation,
-            KeptRows(
-                rows=rows,
-                ids=ids,
-                checksums=self._row_store.checksums(rows),
-                squared_norms=self._snapshot.squared_norms[positions],
-            ),
+        row_store = self._state.row_store
+        kept = KeptRows(
+            rows=rows,
+            ids=ids,
+            checksums=row_store.checksums(rows),
+            squared_norms=self._snapshot.squared_norms[positions],
         )
+        row_store.keep(self._rebuilt.generation, kept)
         self._kept += len(rows)
 
     def _copy_newer(self, newest: Snapshot) -> None:
@@ -232,7 +207,7 @@ class RowCopy:
     def take_into_use(self) -> None:
         """Make it the collection's rows, durably, in one transaction."""
         self._may_be_named = True
-        self._row_store.take_into_use(self._rebuilt)
+        self._state.row_store.take_into_use(self._rebuilt)
 
     def give_up(self, *, remove_file: bool) -> None:
         """Leave everything as it was. A later sweep deletes the records in the row store.
@@ -242,11 +217,4 @@ class RowCopy:
         self.columns.close()
         if remove_file and not self._may_be_named:
             with suppress(OSError):  # otherwise the next start removes it
-                self._disk.remove(self._path)
-
-
-def remove_stray_row_files(disk: Disk, directory: Path, row_store: RowStore) -> None:
-    """Remove row files that are not in use: the previous one, and what a crash left."""
-    for path in directory.glob("rows-*"):
-        if path.name != row_store.row_file:
-            disk.remove(path)
+                self._state.disk.remove(self._path)

@@ -373,7 +373,7 @@ class LocalShard:
             _check_in_time(call)  # it may have waited for a thread
             return collection.reads.search(request)
 
-        return await self._read_in(self._search_threads, collection, search)
+        return await self._read(collection, search, threads=self._search_threads)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Explain where an id is, how it ranks here, and what a search needs to find it."""
@@ -421,23 +421,19 @@ class LocalShard:
             raise IncarnationMismatch(f"collection {name} was dropped and created again")
         return served
 
-    async def _read(self, collection: Collection, read: Callable[..., T], *arguments: object) -> T:
-        """Run a short read in a thread."""
-        return await self._read_in(self._read_threads, collection, read, *arguments)
-
-    async def _read_in(
+    async def _read(
         self,
-        threads: ThreadPoolExecutor,
         collection: Collection,
         read: Callable[..., T],
         *arguments: object,
+        threads: ThreadPoolExecutor | None = None,
     ) -> T:
         """Run a read in a thread; raise CollectionNotFound if the collection was dropped meanwhile.
 
         Even if the read returned: another collection's files may be in place by now.
         """
         try:
-            answer = await self._in_thread(threads, read, *arguments)
+            answer = await self._in_thread(threads or self._read_threads, read, *arguments)
         except Exception:
             if not collection.closed:
                 raise

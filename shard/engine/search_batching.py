@@ -136,8 +136,6 @@ def alike(request: SearchRequest) -> Hashable:
 
 def joined(requests: Sequence[SearchRequest]) -> SearchRequest:
     """Return one search for all queries, of the largest k. All are alike."""
-    if len(requests) == 1:
-        return requests[0]
     return replace(
         requests[0],
         queries=np.concatenate([request.queries for request in requests]),
@@ -162,8 +160,6 @@ def _first_deadline(searches: Sequence[_Search]) -> Call:
 
 def parted(result: SearchResult, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """Return each request's part of the answer to all of them joined."""
-    if len(requests) == 1:
-        return [result]
     counts = result.hits.counts
     ends = np.cumsum(counts, dtype=np.int64)
     parts = []

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -35,10 +35,10 @@ from vectorshard.shard.storage.checkpoint import Checkpoint
 from vectorshard.shard.storage.checksum import row_checksums
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import columns_after_start
-from vectorshard.shard.storage.index_file import with_stored_index
+from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.storage.row_store import RowStore, StoredRows
+from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.types import Float32Array, IdArray, Int64Array
 
 ROWS_VERIFIED_AT_START: Final = 10_000
@@ -46,55 +46,20 @@ ROWS_VERIFIED_AT_START: Final = 10_000
 
 
 class CollectionState:
-    """What the threads of one collection share. It recovers what was committed.
+    """What the threads of one collection share: opens its files and recovers what was committed.
 
-    Parameters
-    ----------
-    shard
-        The number of the shard, for receipts and descriptions.
-    row_file, row_store
-        Opened; `Collection.close` closes them.
-    stored
-        What the row store holds.
+    `shard` is the number of the shard, for receipts and descriptions. See `Collection.open`.
     """
 
-    def __init__(
-        self,
-        *,
-        disk: Disk,
-        directory: Path,
-        shard: int,
-        engine: EngineConfig,
-        row_file: RowFile,
-        row_store: RowStore,
-        stored: StoredRows,
-    ) -> None:
+    def __init__(self, disk: Disk, directory: Path, shard: int, engine: EngineConfig) -> None:
         self.disk = disk
         self.directory = directory
         self.shard = shard
-        self.entry = row_store.entry
         self.engine = engine
-        self.row_store = row_store
         self.files_lock = ReadWriteLock()
         self.writes_lock = ReadWriteLock()
         self.index_lock = ReadWriteLock()
         self.publish_lock = threading.Lock()
-        self.columns = RowColumns(self.entry.config.id_type, stored.positions, row_file)
-        self.filter_columns, columns_rows = columns_after_start(
-            disk, directory, row_store, stored.rows
-        )
-        self.live = LiveRecall(self.entry.config, engine.training)
-        self.snapshot = self._recovered(stored)
-        """What is published now."""
-        self.checkpoint = Checkpoint(
-            disk,
-            directory,
-            row_store,
-            engine.training,
-            self.snapshot,
-            self.filter_columns,
-            columns_rows,
-        )
         self.closed = False
         self.training = False
         """Whether an index is being trained."""
@@ -103,15 +68,31 @@ class CollectionState:
         self._waiting_for_room: list[Future[None]] = []
         self.on_change: Callable[[], None] = lambda: None
         """Called when background work may be due; returns immediately."""
+        with ExitStack() as opened:
+            self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
+            self.entry = self.row_store.entry
+            self.live = LiveRecall(self.entry.config, engine.training)
+            remove_stray_index_files(disk, directory, self.row_store)
+            for path in directory.glob("rows-*"):
+                if path.name != self.row_store.row_file:  # the previous one, or left by a crash
+                    disk.remove(path)
+            path = directory / self.row_store.row_file
+            row_file = RowFile.open(disk, path, self.entry.config.dim)
+            self._recover(opened.enter_context(closing(row_file)))
+            opened.pop_all()  # from here on `Collection.close` closes them
 
     # ---- recovery -------------------------------------------------------------------------------
 
-    def _recovered(self, stored: StoredRows) -> Snapshot:
-        columns = self.columns
+    def _recover(self, row_file: RowFile) -> None:
+        stored = self.row_store.load()
+        self.columns = columns = RowColumns(self.entry.config.id_type, stored.positions, row_file)
+        self.filter_columns, columns_rows = columns_after_start(
+            self.disk, self.directory, self.row_store, stored.rows
+        )
         dead = np.concatenate([stored.replaced, stored.deleted])
         tombstones = stored.positions.tombstones().with_dead(dead)
         rows = tombstones.live_rows(0, stored.rows)
-        columns.row_file.require(len(stored.squared_norms))
+        row_file.require(len(stored.squared_norms))
         columns.load(stored.ids, stored.squared_norms, rows)
         rebuilt = self.row_store.rebuilt
         snapshot = Snapshot(
@@ -126,7 +107,17 @@ class CollectionState:
             deleted=rebuilt.deleted + len(stored.deleted),
         )
         self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
-        return with_stored_index(self.directory, self.row_store, snapshot)
+        self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
+        """What is published now."""
+        self.checkpoint = Checkpoint(
+            self.disk,
+            self.directory,
+            self.row_store,
+            self.engine.training,
+            self.snapshot,
+            self.filter_columns,
+            columns_rows,
+        )
 
     def verify(self, snapshot: Snapshot, rows: Int64Array) -> None:
         """Raise RowFileCorrupt if a row does not match its checksum."""
