@@ -17,7 +17,7 @@ from vectorshard.shard.types import DeleteRequest, UpsertRequest
 Write = UpsertRequest | DeleteRequest
 
 WRITES: Final = Batching(cancellable=False, size_max=COMMIT_IDS_MAX)
-"""A commit that has begun is never cancelled, and nothing starts beside it."""
+"""A commit that has begun is never cancelled, and no other commit overlaps it."""
 
 
 def commit_batcher(
