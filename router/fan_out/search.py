@@ -17,7 +17,7 @@ from vectorshard.router.fan_out.children import Child, Children
 from vectorshard.router.fan_out.merge import by_shard, merge_results
 from vectorshard.router.fan_out.placement import Placement
 from vectorshard.shard.config import SLOTS_TOTAL
-from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchCoalescer
+from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchBatcher
 from vectorshard.shard.engine.validation import check_filter, check_vectors
 from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable, VectorShardError
 from vectorshard.shard.types import (
@@ -47,7 +47,7 @@ class SearchFanOut:
 
     def __init__(self, children: Children) -> None:
         self._children = children
-        self._joined = SearchCoalescer(children.clock, hold_up_part=HOLD_UP_PART)
+        self._joined = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART)
 
     async def search(
         self, request: SearchRequest, entry: CollectionEntry, call: Call

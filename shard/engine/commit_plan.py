@@ -1,14 +1,15 @@
-"""What a group of writes changes, worked out before anything is written. Pure.
+"""The plan of a commit: what a group of writes changes, before anything is written. Pure.
 
-Writes join a plan in the order of their arrival. A write that touches an id that the plan already
-touches does not fit: it waits for the next plan, and so sees this one's rows. A delete by filter
-may touch any id, so that it has a plan to itself.
+Writes join a plan in the order of their arrival. A write that touches an id of the plan does not
+fit: it goes into the next plan, and so sees this one's rows. A delete by filter may touch any id,
+so it has a plan to itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -26,12 +27,16 @@ from vectorshard.shard.types import (
     WriteMode,
 )
 
+COMMIT_IDS_MAX: Final = 20_000
+"""Ids that one group commit writes or deletes; a single larger write still goes as one. Larger:
+fewer syncs per row, longer waits of each writer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmittedUpsert:
-    """Rows as the collection keeps them: checked, float32, unit vectors under COSINE.
+    """Rows as the collection stores them: validated, float32, unit vectors under COSINE.
 
-    `field_values` are those of the metadata, where fields are declared.
+    `field_values` are the declared fields of the metadata, if any are declared.
     """
 
     ids: IdArray
@@ -50,14 +55,14 @@ class AdmittedDelete:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmittedFilterDelete:
-    """A filter whose rows are to be deleted: those that pass when it is committed."""
+    """A filter; the rows that pass it when the delete is committed are deleted."""
 
     filter: Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsertOutcome:
-    """Rows acknowledged and rows refused of one upsert."""
+    """The acknowledged and the refused rows of one upsert."""
 
     accepted: int
     errors: tuple[RowError, ...]
@@ -77,18 +82,18 @@ WriteOutcome = UpsertOutcome | DeleteOutcome
 
 
 class CommitPlan:
-    """The rows to append and the rows to kill of one commit.
+    """The rows that one commit appends, and the rows that it kills.
 
     Parameters
     ----------
     snapshot
-        What is committed.
+        The committed state.
     id_type
-        The collection's.
+        The collection's id type.
     lookup
-        The newest committed row of each id, or -1.
+        Returns the newest committed row of each id, or -1.
     stored_metadata
-        The metadata of committed rows.
+        Returns the metadata of committed rows.
     """
 
     def __init__(
@@ -103,17 +108,19 @@ class CommitPlan:
         self._lookup = lookup
         self._stored_metadata = stored_metadata
         self._touched: set[int | str] = set()  # filled only when a second write asks to join
-        self._untold: list[IdArray] = []  # ids of writes that are not in `_touched` yet
+        self._unlisted: list[IdArray] = []  # ids of writes that are not in `_touched` yet
         self._touched_ids = 0
         self._touches_any = False
         self._ids: list[IdArray] = []
         self._vectors: list[Float32Array] = []
-        self._metadata: dict[int, bytes] = {}
-        self._field_values: dict[int, FieldValues] = {}
         self._replaced: list[Int64Array] = []
         self._deleted: list[Int64Array] = []
         self.first_row = snapshot.rows
         self.rows = 0
+        self.metadata: dict[int, bytes] = {}
+        """By row number, of the rows to append that have some."""
+        self.field_values: dict[int, FieldValues] = {}
+        """The declared fields by row number, of the rows to append that have metadata."""
 
     def fits(self, write: AdmittedWrite, ids_max: int) -> bool:
         """Whether the write may join: it touches no id twice and keeps the commit within bounds."""
@@ -125,19 +132,19 @@ class CommitPlan:
             return False
         if self._touched_ids + len(write.ids) > ids_max:
             return False
-        for ids in self._untold:
+        for ids in self._unlisted:
             self._touched.update(ids.tolist())
-        self._untold.clear()
+        self._unlisted.clear()
         return self._touched.isdisjoint(write.ids.tolist())
 
     def add(self, write: AdmittedWrite) -> WriteOutcome:
-        """Let a fitting write join; return its outcome, which holds once the plan is committed."""
+        """Add a write that fits; return its outcome, valid once the plan is committed."""
         if isinstance(write, AdmittedFilterDelete):
             self._touches_any = True
             passing = self._snapshot.passing(write.filter)
             self._deleted.append(passing)
             return DeleteOutcome(deleted=len(passing))
-        self._untold.append(write.ids)
+        self._unlisted.append(write.ids)
         self._touched_ids += len(write.ids)
         rows = self._lookup(write.ids)
         exists = rows >= 0
@@ -168,7 +175,7 @@ class CommitPlan:
     def _is_identical(
         self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
     ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Say of each of the `existing` rows of a write whether it is stored exactly so."""
+        """Return for each of the `existing` rows of a write whether it is stored identically."""
         stored = rows[existing]
         same = np.asarray(
             (
@@ -188,9 +195,9 @@ class CommitPlan:
             first = self.first_row + self.rows
             for position, row in enumerate(chosen.tolist()):
                 if write.metadata[row]:
-                    self._metadata[first + position] = write.metadata[row]
+                    self.metadata[first + position] = write.metadata[row]
                     if write.field_values is not None:
-                        self._field_values[first + position] = write.field_values[row]
+                        self.field_values[first + position] = write.field_values[row]
         everything = len(chosen) == len(write.ids)
         self._ids.append(write.ids if everything else write.ids[chosen])
         self._vectors.append(write.vectors if everything else write.vectors[chosen])
@@ -216,18 +223,8 @@ class CommitPlan:
         return self._vectors[0] if len(self._vectors) == 1 else np.concatenate(self._vectors)
 
     @property
-    def metadata(self) -> Mapping[int, bytes]:
-        """Row number -> metadata, of the rows to append that have some."""
-        return self._metadata
-
-    @property
-    def field_values(self) -> Mapping[int, FieldValues]:
-        """Row number -> declared fields, of the rows to append that have metadata."""
-        return self._field_values
-
-    @property
     def replaced(self) -> Int64Array:
-        """Rows that are superseded."""
+        """Rows that an upsert replaces."""
         return _joined(self._replaced)
 
     @property
@@ -242,7 +239,7 @@ class CommitPlan:
 
 
 def joined_ids(parts: Sequence[IdArray]) -> IdArray:
-    """Put ids of one type, at least one array of them, one after the other."""
+    """Concatenate id arrays of one type, at least one array."""
     ids: IdArray = parts[0]
     if len(parts) > 1:
         ids = np.concatenate(parts)  # type: ignore[assignment]  # numpy widens the dtype

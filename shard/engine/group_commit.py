@@ -1,116 +1,56 @@
-"""Who waits travels together: while one batch of items runs, those that arrive form the next.
+"""Group commit: the writes that arrive while one commit runs share the next.
 
-There is no timer: an idle coalescer runs an item at once. It lives on an event loop and runs its
-batches in a thread; it knows nothing of what an item is.
+One commit of a collection is in flight at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Final
 
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
+from vectorshard.shard.engine.batcher import Batcher, Batching
+from vectorshard.shard.engine.commit_plan import COMMIT_IDS_MAX, WriteOutcome
+from vectorshard.shard.types import DeleteRequest, UpsertRequest
+
+Write = UpsertRequest | DeleteRequest
+
+WRITES: Final = Batching(cancellable=False, size_max=COMMIT_IDS_MAX)
+"""A commit that has begun is never cancelled, and no other commit overlaps it."""
 
 
-class Coalescer(Generic[Item, Outcome]):
-    """Runs items in batches, one batch at a time, in the order of their arrival.
+def commit_batcher(
+    apply: Callable[[Sequence[Write]], Sequence[WriteOutcome | Exception]],
+    room_for_rows: Callable[[], Future[None]],
+    threads: Executor,
+    slow_writers_wait_s: float,
+) -> Batcher[Write, WriteOutcome]:
+    """Return the queue of a collection's writes.
 
     Parameters
     ----------
-    run
-        Called in `executor` with a batch; returns one outcome for each item, in order. An outcome
-        that is an exception is raised to that item's caller alone; an exception that `run` raises
-        goes to every caller of the batch.
-    executor
-        Where batches run.
-    weigh
-        How much of a batch an item takes.
-    batch_weight
-        Where a batch ends; its first item may weigh more.
-    ready
-        Awaited before each batch, with what waits: meanwhile `executor` is free for others. None
-        when a batch may always run.
+    apply
+        Commits a group of writes; runs in `threads`.
+    room_for_rows
+        Returns what is done once the training buffer has room. A group with an upsert waits for it
+        without a thread, so that other collections' commits go on.
+    slow_writers_wait_s
+        The longest such wait.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Sequence[Item]], Sequence[Outcome | Exception]],
-        executor: Executor,
-        weigh: Callable[[Item], int] = lambda _: 1,
-        batch_weight: int = 1_024,
-        ready: Callable[[Sequence[Item]], Awaitable[None]] | None = None,
-    ) -> None:
-        self._run = run
-        self._executor = executor
-        self._weigh = weigh
-        self._batch_weight = batch_weight
-        self._ready = ready
-        self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
-        self._runner: asyncio.Task[None] | None = None
+    async def run(writes: Sequence[Write], _: object) -> Sequence[WriteOutcome | Exception]:
+        return await asyncio.get_running_loop().run_in_executor(threads, apply, writes)
 
-    async def submit(self, item: Item) -> Outcome:
-        """Run the item with the next batch and return its outcome.
+    async def wait_for_room(writes: Sequence[Write]) -> None:
+        if any(isinstance(write, UpsertRequest) for write in writes):
+            room = asyncio.wrap_future(room_for_rows())
+            await asyncio.wait([room], timeout=slow_writers_wait_s)
+            room.cancel()
 
-        A caller that is cancelled before its batch starts takes its item back; later it only stops
-        waiting for the outcome.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        self._waiting.append((item, future))
-        if self._runner is None:
-            self._runner = loop.create_task(self._run_batches())
-        try:
-            return await future
-        except asyncio.CancelledError:
-            # Else what callers gave up would pile up behind a batch that hangs.
-            self._waiting = [waits for waits in self._waiting if waits[1] is not future]
-            raise
-
-    async def drain(self) -> None:
-        """Return when nothing waits or runs."""
-        while self._runner is not None:
-            await asyncio.wait([self._runner])
-
-    async def _run_batches(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                if self._ready is not None:
-                    await self._ready([item for item, _ in self._waiting])
-                batch = self._next_batch()
-                if not batch:
-                    continue
-                items = [item for item, _ in batch]
-                try:
-                    outcomes = await loop.run_in_executor(self._executor, self._run, items)
-                except Exception as error:
-                    outcomes = [error] * len(batch)
-                for (_, future), outcome in zip(batch, outcomes, strict=True):
-                    _settle(future, outcome)
-        finally:
-            self._runner = None
-
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
-        """Take the items of the next batch; a caller may have left in this very moment."""
-        weight = 0
-        taken = 0
-        for item, _ in self._waiting:
-            weight += self._weigh(item)
-            if taken and weight > self._batch_weight:
-                break
-            taken += 1
-        batch = self._waiting[:taken]
-        del self._waiting[:taken]
-        return [(item, future) for item, future in batch if not future.done()]
+    return Batcher(run, WRITES, weigh=_weight_of, ready=wait_for_room)
 
 
-def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+def _weight_of(write: Write) -> tuple[int, int]:
+    """Return a count of 1 and the number of ids that a write names; a filter weighs as one."""
+    return 1, 1 if write.ids is None else len(write.ids)

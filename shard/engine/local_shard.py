@@ -1,8 +1,7 @@
 """A shard in this process: many collections behind the Shard protocol.
 
-The event loop only hands over: searches, reads and commits run in threads of their own, so that
-neither waits for the other. Of each collection one group of writes is committed at a time, and
-whoever arrives meanwhile travels with the next.
+The event loop only hands over work. Searches, reads, commits and changes of the set of collections
+run in separate threads, so that none of them waits for another kind.
 """
 
 from __future__ import annotations
@@ -22,11 +21,13 @@ import numpy as np
 import structlog
 
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
-from vectorshard.shard.engine.background import Trainer, TrainingAbandoned
-from vectorshard.shard.engine.collection import COMMIT_IDS_MAX, Collection, Found
+from vectorshard.shard.engine.background import BackgroundThreads
+from vectorshard.shard.engine.batcher import Batcher
+from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
-from vectorshard.shard.engine.group_commit import Coalescer
-from vectorshard.shard.engine.search_batching import SearchCoalescer
+from vectorshard.shard.engine.group_commit import Write, commit_batcher
+from vectorshard.shard.engine.index_builder import WorkAbandoned
+from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.engine.validation import admit_vectors, check_filter
 from vectorshard.shard.errors import (
     CollectionExists,
@@ -56,7 +57,6 @@ from vectorshard.shard.types import (
     Explanation,
     GetRequest,
     ListRequest,
-    Receipt,
     Role,
     Rows,
     SearchRequest,
@@ -64,7 +64,6 @@ from vectorshard.shard.types import (
     ShardDescription,
     ShardPlacement,
     Token,
-    TopK,
     Topology,
     TrainRequest,
     UpsertRequest,
@@ -73,8 +72,8 @@ from vectorshard.shard.types import (
 
 QUERY_BATCH_BYTES = 256 * 1024
 QUERY_BATCH_MAX = 64
-"""Beyond 64 queries the shared product no longer gets cheaper a query; beyond 256 KiB of queries
-they no longer stay in a core's cache."""
+"""Beyond 64 queries the shared product no longer gets cheaper per query. Beyond 256 KiB the queries
+no longer fit a core's cache."""
 
 _log = structlog.get_logger(__name__)
 
@@ -83,11 +82,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A collection, the queue of its writes, and the searches that wait together."""
+    """A collection, the queue of its writes, and the queue of its searches."""
 
     collection: Collection
-    writes: Coalescer[UpsertRequest | DeleteRequest, WriteOutcome]
-    searches: SearchCoalescer
+    writes: Batcher[Write, WriteOutcome]
+    searches: SearchBatcher
 
 
 class LocalShard:
@@ -111,13 +110,13 @@ class LocalShard:
             shards_total=identity.shards_total,
             shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
         )
-        # Who asks the shard by itself gets fewer of its own hits: see `merged_chances`.
+        # A merged answer has only some of the shard's own hits: see `merged_chances`.
         training = replace(engine.training, merged_shards=identity.shards_total)
         self._engine = engine = replace(engine, training=training)
         self._owned = np.zeros(SLOTS_TOTAL, dtype=np.bool_)
         for first, last in identity.slots:
             self._owned[first : last + 1] = True
-        self._trainer = Trainer(clock, when_idle=when_idle)
+        self._background = BackgroundThreads(clock, when_idle=when_idle)
         self._served: dict[str, _Served] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Future[Any]] = set()
@@ -143,15 +142,15 @@ class LocalShard:
     ) -> LocalShard:
         """Open a shard's data directory and all collections in it; blocking.
 
-        `new_cluster` names the cluster of a directory that is new, when `identity` does not;
-        `when_idle` is called whenever a background thread runs out of work.
+        `new_cluster` names the cluster of a new directory if `identity` does not; `when_idle` is
+        called whenever a background thread runs out of work.
 
         Raises
         ------
         DataDirectoryError
-            If the directory is in use, too new, or another shard's.
+            If the directory is in use, too new, or belongs to another shard.
         CorruptData
-            If a collection's committed rows are not what was written.
+            If a collection's committed rows do not match what was written.
         """
         directory = DataDirectory.open(disk, path, identity, new_cluster=new_cluster)
         try:
@@ -165,35 +164,31 @@ class LocalShard:
         except BaseException:
             directory.close()
             raise
-        shard._trainer.start()
+        shard._background.start()
         return shard
 
     def _serve(self, collection: Collection) -> _Served:
-        served = _Served(
-            collection,
-            Coalescer(
-                collection.apply,
-                self._commit_threads,
-                _weight_of,
-                COMMIT_IDS_MAX,
-                partial(self._wait_for_absorption, collection),
-            ),
-            SearchCoalescer(),
+        writes = commit_batcher(
+            collection.writes.apply,
+            collection.state.room_for_rows,
+            self._commit_threads,
+            self._engine.buffer.slow_writers_wait_s,
         )
+        served = _Served(collection, writes, SearchBatcher())
         self._served[collection.entry.config.name] = served
-        self._trainer.attach(collection)
+        self._background.attach(collection)
         return served
 
     # ---- collections ----------------------------------------------------------------------------
 
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
-        """Say who this is: one leaf shard and its slots."""
+        """Return the topology of one leaf shard: its number and its slots."""
         return self._topology
 
     async def create_collection(
         self, config: CollectionConfig, *, call: Call = NO_LIMIT
     ) -> tuple[CollectionEntry, bool]:
-        """Create a collection, durably; once begun it runs to its end."""
+        """Create a collection, durably. Once begun, the creation runs to its end."""
         return await self._to_its_end(self._create_collection(config, call))
 
     async def _create_collection(
@@ -203,9 +198,7 @@ class LocalShard:
             if (served := self._served.get(config.name)) is not None:
                 return self._existing(served.collection.entry, config, call), False
             if len(self._served) >= self._engine.limits.collections:
-                raise Overloaded(
-                    f"this shard holds {len(self._served)} collections already, its limit"
-                )
+                raise Overloaded(f"this shard holds {len(self._served)} collections, the maximum")
             entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
             collection = await self._in_thread(self._change_threads, self._create, entry)
             self._serve(collection)
@@ -218,7 +211,7 @@ class LocalShard:
                 f"collection {config.name} exists with another configuration: {entry.config}"
             )
         if call.incarnation and call.incarnation != entry.incarnation:
-            raise IncarnationMismatch(f"collection {config.name} exists as another incarnation")
+            raise IncarnationMismatch(f"collection {config.name} exists with another incarnation")
         return entry
 
     def _create(self, entry: CollectionEntry) -> Collection:
@@ -230,9 +223,9 @@ class LocalShard:
         )
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
-        """Drop a collection: writes in flight finish, then its files go.
+        """Drop a collection: finish the writes in flight, then remove its files.
 
-        Once begun it runs to its end. When the disk fails it, the collection is there as before.
+        Once begun, the drop runs to its end. If the disk fails, the collection stays as it was.
         """
         await self._to_its_end(self._drop_collection(name, call))
 
@@ -242,7 +235,7 @@ class LocalShard:
             collection = served.collection
             del self._served[name]
             await served.writes.drain()
-            self._trainer.detach(collection)
+            self._background.detach(collection)
             try:
                 await self._in_thread(
                     self._change_threads,
@@ -252,14 +245,14 @@ class LocalShard:
                 )
             except BaseException:
                 self._served[name] = served
-                self._trainer.attach(collection)
+                self._background.attach(collection)
                 raise
             await self._in_thread(self._change_threads, collection.close)
 
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
         """Change the set of collections, even if the caller is cancelled meanwhile.
 
-        A change that stopped halfway would leave a directory that nobody serves.
+        A change that stopped halfway would leave a directory that no shard serves.
         """
         task = asyncio.ensure_future(change)
         self._changes.add(task)
@@ -273,7 +266,7 @@ class LocalShard:
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
         """Describe a collection on this shard."""
         collection = self._find(name, call).collection
-        description = await self._read(collection, collection.describe)
+        description = await self._read(collection, collection.reads.describe)
         return CollectionDescription(
             config=collection.entry.config,
             incarnation=collection.entry.incarnation,
@@ -284,7 +277,7 @@ class LocalShard:
     # ---- writes ---------------------------------------------------------------------------------
 
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
-        """Write rows; when it returns they are durable and searchable."""
+        """Write rows; they are durable and searchable when it returns."""
         served = self._find(request.collection, call)
         self._check_placement(request)
         outcome = await served.writes.submit(request)
@@ -296,7 +289,7 @@ class LocalShard:
         )
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
-        """Delete rows; when it returns they are gone, durably."""
+        """Delete rows; the deletion is durable and visible when it returns."""
         served = self._find(request.collection, call)
         outcome = await served.writes.submit(request)
         assert isinstance(outcome, DeleteOutcome)
@@ -304,23 +297,12 @@ class LocalShard:
             deleted=outcome.deleted, token=self._token(served.collection, outcome.sequence)
         )
 
-    async def _wait_for_absorption(
-        self, collection: Collection, writes: Sequence[UpsertRequest | DeleteRequest]
-    ) -> None:
-        """Slow the writers of a collection down, and nobody else's, while its buffer outgrows."""
-        if any(isinstance(write, UpsertRequest) for write in writes):
-            room = asyncio.wrap_future(collection.room_for_rows())
-            await asyncio.wait([room], timeout=self._engine.buffer.slow_writers_wait_s)
-            room.cancel()
-
     def _token(self, collection: Collection, sequence: int) -> Token:
-        return Token(
-            incarnation=collection.entry.incarnation,
-            sequences={self._identity.shard: sequence},
-        )
+        sequences = {self._identity.shard: sequence}
+        return Token(incarnation=collection.entry.incarnation, sequences=sequences)
 
     def _check_placement(self, request: UpsertRequest) -> None:
-        """Refuse rows of other shards: no router may ever misplace one."""
+        """Refuse rows of other shards."""
         slots = slots_of(request.ids)
         misplaced = ~self._owned[slots]
         if misplaced.any():
@@ -333,16 +315,16 @@ class LocalShard:
     # ---- reads ----------------------------------------------------------------------------------
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
-        """Return the rows of the ids that exist, in the order asked, or what passes a filter."""
+        """Return the rows of the ids that exist, in their order, or the rows that pass a filter."""
         collection = self._find(request.collection, call).collection
         return await self._read(
-            collection, collection.get, request.ids, request.include, request.filter
+            collection, collection.reads.get, request.ids, request.include, request.filter
         )
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
         """Count live rows."""
         collection = self._find(request.collection, call).collection
-        return await self._read(collection, collection.count, request.ids, request.filter)
+        return await self._read(collection, collection.reads.count, request.ids, request.filter)
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return a page of live rows, in the order of their row numbers."""
@@ -350,11 +332,11 @@ class LocalShard:
         first_row = 0
         if request.cursor is not None:
             if request.cursor.incarnation != collection.entry.incarnation:
-                raise InvalidParameter("belongs to another collection", field="cursor")
+                raise InvalidParameter("the cursor is from another collection", field="cursor")
             first_row = request.cursor.row
         page, next_row = await self._read(
             collection,
-            collection.list_rows,
+            collection.reads.list_rows,
             first_row,
             request.page_size or PAGE_SIZE_DEFAULT,
             request.include,
@@ -385,51 +367,49 @@ class LocalShard:
         collection: Collection,
         request: SearchRequest,
         call: Call,
-        next_one: Callable[[], None],
+        release: Callable[[], None],
     ) -> SearchResult:
-        def search() -> Found:
+        def search() -> SearchResult:
             _check_in_time(call)  # it may have waited for a thread
-            return collection.search(request)
+            return collection.reads.search(request)
 
-        found = await self._read_in(self._search_threads, collection, search)
-        return SearchResult(
-            hits=TopK(counts=found.ranked.counts, ids=found.ranked.ids, scores=found.ranked.scores),
-            receipt=Receipt(shards=(found.receipt,), coverage=1.0),
-            vectors=found.vectors,
-            metadata=found.metadata,
-        )
+        return await self._read(collection, search, threads=self._search_threads)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
-        """Say where an id is, how it ranks on this shard, and what a search must do to find it."""
+        """Explain where an id is, how it ranks here, and what a search needs to find it."""
         collection = self._find(request.collection, call).collection
         query = admit_vectors(collection.entry.config, request.query, "query")
-        return await self._read(collection, collection.explain, replace(request, query=query))
+        return await self._read(collection, collection.reads.explain, replace(request, query=query))
 
     def _check_token(self, collection: Collection, token: Token) -> None:
-        """Refuse a token this shard cannot have issued: with one copy, it sees all it issued."""
+        """Refuse a token that this shard did not issue; it has seen every write that it issued."""
         newest = token.sequences.get(self._identity.shard, 0)
         if token.incarnation != collection.entry.incarnation:
-            raise InvalidParameter("belongs to another collection", field="token")
+            raise InvalidParameter("the token is from another collection", field="token")
         if newest > collection.snapshot.sequence:
-            raise InvalidParameter("is newer than every write of this shard", field="token")
+            raise InvalidParameter(
+                f"the token names write {newest}, the newest of shard {self._identity.shard} "
+                f"is {collection.snapshot.sequence}",
+                field="token",
+            )
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardDescription]:
-        """Train a new index from the rows that live now."""
+        """Train a new index on the live rows."""
         served = self._find(request.collection, call)
         collection = served.collection
-        trained = collection.ask_for_training()
+        trained = collection.maintenance.ask_for_training()
         if request.wait:
             try:
                 await asyncio.wrap_future(trained)
-            except TrainingAbandoned:
+            except WorkAbandoned:
                 if self._served.get(request.collection) is served:
-                    raise ShardUnavailable("the shard stops before the training ends") from None
+                    raise ShardUnavailable("the shard stopped before the training ended") from None
                 raise CollectionNotFound(
-                    f"collection {request.collection} was dropped meanwhile"
+                    f"collection {request.collection} was dropped during the training"
                 ) from None
-        return [await self._read(collection, collection.describe)]
+        return [await self._read(collection, collection.reads.describe)]
 
     # ---- common ---------------------------------------------------------------------------------
 
@@ -438,42 +418,38 @@ class LocalShard:
         if served is None:
             raise CollectionNotFound(f"no collection {name}; create it first")
         if call.incarnation and call.incarnation != served.collection.entry.incarnation:
-            raise IncarnationMismatch(f"collection {name} was dropped and created anew")
+            raise IncarnationMismatch(f"collection {name} was dropped and created again")
         return served
 
-    async def _read(self, collection: Collection, read: Callable[..., T], *arguments: object) -> T:
-        """Run a short read in a thread."""
-        return await self._read_in(self._read_threads, collection, read, *arguments)
-
-    async def _read_in(
+    async def _read(
         self,
-        threads: ThreadPoolExecutor,
         collection: Collection,
         read: Callable[..., T],
         *arguments: object,
+        threads: ThreadPoolExecutor | None = None,
     ) -> T:
-        """Run a read in a thread; one that a drop overtook finds no collection.
+        """Run a read in a thread; raise CollectionNotFound if the collection was dropped meanwhile.
 
-        Even if it found an answer: another collection's files may be in place by now.
+        Even if the read returned: another collection's files may be in place by now.
         """
         try:
-            answer = await self._in_thread(threads, read, *arguments)
+            answer = await self._in_thread(threads or self._read_threads, read, *arguments)
         except Exception:
             if not collection.closed:
                 raise
         else:
             if not collection.closed:
                 return answer
-        raise CollectionNotFound(f"collection {collection.entry.config.name} was dropped meanwhile")
+        raise CollectionNotFound(f"collection {collection.entry.config.name} was dropped")
 
     @staticmethod
-    async def _in_thread(
+    def _in_thread(
         threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
-    ) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+    ) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
     async def close(self) -> None:
-        """Finish the writes in flight, write the index files that are due, let go."""
+        """Finish the writes in flight, write the checkpoints that are due, close the files."""
         await asyncio.gather(*self._changes, return_exceptions=True)
         served_all = list(self._served.values())
         for served in served_all:
@@ -481,13 +457,9 @@ class LocalShard:
         await asyncio.to_thread(self._close, [served.collection for served in served_all])
 
     def _close(self, collections: Sequence[Collection]) -> None:
-        self._trainer.stop()
-        for threads in (
-            self._search_threads,
-            self._read_threads,
-            self._commit_threads,
-            self._change_threads,
-        ):
+        self._background.stop()
+        own = (self._search_threads, self._read_threads, self._commit_threads, self._change_threads)
+        for threads in own:
             threads.shutdown()
         with ExitStack() as closing:
             closing.callback(self._directory.close)
@@ -496,10 +468,10 @@ class LocalShard:
                 self._checkpoint_if_due(collection)
 
     def _checkpoint_if_due(self, collection: Collection) -> None:
-        absorbed = collection.rows_since_checkpoint
-        if collection.wants_checkpoint or absorbed >= self._engine.buffer.absorb_rows:
+        absorbed = collection.maintenance.rows_since_checkpoint
+        if collection.maintenance.checkpoint_due or absorbed >= self._engine.buffer.absorb_rows:
             try:
-                collection.checkpoint()
+                collection.maintenance.checkpoint()
             except Exception:
                 _log.exception("checkpoint failed", collection=collection.entry.config.name)
 
@@ -507,11 +479,6 @@ class LocalShard:
 def _check_in_time(call: Call) -> None:
     if call.deadline is not None and time.monotonic() > call.deadline:
         raise DeadlineExceeded("the deadline passed before the search began")
-
-
-def _weight_of(write: UpsertRequest | DeleteRequest) -> int:
-    """Return how many ids a write names; a filter weighs as one."""
-    return 1 if write.ids is None else len(write.ids)
 
 
 def recommended_batch_size(dim: int) -> int:

@@ -1,8 +1,8 @@
-"""A lock that many readers share and one writer has alone, fair to both.
+"""A lock that is shared by many readers or held by one writer, fair to both.
 
-FAISS allows concurrent searches of an index but crashes when it is added to meanwhile. Neither side
-starves: a waiting writer holds back new readers, and a writer that leaves lets every reader that
-waited go before the next writer (phase-fair, after Brandenburg and Anderson, 2009).
+FAISS allows concurrent searches of an index, but crashes if rows are added meanwhile. Neither side
+starves: a waiting writer blocks new readers, and a writer that releases the lock admits all waiting
+readers before the next writer (phase-fair, after Brandenburg and Anderson, 2009).
 """
 
 from __future__ import annotations

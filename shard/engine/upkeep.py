@@ -1,7 +1,7 @@
-"""When an index is trained anew, and when the row file is rebuilt. Pure: rules over a snapshot.
+"""When an index is retrained, and when the row file is compacted. Pure: rules over a snapshot.
 
-Every rule is paid for: what it asks for undoes the reason for it, and only writes in proportion to
-what was done can bring the reason back. So none can ask again and again.
+No rule can fire again and again: the work that it asks for removes its reason, and only writes in
+proportion to that work can restore it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ IMBALANCE_BEFORE_RETRAINING: Final = 2.0
 trained: a search then reads about as many times the rows."""
 
 GROWTH_BEFORE_REBALANCING: Final = 1.5
-"""But only once the index has taken in half as many rows as it was trained for: some rows make no
-balanced lists however often they are trained, and so a training is paid for by as many writes."""
+"""But only once the index has absorbed half as many rows as it was trained for. Some rows never get
+balanced lists, so each further training must be paid for by as many writes."""
 
 
 def first_training_due(snapshot: Snapshot, min_training_size: int) -> bool:
@@ -30,7 +30,7 @@ def first_training_due(snapshot: Snapshot, min_training_size: int) -> bool:
 
 
 def retraining_due(snapshot: Snapshot, config: CompactionConfig) -> bool:
-    """Whether the index has become too small, too dead or too unbalanced for its rows."""
+    """Whether the index is outgrown, holds too many dead rows, or is too unbalanced."""
     index = snapshot.index
     if index is None or snapshot.live == 0:
         return False
@@ -45,15 +45,15 @@ def retraining_due(snapshot: Snapshot, config: CompactionConfig) -> bool:
     )
 
 
-def rebuild_due(snapshot: Snapshot, config: CompactionConfig, *, asked: bool) -> bool:
-    """Whether enough rows of the row file are dead; fewer will do if a training was asked for."""
-    there = len(snapshot.vectors)
+def compaction_due(snapshot: Snapshot, config: CompactionConfig, *, asked: bool) -> bool:
+    """Whether enough rows of the row file are dead; fewer suffice if a training was asked for."""
+    stored = len(snapshot.vectors)
     share = config.dead_share_when_asked if asked else config.dead_share
-    return there - snapshot.live >= max(config.dead_rows_min, share * there)
+    return stored - snapshot.live >= max(config.dead_rows_min, share * stored)
 
 
 def _half_dead(snapshot: Snapshot, held: int, config: CompactionConfig) -> bool:
-    """Whether as much of what the index holds is dead as makes the row file be rebuilt."""
+    """Whether the dead share of the rows in the index reaches that of a compaction."""
     buffered = snapshot.rows - snapshot.absorbed_until
     if held - snapshot.live + buffered < config.dead_rows_min:  # the most that can be dead of it
         return False
@@ -62,7 +62,7 @@ def _half_dead(snapshot: Snapshot, held: int, config: CompactionConfig) -> bool:
 
 
 def _unbalanced(snapshot: Snapshot, held: int, index: TrainedIndex) -> bool:
-    """Whether rows that came since the training lie far less evenly than those before."""
+    """Whether the rows since the training are far less evenly spread than those before."""
     grown = held >= GROWTH_BEFORE_REBALANCING * index.live_when_trained
     limit = IMBALANCE_BEFORE_RETRAINING * index.imbalance_when_trained
     return grown and snapshot.list_imbalance >= limit

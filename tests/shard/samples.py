@@ -198,12 +198,14 @@ def write(collection: Collection, corpus: Corpus) -> None:
     request = UpsertRequest(
         collection=collection.entry.config.name, ids=corpus.ids, vectors=corpus.vectors
     )
-    (outcome,) = collection.apply([request])
+    (outcome,) = collection.writes.apply([request])
     assert isinstance(outcome, UpsertOutcome), outcome
     assert outcome.accepted == len(corpus)
 
 
 def delete(collection: Collection, ids: IdArray) -> None:
     """Delete rows of a collection; all must be there."""
-    (outcome,) = collection.apply([DeleteRequest(collection=collection.entry.config.name, ids=ids)])
+    (outcome,) = collection.writes.apply(
+        [DeleteRequest(collection=collection.entry.config.name, ids=ids)]
+    )
     assert outcome == DeleteOutcome(deleted=len(ids), sequence=collection.snapshot.sequence)

@@ -16,7 +16,7 @@ from vectorshard.router.fan_out.children import Child, all_answers
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.search import SearchFanOut
 from vectorshard.router.remote.remote_shard import RemoteShard
-from vectorshard.shard.engine.search_batching import SearchCoalescer
+from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.types import (
     Call,
     CollectionEntry,
@@ -116,14 +116,14 @@ def _remembers_for_ever(patch: pytest.MonkeyPatch) -> None:
 
 
 def _joins_what_is_not_alike(patch: pytest.MonkeyPatch) -> None:
-    real = SearchCoalescer.search
+    real = SearchBatcher.search
 
     async def joining(
-        self: SearchCoalescer, request: SearchRequest, call: Call, run: Any, kind: Any = None
+        self: SearchBatcher, request: SearchRequest, call: Call, run: Any, kind: Any = None
     ) -> SearchResult:
         return await real(self, replace(request, min_coverage=0.1), call, run, None)
 
-    patch.setattr(SearchCoalescer, "search", joining)
+    patch.setattr(SearchBatcher, "search", joining)
 
 
 def _joins_without_regard_to_deadlines(patch: pytest.MonkeyPatch) -> None:

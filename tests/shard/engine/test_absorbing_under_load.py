@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vectorshard.shard.config import BufferConfig, EngineConfig
-from vectorshard.shard.engine.background import build_index
 from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -89,13 +89,15 @@ def run_round(collection: Collection, vectors: Float32Array) -> None:
             for seed in range(SEARCHING_THREADS)
         ]
         try:
-            while collection.absorb_piece() and not any(search.done() for search in searches):
+            while collection.maintenance.absorb_piece() and not any(
+                search.done() for search in searches
+            ):
                 pass
         finally:
             absorbed.set()
         for search in searches:
             search.result()
-    ledger = collection.ledger()
+    ledger = collection.reads.ledger()
     assert ledger.adds_up
     assert ledger.indexed == len(vectors)
 
@@ -104,7 +106,7 @@ def write(collection: Collection, vectors: Float32Array, first: int, last: int) 
     """Write rows under their row numbers."""
     ids = np.arange(first, last)
     request = UpsertRequest(collection="words", ids=ids, vectors=vectors[first:last])
-    (outcome,) = collection.apply([request])
+    (outcome,) = collection.writes.apply([request])
     assert not isinstance(outcome, Exception), outcome
 
 
@@ -115,10 +117,10 @@ def search_until(
     random = np.random.default_rng(seed)
     while not absorbed.is_set():
         wanted = random.choice(len(vectors), QUERIES, replace=False)
-        found = collection.search(
+        found = collection.reads.search(
             SearchRequest(collection="words", queries=vectors[wanted], k=5, effort=Effort(nprobe=4))
         )
-        hits = found.ranked.ids.reshape(QUERIES, 5)
+        hits = found.hits.ids.reshape(QUERIES, 5)
         assert hits[:, 0].tolist() == wanted.tolist()
         assert all(len(set(hits_of_query)) == 5 for hits_of_query in hits.tolist())
 

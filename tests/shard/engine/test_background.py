@@ -29,12 +29,12 @@ from vectorshard.shard.config import BufferConfig, CompactionConfig, EngineConfi
 from vectorshard.shard.engine.background import (
     REST_A_PIECE,
     SEARCHES_COME_S,
+    BackgroundThreads,
     Pace,
-    Trainer,
-    TrainingAbandoned,
-    build_index,
 )
 from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.index_builder import WorkAbandoned, build_index
+from vectorshard.shard.engine.maintenance import Maintenance
 from vectorshard.shard.engine.upkeep import GROWTH_BEFORE_RETRAINING
 from vectorshard.shard.errors import CollectionNotFound
 from vectorshard.shard.search.snapshot import Snapshot
@@ -64,7 +64,7 @@ class Care:
 
     def __init__(self) -> None:
         self.gate = TrainingGate()
-        self.trainer = Trainer(self.clock)
+        self.threads = BackgroundThreads(self.clock)
         self.failure: Exception | None = None
         self.failures = 0
         self._changed = threading.Condition()
@@ -77,15 +77,15 @@ class Care:
 
     def take(self, collection: Collection) -> None:
         """Attach a collection; every change of it wakes who waits here as well."""
-        self.trainer.attach(collection)
-        wake_trainer = collection.on_change
+        self.threads.attach(collection)
+        wake_threads = collection.state.on_change
 
         def on_change() -> None:
             with self._changed:
                 self._changed.notify_all()
-            wake_trainer()
+            wake_threads()
 
-        collection.on_change = on_change
+        collection.state.on_change = on_change
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Wait until a change brings the collection to where it should be."""
@@ -97,15 +97,15 @@ class Care:
 @pytest.fixture
 def care() -> Iterator[Care]:
     care = Care()
-    care.trainer.start()
+    care.threads.start()
     yield care
     care.gate.open()
-    care.trainer.stop()
+    care.threads.stop()
 
 
 def assert_exact(collection: Collection, corpus: Corpus, *, exact: bool = False) -> None:
     """Assert that each row of a corpus is its own nearest hit, and that the ledger adds up."""
-    found = collection.search(
+    found = collection.reads.search(
         SearchRequest(
             collection="words",
             queries=corpus.vectors,
@@ -113,8 +113,8 @@ def assert_exact(collection: Collection, corpus: Corpus, *, exact: bool = False)
             effort=Effort(exact=True) if exact else Effort(nprobe=10_000),
         )
     )
-    assert found.ranked.ids.tolist() == corpus.ids.tolist()
-    assert collection.ledger().adds_up
+    assert found.hits.ids.tolist() == corpus.ids.tolist()
+    assert collection.reads.ledger().adds_up
 
 
 # ---- building -----------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_a_build_leaves_every_living_row_in_the_index(
     delete(collection, corpus.ids[:100])
     times = iter([1_000.0, 1_002.5])
     build_index(collection, lambda: next(times))
-    description = collection.describe()
+    description = collection.reads.describe()
     assert (description.state, description.generation) == (ShardState.TRAINED, 1)
     assert (description.last_trained_at, description.last_training_s) == (1_002.5, 2.5)
     assert (description.nlist, description.rows_trained_on) == (10, 400)
@@ -172,7 +172,7 @@ def test_rows_that_arrive_or_die_while_an_index_is_built_are_neither_lost_nor_do
     live = [row for row in range(written) if not (row < written - 300 and row % 30 < 10)]
     assert_exact(collection, corpus.take(live))
     assert_exact(collection, corpus.take(live), exact=True)
-    assert collection.ledger().live == len(live)
+    assert collection.reads.ledger().live == len(live)
 
 
 def test_a_build_survives_the_death_of_all_its_rows(collection: Collection) -> None:
@@ -180,19 +180,19 @@ def test_a_build_survives_the_death_of_all_its_rows(collection: Collection) -> N
     write(collection, corpus)
 
     def meanwhile() -> bool:
-        if collection.ledger().live:
+        if collection.reads.ledger().live:
             delete(collection, corpus.ids)
         return False
 
     build_index(collection, lambda: 0.0, meanwhile)
-    assert collection.ledger().live == 0
+    assert collection.reads.ledger().live == 0
     write(collection, corpus)
     assert_exact(collection, corpus)
 
 
 def test_a_build_that_nobody_needs_any_more_is_abandoned(collection: Collection) -> None:
     write(collection, corpus_of(100))
-    with pytest.raises(TrainingAbandoned):
+    with pytest.raises(WorkAbandoned):
         build_index(collection, lambda: 0.0, lambda: True)
     assert collection.snapshot.index is None
 
@@ -219,7 +219,7 @@ def test_few_points_a_list_are_sampled_from_many_rows(tmp_path: Path) -> None:
     collection = open_collection(tmp_path, engine=engine)
     write(collection, corpus_of(4_000))
     build_index(collection, lambda: 0.0)
-    description = collection.describe()
+    description = collection.reads.describe()
     assert description.rows_trained_on == 20 * description.nlist < 4_000
     assert description.ledger.indexed == 4_000
     collection.close()
@@ -234,10 +234,10 @@ def test_training_starts_by_itself_at_the_minimum_and_not_before(
     care.take(collection)
     corpus = corpus_of(50)
     write(collection, corpus.take(slice(0, 49)))
-    assert not collection.wants_training
-    assert collection.describe().state is ShardState.BUFFERING
+    assert not collection.maintenance.training_due
+    assert collection.reads.describe().state is ShardState.BUFFERING
     write(collection, corpus.take(slice(49, 50)))
-    care.until(lambda: collection.describe().state is ShardState.TRAINED)
+    care.until(lambda: collection.reads.describe().state is ShardState.TRAINED)
     assert_exact(collection, corpus)
 
 
@@ -246,7 +246,7 @@ def test_rows_that_were_there_before_the_trainer_are_trained_too(
 ) -> None:
     write(collection, corpus_of(60))
     care.take(collection)
-    care.until(lambda: collection.describe().state is ShardState.TRAINED)
+    care.until(lambda: collection.reads.describe().state is ShardState.TRAINED)
 
 
 def test_an_index_is_replaced_when_the_rows_are_four_times_as_many(
@@ -255,13 +255,13 @@ def test_an_index_is_replaced_when_the_rows_are_four_times_as_many(
     care.take(collection)
     corpus = corpus_of(240)
     write(collection, corpus.take(slice(0, 60)))
-    care.until(lambda: collection.describe().generation == 1)
+    care.until(lambda: collection.reads.describe().generation == 1)
     write(collection, corpus.take(slice(60, 239)))
-    assert not collection.wants_training
+    assert not collection.maintenance.training_due
     assert GROWTH_BEFORE_RETRAINING == 4
     write(collection, corpus.take(slice(239, 240)))
-    care.until(lambda: collection.describe().generation == 2)
-    assert collection.describe().nlist == 6
+    care.until(lambda: collection.reads.describe().generation == 2)
+    assert collection.reads.describe().nlist == 6
     assert_exact(collection, corpus)
 
 
@@ -271,17 +271,17 @@ def test_the_buffer_is_absorbed_and_an_old_index_keeps_growing_while_a_new_one_i
     care.take(collection)
     corpus = corpus_of(400)
     write(collection, corpus.take(slice(0, 150)))
-    care.until(lambda: collection.describe().generation == 1)
+    care.until(lambda: collection.reads.describe().generation == 1)
     care.gate.end.clear()
-    retraining = collection.ask_for_training()
+    retraining = collection.maintenance.ask_for_training()
     write(collection, corpus.take(slice(150, 400)))
-    while collection.ledger().buffered:
+    while collection.reads.ledger().buffered:
         assert not retraining.done()
         assert_exact(collection, corpus.take(slice(0, 400, 40)))
-    assert (collection.describe().generation, collection.ledger().indexed) == (1, 400)
+    assert (collection.reads.describe().generation, collection.reads.ledger().indexed) == (1, 400)
     care.gate.open()
     retraining.result(DEADLINE_S)
-    assert collection.describe().generation == 2
+    assert collection.reads.describe().generation == 2
     assert_exact(collection, corpus)
 
 
@@ -293,15 +293,15 @@ def test_rows_that_die_in_the_buffer_are_not_absorbed_and_rows_that_die_later_ar
     build_index(collection, lambda: 0.0)
     write(collection, corpus.take(slice(100, 200)))
     delete(collection, corpus.ids[90:130])
-    while collection.absorb_piece():
-        assert collection.ledger().adds_up
+    while collection.maintenance.absorb_piece():
+        assert collection.reads.ledger().adds_up
     index = collection.snapshot.index
     assert index is not None
     assert index.ivf.rows == 100 + 70
-    ledger = collection.ledger()
+    ledger = collection.reads.ledger()
     assert (ledger.indexed, ledger.buffered, ledger.deleted) == (160, 0, 40)
     delete(collection, corpus.ids[150:160])
-    assert collection.ledger().indexed == 150
+    assert collection.reads.ledger().indexed == 150
     live = np.flatnonzero(
         (np.arange(200) < 90) | ((np.arange(200) >= 130) & (np.arange(200) // 10 != 15))
     )
@@ -314,13 +314,13 @@ def test_who_asks_while_a_training_runs_waits_for_the_next_one(
     care.take(collection)
     care.gate.end.clear()
     write(collection, corpus_of(60))
-    first = collection.ask_for_training()
-    poll_until(lambda: collection.describe().training)
-    later = collection.ask_for_training()
+    first = collection.maintenance.ask_for_training()
+    poll_until(lambda: collection.reads.describe().training)
+    later = collection.maintenance.ask_for_training()
     care.gate.open()
     later.result(DEADLINE_S)
     first.result(DEADLINE_S)
-    assert collection.describe().generation >= 2
+    assert collection.reads.describe().generation >= 2
 
 
 def test_a_failing_build_is_reported_to_who_waits_and_the_state_leaves_training(
@@ -331,13 +331,13 @@ def test_a_failing_build_is_reported_to_who_waits_and_the_state_leaves_training(
     write(collection, corpus)
     care.failure = MemoryError("no room for centroids")
     with pytest.raises(MemoryError, match="no room for centroids"):
-        collection.ask_for_training().result(DEADLINE_S)
-    description = collection.describe()
+        collection.maintenance.ask_for_training().result(DEADLINE_S)
+    description = collection.reads.describe()
     assert (description.state, description.training) == (ShardState.BUFFERING, False)
     assert_exact(collection, corpus)
     care.failure = None
-    collection.ask_for_training().result(DEADLINE_S)
-    assert collection.describe().state is ShardState.TRAINED
+    collection.maintenance.ask_for_training().result(DEADLINE_S)
+    assert collection.reads.describe().state is ShardState.TRAINED
     assert_exact(collection, corpus)
 
 
@@ -347,11 +347,11 @@ def test_a_failing_retraining_leaves_the_old_index_in_its_place(
     care.take(collection)
     corpus = corpus_of(100)
     write(collection, corpus)
-    care.until(lambda: collection.describe().generation == 1)
+    care.until(lambda: collection.reads.describe().generation == 1)
     care.failure = MemoryError("no room")
     with pytest.raises(MemoryError):
-        collection.ask_for_training().result(DEADLINE_S)
-    description = collection.describe()
+        collection.maintenance.ask_for_training().result(DEADLINE_S)
+    description = collection.reads.describe()
     assert (description.state, description.training) == (ShardState.TRAINED, False)
     assert description.generation == 1
     assert_exact(collection, corpus)
@@ -364,17 +364,17 @@ def test_a_build_that_failed_is_tried_again_after_growth_and_not_before(
     care.failure = MemoryError("no room for centroids")
     corpus = corpus_of(111)
     write(collection, corpus.take(slice(0, 100)))
-    poll_until(lambda: care.failures == 1 and not collection.describe().training)
+    poll_until(lambda: care.failures == 1 and not collection.reads.describe().training)
     for row in range(100, 110):
-        assert not collection.wants_training
+        assert not collection.maintenance.training_due
         write(collection, corpus.take([row]))
-    assert not collection.wants_training
+    assert not collection.maintenance.training_due
     assert care.failures == 1
     write(collection, corpus.take([110]))
-    poll_until(lambda: care.failures == 2 and not collection.describe().training)
-    assert not collection.wants_training
+    poll_until(lambda: care.failures == 2 and not collection.reads.describe().training)
+    assert not collection.maintenance.training_due
     care.failure = None
-    collection.ask_for_training().result(DEADLINE_S)
+    collection.maintenance.ask_for_training().result(DEADLINE_S)
     assert_exact(collection, corpus)
 
 
@@ -383,15 +383,15 @@ def test_an_index_is_replaced_when_most_of_what_it_holds_is_dead(collection: Col
     for turn in range(20):
         corpus = Corpus(np.arange(100), some_vectors(100, seed=turn))
         write(collection, corpus)
-        while collection.absorb_piece():
+        while collection.maintenance.absorb_piece():
             pass
-        if collection.wants_training:
+        if collection.maintenance.training_due:
             build_index(collection, lambda: 0.0)
         index = collection.snapshot.index
         assert index is not None
         generations.add(index.generation)
         assert index.ivf.rows < GROWTH_BEFORE_RETRAINING * 100
-        assert not collection.wants_training
+        assert not collection.maintenance.training_due
         assert_exact(collection, corpus)
     assert len(generations) == 1 + 19 // (GROWTH_BEFORE_RETRAINING - 1)
 
@@ -403,11 +403,11 @@ def test_an_index_whose_rows_died_wants_no_training_once_none_lives(
         write(collection, Corpus(np.arange(100), some_vectors(100, seed=turn)))
         if turn == 0:
             build_index(collection, lambda: 0.0)
-        while collection.absorb_piece():
+        while collection.maintenance.absorb_piece():
             pass
-    assert collection.wants_training
+    assert collection.maintenance.training_due
     delete(collection, np.arange(100))
-    assert not collection.wants_training
+    assert not collection.maintenance.training_due
 
 
 def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_out_fewer(
@@ -419,16 +419,18 @@ def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_ou
     corpus = corpus_of(200)
     write(collection, corpus)
     delete(collection, corpus.ids[:99])
-    collection.ask_for_training().result(DEADLINE_S)
+    collection.maintenance.ask_for_training().result(DEADLINE_S)
     poll_until(lambda: len(collection.snapshot.vectors) == 101)
     delete(collection, corpus.ids[99:150])
     poll_until(lambda: len(collection.snapshot.vectors) == 50)
-    poll_until(lambda: not collection.wants_sweeping and not collection.wants_training)
+    poll_until(
+        lambda: not collection.compaction.sweep_due and not collection.maintenance.training_due
+    )
     index = collection.snapshot.index
     assert index is not None
     assert index.ivf.rows == 50
     assert_exact(collection, corpus.take(slice(150, 200)))
-    care.trainer.detach(collection)
+    care.threads.detach(collection)
     collection.close()
 
 
@@ -446,23 +448,23 @@ def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
     care.take(collection)
     poll_until(lambda: disk.counts["open"] > files_opened)
     delete(collection, corpus.ids[100:110])
-    assert not collection.wants_rebuild
+    assert not collection.compaction.due
     assert len(collection.snapshot.vectors) == 200
     delete(collection, corpus.ids[110:111])
     poll_until(lambda: len(collection.snapshot.vectors) == 89)
     assert_exact(collection, corpus.take(slice(111, 200)))
-    care.trainer.detach(collection)
+    care.threads.detach(collection)
     collection.close()
 
 
 def test_a_collection_that_is_never_done_does_not_keep_another_from_being_absorbed(
     tmp_path: Path, care: Care
 ) -> None:
-    class NeverDone(Collection):
+    class NeverDone(Maintenance):
         """Always has something to absorb."""
 
         @property
-        def wants_absorbing(self) -> bool:
+        def absorbing_due(self) -> bool:
             return True
 
         def absorb_piece(self) -> bool:
@@ -471,18 +473,19 @@ def test_a_collection_that_is_never_done_does_not_keep_another_from_being_absorb
     for name in ("first", "words"):
         (tmp_path / name).mkdir()
     open_collection(tmp_path / "first").close()
-    first = NeverDone.open(Disk(), tmp_path / "first", 0, SMALL_ENGINE)
+    first = Collection.open(Disk(), tmp_path / "first", 0, SMALL_ENGINE)
+    first.maintenance = NeverDone(first.state)
     other = open_collection(tmp_path / "words", config_of(min_training_size=50))
     care.take(first)
     care.take(other)
     corpus = corpus_of(150)
     write(other, corpus.take(slice(0, 60)))
-    care.until(lambda: other.describe().state is ShardState.TRAINED)
+    care.until(lambda: other.reads.describe().state is ShardState.TRAINED)
     write(other, corpus.take(slice(60, 150)))
-    poll_until(lambda: other.ledger().indexed == 150)
+    poll_until(lambda: other.reads.ledger().indexed == 150)
     assert_exact(other, corpus)
     for collection in (first, other):
-        care.trainer.detach(collection)
+        care.threads.detach(collection)
         collection.close()
 
 
@@ -504,23 +507,23 @@ def test_one_collections_failure_is_no_other_ones(tmp_path: Path, care: Care) ->
     corpus = corpus_of(300)
     for collection in collections:
         write(collection, corpus.take(slice(0, 60)))
-        collection.ask_for_training().result(DEADLINE_S)
+        collection.maintenance.ask_for_training().result(DEADLINE_S)
         write(collection, corpus.take(slice(60, 300)))
     spoiled, sound = collections
     poll_until(lambda: bool(list((tmp_path / "sound").glob("index-*.faiss"))))
     assert not list((tmp_path / "spoiled").glob("index-*"))
     for collection in (spoiled, sound):
         assert_exact(collection, corpus)
-        care.trainer.detach(collection)
+        care.threads.detach(collection)
         collection.close()
 
 
 def test_a_detached_collection_is_left_alone(collection: Collection, care: Care) -> None:
     care.take(collection)
-    care.trainer.detach(collection)
+    care.threads.detach(collection)
     write(collection, corpus_of(60))
-    assert collection.wants_training
-    assert collection.describe().state is ShardState.BUFFERING
+    assert collection.maintenance.training_due
+    assert collection.reads.describe().state is ShardState.BUFFERING
 
 
 def test_a_trainer_without_work_keeps_no_collection_alive(tmp_path: Path, care: Care) -> None:
@@ -528,8 +531,8 @@ def test_a_trainer_without_work_keeps_no_collection_alive(tmp_path: Path, care: 
         collection = open_collection(tmp_path, config_of(min_training_size=50))
         care.take(collection)
         write(collection, corpus_of(60))
-        care.until(lambda: collection.describe().state is ShardState.TRAINED)
-        care.trainer.detach(collection)
+        care.until(lambda: collection.reads.describe().state is ShardState.TRAINED)
+        care.threads.detach(collection)
         collection.close()
         return weakref.ref(collection)
 
@@ -545,16 +548,18 @@ def test_there_is_room_for_rows_once_the_buffer_is_absorbed_to_its_bound(tmp_pat
     collection = open_collection(tmp_path, engine=engine)
     corpus = corpus_of(150)
     write(collection, corpus.take(slice(0, 100)))
-    assert collection.room_for_rows().done(), "before the first training the buffer is all rows"
+    assert collection.state.room_for_rows().done(), (
+        "before the first training the buffer is all rows"
+    )
     build_index(collection, lambda: 0.0)
     write(collection, corpus.take(slice(100, 130)))
-    assert collection.room_for_rows().done()
+    assert collection.state.room_for_rows().done()
     write(collection, corpus.take(slice(130, 150)))
-    waiting, given_up = collection.room_for_rows(), collection.room_for_rows()
+    waiting, given_up = collection.state.room_for_rows(), collection.state.room_for_rows()
     given_up.cancel()
-    assert collection.absorb_piece()
+    assert collection.maintenance.absorb_piece()
     assert not waiting.done()
-    assert collection.absorb_piece()
+    assert collection.maintenance.absorb_piece()
     assert waiting.done()
     write(collection, corpus.take(slice(0, 100)))
     assert_exact(collection, corpus)
@@ -563,8 +568,8 @@ def test_there_is_room_for_rows_once_the_buffer_is_absorbed_to_its_bound(tmp_pat
 
 def test_closing_tells_who_still_waits_for_a_training(tmp_path: Path) -> None:
     collection = open_collection(tmp_path)
-    waiting = collection.ask_for_training()
-    given_up = collection.ask_for_training()
+    waiting = collection.maintenance.ask_for_training()
+    given_up = collection.maintenance.ask_for_training()
     given_up.cancel()
     collection.close()
     assert isinstance(waiting.exception(DEADLINE_S), CollectionNotFound)
@@ -585,16 +590,18 @@ def test_a_thread_without_work_says_so_once_until_it_has_some(
 ) -> None:
     monkeypatch.setattr("vectorshard.shard.engine.background.IDLE_S", 0.0)
     idle: list[str] = []
-    trainer = Trainer(lambda: 0.0, when_idle=lambda: idle.append(threading.current_thread().name))
+    threads = BackgroundThreads(
+        lambda: 0.0, when_idle=lambda: idle.append(threading.current_thread().name)
+    )
     collection = open_collection(tmp_path, config_of(min_training_size=50))
-    trainer.start()
+    threads.start()
     try:
         poll_until(lambda: sorted(set(idle)) == ["absorber", "builder"])
-        trainer.attach(collection)
+        threads.attach(collection)
         poll_until(lambda: len(idle) == 4)
         assert sorted(idle) == ["absorber", "absorber", "builder", "builder"]
     finally:
-        trainer.stop()
+        threads.stop()
         collection.close()
 
 
@@ -617,7 +624,7 @@ def test_a_piece_gathered_for_an_index_that_was_replaced_meanwhile_goes_into_non
         return gather(snapshot, rows)
 
     monkeypatch.setattr(Snapshot, "vectors_of", gather_and_publish_another)
-    assert collection.absorb_piece()
+    assert collection.maintenance.absorb_piece()
     assert collection.snapshot.absorbed_until == 130, "the new index holds all of them"
     assert collection.snapshot.index is not None
     assert collection.snapshot.index.ivf.rows == 130

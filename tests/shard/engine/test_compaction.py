@@ -8,7 +8,10 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +31,9 @@ from tests.shard.samples import (
     write,
 )
 from vectorshard.shard.config import CompactionConfig
-from vectorshard.shard.engine.background import TrainingAbandoned, build_index
 from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.index_builder import WorkAbandoned, build_index
+from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
@@ -72,13 +76,13 @@ def keep_going() -> None:
 
 def swept(collection: Collection) -> None:
     """Take away all that rebuilds have left."""
-    while collection.wants_sweeping:
-        collection.sweep()
+    while collection.compaction.sweep_due:
+        collection.compaction.sweep()
 
 
 def rebuilt(collection: Collection, go_on: Callable[[], None] = keep_going) -> None:
     """Rebuild, and take away all that it leaves."""
-    collection.rebuild(go_on)
+    collection.compaction.run(go_on)
     swept(collection)
 
 
@@ -96,29 +100,29 @@ def write_with_metadata(collection: Collection, corpus: Corpus) -> None:
     request = UpsertRequest(
         collection="words", ids=corpus.ids, vectors=corpus.vectors, metadata=metadata
     )
-    (outcome,) = collection.apply([request])
+    (outcome,) = collection.writes.apply([request])
     assert not isinstance(outcome, Exception)
 
 
 def assert_holds(collection: Collection, corpus: Corpus, *, metadata: bool = False) -> None:
     """Assert that a collection holds the rows of a corpus and nothing else, on every path."""
-    assert collection.count(None) == len(corpus)
-    ledger = collection.ledger()
+    assert collection.reads.count(None) == len(corpus)
+    ledger = collection.reads.ledger()
     assert ledger.adds_up
     assert ledger.live == len(corpus)
-    got = collection.get(corpus.ids, WHOLE_ROWS)
+    got = collection.reads.get(corpus.ids, WHOLE_ROWS)
     assert got.ids.tolist() == corpus.ids.tolist()
     assert got.vectors is not None
     assert got.metadata is not None
     assert got.vectors.tobytes() == corpus.vectors.tobytes()
     if metadata:
         assert list(got.metadata) == [metadata_of(id_) for id_ in corpus.ids.tolist()]
-    page, next_row = collection.list_rows(0, 100_000, WHOLE_ROWS)
+    page, next_row = collection.reads.list_rows(0, 100_000, WHOLE_ROWS)
     assert next_row is None
     assert sorted(page.ids.tolist()) == sorted(corpus.ids.tolist())
     for effort in (Effort(exact=True), Effort(nprobe=1_000)):
         request = SearchRequest(collection="words", queries=corpus.vectors, k=1, effort=effort)
-        assert collection.search(request).ranked.ids.tolist() == corpus.ids.tolist()
+        assert collection.reads.search(request).hits.ids.tolist() == corpus.ids.tolist()
 
 
 def churned(collection: Collection, id_type: IdType = IdType.INT64) -> tuple[Corpus, Corpus]:
@@ -145,18 +149,18 @@ def test_rows_ids_metadata_and_ledger_are_as_before_and_after_a_restart(
     live, gone = churned(collection, id_type)
     if kind is not None:
         build_index(collection, lambda: 0.0)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         delete(collection, live.ids[:50])
         live = live.take(slice(50, 400))
-    before = collection.ledger()
+    before = collection.reads.ledger()
     assert len(collection.snapshot.vectors) == 850
     rebuilt(collection)
     assert len(collection.snapshot.vectors) == len(live)
     for _ in range(2):
-        assert collection.ledger() == before
+        assert collection.reads.ledger() == before
         assert_holds(collection, live, metadata=True)
-        assert collection.count(gone.ids) == 0
-        assert len(collection.get(gone.ids, WHOLE_ROWS).ids) == 0
+        assert collection.reads.count(gone.ids) == 0
+        assert len(collection.reads.get(gone.ids, WHOLE_ROWS).ids) == 0
         collection = reopened(collection, tmp_path)
     more = Corpus(ids_of(id_type, range(-5_000, -4_700)), some_vectors(300, seed=3))
     write(collection, more)
@@ -179,15 +183,15 @@ def test_memory_and_disk_shrink_with_the_rows(tmp_path: Path, id_type: IdType) -
     corpus = corpus_of(8_000, dim=dim, id_type=id_type)
     write(collection, corpus)
     delete(collection, corpus.ids[1_000:])
-    before = collection.describe()
+    before = collection.reads.describe()
     rebuilt(collection)
-    after = collection.describe()
+    after = collection.reads.describe()
     row_file_bytes = 4 * dim * 7_000
     assert before.disk_bytes - after.disk_bytes > 0.9 * row_file_bytes
     assert after.memory_bytes < before.memory_bytes / 2
     assert [path.name for path in tmp_path.glob("rows-*")] == ["rows-1.f32"]
     collection = reopened(collection, tmp_path)
-    assert collection.describe().memory_bytes < before.memory_bytes / 2
+    assert collection.reads.describe().memory_bytes < before.memory_bytes / 2
     assert_holds(collection, corpus.take(slice(0, 1_000)))
     collection.close()
 
@@ -195,7 +199,7 @@ def test_memory_and_disk_shrink_with_the_rows(tmp_path: Path, id_type: IdType) -
 def test_the_store_forgets_what_died(tmp_path: Path, collection: Collection) -> None:
     churned(collection)
     rebuilt(collection)
-    assert not collection.wants_sweeping
+    assert not collection.compaction.sweep_due
     connection = sqlite3.connect(tmp_path / "store.db")
     (commits,) = connection.execute("SELECT count(*) FROM commits").fetchone()
     (with_metadata,) = connection.execute("SELECT count(*) FROM metadata").fetchone()
@@ -216,7 +220,7 @@ def test_row_numbers_stay_and_are_not_used_again(collection: Collection) -> None
     assert snapshot.ids_of(rows).tolist() == corpus.ids[20:150].tolist()
     write(collection, corpus.take([0]))
     assert collection.snapshot.rows == 201
-    page, _ = collection.list_rows(200, 10, Include())
+    page, _ = collection.reads.list_rows(200, 10, Include())
     assert page.ids.tolist() == [corpus.ids[0]]
 
 
@@ -296,7 +300,7 @@ def test_what_is_written_replaced_and_deleted_meanwhile_is_as_if_there_were_no_r
         step = next(steps, None)
         if step is not None:
             step()
-        assert collection.ledger().live == len(held)
+        assert collection.reads.ledger().live == len(held)
 
     rebuilt(collection, go_on)
     assert next(steps, None) is None
@@ -316,7 +320,7 @@ def test_a_listing_that_straddles_rebuilds_returns_each_row_that_lives_throughou
     next_row: int | None = 0
     doomed = iter([live.ids[first : first + 10] for first in range(0, 100, 10)])
     while next_row is not None:
-        page, next_row = collection.list_rows(next_row, 45, WHOLE_ROWS)
+        page, next_row = collection.reads.list_rows(next_row, 45, WHOLE_ROWS)
         listed += page.ids.tolist()
         if (ids := next(doomed, None)) is not None:
             delete(collection, ids)
@@ -333,19 +337,76 @@ def test_who_holds_a_snapshot_from_before_reads_on_in_the_old_file(
     old = collection.snapshot
     rows = old.tombstones.live_rows(0, old.rows)
     delete(collection, live.ids[:200])
-    collection.rebuild(keep_going)
+    collection.compaction.run(keep_going)
     assert not (tmp_path / "rows-0.f32").exists()
-    assert not collection.wants_sweeping  # the old rows' checksums and metadata are read still
+    assert (
+        not collection.compaction.sweep_due
+    )  # the old rows' checksums and metadata are read still
     write(collection, Corpus(live.ids[:200], some_vectors(200, seed=8)))
     assert sorted(old.ids_of(rows).tolist()) == sorted(live.ids.tolist())
-    collection._verify(old, rows)
-    _, metadata = collection._included(old, rows, WHOLE_ROWS)
+    collection.state.verify(old, rows)
+    _, metadata = collection.reads.included(old, rows, WHOLE_ROWS)
     assert metadata == [metadata_of(id_) for id_ in old.ids_of(rows).tolist()]
     found = old.everything.candidates(collection.entry.config.metric, live.vectors, 1)
     assert set(rows.tolist()) == set(found.row_of.tolist())
     del old
-    assert collection.wants_sweeping
+    assert collection.compaction.sweep_due
     swept(collection)
+
+
+@contextmanager
+def running(*steps: Callable[[int], None]) -> Iterator[None]:
+    """Run each step over and over in its own thread, until the context ends; no step may fail."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def run(step: Callable[[int], None]) -> None:
+        try:
+            for turn in count():
+                if done.is_set():
+                    return
+                step(turn)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures
+
+
+def search_for(collection: Collection, steady: Corpus, turn: int) -> None:
+    """Search for twenty rows in every way."""
+    for effort in (Effort(exact=True), Effort(nprobe=1_000)):
+        part = steady.take(slice(turn * 20 % 200, turn * 20 % 200 + 20))
+        request = SearchRequest(
+            collection="words", queries=part.vectors, k=1, effort=effort, include=WHOLE_ROWS
+        )
+        found = collection.reads.search(request)
+        assert found.hits.ids.tolist() == part.ids.tolist()
+        assert found.metadata == [metadata_of(id_) for id_ in part.ids.tolist()]
+
+
+def read_all(collection: Collection, steady: Corpus, _: int) -> None:
+    """Get the rows, and list each of them once."""
+    got = collection.reads.get(steady.ids, WHOLE_ROWS)
+    assert got.vectors is not None
+    assert got.vectors.tobytes() == steady.vectors.tobytes()
+    listed: list[int] = []
+    next_row: int | None = 0
+    while next_row is not None:
+        page, next_row = collection.reads.list_rows(next_row, 60, WHOLE_ROWS)
+        listed += page.ids.tolist()
+    counts = Counter(listed)
+    assert {counts[id_] for id_ in steady.ids.tolist()} == {1}
+    assert collection.reads.ledger().adds_up
+    assert collection.reads.describe().disk_bytes > 0
 
 
 def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
@@ -353,20 +414,6 @@ def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
     steady = corpus_of(200)
     write_with_metadata(collection, steady)
     build_index(collection, lambda: 0.0)
-    done = threading.Event()
-    failures: list[BaseException] = []
-
-    def until_done(step: Callable[[int], None]) -> threading.Thread:
-        def run() -> None:
-            turn = 0
-            try:
-                while not done.is_set():
-                    step(turn)
-                    turn += 1
-            except BaseException as error:
-                failures.append(error)
-
-        return threading.Thread(target=run)
 
     def churn(turn: int) -> None:
         ids = np.arange(50_000, 50_080)
@@ -374,45 +421,16 @@ def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
         if turn % 3 == 0:
             delete(collection, ids[::2])
 
-    def search(turn: int) -> None:
-        for effort in (Effort(exact=True), Effort(nprobe=1_000)):
-            part = steady.take(slice(turn * 20 % 200, turn * 20 % 200 + 20))
-            request = SearchRequest(
-                collection="words", queries=part.vectors, k=1, effort=effort, include=WHOLE_ROWS
-            )
-            found = collection.search(request)
-            assert found.ranked.ids.tolist() == part.ids.tolist()
-            assert found.metadata == [metadata_of(id_) for id_ in part.ids.tolist()]
-
-    def read(_: int) -> None:
-        got = collection.get(steady.ids, WHOLE_ROWS)
-        assert got.vectors is not None
-        assert got.vectors.tobytes() == steady.vectors.tobytes()
-        listed: list[int] = []
-        next_row: int | None = 0
-        while next_row is not None:
-            page, next_row = collection.list_rows(next_row, 60, WHOLE_ROWS)
-            listed += page.ids.tolist()
-        counts = Counter(listed)
-        assert {counts[id_] for id_ in steady.ids.tolist()} == {1}
-        assert collection.ledger().adds_up
-        assert collection.describe().disk_bytes > 0
-
     def absorb(_: int) -> None:
-        collection.absorb_piece()
+        collection.maintenance.absorb_piece()
 
-    threads = [until_done(step) for step in (churn, search, read, absorb)]
-    for thread in threads:
-        thread.start()
-    for turn in range(25):
-        rebuilt(collection)
-        if turn % 10 == 9:
-            build_index(collection, lambda: 0.0)
-    done.set()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
-    assert collection.ledger().adds_up
+    steps = [partial(step, collection, steady) for step in (search_for, read_all)]
+    with running(churn, absorb, *steps):
+        for turn in range(25):
+            rebuilt(collection)
+            if turn % 10 == 9:
+                build_index(collection, lambda: 0.0)
+    assert collection.reads.ledger().adds_up
     collection.close()
 
 
@@ -425,30 +443,30 @@ def test_a_rebuild_is_due_when_half_of_the_rows_are_dead_and_they_are_many(
     corpus = corpus_of(150)
     write(collection, corpus)
     delete(collection, corpus.ids[:99])
-    assert not collection.wants_rebuild  # too few
+    assert not collection.compaction.due  # too few
     delete(collection, corpus.ids[99:100])
-    assert collection.wants_rebuild
+    assert collection.compaction.due
     rebuilt(collection)
-    assert not collection.wants_rebuild
+    assert not collection.compaction.due
     more = corpus_of(500, seed=1)
     write(collection, Corpus(more.ids + 1_000_000_000, more.vectors))
     delete(collection, more.ids[:274] + 1_000_000_000)
-    assert not collection.wants_rebuild  # 274 of 550
+    assert not collection.compaction.due  # 274 of 550
     delete(collection, more.ids[274:275] + 1_000_000_000)
-    assert collection.wants_rebuild
+    assert collection.compaction.due
 
 
 def test_a_tenth_is_enough_when_a_training_was_asked_for(collection: Collection) -> None:
     corpus = corpus_of(1_000)
     write(collection, corpus)
     delete(collection, corpus.ids[:99])
-    collection.ask_for_rebuild()
-    assert not collection.wants_rebuild
+    collection.compaction.ask()
+    assert not collection.compaction.due
     delete(collection, corpus.ids[99:100])
-    collection.ask_for_rebuild()
-    assert collection.wants_rebuild
+    collection.compaction.ask()
+    assert collection.compaction.due
     rebuilt(collection)
-    assert not collection.wants_rebuild
+    assert not collection.compaction.due
 
 
 # ---- failures -----------------------------------------------------------------------------------
@@ -476,20 +494,20 @@ def test_a_disk_that_fails_a_rebuild_leaves_everything_as_it_was(
     disk = FailingDisk()
     collection = opened(tmp_path, disk=disk)
     live, _ = churned(collection)
-    assert collection.wants_rebuild
+    assert collection.compaction.due
     disk.fail(kind, after=after, code=code)
     if kind == "remove":  # of the old file, when all is done
-        collection.rebuild(keep_going)
+        collection.compaction.run(keep_going)
     else:
         with pytest.raises((OSError, sqlite3.OperationalError)):
-            collection.rebuild(keep_going)
-    assert not collection.wants_rebuild  # nor is it tried again at once
+            collection.compaction.run(keep_going)
+    assert not collection.compaction.due  # nor is it tried again at once
     assert_holds(collection, live, metadata=True)
     swept(collection)
     delete(collection, live.ids[:300])
     live = live.take(slice(300, 400))
     assert_holds(collection, live, metadata=True)
-    assert collection.wants_rebuild
+    assert collection.compaction.due
     assert_restarts_with(tmp_path, live)
     rebuilt(collection)
     assert len(collection.snapshot.vectors) == len(live)
@@ -522,11 +540,11 @@ def test_a_rebuild_that_cannot_be_published_stops_writes_and_is_there_after_a_re
         raise MemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Collection, "_replace_columns", no_memory)
+        patched.setattr(CollectionState, "publish_columns", no_memory)
         with pytest.raises(WritesStopped):
-            collection.rebuild(keep_going)
+            collection.compaction.run(keep_going)
     assert_holds(collection, live, metadata=True)
-    (outcome,) = collection.apply([DeleteRequest(collection="words", ids=live.ids)])
+    (outcome,) = collection.writes.apply([DeleteRequest(collection="words", ids=live.ids)])
     assert isinstance(outcome, WritesStopped)
     collection = reopened(collection, tmp_path)
     assert len(collection.snapshot.vectors) == len(live)
@@ -553,7 +571,7 @@ def test_a_rebuild_whose_commit_failed_may_prove_to_have_happened(tmp_path: Path
     live, _ = churned(collection)
     disk.lies = True
     with pytest.raises(sqlite3.OperationalError):
-        collection.rebuild(keep_going)
+        collection.compaction.run(keep_going)
     assert_holds(collection, live, metadata=True)
     assert_restarts_with(tmp_path, live)
     collection.close()
@@ -565,14 +583,14 @@ def test_a_sweep_that_fails_is_not_tried_again_before_the_next_rebuild_or_start(
     disk = FailingDisk()
     collection = opened(tmp_path, disk=disk)
     live, _ = churned(collection)
-    collection.rebuild(keep_going)
+    collection.compaction.run(keep_going)
     disk.fail("commit", code=errno.ENOSPC)
     with pytest.raises(sqlite3.OperationalError):
-        collection.sweep()
-    assert not collection.wants_sweeping
+        collection.compaction.sweep()
+    assert not collection.compaction.sweep_due
     assert_holds(collection, live, metadata=True)
     collection = reopened(collection, tmp_path)
-    assert collection.wants_sweeping
+    assert collection.compaction.sweep_due
     swept(collection)
     assert_holds(collection, live, metadata=True)
     collection.close()
@@ -588,10 +606,10 @@ def test_a_rebuild_that_is_stopped_leaves_nothing_behind(
         nonlocal calls
         calls += 1
         if calls == 5:
-            raise TrainingAbandoned
+            raise WorkAbandoned
 
-    with pytest.raises(TrainingAbandoned):
-        collection.rebuild(stop_later)
+    with pytest.raises(WorkAbandoned):
+        collection.compaction.run(stop_later)
     assert [path.name for path in tmp_path.glob("rows-*")] == ["rows-0.f32"]
     assert_holds(collection, live, metadata=True)
 
@@ -604,13 +622,13 @@ def test_a_rebuild_that_a_close_overtakes_touches_nothing_any_more(tmp_path: Pat
     def go_on() -> None:
         """Let the close wait for the step that runs, and begin no other."""
         if collection.closed:
-            raise TrainingAbandoned
+            raise WorkAbandoned
         if not closer.ident:
             closer.start()
             poll_until(lambda: collection.closed)
 
-    with pytest.raises(TrainingAbandoned):
-        collection.rebuild(go_on)
+    with pytest.raises(WorkAbandoned):
+        collection.compaction.run(go_on)
     closer.join()
     assert (tmp_path / "rows-1.f32").exists()
     collection = Collection.open(Disk(), tmp_path, 0, ENGINE)
@@ -630,7 +648,7 @@ def test_a_changed_bit_is_noticed_in_a_rebuilt_file_too(tmp_path: Path) -> None:
         file.write(bytes([byte ^ 1]))
     row = int(collection.snapshot.positions.rows_at(np.array([100]))[0])
     with pytest.raises(RowFileCorrupt, match=f"row {row} "):
-        collection.get(live.ids, WHOLE_ROWS)
+        collection.reads.get(live.ids, WHOLE_ROWS)
     with pytest.raises(RowFileCorrupt, match=f"row {row} "):
         reopened(collection, tmp_path)
 

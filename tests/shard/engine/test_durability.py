@@ -1,4 +1,4 @@
-"""What is acknowledged outlives a power cut, and a failing disk is never lied about.
+"""What is acknowledged outlives a power cut.
 
 A small history is recorded on a `RecordingDisk`; each of its crash states is opened with the real
 engine and compared with the acknowledged contents. A failure names the state's moment and seed:
@@ -8,250 +8,43 @@ engine and compared with the acknowledged contents. A failure names the state's 
 from __future__ import annotations
 
 import errno
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 
-from tests.crash_disk import CrashState, FailingDisk, Kind, RecordingDisk
-from vectorshard.shard.config import BufferConfig, CompactionConfig, EngineConfig, TrainingConfig
-from vectorshard.shard.engine.background import build_index
+from tests.crash_disk import CrashState, Kind, RecordingDisk
+from tests.shard.engine.contents import (
+    ENTRY,
+    SEED,
+    Contents,
+    Write,
+    Writes,
+    absorb,
+    applied,
+    check_contents,
+    entry_of,
+    now,
+    opened,
+    sweep,
+)
 from vectorshard.shard.engine.collection import Collection
-from vectorshard.shard.errors import Overloaded, RowFileCorrupt, WritesStopped
-from vectorshard.shard.rows.id_column import _place
-from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity
+from vectorshard.shard.engine.index_builder import build_index
+from vectorshard.shard.errors import Overloaded, WritesStopped
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
-    CollectionConfig,
     CollectionEntry,
-    DeleteRequest,
-    Effort,
-    Float32Array,
-    IdArray,
     IdType,
-    Include,
-    IndexConfig,
-    Int64Array,
-    Ledger,
     Metric,
-    SearchRequest,
-    ShardState,
-    UInt64Array,
-    UpsertRequest,
-    VectorArray,
     WriteMode,
 )
 
-DIM = 8
-IDENTITY = ShardIdentity(
-    cluster="test", shard=0, shards_total=1, slots=((0, 4_095),), placement_epoch=1
-)
-ENGINE = EngineConfig(
-    buffer=BufferConfig(absorb_rows=20, absorb_piece_rows=7),
-    training=TrainingConfig(calibration_queries=8, checkpoint_min_rows=10),
-    compaction=CompactionConfig(dead_rows_min=1, piece_bytes=20 * 4 * DIM, tail_rows=10),
-)
-WHOLE_ROWS = Include(vectors=True, metadata=True)
-EVERY_ROW = (Effort(exact=True), Effort(nprobe=1_000))
-"""Two searches that leave no row out: past the index, and through all of it."""
-
 STATES = 250  # of each history
-SEED = 20_250
 TRAINED_AGAIN_EVERY = 10  # states
 REBUILT_AGAIN_EVERY = 4
-
-Id = int | str
-Write = UpsertRequest | DeleteRequest
-
-
-# ---- what must be there -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """The live rows, id -> (vector's bytes, metadata), and what the ledger counts of the others."""
-
-    metric: Metric
-    rows: Mapping[Id, tuple[bytes, bytes]] = field(default_factory=dict)
-    accepted: int = 0
-    replaced: int = 0
-    deleted: int = 0
-
-    def after(self, write: Write) -> Contents:
-        """Return the contents once a write is done, wholly."""
-        rows = dict(self.rows)
-        if isinstance(write, DeleteRequest):
-            assert write.ids is not None
-            there = [id_ for id_ in write.ids.tolist() if id_ in rows]
-            for id_ in there:
-                del rows[id_]
-            return replace(self, rows=rows, deleted=self.deleted + len(there))
-        accepted, replaced = self.accepted, self.replaced
-        vectors = kept(self.metric, write.vectors)
-        for index, id_ in enumerate(write.ids.tolist()):
-            content = (vectors[index].tobytes(), write.metadata[index] if write.metadata else b"")
-            if rows.get(id_) == content or (id_ in rows and write.mode is WriteMode.INSERT):
-                continue
-            replaced += id_ in rows
-            accepted += 1
-            rows[id_] = content
-        return replace(self, rows=rows, accepted=accepted, replaced=replaced)
-
-
-def kept(metric: Metric, vectors: VectorArray) -> Float32Array:
-    """Return vectors as a collection keeps them: of norm 1 under COSINE."""
-    exact = vectors.astype(np.float64)
-    if metric is Metric.COSINE:
-        exact /= np.sqrt((exact**2).sum(axis=1, keepdims=True))
-    return exact.astype(np.float32)
-
-
-def check_contents(collection: Collection, contents: Contents) -> None:
-    """Compare all that a collection says with what it must say."""
-    page, next_row = collection.list_rows(0, 10_000, WHOLE_ROWS)
-    assert next_row is None
-    assert page.vectors is not None
-    assert page.metadata is not None
-    found = {
-        id_: (vector.tobytes(), metadata)
-        for id_, vector, metadata in zip(
-            page.ids.tolist(), page.vectors, page.metadata, strict=True
-        )
-    }
-    assert found == contents.rows
-    assert len(page.ids) == len(contents.rows) == collection.count(None)
-    got = collection.get(page.ids, WHOLE_ROWS)  # checks their checksums
-    assert got.ids.tolist() == page.ids.tolist()
-    assert collection.count(page.ids) == len(page.ids)
-    check_ledger(collection, contents)
-    check_searches(collection, page.ids, page.vectors)
-
-
-def check_ledger(collection: Collection, contents: Contents) -> None:
-    """Compare the ledger, counted anew by the index, with the contents."""
-    ledger = collection.ledger()
-    assert ledger.adds_up
-    assert ledger == Ledger(
-        accepted=contents.accepted,
-        buffered=ledger.buffered,
-        indexed=ledger.indexed,
-        deleted=contents.deleted,
-        replaced=contents.replaced,
-    )
-
-
-def check_searches(collection: Collection, ids: IdArray, vectors: Float32Array) -> None:
-    """Check that each live row is its own nearest hit, and that only live rows are found."""
-    perfect = 0.0 if collection.entry.config.metric is Metric.L2 else 1.0
-    somewhere = np.ones((1, DIM), dtype=np.float32)
-    for effort in EVERY_ROW:
-        request = SearchRequest(collection="words", queries=vectors, k=1, effort=effort)
-        found = collection.search(request)
-        assert found.ranked.ids.tolist() == ids.tolist()
-        np.testing.assert_allclose(found.ranked.scores, perfect, atol=1e-6)
-        assert found.receipt.rows_visible == len(ids)
-        all_hits = collection.search(replace(request, queries=somewhere, k=1_000)).ranked.ids
-        assert sorted(all_hits.tolist()) == sorted(ids.tolist())
-
-
-# ---- a collection in a data directory -----------------------------------------------------------
-
-
-def entry_of(id_type: IdType, metric: Metric) -> CollectionEntry:
-    """Return a collection whose index is trained when the test says so."""
-    config = CollectionConfig(
-        name="words",
-        dim=DIM,
-        metric=metric,
-        id_type=id_type,
-        index=IndexConfig(min_training_size=10),
-    )
-    return CollectionEntry(config=config, incarnation="first")
-
-
-@contextmanager
-def opened(disk: Disk, path: Path, entry: CollectionEntry) -> Iterator[Collection]:
-    """Open the data directory and the collection in it, creating what is absent."""
-    with closing(DataDirectory.open(disk, path, IDENTITY)) as directory:
-        name = entry.config.name
-        if not directory.collection_directories():
-            with directory.creating_collection(name) as building:
-                Collection.create(disk, building, entry)
-        collection = Collection.open(disk, directory.collection_directory(name), 0, ENGINE)
-        with closing(collection):
-            assert collection.entry == entry
-            yield collection
-
-
-class Writes:
-    """Makes writes of one collection: the same ones from the same seed.
-
-    Parameters
-    ----------
-    id_type
-        The collection's.
-    seed
-        Of the vectors.
-    """
-
-    def __init__(self, id_type: IdType, seed: int) -> None:
-        self._id_type = id_type
-        self._random = np.random.default_rng(seed)
-        self._count = count()
-
-    def ids(self, numbers: Sequence[int]) -> IdArray:
-        """Return the ids of some numbers."""
-        if self._id_type is IdType.INT64:
-            return np.array(numbers, dtype=np.int64)
-        return np.array([f"wört-{number}" for number in numbers], dtype=object)
-
-    def upsert(self, numbers: Sequence[int], mode: WriteMode = WriteMode.UPSERT) -> UpsertRequest:
-        """Return rows of new vectors, every third with metadata."""
-        vectors = self._random.standard_normal((len(numbers), DIM)).astype(np.float32)
-        tag = next(self._count)
-        return UpsertRequest(
-            collection="words",
-            ids=self.ids(numbers),
-            vectors=vectors,
-            metadata=[b"" if number % 3 else b"%d-%d" % (tag, number) for number in numbers],
-            mode=mode,
-        )
-
-    def delete(self, numbers: Sequence[int]) -> DeleteRequest:
-        """Return a delete."""
-        return DeleteRequest(collection="words", ids=self.ids(numbers))
-
-
-def now() -> float:
-    """Return a time, always the same."""
-    return 1_700_000_000.0
-
-
-def absorb(collection: Collection) -> None:
-    """Absorb the whole buffer."""
-    while collection.absorb_piece():
-        pass
-
-
-def sweep(collection: Collection) -> None:
-    """Take away all that rebuilds have left."""
-    while collection.wants_sweeping:
-        collection.sweep()
-
-
-def applied(collection: Collection, contents: Contents, *group: Write) -> Contents:
-    """Write a group that must succeed; return the contents after it."""
-    for outcome in collection.apply(group):
-        assert not isinstance(outcome, Exception), outcome
-    for each in group:
-        contents = contents.after(each)
-    return contents
 
 
 # ---- a recorded history -------------------------------------------------------------------------
@@ -300,7 +93,7 @@ class History:
         with self.reopened() as collection:
             self.do(collection, self.write.upsert(range(85, 100)))
             build_index(collection, now)
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
             self.refuse(collection, "sync", errno.EIO, WritesStopped)
         with self.reopened() as collection:
             self.do(collection, self.write.delete(range(0, 100, 9)))
@@ -310,7 +103,7 @@ class History:
         with self.reopened() as collection:
             self.do(collection, self.write.upsert([3, 5, 300]))
             self.rebuild(collection)
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
             self.do(collection, self.write.delete([3, 4, 200]))
             self.rebuild(collection)
         with self.reopened() as collection:
@@ -338,9 +131,9 @@ class History:
             if (write := next(meanwhile, None)) is not None:
                 self.do(collection, write)
 
-        collection.rebuild(go_on)
-        assert collection.wants_sweeping
-        collection.sweep()
+        collection.compaction.run(go_on)
+        assert collection.compaction.sweep_due
+        collection.compaction.sweep()
 
     def before_training(self, collection: Collection) -> None:
         write = self.write
@@ -359,11 +152,11 @@ class History:
         write = self.write
         build_index(collection, now)
         self.do(collection, write.upsert(range(60, 75)))
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         self.do(collection, write.delete([10, 60, 61]))
         absorb(collection)
         self.do(collection, write.upsert([11, 12, 62, 75]))
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
 
     def reopened(self) -> AbstractContextManager[Collection]:
         """Start, as after a restart."""
@@ -372,7 +165,7 @@ class History:
     def do(self, collection: Collection, *group: Write) -> None:
         """Write a group, and mark its acknowledgement."""
         self.disk.mark(Begun(group))
-        outcomes = collection.apply(group)
+        outcomes = collection.writes.apply(group)
         self.disk.mark(Acknowledged())
         assert not any(isinstance(outcome, Exception) for outcome in outcomes), outcomes
 
@@ -388,7 +181,7 @@ class History:
         group = (self.write.upsert(range(500, 500 + rows)), self.write.delete([7, 8]))
         self.disk.fail(kind, code=code)
         self.disk.mark(Begun(group))
-        assert [type(outcome) for outcome in collection.apply(group)] == [refusal] * 2
+        assert [type(outcome) for outcome in collection.writes.apply(group)] == [refusal] * 2
         self.disk.mark(Refused())
 
 
@@ -416,10 +209,9 @@ def possible_contents(metric: Metric, marks: Sequence[object]) -> list[Contents]
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files grow, and logs be checkpointed, within a few hundred rows."""
     monkeypatch.setattr("vectorshard.shard.storage.row_file.FIRST_BYTES", 1_024)
-    monkeypatch.setattr("vectorshard.shard.storage.row_database.CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr("vectorshard.shard.storage.row_store.CHECKPOINT_BYTES", 100_000)
 
 
-ENTRY = entry_of(IdType.STRING, Metric.L2)
 KINDS = pytest.mark.parametrize(
     "entry",
     [entry_of(IdType.INT64, Metric.L2), entry_of(IdType.STRING, Metric.COSINE)],
@@ -486,7 +278,7 @@ def check_state(
         assert (shard / "collections" / "words").is_dir()
     possible = possible_contents(entry.config.metric, state.marks)
     with opened(Disk(), shard, entry) as collection:
-        ledger = collection.ledger()
+        ledger = collection.reads.ledger()
         counts = (ledger.accepted, ledger.replaced, ledger.deleted)
         contents = next(
             (
@@ -503,10 +295,10 @@ def check_state(
         check_contents(collection, contents)
         if train:
             build_index(collection, now)
-            collection.checkpoint()
+            collection.maintenance.checkpoint()
             check_contents(collection, contents)
         if rebuild:
-            collection.rebuild(lambda: None)
+            collection.compaction.run(lambda: None)
             sweep(collection)
             check_contents(collection, contents)
     with opened(Disk(), shard, entry) as collection:
@@ -514,246 +306,5 @@ def check_state(
         left = [path.name for path in (shard / "collections" / "words").iterdir()]
         assert sum(name.startswith("rows-") for name in left) == 1
         if train:
-            assert collection.ledger().indexed == len(contents.rows)
+            assert collection.reads.ledger().indexed == len(contents.rows)
             assert sum(name.startswith("index-") for name in left) == 1
-
-
-# ---- disks that fail ----------------------------------------------------------------------------
-
-WRITE_KINDS: tuple[Kind, ...] = ("write", "sync", "commit")
-
-
-@pytest.mark.parametrize("kind", [*WRITE_KINDS, "extend"])
-def test_a_full_disk_refuses_a_write_and_takes_the_next(tmp_path: Path, kind: Kind) -> None:
-    disk, write = FailingDisk(), Writes(IdType.STRING, SEED)
-    with opened(disk, tmp_path / "shard-0", ENTRY) as collection:
-        contents = Contents(Metric.L2)
-        if kind != "extend":  # which only the first write of a file needs
-            contents = applied(collection, contents, write.upsert(range(30)))
-        disk.fail(kind, code=errno.ENOSPC)
-        (outcome,) = collection.apply([write.upsert(range(20, 50))])
-        assert isinstance(outcome, Overloaded)
-        check_contents(collection, contents)
-        contents = applied(collection, contents, write.upsert(range(25, 40)), write.delete([3]))
-        check_contents(collection, contents)
-    with opened(Disk(), tmp_path / "shard-0", ENTRY) as collection:
-        check_contents(collection, contents)
-
-
-@pytest.mark.parametrize("kind", WRITE_KINDS)
-def test_a_disk_that_fails_a_write_takes_none_until_a_restart_and_is_read_on(
-    tmp_path: Path, kind: Kind
-) -> None:
-    disk, write = FailingDisk(), Writes(IdType.STRING, SEED)
-    with opened(disk, tmp_path / "shard-0", ENTRY) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
-        build_index(collection, now)
-        disk.fail(kind, code=errno.EIO)
-        groups: list[list[Write]] = [
-            [write.upsert(range(20, 50)), write.delete([1])],
-            [write.delete([2])],
-        ]
-        for group in groups:
-            for outcome in collection.apply(group):
-                assert isinstance(outcome, WritesStopped)
-            check_contents(collection, contents)
-        writes_tried = dict(disk.counts)
-        collection.apply([write.upsert(range(50, 60))])
-        assert disk.counts == writes_tried
-    with opened(Disk(), tmp_path / "shard-0", ENTRY) as collection:
-        check_contents(collection, contents)
-        contents = applied(collection, contents, write.upsert(range(20, 50)))
-        check_contents(collection, contents)
-
-
-@pytest.mark.parametrize("kind", ["write", "sync", "rename", "sync_directory", "commit"])
-def test_an_index_file_that_cannot_be_written_costs_no_row(tmp_path: Path, kind: Kind) -> None:
-    disk, write = FailingDisk(), Writes(IdType.STRING, SEED)
-    path = tmp_path / "shard-0"
-    with opened(disk, path, ENTRY) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
-        build_index(collection, now)
-        collection.checkpoint()
-        contents = applied(collection, contents, write.upsert(range(20, 50)))
-        build_index(collection, now)
-        disk.fail(kind)
-        with pytest.raises((OSError, sqlite3.OperationalError)):
-            collection.checkpoint()
-        check_contents(collection, contents)
-        contents = applied(collection, contents, write.delete([4]))
-    with opened(Disk(), path, ENTRY) as collection:
-        check_contents(collection, contents)
-        collection.checkpoint()
-        assert len(index_files(path)) == 1
-
-
-def no_memory(*_: object) -> None:
-    """Stand in for what needs memory."""
-    raise MemoryError("no room")
-
-
-def placed_at_the_last(table: Int64Array, hashes: UInt64Array, rows: Int64Array) -> None:
-    """Enter ids into the table, as `_place` does, and run out of memory then."""
-    _place(table, hashes, rows)
-    no_memory()
-
-
-@pytest.mark.parametrize("id_type", list(IdType))
-@pytest.mark.parametrize(
-    ("step", "failing"),
-    [
-        ("vectorshard.shard.storage.row_columns.RowColumns._append_norms", no_memory),
-        ("vectorshard.shard.storage.row_file.RowFile.view", no_memory),
-        ("vectorshard.shard.rows.id_column.IdColumn.append", no_memory),
-        ("vectorshard.shard.rows.id_column.IdIndex.put", no_memory),
-        ("vectorshard.shard.rows.id_column._empty_table", no_memory),
-        ("vectorshard.shard.rows.id_column._place", no_memory),
-        ("vectorshard.shard.rows.id_column._place", placed_at_the_last),
-    ],
-)
-def test_a_commit_that_cannot_be_published_stops_writes_and_is_there_after_a_restart(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    failing: Callable[..., None],
-    id_type: IdType,
-) -> None:
-    write, entry = Writes(id_type, SEED), entry_of(id_type, Metric.L2)
-    with opened(Disk(), tmp_path / "shard-0", entry) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
-        large = write.upsert(range(20, 620))  # makes the id index grow
-        if failing is placed_at_the_last:  # into the table that stays
-            large = write.upsert(range(20, 100))
-        with monkeypatch.context() as patched:
-            patched.setattr(step, failing)
-            (outcome,) = collection.apply([large])
-        assert isinstance(outcome, WritesStopped)
-        check_contents(collection, contents)
-        assert collection.count(large.ids) == 10
-        for later in (large, write.upsert([20, 40]), write.delete([3, 40])):
-            (outcome,) = collection.apply([later])
-            assert isinstance(outcome, WritesStopped)
-        check_contents(collection, contents)
-    contents = contents.after(large)
-    with opened(Disk(), tmp_path / "shard-0", entry) as collection:
-        check_contents(collection, contents)
-        contents = applied(collection, contents, write.upsert(range(10, 50)), write.delete([3]))
-        check_contents(collection, contents)
-    with opened(Disk(), tmp_path / "shard-0", entry) as collection:
-        check_contents(collection, contents)
-
-
-# ---- bytes that change --------------------------------------------------------------------------
-
-
-def collection_directory(path: Path) -> Path:
-    """Return the directory of the collection in a data directory."""
-    return path / "collections" / "words"
-
-
-def index_files(path: Path) -> list[Path]:
-    """Return the index files in a data directory."""
-    return sorted(collection_directory(path).glob("index-*"))
-
-
-def flip_bit(path: Path, at: int) -> None:
-    """Change one bit of a file in its place, where a memory map of it shows the change."""
-    with path.open("r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ 0b100]))
-
-
-@pytest.mark.parametrize("row", [0, 17, 29])
-def test_a_changed_bit_in_a_row_is_named_when_the_row_is_read_and_at_the_start(
-    tmp_path: Path, row: int
-) -> None:
-    write, path = Writes(IdType.STRING, SEED), tmp_path / "shard-0"
-    whole_page = (0, 10_000, WHOLE_ROWS)
-    with opened(Disk(), path, ENTRY) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
-        flip_bit(collection_directory(path) / "rows-0.f32", row * DIM * 4 + 9)
-        found = f"row {row} "
-        with pytest.raises(RowFileCorrupt, match=found):
-            collection.get(write.ids([row]), WHOLE_ROWS)
-        with pytest.raises(RowFileCorrupt, match=found):
-            collection.list_rows(*whole_page)
-        query = np.zeros((1, DIM), dtype=np.float32)
-        request = SearchRequest(collection="words", queries=query, k=30, include=WHOLE_ROWS)
-        with pytest.raises(RowFileCorrupt, match=found):
-            collection.search(request)
-        others = write.ids([number for number in range(30) if number != row])
-        rows = collection.get(others, WHOLE_ROWS)
-        assert rows.vectors is not None
-        for id_, vector in zip(rows.ids.tolist(), rows.vectors, strict=True):
-            assert vector.tobytes() == contents.rows[id_][0]
-    with (
-        pytest.raises(RowFileCorrupt, match=found),
-        opened(Disk(), path, ENTRY),
-    ):
-        pass
-
-
-def test_a_changed_bit_in_a_dead_row_harms_nobody(tmp_path: Path) -> None:
-    write, path = Writes(IdType.STRING, SEED), tmp_path / "shard-0"
-    with opened(Disk(), path, ENTRY) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
-        contents = applied(collection, contents, write.delete([17]))
-    flip_bit(collection_directory(path) / "rows-0.f32", 17 * DIM * 4)
-    with opened(Disk(), path, ENTRY) as collection:
-        check_contents(collection, contents)
-
-
-def changed(path: Path) -> None:
-    """Change a bit in the middle of a file."""
-    flip_bit(path, path.stat().st_size // 2)
-
-
-def cut(path: Path) -> None:
-    """Leave half of a file."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize("harm", [changed, cut, Path.unlink], ids=["changed", "cut", "missing"])
-def test_rows_of_a_harmed_index_file_are_buffered_and_trained_again(
-    tmp_path: Path, harm: Callable[[Path], None]
-) -> None:
-    write, path = Writes(IdType.STRING, SEED), tmp_path / "shard-0"
-    with opened(Disk(), path, ENTRY) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(100)))
-        build_index(collection, now)
-        contents = applied(collection, contents, write.delete([7]), write.upsert([8, 9]))
-        collection.checkpoint()
-    (index_file,) = index_files(path)
-    harm(index_file)
-    with opened(Disk(), path, ENTRY) as collection:
-        assert collection.describe().state is ShardState.BUFFERING
-        assert collection.ledger().buffered == len(contents.rows)
-        check_contents(collection, contents)
-        assert collection.wants_training
-        build_index(collection, now)
-        check_contents(collection, contents)
-        collection.checkpoint()
-    with opened(Disk(), path, ENTRY) as collection:
-        assert collection.ledger().indexed == len(contents.rows)
-        check_contents(collection, contents)
-        assert len(index_files(path)) == 1
-
-
-def test_rows_newer_than_the_index_file_are_buffered(tmp_path: Path) -> None:
-    write, path = Writes(IdType.STRING, SEED), tmp_path / "shard-0"
-    with opened(Disk(), path, ENTRY) as collection:
-        contents = applied(collection, Contents(Metric.L2), write.upsert(range(100)))
-        build_index(collection, now)
-        collection.checkpoint()
-        contents = applied(collection, contents, write.upsert(range(90, 130)), write.delete([0]))
-        absorb(collection)
-        assert collection.ledger().buffered == 0
-    with opened(Disk(), path, ENTRY) as collection:
-        assert collection.describe().state is ShardState.TRAINED
-        assert collection.ledger().buffered == 40
-        check_contents(collection, contents)
-        absorb(collection)
-        assert collection.ledger().buffered == 0
-        check_contents(collection, contents)

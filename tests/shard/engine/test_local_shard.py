@@ -299,7 +299,7 @@ async def test_who_waits_for_a_training_when_the_shard_closes_is_told(tmp_path: 
     while not (await shard.describe("words")).shards[0].training:
         assert not training.done()
     closing = asyncio.ensure_future(shard.close())
-    await asyncio.to_thread(poll_until, lambda: shard._trainer._stopping)
+    await asyncio.to_thread(poll_until, lambda: shard._background._stopping)
     gate.open()
     with pytest.raises(ShardUnavailable):
         await asyncio.wait_for(training, DEADLINE_S)

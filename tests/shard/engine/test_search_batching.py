@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.virtual_time import run_virtually
-from vectorshard.shard.engine import search_batching as search_coalescer
 from vectorshard.shard.engine.search_batching import (
     HOLD_UP_S,
     JOINED_QUERIES,
-    SearchCoalescer,
+    SearchBatcher,
     joined,
     parted,
 )
@@ -120,16 +119,16 @@ def searcher() -> Searcher:
 
 
 class Callers:
-    """Callers of one coalescer."""
+    """Callers of one batcher."""
 
-    def __init__(self, searcher: Searcher) -> None:
-        self._coalescer = SearchCoalescer(clock=lambda: searcher.now)
+    def __init__(self, searcher: Searcher, hold_up_s: float = HOLD_UP_S) -> None:
+        self._batcher = SearchBatcher(clock=lambda: searcher.now, hold_up_s=hold_up_s)
         self._searcher = searcher
 
     async def ask(
         self, request: SearchRequest, call: Call = NO_LIMIT, kind: str = ""
     ) -> asyncio.Task[SearchResult]:
-        asked = asyncio.ensure_future(self._coalescer.search(request, call, self._searcher, kind))
+        asked = asyncio.ensure_future(self._batcher.search(request, call, self._searcher, kind))
         await settle()
         return asked
 
@@ -207,9 +206,9 @@ def test_one_that_hangs_holds_up_its_kind_for_a_part_of_its_own_time(
         raise AssertionError("it hangs")
 
     async def ask_two() -> None:
-        coalescer = SearchCoalescer(asyncio.get_running_loop().time, hold_up_part=part)
+        batcher = SearchBatcher(asyncio.get_running_loop().time, hold_up_part=part)
         asked = [
-            asyncio.ensure_future(coalescer.search(asking(number), Call(deadline=time_s), hang))
+            asyncio.ensure_future(batcher.search(asking(number), Call(deadline=time_s), hang))
             for number in (1, 2)
         ]
         await asyncio.sleep(2 * HOLD_UP_S)
@@ -221,10 +220,33 @@ def test_one_that_hangs_holds_up_its_kind_for_a_part_of_its_own_time(
     assert began == begins
 
 
-async def test_one_that_hangs_holds_up_its_kind_only_for_a_while(
-    searcher: Searcher, callers: Callers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search_coalescer, "HOLD_UP_S", 0.0)
+def test_a_joined_search_that_hangs_holds_up_its_kind_by_the_first_deadline_of_all() -> None:
+    began: list[float] = []
+
+    async def hang(request: SearchRequest, call: Call, release: object) -> SearchResult:
+        began.append(asyncio.get_running_loop().time())
+        await asyncio.Event().wait()
+        raise AssertionError("it hangs")
+
+    async def ask_four() -> None:
+        batcher = SearchBatcher(asyncio.get_running_loop().time, hold_up_part=0.5)
+        asked = []
+        for number, deadline in ((1, 0.4), (2, 60.0), (3, 0.6), (4, 60.0)):
+            if number == 4:
+                await asyncio.sleep(0.3)  # the second and the third run together by now
+            search = batcher.search(asking(number), Call(deadline=deadline), hang)
+            asked.append(asyncio.ensure_future(search))
+        await asyncio.sleep(2 * HOLD_UP_S)
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    run_virtually(ask_four())
+    assert began == pytest.approx([0.0, 0.2, 0.4])
+
+
+async def test_one_that_hangs_holds_up_its_kind_only_for_a_while(searcher: Searcher) -> None:
+    callers = Callers(searcher, hold_up_s=0.0)
     await callers.ask(asking(1))
     await callers.ask(asking(2))
     await searcher.reaches(2)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.shard.samples import Corpus, config_of, open_collection, some_vectors, write
 from vectorshard.shard.config import CompactionConfig
-from vectorshard.shard.engine.background import build_index
 from vectorshard.shard.engine.collection import Collection
-from vectorshard.shard.engine.upkeep import first_training_due, rebuild_due, retraining_due
+from vectorshard.shard.engine.index_builder import build_index
+from vectorshard.shard.engine.upkeep import compaction_due, first_training_due, retraining_due
 from vectorshard.shard.index.calibration import Calibration
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.rows.id_column import IdColumn
@@ -132,15 +132,17 @@ def test_a_row_file_is_rebuilt_for_many_dead_rows_or_fewer_when_asked(
     rows: int, dead: int, due: bool, due_when_asked: bool
 ) -> None:
     snapshot = snapshot_of(rows, dead=range(dead))
-    assert rebuild_due(snapshot, CONFIG, asked=False) == due
-    assert rebuild_due(snapshot, CONFIG, asked=True) == due_when_asked
+    assert compaction_due(snapshot, CONFIG, asked=False) == due
+    assert compaction_due(snapshot, CONFIG, asked=True) == due_when_asked
 
 
 def test_rows_that_a_rebuild_has_left_out_count_no_more() -> None:
     kept = RowMap.of_kept(np.arange(900, 1_000), 1_000)
-    assert not rebuild_due(snapshot_of(1_000, dead=range(900), positions=kept), CONFIG, asked=True)
+    assert not compaction_due(
+        snapshot_of(1_000, dead=range(900), positions=kept), CONFIG, asked=True
+    )
     later = snapshot_of(1_000, dead=range(950), positions=kept)
-    assert rebuild_due(later, CONFIG, asked=False)
+    assert compaction_due(later, CONFIG, asked=False)
 
 
 def test_rows_that_never_lie_evenly_do_not_make_an_index_train_again_and_again(
@@ -155,12 +157,12 @@ def test_rows_that_never_lie_evenly_do_not_make_an_index_train_again_and_again(
         rows = Corpus(np.arange(50) + 1_000 * (turn + 1), np.tile(spread[:1], (50, 1)))
         write(collection, rows)
         absorb(collection)
-        before = collection.describe().list_imbalance
-        if collection.wants_training:
+        before = collection.reads.describe().list_imbalance
+        if collection.maintenance.training_due:
             build_index(collection, lambda: 0.0)
             trainings += 1
-        assert not collection.wants_training
-        assert collection.describe().list_imbalance >= 1.0
+        assert not collection.maintenance.training_due
+        assert collection.reads.describe().list_imbalance >= 1.0
         assert before >= 1.0
     assert 1 <= trainings <= 5  # the rows have grown by half only so often
     collection.close()
@@ -168,7 +170,7 @@ def test_rows_that_never_lie_evenly_do_not_make_an_index_train_again_and_again(
 
 def absorb(collection: Collection) -> None:
     """Absorb the whole buffer."""
-    while collection.absorb_piece():
+    while collection.maintenance.absorb_piece():
         pass
 
 
@@ -178,13 +180,13 @@ def test_an_index_whose_new_rows_lie_elsewhere_is_trained_before_it_is_outgrown(
     collection = open_collection(tmp_path, config_of(min_training_size=100))
     write(collection, Corpus(np.arange(400), some_vectors(400)))
     build_index(collection, lambda: 0.0)
-    assert not collection.wants_training
+    assert not collection.maintenance.training_due
     elsewhere = some_vectors(400, seed=1) + np.float32(30)
     write(collection, Corpus(np.arange(400) + 1_000, elsewhere))
     absorb(collection)
-    unbalanced = collection.describe().list_imbalance
-    assert collection.wants_training
+    unbalanced = collection.reads.describe().list_imbalance
+    assert collection.maintenance.training_due
     build_index(collection, lambda: 0.0)
-    assert collection.describe().list_imbalance < unbalanced / 2
-    assert not collection.wants_training
+    assert collection.reads.describe().list_imbalance < unbalanced / 2
+    assert not collection.maintenance.training_due
     collection.close()

@@ -23,13 +23,13 @@ from tests.shard.samples import (
     write,
 )
 from vectorshard.shard.config import BufferConfig, EngineConfig, TrainingConfig
-from vectorshard.shard.engine.background import (
-    Trainer,
-    TrainingAbandoned,
+from vectorshard.shard.engine.background import BackgroundThreads
+from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.index_builder import (
+    WorkAbandoned,
     build_index,
     measure_live_recall,
 )
-from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.filters import Equals, Filter
 from vectorshard.shard.search.live_recall import LIVE_QUERIES_MIN, LIVE_QUERIES_NEW
 from vectorshard.shard.search.snapshot import Snapshot
@@ -97,11 +97,11 @@ def search(
     filter_: Filter | None = None,
 ) -> list[set[int]]:
     """Search for 10 hits; return the ids found for each query."""
-    found = collection.search(
+    found = collection.reads.search(
         SearchRequest(collection="words", queries=queries, k=10, effort=effort, filter=filter_)
     )
-    ends = np.cumsum(found.ranked.counts)[:-1]
-    return [set(ids.tolist()) for ids in np.split(found.ranked.ids, ends)]
+    ends = np.cumsum(found.hits.counts)[:-1]
+    return [set(ids.tolist()) for ids in np.split(found.hits.ids, ends)]
 
 
 def recall(collection: Collection, queries: Float32Array) -> float:
@@ -113,7 +113,7 @@ def recall(collection: Collection, queries: Float32Array) -> float:
 
 def measure(collection: Collection) -> bool:
     """Do what is due; say whether anything was."""
-    due = collection.wants_live_recall
+    due = collection.maintenance.live_recall_due
     if due:
         measure_live_recall(collection, lambda: None)
     return due
@@ -125,7 +125,7 @@ def test_live_recall_is_what_live_searches_found(tmp_path: Path, kind: IndexKind
     queries = means_of_five(150, seed=1)
     search(collection, queries)
     assert measure(collection)
-    description = collection.describe()
+    description = collection.reads.describe()
     assert description.live_queries == 150
     assert description.live_recall == pytest.approx(recall(collection, queries), abs=1e-9)
     assert description.live_recall < TARGET - 0.02
@@ -140,12 +140,12 @@ def test_queries_unlike_the_rows_get_the_recall_they_were_promised(
     collection = trained(tmp_path, kind=kind, metric=metric)
     search(collection, means_of_five(LIVE_QUERIES_MIN, 0, metric))
     assert measure(collection)
-    assert collection.describe().live_recall < TARGET - 0.01
+    assert collection.reads.describe().live_recall < TARGET - 0.01
     search(collection, means_of_five(LIVE_QUERIES_NEW, 1, metric))
     assert measure(collection)
     assert measure(collection)  # of the new calibration, with the same queries
     assert not measure(collection)
-    description = collection.describe()
+    description = collection.reads.describe()
     assert description.live_recall >= TARGET - 0.005
     assert description.measured_recall == pytest.approx(description.live_recall, abs=0.005)
     assert description.generation == 1
@@ -176,7 +176,7 @@ def test_a_measurement_that_is_not_low_is_forgiven_the_low_one_before(tmp_path: 
     for queries in (means_of_five(100, 0), CORPUS.vectors[:1_000], means_of_five(600, 1)):
         search(collection, queries)
         assert measure(collection)
-    assert collection.describe().live_recall < TARGET - 0.01
+    assert collection.reads.describe().live_recall < TARGET - 0.01
     assert collection.snapshot.index is before
     collection.close()
 
@@ -184,7 +184,7 @@ def test_a_measurement_that_is_not_low_is_forgiven_the_low_one_before(tmp_path: 
 def test_nothing_happens_below_a_hundred_queries(collection: Collection) -> None:
     search(collection, means_of_five(LIVE_QUERIES_MIN - 1, seed=0))
     assert not measure(collection)
-    description = collection.describe()
+    description = collection.reads.describe()
     assert (description.live_recall, description.live_queries) == (0.0, 0)
 
 
@@ -197,9 +197,9 @@ def test_exact_and_filtered_searches_are_no_part_of_the_sample(tmp_path: Path) -
     queries = means_of_five(200, seed=0)
     search(collection, queries, effort=Effort(exact=True))
     search(collection, queries, filter_=Equals("lang", "pl"))
-    assert not collection.wants_live_recall
+    assert not collection.maintenance.live_recall_due
     search(collection, queries, effort=Effort(nprobe=1))
-    assert collection.wants_live_recall
+    assert collection.maintenance.live_recall_due
     collection.close()
 
 
@@ -207,9 +207,9 @@ def test_nothing_is_due_before_there_is_an_index(tmp_path: Path) -> None:
     collection = open_collection(tmp_path, config_of(dim=DIM), engine=ENGINE)
     write(collection, CORPUS)
     search(collection, means_of_five(200, seed=0))
-    assert not collection.wants_live_recall
+    assert not collection.maintenance.live_recall_due
     build_index(collection, lambda: 0.0)
-    assert collection.wants_live_recall
+    assert collection.maintenance.live_recall_due
     collection.close()
 
 
@@ -227,24 +227,24 @@ def test_a_calibration_that_no_setting_reaches_searches_all_rows_and_rests(
     for seed in range(2, 6):
         assert recall(collection, means_of_five(LIVE_QUERIES_NEW, seed)) == 1.0
         measure(collection)
-        assert collection.describe().live_recall == 1.0
+        assert collection.reads.describe().live_recall == 1.0
     assert collection.snapshot.index is calibrated
 
 
 @pytest.mark.parametrize("absorbed", [False, True])
 def test_a_restart_keeps_the_calibration(tmp_path: Path, *, absorbed: bool) -> None:
     collection = trained(tmp_path)
-    collection.checkpoint()
+    collection.maintenance.checkpoint()
     for seed, queries in enumerate((LIVE_QUERIES_MIN, LIVE_QUERIES_NEW)):
         search(collection, means_of_five(queries, seed))
         measure(collection)
     if absorbed:  # too few for a checkpoint of their own
         write(collection, Corpus(np.arange(ROWS, ROWS + 50), corpus_of(50, dim=DIM).vectors))
-        while collection.absorb_piece():
+        while collection.maintenance.absorb_piece():
             pass
-    assert collection.wants_checkpoint
-    collection.checkpoint()
-    assert not collection.wants_checkpoint
+    assert collection.maintenance.checkpoint_due
+    collection.maintenance.checkpoint()
+    assert not collection.maintenance.checkpoint_due
     index = collection.snapshot.index
     assert index is not None
     collection.close()
@@ -253,20 +253,20 @@ def test_a_restart_keeps_the_calibration(tmp_path: Path, *, absorbed: bool) -> N
     assert after is not None
     assert after.calibration == index.calibration
     assert (after.generation, after.ivf.rows) == (1, ROWS + 50 * absorbed)
-    assert not reopened.wants_checkpoint
+    assert not reopened.maintenance.checkpoint_due
     reopened.close()
 
 
 def test_what_is_known_anew_of_a_stored_index_writes_no_file(tmp_path: Path) -> None:
     collection = trained(tmp_path)
-    collection.checkpoint()
+    collection.maintenance.checkpoint()
     (stored,) = tmp_path.glob("index-*")
     written_ns = stored.stat().st_mtime_ns
     index = collection.snapshot.index
     assert index is not None
-    assert collection.publish_calibration(index, replace(index.calibration, points=()))
-    collection.checkpoint()
-    assert not collection.wants_checkpoint
+    assert collection.state.publish_calibration(index, replace(index.calibration, points=()))
+    collection.maintenance.checkpoint()
+    assert not collection.maintenance.checkpoint_due
     assert list(tmp_path.glob("index-*")) == [stored]
     assert stored.stat().st_mtime_ns == written_ns
     collection.close()
@@ -277,7 +277,7 @@ def test_a_calibration_of_an_index_that_was_replaced_is_dropped(collection: Coll
     assert old is not None
     build_index(collection, lambda: 0.0)
     new = collection.snapshot.index
-    assert not collection.publish_calibration(old, old.calibration)
+    assert not collection.state.publish_calibration(old, old.calibration)
     assert collection.snapshot.index is new
 
 
@@ -291,8 +291,8 @@ def test_a_measurement_across_two_indexes_is_none(collection: Collection) -> Non
 
     measure_live_recall(collection, go_on)
     assert next(pieces) == 2  # of seven
-    assert collection.describe().live_queries == 0
-    assert collection.wants_live_recall
+    assert collection.reads.describe().live_queries == 0
+    assert collection.maintenance.live_recall_due
 
 
 def test_rows_absorbed_between_two_pieces_spoil_neither_measuring_nor_calibrating(
@@ -304,13 +304,13 @@ def test_rows_absorbed_between_two_pieces_spoil_neither_measuring_nor_calibratin
     def absorb() -> None:
         first = next(numbers)
         write(collection, Corpus(np.arange(first, first + 20), CORPUS.vectors[first % ROWS :][:20]))
-        assert collection.absorb_piece()
+        assert collection.maintenance.absorb_piece()
 
     for some in queries:
         search(collection, some)
         measure_live_recall(collection, absorb)
     assert measure(collection)
-    assert collection.describe().live_recall >= TARGET - 0.01
+    assert collection.reads.describe().live_recall >= TARGET - 0.01
 
 
 def test_the_index_is_asked_under_its_lock_a_few_queries_at_a_time(collection: Collection) -> None:
@@ -320,11 +320,11 @@ def test_the_index_is_asked_under_its_lock_a_few_queries_at_a_time(collection: C
     @contextmanager
     def published() -> Iterator[Snapshot]:
         nonlocal held
-        with collection.index_at_rest() as snapshot:
+        with collection.state.index_at_rest() as snapshot:
             held += 1
             yield snapshot
 
-    collection.live.measure(published, lambda: None)
+    collection.state.live.measure(published, lambda: None)
     assert held >= LIVE_QUERIES_MIN / 16
 
 
@@ -336,10 +336,10 @@ def test_searches_and_writes_go_on_between_two_pieces(collection: Collection) ->
         number = next(extra)
         write(collection, Corpus(np.array([number]), CORPUS.vectors[:1]))
         assert number in search(collection, CORPUS.vectors[:1], effort=Effort(exact=True))[0]
-        assert collection.absorb_piece()
+        assert collection.maintenance.absorb_piece()
 
     measure_live_recall(collection, go_on)
-    assert collection.describe().live_queries == LIVE_QUERIES_MIN
+    assert collection.reads.describe().live_queries == LIVE_QUERIES_MIN
 
 
 def test_a_calibration_on_live_queries_is_logged_with_what_it_changed(
@@ -359,14 +359,16 @@ def test_a_calibration_on_live_queries_is_logged_with_what_it_changed(
 
 
 @contextmanager
-def cared_for(collection: Collection, stopwatch: Callable[[], float]) -> Iterator[Trainer]:
-    trainer = Trainer(lambda: 0.0, stopwatch)
-    trainer.start()
-    trainer.attach(collection)
+def cared_for(
+    collection: Collection, stopwatch: Callable[[], float]
+) -> Iterator[BackgroundThreads]:
+    threads = BackgroundThreads(lambda: 0.0, stopwatch)
+    threads.start()
+    threads.attach(collection)
     try:
-        yield trainer
+        yield threads
     finally:
-        trainer.stop()
+        threads.stop()
 
 
 def test_live_searches_alone_make_the_builder_measure_and_calibrate(
@@ -375,9 +377,9 @@ def test_live_searches_alone_make_the_builder_measure_and_calibrate(
     before = collection.snapshot.index
     with cared_for(collection, lambda: 0.0):
         search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
-        poll_until(lambda: collection.describe().live_queries == LIVE_QUERIES_MIN)
+        poll_until(lambda: collection.reads.describe().live_queries == LIVE_QUERIES_MIN)
         search(collection, means_of_five(LIVE_QUERIES_NEW, seed=1))
-        poll_until(lambda: collection.describe().live_recall >= TARGET - 0.005)
+        poll_until(lambda: collection.reads.describe().live_recall >= TARGET - 0.005)
     assert collection.snapshot.index is not before
 
 
@@ -395,25 +397,25 @@ def test_a_training_that_is_asked_for_does_not_wait_for_a_measurement(
     with cared_for(collection, stopwatch):
         search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
         assert resting.wait(30)
-        assert collection.describe().live_queries == 0
-        collection.ask_for_training().result(30)
-        assert collection.describe().generation == 2
+        assert collection.reads.describe().live_queries == 0
+        collection.maintenance.ask_for_training().result(30)
+        assert collection.reads.describe().generation == 2
 
 
 def test_a_measurement_ends_where_it_is_told_to(collection: Collection) -> None:
     search(collection, means_of_five(LIVE_QUERIES_MIN, seed=0))
 
     def go_on() -> None:
-        raise TrainingAbandoned
+        raise WorkAbandoned
 
-    with pytest.raises(TrainingAbandoned):
+    with pytest.raises(WorkAbandoned):
         measure_live_recall(collection, go_on)
-    assert collection.wants_live_recall
+    assert collection.maintenance.live_recall_due
 
 
 def test_the_sample_is_bounded_and_counted_as_memory(collection: Collection) -> None:
-    before = collection.describe().memory_bytes
+    before = collection.reads.describe().memory_bytes
     for seed in range(5):
         search(collection, means_of_five(200, seed))
-    assert collection.describe().memory_bytes - before == 200 * DIM * 4
+    assert collection.reads.describe().memory_bytes - before == 200 * DIM * 4
     assert SMALL_ENGINE.training.live_queries == 256

@@ -37,7 +37,7 @@ def write(collection: Collection, first: int, last: int, mappings: list[dict[str
         vectors=some_vectors(ROWS)[first:last],
         metadata=packed(mappings[first:last]),
     )
-    (outcome,) = collection.apply([request])
+    (outcome,) = collection.writes.apply([request])
     assert isinstance(outcome, UpsertOutcome), outcome
 
 
@@ -66,7 +66,7 @@ def path(tmp_path: Path) -> Path:
     config = replace(config_of(), filter_fields=FIELDS)
     with closing(open_collection(tmp_path, config)) as collection:
         write(collection, 0, 100, MAPPINGS)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
         write(collection, 100, 150, MAPPINGS)
     return tmp_path
 
@@ -93,7 +93,7 @@ def test_a_start_looks_only_into_the_rows_that_are_newer_than_the_file(
         check(collection, MAPPINGS[:150])
         write(collection, 150, ROWS, MAPPINGS)
         check(collection, MAPPINGS)
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
     assert files(path) == ["filters-200.columns"]
     looked_into.clear()
     with reopened(path) as collection:
@@ -142,7 +142,7 @@ def test_the_newest_sound_file_is_used_and_the_others_are_removed(
 ) -> None:
     older = (path / "filters-100.columns").read_bytes()
     with reopened(path) as collection:
-        collection.checkpoint()
+        collection.maintenance.checkpoint()
     (path / "filters-100.columns").write_bytes(older)
     (path / "filters-7.columns.new").write_bytes(b"of an attempt that was cut short")
     looked_into.clear()
@@ -172,20 +172,20 @@ def test_a_file_of_more_rows_than_there_are_is_not_believed(
 def test_a_collection_without_declared_fields_has_no_file(tmp_path: Path) -> None:
     with closing(open_collection(tmp_path)) as collection:
         write(collection, 0, 100, MAPPINGS)
-        assert not collection.wants_checkpoint
-        collection.checkpoint()
+        assert not collection.maintenance.checkpoint_due
+        collection.maintenance.checkpoint()
     assert files(tmp_path) == []
 
 
 def test_the_file_is_written_when_the_rows_have_outgrown_it(path: Path) -> None:
     with reopened(path) as collection:
-        assert collection.wants_checkpoint
-        collection.checkpoint()
-        assert not collection.wants_checkpoint
+        assert collection.maintenance.checkpoint_due
+        collection.maintenance.checkpoint()
+        assert not collection.maintenance.checkpoint_due
         write(collection, 150, 160, MAPPINGS)
-        assert not collection.wants_checkpoint
+        assert not collection.maintenance.checkpoint_due
         write(collection, 160, ROWS, MAPPINGS)
-        assert collection.wants_checkpoint
+        assert collection.maintenance.checkpoint_due
 
 
 def test_stored_metadata_that_would_be_refused_by_now_counts_as_none(
@@ -193,7 +193,7 @@ def test_stored_metadata_that_would_be_refused_by_now_counts_as_none(
 ) -> None:
     odd = [*MAPPINGS[:150], {"lang": 1, "year": 1960}, {"lang": "de", "public": False}]
     with reopened(path) as collection, monkeypatch.context() as unchecked:
-        unchecked.setattr("vectorshard.shard.engine.collection.declared_fields", lambda *_: None)
+        unchecked.setattr("vectorshard.shard.engine.writes.declared_fields", lambda *_: None)
         write(collection, 150, 152, odd)
     with reopened(path) as collection:
         check(collection, [*odd[:150], {}, odd[151]])

@@ -1,0 +1,139 @@
+"""The upkeep of one collection's index: when it is due, absorbing, checkpoints.
+
+The builder thread trains indexes and measures live recall, see `index_builder`; the absorber thread
+calls `absorb_piece` and `checkpoint`. Any thread asks what is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from vectorshard.shard.engine.state import CollectionState
+from vectorshard.shard.engine.upkeep import first_training_due, retraining_due
+
+
+class Maintenance:
+    """Keeps the index of one collection on one shard in step with its rows."""
+
+    def __init__(self, state: CollectionState) -> None:
+        self._state = state
+        stored = state.row_store.index_file
+        self._generations = stored.generation if stored is not None else 0
+        self._rows_before_next_try = 0
+        self._training_asked: list[Future[None]] = []
+
+    # ---- training: the builder thread -----------------------------------------------------------
+
+    @property
+    def training_due(self) -> bool:
+        """Whether to train: on request, for the first index, or because the index is outdated."""
+        state = self._state
+        if self._training_asked:
+            return True
+        snapshot = state.snapshot
+        if snapshot.rows < self._rows_before_next_try:
+            return False
+        return first_training_due(
+            snapshot, state.entry.config.index.min_training_size
+        ) or retraining_due(snapshot, state.engine.compaction)
+
+    def ask_for_training(self) -> Future[None]:
+        """Ask for a new index; the future is done when a training that starts after now ends."""
+        future: Future[None] = Future()
+        with self._state.publish_lock:
+            self._training_asked.append(future)
+        self._state.on_change()
+        return future
+
+    @contextmanager
+    def training(self) -> Iterator[bool]:
+        """Enter a training; yield whether it was asked for, and report its end to those who asked.
+
+        After a failed training, the next is put off until the rows have grown by a tenth.
+        """
+        asked = self._take_asked()
+        self._state.training = True
+        failure: BaseException | None = None
+        try:
+            yield bool(asked)
+        except BaseException as error:
+            self._rows_before_next_try = self._state.snapshot.rows * 11 // 10 + 1
+            failure = error
+            raise
+        finally:
+            self._state.training = False
+            for future in asked:
+                future.set_exception(failure) if failure else future.set_result(None)
+
+    def _take_asked(self) -> list[Future[None]]:
+        """Return the futures of the trainings that are asked for, once each."""
+        with self._state.publish_lock:
+            asked, self._training_asked = self._training_asked, []
+        return [future for future in asked if future.set_running_or_notify_cancel()]
+
+    def fail_asked(self, error: Exception) -> None:
+        """Fail the futures of trainings that will not run."""
+        for future in self._take_asked():
+            future.set_exception(error)
+
+    def next_generation(self) -> int:
+        """Return the number of the index that is about to be published."""
+        self._generations += 1
+        return self._generations
+
+    @property
+    def live_recall_due(self) -> bool:
+        """Whether the recall of live searches should be measured."""
+        return self._state.live.due(self._state.snapshot.index)
+
+    # ---- absorbing and checkpoints: the absorber thread -----------------------------------------
+
+    @property
+    def absorbing_due(self) -> bool:
+        """Whether the buffer has grown enough to be absorbed."""
+        snapshot = self._state.snapshot
+        buffered = snapshot.rows - snapshot.absorbed_until
+        return snapshot.index is not None and buffered >= self._state.engine.buffer.absorb_rows
+
+    def absorb_piece(self) -> bool:
+        """Move the oldest rows of the buffer into the index; return whether there were any.
+
+        Searches wait while the index is added to, so a piece is small and gathered beforehand.
+        """
+        state = self._state
+        snapshot = state.snapshot
+        index, first = snapshot.index, snapshot.absorbed_until
+        last = min(first + state.engine.buffer.absorb_piece_rows, snapshot.rows)
+        if index is None or first == last:
+            return False
+        rows = snapshot.tombstones.live_rows(first, last)
+        vectors = snapshot.vectors_of(rows)
+        with state.index_lock.write():
+            newest = state.snapshot.index
+            if newest is None or newest.ivf is not index.ivf:
+                return True  # another index was published, which holds other rows
+            index.ivf.add(rows, vectors)
+            skipped = snapshot.rows_skipped + (last - first - len(rows))
+            state.publish_absorbed(last, skipped, index.ivf.list_imbalance)
+        return True
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the index has outgrown its file, or the filter columns theirs."""
+        return self._state.checkpoint.due(self._state.snapshot)
+
+    @property
+    def rows_since_checkpoint(self) -> int:
+        """Rows that the index has absorbed since its file was written."""
+        return self._state.checkpoint.rows_since(self._state.snapshot)
+
+    def checkpoint(self) -> None:
+        """Write what a restart would otherwise compute: the index and the filter columns.
+
+        Runs on the thread that absorbs, so the published index does not change meanwhile.
+        """
+        with self._state.files_lock.read():
+            if not self._state.closed:
+                self._state.checkpoint.store(self._state.snapshot)

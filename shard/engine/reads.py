@@ -1,0 +1,235 @@
+"""The reads of one collection, from any thread. Each takes one snapshot and uses nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vectorshard.shard.engine.state import CollectionState
+from vectorshard.shard.engine.validation import check_filter, check_ids
+from vectorshard.shard.errors import LimitExceeded
+from vectorshard.shard.filters import Filter
+from vectorshard.shard.index.calibration import CALIBRATED_K
+from vectorshard.shard.index.exact import concatenate, exact_scores, rank
+from vectorshard.shard.search.candidates import GeneratedCandidates, generate_candidates
+from vectorshard.shard.search.explanation import looked_up, ranked
+from vectorshard.shard.search.filtered_search import RememberedFilters
+from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.types import (
+    ExplainRequest,
+    Explanation,
+    Float32Array,
+    IdArray,
+    Include,
+    Int64Array,
+    Ledger,
+    Receipt,
+    Rows,
+    SearchRequest,
+    SearchResult,
+    ShardDescription,
+    ShardReceipt,
+    ShardState,
+    TopK,
+)
+
+
+class Reads:
+    """Reads one collection on one shard, from any number of threads."""
+
+    def __init__(self, state: CollectionState) -> None:
+        self._state = state
+        self._filters = RememberedFilters()
+        self.searches = 0
+        """Searches begun, counted without a lock: background work asks only whether any come."""
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        """Search one batch of queries, which have been validated.
+
+        Candidates of the index are re-ranked by their exact scores together with those of the
+        buffer. The snapshot is taken under the index's lock: what the index holds then is exactly
+        the rows below the snapshot's `absorbed_until`.
+        """
+        self.searches += 1
+        state = self._state
+        config = state.entry.config
+        queries = np.asarray(request.queries, dtype=np.float32)
+        if request.filter is None and not request.effort.exact and state.live.offer(queries):
+            state.on_change()
+        with state.index_lock.read():
+            snapshot = state.snapshot
+            generated = generate_candidates(snapshot, config, queries, request, self._filters)
+        buffered = generated.exact_part.candidates(config.metric, queries, request.k)
+        candidates = concatenate([generated.from_index, buffered])
+        placed = candidates.at(snapshot.positions)
+        scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
+        ranked = rank(
+            config.metric,
+            candidates,
+            scores,
+            snapshot.ids_of,
+            len(queries),
+            request.k,
+            request.score_threshold,
+        )
+        vectors, metadata = self.included(snapshot, ranked.rows, request.include)
+        return SearchResult(
+            hits=TopK(counts=ranked.counts, ids=ranked.ids, scores=ranked.scores),
+            receipt=Receipt(shards=(self._receipt(snapshot, generated),), coverage=1.0),
+            vectors=vectors,
+            metadata=metadata,
+        )
+
+    def _receipt(self, snapshot: Snapshot, generated: GeneratedCandidates) -> ShardReceipt:
+        parameters = generated.parameters
+        index = snapshot.index if parameters is not None else None
+        return ShardReceipt(
+            shard=self._state.shard,
+            rows_visible=snapshot.live,
+            rows_exact=generated.exact_part.live,
+            nlist=index.ivf.nlist if index is not None else 0,
+            nprobe=parameters.nprobe if parameters is not None else 0,
+            candidates=parameters.candidates if parameters is not None else 0,
+            generation=index.generation if index is not None else 0,
+            rows_passing=generated.rows_passing,
+            filter_plan=generated.filter_plan,
+        )
+
+    def explain(self, request: ExplainRequest) -> Explanation:
+        """Explain where an id is, how it ranks for a query, and what a search needs to find it.
+
+        The query has been validated. Raises InvalidRequest for an invalid id or filter.
+        """
+        state = self._state
+        config = state.entry.config
+        check_ids(config, request.id, "id")
+        check_filter(config, request.filter)
+        with state.index_lock.read():
+            with state.publish_lock:
+                snapshot, row = state.snapshot, int(state.newest_rows(request.id)[0])
+            found = looked_up(config, snapshot, request, row)
+        return replace(ranked(config, snapshot, request, row, found), shard=state.shard)
+
+    def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
+        """Return the rows of the ids that exist, in their order; vectors are verified.
+
+        Without ids, the rows that pass a filter, by row number: LimitExceeded if they are more than
+        one request may name ids. Raises RowFileCorrupt for a row that fails its checksum.
+        """
+        rows_max = self._state.engine.limits.rows
+        snapshot, rows = self._selected(ids, filter_)
+        if ids is None and len(rows) > rows_max:
+            raise LimitExceeded(
+                f"{len(rows):,} rows pass the filter, Get returns at most {rows_max:,}; "
+                "use List, which returns pages",
+                field="filter",
+            )
+        vectors, metadata = self.included(snapshot, rows, include)
+        return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata)
+
+    def count(self, ids: IdArray | None, filter_: Filter | None = None) -> int:
+        """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
+        if ids is None and filter_ is None:
+            return self._state.snapshot.live
+        return len(self._selected(ids, filter_)[1])
+
+    def list_rows(
+        self,
+        first_row: int,
+        page_size: int,
+        include: Include,
+        filter_: Filter | None = None,
+    ) -> tuple[Rows, int | None]:
+        """Return the first `page_size` live rows from `first_row` on that pass the filter, if any.
+
+        The second value is the first row of the next page, None after the last page.
+        """
+        check_filter(self._state.entry.config, filter_)
+        snapshot = self._state.snapshot
+        first_row = min(first_row, snapshot.rows)
+        if filter_ is None:
+            rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+        else:
+            passing = snapshot.passing(filter_)
+            first = np.searchsorted(passing, first_row)
+            rows = passing[first : first + page_size + 1]
+        next_row = int(rows[page_size]) if len(rows) > page_size else None
+        rows = rows[:page_size]
+        vectors, metadata = self.included(snapshot, rows, include)
+        return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata), next_row
+
+    def ledger(self) -> Ledger:
+        """Return where every accepted row is, counting what the index really holds."""
+        with self._state.index_at_rest() as snapshot:
+            return snapshot.ledger()
+
+    def describe(self) -> ShardDescription:
+        """Describe this shard's part of the collection."""
+        state = self._state
+        with state.index_at_rest() as snapshot:
+            training = state.training
+            ledger = snapshot.ledger()
+        memory_bytes = snapshot.tombstones.bits.nbytes + snapshot.columns.memory_bytes
+        memory_bytes += state.live.memory_bytes
+        disk_bytes = state.row_store.disk_bytes + state.checkpoint.index_bytes
+        with state.publish_lock:  # a compaction closes the old columns' file after publishing
+            memory_bytes += state.columns.memory_bytes
+            disk_bytes += state.columns.row_file.disk_bytes
+        description = ShardDescription(
+            shard=state.shard,
+            state=ShardState.TRAINING if training else ShardState.BUFFERING,
+            training=training,
+            ledger=ledger,
+            memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes,
+        )
+        index = snapshot.index
+        if index is None:
+            return description
+        point = index.calibration.point_for(state.entry.config.target_recall, CALIBRATED_K[0])
+        measured = state.live.measured_of(index)
+        return replace(
+            description,
+            state=ShardState.TRAINED,
+            nlist=index.ivf.nlist,
+            nprobe=0 if point is None else point.parameters.nprobe,
+            candidates=0 if point is None else point.parameters.candidates,
+            measured_recall=1.0 if point is None else point.measured_recall,
+            live_recall=0.0 if measured is None else measured.recall,
+            live_queries=0 if measured is None else measured.queries,
+            generation=index.generation,
+            rows_trained_on=index.rows_trained_on,
+            list_imbalance=snapshot.list_imbalance,
+            last_training_s=index.training_s,
+            last_trained_at=index.trained_at,
+            memory_bytes=memory_bytes + index.ivf.memory_bytes,
+        )
+
+    def included(
+        self, snapshot: Snapshot, rows: Int64Array, include: Include
+    ) -> tuple[Float32Array | None, Sequence[bytes] | None]:
+        """Return the vectors and the metadata of rows, as far as included; vectors are verified."""
+        if include.vectors:
+            self._state.verify(snapshot, np.unique(rows))
+        vectors = snapshot.vectors_of(rows) if include.vectors else None
+        metadata = self._state.row_store.metadata(rows) if include.metadata else None
+        return vectors, metadata
+
+    def _selected(self, ids: IdArray | None, filter_: Filter | None) -> tuple[Snapshot, Int64Array]:
+        """Return a snapshot and its live rows that ids and filter, at least one, select."""
+        state = self._state
+        check_filter(state.entry.config, filter_)
+        if ids is None:
+            assert filter_ is not None
+            snapshot = state.snapshot
+            return snapshot, snapshot.passing(filter_)
+        check_ids(state.entry.config, ids)
+        with state.publish_lock:
+            snapshot, rows = state.snapshot, state.newest_rows(ids)
+        rows = rows[rows >= 0]
+        rows = rows[~snapshot.tombstones.are_dead(rows)]
+        if filter_ is not None:
+            rows = rows[np.isin(rows, snapshot.passing(filter_))]
+        return snapshot, rows

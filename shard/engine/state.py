@@ -1,0 +1,243 @@
+"""The state that the threads of one collection share: its locks, its snapshot, its publications.
+
+Four locks, always taken in this order. All but the first are held briefly, and the row store's own
+lock comes after them:
+
+* `files_lock` (read-write): background work on files holds it to read, `close` to write;
+* `writes_lock` (read-write): `Writes.apply` holds it to read, the end of a compaction to write;
+* `index_lock` (read-write): searches of the published index hold it to read, additions to write;
+* `publish_lock`: the snapshot and the columns change together.
+
+The snapshot changes in this module alone, by one assignment per publication. A thread that reads it
+once therefore sees a consistent collection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.engine.commit_plan import CommitPlan
+from vectorshard.shard.engine.read_write_lock import ReadWriteLock
+from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
+from vectorshard.shard.index.calibration import Calibration
+from vectorshard.shard.search.live_recall import LiveRecall
+from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
+from vectorshard.shard.storage.checkpoint import Checkpoint
+from vectorshard.shard.storage.checksum import row_checksums
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.filter_file import columns_after_start
+from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
+from vectorshard.shard.storage.row_columns import RowColumns
+from vectorshard.shard.storage.row_file import RowFile
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.types import Float32Array, IdArray, Int64Array
+
+ROWS_VERIFIED_AT_START: Final = 10_000
+"""The newest live rows, whose checksums a start compares. Larger: slower starts."""
+
+
+class CollectionState:
+    """What the threads of one collection share: opens its files and recovers what was committed.
+
+    `shard` is the number of the shard, for receipts and descriptions. See `Collection.open`.
+    """
+
+    def __init__(self, disk: Disk, directory: Path, shard: int, engine: EngineConfig) -> None:
+        self.disk = disk
+        self.directory = directory
+        self.shard = shard
+        self.engine = engine
+        self.files_lock = ReadWriteLock()
+        self.writes_lock = ReadWriteLock()
+        self.index_lock = ReadWriteLock()
+        self.publish_lock = threading.Lock()
+        self.closed = False
+        self.training = False
+        """Whether an index is being trained."""
+        self.stop_reason = ""
+        """Why the collection takes no more writes; empty while it does."""
+        self._waiting_for_room: list[Future[None]] = []
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when background work may be due; returns immediately."""
+        with ExitStack() as opened:
+            self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
+            self.entry = self.row_store.entry
+            self.live = LiveRecall(self.entry.config, engine.training)
+            remove_stray_index_files(disk, directory, self.row_store)
+            for path in directory.glob("rows-*"):
+                if path.name != self.row_store.row_file:  # the previous one, or left by a crash
+                    disk.remove(path)
+            path = directory / self.row_store.row_file
+            row_file = RowFile.open(disk, path, self.entry.config.dim)
+            self._recover(opened.enter_context(closing(row_file)))
+            opened.pop_all()  # from here on `Collection.close` closes them
+
+    # ---- recovery -------------------------------------------------------------------------------
+
+    def _recover(self, row_file: RowFile) -> None:
+        stored = self.row_store.load()
+        self.columns = columns = RowColumns(self.entry.config.id_type, stored.positions, row_file)
+        self.filter_columns, columns_rows = columns_after_start(
+            self.disk, self.directory, self.row_store, stored.rows
+        )
+        dead = np.concatenate([stored.replaced, stored.deleted])
+        tombstones = stored.positions.tombstones().with_dead(dead)
+        rows = tombstones.live_rows(0, stored.rows)
+        row_file.require(len(stored.squared_norms))
+        columns.load(stored.ids, stored.squared_norms, rows)
+        last = self.row_store.last_compaction
+        snapshot = Snapshot(
+            sequence=stored.sequence,
+            vectors=columns.vectors,
+            squared_norms=columns.squared_norms,
+            ids=columns.ids,
+            positions=columns.positions,
+            tombstones=tombstones,
+            columns=self.filter_columns,
+            replaced=last.replaced + len(stored.replaced),
+            deleted=last.deleted + len(stored.deleted),
+        )
+        self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
+        self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
+        """What is published now."""
+        self.checkpoint = Checkpoint(
+            self.disk,
+            self.directory,
+            self.row_store,
+            self.engine.training,
+            self.snapshot,
+            self.filter_columns,
+            columns_rows,
+        )
+
+    def verify(self, snapshot: Snapshot, rows: Int64Array) -> None:
+        """Raise RowFileCorrupt if a row does not match its checksum."""
+        found = row_checksums(
+            rows, snapshot.ids_of(rows), self.row_store.metadata(rows), snapshot.vectors_of(rows)
+        )
+        wrong = np.flatnonzero(found != self.row_store.checksums(rows))
+        if len(wrong):
+            raise RowFileCorrupt(
+                f"collection {self.entry.config.name}: row {int(rows[wrong[0]])} "
+                f"and {len(wrong) - 1} others do not match their checksums"
+            )
+
+    # ---- publishing -----------------------------------------------------------------------------
+
+    def newest_rows(self, ids: IdArray) -> Int64Array:
+        """Return the newest published row of each id, dead or alive, or -1. int64 (ids,).
+
+        A commit whose publication failed may have left its rows in the id index.
+        """
+        rows = self.columns.newest_rows(ids)
+        return np.where(rows < self.snapshot.rows, rows, -1)
+
+    def publish_commit(self, plan: CommitPlan, sequence: int, squared_norms: Float32Array) -> None:
+        """Make a commit visible: its rows, and the tombstones of the rows that it replaces."""
+        self.filter_columns.append(plan.field_values, plan.first_row + plan.rows)
+        with self.publish_lock:
+            tombstones = plan.tombstones
+            vectors, all_squared_norms = self.columns.append(plan.ids, squared_norms)
+            old = self.snapshot
+            self.snapshot = replace(
+                old,
+                sequence=sequence,
+                vectors=vectors,
+                squared_norms=all_squared_norms,
+                tombstones=tombstones,
+                replaced=old.replaced + len(plan.replaced),
+                deleted=old.deleted + len(plan.deleted),
+            )
+
+    def publish_index(self, index: TrainedIndex, absorbed_until: int, rows_skipped: int) -> None:
+        """Replace the index in one step."""
+        with self.index_lock.write(), self.publish_lock:
+            self.snapshot = replace(
+                self.snapshot,
+                index=index,
+                absorbed_until=absorbed_until,
+                rows_skipped=rows_skipped,
+                list_imbalance=index.ivf.list_imbalance,
+            )
+            self.training = False
+            self._announce_room()
+        self.on_change()
+
+    def publish_absorbed(self, absorbed_until: int, rows_skipped: int, imbalance: float) -> None:
+        """Publish that the index holds more rows; `index_lock` is held to write."""
+        with self.publish_lock:
+            self.snapshot = replace(
+                self.snapshot,
+                absorbed_until=absorbed_until,
+                rows_skipped=rows_skipped,
+                list_imbalance=imbalance,
+            )
+            self._announce_room()
+
+    def publish_calibration(self, index: TrainedIndex, calibration: Calibration) -> bool:
+        """Replace an index's calibration; return whether the index was still in use."""
+        with self.publish_lock:
+            snapshot = self.snapshot
+            if snapshot.index is not index:
+                return False
+            self.snapshot = replace(snapshot, index=replace(index, calibration=calibration))
+        self.on_change()
+        return True
+
+    def publish_columns(self, columns: RowColumns) -> None:
+        """Replace the columns by others of the same rows; `writes_lock` is held to write."""
+        with self.publish_lock:
+            self.snapshot = replace(
+                self.snapshot,
+                vectors=columns.vectors,
+                squared_norms=columns.squared_norms,
+                ids=columns.ids,
+                positions=columns.positions,
+            )
+            self.columns = columns
+
+    @contextmanager
+    def index_at_rest(self) -> Iterator[Snapshot]:
+        """Lend the snapshot; nothing is added to its index until the context ends."""
+        with self.index_lock.read():
+            yield self.snapshot
+
+    # ---- writers --------------------------------------------------------------------------------
+
+    def room_for_rows(self) -> Future[None]:
+        """Return a future that is done once the training buffer has room. It may be cancelled.
+
+        The buffer has room at `slow_writers_rows` rows or fewer, and before the first training.
+        """
+        room: Future[None] = Future()
+        with self.publish_lock:
+            self._waiting_for_room.append(room)
+            self._announce_room()
+        return room
+
+    def _announce_room(self) -> None:
+        """Complete the futures that wait for room if there is room; `publish_lock` is held."""
+        snapshot = self.snapshot
+        buffered = snapshot.rows - snapshot.absorbed_until
+        if snapshot.index is None or buffered <= self.engine.buffer.slow_writers_rows:
+            waiting, self._waiting_for_room = self._waiting_for_room, []
+            for room in waiting:
+                if room.set_running_or_notify_cancel():
+                    room.set_result(None)
+
+    def stop_writes(self, reason: str) -> WritesStopped:
+        """Refuse all writes from now on; return the error that says why."""
+        self.stop_reason = (
+            f"collection {self.entry.config.name} takes no more writes: {reason}; "
+            "restart the shard after removing the cause"
+        )
+        return WritesStopped(self.stop_reason)

@@ -1,0 +1,164 @@
+"""The writes of one collection, from one thread at a time, one commit in flight.
+
+A commit has four steps, each a method or a class of its own:
+
+1. plan: which rows to append and which to kill (`CommitPlan`); nothing is written;
+2. prepare: the vectors go to the row file and are synced; the rows do not exist yet;
+3. decide: one transaction of the row store; from here on the commit is durable;
+4. publish: the commit becomes visible to searches that start later, and is acknowledged.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vectorshard.shard.engine.commit_plan import (
+    COMMIT_IDS_MAX,
+    AdmittedDelete,
+    AdmittedFilterDelete,
+    AdmittedUpsert,
+    AdmittedWrite,
+    CommitPlan,
+    WriteOutcome,
+)
+from vectorshard.shard.engine.state import CollectionState
+from vectorshard.shard.engine.validation import admit_vectors, check_filter, check_ids
+from vectorshard.shard.errors import Overloaded, WritesStopped
+from vectorshard.shard.rows.declared_fields import declared_fields
+from vectorshard.shard.storage.checksum import row_checksums
+from vectorshard.shard.storage.row_store_format import Commit
+from vectorshard.shard.types import DeleteRequest, UpsertRequest
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Writes:
+    """Writes to one collection on one shard, from one thread at a time.
+
+    Parameters
+    ----------
+    upkeep_due
+        Whether background work is due; asked after each commit.
+    """
+
+    def __init__(self, state: CollectionState, upkeep_due: Callable[[], bool]) -> None:
+        self._state = state
+        self._upkeep_due = upkeep_due
+
+    def apply(
+        self, requests: Sequence[UpsertRequest | DeleteRequest]
+    ) -> list[WriteOutcome | Exception]:
+        """Commit a group of writes; return an outcome or an error for each, in order.
+
+        A write with an outcome is durable, and visible to every search that starts later.
+        """
+        with self._state.writes_lock.read():
+            outcomes: list[WriteOutcome | Exception] = []
+            plan = self._new_plan()
+            planned: list[WriteOutcome | Exception] = []
+            for request in requests:
+                try:
+                    write = self._admitted(request)
+                    if not plan.fits(write, COMMIT_IDS_MAX):
+                        outcomes += self._committed(plan, planned)
+                        plan, planned = self._new_plan(), []
+                    planned.append(plan.add(write))
+                except Exception as error:
+                    planned.append(error)
+            return outcomes + self._committed(plan, planned)
+
+    def _admitted(self, request: UpsertRequest | DeleteRequest) -> AdmittedWrite:
+        """Validate a write, or raise InvalidRequest; return it in the form that is stored."""
+        config = self._state.entry.config
+        if isinstance(request, DeleteRequest):
+            if request.ids is None:
+                assert request.filter is not None
+                check_filter(config, request.filter)
+                return AdmittedFilterDelete(filter=request.filter)
+            check_ids(config, request.ids)
+            return AdmittedDelete(ids=request.ids)
+        check_ids(config, request.ids)
+        return AdmittedUpsert(
+            ids=request.ids,
+            vectors=admit_vectors(config, request.vectors, "vectors"),
+            metadata=request.metadata,
+            field_values=declared_fields(config, request.metadata),
+            mode=request.mode,
+        )
+
+    def _new_plan(self) -> CommitPlan:
+        state = self._state
+        return CommitPlan(
+            state.snapshot, state.entry.config.id_type, state.newest_rows, state.row_store.metadata
+        )
+
+    def _committed(
+        self, plan: CommitPlan, planned: Sequence[WriteOutcome | Exception]
+    ) -> list[WriteOutcome | Exception]:
+        """Commit a plan and complete its outcomes; errors of single writes stay as they are."""
+        try:
+            sequence = self._commit(plan)
+        except Exception as error:
+            return [outcome if isinstance(outcome, Exception) else error for outcome in planned]
+        return [
+            outcome if isinstance(outcome, Exception) else replace(outcome, sequence=sequence)
+            for outcome in planned
+        ]
+
+    def _commit(self, plan: CommitPlan) -> int:
+        """Make a plan durable, then visible; return the sequence number of its commit."""
+        state = self._state
+        if state.stop_reason:
+            raise WritesStopped(state.stop_reason)
+        if plan.changes_nothing:
+            return state.snapshot.sequence
+        try:
+            commit = self._prepare(plan)
+            sequence = state.row_store.commit(commit)  # this decides
+        except (OSError, sqlite3.Error) as error:
+            raise self._write_failure(error) from error
+        try:
+            state.publish_commit(plan, sequence, commit.squared_norms)
+            if self._upkeep_due():
+                state.on_change()
+        except BaseException as error:
+            # The committed and the published rows differ now: the next append would be misplaced.
+            raise state.stop_writes(f"a commit could not be published ({error!r})") from error
+        return sequence
+
+    def _prepare(self, plan: CommitPlan) -> Commit:
+        """Write the plan's vectors to the row file, synced; return the record to commit."""
+        ids, vectors = plan.ids, plan.vectors
+        squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
+        if plan.rows:
+            self._state.columns.write(plan.first_row, vectors)
+        rows = np.arange(plan.first_row, plan.first_row + plan.rows)
+        metadata = [b""] * plan.rows
+        for row, struct in plan.metadata.items():
+            metadata[row - plan.first_row] = struct
+        return Commit(
+            first_row=plan.first_row,
+            ids=ids,
+            checksums=row_checksums(rows, ids, metadata, vectors),
+            squared_norms=squared_norms,
+            metadata=plan.metadata,
+            replaced=plan.replaced,
+            deleted=plan.deleted,
+        )
+
+    def _write_failure(self, error: OSError | sqlite3.Error) -> Exception:
+        """Translate a failed write; stop all writes unless the disk is merely full.
+
+        A failed sync may have dropped the written pages from the kernel while they stay readable.
+        A second try would succeed without having stored anything.
+        """
+        full = isinstance(error, OSError) and error.errno in _DISK_FULL
+        full = full or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        if full:
+            return Overloaded("the disk is full; free space and retry")
+        return self._state.stop_writes(f"the disk failed a write ({error})")
