@@ -65,7 +65,7 @@ class Commands(TyperGroup):
         return [*super().list_commands(ctx), "bench"]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of this name; None when there is none."""
+        """Return the command of this name, None if it does not exist."""
         if cmd_name != "bench":
             return super().get_command(ctx, cmd_name)
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -24,7 +24,7 @@ LOG_WIDTH: Final = 110
 
 
 def terminal() -> Console:
-    """Return stdout's console: as wide as the terminal, or LOG_WIDTH where there is none."""
+    """Return stdout's console: as wide as the terminal, or LOG_WIDTH without one."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = LOG_WIDTH

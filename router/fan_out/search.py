@@ -37,8 +37,8 @@ DEADLINE_STEP: Final = 1.25
 their deadlines, and would cut the others short."""
 
 HOLD_UP_PART: Final = 0.5
-"""Part of its own time for which a search without answers delays those that wait for it. They then
-have a third of theirs left (see DEADLINE_STEP): enough for the other shards to answer, or for the
+"""Part of a search's time for which it may delay others, if it gets no answers. Those then have
+a third of theirs left (see DEADLINE_STEP): enough for the other shards to answer, or for the
 missing ones to be named."""
 
 

@@ -44,7 +44,7 @@ BUILDER_NICENESS: Final = 10
 """Searches come before training where they compete for a core."""
 
 BUILDER_FAREWELL_S: Final = 1.0
-"""How long a stop waits for the builder. FAISS's k-means cannot be interrupted and may take
+"""How long a stop waits for the builder. FAISS's k-means has no way to be interrupted and may take
 minutes; its result is derived data, so a stop abandons it."""
 
 RESTS_A_PIECE: Final = 9

@@ -129,7 +129,7 @@ def _calibrate(
     random: np.random.Generator,
     go_on: Callable[[], None],
 ) -> tuple[Calibration, tuple[float, ...]]:
-    """Measure the recall of an index on a sample of its own rows, each left out of its answer.
+    """Measure the recall of an index on a sample of the rows it holds, each left out of its answer.
 
     Returns the calibration, and the margins of filtered searches if fields are declared.
     """

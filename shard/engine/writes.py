@@ -1,6 +1,6 @@
 """The writes of one collection, from one thread at a time, one commit in flight.
 
-A commit has four steps, each a method or a class of its own:
+A commit has four steps, each in a separate method or class:
 
 1. plan: which rows to append and which to kill (`CommitPlan`); nothing is written;
 2. prepare: the vectors go to the row file and are synced; the rows do not exist yet;

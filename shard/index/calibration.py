@@ -1,6 +1,6 @@
 """The number of inverted lists, and the search parameters that reach each target recall. Pure.
 
-A shard calibrates its index after each training. It searches for some of its own rows, each
+A shard calibrates its index after each training. It searches for some of the rows it holds, each
 excluded from its own result. The places of the true hits among the candidates, in the order of
 their codes, show how many candidates suffice at each nprobe. Of the search parameters that reach
 a target, the calibration keeps those with the least work.
