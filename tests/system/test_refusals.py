@@ -330,7 +330,7 @@ def test_a_wrong_shard_at_the_address_of_a_missing_one_is_refused_and_gets_nothi
 
 def told_of_contradictions(fleet: Fleet) -> int:
     """Return how often the router has logged that a shard contradicts the others."""
-    return fleet.router.log_text().count("contradicts the placement")
+    return fleet.router.log_text().count("placement contradiction")
 
 
 def is_whole(client: Client) -> bool:
