@@ -146,7 +146,7 @@ class Call:
     incarnation: str = ""
     """The incarnation of the collection that the caller expects; empty accepts any."""
     placement: str = ""
-    """Fingerprint of the leaf shards that the caller takes the callee for; empty means any."""
+    """The fingerprint of the leaf shards that the caller expects; empty accepts any."""
 
 
 NO_LIMIT = Call()

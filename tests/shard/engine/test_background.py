@@ -60,7 +60,8 @@ def collection(tmp_path: Path) -> Iterator[Collection]:
 
 
 class Care:
-    """Background threads with a gate for their clock, and a wait for what becomes of a collection."""
+    """Background threads with a gate for their clock, and a wait for what becomes of a
+    collection."""
 
     def __init__(self) -> None:
         self.gate = TrainingGate()
