@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from vectorshard.shard.config import Limits
+from vectorshard.shard.wire.rpcs import message_options
 
 COMMON_OPTIONS: Final = (
-    # The limit of the contract, in both directions. The default for responses is 4 MiB.
-    ("grpc.max_send_message_length", Limits().message_bytes),
-    ("grpc.max_receive_message_length", Limits().message_bytes),
+    *message_options(),
     # A server that restarts is found within a second. The default is 1 s, growing to 120 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),

@@ -55,7 +55,7 @@ def path_of(name: str) -> str:
 def message_options(message_bytes: int = Limits().message_bytes) -> list[tuple[str, int]]:
     """Return gRPC's options that bound a message, for a channel or a server.
 
-    gRPC's own default is 4 MiB for received messages.
+    The default is the limit of the contract; gRPC's own is 4 MiB for received messages.
     """
     return [
         ("grpc.max_send_message_length", message_bytes),
