@@ -331,7 +331,7 @@ class Router:
             return 0
         number = self._children.placement.child_of_shard(cursor.shard)
         if number is None or cursor.incarnation != entry.incarnation:
-            raise InvalidParameter("the cursor is of another collection", field="cursor")
+            raise InvalidParameter("the cursor is from another collection", field="cursor")
         return children.index(self._children[number])
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
