@@ -60,7 +60,7 @@ def collection(tmp_path: Path) -> Iterator[Collection]:
 
 
 class Care:
-    """A trainer with a gate for its clock, and a way to wait for what becomes of a collection."""
+    """Background threads with a gate for their clock, and a wait for a change of a collection."""
 
     def __init__(self) -> None:
         self.gate = TrainingGate()
@@ -225,7 +225,7 @@ def test_few_points_a_list_are_sampled_from_many_rows(tmp_path: Path) -> None:
     collection.close()
 
 
-# ---- the trainer --------------------------------------------------------------------------------
+# ---- the background threads ---------------------------------------------------------------------
 
 
 def test_training_starts_by_itself_at_the_minimum_and_not_before(
