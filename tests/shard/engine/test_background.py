@@ -25,7 +25,7 @@ from tests.shard.samples import (
     some_vectors,
     write,
 )
-from vectorshard.shard.config import BufferConfig, EngineConfig, RebuildConfig, TrainingConfig
+from vectorshard.shard.config import BufferConfig, CompactionConfig, EngineConfig, TrainingConfig
 from vectorshard.shard.engine.background import (
     REST_A_PIECE,
     SEARCHES_COME_S,
@@ -60,7 +60,8 @@ def collection(tmp_path: Path) -> Iterator[Collection]:
 
 
 class Care:
-    """Background threads with a gate for their clock, and a wait for a change of a collection."""
+    """Background threads with a gate for their clock, and a wait for what becomes of a
+    collection."""
 
     def __init__(self) -> None:
         self.gate = TrainingGate()
@@ -413,7 +414,7 @@ def test_an_index_whose_rows_died_wants_no_training_once_none_lives(
 def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_out_fewer(
     tmp_path: Path, care: Care
 ) -> None:
-    engine = replace(SMALL_ENGINE, rebuild=RebuildConfig(dead_rows_min=20))
+    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
     collection = open_collection(tmp_path, config_of(min_training_size=50), engine=engine)
     care.take(collection)
     corpus = corpus_of(200)
@@ -437,7 +438,7 @@ def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_ou
 def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
     tmp_path: Path, care: Care
 ) -> None:
-    engine = replace(SMALL_ENGINE, rebuild=RebuildConfig(dead_rows_min=20))
+    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
     disk = FailingDisk()
     collection = open_collection(tmp_path, engine=engine, disk=disk)
     corpus = corpus_of(200)
