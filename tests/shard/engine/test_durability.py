@@ -209,7 +209,7 @@ def possible_contents(metric: Metric, marks: Sequence[object]) -> list[Contents]
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files grow, and logs be checkpointed, within a few hundred rows."""
     monkeypatch.setattr("vectorshard.shard.storage.row_file.FIRST_BYTES", 1_024)
-    monkeypatch.setattr("vectorshard.shard.storage.row_store.CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr("vectorshard.shard.storage.row_database.CHECKPOINT_BYTES", 100_000)
 
 
 KINDS = pytest.mark.parametrize(
