@@ -82,7 +82,7 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "grpc_health": frozenset({"shard.server"}),
     "grpc_reflection": frozenset({"shard.server"}),
     "prometheus_client": frozenset({"shard.server", "router.remote"}),
-    "sqlite3": frozenset({"shard.storage", "shard.engine"}),
+    "sqlite3": frozenset({"shard.storage"}),
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
     "uvloop": frozenset({"cli"}),

@@ -10,8 +10,6 @@ A commit has four steps, each in a separate method or class:
 
 from __future__ import annotations
 
-import errno
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -31,10 +29,9 @@ from vectorshard.shard.engine.validation import admit_vectors, check_filter, che
 from vectorshard.shard.errors import Overloaded, WritesStopped
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import row_checksums
+from vectorshard.shard.storage.disk import DISK_ERRORS, DiskError, is_disk_full
 from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.types import DeleteRequest, UpsertRequest
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Writes:
@@ -120,7 +117,7 @@ class Writes:
         try:
             commit = self._prepare(plan)
             sequence = state.row_store.commit(commit)  # this decides
-        except (OSError, sqlite3.Error) as error:
+        except DISK_ERRORS as error:
             raise self._write_failure(error) from error
         try:
             state.publish_commit(plan, sequence, commit.squared_norms)
@@ -151,14 +148,12 @@ class Writes:
             deleted=plan.deleted,
         )
 
-    def _write_failure(self, error: OSError | sqlite3.Error) -> Exception:
+    def _write_failure(self, error: DiskError) -> Exception:
         """Translate a failed write; stop all writes unless the disk is merely full.
 
         A failed sync may have dropped the written pages from the kernel while they stay readable.
         A second try would succeed without having stored anything.
         """
-        full = isinstance(error, OSError) and error.errno in _DISK_FULL
-        full = full or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        if full:
+        if is_disk_full(error):
             return Overloaded("the disk is full; free space and retry")
         return self._state.stop_writes(f"the disk failed a write ({error})")
