@@ -18,16 +18,10 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from tests.bare_wire import matrix
 from tests.net.bed import DOMAIN, Bed, Host, network
 from tests.net.operations import never_seen
-from tests.system.conftest import (
-    ServerProcess,
-    Starter,
-    matrix,
-    refused,
-    servers,
-    start_all,
-)
+from tests.system.conftest import ServerProcess, Starter, refused, servers, start_all
 from vectorshard import Client, Hits
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.v1 import vectorshard_pb2 as v1

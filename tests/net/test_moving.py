@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests.bare_wire import int64s
 from tests.net.bed import Bed, connections_to
 from tests.net.conftest import (
     DIM,
@@ -23,7 +24,7 @@ from tests.net.conftest import (
     found,
     search_of,
 )
-from tests.system.conftest import int64s, wait_until
+from tests.system.conftest import wait_until
 from vectorshard.client.client import Client
 from vectorshard.shard.types import Float32Array
 from vectorshard.v1 import vectorshard_pb2 as v1

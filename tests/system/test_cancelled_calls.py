@@ -15,7 +15,8 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.system.conftest import Fleet, Starter, int64s, matrix, wait_until
+from tests.bare_wire import int64s, matrix
+from tests.system.conftest import Fleet, Starter, wait_until
 from vectorshard import AsyncClient
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.types import Metric

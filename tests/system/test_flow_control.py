@@ -14,15 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tests.system.conftest import (
-    ServerProcess,
-    Starter,
-    Stub,
-    int64s,
-    matrix,
-    refused,
-    wait_until,
-)
+from tests.bare_wire import int64s, matrix
+from tests.system.conftest import ServerProcess, Starter, Stub, refused, wait_until
 from vectorshard.client.client import Client
 from vectorshard.shard.types import IndexConfig, Metric
 from vectorshard.v1 import vectorshard_pb2 as v1

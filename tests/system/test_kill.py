@@ -17,8 +17,9 @@ import grpc
 import numpy as np
 import pytest
 
+from tests.bare_wire import int64s, matrix
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
-from tests.system.conftest import Server, Starter, Stub, int64s, matrix, wait_until
+from tests.system.conftest import Server, Starter, Stub, wait_until
 from vectorshard.client.client import Client
 from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable
 from vectorshard.shard.types import (

@@ -26,16 +26,9 @@ from google.rpc import (  # type: ignore[import-untyped]  # it has stubs, but no
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.bare_wire import matrix, refusal_of
 from tests.net.operations import never_seen
-from tests.system.conftest import (
-    Server,
-    ServerProcess,
-    Starter,
-    log_lines,
-    logged_address,
-    matrix,
-    refusal_of,
-)
+from tests.system.conftest import Server, ServerProcess, Starter, log_lines, logged_address
 from vectorshard.shard.types import Float32Array, IndexConfig, Metric
 from vectorshard.v1 import vectorshard_pb2 as v1
 

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.bare_wire import int64s, matrix
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import (
     Fleet,
@@ -22,8 +23,6 @@ from tests.system.conftest import (
     Stub,
     adds_up,
     check_does_not_start,
-    int64s,
-    matrix,
     refused,
     servers,
     start_all,

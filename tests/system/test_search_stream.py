@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from google.rpc import status_pb2  # type: ignore[import-untyped]  # it has stubs, but no py.typed
 
+from tests.bare_wire import matrix
 from tests.system.conftest import (
     Server,
     ServerProcess,
     Starter,
     StartServer,
     Stub,
-    matrix,
     new_name,
     refused,
     stream_bytes,

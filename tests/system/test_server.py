@@ -22,6 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from tests.bare_wire import int64s, matrix
 from tests.system.conftest import (
     VECTORSHARD,
     Server,
@@ -30,9 +31,7 @@ from tests.system.conftest import (
     Stub,
     adds_up,
     check_does_not_start,
-    int64s,
     ledger_of,
-    matrix,
     new_name,
     refused,
     wait_until,

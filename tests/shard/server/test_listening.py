@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -93,11 +95,13 @@ async def test_a_name_of_several_addresses_is_refused_when_one_is_taken(
 async def test_a_name_is_listened_on_at_all_of_its_addresses_on_one_port(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")
+    pid = os.getpid()
+    addresses = [f"127.{1 + pid // 256 % 254}.{pid % 256}.{last}" for last in (1, 2)]
+    resolve_to(monkeypatch, *addresses, addresses[0])  # no other process listens on these
     server = new_server()
     _, port = split_address(await bind(server, "name:0"), "listen")
     monkeypatch.undo()
-    for address in ("127.0.0.1", "127.0.0.2"):
+    for address in addresses:
         with socket.create_connection((address, port)):
             pass
     await server.stop(None)
@@ -141,10 +145,27 @@ async def test_a_held_port_is_refused_to_others_and_given_to_those_who_share_it(
 
 
 async def test_what_cannot_be_held_as_a_whole_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.2", 0)) as taken:
-        port = taken.getsockname()[1]
-        resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+    """The port is picked where it is free, and only then taken at the other address.
+
+    So nothing depends on other processes: one that has it at the other address takes it as well.
+    """
+    bound: list[socket.socket] = []
+    taken: list[socket.socket] = []
+
+    class Watched(socket.socket):
+        def bind(self, address: Any) -> None:
+            super().bind(address)
+            if address[0] == "127.0.0.1":
+                bound.append(self)
+                with suppress(OSError):
+                    taken.append(socket.create_server(("127.0.0.2", self.getsockname()[1])))
+
+    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", Watched)
         with pytest.raises(InvalidParameter, match="in use"):
-            await hold(f"name:{port}")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", port))
+            await hold("name:0")
+    probe, held = bound
+    assert (probe.fileno(), held.fileno()) == (-1, -1), "still bound"
+    for each in taken:
+        each.close()
