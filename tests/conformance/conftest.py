@@ -1,20 +1,58 @@
-"""The Shard under test: every test of the suite runs once over each backend."""
+"""The Shard under test: every test of the suite runs over each backend.
+
+A test with several kinds, such as metrics, runs with each of them over `WITH_EVERY_KIND`.
+The other backends, in this process and in others, share its kinds among them: each kind runs over
+one of both sorts, and each backend runs the test.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.conformance.backends import BACKENDS, Stage
+from tests.conformance.backends import BACKENDS, IN_ONE_PROCESS, Stage
 from tests.conformance.hosts import Hosts, SharedGate, some_hosts
 from tests.shard.samples import DEADLINE_S, SMALL_ENGINE
 from vectorshard.shard.types import CollectionDescription
 
 Until = Callable[[Callable[[CollectionDescription], bool]], Awaitable[CollectionDescription]]
+
+
+WITH_EVERY_KIND = ("shard", "router-over-2")
+OF_BOTH_SORTS = (
+    [name for name in IN_ONE_PROCESS if name not in WITH_EVERY_KIND],
+    [name for name in BACKENDS if name not in IN_ONE_PROCESS],
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the kinds that another backend of the same sort runs."""
+    kinds_of: defaultdict[str, list[str]] = defaultdict(list)
+    shared_out: list[tuple[pytest.Item, int, str]] = []
+    for item in items:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        kinds = dict(item.callspec.params)
+        backend = kinds.pop("stage", "")
+        for sort in OF_BOTH_SORTS:
+            if backend in sort:
+                kinds_of[item.nodeid.split("[")[0]].append(repr(kinds))
+                shared_out.append((item, sort.index(backend), repr(kinds)))
+    orders = {test: list(dict.fromkeys(kinds)) for test, kinds in kinds_of.items()}
+    gone: list[pytest.Item] = []
+    for item, place, kind in shared_out:
+        order = orders[item.nodeid.split("[")[0]]
+        shared = min(len(order), len(OF_BOTH_SORTS[0]))
+        if order.index(kind) % shared != place % shared:
+            gone.append(item)
+    config.hook.pytest_deselected(items=gone)
+    for item in gone:
+        items.remove(item)
 
 
 @pytest.fixture(scope="session")
