@@ -2,6 +2,9 @@
 
 Brute force over one collection, with the interface of `client.Client`. A test may break it
 on purpose: `forget_everything` answers without hits, `lose_rows` leaves rows out of the ledger.
+
+It is no model of a shard (tests/router/model_shard.py): commands see a client's plain arguments,
+and never the Shard protocol, routers or placements.
 """
 
 from __future__ import annotations

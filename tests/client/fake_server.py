@@ -1,4 +1,8 @@
-"""A small server of the tests' own, and an AsyncClient that is called as a Client is."""
+"""A small server of the tests' own, and an AsyncClient that is called as a Client is.
+
+It is no model of a shard (tests/router/model_shard.py): a client is tested against the network, so
+it answers the contract's messages over a socket, when and as a test says, without a service.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the right answer is: brute force in float64, and how near an answer has to come to it."""
+"""What the right answer is: brute force in float64, and how near an answer has to come to it.
+
+It stands in for no shard: it computes answers from rows, and knows no calls and no state.
+"""
 
 from __future__ import annotations
 

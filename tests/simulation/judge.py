@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from tests.simulation.model_shard import Change, Held, ModelShard, ranked, top_k
+from tests.router.model_shard import Change, Held, ModelShard, ranked, top_k
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import (
     CollectionExists,

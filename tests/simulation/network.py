@@ -25,7 +25,7 @@ import grpc
 from grpc.aio import Metadata
 from prometheus_client import CollectorRegistry
 
-from tests.simulation.model_shard import CAUSE, Cause, ModelShard
+from tests.router.model_shard import CAUSE, Cause, ModelShard
 from vectorshard.shard.config import Limits
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.telemetry import RpcMetrics

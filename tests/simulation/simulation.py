@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
+from tests.router.model_shard import CAUSE, Cause, ModelShard
 from tests.simulation.judge import Asked, Create, Describe, Drop, Judge, Request, Wrong, require
-from tests.simulation.model_shard import CAUSE, Cause, ModelShard
 from tests.simulation.network import Network, Server
 from tests.simulation.plan import Fault, Plan, plan_of
 from tests.virtual_time import run_virtually

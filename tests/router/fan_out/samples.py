@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.router.fake_shard import FakeShard
+from tests.router.model_shard import FaultyShard
 from tests.shard.samples import some_vectors
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.types import (
@@ -29,7 +29,7 @@ async def found(router: Router, **changes: object) -> SearchResult:
     return await router.search(search(**changes))
 
 
-async def remembering(children: list[FakeShard]) -> Router:
+async def remembering(children: list[FaultyShard]) -> Router:
     """Return a router that knows the collection already."""
     router = await Router.connect(children)
     await router.count(CountRequest(collection="words"))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.router.fake_shard import FakeShard
 from tests.router.fan_out.samples import found, remembering, search
+from tests.router.model_shard import FaultyShard
 from tests.shard.samples import config_of, some_vectors
 from vectorshard.router.fan_out.children import Children
 from vectorshard.router.fan_out.router import Router
@@ -30,14 +30,14 @@ from vectorshard.shard.types import (
 )
 
 
-async def test_a_creation_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
+async def test_a_creation_that_reached_only_some_is_completed(children: list[FaultyShard]) -> None:
     del children[1].entries["words"], children[2].entries["words"]
     entry, new = await (await Router.connect(children)).create_collection(config_of())
     assert (entry.incarnation, new) == ("first", True)
     assert {child.entries["words"].incarnation for child in children} == {"first"}
 
 
-async def test_a_creation_that_fails_on_some_can_be_repeated(children: list[FakeShard]) -> None:
+async def test_a_creation_that_fails_on_some_can_be_repeated(children: list[FaultyShard]) -> None:
     for child in children:
         child.entries.clear()
     router = await Router.connect(children)
@@ -50,14 +50,14 @@ async def test_a_creation_that_fails_on_some_can_be_repeated(children: list[Fake
 
 
 async def test_a_creation_asks_nobody_when_a_child_has_become_unknown_meanwhile(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     for child in children:
         child.entries.clear()
     known = Children(children, Role.ROUTER)
     await known.connect()
 
-    class Forgotten(FakeShard):
+    class Forgotten(FaultyShard):
         """Becomes unknown while it is asked what it has."""
 
         async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
@@ -71,7 +71,7 @@ async def test_a_creation_asks_nobody_when_a_child_has_become_unknown_meanwhile(
 
 
 async def test_a_name_that_any_child_uses_for_something_else_is_taken(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     children[0].entries.clear()
     other = CollectionEntry(config=config_of(dim=99), incarnation="other")
@@ -82,7 +82,7 @@ async def test_a_name_that_any_child_uses_for_something_else_is_taken(
 
 
 async def test_what_a_drop_left_over_is_not_completed_to_a_collection_again(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     del children[0].entries["words"]  # where it is dropped first
     router = await Router.connect(children)
@@ -94,7 +94,7 @@ async def test_what_a_drop_left_over_is_not_completed_to_a_collection_again(
 
 
 async def test_leftovers_of_a_half_finished_drop_are_refused_by_a_creation(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     children[2].with_collection(incarnation="second")
     router = await Router.connect(children)
@@ -105,12 +105,12 @@ async def test_leftovers_of_a_half_finished_drop_are_refused_by_a_creation(
 
 
 async def test_who_is_slower_in_creating_the_same_takes_what_is_there(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     for child in children:
         child.entries.clear()
 
-    class Faster(FakeShard):
+    class Faster(FaultyShard):
         """Somebody else creates the collection here just before."""
 
         async def create_collection(
@@ -127,7 +127,7 @@ async def test_who_is_slower_in_creating_the_same_takes_what_is_there(
 
 
 async def test_a_drop_that_cannot_begin_where_names_are_decided_drops_nothing(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await Router.connect(children)
     children[0].drop_failure = ShardUnavailable("gone")
@@ -137,9 +137,9 @@ async def test_a_drop_that_cannot_begin_where_names_are_decided_drops_nothing(
 
 
 async def test_a_drop_means_the_collection_that_was_there_when_it_was_asked(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
-    class Later(FakeShard):
+    class Later(FaultyShard):
         """Drop and creation of others arrive just before."""
 
         async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
@@ -151,7 +151,7 @@ async def test_a_drop_means_the_collection_that_was_there_when_it_was_asked(
     assert [bool(child.entries) for child in children] == [False, False, True]
 
 
-async def test_a_drop_that_reached_only_some_is_completed(children: list[FakeShard]) -> None:
+async def test_a_drop_that_reached_only_some_is_completed(children: list[FaultyShard]) -> None:
     router = await Router.connect(children)
     children[1].drop_failure = ShardUnavailable("gone")
     with pytest.raises(ShardUnavailable):
@@ -164,14 +164,14 @@ async def test_a_drop_that_reached_only_some_is_completed(children: list[FakeSha
         await router.drop_collection("words")
 
 
-async def test_collections_of_any_child_are_listed_once(children: list[FakeShard]) -> None:
+async def test_collections_of_any_child_are_listed_once(children: list[FaultyShard]) -> None:
     children[1].with_collection("another")
     listed = await (await Router.connect(children)).list_collections()
     assert [entry.config.name for entry in listed] == ["another", "words"]
 
 
 async def test_a_collection_is_looked_up_once_and_its_incarnation_sent_with_every_call(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await Router.connect(children)
     for _ in range(3):
@@ -183,7 +183,7 @@ async def test_a_collection_is_looked_up_once_and_its_incarnation_sent_with_ever
 
 
 async def test_a_router_that_remembers_a_dropped_collection_looks_again(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await remembering(children)
     for child in children:
@@ -200,7 +200,7 @@ async def test_a_router_that_remembers_a_dropped_collection_looks_again(
 
 
 async def test_a_collection_that_was_created_anew_with_another_dim_is_served_as_it_is_now(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     routers = [await remembering(children) for _ in range(2)]
     for child in children:
@@ -219,7 +219,7 @@ async def test_a_collection_that_was_created_anew_with_another_dim_is_served_as_
 
 
 async def test_a_bad_request_is_refused_by_a_router_that_remembers_the_collection(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await remembering(children)
     for _ in range(2):
@@ -230,7 +230,7 @@ async def test_a_bad_request_is_refused_by_a_router_that_remembers_the_collectio
 
 
 async def test_a_caller_that_means_another_incarnation_is_not_helped_on(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await remembering(children)
     with pytest.raises(IncarnationMismatch):

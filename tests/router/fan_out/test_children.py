@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from tests.router.fake_shard import FakeShard
+from tests.router.model_shard import FaultyShard
 from tests.shard.samples import DEADLINE_S, some_vectors
 from vectorshard.router.fan_out.children import LEARNING_TIMEOUT_S, Children
 from vectorshard.router.fan_out.router import Router
@@ -68,10 +68,10 @@ class Sleeps:
         return not self._began.locked()
 
 
-def shards_of(number: int = 3) -> list[FakeShard]:
+def shards_of(number: int = 3) -> list[FaultyShard]:
     """Return all shards of a placement, with the collection."""
     return [
-        FakeShard(shard, number, hits=[[(shard, float(shard))]]).with_collection()
+        FaultyShard(shard, number, hits=[[(shard, float(shard))]]).with_collection()
         for shard in range(number)
     ]
 
@@ -154,7 +154,7 @@ async def test_only_unknown_children_are_asked_in_the_background_at_most_a_secon
 
 
 async def test_children_that_contradict_each_other_are_refused_at_the_start_and_closed() -> None:
-    shards = [FakeShard(0, 2), FakeShard(0, 2)]
+    shards = [FaultyShard(0, 2), FaultyShard(0, 2)]
     with pytest.raises(
         PlacementMismatch, match=r"second:2: .*shard 0 is reached through two downstream"
     ):
@@ -165,7 +165,7 @@ async def test_children_that_contradict_each_other_are_refused_at_the_start_and_
 async def test_a_child_gets_two_seconds_to_say_who_it_is_whoever_asks() -> None:
     asked: list[Call] = []
 
-    class Noting(FakeShard):
+    class Noting(FaultyShard):
         """Notes how long it is given."""
 
         async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
@@ -192,7 +192,7 @@ async def test_a_child_is_asked_under_the_fingerprint_of_what_it_told() -> None:
 
 
 async def test_rows_of_a_child_that_becomes_unknown_while_it_is_asked_name_its_shard() -> None:
-    class Leaving(FakeShard):
+    class Leaving(FaultyShard):
         """Belongs to another cluster once it is asked to write, and the router learns of that."""
 
         async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
@@ -239,7 +239,7 @@ async def test_whoever_is_refused_while_another_has_learned_already_asks_once_mo
     children, router = await connected(shards)
     refused, learned = asyncio.Event(), asyncio.Event()
 
-    class Slow(FakeShard):
+    class Slow(FaultyShard):
         """Refuses only after everything has been learned by somebody else."""
 
         async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
@@ -297,7 +297,7 @@ async def test_a_child_that_is_another_is_looked_up_anew_and_no_other_child_is()
 async def test_a_router_below_that_knows_no_shard_any_more_is_unknown() -> None:
     shards = shards_of()
 
-    class Bare(FakeShard):
+    class Bare(FaultyShard):
         """A router that was started anew, before its shards."""
 
         async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
@@ -345,7 +345,7 @@ async def test_a_caller_who_leaves_or_runs_out_of_time_does_not_end_what_others_
     children, _ = await connected(shards)
     told = asyncio.Event()
 
-    class Slow(FakeShard):
+    class Slow(FaultyShard):
         """Takes its time to say who it is."""
 
         async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
@@ -546,9 +546,10 @@ async def test_an_upsert_that_is_done_in_part_is_not_repeated() -> None:
 async def test_a_delete_of_one_child_is_made_once_more() -> None:
     shards = shards_of()
     _, router = await connected(shards)
+    ids = ids_of_shard(1, 3)
+    await router.upsert(upsert(ids))
     for shard in shards:
         shard.cluster = "made anew"
-    ids = ids_of_shard(1, 3)
     result = await router.delete(DeleteRequest(collection="words", ids=ids))
     assert result.deleted == len(ids)
     assert len(shards[1].asked("delete")) == 2
@@ -557,6 +558,7 @@ async def test_a_delete_of_one_child_is_made_once_more() -> None:
 async def test_a_shared_delete_that_is_refused_by_all_is_made_once_more() -> None:
     shards = shards_of()
     _, router = await connected(shards)
+    await router.upsert(upsert(MANY_IDS))
     for shard in shards:
         shard.cluster = "made anew"
     request = DeleteRequest(collection="words", ids=MANY_IDS)

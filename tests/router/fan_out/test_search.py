@@ -6,12 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
-from tests.router.fake_shard import FakeShard
 from tests.router.fan_out.samples import found, remembering, search
+from tests.router.model_shard import FaultyShard
 from tests.shard.samples import int64s, some_vectors
 from vectorshard.router.fan_out.children import TIME_TO_ANSWER, TIME_TO_ANSWER_MAX_S
 from vectorshard.router.fan_out.merge import merge_top_k
@@ -41,7 +41,7 @@ from vectorshard.shard.types import (
 )
 
 
-async def test_hits_of_all_children_are_merged_best_first(children: list[FakeShard]) -> None:
+async def test_hits_of_all_children_are_merged_best_first(children: list[FaultyShard]) -> None:
     result = await found(await Router.connect(children), k=4)
     assert result.hits.ids.tolist() == [30, 200, 3, 10]
     assert [shard.rows_visible for shard in result.receipt.shards] == [2, 2, 2]
@@ -61,7 +61,7 @@ async def test_many_hits_are_merged_beside_the_event_loop_and_no_differently(
     monkeypatch.setattr("vectorshard.router.fan_out.merge.merge_top_k", watched)
     scored = [(id_, float(id_ % 1_000)) for id_ in range(hits)]
     children = [
-        FakeShard(shard, 3, hits=[sorted(scored[shard::3], key=best)]).with_collection()
+        FaultyShard(shard, 3, hits=[sorted(scored[shard::3], key=best)]).with_collection()
         for shard in range(3)
     ]
     result = await found(await Router.connect(children), k=hits)
@@ -79,7 +79,7 @@ def best(hit: tuple[int, float]) -> tuple[float, int]:
     "failure", [ShardUnavailable("gone fishing"), DeadlineExceeded("too late")]
 )
 async def test_a_missing_child_fails_the_search_and_is_named(
-    children: list[FakeShard], failure: VectorShardError
+    children: list[FaultyShard], failure: VectorShardError
 ) -> None:
     router = await remembering(children)
     children[1].failure = failure
@@ -90,7 +90,7 @@ async def test_a_missing_child_fails_the_search_and_is_named(
 
 
 async def test_a_search_that_asks_for_less_is_answered_and_says_what_is_missing(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await remembering(children)
     children[1].failure = ShardUnavailable("gone fishing")
@@ -106,7 +106,7 @@ async def test_a_search_that_asks_for_less_is_answered_and_says_what_is_missing(
         await found(router, min_coverage=0.7)
 
 
-async def test_one_of_three_is_enough_for_who_asks_for_no_more(children: list[FakeShard]) -> None:
+async def test_one_of_three_is_enough_for_who_asks_for_no_more(children: list[FaultyShard]) -> None:
     router = await remembering(children)
     for child in children[:2]:
         child.failure = ShardUnavailable("gone")
@@ -119,7 +119,7 @@ async def test_one_of_three_is_enough_for_who_asks_for_no_more(children: list[Fa
     ("left_s", "kept_s"), [(1.0, TIME_TO_ANSWER), (100.0, TIME_TO_ANSWER_MAX_S)]
 )
 async def test_children_have_a_little_less_time_than_their_caller(
-    children: list[FakeShard], left_s: float, kept_s: float
+    children: list[FaultyShard], left_s: float, kept_s: float
 ) -> None:
     router = await remembering(children)
     deadline = time.monotonic() + left_s
@@ -128,11 +128,12 @@ async def test_children_have_a_little_less_time_than_their_caller(
     assert call.deadline == pytest.approx(deadline - kept_s, abs=0.05)
 
 
-@dataclass
-class Hangs(FakeShard):
+class Hangs(FaultyShard):
     """Answers no search before it is let go."""
 
-    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self, shard: int, shards_total: int) -> None:
+        super().__init__(shard, shards_total)
+        self.let_go = asyncio.Event()
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         result = await super().search(request, call=call)
@@ -148,7 +149,7 @@ async def turns() -> None:
 
 @pytest.mark.parametrize("answers", [False, True], ids=["all hang", "one answers"])
 async def test_who_is_missing_at_once_lets_nobody_start_before_a_child_has_answered(
-    children: list[FakeShard], answers: bool
+    children: list[FaultyShard], answers: bool
 ) -> None:
     hanging = [Hangs(1, 3)] if answers else [Hangs(1, 3), Hangs(2, 3)]
     for hangs in hanging:
@@ -173,7 +174,7 @@ async def test_who_is_missing_at_once_lets_nobody_start_before_a_child_has_answe
 
 
 async def test_the_next_search_starts_when_all_children_have_answered(
-    children: list[FakeShard], monkeypatch: pytest.MonkeyPatch
+    children: list[FaultyShard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Hangs(1, 3)
     slow.with_collection()
@@ -191,7 +192,7 @@ async def test_the_next_search_starts_when_all_children_have_answered(
 
 
 async def test_nothing_at_all_is_no_answer_whatever_is_asked_for(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await remembering(children)
     for child in children:
@@ -201,7 +202,7 @@ async def test_nothing_at_all_is_no_answer_whatever_is_asked_for(
 
 
 async def test_what_a_router_below_does_not_cover_is_not_covered_here(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     children[2].coverage = 0.0
     router = await remembering(children)
@@ -216,7 +217,7 @@ async def test_what_a_router_below_does_not_cover_is_not_covered_here(
     "failure", [RowFileCorrupt("bits"), Overloaded("full"), RuntimeError("bug")]
 )
 async def test_a_failure_that_is_no_absence_is_passed_on_and_never_hidden(
-    children: list[FakeShard], failure: VectorShardError
+    children: list[FaultyShard], failure: VectorShardError
 ) -> None:
     router = await remembering(children)
     children[1].failure = failure
@@ -224,7 +225,7 @@ async def test_a_failure_that_is_no_absence_is_passed_on_and_never_hidden(
         await found(router, min_coverage=0.0)
 
 
-async def test_a_router_over_routers_names_the_leaf_shards(children: list[FakeShard]) -> None:
+async def test_a_router_over_routers_names_the_leaf_shards(children: list[FaultyShard]) -> None:
     below = [
         await Router.connect(children[:2], partial=True),
         await Router.connect(children[2:], partial=True),
@@ -241,7 +242,7 @@ async def test_a_router_over_routers_names_the_leaf_shards(children: list[FakeSh
 
 
 async def test_a_lenient_answer_of_a_tree_says_of_each_leaf_why_it_is_missing(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     lowest = await Router.connect(children[:2], partial=True)
     below = [
@@ -275,7 +276,7 @@ def explain(**changes: object) -> ExplainRequest:
     return replace(request, **changes)  # type: ignore[arg-type]  # by name
 
 
-async def owner_of(router: Router, children: Sequence[FakeShard]) -> FakeShard:
+async def owner_of(router: Router, children: Sequence[FaultyShard]) -> FaultyShard:
     """Return the child that owns the id of `explain`."""
     await router.get(GetRequest(collection="words", ids=int64s(7)))
     [owner] = [child for child in children if child.asked("get")]
@@ -284,7 +285,7 @@ async def owner_of(router: Router, children: Sequence[FakeShard]) -> FakeShard:
 
 @pytest.mark.parametrize("in_a_tree", [False, True])
 async def test_an_explanation_is_its_owners_and_its_rank_counts_the_rows_of_all(
-    children: list[FakeShard], in_a_tree: bool
+    children: list[FaultyShard], in_a_tree: bool
 ) -> None:
     tops: Sequence[Shard] = children
     if in_a_tree:
@@ -308,7 +309,7 @@ async def test_an_explanation_is_its_owners_and_its_rank_counts_the_rows_of_all(
         assert asked.score == (None if child is owner else 0.25)
 
 
-async def test_a_hit_of_elsewhere_ranks_among_the_rows_of_all(children: list[FakeShard]) -> None:
+async def test_a_hit_of_elsewhere_ranks_among_the_rows_of_all(children: list[FaultyShard]) -> None:
     for child in children:
         child.explanation = Explanation(exact_rank=5)
     router = await Router.connect(children)
@@ -317,7 +318,7 @@ async def test_a_hit_of_elsewhere_ranks_among_the_rows_of_all(children: list[Fak
 
 
 async def test_an_id_that_does_not_exist_is_asked_of_its_owner_alone(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await Router.connect(children)
     owner = await owner_of(router, children)
@@ -328,7 +329,7 @@ async def test_an_id_that_does_not_exist_is_asked_of_its_owner_alone(
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
 async def test_there_is_no_explanation_without_all_children(
-    children: list[FakeShard], missing: int
+    children: list[FaultyShard], missing: int
 ) -> None:
     for child in children:
         child.explanation = Explanation(exists=True, exact_rank=1)
@@ -339,7 +340,7 @@ async def test_there_is_no_explanation_without_all_children(
 
 
 async def test_an_explanation_is_of_the_collection_that_is_there_now(
-    children: list[FakeShard],
+    children: list[FaultyShard],
 ) -> None:
     router = await remembering(children)
     for child in children:

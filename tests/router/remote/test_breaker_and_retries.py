@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import structlog.testing
 from prometheus_client import CollectorRegistry
 
-from tests.router.fake_shard import FakeShard
+from tests.router.model_shard import FaultyShard
 from tests.router.offline_shard import OfflineShard
 from tests.shard.samples import config_of, int64s, some_vectors
 from tests.virtual_time import run_virtually
@@ -62,16 +62,15 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-@dataclass
-class Remote(FakeShard):
-    """A fake far away: it may be stopped, and then answers nothing until it goes on."""
+class Remote(FaultyShard):
+    """A shard far away: it may be stopped, and then answers nothing until it goes on."""
 
-    failures: int = 0
-    """How many of the next calls the network fails."""
-    running: asyncio.Event = field(default_factory=asyncio.Event)
-    asked_at: list[tuple[str, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, failure: VectorShardError | None = None) -> None:
+        super().__init__(0, 1, failure=failure)
+        self.failures = 0
+        """How many of the next calls the network fails."""
+        self.running = asyncio.Event()
+        self.asked_at: list[tuple[str, float]] = []
         self.running.set()
         self.with_collection()
 
@@ -110,7 +109,7 @@ def virtually(scenario: Scenario) -> Callable[[], None]:
     """Run a scenario over a remote shard and its guard in virtual time."""
 
     async def run() -> None:
-        remote = Remote(0, 1)
+        remote = Remote()
         guarded = OfflineShard(remote)
         try:
             await scenario(remote, guarded)
@@ -193,7 +192,7 @@ def test_what_the_server_itself_refuses_is_passed_on_with_how_long_to_wait(
     failure: VectorShardError,
 ) -> None:
     async def scenario() -> None:
-        remote = Remote(0, 1, failure=failure)
+        remote = Remote(failure)
         failure.retry_delay_s = 0.7
         error = await missed(OfflineShard(remote).count(COUNT))
         assert error is failure
@@ -212,7 +211,9 @@ READS: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
     ),
 }
 WRITES: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
-    "create": lambda shard: shard.create_collection(config_of("other")),
+    "create": lambda shard: shard.create_collection(
+        config_of("other"), call=Call(incarnation="other")
+    ),
     "drop": lambda shard: shard.drop_collection("words"),
     "upsert": lambda shard: shard.upsert(
         UpsertRequest(collection="words", ids=int64s(2), vectors=some_vectors(1))
@@ -225,7 +226,7 @@ WRITES: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
 @pytest.mark.parametrize("method", [*READS, *WRITES])
 def test_reads_are_asked_again_and_nothing_else_is(method: str) -> None:
     async def scenario() -> None:
-        shard = FakeShard(0, 1, failure=lost()).with_collection()
+        shard = FaultyShard(0, 1, failure=lost()).with_collection()
         await missed((READS | WRITES)[method](OfflineShard(shard)))
         assert len(shard.asked(method)) == (ATTEMPTS if method in READS else 1)
 
@@ -235,7 +236,7 @@ def test_reads_are_asked_again_and_nothing_else_is(method: str) -> None:
 @pytest.mark.parametrize("method", [*READS, *WRITES])
 def test_every_method_reaches_the_shard_and_brings_its_answer(method: str) -> None:
     async def scenario() -> None:
-        direct, behind = (FakeShard(0, 1).with_collection() for _ in range(2))
+        direct, behind = (FaultyShard(0, 1).with_collection() for _ in range(2))
         expected = await (READS | WRITES)[method](direct)  # type: ignore[arg-type]  # it is alike
         told = await (READS | WRITES)[method](OfflineShard(behind))
         assert repr(told) == repr(expected)
@@ -289,7 +290,7 @@ async def test_it_is_probed_until_it_answers_and_then_asked_again(
 async def test_an_answer_to_a_probe_that_makes_no_sense_is_an_answer_and_ends_no_watch(
     remote: Remote, guarded: RemoteShard
 ) -> None:
-    class Strange(FakeShard):
+    class Strange(FaultyShard):
         async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
             self.topologies_told += 1
             raise RuntimeError("bug")
@@ -390,7 +391,7 @@ async def test_callers_in_a_hurry_notice_a_stopped_shard_too(
 async def test_a_call_that_takes_long_is_no_silence_of_who_answers_probes(
     remote: Remote, guarded: RemoteShard
 ) -> None:
-    class Training(FakeShard):
+    class Training(FaultyShard):
         async def train(self, request: TrainRequest, *, call: Call = NO_LIMIT) -> Any:
             await asyncio.sleep(60.0)
             return await super().train(request, call=call)

@@ -4,18 +4,23 @@ It obeys the Shard protocol as `LocalShard` does: incarnations, slots, writes th
 run to their end once begun, and of which identical content changes nothing. What it does not have
 is an index: every search is exact. Its receipts say in `generation` which of its states they speak
 of, so that whoever judges an answer knows what it must be.
+
+`ModelShard` is what routers are simulated over, with work that takes time. `FaultyShard` is what
+they are tested over: its work takes none, its failures are injected, its calls remembered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from functools import lru_cache
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 
+from tests.shard.samples import config_of
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT
 from vectorshard.shard.engine.validation import check_vectors
@@ -27,7 +32,9 @@ from vectorshard.shard.errors import (
     PlacementMismatch,
     ShardUnavailable,
     Unsupported,
+    VectorShardError,
 )
+from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -118,6 +125,18 @@ Pace = Callable[[str], float]
 """Returns how many seconds some work takes: a "search", a "read", a "wait", or a "commit"."""
 
 
+@lru_cache
+def topology_of(shard: int, shards_total: int, cluster: str) -> Topology:
+    """Return what a leaf shard tells of itself: the same object as long as it is the same."""
+    return Topology(
+        role=Role.SHARD,
+        cluster=cluster,
+        placement_epoch=1,
+        shards_total=shards_total,
+        shards=(ShardPlacement(shard=shard, slots=slots_of_shard(shard, shards_total)),),
+    )
+
+
 class ModelShard:
     """One leaf shard of several. It outlives its server: what it has committed is durable.
 
@@ -144,16 +163,8 @@ class ModelShard:
         first_sequence: int = 0,
     ) -> None:
         self.shard = shard
-        slots = slots_of_shard(shard, shards_total)
-        ((self._first_slot, self._last_slot),) = slots
-        self.slots = self._last_slot + 1 - self._first_slot
-        self._topology = Topology(
-            role=Role.SHARD,
-            cluster=cluster,
-            placement_epoch=1,
-            shards_total=shards_total,
-            shards=(ShardPlacement(shard=shard, slots=slots),),
-        )
+        self.shards_total = shards_total
+        self.cluster = cluster
         self._pace = pace
         self._clock = clock
         self._first_sequence = first_sequence
@@ -161,6 +172,21 @@ class ModelShard:
         self.changes: list[Change] = []
         self._commits: dict[asyncio.Task[Any], None] = {}
         self._crashes = 0
+
+    @property
+    def _topology(self) -> Topology:
+        return topology_of(self.shard, self.shards_total, self.cluster)
+
+    @property
+    def _slots(self) -> tuple[int, int]:
+        ((first, last),) = self._topology.shards[0].slots
+        return first, last
+
+    @property
+    def slots(self) -> int:
+        """How many it owns."""
+        first, last = self._slots
+        return last + 1 - first
 
     # ---- what it has been -----------------------------------------------------------------------
 
@@ -231,6 +257,9 @@ class ModelShard:
         if not commit.cancelled():
             commit.exception()  # its caller may have left
 
+    def _arrive(self, method: str, request: object, call: Call) -> None:
+        """Take a call; here, without a word."""
+
     def _find(self, name: str, call: Call) -> Held:
         held = self.state.held.get(name)
         if held is None:
@@ -256,6 +285,7 @@ class ModelShard:
         self, config: CollectionConfig, *, call: Call = NO_LIMIT
     ) -> tuple[CollectionEntry, bool]:
         """Create it, if it is not there."""
+        self._arrive("create", config, call)
 
         def create() -> tuple[CollectionEntry, bool]:
             if (held := self.state.held.get(config.name)) is not None:
@@ -272,6 +302,7 @@ class ModelShard:
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
         """Drop it, if it is the one that is meant."""
+        self._arrive("drop", name, call)
 
         def drop() -> None:
             self._find(name, call)
@@ -281,10 +312,12 @@ class ModelShard:
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """List what is there."""
+        self._arrive("list collections", None, call)
         return [held.entry for _, held in sorted(self.state.held.items())]
 
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
         """Describe it."""
+        self._arrive("describe", name, call)
         held = self._find(name, call)
         return CollectionDescription(
             config=held.entry.config,
@@ -302,9 +335,11 @@ class ModelShard:
 
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         """Write the rows that are new or other than those that are there, in one step."""
+        self._arrive("upsert", request, call)
         found = self._find(request.collection, call)
         slots = slots_of(request.ids)
-        if ((slots < self._first_slot) | (slots > self._last_slot)).any():
+        first, last = self._slots
+        if ((slots < first) | (slots > last)).any():
             raise PlacementMismatch(f"shard {self.shard} does not own all of these rows")
         check_vectors(found.entry.config, request.vectors, "vectors")
         return await self._committed(lambda: self._upsert(request, self._still(found)))
@@ -339,6 +374,7 @@ class ModelShard:
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Delete the ids that are there, in one step."""
+        self._arrive("delete", request, call)
         found = self._find(request.collection, call)
         assert request.ids is not None
         ids = request.ids.tolist()
@@ -373,18 +409,22 @@ class ModelShard:
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return the rows of the ids that exist, in the order asked."""
+        self._arrive("get", request, call)
         held = self._find(request.collection, call)
         assert request.ids is not None
         found = [id_ for id_ in request.ids.tolist() if id_ in held.rows]
         return await self._read("read", held, lambda: _rows(held, found))
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
-        """Count all rows."""
+        """Count all rows, or those of some ids."""
+        self._arrive("count", request, call)
         held = self._find(request.collection, call)
-        return await self._read("read", held, lambda: len(held.rows))
+        ids = held.rows if request.ids is None else request.ids.tolist()
+        return await self._read("read", held, lambda: sum(id_ in held.rows for id_ in ids))
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """List rows by id; the cursor's row is the next one's id."""
+        self._arrive("list", request, call)
         held = self._find(request.collection, call)
         first = 0 if request.cursor is None else request.cursor.row
         wanted = request.page_size or PAGE_SIZE_DEFAULT
@@ -397,6 +437,7 @@ class ModelShard:
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Score every row."""
+        self._arrive("search", request, call)
         held, sequence = self._find(request.collection, call), self.state.sequence
         if call.deadline is not None and self._clock() > call.deadline:
             raise DeadlineExceeded("the deadline passed before the search began")
@@ -427,10 +468,150 @@ class ModelShard:
         self, request: TrainRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardDescription]:
         """Train nothing."""
+        self._arrive("train", request, call)
         return [self._description(self._find(request.collection, call))]
 
     async def close(self) -> None:
         """Have nothing to let go of."""
+
+
+class Entries(MutableMapping[str, CollectionEntry]):
+    """The collections of a shard by name, as a test puts them there and takes them away."""
+
+    def __init__(self, shard: ModelShard) -> None:
+        self._shard = shard
+
+    def __getitem__(self, name: str) -> CollectionEntry:
+        return self._shard.state.held[name].entry
+
+    def __setitem__(self, name: str, entry: CollectionEntry) -> None:
+        self._shard._change("create", name, Held(entry))
+
+    def __delitem__(self, name: str) -> None:
+        self._shard._change("drop", name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shard.state.held)
+
+    def __len__(self) -> int:
+        return len(self._shard.state.held)
+
+
+class FaultyShard(ModelShard):
+    """A model shard that answers at once, fails as a test tells it to, and remembers its calls.
+
+    As a server does, it refuses calls that are meant for other shards. A test that makes it another
+    shard, or another cluster's, has its address taken over by another server. Searches and
+    explanations answer what the test says.
+    """
+
+    def __init__(
+        self,
+        shard: int,
+        shards_total: int,
+        *,
+        hits: Sequence[Ranked] = (),
+        failure: VectorShardError | None = None,
+    ) -> None:
+        super().__init__(
+            shard,
+            shards_total,
+            "cluster",
+            pace=lambda _: 0.0,
+            clock=lambda: 0.0,
+            first_sequence=10 * shard,  # so that no two shards have the same
+        )
+        self.entries = Entries(self)
+        self.hits = hits
+        """(id, score) of each query, best first; none for queries beyond."""
+        self.coverage = 1.0
+        """What its receipt says."""
+        self.explanation = Explanation()
+        """What it says of every id, and of every score."""
+        self.failure = failure
+        """What every call but `topology` fails with."""
+        self.drop_failure: VectorShardError | None = None
+        """What a drop alone fails with."""
+        self.silence: VectorShardError | None = None
+        """What `topology` fails with."""
+        self.row_errors: Sequence[int] = ()
+        """Rows of every upsert, by their index, that are refused."""
+        self.calls: list[tuple[str, object, Call]] = []
+        self.topologies_told = 0
+        self.resolutions = 0
+        self.closed = False
+
+    def with_collection(self, name: str = "words", incarnation: str = "first") -> Self:
+        """Have a collection already, with as many rows as the shard's number says."""
+        entry = CollectionEntry(config=config_of(name), incarnation=incarnation)
+        vector = np.zeros(entry.config.dim, dtype=np.float32)
+        rows = {-1 - row: vector for row in range(self.shard)}
+        ledger = Ledger(accepted=len(rows), buffered=len(rows))
+        self._change("create", name, Held(entry, rows, ledger))
+        return self
+
+    def asked(self, method: str) -> list[object]:
+        """Return what a method was asked with."""
+        return [request for name, request, _ in self.calls if name == method]
+
+    def _arrive(self, method: str, request: object, call: Call) -> None:
+        self.calls.append((method, request, call))
+        if self.failure is not None:
+            raise self.failure
+        if call.placement not in ("", fingerprint_of(self._topology)):
+            raise PlacementMismatch(f"this is shard {self.shard} of cluster {self.cluster}")
+
+    async def _committed(self, commit: Callable[[], T]) -> T:
+        return commit()
+
+    async def _read(self, work: str, held: Held, read: Callable[[], T]) -> T:
+        return read()
+
+    def resolve_again(self) -> None:
+        """Take note of it."""
+        self.resolutions += 1
+
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+        """Say which slots it owns, unless it is silent."""
+        self.topologies_told += 1
+        if self.silence is not None:
+            raise self.silence
+        return self._topology
+
+    def _change(self, kind: str, name: str, held: Held | None, *ids: int) -> None:
+        if kind == "drop" and self.drop_failure is not None:
+            raise self.drop_failure
+        super()._change(kind, name, held, *ids)
+
+    def _upsert(self, request: UpsertRequest, held: Held) -> UpsertResult:
+        errors = tuple(RowError(row, 6, f"shard {self.shard}") for row in self.row_errors)
+        taken = np.delete(np.arange(len(request.ids)), list(self.row_errors))
+        part = replace(request, ids=request.ids[taken], vectors=request.vectors[taken])
+        return replace(super()._upsert(part, held), errors=errors)
+
+    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        """Answer with the hits."""
+        self._arrive("search", request, call)
+        self._find(request.collection, call)
+        hits = [*self.hits, *[[]] * len(request.queries)][: len(request.queries)]
+        part = ShardReceipt(
+            shard=self.shard,
+            missing_reason="" if self.coverage else "asleep",
+            rows_visible=sum(map(len, hits)),
+        )
+        return SearchResult(
+            hits=top_k(hits), receipt=Receipt(shards=(part,), coverage=self.coverage)
+        )
+
+    async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
+        """Say what it is told to."""
+        self._arrive("explain", request, call)
+        self._find(request.collection, call)
+        return self.explanation
+
+    async def close(self) -> None:
+        """Take note of it."""
+        self.closed = True
 
 
 Ranked = list[tuple[int, float]]
