@@ -410,15 +410,29 @@ def start_either(request: pytest.FixtureRequest, start_server: Starter) -> Start
     return start_server if request.param == "embedded" else start_server.fleet
 
 
-@pytest.fixture(scope="session", params=KINDS)
-def shared_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """A server of two shards for all tests that do it no harm. It must end as it should."""
-    with servers(tmp_path_factory.mktemp("shared")) as starter:
-        server = starter(2) if request.param == "embedded" else starter.fleet(2)
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two shards inside, for all tests that do it no harm. It must end well."""
+    with servers(tmp_path_factory.mktemp("embedded")) as starter:
+        server = starter(2)
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def fleet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A router over two shards, for all tests that do it no harm. It must end well."""
+    with servers(tmp_path_factory.mktemp("fleet")) as starter:
+        server = starter.fleet(2)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def shared_server(request: pytest.FixtureRequest) -> Server:
+    """A server of two shards, of either kind, for all tests that do it no harm."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server
 
 
 @pytest.fixture

@@ -29,6 +29,12 @@ def bench(server: ServerProcess, *options: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.fixture(scope="session")
+def shared_server(embedded_server: ServerProcess) -> ServerProcess:
+    """One kind of server: the load generator is a client, and sees no difference."""
+    return embedded_server
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Vectors, queries and their exact neighbors under cosine."""

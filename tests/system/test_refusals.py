@@ -104,12 +104,13 @@ CALLS: dict[str, Callable[[Stub], object]] = {
 # ---- what is taken -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["serve", "shard", "router"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize(
+    ("kind", "host"), [("serve", "127.0.0.1"), ("shard", "localhost"), ("router", "127.0.0.1")]
+)
 def test_a_second_server_on_a_port_ends_with_one_line_and_makes_no_directory(
-    shared_server: Server, start_server: Starter, kind: str, host: str
+    embedded_server: Server, start_server: Starter, kind: str, host: str
 ) -> None:
-    listen = f"{host}:{shared_server.address.rpartition(':')[2]}"
+    listen = f"{host}:{embedded_server.address.rpartition(':')[2]}"
     start: dict[str, Callable[..., ServerProcess]] = {
         "serve": start_server,
         "shard": start_server.shard,
@@ -118,12 +119,11 @@ def test_a_second_server_on_a_port_ends_with_one_line_and_makes_no_directory(
     server = start[kind](start=False, listen=listen)
     check_does_not_start(server, f"cannot listen on {listen}")
     assert kind == "router" or not server.data.exists()
-    with shared_server.client() as client:
+    with embedded_server.client() as client:
         client.list_collections()
 
 
-@pytest.mark.parametrize("first", ["serve", "shard"])
-@pytest.mark.parametrize("second", ["serve", "shard"])
+@pytest.mark.parametrize(("first", "second"), [("serve", "shard"), ("shard", "serve")])
 def test_a_second_server_on_a_data_directory_ends_with_one_line(
     start_server: Starter, tmp_path: Path, first: str, second: str
 ) -> None:

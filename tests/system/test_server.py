@@ -457,9 +457,9 @@ def test_no_acknowledged_row_is_lost_when_a_server_with_many_writers_ends(
 
 
 def test_sigterm_during_a_training_does_not_wait_for_it_and_loses_nothing(
-    start_either: StartServer,
+    start_server: Starter,
 ) -> None:
-    server = start_either(1)
+    server = start_server(1)
     rows = 30_000
     vectors = np.random.default_rng(2).standard_normal((rows, DIM), dtype=np.float32)
     with server.client() as client:
@@ -509,9 +509,9 @@ def test_a_deadline_ends_a_call_and_the_server_serves_on(
 
 
 def test_one_who_stops_waiting_for_a_training_does_not_keep_others_waiting(
-    start_either: StartServer,
+    start_server: Starter,
 ) -> None:
-    server = start_either(1)
+    server = start_server.fleet(1)
     rows = 20_000
     vectors = np.random.default_rng(1).standard_normal((rows, DIM), dtype=np.float32)
     with server.client() as client, server.stub() as stub:
@@ -574,9 +574,9 @@ def vectorshard(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_ingests_searches_and_describes(
-    shared_server: Server, client: Client, tmp_path: Path
+    fleet_server: Server, tmp_path: Path
 ) -> None:
-    name, address = new_name(), shared_server.address
+    name, address = new_name(), fleet_server.address
     vectors = np.random.default_rng(9).standard_normal((500, DIM), dtype=np.float32)
     words = np.array([f"word-{row}" for row in range(500)])
     file = tmp_path / "words.npz"
@@ -589,7 +589,8 @@ def test_the_command_line_ingests_searches_and_describes(
     assert "500 rows accepted, 0 refused" in ingested.stdout
     assert "rows/s" in ingested.stdout
     assert "500 accepted, adds up" in ingested.stdout
-    description = client.describe(name)
+    with fleet_server.client() as client:
+        description = client.describe(name)
     assert description.config.id_type is IdType.STRING
     assert description.ledger.live == 500
 
@@ -608,8 +609,8 @@ def test_the_command_line_ingests_searches_and_describes(
     assert name in listed.stdout
 
 
-def test_the_command_line_tells_a_failure_in_one_line(shared_server: Server) -> None:
-    absent = vectorshard("describe", "absent", "--target", shared_server.address)
+def test_the_command_line_tells_a_failure_in_one_line(fleet_server: Server) -> None:
+    absent = vectorshard("describe", "absent", "--target", fleet_server.address)
     nobody = vectorshard("describe", "--target", f"127.0.0.1:{free_port()}", "--timeout", "2")
     for ended in (absent, nobody):
         assert ended.returncode == 1

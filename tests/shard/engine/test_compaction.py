@@ -426,9 +426,9 @@ def test_reads_and_writes_go_on_in_other_threads(tmp_path: Path) -> None:
 
     steps = [partial(step, collection, steady) for step in (search_for, read_all)]
     with running(churn, absorb, *steps):
-        for turn in range(25):
+        for turn in range(12):
             rebuilt(collection)
-            if turn % 10 == 9:
+            if turn % 5 == 4:
                 build_index(collection, lambda: 0.0)
     assert collection.reads.ledger().adds_up
     collection.close()

@@ -42,7 +42,8 @@ from vectorshard.shard.types import (
     WriteMode,
 )
 
-STATES = 250  # of each history
+STATES = 250
+STATES_OF_OTHER_ENCODINGS = 100  # the same history in other bytes
 TRAINED_AGAIN_EVERY = 10  # states
 REBUILT_AGAIN_EVERY = 4
 
@@ -213,8 +214,11 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 KINDS = pytest.mark.parametrize(
-    "entry",
-    [entry_of(IdType.INT64, Metric.L2), entry_of(IdType.STRING, Metric.COSINE)],
+    ("entry", "states"),
+    [
+        (entry_of(IdType.INT64, Metric.L2), STATES),
+        (entry_of(IdType.STRING, Metric.COSINE), STATES_OF_OTHER_ENCODINGS),
+    ],
     ids=["INT64-L2", "STRING-COSINE"],
 )
 
@@ -222,13 +226,13 @@ KINDS = pytest.mark.parametrize(
 @KINDS
 @pytest.mark.usefixtures("small_steps")
 def test_what_is_acknowledged_outlives_a_power_cut_at_any_moment(
-    tmp_path: Path, entry: CollectionEntry
+    tmp_path: Path, entry: CollectionEntry, states: int
 ) -> None:
     recorded = tmp_path / "recorded"
     recorded.mkdir()
     disk = RecordingDisk(recorded)
     History(disk, entry).record()
-    check_states(disk.crash_states(Random(SEED), STATES), tmp_path, entry)
+    check_states(disk.crash_states(Random(SEED), states), tmp_path, entry)
 
 
 @pytest.mark.parametrize("seed", range(2))
