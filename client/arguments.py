@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.client.filter_text import filter_from_text
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     InvalidId,
     InvalidParameter,
@@ -25,6 +24,7 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.types import Effort, IdArray, VectorArray
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 Ids = Sequence[int] | Sequence[str] | IdArray
 """Ids as a caller may pass them."""
@@ -131,7 +131,7 @@ def metadata_bytes(metadata: Metadata | None) -> list[bytes] | None:
     if metadata is None:
         return None
     return [
-        wire.metadata_from_mapping(mapping, row) if mapping else b""
+        metadata_from_mapping(mapping, row) if mapping else b""
         for row, mapping in enumerate(metadata)
     ]
 

@@ -31,7 +31,6 @@ from vectorshard.client.link import (
 )
 from vectorshard.client.results import Hits
 from vectorshard.client.upload import UpsertUpload
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -40,6 +39,12 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.server.status import error_from_rpc, read_status
 from vectorshard.shard.wire.rpcs import SEARCH_STREAM, UPSERT_STREAM, path_of
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_response,
+    encode_search_stream_request,
+)
 
 UPLOAD_WINDOW: Final = 4
 """Unacknowledged messages of an upload. With fewer the network idles while the server commits; more
@@ -251,21 +256,21 @@ class SearchBatches:
     def _messages(self) -> Iterator[bytes]:
         for request_id, search in enumerate(self._searches, start=1):
             self._decode[request_id] = search.decode
-            request = wire.StreamRequest(
+            request = StreamRequest(
                 request_id=request_id,
                 search=search.payload,
                 timeout_ms=timeout_ms(self._timeout_s),
             )
-            yield wire.encode_search_stream_request(request)
+            yield encode_search_stream_request(request)
         self._all_sent = True
 
     def hits(self) -> Iterator[Hits]:
         """Yield the hits of each batch, in order; raise the first error."""
-        early: dict[int, wire.StreamAnswer] = {}
+        early: dict[int, StreamAnswer] = {}
         following = 1
         with closing(self._stream.answers(self._silence)) as answers:
             for payload in answers:
-                answer = wire.decode_search_stream_response(payload)
+                answer = decode_search_stream_response(payload)
                 early[answer.request_id] = answer
                 while following in early:
                     hits = self._decode.pop(following)(_response_of(early.pop(following)))
@@ -374,7 +379,7 @@ def _checked_in_flight(in_flight: int) -> int:
     return in_flight
 
 
-def _response_of(answer: wire.StreamAnswer) -> bytes:
+def _response_of(answer: StreamAnswer) -> bytes:
     """Return the bytes of a SearchResponse; raise the error if the search failed."""
     if answer.response is None:
         _, error = read_status(answer.error)

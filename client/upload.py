@@ -22,7 +22,6 @@ from vectorshard.client.arguments import (
     wire_vectors,
 )
 from vectorshard.client.results import UpsertSummary
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     InternalError,
@@ -33,6 +32,8 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.types import RowError, RowErrorCode, Token, UpsertRequest, WriteMode
+from vectorshard.shard.wire.ids import check_ids
+from vectorshard.shard.wire.writes import decode_upsert_response, encode_upsert_request
 
 MESSAGE_BYTES: Final = 256 * 1024
 """Target size of a message. Larger ones gain nothing: a server's event loop takes 20 ms to read one
@@ -88,7 +89,7 @@ class UpsertUpload:
         InvalidId
             For an id that is empty, too long or not unique.
         """
-        wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
+        check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
         self._spans = _spans(self._row_bytes(), limits)
 
     def begin(self) -> None:
@@ -156,7 +157,7 @@ class UpsertUpload:
             metadata=None if self._metadata is None else self._metadata[span],
             mode=self._mode,
         )
-        return wire.encode_upsert_request(request, number)
+        return encode_upsert_request(request, number)
 
     def acknowledge(self, payload: bytes) -> None:
         """Count the response to the next message.
@@ -166,7 +167,7 @@ class UpsertUpload:
         InternalError
             If it is the response to another message.
         """
-        result, number = wire.decode_upsert_response(payload)
+        result, number = decode_upsert_response(payload)
         if self.complete or number != self._acknowledged:
             raise InternalError(
                 f"message {number} was acknowledged where {self._acknowledged} was expected"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vectorshard.shard import wire
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.rows.filter_columns import FieldValue, FieldValues
 from vectorshard.shard.types import CollectionConfig, FieldType
+from vectorshard.shard.wire.metadata import declared_values
 
 _INT64_LIMIT: Final = 2.0**63
 NUMBERS: Final = (FieldType.INT64, FieldType.DOUBLE)
@@ -37,7 +37,7 @@ def declared_fields(
     names = [field.name for field in config.filter_fields]
     nothing: FieldValues = (None,) * len(names)
     return [
-        _field_values(config, wire.declared_values(each, names), row) if each else nothing
+        _field_values(config, declared_values(each, names), row) if each else nothing
         for row, each in enumerate(metadata)
     ]
 

@@ -66,7 +66,7 @@ from vectorshard.shard.types import (
     UpsertRequest,
     WriteMode,
 )
-from vectorshard.shard.wire import mapping_from_metadata, metadata_from_mapping
+from vectorshard.shard.wire.metadata import mapping_from_metadata, metadata_from_mapping
 
 T = TypeVar("T")
 Id: TypeAlias = int | str
