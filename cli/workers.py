@@ -157,10 +157,7 @@ class Workers:
 def config_of_worker(server: ServerConfig, number: int, listen: str) -> ServerConfig:
     """Return a worker's addresses: `listen`, and metrics and health on the given port + number.
 
-    Raises
-    ------
-    InvalidParameter
-        If that port is above 65535.
+    Raises InvalidParameter if that port is above 65535.
     """
 
     def nth(address: str | None, field: str) -> str | None:
@@ -207,12 +204,8 @@ async def serve_workers(
 ) -> int:
     """Run a router in several processes until SIGTERM or SIGINT; return the exit code.
 
-    Prints ``listening on HOST:PORT`` once all workers serve.
-
-    Raises
-    ------
-    InvalidParameter
-        If a worker cannot listen on an address.
+    Prints ``listening on HOST:PORT`` once all workers serve. Raises InvalidParameter if a worker
+    cannot listen on an address.
     """
     address, held = await hold(server.listen)
     commands = [

@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from types import TracebackType
 from typing import Final, Self, Unpack
 
 import grpc
@@ -326,12 +325,7 @@ class SearchStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._link is not None:
             await self._link.close()
 

@@ -84,10 +84,7 @@ class UpsertUpload:
     def cut(self, limits: Limits) -> None:
         """Cut the rows into messages within the limits of the server.
 
-        Raises
-        ------
-        InvalidId
-            For an id that is empty, too long or not unique.
+        Raises InvalidId for an id that is empty, too long or not unique.
         """
         check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
         self._spans = _spans(self._row_bytes(), limits)
@@ -162,10 +159,7 @@ class UpsertUpload:
     def acknowledge(self, payload: bytes) -> None:
         """Count the response to the next message.
 
-        Raises
-        ------
-        InternalError
-            If it is the response to another message.
+        Raises InternalError if it is the response to another message.
         """
         result, number = decode_upsert_response(payload)
         if self.complete or number != self._acknowledged:
@@ -183,10 +177,8 @@ class UpsertUpload:
     def summary(self) -> UpsertSummary:
         """Return what is acknowledged so far.
 
-        Raises
-        ------
-        ShardUnavailable
-            If rows are not written because their shards are missing. Lists the rows.
+        Raises ShardUnavailable if rows are not written because their shards are missing. Lists the
+        rows.
         """
         if (unwritten := self._unwritten()) is not None:
             raise unwritten

@@ -25,12 +25,8 @@ def declared_fields(
 ) -> list[FieldValues] | None:
     """Return the declared fields of each row of a batch; None without metadata or declared fields.
 
-    A field may be absent or null.
-
-    Raises
-    ------
-    InvalidParameter
-        If a value does not have the declared type; names the row.
+    A field may be absent or null. Raises InvalidParameter if a value does not have the declared
+    type; names the row.
     """
     if metadata is None or not config.filter_fields:
         return None

@@ -266,10 +266,7 @@ class FilterColumns:
     ) -> FilterColumns:
         """Read what `to_bytes` wrote for `rows` rows.
 
-        Raises
-        ------
-        DamagedColumns
-            If `to_bytes` did not write it.
+        Raises DamagedColumns if `to_bytes` did not write it.
         """
         columns = cls(fields)
         parts = _parts_of(serialized)

@@ -61,11 +61,8 @@ class IdColumn:
     def extend_encoded(self, blob: bytes, rows: int) -> None:
         """Append `rows` ids as `encode_ids` wrote them.
 
-        Raises
-        ------
-        RowStoreCorrupt
-            If `blob` does not hold exactly that many; nothing is appended. It does not check that
-            strings are UTF-8: `blob` is stored with a checksum.
+        Raises RowStoreCorrupt if `blob` does not hold exactly that many; nothing is appended. It
+        does not check that strings are UTF-8: `blob` is stored with a checksum.
         """
         self._values.extend_encoded(blob, rows)
         self._rows += rows
@@ -95,10 +92,7 @@ def encode_ids(id_type: IdType, ids: IdArray) -> bytes:
 def decode_ids(id_type: IdType, blob: bytes, rows: int) -> IdArray:
     """Return the `rows` ids that `encode_ids` wrote to `blob`, (rows,).
 
-    Raises
-    ------
-    RowStoreCorrupt
-        If `blob` does not hold exactly that many ids.
+    Raises RowStoreCorrupt if `blob` does not hold exactly that many ids.
     """
     if id_type is IdType.INT64:
         return _decoded_int64s(blob, rows)

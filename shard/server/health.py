@@ -164,6 +164,8 @@ class ThreadHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it 
 class HealthPort:
     """A separate port and thread that answer health. Must be stopped.
 
+    Raises InvalidParameter if it cannot listen on the address.
+
     Parameters
     ----------
     address
@@ -172,11 +174,6 @@ class HealthPort:
         The name of the service.
     heartbeat
         The state that it reports.
-
-    Raises
-    ------
-    InvalidParameter
-        If it cannot listen on the address.
     """
 
     def __init__(self, address: str, service: str, heartbeat: Heartbeat) -> None:

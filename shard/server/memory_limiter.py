@@ -32,13 +32,7 @@ class MemoryLimiter:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def acquire_nowait(self, wanted: int) -> None:
-        """Acquire bytes.
-
-        Raises
-        ------
-        Overloaded
-            If fewer are free, or others wait for them.
-        """
+        """Acquire bytes. Raises Overloaded if fewer are free, or others wait for them."""
         if self._waiting or not self._has(wanted):
             raise Overloaded(
                 f"too many bytes of {self._holders} in progress: {self._held:,} of "

@@ -207,10 +207,8 @@ class SearchStreamHandler:
     async def answers(self) -> AsyncIterator[bytes]:
         """Yield the answers as they are ready; raise what ended the stream.
 
-        Raises
-        ------
-        ShardUnavailable
-            If the server drains: unanswered requests must be sent to another server.
+        Raises ShardUnavailable if the server drains: unanswered requests must be sent to another
+        server.
         """
         drained = asyncio.ensure_future(self._draining.wait())
         drained.add_done_callback(lambda _: self._end_if_idle())

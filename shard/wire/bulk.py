@@ -125,6 +125,8 @@ def read_twin(
 ) -> tuple[_TwinT, Bulk]:
     """Read the bytes of `original` through its twin.
 
+    Raises MalformedMessage if the bytes do not parse.
+
     Parameters
     ----------
     kind
@@ -135,11 +137,6 @@ def read_twin(
         The bytes.
     other_bytes
         Returns the packed bytes of the fields that Bulk does not read.
-
-    Raises
-    ------
-    MalformedMessage
-        If the bytes do not parse.
     """
     twin = parse(kind, payload)
     bulk = Bulk(twin)
@@ -169,6 +166,8 @@ def write_answer(
 ) -> bytes:
     """Add the rows to a response and return its bytes.
 
+    Raises LimitExceeded if the response does not fit into one message.
+
     Parameters
     ----------
     twin
@@ -179,11 +178,6 @@ def write_answer(
         Bounds the bytes of a message.
     field, advice
         The field that the error names, and its advice to the caller.
-
-    Raises
-    ------
-    LimitExceeded
-        If the response does not fit into one message.
     """
     # Checked first: a response that is far too large is not serialized at all.
     large_bytes = (0 if vectors is None else vectors.nbytes) + sum(map(len, metadata or ()))

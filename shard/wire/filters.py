@@ -36,10 +36,7 @@ _SENT_DEPTH_MAX: Final = 40  # a node is up to two messages, and protobuf nests 
 def encode_filter(filter_: Filter) -> v1.Filter:
     """Write a filter.
 
-    Raises
-    ------
-    InvalidParameter
-        If it nests too deep for a message, or has a value of another type.
+    Raises InvalidParameter if it nests too deep for a message, or has a value of another type.
     """
     message = v1.Filter()
     try:

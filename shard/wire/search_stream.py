@@ -73,10 +73,7 @@ def encode_search_stream_request(request: StreamRequest) -> bytes:
 def decode_search_stream_request(payload: bytes) -> StreamRequest:
     """Read a message.
 
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse; the request_id is then unknown.
+    Raises MalformedMessage for bytes that do not parse; the request_id is then unknown.
     """
     twin = _read(
         twins.SearchStreamRequestTwin, v1.SearchStreamRequest, payload, _stream_request_bytes

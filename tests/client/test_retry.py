@@ -7,8 +7,14 @@ from collections.abc import Callable
 import pytest
 from tenacity import Retrying
 
-from vectorshard.client.retries import BACKOFF_FIRST_S
-from vectorshard.client.retry import BACKOFFS, LAST_S, Retry, RetryPolicy
+from vectorshard.client.retry import (
+    BACKOFF_FIRST_S,
+    BACKOFFS,
+    LAST_S,
+    Retry,
+    RetryPolicy,
+    backoff_s,
+)
 from vectorshard.shard.errors import (
     CollectionNotFound,
     Overloaded,
@@ -100,3 +106,10 @@ def test_a_server_that_says_how_long_to_wait_is_not_asked_before() -> None:
     hurried = Virtual(timeout_s=4.0)
     assert hurried.ask(busy) == "answer"
     assert hurried.waited == [2.0], "but time is left for another attempt"
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_each_wait_is_twice_the_last_less_some_chance(attempts: int) -> None:
+    longest_s = BACKOFF_FIRST_S * 2 ** (attempts - 1)
+    assert backoff_s(attempts, lambda: 0.0) == pytest.approx(longest_s / 2)
+    assert backoff_s(attempts, lambda: 0.999_999) == pytest.approx(longest_s, rel=1e-5)
