@@ -256,9 +256,7 @@ class SearchBatches:
         for request_id, search in enumerate(self._searches, start=1):
             self._decode[request_id] = search.decode
             request = StreamRequest(
-                request_id=request_id,
-                search=search.payload,
-                timeout_ms=timeout_ms(self._timeout_s),
+                request_id=request_id, search=search.payload, timeout_ms=timeout_ms(self._timeout_s)
             )
             yield encode_search_stream_request(request)
         self._all_sent = True

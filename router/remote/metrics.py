@@ -11,11 +11,7 @@ from prometheus_client.registry import Collector
 from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.remote_shard import RemoteShard
 
-NUMBER_BY_STATE: Final = {
-    BreakerState.CLOSED: 0,
-    BreakerState.HALF_OPEN: 1,
-    BreakerState.OPEN: 2,
-}
+NUMBER_BY_STATE: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 class RemoteShardCollector(Collector):

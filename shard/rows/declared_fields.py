@@ -55,9 +55,7 @@ def _field_value(name: str, field_type: FieldType, value: Any, row: int) -> Fiel
     elif is_of(field_type, value):
         return value  # type: ignore[no-any-return]
     raise InvalidParameter(
-        f"expected {TAKES[field_type]} ({field_type.name})",
-        field=f"metadata.{name}",
-        row=row,
+        f"expected {TAKES[field_type]} ({field_type.name})", field=f"metadata.{name}", row=row
     )
 
 

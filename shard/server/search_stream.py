@@ -138,11 +138,7 @@ class SearchStreamHandler:
             raise InvalidParameter(f"{request_id} is already in flight", field="request_id")
 
     def _begin(
-        self,
-        request: StreamRequest,
-        search: SearchRequest,
-        arrived: float,
-        expected: int,
+        self, request: StreamRequest, search: SearchRequest, arrived: float, expected: int
     ) -> None:
         deadline = self._call.deadline
         if request.timeout_ms:

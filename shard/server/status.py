@@ -255,9 +255,7 @@ def _invalid_request(
 
 
 def _error_of_code(
-    code: grpc.StatusCode,
-    message: str,
-    violation: error_details_pb2.BadRequest.FieldViolation,
+    code: grpc.StatusCode, message: str, violation: error_details_pb2.BadRequest.FieldViolation
 ) -> VectorShardError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return errors.InvalidRequest(

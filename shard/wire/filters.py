@@ -15,17 +15,7 @@ from google.protobuf import struct_pb2
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
-from vectorshard.shard.filters import (
-    And,
-    Equals,
-    Exists,
-    Filter,
-    FilterValue,
-    In,
-    Not,
-    Or,
-    Range,
-)
+from vectorshard.shard.filters import And, Equals, Exists, Filter, FilterValue, In, Not, Or, Range
 from vectorshard.shard.wire.metadata import check_exact
 from vectorshard.v1 import vectorshard_pb2 as v1
 

@@ -118,9 +118,7 @@ def decode_search_stream_response(payload: bytes) -> StreamAnswer:
     )
     succeeded = twin.WhichOneof("kind") == "response"
     return StreamAnswer(
-        request_id=twin.request_id,
-        response=twin.response if succeeded else None,
-        error=twin.error,
+        request_id=twin.request_id, response=twin.response if succeeded else None, error=twin.error
     )
 
 
@@ -131,10 +129,7 @@ def _stream_response_bytes(twin: twins.SearchStreamResponseTwin) -> int:
 
 
 def _read(
-    kind: type[_TwinT],
-    original: type[Message],
-    payload: bytes,
-    account: Callable[[_TwinT], int],
+    kind: type[_TwinT], original: type[Message], payload: bytes, account: Callable[[_TwinT], int]
 ) -> _TwinT:
     """Read an envelope through its twin, as in `shard.wire.bulk`."""
     twin = parse(kind, payload)
