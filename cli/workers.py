@@ -81,14 +81,9 @@ class StartedWorker:
 
 
 class Workers:
-    """Starts workers, and restarts those that end. Call `run` once.
+    """Starts `total` workers, and restarts those that end. Call `run` once.
 
-    Parameters
-    ----------
-    total
-        How many workers run.
-    start
-        Starts the worker of a number, from 0.
+    `start` starts the worker of a number, from 0.
     """
 
     def __init__(

@@ -58,14 +58,8 @@ class Retry(StrEnum):
 class RetryPolicy:
     """The deadline of one call, and when tenacity repeats the call before it.
 
-    Parameters
-    ----------
-    timeout_s
-        Longest duration of the call, with all attempts and pauses.
-    clock
-        Seconds, from any origin.
-    chance
-        Uniform in [0, 1).
+    The call takes at most `timeout_s`, with all attempts and pauses. `clock` is in seconds,
+    `chance` uniform in [0, 1).
     """
 
     def __init__(

@@ -100,16 +100,9 @@ class _Watchdog:
 class _PacedStream:
     """Sends messages over a stream. Starts immediately; reading responses blocks the thread.
 
-    Parameters
-    ----------
-    messages
-        A thread of grpc takes each one when the window has room for it.
-    window
-        How many messages may be sent before the first call of `release`.
-    timeout_s
-        How long the server may be silent.
-    is_due
-        Returns whether a response is expected.
+    A thread of grpc takes each message when the window has room for it: `window` messages are sent
+    before the first call of `release`. While a response `is_due`, the server may be silent for at
+    most `timeout_s`.
     """
 
     def __init__(
@@ -218,16 +211,9 @@ class UploadStream:
 
 
 class SearchBatches:
-    """Searches batch after batch over SearchStream, with several batches in flight.
+    """Searches batch after batch over SearchStream, with `in_flight` batches in flight.
 
-    Parameters
-    ----------
-    searches
-        The batches. A background thread takes them one at a time.
-    in_flight
-        How many batches are sent before their hits are taken.
-    timeout_s
-        Longest duration of one batch.
+    A background thread takes the searches one at a time. A batch takes at most `timeout_s`.
     """
 
     def __init__(
@@ -288,20 +274,10 @@ class SearchStream:
     """Concurrent searches of an AsyncClient on one stream. Use it as an async context manager.
 
     The first search opens the stream, and the next search after a break reopens it. Searches that a
-    broken stream left unanswered are sent again as separate calls.
-
-    Parameters
-    ----------
-    open_channel
-        Returns the channel of the running event loop.
-    ask
-        Sends a search as a separate call.
-    in_flight
-        The largest number of searches in flight; further searches wait.
-    timeout_s
-        Longest duration of a search that states none.
-    repeats
-        Whether a search that failed with a retryable error is sent again, as a separate call.
+    broken stream left unanswered are sent again as separate calls. Further searches than
+    `in_flight` wait. `AsyncClient.search_stream` makes it: `open_channel` returns the channel of
+    the running event loop, `ask` sends a search as a separate call, and with `repeats` a search
+    that failed with a retryable error is sent again so.
     """
 
     def __init__(

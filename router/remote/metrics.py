@@ -15,12 +15,9 @@ NUMBER_BY_STATE: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, Bre
 
 
 class RemoteShardCollector(Collector):
-    """Exports the state of each downstream shard. It only reads numbers of the event loop.
+    """Exports the state of each of `shards`, which are empty until the router has them.
 
-    Attributes
-    ----------
-    shards
-        The downstream shards, empty until the router has them.
+    It only reads numbers of the event loop.
     """
 
     def __init__(self) -> None:

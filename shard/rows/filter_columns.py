@@ -205,13 +205,7 @@ def _bitmap_bytes(bitmap: BitMap) -> int:
 
 
 class FilterColumns:
-    """The declared fields of a collection's rows.
-
-    Parameters
-    ----------
-    fields
-        The declared fields. Without any there are no columns and no costs.
-    """
+    """The declared fields of a collection's rows. Without any there are no columns and no costs."""
 
     def __init__(self, fields: Sequence[FilterField]) -> None:
         self._fields = tuple(fields)

@@ -29,14 +29,9 @@ _LENGTH_BYTES = 4
 
 
 class IdColumn:
-    """The id of every row, append-only.
+    """The id of every row, all of one type, append-only.
 
     INT64 ids are one int64 array; STRING ids are one arena of UTF-8 bytes and the offset of each.
-
-    Parameters
-    ----------
-    id_type
-        The type of all ids.
     """
 
     def __init__(self, id_type: IdType) -> None:
@@ -156,16 +151,10 @@ class IdIndex:
         return self._hash_of_row.take(rows)
 
     def put(self, ids: IdArray, rows: Int64Array) -> None:
-        """Make `rows` the newest of `ids`.
+        """Make `rows`, positions where the column holds them already, the newest of distinct `ids`.
 
-        If memory runs out, existing ids keep their rows; some new ids may be entered.
-
-        Parameters
-        ----------
-        ids
-            (ids,), distinct.
-        rows
-            int64 (ids,): positions, where the column already holds these ids.
+        Both are (ids,). If memory runs out, existing ids keep their rows; some new ids may be
+        entered.
         """
         hashes = self._hash_ids(ids)
         if self._hash_of_row is not None:

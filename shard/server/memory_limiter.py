@@ -15,14 +15,9 @@ from vectorshard.shard.errors import Overloaded
 
 
 class MemoryLimiter:
-    """Bytes to acquire and release, first come, first served.
+    """Bytes to acquire and release, first come, first served: `bytes_total` of them.
 
-    Parameters
-    ----------
-    bytes_total
-        How many bytes there are. A larger request gets them all, alone.
-    holders
-        What holds them, as errors name it: ``writes``.
+    A larger request gets them all, alone. Errors name what holds them: ``writes``.
     """
 
     def __init__(self, bytes_total: int, holders: str) -> None:

@@ -105,20 +105,9 @@ class _OpenStream:
 
 
 class VectorService:
-    """Serves a shard.
+    """Serves a shard within limits. GetServerInfo reports the version; the metrics count the calls.
 
-    Parameters
-    ----------
-    shard
-        Answers the requests.
-    limits
-        The bounds on requests.
-    version
-        Reported by GetServerInfo.
-    metrics
-        Counts the calls.
-    clock
-        Seconds, as in a call's deadline.
+    `clock` is in seconds, as in a call's deadline.
     """
 
     def __init__(

@@ -189,14 +189,8 @@ def error_from_status(
     """Return the error of a status, by its ErrorInfo or else by its code.
 
     The error has the delay of RetryInfo. CANCELLED is not a failure: callers that may receive it
-    check the code first.
-
-    Parameters
-    ----------
-    code, message
-        As gRPC reports them.
-    details
-        A google.rpc.Status, or its bytes. Bytes that do not parse count as no details.
+    check the code first. `details` is a google.rpc.Status, or its bytes; bytes that do not parse
+    count as no details.
     """
     if isinstance(details, bytes):
         try:

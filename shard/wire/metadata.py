@@ -24,13 +24,8 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
     Raises InvalidParameter for another type, an integer that a double does not hold exactly, text
     that is not UTF-8, or nesting that is too deep for a message.
 
-    Parameters
-    ----------
-    mapping
-        Values are None, bool, numbers, str, and mappings and sequences of these. Numbers are
-        doubles.
-    row
-        The row that an error names.
+    Values are None, bool, numbers (doubles), str, and mappings and sequences of these. An error
+    names the `row`.
     """
     struct = struct_pb2.Struct()
     try:
