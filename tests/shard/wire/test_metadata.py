@@ -16,7 +16,11 @@ from tests.shard.wire.messages import REQUEST_DECODERS, delimited, refusal, upse
 from tests.shard.wire.strategies import LIMITS, mappings
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
-from vectorshard.shard.wire.metadata import mapping_from_metadata, metadata_from_mapping
+from vectorshard.shard.wire.metadata import (
+    declared_values,
+    mapping_from_metadata,
+    metadata_from_mapping,
+)
 from vectorshard.shard.wire.writes import decode_upsert_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -118,3 +122,10 @@ def test_a_value_without_a_kind_reads_as_none() -> None:
     struct_of_nothing = Struct()
     struct_of_nothing.fields["a"].SetInParent()
     assert mapping_from_metadata(struct_of_nothing.SerializeToString()) == {"a": None}
+
+
+def test_every_number_of_a_declared_field_is_a_float() -> None:
+    metadata = metadata_from_mapping({"n": 3, "l": [1, 0.5], "s": "text", "z": None})
+    values = declared_values(metadata, ["n", "l", "s", "z", "absent"])
+    assert values == [3.0, [1.0, 0.5], "text", None, None]
+    assert [type(value) for value in (values[0], *values[1])] == [float, float, float]
