@@ -55,7 +55,7 @@ class Retry(StrEnum):
         return KINDS[rpc] is Kind.WRITE and self is Retry.ALL
 
 
-class RetryPolicy:
+class RetrySchedule:
     """The deadline of one call, and when tenacity repeats the call before it.
 
     The call takes at most `timeout_s`, with all attempts and pauses. `clock` is in seconds,

@@ -12,7 +12,7 @@ from vectorshard.client.retry import (
     BACKOFFS,
     LAST_S,
     Retry,
-    RetryPolicy,
+    RetrySchedule,
     backoff_s,
 )
 from vectorshard.shard.errors import (
@@ -31,7 +31,7 @@ class Virtual:
         self.attempt_s = attempt_s
         self.waited: list[float] = []
         self.left: list[float] = []
-        self._policy = RetryPolicy(timeout_s, clock=lambda: self.now, chance=lambda: 1.0)
+        self._schedule = RetrySchedule(timeout_s, clock=lambda: self.now, chance=lambda: 1.0)
 
     def _sleep(self, seconds: float) -> None:
         self.waited.append(seconds)
@@ -41,13 +41,13 @@ class Virtual:
         """Ask; `fails_with` says what an attempt, counted from 0, fails with."""
 
         def attempt() -> str:
-            self.left.append(self._policy.left_s)
+            self.left.append(self._schedule.left_s)
             self.now += self.attempt_s
             if (error := fails_with(len(self.left) - 1)) is not None:
                 raise error
             return "answer"
 
-        return Retrying(sleep=self._sleep, **self._policy.options())(attempt)
+        return Retrying(sleep=self._sleep, **self._schedule.options())(attempt)
 
 
 @pytest.mark.parametrize(
