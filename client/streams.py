@@ -274,10 +274,12 @@ class SearchStream:
     """Concurrent searches of an AsyncClient on one stream. Use it as an async context manager.
 
     The first search opens the stream, and the next search after a break reopens it. Searches that a
-    broken stream left unanswered are sent again as separate calls. Further searches than
-    `in_flight` wait. `AsyncClient.search_stream` makes it: `open_channel` returns the channel of
-    the running event loop, `ask` sends a search as a separate call, and with `repeats` a search
-    that failed with a retryable error is sent again so.
+    broken stream left unanswered are sent again as separate calls. At most `in_flight` searches are
+    in flight; further searches wait. A search takes at most `timeout_s`, unless it states another.
+
+    `AsyncClient.search_stream` creates it: `open_channel` returns the channel of the running event
+    loop, and `ask` sends a search as a separate call. With `repeats`, a search that failed with a
+    retryable error is sent again as a separate call.
     """
 
     def __init__(
