@@ -13,7 +13,7 @@ from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
 from vectorshard.shard.types import Metric, ShardState, TrainRequest
 
 WRITERS = 6
-TURNS = 12
+TURNS = 8
 ROWS = 10
 
 
