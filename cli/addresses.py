@@ -24,17 +24,15 @@ NUMBER: Final = "{shard}"
 def shard_addresses(given: Sequence[str], shards: int | None) -> tuple[str, ...]:
     """Return HOST:PORT of each shard, in the order of their numbers.
 
+    Raises InvalidParameter if the two contradict each other, or an address has another scheme than
+    DNS.
+
     Parameters
     ----------
     given
         The addresses, in that order; or a single one that contains NUMBER.
     shards
         How many shards there are; None for as many as there are addresses.
-
-    Raises
-    ------
-    InvalidParameter
-        If the two contradict each other, or an address has another scheme than DNS.
     """
     patterns = [address for address in given if NUMBER in address]
     if patterns and len(given) > 1:

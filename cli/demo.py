@@ -106,12 +106,8 @@ def found_themselves(hits: Hits, words: Sequence[str] | IdArray) -> int:
 def running_server(shards: int) -> Iterator[str]:
     """Run `vectorshard serve` over an empty directory; yield the address that it serves.
 
-    When the context ends, SIGTERM stops the server.
-
-    Raises
-    ------
-    ShardUnavailable
-        If it does not serve within START_S, does not stop within STOP_S, or fails.
+    When the context ends, SIGTERM stops the server. Raises ShardUnavailable if it does not serve
+    within START_S, does not stop within STOP_S, or fails.
     """
     with tempfile.TemporaryDirectory(prefix="vectorshard-demo-") as scratch:
         log = Path(scratch) / "log"

@@ -21,10 +21,8 @@ async def open_embedded(
 ) -> Router:
     """Open the shards below `data` and a router over them.
 
-    Raises
-    ------
-    DataDirectoryError, CorruptData
-        If a directory is in use, too new, damaged, or was made for another number of shards.
+    Raises DataDirectoryError or CorruptData if a directory is in use, too new, damaged, or was made
+    for another number of shards.
     """
     if (data / IDENTITY_FILE).exists():
         raise DataDirectoryForeign(

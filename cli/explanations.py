@@ -34,16 +34,10 @@ def sentence_of(
     rows: int,
     tried: Tried | None,
 ) -> str:
-    """Return the explanation as sentences.
+    """Return the explanation as sentences, which name the id and the query so.
 
-    Parameters
-    ----------
-    id_, query
-        Their names in the sentences.
-    rows
-        Live rows of the collection, among which the id ranks.
-    tried
-        A search for HITS hits; None if its outcome is known without it: see `is_worth_trying`.
+    The id ranks among the live `rows` of the collection. `tried` is a search for HITS hits; None if
+    its outcome is known without it: see `is_worth_trying`.
     """
     if explanation.deleted:
         return f"{id_} was deleted from {collection}: no search finds it."

@@ -46,12 +46,9 @@ async def open_shard(
 ) -> LocalShard:
     """Open one of `shards_total` shards; an empty cluster joins the one in its directory.
 
-    `new_cluster` names the cluster of a new directory if `cluster` is empty.
-
-    Raises
-    ------
-    DataDirectoryError, CorruptData
-        If the data directory is in use, too new, damaged, or belongs to another shard.
+    `new_cluster` names the cluster of a new directory if `cluster` is empty. Raises
+    DataDirectoryError or CorruptData if the data directory is in use, too new, damaged, or belongs
+    to another shard.
     """
     identity = ShardIdentity(
         cluster=cluster,

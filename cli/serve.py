@@ -91,8 +91,7 @@ def serve(
 def shard(
     shard_id: Annotated[int, typer.Option(min=0, help="Number of this shard, from 0.")],
     shards: Annotated[
-        int,
-        typer.Option(min=1, max=SLOTS_TOTAL, help="Number of shards in the fleet; permanent."),
+        int, typer.Option(min=1, max=SLOTS_TOTAL, help="Number of shards in the fleet; permanent.")
     ],
     data: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory that holds this shard's rows.")

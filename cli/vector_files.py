@@ -209,10 +209,7 @@ def checked(vectors: Column, ids: npt.NDArray[Any] | None, metric: Metric | None
 def as_ids(column: npt.NDArray[Any]) -> IdArray:
     """Return ids (rows,) as int64, or as objects of `str`.
 
-    Raises
-    ------
-    UnreadableFile
-        If they are neither strings nor integers within int64.
+    Raises UnreadableFile if they are neither strings nor integers within int64.
     """
     if column.dtype.kind == "S":
         column = np.char.decode(column, "utf-8")

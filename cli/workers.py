@@ -81,14 +81,9 @@ class StartedWorker:
 
 
 class Workers:
-    """Starts workers, and restarts those that end. Call `run` once.
+    """Starts `total` workers, and restarts those that end. Call `run` once.
 
-    Parameters
-    ----------
-    total
-        How many workers run.
-    start
-        Starts the worker of a number, from 0.
+    `start` starts the worker of a number, from 0.
     """
 
     def __init__(
@@ -157,10 +152,7 @@ class Workers:
 def config_of_worker(server: ServerConfig, number: int, listen: str) -> ServerConfig:
     """Return a worker's addresses: `listen`, and metrics and health on the given port + number.
 
-    Raises
-    ------
-    InvalidParameter
-        If that port is above 65535.
+    Raises InvalidParameter if that port is above 65535.
     """
 
     def nth(address: str | None, field: str) -> str | None:
@@ -207,12 +199,8 @@ async def serve_workers(
 ) -> int:
     """Run a router in several processes until SIGTERM or SIGINT; return the exit code.
 
-    Prints ``listening on HOST:PORT`` once all workers serve.
-
-    Raises
-    ------
-    InvalidParameter
-        If a worker cannot listen on an address.
+    Prints ``listening on HOST:PORT`` once all workers serve. Raises InvalidParameter if a worker
+    cannot listen on an address.
     """
     address, held = await hold(server.listen)
     commands = [

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.client.filter_text import filter_from_text
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     InvalidId,
     InvalidParameter,
@@ -25,6 +24,7 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.types import Effort, IdArray, VectorArray
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 Ids = Sequence[int] | Sequence[str] | IdArray
 """Ids as a caller may pass them."""
@@ -41,10 +41,8 @@ _EnumT = TypeVar("_EnumT", bound=Enum)
 def id_array(ids: Ids | npt.NDArray[Any]) -> IdArray:
     """Return ids (rows,): int64 for integers, object of str for strings.
 
-    Raises
-    ------
-    InvalidId
-        Unless all are integers of 64 bits, or all are strings. Names the first other row.
+    Raises InvalidId unless all are integers of 64 bits, or all are strings. Names the first other
+    row.
     """
     if isinstance(ids, str | bytes):
         raise InvalidId(f"{type(ids).__name__} is not a sequence of ids", field="ids")
@@ -85,10 +83,7 @@ def _int64_ids(ids: list[Any]) -> npt.NDArray[np.int64]:
 def real_array(values: npt.ArrayLike, field: str) -> npt.NDArray[Any]:
     """Return an array of real numbers of any width, without a copy where there is one.
 
-    Raises
-    ------
-    InvalidVector
-        If the values are ragged or not real numbers.
+    Raises InvalidVector if the values are ragged or not real numbers.
     """
     try:
         array = np.asarray(values)
@@ -123,15 +118,12 @@ def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
 def metadata_bytes(metadata: Metadata | None) -> list[bytes] | None:
     """Return the metadata of each row as bytes; None and {} are b"".
 
-    Raises
-    ------
-    InvalidParameter
-        For a value that metadata cannot hold. Names the row.
+    Raises InvalidParameter for a value that metadata cannot hold. Names the row.
     """
     if metadata is None:
         return None
     return [
-        wire.metadata_from_mapping(mapping, row) if mapping else b""
+        metadata_from_mapping(mapping, row) if mapping else b""
         for row, mapping in enumerate(metadata)
     ]
 

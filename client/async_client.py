@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
@@ -14,10 +13,10 @@ from tenacity import AsyncRetrying
 
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, UnaryCall
-from vectorshard.client.client import CHANNEL_OPTIONS
+from vectorshard.client.channel import CLIENT_OPTIONS
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import RowsView, UpsertSummary
-from vectorshard.client.retry import Retry, RetryPolicy
+from vectorshard.client.retry import Retry, RetrySchedule
 from vectorshard.client.streams import SearchStream, UploadStream, error_of
 from vectorshard.client.upload import Progress, UpsertUpload
 from vectorshard.shard.config import Limits
@@ -148,12 +147,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _open(self) -> grpc.aio.Channel:
@@ -162,7 +156,7 @@ class AsyncClient:
             raise RuntimeError("the client is closed")
         loop = asyncio.get_running_loop()
         if self._channel is None or self._is_left():
-            self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self._target, options=CLIENT_OPTIONS)
             self._loop, self._rpcs = loop, {}
         elif loop is not self._loop:
             raise RuntimeError(
@@ -185,12 +179,12 @@ class AsyncClient:
         """See `Client._repeated`."""
         if not self._retry.covers(rpc):
             return await ask(timeout_s)
-        policy = RetryPolicy(timeout_s)
+        schedule = RetrySchedule(timeout_s)
 
         async def attempt() -> T:
-            return await ask(policy.left_s)
+            return await ask(schedule.left_s)
 
-        return await AsyncRetrying(**policy.options())(attempt)
+        return await AsyncRetrying(**schedule.options())(attempt)
 
     async def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
         channel = self._open()
@@ -229,7 +223,7 @@ class AsyncClient:
         """Send an upload from a thread, over a separate channel."""
         self._open()  # raises if the client is closed or belongs to another loop
         if self._upload_channel is None:
-            self._upload_channel = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+            self._upload_channel = grpc.insecure_channel(self._target, options=CLIENT_OPTIONS)
         stream = UploadStream(self._upload_channel, upload, self._timeout_s)
         running = asyncio.ensure_future(asyncio.to_thread(stream.run))
         try:

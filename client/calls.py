@@ -26,7 +26,6 @@ from vectorshard.client.arguments import (
 )
 from vectorshard.client.results import Hits, RowsView, ServerInfo, hits_of, rows_view
 from vectorshard.client.upload import Progress, UpsertUpload
-from vectorshard.shard import wire
 from vectorshard.shard.errors import InvalidConfig
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -50,7 +49,15 @@ from vectorshard.shard.types import (
     WriteMode,
 )
 from vectorshard.shard.wire import rpcs
+from vectorshard.shard.wire.collections import (
+    decode_create_collection_response,
+    encode_create_collection_request,
+)
 from vectorshard.shard.wire.rpcs import Rpc
+from vectorshard.shard.wire.server_info import (
+    decode_get_server_info_response,
+    encode_get_server_info_request,
+)
 
 AnswerT = TypeVar("AnswerT")
 RequestT = TypeVar("RequestT")
@@ -93,11 +100,11 @@ def _itself(result: ResultT) -> ResultT:
 
 def server_info() -> UnaryCall[ServerInfo]:
     """Return the server's version, topology and limits."""
-    return UnaryCall(rpcs.GET_SERVER_INFO, wire.encode_get_server_info_request(), _server_info)
+    return UnaryCall(rpcs.GET_SERVER_INFO, encode_get_server_info_request(), _server_info)
 
 
 def _server_info(payload: bytes) -> ServerInfo:
-    version, topology, limits = wire.decode_get_server_info_response(payload)
+    version, topology, limits = decode_get_server_info_response(payload)
     return ServerInfo(version=version, topology=topology, limits=limits)
 
 
@@ -123,7 +130,7 @@ def create_collection(
     CollectionExists
         If a collection of this name has another configuration.
     """
-    payload = wire.encode_create_collection_request(
+    payload = encode_create_collection_request(
         name=name,
         dim=dim,
         metric=member_of(Metric, metric, "config.metric", InvalidConfig),
@@ -136,7 +143,7 @@ def create_collection(
 
 
 def _created_config(payload: bytes) -> CollectionConfig:
-    entry, _ = wire.decode_create_collection_response(payload)
+    entry, _ = decode_create_collection_response(payload)
     return entry.config
 
 

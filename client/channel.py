@@ -1,4 +1,4 @@
-"""Options that every gRPC channel to a server of vectorshard has, a client's and a router's."""
+"""Options of gRPC channels to a server of vectorshard: those of every channel, and a client's."""
 
 from __future__ import annotations
 
@@ -12,4 +12,10 @@ COMMON_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+CLIENT_OPTIONS: Final = (
+    *COMMON_OPTIONS,
+    # Calls use all addresses in turn. By default all calls go to the first address.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import TracebackType
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
 import numpy.typing as npt
@@ -23,21 +22,15 @@ from tenacity import Retrying
 
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
-from vectorshard.client.channel import COMMON_OPTIONS
+from vectorshard.client.channel import CLIENT_OPTIONS
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import Hits, RowsView, UpsertSummary
-from vectorshard.client.retry import Retry, RetryPolicy
+from vectorshard.client.retry import Retry, RetrySchedule
 from vectorshard.client.streams import SearchBatches, UploadStream, error_of
 from vectorshard.client.upload import UpsertUpload
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import ShardUnavailable, VectorShardError
 from vectorshard.shard.wire.rpcs import UPSERT, path_of
-
-CHANNEL_OPTIONS: Final = (
-    *COMMON_OPTIONS,
-    # Calls use all addresses in turn. By default all calls go to the first address.
-    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,7 +92,7 @@ class Client:
     def __init__(
         self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
     ) -> None:
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(target, options=CLIENT_OPTIONS)
         self._timeout_s = timeout_s
         self._retry = Retry(retry)
         self._limits: Limits | None = None
@@ -173,12 +166,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, call: UnaryCall[AnswerT]) -> AnswerT:
@@ -189,8 +177,8 @@ class Client:
         """Call `ask` with the time that is left, again if the client repeats calls of this RPC."""
         if not self._retry.covers(rpc):
             return ask(timeout_s)
-        policy = RetryPolicy(timeout_s)
-        return Retrying(**policy.options())(lambda: ask(policy.left_s))
+        schedule = RetrySchedule(timeout_s)
+        return Retrying(**schedule.options())(lambda: ask(schedule.left_s))
 
     def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
         rpc = self._rpcs.get(call.rpc)

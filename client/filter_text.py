@@ -19,17 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vectorshard.shard.errors import InvalidParameter
-from vectorshard.shard.filters import (
-    And,
-    Equals,
-    Exists,
-    Filter,
-    FilterValue,
-    In,
-    Not,
-    Or,
-    Range,
-)
+from vectorshard.shard.filters import And, Equals, Exists, Filter, FilterValue, In, Not, Or, Range
 
 DEPTH_MAX: Final = 40
 """Levels of ``not`` and parentheses that the parser accepts; a server accepts fewer."""

@@ -24,7 +24,6 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InternalError,
@@ -34,6 +33,13 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.types import Call
 from vectorshard.shard.wire.call_metadata import metadata_of
 from vectorshard.shard.wire.rpcs import SEARCH_STREAM, path_of
+from vectorshard.shard.wire.search_stream import (
+    TIMEOUT_MS_MAX,
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_response,
+    encode_search_stream_request,
+)
 from vectorshard.shard.wire.window import Window
 
 WINDOW_REQUESTS: Final = 64
@@ -112,7 +118,7 @@ class _InFlight:
     """A request without an answer yet. Its caller may have left."""
 
     message_bytes: int
-    answer: asyncio.Future[wire.StreamAnswer]
+    answer: asyncio.Future[StreamAnswer]
 
 
 class Link:
@@ -149,7 +155,7 @@ class Link:
         deadline: float | None = None,
         incarnation: str = "",
         answer_bytes_max: int = 0,
-    ) -> wire.StreamAnswer:
+    ) -> StreamAnswer:
         """Send a search and return its answer.
 
         Parameters
@@ -176,8 +182,8 @@ class Link:
         if self.broken or self._draining:
             raise self._broken()
         request_id = self._newest + 1
-        payload = wire.encode_search_stream_request(
-            wire.StreamRequest(
+        payload = encode_search_stream_request(
+            StreamRequest(
                 request_id=request_id,
                 search=search,
                 timeout_ms=timeout_ms(left_s),
@@ -195,13 +201,13 @@ class Link:
             self._withdraw(request_id)
             raise
 
-    def _send(self, request_id: int, payload: bytes) -> asyncio.Future[wire.StreamAnswer]:
+    def _send(self, request_id: int, payload: bytes) -> asyncio.Future[StreamAnswer]:
         if not self._window.has_room(len(payload)):
             raise self._full()
         if not self._in_flight:
             self._answered_at = self._clock()  # an idle link is not silent
         self._newest = request_id
-        answer: asyncio.Future[wire.StreamAnswer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[StreamAnswer] = asyncio.get_running_loop().create_future()
         self._in_flight[request_id] = _InFlight(len(payload), answer)
         self._window.enter(len(payload))
         self._outbox.put_nowait(payload)
@@ -220,8 +226,8 @@ class Link:
     def _withdraw(self, request_id: int) -> None:
         """Cancel a request on the server. It keeps its place in the window until the answer."""
         if request_id in self._in_flight and not self.broken:
-            cancel = wire.StreamRequest(request_id=request_id, cancels=True)
-            self._outbox.put_nowait(wire.encode_search_stream_request(cancel))
+            cancel = StreamRequest(request_id=request_id, cancels=True)
+            self._outbox.put_nowait(encode_search_stream_request(cancel))
 
     def _too_late(self) -> DeadlineExceeded:
         return mark_unanswered(DeadlineExceeded(f"{self._name}: no answer before the deadline"))
@@ -241,9 +247,9 @@ class Link:
 
     async def _read(self) -> None:
         while (payload := await self._stream.read()) is not None:
-            self._take(wire.decode_search_stream_response(payload))
+            self._take(decode_search_stream_response(payload))
 
-    def _take(self, answer: wire.StreamAnswer) -> None:
+    def _take(self, answer: StreamAnswer) -> None:
         in_flight = self._in_flight.pop(answer.request_id, None)
         if in_flight is None:
             # Such a server may also leave the requests in flight unanswered.
@@ -307,4 +313,4 @@ def timeout_ms(left_s: float | None) -> int:
     """Return the time left in the contract's form: at least 1, and 0 for no limit."""
     if left_s is None:
         return 0
-    return min(max(1, ceil(left_s * 1_000)), wire.TIMEOUT_MS_MAX)
+    return min(max(1, ceil(left_s * 1_000)), TIMEOUT_MS_MAX)

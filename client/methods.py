@@ -13,16 +13,10 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
 def method_of(owner: str, build: Callable[..., Any], answer: str, method: MethodT) -> MethodT:
-    """Make `method` present itself as the function of client.calls whose call it sends.
+    """Make a method of the class `owner` present itself as the function whose call it sends.
 
-    Parameters
-    ----------
-    owner
-        The class whose method it is.
-    build
-        The function of client.calls. Gives the name, the parameters and the docstring.
-    answer
-        What the method returns, as it is written in an annotation.
+    `build`, of client.calls, gives the name, the parameters and the docstring. `answer` is what the
+    method returns, as it is written in an annotation.
     """
     called = signature(build)
     itself = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)

@@ -9,7 +9,6 @@ from typing import Any, overload
 
 import numpy as np
 
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.types import (
     Float32Array,
@@ -22,6 +21,7 @@ from vectorshard.shard.types import (
     Topology,
     UInt32Array,
 )
+from vectorshard.shard.wire.metadata import mapping_from_metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +141,4 @@ def rows_view(rows: Rows) -> RowsView:
 
 
 def _mappings(metadata: Sequence[bytes] | None) -> list[dict[str, Any]] | None:
-    return None if metadata is None else [wire.mapping_from_metadata(row) for row in metadata]
+    return None if metadata is None else [mapping_from_metadata(row) for row in metadata]

@@ -15,15 +15,25 @@ from typing import Any, Final
 
 from tenacity import RetryCallState, retry_if_exception
 
-from vectorshard.client.retries import backoff_s
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.wire.rpcs import KINDS, Kind
+
+BACKOFF_FIRST_S: Final = 0.05
+"""Longest delay before the second attempt; it doubles before each further attempt."""
 
 BACKOFFS: Final = 5
 """The pause grows this many times, to between 0.4 and 0.8 s."""
 
 LAST_S: Final = 0.02
 """There is no further attempt with less time left than this."""
+
+
+def backoff_s(attempts: int, chance: Callable[[], float]) -> float:
+    """Return the delay after so many attempts, at least 1.
+
+    `chance` is uniform in [0, 1): callers that failed together must not return together.
+    """
+    return BACKOFF_FIRST_S * 2.0 ** (attempts - 1) * (0.5 + 0.5 * chance())
 
 
 class Retry(StrEnum):
@@ -45,17 +55,11 @@ class Retry(StrEnum):
         return KINDS[rpc] is Kind.WRITE and self is Retry.ALL
 
 
-class RetryPolicy:
+class RetrySchedule:
     """The deadline of one call, and when tenacity repeats the call before it.
 
-    Parameters
-    ----------
-    timeout_s
-        Longest duration of the call, with all attempts and pauses.
-    clock
-        Seconds, from any origin.
-    chance
-        Uniform in [0, 1).
+    The call takes at most `timeout_s`, with all attempts and pauses. `clock` is in seconds,
+    `chance` uniform in [0, 1).
     """
 
     def __init__(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from types import TracebackType
 from typing import Final, Self, Unpack
 
 import grpc
@@ -31,7 +30,6 @@ from vectorshard.client.link import (
 )
 from vectorshard.client.results import Hits
 from vectorshard.client.upload import UpsertUpload
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -40,6 +38,12 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.server.status import error_from_rpc, read_status
 from vectorshard.shard.wire.rpcs import SEARCH_STREAM, UPSERT_STREAM, path_of
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_response,
+    encode_search_stream_request,
+)
 
 UPLOAD_WINDOW: Final = 4
 """Unacknowledged messages of an upload. With fewer the network idles while the server commits; more
@@ -96,16 +100,9 @@ class _Watchdog:
 class _PacedStream:
     """Sends messages over a stream. Starts immediately; reading responses blocks the thread.
 
-    Parameters
-    ----------
-    messages
-        A thread of grpc takes each one when the window has room for it.
-    window
-        How many messages may be sent before the first call of `release`.
-    timeout_s
-        How long the server may be silent.
-    is_due
-        Returns whether a response is expected.
+    A thread of grpc takes each message when the window has room for it: `window` messages are sent
+    before the first call of `release`. While a response `is_due`, the server may be silent for at
+    most `timeout_s`.
     """
 
     def __init__(
@@ -214,16 +211,9 @@ class UploadStream:
 
 
 class SearchBatches:
-    """Searches batch after batch over SearchStream, with several batches in flight.
+    """Searches batch after batch over SearchStream, with `in_flight` batches in flight.
 
-    Parameters
-    ----------
-    searches
-        The batches. A background thread takes them one at a time.
-    in_flight
-        How many batches are sent before their hits are taken.
-    timeout_s
-        Longest duration of one batch.
+    A background thread takes the searches one at a time. A batch takes at most `timeout_s`.
     """
 
     def __init__(
@@ -251,21 +241,19 @@ class SearchBatches:
     def _messages(self) -> Iterator[bytes]:
         for request_id, search in enumerate(self._searches, start=1):
             self._decode[request_id] = search.decode
-            request = wire.StreamRequest(
-                request_id=request_id,
-                search=search.payload,
-                timeout_ms=timeout_ms(self._timeout_s),
+            request = StreamRequest(
+                request_id=request_id, search=search.payload, timeout_ms=timeout_ms(self._timeout_s)
             )
-            yield wire.encode_search_stream_request(request)
+            yield encode_search_stream_request(request)
         self._all_sent = True
 
     def hits(self) -> Iterator[Hits]:
         """Yield the hits of each batch, in order; raise the first error."""
-        early: dict[int, wire.StreamAnswer] = {}
+        early: dict[int, StreamAnswer] = {}
         following = 1
         with closing(self._stream.answers(self._silence)) as answers:
             for payload in answers:
-                answer = wire.decode_search_stream_response(payload)
+                answer = decode_search_stream_response(payload)
                 early[answer.request_id] = answer
                 while following in early:
                     hits = self._decode.pop(following)(_response_of(early.pop(following)))
@@ -286,20 +274,12 @@ class SearchStream:
     """Concurrent searches of an AsyncClient on one stream. Use it as an async context manager.
 
     The first search opens the stream, and the next search after a break reopens it. Searches that a
-    broken stream left unanswered are sent again as separate calls.
+    broken stream left unanswered are sent again as separate calls. At most `in_flight` searches are
+    in flight; further searches wait. A search takes at most `timeout_s`, unless it states another.
 
-    Parameters
-    ----------
-    open_channel
-        Returns the channel of the running event loop.
-    ask
-        Sends a search as a separate call.
-    in_flight
-        The largest number of searches in flight; further searches wait.
-    timeout_s
-        Longest duration of a search that states none.
-    repeats
-        Whether a search that failed with a retryable error is sent again, as a separate call.
+    `AsyncClient.search_stream` creates it: `open_channel` returns the channel of the running event
+    loop, and `ask` sends a search as a separate call. With `repeats`, a search that failed with a
+    retryable error is sent again as a separate call.
     """
 
     def __init__(
@@ -321,12 +301,7 @@ class SearchStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._link is not None:
             await self._link.close()
 
@@ -374,7 +349,7 @@ def _checked_in_flight(in_flight: int) -> int:
     return in_flight
 
 
-def _response_of(answer: wire.StreamAnswer) -> bytes:
+def _response_of(answer: StreamAnswer) -> bytes:
     """Return the bytes of a SearchResponse; raise the error if the search failed."""
     if answer.response is None:
         _, error = read_status(answer.error)

@@ -22,7 +22,6 @@ from vectorshard.client.arguments import (
     wire_vectors,
 )
 from vectorshard.client.results import UpsertSummary
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     InternalError,
@@ -33,6 +32,8 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.types import RowError, RowErrorCode, Token, UpsertRequest, WriteMode
+from vectorshard.shard.wire.ids import check_ids
+from vectorshard.shard.wire.writes import decode_upsert_response, encode_upsert_request
 
 MESSAGE_BYTES: Final = 256 * 1024
 """Target size of a message. Larger ones gain nothing: a server's event loop takes 20 ms to read one
@@ -83,12 +84,9 @@ class UpsertUpload:
     def cut(self, limits: Limits) -> None:
         """Cut the rows into messages within the limits of the server.
 
-        Raises
-        ------
-        InvalidId
-            For an id that is empty, too long or not unique.
+        Raises InvalidId for an id that is empty, too long or not unique.
         """
-        wire.check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
+        check_ids(self._ids, replace(limits, rows=max(limits.rows, self.rows)))
         self._spans = _spans(self._row_bytes(), limits)
 
     def begin(self) -> None:
@@ -156,17 +154,14 @@ class UpsertUpload:
             metadata=None if self._metadata is None else self._metadata[span],
             mode=self._mode,
         )
-        return wire.encode_upsert_request(request, number)
+        return encode_upsert_request(request, number)
 
     def acknowledge(self, payload: bytes) -> None:
         """Count the response to the next message.
 
-        Raises
-        ------
-        InternalError
-            If it is the response to another message.
+        Raises InternalError if it is the response to another message.
         """
-        result, number = wire.decode_upsert_response(payload)
+        result, number = decode_upsert_response(payload)
         if self.complete or number != self._acknowledged:
             raise InternalError(
                 f"message {number} was acknowledged where {self._acknowledged} was expected"
@@ -182,10 +177,8 @@ class UpsertUpload:
     def summary(self) -> UpsertSummary:
         """Return what is acknowledged so far.
 
-        Raises
-        ------
-        ShardUnavailable
-            If rows are not written because their shards are missing. Lists the rows.
+        Raises ShardUnavailable if rows are not written because their shards are missing. Lists the
+        rows.
         """
         if (unwritten := self._unwritten()) is not None:
             raise unwritten

@@ -16,9 +16,6 @@ PAGE_SIZE_DEFAULT = 1_000
 LISTENING = "listening on "
 """What a server prints on stdout, before its address, once it can serve."""
 
-LISTENING = "listening on "
-"""What a server prints on stdout, before its address, once it can serve."""
-
 CONNECTION_AGE_S = 300.0
 """The age at which a server asks the client to close a connection and resolve the server's name
 again. Longer: a new address is noticed later; shorter: more connections. It affects no call."""

@@ -119,10 +119,7 @@ class Children:
     async def connect(self) -> None:
         """Learn the leaf shards of all children that answer.
 
-        Raises
-        ------
-        PlacementMismatch
-            If a child contradicts another one, or the placement.
+        Raises PlacementMismatch if a child contradicts another one, or the placement.
         """
         await self.learn(NO_LIMIT)
         for child in self._children:

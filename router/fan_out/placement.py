@@ -147,10 +147,8 @@ class Placement:
     def split(self, ids: IdArray) -> Iterator[tuple[int, Int64Array]]:
         """Yield each child that owns some of the ids, with their indices (rows,), ascending.
 
-        Raises
-        ------
-        ShardUnavailable
-            If no known child owns the slot of an id. Nothing has been yielded then.
+        Raises ShardUnavailable if no known child owns the slot of an id. Nothing has been yielded
+        then.
         """
         slots = slots_of(ids)
         children = self._child_of_slot[slots]

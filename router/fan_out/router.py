@@ -98,6 +98,8 @@ class Router:
     ) -> Router:
         """Learn which slots the downstream shards own. Some of them may be missing.
 
+        Raises PlacementMismatch if a shard that answers contradicts another one, or the placement.
+
         Parameters
         ----------
         shards
@@ -112,11 +114,6 @@ class Router:
             Wait some seconds before a missing shard is asked again; seconds, as in a deadline.
         new_incarnation
             Names the incarnation of a new collection.
-
-        Raises
-        ------
-        PlacementMismatch
-            If a shard that answers contradicts another one, or the placement.
         """
         children = Children(shards, role, names=names, partial=partial, sleep=sleep, clock=clock)
         await children.connect()

@@ -1,4 +1,4 @@
 """A shard in another process: connection, circuit breaker, retry policy, metrics.
 
-Rows, slots and merging are none of its business.
+No placement, merging or scoring enters here.
 """

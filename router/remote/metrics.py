@@ -11,20 +11,13 @@ from prometheus_client.registry import Collector
 from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.remote_shard import RemoteShard
 
-NUMBER_BY_STATE: Final = {
-    BreakerState.CLOSED: 0,
-    BreakerState.HALF_OPEN: 1,
-    BreakerState.OPEN: 2,
-}
+NUMBER_BY_STATE: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 class RemoteShardCollector(Collector):
-    """Exports the state of each downstream shard. It only reads numbers of the event loop.
+    """Exports the state of each of `shards`, which are empty until the router has them.
 
-    Attributes
-    ----------
-    shards
-        The downstream shards, empty until the router has them.
+    It only reads numbers of the event loop.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,6 @@ from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.probes import ProbingBreaker
 from vectorshard.router.remote.retry_policy import RetryPolicy
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InternalError,
@@ -65,6 +64,11 @@ from vectorshard.shard.types import (
 )
 from vectorshard.shard.wire import rpcs
 from vectorshard.shard.wire.call_metadata import metadata_of
+from vectorshard.shard.wire.searches import expected_answer_bytes
+from vectorshard.shard.wire.server_info import (
+    decode_get_server_info_response,
+    encode_get_server_info_request,
+)
 
 LINK_BYTES_MAX: Final = 1024 * 1024
 """A search with a larger request or answer goes by unary call."""
@@ -231,10 +235,10 @@ class RemoteShard:
         return self._decoded(rpc.name, lambda: rpc.decode_response(response, request))
 
     async def _topology(self, call: Call) -> Topology:
-        payload = wire.encode_get_server_info_request()
+        payload = encode_get_server_info_request()
         response = await self._response(rpcs.GET_SERVER_INFO, payload, call)
         _, topology, _ = self._decoded(
-            rpcs.GET_SERVER_INFO, lambda: wire.decode_get_server_info_response(response)
+            rpcs.GET_SERVER_INFO, lambda: decode_get_server_info_response(response)
         )
         return topology
 
@@ -321,7 +325,7 @@ class RemoteShard:
         self, request: SearchRequest, payload: bytes, call: Call
     ) -> bytes | None:
         """Return the response to a search; None if it must go by unary call."""
-        largest = max(len(payload), wire.expected_answer_bytes(request))
+        largest = max(len(payload), expected_answer_bytes(request))
         if self._closed or largest > LINK_BYTES_MAX:
             return None
         link = await self._link_to(call.placement)

@@ -9,19 +9,46 @@ with the server's retry delay.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from vectorshard.client.retries import ATTEMPTS, RetryBudget, backoff_s
+from vectorshard.client.retry import backoff_s
 from vectorshard.shard.errors import ShardUnavailable
 from vectorshard.shard.wire.rpcs import Kind
+
+ATTEMPTS: Final = 3
+"""Attempts of one call, including the first."""
+
+RETRIES_A_CALL: Final = 0.1
+"""Retries that each call pays for: a server that fails every call gets a tenth more of them."""
+
+RETRIES_SAVED: Final = 10.0
+"""Size of the budget, which is full at first: callers with few calls may retry too."""
 
 T = TypeVar("T")
 
 
 def _is_repeatable(error: BaseException) -> bool:
     return isinstance(error, ShardUnavailable) and error.unanswered
+
+
+class RetryBudget:
+    """The retries that are left for one server. Each call earns a fraction of one."""
+
+    def __init__(self) -> None:
+        self._retries = RETRIES_SAVED
+
+    def earn(self) -> None:
+        """Count a call."""
+        self._retries = min(self._retries + RETRIES_A_CALL, RETRIES_SAVED)
+
+    def spend(self) -> bool:
+        """Take a retry; return whether one was left."""
+        if self._retries < 1.0:
+            return False
+        self._retries -= 1.0
+        return True
 
 
 class RetryPolicy:

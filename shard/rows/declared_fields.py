@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vectorshard.shard import wire
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.rows.filter_columns import FieldValue, FieldValues
 from vectorshard.shard.types import CollectionConfig, FieldType
+from vectorshard.shard.wire.metadata import declared_values
 
 _INT64_LIMIT: Final = 2.0**63
 NUMBERS: Final = (FieldType.INT64, FieldType.DOUBLE)
@@ -25,19 +25,15 @@ def declared_fields(
 ) -> list[FieldValues] | None:
     """Return the declared fields of each row of a batch; None without metadata or declared fields.
 
-    A field may be absent or null.
-
-    Raises
-    ------
-    InvalidParameter
-        If a value does not have the declared type; names the row.
+    A field may be absent or null. Raises InvalidParameter if a value does not have the declared
+    type; names the row.
     """
     if metadata is None or not config.filter_fields:
         return None
     names = [field.name for field in config.filter_fields]
     nothing: FieldValues = (None,) * len(names)
     return [
-        _field_values(config, wire.declared_values(each, names), row) if each else nothing
+        _field_values(config, declared_values(each, names), row) if each else nothing
         for row, each in enumerate(metadata)
     ]
 
@@ -59,9 +55,7 @@ def _field_value(name: str, field_type: FieldType, value: Any, row: int) -> Fiel
     elif is_of(field_type, value):
         return value  # type: ignore[no-any-return]
     raise InvalidParameter(
-        f"expected {TAKES[field_type]} ({field_type.name})",
-        field=f"metadata.{name}",
-        row=row,
+        f"expected {TAKES[field_type]} ({field_type.name})", field=f"metadata.{name}", row=row
     )
 
 

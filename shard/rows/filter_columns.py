@@ -205,13 +205,7 @@ def _bitmap_bytes(bitmap: BitMap) -> int:
 
 
 class FilterColumns:
-    """The declared fields of a collection's rows.
-
-    Parameters
-    ----------
-    fields
-        The declared fields. Without any there are no columns and no costs.
-    """
+    """The declared fields of a collection's rows. Without any there are no columns and no costs."""
 
     def __init__(self, fields: Sequence[FilterField]) -> None:
         self._fields = tuple(fields)
@@ -266,10 +260,7 @@ class FilterColumns:
     ) -> FilterColumns:
         """Read what `to_bytes` wrote for `rows` rows.
 
-        Raises
-        ------
-        DamagedColumns
-            If `to_bytes` did not write it.
+        Raises DamagedColumns if `to_bytes` did not write it.
         """
         columns = cls(fields)
         parts = _parts_of(serialized)

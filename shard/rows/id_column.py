@@ -29,14 +29,9 @@ _LENGTH_BYTES = 4
 
 
 class IdColumn:
-    """The id of every row, append-only.
+    """The id of every row, all of one type, append-only.
 
     INT64 ids are one int64 array; STRING ids are one arena of UTF-8 bytes and the offset of each.
-
-    Parameters
-    ----------
-    id_type
-        The type of all ids.
     """
 
     def __init__(self, id_type: IdType) -> None:
@@ -61,11 +56,8 @@ class IdColumn:
     def extend_encoded(self, blob: bytes, rows: int) -> None:
         """Append `rows` ids as `encode_ids` wrote them.
 
-        Raises
-        ------
-        RowStoreCorrupt
-            If `blob` does not hold exactly that many; nothing is appended. It does not check that
-            strings are UTF-8: `blob` is stored with a checksum.
+        Raises RowStoreCorrupt if `blob` does not hold exactly that many; nothing is appended. It
+        does not check that strings are UTF-8: `blob` is stored with a checksum.
         """
         self._values.extend_encoded(blob, rows)
         self._rows += rows
@@ -95,10 +87,7 @@ def encode_ids(id_type: IdType, ids: IdArray) -> bytes:
 def decode_ids(id_type: IdType, blob: bytes, rows: int) -> IdArray:
     """Return the `rows` ids that `encode_ids` wrote to `blob`, (rows,).
 
-    Raises
-    ------
-    RowStoreCorrupt
-        If `blob` does not hold exactly that many ids.
+    Raises RowStoreCorrupt if `blob` does not hold exactly that many ids.
     """
     if id_type is IdType.INT64:
         return _decoded_int64s(blob, rows)
@@ -162,16 +151,10 @@ class IdIndex:
         return self._hash_of_row.take(rows)
 
     def put(self, ids: IdArray, rows: Int64Array) -> None:
-        """Make `rows` the newest of `ids`.
+        """Make `rows`, positions where the column holds them already, the newest of distinct `ids`.
 
-        If memory runs out, existing ids keep their rows; some new ids may be entered.
-
-        Parameters
-        ----------
-        ids
-            (ids,), distinct.
-        rows
-            int64 (ids,): positions, where the column already holds these ids.
+        Both are (ids,). If memory runs out, existing ids keep their rows; some new ids may be
+        entered.
         """
         hashes = self._hash_ids(ids)
         if self._hash_of_row is not None:

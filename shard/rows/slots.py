@@ -21,32 +21,14 @@ _INPUT_LENGTH = np.uint64(8)
 
 
 def slots_of(ids: IdArray) -> Int64Array:
-    """Return the slot of each id: its xxh3-64 modulo SLOTS_TOTAL.
-
-    Parameters
-    ----------
-    ids
-        (rows,) int64, or an object array of `str`.
-
-    Returns
-    -------
-    int64 (rows,), in [0, SLOTS_TOTAL).
-    """
+    """Return the slot of each id: its xxh3-64 modulo SLOTS_TOTAL. int64 (rows,)."""
     return (xxh3_64(ids) % np.uint64(SLOTS_TOTAL)).astype(np.int64)
 
 
 def xxh3_64(ids: IdArray) -> UInt64Array:
-    """Return the xxh3-64 (seed 0) of each id.
+    """Return the xxh3-64 (seed 0) of each id, uint64 (rows,).
 
-    Parameters
-    ----------
-    ids
-        (rows,): int64, hashed as its 8 little-endian bytes, or an object array of `str`, hashed as
-        its UTF-8 bytes.
-
-    Returns
-    -------
-    uint64 (rows,).
+    An int64 is hashed as its 8 little-endian bytes, a `str` as its UTF-8 bytes.
     """
     if ids.dtype == np.object_:
         encoded = map(str.encode, ids.tolist())

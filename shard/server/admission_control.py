@@ -31,13 +31,7 @@ _log = structlog.get_logger(__name__)
 
 
 class RefusalLog:
-    """Logs that calls are refused, at most every `LOG_EVERY_S`.
-
-    Parameters
-    ----------
-    clock
-        Seconds, from any origin.
-    """
+    """Logs that calls are refused, at most every `LOG_EVERY_S`. `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -55,21 +49,11 @@ class RefusalLog:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound on what a server does at a time.
+    """A bound on what a server does at a time."""
 
-    Attributes
-    ----------
-    methods
-        The methods whose calls it bounds.
-    is_reached
-        Returns whether the next call exceeds the bound.
-    refusal
-        The error of a call that exceeds it.
-    """
-
-    methods: Iterable[str]
-    is_reached: Callable[[], bool]
-    refusal: Overloaded
+    methods: Iterable[str]  # whose calls it bounds
+    is_reached: Callable[[], bool]  # whether the next call exceeds the bound
+    refusal: Overloaded  # the error of a call that exceeds it
 
 
 class AdmissionControl(grpc.GenericRpcHandler):

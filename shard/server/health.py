@@ -45,13 +45,7 @@ def _response(serves: bool) -> health_pb2.HealthCheckResponse:
 
 
 class Heartbeat:
-    """The last state that the event loop wrote, for other threads to read.
-
-    Parameters
-    ----------
-    clock
-        Seconds, from any origin.
-    """
+    """The last state that the event loop wrote, for other threads. `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -82,16 +76,8 @@ class Heartbeat:
 class LoopHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
     """Health, answered by the event loop.
 
-    Unlike grpc's own servicer it ends the calls of watchers, for which the drain would wait.
-
-    Parameters
-    ----------
-    shard
-        The server is ready if its topology has a shard.
-    service
-        The name of the service.
-    heartbeat
-        Written by `beat`.
+    Unlike grpc's own servicer it ends the calls of watchers, for which the drain would wait. The
+    server is ready if the topology of `shard` has a shard; `beat` writes the heartbeat.
     """
 
     def __init__(self, shard: Shard, service: str, heartbeat: Heartbeat) -> None:
@@ -162,21 +148,9 @@ class ThreadHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it 
 
 
 class HealthPort:
-    """A separate port and thread that answer health. Must be stopped.
+    """A separate port and thread that answer health, from the heartbeat. Must be stopped.
 
-    Parameters
-    ----------
-    address
-        HOST:PORT; port 0 picks one.
-    service
-        The name of the service.
-    heartbeat
-        The state that it reports.
-
-    Raises
-    ------
-    InvalidParameter
-        If it cannot listen on the address.
+    The address is HOST:PORT; port 0 picks one. Raises InvalidParameter if it cannot listen there.
     """
 
     def __init__(self, address: str, service: str, heartbeat: Heartbeat) -> None:

@@ -36,12 +36,8 @@ async def bind(server: grpc.aio.Server, listen: str, *, shares_port: bool = Fals
 
     Returns HOST:PORT, with the port that was picked for 0. From here on no other process gets the
     port; connections wait for the server to start. A server that shares its port, as grpc's option
-    also states, does not check whether other servers have it.
-
-    Raises
-    ------
-    InvalidParameter
-        If an address is in use, or no address is of this machine.
+    also states, does not check whether other servers have it. Raises InvalidParameter if an address
+    is in use, or no address is of this machine.
     """
 
     def take(family: int, address: str, port: int) -> int:

@@ -15,14 +15,9 @@ from vectorshard.shard.errors import Overloaded
 
 
 class MemoryLimiter:
-    """Bytes to acquire and release, first come, first served.
+    """Bytes to acquire and release, first come, first served: `bytes_total` of them.
 
-    Parameters
-    ----------
-    bytes_total
-        How many bytes there are. A larger request gets them all, alone.
-    holders
-        What holds them, as errors name it: ``writes``.
+    A larger request gets them all, alone. Errors name what holds them: ``writes``.
     """
 
     def __init__(self, bytes_total: int, holders: str) -> None:
@@ -32,13 +27,7 @@ class MemoryLimiter:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def acquire_nowait(self, wanted: int) -> None:
-        """Acquire bytes.
-
-        Raises
-        ------
-        Overloaded
-            If fewer are free, or others wait for them.
-        """
+        """Acquire bytes. Raises Overloaded if fewer are free, or others wait for them."""
         if self._waiting or not self._has(wanted):
             raise Overloaded(
                 f"too many bytes of {self._holders} in progress: {self._held:,} of "

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     DeadlineExceeded,
@@ -27,6 +26,13 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.server.status import cancelled_status
 from vectorshard.shard.server.stream_window import StreamWindow
 from vectorshard.shard.types import Call, SearchRequest
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_request,
+    encode_search_stream_response,
+)
+from vectorshard.shard.wire.searches import expected_answer_bytes
 
 REFUSAL_BYTES: Final = 1_024
 """About the size of a refusal."""
@@ -101,7 +107,7 @@ class SearchStreamHandler:
         arrived = self._clock()
         request_id = 0
         try:
-            request = wire.decode_search_stream_request(payload)
+            request = decode_search_stream_request(payload)
             request_id = request.request_id
             if request.cancels:
                 self._cancel(request_id)
@@ -109,14 +115,14 @@ class SearchStreamHandler:
             if request.search is None:
                 raise MalformedMessage("search or cancel is required", field="kind")
             search = self._decode(request.search)
-            answer_bytes = min(wire.expected_answer_bytes(search), self._limits.message_bytes)
+            answer_bytes = min(expected_answer_bytes(search), self._limits.message_bytes)
             expected = len(payload) + answer_bytes
             await self._window.room_for(expected)
             self._check_begin(request_id)
         except Exception as error:
             await self._window.room_for(REFUSAL_BYTES)
             self._window.enter(0)
-            self._answer(wire.StreamAnswer(request_id=request_id, error=self._status(error)), 0)
+            self._answer(StreamAnswer(request_id=request_id, error=self._status(error)), 0)
             return
         self._begin(request, search, arrived, expected)
 
@@ -132,7 +138,7 @@ class SearchStreamHandler:
             raise InvalidParameter(f"{request_id} is already in flight", field="request_id")
 
     def _begin(
-        self, request: wire.StreamRequest, search: SearchRequest, arrived: float, expected: int
+        self, request: StreamRequest, search: SearchRequest, arrived: float, expected: int
     ) -> None:
         deadline = self._call.deadline
         if request.timeout_ms:
@@ -173,19 +179,19 @@ class SearchStreamHandler:
             return
         if ran.cancelled():
             error = cancelled_status().SerializeToString()
-            answer = wire.StreamAnswer(request_id=request_id, error=error)
+            answer = StreamAnswer(request_id=request_id, error=error)
         elif isinstance(failure, Exception):
-            answer = wire.StreamAnswer(request_id=request_id, error=self._status(failure))
+            answer = StreamAnswer(request_id=request_id, error=self._status(failure))
         else:
-            answer = wire.StreamAnswer(request_id=request_id, response=ran.result())
+            answer = StreamAnswer(request_id=request_id, response=ran.result())
         self._answer(answer, expected)
         self._end_if_idle()
 
     # ---- answers --------------------------------------------------------------------------------
 
-    def _answer(self, answer: wire.StreamAnswer, expected: int) -> None:
+    def _answer(self, answer: StreamAnswer, expected: int) -> None:
         """Queue an answer, which counts in the window instead of the expected bytes."""
-        payload = wire.encode_search_stream_response(answer)
+        payload = encode_search_stream_response(answer)
         self._window.resize(expected, len(payload))
         self._answers.put_nowait(payload)
 
@@ -197,10 +203,8 @@ class SearchStreamHandler:
     async def answers(self) -> AsyncIterator[bytes]:
         """Yield the answers as they are ready; raise what ended the stream.
 
-        Raises
-        ------
-        ShardUnavailable
-            If the server drains: unanswered requests must be sent to another server.
+        Raises ShardUnavailable if the server drains: unanswered requests must be sent to another
+        server.
         """
         drained = asyncio.ensure_future(self._draining.wait())
         drained.add_done_callback(lambda _: self._end_if_idle())

@@ -20,7 +20,6 @@ from typing import Any, Final, NoReturn
 import grpc
 import structlog
 
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     MalformedMessage,
@@ -64,6 +63,17 @@ from vectorshard.shard.wire.rpcs import (
     UPSERT_STREAM,
     Rpc,
 )
+from vectorshard.shard.wire.search_stream import ENVELOPE_BYTES
+from vectorshard.shard.wire.searches import (
+    decode_search_request,
+    encode_search_response,
+    expected_answer_bytes,
+)
+from vectorshard.shard.wire.server_info import (
+    decode_get_server_info_request,
+    encode_get_server_info_response,
+)
+from vectorshard.shard.wire.writes import encode_upsert_response
 
 _log = structlog.get_logger(__name__)
 
@@ -95,20 +105,9 @@ class _OpenStream:
 
 
 class VectorService:
-    """Serves a shard.
+    """Serves a shard within limits. GetServerInfo reports the version; the metrics count the calls.
 
-    Parameters
-    ----------
-    shard
-        Answers the requests.
-    limits
-        The bounds on requests.
-    version
-        Reported by GetServerInfo.
-    metrics
-        Counts the calls.
-    clock
-        Seconds, as in a call's deadline.
+    `clock` is in seconds, as in a call's deadline.
     """
 
     def __init__(
@@ -124,9 +123,7 @@ class VectorService:
         self._clock = clock
         self._limits = limits
         # A response that fits a message, but not with its envelope, would end the whole stream.
-        self._stream_limits = replace(
-            limits, message_bytes=limits.message_bytes - wire.ENVELOPE_BYTES
-        )
+        self._stream_limits = replace(limits, message_bytes=limits.message_bytes - ENVELOPE_BYTES)
         self._version = version
         self._metrics = metrics
         self._identity: tuple[Topology | None, str] = (None, "")
@@ -349,13 +346,13 @@ class VectorService:
     async def _write_of_stream(self, request: UpsertRequest, request_id: int, call: Call) -> bytes:
         await self._require_placement(call)
         result = await self._shard.upsert(request, call=self._bounded(call))
-        return wire.encode_upsert_response(result, request_id)
+        return encode_upsert_response(result, request_id)
 
     # ---- searches -------------------------------------------------------------------------------
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
         with self._searches.enter(self._left_s(call)):
-            request = wire.decode_search_request(payload, self._limits)
+            request = decode_search_request(payload, self._limits)
             return await self._searched(request, call, self._limits)
 
     async def _search_unread(
@@ -377,12 +374,12 @@ class VectorService:
             await _abort(context, SEARCH.name, missing)
 
     async def _searched(self, request: SearchRequest, call: Call, limits: Limits) -> bytes:
-        answer_bytes = min(wire.expected_answer_bytes(request), limits.message_bytes)
+        answer_bytes = min(expected_answer_bytes(request), limits.message_bytes)
         held = request.queries.nbytes + answer_bytes
         self._search_memory.acquire_nowait(held)
         try:
             result = await self._shard.search(request, call=call)
-            return wire.encode_search_response(result, limits)
+            return encode_search_response(result, limits)
         finally:
             self._search_memory.release(held)
 
@@ -402,7 +399,7 @@ class VectorService:
     def _decode_search_of_stream(self, payload: bytes) -> SearchRequest:
         try:
             self._searches.check_not_full()
-            return wire.decode_search_request(payload, self._limits)
+            return decode_search_request(payload, self._limits)
         except Exception as error:
             with self._run(SEARCH.name) as outcome:
                 self._note(outcome, error)
@@ -421,11 +418,11 @@ class VectorService:
     # ---- the server -----------------------------------------------------------------------------
 
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
-        wire.decode_get_server_info_request(payload)
+        decode_get_server_info_request(payload)
         topology = await self._shard.topology(call=call)
         known, answer = self._server_info
         if topology is not known:
-            answer = wire.encode_get_server_info_response(self._version, topology, self._limits)
+            answer = encode_get_server_info_response(self._version, topology, self._limits)
             self._server_info = (topology, answer)
         return answer
 

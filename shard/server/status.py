@@ -17,34 +17,8 @@ from google.rpc import (  # type: ignore[import-untyped]  # it has stubs, but no
     status_pb2,
 )
 
-from vectorshard.shard.errors import (
-    CollectionExists,
-    CollectionNotFound,
-    CorruptData,
-    DataDirectoryError,
-    DataDirectoryForeign,
-    DataDirectoryLocked,
-    DataDirectoryTooNew,
-    DeadlineExceeded,
-    DimensionMismatch,
-    IncarnationMismatch,
-    InternalError,
-    InvalidConfig,
-    InvalidId,
-    InvalidParameter,
-    InvalidRequest,
-    InvalidVector,
-    LimitExceeded,
-    MalformedMessage,
-    Overloaded,
-    PlacementMismatch,
-    RowFileCorrupt,
-    RowStoreCorrupt,
-    ShardUnavailable,
-    Unsupported,
-    VectorShardError,
-    WritesStopped,
-)
+from vectorshard.shard import errors
+from vectorshard.shard.errors import VectorShardError
 
 Status = status_pb2.Status
 """google.rpc.Status."""
@@ -63,45 +37,45 @@ TEXT_BYTES: Final = 1_000
 percent-encoded (3 bytes a byte), and gRPC accepts 8 KiB of metadata."""
 
 STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
-    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    MalformedMessage: grpc.StatusCode.INVALID_ARGUMENT,
-    DimensionMismatch: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidVector: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidId: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidConfig: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MalformedMessage: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.DimensionMismatch: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidVector: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidId: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidConfig: grpc.StatusCode.INVALID_ARGUMENT,
     # Not RESOURCE_EXHAUSTED, which clients retry: the same request never fits.
-    LimitExceeded: grpc.StatusCode.INVALID_ARGUMENT,
-    CollectionNotFound: grpc.StatusCode.NOT_FOUND,
-    CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
-    IncarnationMismatch: grpc.StatusCode.FAILED_PRECONDITION,
-    PlacementMismatch: grpc.StatusCode.FAILED_PRECONDITION,
-    Unsupported: grpc.StatusCode.UNIMPLEMENTED,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
-    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.LimitExceeded: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.CollectionNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.CollectionExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.IncarnationMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PlacementMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     # Not UNAVAILABLE, which clients retry: a call that fails with FAILED_PRECONDITION "should not
     # be retried until the system state has been explicitly fixed", here by a restart.
-    WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,
-    CorruptData: grpc.StatusCode.DATA_LOSS,
-    RowFileCorrupt: grpc.StatusCode.DATA_LOSS,
-    RowStoreCorrupt: grpc.StatusCode.DATA_LOSS,
-    DataDirectoryError: grpc.StatusCode.FAILED_PRECONDITION,
-    DataDirectoryLocked: grpc.StatusCode.FAILED_PRECONDITION,
-    DataDirectoryTooNew: grpc.StatusCode.FAILED_PRECONDITION,
-    DataDirectoryForeign: grpc.StatusCode.FAILED_PRECONDITION,
-    InternalError: grpc.StatusCode.INTERNAL,
+    errors.WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CorruptData: grpc.StatusCode.DATA_LOSS,
+    errors.RowFileCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.RowStoreCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.DataDirectoryError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataDirectoryLocked: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataDirectoryTooNew: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataDirectoryForeign: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
 }
 
 # For a status without an ErrorInfo of ours: from gRPC itself, or from a proxy.
 _ERROR_BY_CODE: Final[dict[grpc.StatusCode, type[VectorShardError]]] = {
-    grpc.StatusCode.NOT_FOUND: CollectionNotFound,
-    grpc.StatusCode.ALREADY_EXISTS: CollectionExists,
-    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
-    grpc.StatusCode.UNAVAILABLE: ShardUnavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.DATA_LOSS: CorruptData,
+    grpc.StatusCode.NOT_FOUND: errors.CollectionNotFound,
+    grpc.StatusCode.ALREADY_EXISTS: errors.CollectionExists,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
+    grpc.StatusCode.UNAVAILABLE: errors.ShardUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.DATA_LOSS: errors.CorruptData,
 }
 
 # gRPC's text for a message over the bound of a channel or server; no separate code exists.
@@ -126,7 +100,7 @@ def _listed_class(error: Exception) -> type[VectorShardError]:
     for base in type(error).__mro__:
         if base in STATUS_BY_ERROR:
             return base
-    return InternalError
+    return errors.InternalError
 
 
 def _cut(text: str) -> str:
@@ -146,7 +120,7 @@ def status_of(error: VectorShardError) -> status_pb2.Status:
     """
     status = status_pb2.Status(code=status_code(error).value[0], message=_cut(str(error)))
     facts: dict[str, str] = {}
-    if isinstance(error, InvalidRequest):
+    if isinstance(error, errors.InvalidRequest):
         facts["field"] = error.field
         prefix = ""
         if error.row is not None:
@@ -177,7 +151,7 @@ def opaque_status(error: Exception, error_id: str) -> status_pb2.Status:
     The error's text stays on the server. An unexpected failure is INTERNAL.
     """
     kind = _listed_class(error)
-    what = "Internal error." if kind is InternalError else (kind.__doc__ or "").strip()
+    what = "Internal error." if kind is errors.InternalError else (kind.__doc__ or "").strip()
     status = status_pb2.Status(
         code=STATUS_BY_ERROR[kind].value[0],
         message=f"{what} See the server's log for error_id={error_id}.",
@@ -215,14 +189,8 @@ def error_from_status(
     """Return the error of a status, by its ErrorInfo or else by its code.
 
     The error has the delay of RetryInfo. CANCELLED is not a failure: callers that may receive it
-    check the code first.
-
-    Parameters
-    ----------
-    code, message
-        As gRPC reports them.
-    details
-        A google.rpc.Status, or its bytes. Bytes that do not parse count as no details.
+    check the code first. `details` is a google.rpc.Status, or its bytes; bytes that do not parse
+    count as no details.
     """
     if isinstance(details, bytes):
         try:
@@ -231,7 +199,7 @@ def error_from_status(
             details = None
     info, violation, retry = _details_of(details)
     kind = _ERROR_BY_REASON.get(info.reason) if info.domain == DOMAIN else None
-    if kind is not None and issubclass(kind, InvalidRequest):
+    if kind is not None and issubclass(kind, errors.InvalidRequest):
         return _invalid_request(kind, message, info, violation)
     error = _error_of_code(code, message, violation) if kind is None else kind(message)
     if error_id := info.metadata.get("error_id"):
@@ -266,11 +234,11 @@ def _details_of(
 
 
 def _invalid_request(
-    kind: type[InvalidRequest],
+    kind: type[errors.InvalidRequest],
     message: str,
     info: error_details_pb2.ErrorInfo,
     violation: error_details_pb2.BadRequest.FieldViolation,
-) -> InvalidRequest:
+) -> errors.InvalidRequest:
     text = info.metadata.get("row", "")
     # Another service may send any text; this one sends ASCII digits.
     row = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
@@ -281,16 +249,16 @@ def _invalid_request(
 
 
 def _error_of_code(
-    code: grpc.StatusCode,
-    message: str,
-    violation: error_details_pb2.BadRequest.FieldViolation,
+    code: grpc.StatusCode, message: str, violation: error_details_pb2.BadRequest.FieldViolation
 ) -> VectorShardError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidRequest(violation.description or message, field=violation.field or "request")
+        return errors.InvalidRequest(
+            violation.description or message, field=violation.field or "request"
+        )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(message):
-        return LimitExceeded(message, field="message")
+        return errors.LimitExceeded(message, field="message")
     kind = _ERROR_BY_CODE.get(code)
-    return InternalError(f"{code.name}: {message}") if kind is None else kind(message)
+    return errors.InternalError(f"{code.name}: {message}") if kind is None else kind(message)
 
 
 def error_from_rpc(error: grpc.RpcError) -> VectorShardError:
@@ -299,7 +267,7 @@ def error_from_rpc(error: grpc.RpcError) -> VectorShardError:
     Accepts the errors of grpc and of grpc.aio.
     """
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
-        return InternalError(f"call failed without a status: {error!r}")
+        return errors.InternalError(f"call failed without a status: {error!r}")
     details = next(_status_details(error), None)
     return error_from_status(error.code(), error.details() or "", details)
 

@@ -31,13 +31,7 @@ _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0
 
 
 class Outcome:
-    """The outcome of a call, which is counted at its end; a cancelled call counts as CANCELLED.
-
-    Attributes
-    ----------
-    code
-        The code of a call that is not cancelled.
-    """
+    """The outcome of a call, counted at its end: `code`, or CANCELLED for a cancelled call."""
 
     # A class, not a generator under @contextmanager: every call pays for it.
     __slots__ = ("_count", "_ended", "_method", "_started", "code")
@@ -115,10 +109,7 @@ class RpcMetrics(Collector):
 class LedgerCollector(Collector):
     """Exports the ledger and state of every collection and leaf shard.
 
-    Parameters
-    ----------
-    loop
-        The event loop of the shard; `collect` is called from other threads.
+    `loop` is the shard's event loop; `collect` is called from other threads.
     """
 
     def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:

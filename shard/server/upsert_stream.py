@@ -101,10 +101,8 @@ class UpsertStreamHandler:
     async def answers(self) -> AsyncIterator[bytes]:
         """Yield the acknowledgements in order; raise the first message's error.
 
-        Raises
-        ------
-        ShardUnavailable
-            If the server drains: unacknowledged messages must be sent to another server.
+        Raises ShardUnavailable if the server drains: unacknowledged messages must be sent to
+        another server.
         """
         drained = asyncio.ensure_future(self._draining.wait())
         taken: asyncio.Future[asyncio.Future[bytes] | None] | None = None

@@ -49,12 +49,8 @@ def record_of(
     """Return the record of a parsed JSON object.
 
     Its fields are those of the dataclass `kind`: str, int, float (an integer stays one), enums by
-    value, dataclasses, and tuples of these. Only fields in `optional` may be absent.
-
-    Raises
-    ------
-    InvalidRecord
-        If a field is unknown, missing or of another type.
+    value, dataclasses, and tuples of these. Only fields in `optional` may be absent. Raises
+    InvalidRecord if a field is unknown, missing or of another type.
     """
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(parsed.keys() - names):

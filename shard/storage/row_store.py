@@ -142,11 +142,8 @@ class RowStore:
     def load(self) -> StoredRows:
         """Read all that was committed, and check that it adds up.
 
-        Raises
-        ------
-        RowStoreCorrupt
-            If a record does not match its checksum, a commit is missing, a row died twice, or the
-            ledger differs from the sum of the commits.
+        Raises RowStoreCorrupt if a record does not match its checksum, a commit is missing, a row
+        died twice, or the ledger differs from the sum of the commits.
         """
         with self._database.writing, corruption_named(self._path):
             positions, ids, norms = self._load_kept()
@@ -232,10 +229,8 @@ class RowStore:
     def commit(self, commit: Commit) -> int:
         """Make a commit durable. Returns its sequence number.
 
-        Raises
-        ------
-        ValueError
-            If it does not continue where the last commit ended, or its columns differ in length.
+        Raises ValueError if it does not continue where the last commit ended, or its columns differ
+        in length.
         """
         rows = len(commit.ids)
         if commit.first_row != self._rows:
@@ -283,10 +278,7 @@ class RowStore:
     def checksums(self, rows: Int64Array) -> UInt32Array:
         """Return the checksums of committed rows (rows,), in their order.
 
-        Raises
-        ------
-        RowStoreCorrupt
-            If a row was never committed, or was dead at the last compaction.
+        Raises RowStoreCorrupt if a row was never committed, or was dead at the last compaction.
         """
         checksums = np.empty(len(rows), dtype=np.uint32)
         order = np.argsort(rows, kind="stable")

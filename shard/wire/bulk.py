@@ -123,23 +123,10 @@ def read_twin(
     payload: bytes,
     other_bytes: Callable[[_TwinT], int],
 ) -> tuple[_TwinT, Bulk]:
-    """Read the bytes of `original` through its twin.
+    """Read the bytes of the contract's message `original` through its twin.
 
-    Parameters
-    ----------
-    kind
-        The twin's class.
-    original
-        The class of the contract's message.
-    payload
-        The bytes.
-    other_bytes
-        Returns the packed bytes of the fields that Bulk does not read.
-
-    Raises
-    ------
-    MalformedMessage
-        If the bytes do not parse.
+    `other_bytes` returns the packed bytes of the fields that Bulk does not read. Raises
+    MalformedMessage if the bytes do not parse.
     """
     twin = parse(kind, payload)
     bulk = Bulk(twin)
@@ -167,23 +154,10 @@ def write_answer(
     field: str,
     advice: str,
 ) -> bytes:
-    """Add the rows to a response and return its bytes.
+    """Add ids (rows,), vectors (rows, dim) and metadata to a response, and return its bytes.
 
-    Parameters
-    ----------
-    twin
-        The response, with all its other fields.
-    ids, vectors, metadata
-        (rows,), (rows, dim), one for each row.
-    limits
-        Bounds the bytes of a message.
-    field, advice
-        The field that the error names, and its advice to the caller.
-
-    Raises
-    ------
-    LimitExceeded
-        If the response does not fit into one message.
+    `twin` has all other fields. If the response does not fit into one message, raises LimitExceeded
+    with this field and this advice to the caller.
     """
     # Checked first: a response that is far too large is not serialized at all.
     large_bytes = (0 if vectors is None else vectors.nbytes) + sum(map(len, metadata or ()))

@@ -148,10 +148,7 @@ def encode_create_collection_request(
 ) -> bytes:
     """Request a collection; for None the server uses its default.
 
-    Raises
-    ------
-    InvalidConfig
-        If `dim` is not a uint32, or a name is not UTF-8.
+    Raises InvalidConfig if `dim` is not a uint32, or a name is not UTF-8.
     """
     try:
         config = v1.CollectionConfig(
@@ -171,10 +168,8 @@ def encode_create_collection_request(
 def decode_create_collection_request(payload: bytes, limits: Limits) -> types.CollectionConfig:
     """Return the resolved configuration, with the defaults filled in.
 
-    Raises
-    ------
-    MalformedMessage, InvalidConfig
-        For bytes that do not parse, or an invalid configuration.
+    Raises MalformedMessage or InvalidConfig for bytes that do not parse, or an invalid
+    configuration.
     """
     request = parse(v1.CreateCollectionRequest, payload)
     if not request.HasField("config"):
@@ -245,10 +240,7 @@ def encode_list_collections_response(entries: Sequence[types.CollectionEntry]) -
 def decode_list_collections_response(payload: bytes) -> list[types.CollectionEntry]:
     """Return the collections, by name, with resolved configurations.
 
-    Raises
-    ------
-    MalformedMessage
-        If the numbers of collections and incarnations differ.
+    Raises MalformedMessage if the numbers of collections and incarnations differ.
     """
     response = parse(v1.ListCollectionsResponse, payload)
     if len(response.incarnations) != len(response.collections):

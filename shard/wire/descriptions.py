@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Final
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
@@ -67,23 +68,14 @@ def decode_train_response(payload: bytes) -> tuple[types.ShardDescription, ...]:
     return tuple(_decode_shard(shard) for shard in parse(v1.TrainResponse, payload).shards)
 
 
+_CONVERTED: Final = ("state", "ledger", "last_training_s", "last_trained_at")
+
+
 def _encode_shard(shard: types.ShardDescription) -> v1.ShardDescription:
     message = v1.ShardDescription(
-        shard=shard.shard,
+        **copied(shard, types.ShardDescription, *_CONVERTED),
         state=SHARD_STATES.number[shard.state],
-        training=shard.training,
         ledger=v1.Ledger(**copied(shard.ledger, types.Ledger)),
-        nlist=shard.nlist,
-        nprobe=shard.nprobe,
-        candidates=shard.candidates,
-        measured_recall=shard.measured_recall,
-        live_recall=shard.live_recall,
-        live_queries=shard.live_queries,
-        generation=shard.generation,
-        rows_trained_on=shard.rows_trained_on,
-        list_imbalance=shard.list_imbalance,
-        memory_bytes=shard.memory_bytes,
-        disk_bytes=shard.disk_bytes,
     )
     if shard.last_training_s:
         message.last_training_duration.CopyFrom(
@@ -107,22 +99,13 @@ def _seconds_of(message: duration_pb2.Duration | timestamp_pb2.Timestamp) -> flo
 
 
 def _decode_shard(shard: v1.ShardDescription) -> types.ShardDescription:
+    values = copied(shard, types.ShardDescription, *_CONVERTED)
+    for name in ("measured_recall", "live_recall", "list_imbalance"):
+        values[name] = shortest_decimal(values[name])
     return types.ShardDescription(
-        shard=shard.shard,
+        **values,
         state=SHARD_STATES.member(shard.state, "shards.state", MalformedMessage),
-        training=shard.training,
         ledger=types.Ledger(**copied(shard.ledger, types.Ledger)),
-        nlist=shard.nlist,
-        nprobe=shard.nprobe,
-        candidates=shard.candidates,
-        measured_recall=shortest_decimal(shard.measured_recall),
-        live_recall=shortest_decimal(shard.live_recall),
-        live_queries=shard.live_queries,
-        generation=shard.generation,
-        rows_trained_on=shard.rows_trained_on,
-        list_imbalance=shortest_decimal(shard.list_imbalance),
         last_training_s=_seconds_of(shard.last_training_duration),
         last_trained_at=_seconds_of(shard.last_trained_at),
-        memory_bytes=shard.memory_bytes,
-        disk_bytes=shard.disk_bytes,
     )

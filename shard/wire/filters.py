@@ -15,17 +15,7 @@ from google.protobuf import struct_pb2
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
-from vectorshard.shard.filters import (
-    And,
-    Equals,
-    Exists,
-    Filter,
-    FilterValue,
-    In,
-    Not,
-    Or,
-    Range,
-)
+from vectorshard.shard.filters import And, Equals, Exists, Filter, FilterValue, In, Not, Or, Range
 from vectorshard.shard.wire.metadata import check_exact
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -36,10 +26,7 @@ _SENT_DEPTH_MAX: Final = 40  # a node is up to two messages, and protobuf nests 
 def encode_filter(filter_: Filter) -> v1.Filter:
     """Write a filter.
 
-    Raises
-    ------
-    InvalidParameter
-        If it nests too deep for a message, or has a value of another type.
+    Raises InvalidParameter if it nests too deep for a message, or has a value of another type.
     """
     message = v1.Filter()
     try:

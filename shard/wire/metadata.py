@@ -21,19 +21,11 @@ _EXACT_INTEGER = 2**53  # the largest magnitude up to which a double holds every
 def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) -> bytes:
     """Return metadata as the deterministic bytes of a google.protobuf.Struct; {} is b"".
 
-    Parameters
-    ----------
-    mapping
-        Values are None, bool, numbers, str, and mappings and sequences of these. Numbers are
-        doubles.
-    row
-        The row that an error names.
+    Raises InvalidParameter for another type, an integer that a double does not hold exactly, text
+    that is not UTF-8, or nesting that is too deep for a message.
 
-    Raises
-    ------
-    InvalidParameter
-        For another type, an integer that a double does not hold exactly, text that is not UTF-8,
-        or nesting that is too deep for a message.
+    Values are None, bool, numbers (doubles), str, and mappings and sequences of these. An error
+    names the `row`.
     """
     struct = struct_pb2.Struct()
     try:
@@ -88,10 +80,7 @@ def check_exact(number: float) -> None:
 def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
     """Return the mapping of `metadata_from_mapping`'s bytes. An integral number is an int.
 
-    Raises
-    ------
-    MalformedMessage
-        If the bytes are not a google.protobuf.Struct.
+    Raises MalformedMessage if the bytes are not a google.protobuf.Struct.
     """
     if not metadata:
         return {}
@@ -105,15 +94,16 @@ def _mapping_of(struct: struct_pb2.Struct) -> dict[str, Any]:
     return {name: _value_of(value) for name, value in struct.fields.items()}
 
 
-def _value_of(value: struct_pb2.Value) -> Any:
+def _value_of(value: struct_pb2.Value, *, floats: bool = False) -> Any:
+    """Return a value. With `floats`, an integral number is a float, too, unless in a struct."""
     kind = value.WhichOneof("kind")
     if kind is None or kind == "null_value":
         return None
     if kind == "struct_value":
         return _mapping_of(value.struct_value)
     if kind == "list_value":
-        return [_value_of(element) for element in value.list_value.values]
-    if kind == "number_value":
+        return [_value_of(element, floats=floats) for element in value.list_value.values]
+    if kind == "number_value" and not floats:
         number = value.number_value
         exact = number.is_integer() and abs(number) <= _EXACT_INTEGER
         return int(number) if exact else number
@@ -123,29 +113,14 @@ def _value_of(value: struct_pb2.Value) -> Any:
 def declared_values(metadata: bytes, names: Sequence[str]) -> list[Any]:
     """Return the values of the fields of these names; None where one is absent or null.
 
-    Every number is a float; a list is a list of such values, a struct a dict.
-
-    Raises
-    ------
-    MalformedMessage
-        If the bytes are not a google.protobuf.Struct.
+    Every number is a float; a list is a list of such values, a struct a dict. Raises
+    MalformedMessage if the bytes are not a google.protobuf.Struct.
     """
     try:
         values = struct_pb2.Struct.FromString(metadata).fields
     except DecodeError as error:
         raise MalformedMessage(str(error), field="metadata") from None
-    return [_plain_value(values[name]) if name in values else None for name in names]
-
-
-def _plain_value(value: struct_pb2.Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind is None or kind == "null_value":
-        return None
-    if kind == "struct_value":
-        return _mapping_of(value.struct_value)
-    if kind == "list_value":
-        return [_plain_value(element) for element in value.list_value.values]
-    return getattr(value, kind)
+    return [_value_of(values[name], floats=True) if name in values else None for name in names]
 
 
 def canonical_metadata(metadata: Sequence[bytes], limits: Limits) -> list[bytes]:

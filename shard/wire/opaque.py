@@ -25,10 +25,7 @@ def encode_token(token: types.Token) -> bytes:
 def decode_token(token: bytes) -> types.Token:
     """Return the token of `encode_token`'s bytes; b"" is a token without an incarnation.
 
-    Raises
-    ------
-    InvalidParameter
-        If `encode_token` did not write these bytes.
+    Raises InvalidParameter if `encode_token` did not write these bytes.
     """
     if not token:
         return types.Token(incarnation="")
@@ -48,10 +45,7 @@ def encode_cursor(cursor: types.Cursor | None) -> bytes:
 def decode_cursor(cursor: bytes) -> types.Cursor | None:
     """Return the cursor of `encode_cursor`'s bytes; None for b"".
 
-    Raises
-    ------
-    InvalidParameter
-        If `encode_cursor` did not write these bytes.
+    Raises InvalidParameter if `encode_cursor` did not write these bytes.
     """
     if not cursor:
         return None

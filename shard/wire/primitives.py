@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -28,12 +29,17 @@ def parse(message: type[_MessageT], payload: bytes) -> _MessageT:
         ) from None
 
 
-def copied(source: object, dataclass: type[Any]) -> dict[str, Any]:
+def copied(source: object, dataclass: type[Any], *converted: str) -> dict[str, Any]:
     """Return the fields of `dataclass` by name, from an instance or its message.
 
-    Only for a dataclass and a message with the same fields.
+    Only for a dataclass and a message with the same fields, except those that are `converted`.
     """
-    return {field.name: getattr(source, field.name) for field in fields(dataclass)}
+    return {name: getattr(source, name) for name in _copied_names(dataclass, converted)}  # type: ignore[arg-type]
+
+
+@cache
+def _copied_names(dataclass: type[Any], converted: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(dataclass) if field.name not in converted)
 
 
 def shortest_decimal(value: float) -> float:

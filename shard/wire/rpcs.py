@@ -12,28 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.protocol import Shard
-from vectorshard.shard.types import (
-    Call,
-    CollectionConfig,
-    CollectionDescription,
-    CollectionEntry,
-    CountRequest,
-    DeleteRequest,
-    DeleteResult,
-    ExplainRequest,
-    Explanation,
-    GetRequest,
-    ListRequest,
-    Rows,
-    SearchRequest,
-    SearchResult,
-    ShardDescription,
-    TrainRequest,
-    UpsertRequest,
-    UpsertResult,
-)
+from vectorshard.shard.types import Call
 from vectorshard.shard.wire import collections, descriptions, reads, searches, writes
 from vectorshard.shard.wire.primitives import copied
 
@@ -97,11 +79,13 @@ def _alone(codec: Callable[[_SourceT], _TargetT]) -> Callable[[_SourceT, object]
     return lambda source, _: codec(source)
 
 
-CREATE_COLLECTION: Final = Rpc[CollectionConfig, tuple[CollectionEntry, bool]](
+CREATE_COLLECTION: Final = Rpc[types.CollectionConfig, tuple[types.CollectionEntry, bool]](
     "CreateCollection",
     Kind.WRITE,
     lambda shard, config, call: shard.create_collection(config, call=call),
-    lambda config: collections.encode_create_collection_request(**copied(config, CollectionConfig)),
+    lambda config: collections.encode_create_collection_request(
+        **copied(config, types.CollectionConfig)
+    ),
     collections.decode_create_collection_request,
     lambda result, _: collections.encode_create_collection_response(*result),
     _alone(collections.decode_create_collection_response),
@@ -117,7 +101,7 @@ DROP_COLLECTION: Final = Rpc[str, None](
     _alone(collections.decode_drop_collection_response),
 )
 
-LIST_COLLECTIONS: Final = Rpc[None, Sequence[CollectionEntry]](
+LIST_COLLECTIONS: Final = Rpc[None, Sequence[types.CollectionEntry]](
     "ListCollections",
     Kind.READ,
     lambda shard, _, call: shard.list_collections(call=call),
@@ -127,7 +111,7 @@ LIST_COLLECTIONS: Final = Rpc[None, Sequence[CollectionEntry]](
     _alone(collections.decode_list_collections_response),
 )
 
-DESCRIBE_COLLECTION: Final = Rpc[str, CollectionDescription](
+DESCRIBE_COLLECTION: Final = Rpc[str, types.CollectionDescription](
     "DescribeCollection",
     Kind.READ,
     lambda shard, name, call: shard.describe(name, call=call),
@@ -137,7 +121,7 @@ DESCRIBE_COLLECTION: Final = Rpc[str, CollectionDescription](
     _alone(descriptions.decode_describe_collection_response),
 )
 
-UPSERT: Final = Rpc[tuple[UpsertRequest, int], tuple[UpsertResult, int]](
+UPSERT: Final = Rpc[tuple[types.UpsertRequest, int], tuple[types.UpsertResult, int]](
     "Upsert",
     Kind.WRITE,
     lambda shard, numbered, call: _upsert(shard, *numbered, call),
@@ -148,7 +132,7 @@ UPSERT: Final = Rpc[tuple[UpsertRequest, int], tuple[UpsertResult, int]](
 )
 """A batch has a request_id, which the response repeats."""
 
-DELETE: Final = Rpc[DeleteRequest, DeleteResult](
+DELETE: Final = Rpc[types.DeleteRequest, types.DeleteResult](
     "Delete",
     Kind.WRITE,
     lambda shard, request, call: shard.delete(request, call=call),
@@ -158,7 +142,7 @@ DELETE: Final = Rpc[DeleteRequest, DeleteResult](
     _alone(writes.decode_delete_response),
 )
 
-GET: Final = Rpc[GetRequest, Rows](
+GET: Final = Rpc[types.GetRequest, types.Rows](
     "Get",
     Kind.READ,
     lambda shard, request, call: shard.get(request, call=call),
@@ -168,7 +152,7 @@ GET: Final = Rpc[GetRequest, Rows](
     lambda payload, request: reads.decode_get_response(payload, request.include),
 )
 
-COUNT: Final = Rpc[CountRequest, int](
+COUNT: Final = Rpc[types.CountRequest, int](
     "Count",
     Kind.READ,
     lambda shard, request, call: shard.count(request, call=call),
@@ -178,7 +162,7 @@ COUNT: Final = Rpc[CountRequest, int](
     _alone(reads.decode_count_response),
 )
 
-LIST: Final = Rpc[ListRequest, Rows](
+LIST: Final = Rpc[types.ListRequest, types.Rows](
     "List",
     Kind.READ,
     lambda shard, request, call: shard.list_rows(request, call=call),
@@ -188,7 +172,7 @@ LIST: Final = Rpc[ListRequest, Rows](
     lambda payload, request: reads.decode_list_response(payload, request.include),
 )
 
-SEARCH: Final = Rpc[SearchRequest, SearchResult](
+SEARCH: Final = Rpc[types.SearchRequest, types.SearchResult](
     "Search",
     Kind.READ,
     lambda shard, request, call: shard.search(request, call=call),
@@ -198,7 +182,7 @@ SEARCH: Final = Rpc[SearchRequest, SearchResult](
     lambda payload, request: searches.decode_search_response(payload, request.include),
 )
 
-EXPLAIN: Final = Rpc[ExplainRequest, Explanation](
+EXPLAIN: Final = Rpc[types.ExplainRequest, types.Explanation](
     "Explain",
     Kind.READ,
     lambda shard, request, call: shard.explain(request, call=call),
@@ -208,7 +192,7 @@ EXPLAIN: Final = Rpc[ExplainRequest, Explanation](
     _alone(searches.decode_explain_response),
 )
 
-TRAIN: Final = Rpc[TrainRequest, Sequence[ShardDescription]](
+TRAIN: Final = Rpc[types.TrainRequest, Sequence[types.ShardDescription]](
     "Train",
     Kind.ONCE,
     lambda shard, request, call: shard.train(request, call=call),
@@ -241,6 +225,6 @@ KINDS: Final[dict[str, Kind]] = {rpc.name: rpc.kind for rpc in RPCS} | {GET_SERV
 
 
 async def _upsert(
-    shard: Shard, request: UpsertRequest, request_id: int, call: Call
-) -> tuple[UpsertResult, int]:
+    shard: Shard, request: types.UpsertRequest, request_id: int, call: Call
+) -> tuple[types.UpsertResult, int]:
     return await shard.upsert(request, call=call), request_id

@@ -73,10 +73,7 @@ def encode_search_stream_request(request: StreamRequest) -> bytes:
 def decode_search_stream_request(payload: bytes) -> StreamRequest:
     """Read a message.
 
-    Raises
-    ------
-    MalformedMessage
-        For bytes that do not parse; the request_id is then unknown.
+    Raises MalformedMessage for bytes that do not parse; the request_id is then unknown.
     """
     twin = _read(
         twins.SearchStreamRequestTwin, v1.SearchStreamRequest, payload, _stream_request_bytes
@@ -121,9 +118,7 @@ def decode_search_stream_response(payload: bytes) -> StreamAnswer:
     )
     succeeded = twin.WhichOneof("kind") == "response"
     return StreamAnswer(
-        request_id=twin.request_id,
-        response=twin.response if succeeded else None,
-        error=twin.error,
+        request_id=twin.request_id, response=twin.response if succeeded else None, error=twin.error
     )
 
 
@@ -134,10 +129,7 @@ def _stream_response_bytes(twin: twins.SearchStreamResponseTwin) -> int:
 
 
 def _read(
-    kind: type[_TwinT],
-    original: type[Message],
-    payload: bytes,
-    account: Callable[[_TwinT], int],
+    kind: type[_TwinT], original: type[Message], payload: bytes, account: Callable[[_TwinT], int]
 ) -> _TwinT:
     """Read an envelope through its twin, as in `shard.wire.bulk`."""
     twin = parse(kind, payload)

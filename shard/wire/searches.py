@@ -225,10 +225,9 @@ def _encode_receipt(receipt: types.Receipt) -> bytes:
 
 
 def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
-    values = copied(receipt, types.ShardReceipt)
-    plan = values.pop("filter_plan")
+    plan = receipt.filter_plan
     return v1.ShardReceipt(
-        **values,
+        **copied(receipt, types.ShardReceipt, "filter_plan"),
         filter_plan=v1.FILTER_PLAN_UNSPECIFIED if plan is None else FILTER_PLANS.number[plan],
     )
 
@@ -243,10 +242,9 @@ def _decode_receipt(payload: bytes) -> types.Receipt:
 
 
 def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
-    values = copied(receipt, types.ShardReceipt)
-    plan = values.pop("filter_plan")
+    plan = receipt.filter_plan
     return types.ShardReceipt(
-        **values,
+        **copied(receipt, types.ShardReceipt, "filter_plan"),
         filter_plan=FILTER_PLANS.member(plan, "receipt", MalformedMessage) if plan else None,
     )
 

@@ -34,10 +34,7 @@ def set_selection(
     set_filter(message, filter_)
 
 
-def set_filter(
-    message: Filtered,
-    filter_: Filter | None,
-) -> None:
+def set_filter(message: Filtered, filter_: Filter | None) -> None:
     """Set the filter, if there is one. Raises what `encode_filter` raises."""
     if filter_ is not None:
         message.filter.CopyFrom(encode_filter(filter_))
@@ -54,10 +51,7 @@ def selected_ids(
     return ids
 
 
-def selected_filter(
-    request: Filtered,
-    limits: Limits,
-) -> Filter | None:
+def selected_filter(request: Filtered, limits: Limits) -> Filter | None:
     """Return the filter of a request, or None. Raises what `decode_filter` raises."""
     return decode_filter(request.filter, limits) if request.HasField("filter") else None
 

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 
 class Window:
-    """Count the messages in flight and their bytes.
+    """Count the messages in flight, at most `messages_max`, and their bytes, at most `bytes_max`.
 
-    Parameters
-    ----------
-    messages_max
-        The largest number of messages in flight.
-    bytes_max
-        The largest number of their bytes together. A larger message fits when it is alone.
+    A larger message fits when it is alone.
     """
 
     __slots__ = ("bytes", "bytes_max", "messages", "messages_max")

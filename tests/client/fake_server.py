@@ -17,7 +17,6 @@ import numpy as np
 from tests.shard.filter_samples import holds
 from vectorshard import AsyncClient
 from vectorshard.client.arguments import id_array
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionExists,
@@ -54,6 +53,21 @@ from vectorshard.shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from vectorshard.shard.wire import descriptions, reads, searches, writes
+from vectorshard.shard.wire.collections import (
+    decode_create_collection_request,
+    decode_drop_collection_request,
+    encode_create_collection_response,
+    encode_drop_collection_response,
+    encode_list_collections_response,
+)
+from vectorshard.shard.wire.metadata import mapping_from_metadata
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    decode_search_stream_request,
+    encode_search_stream_response,
+)
+from vectorshard.shard.wire.server_info import encode_get_server_info_response
 
 TOKEN = Token(incarnation="x1", sequences={0: 7})
 TOPOLOGY = Topology(
@@ -154,18 +168,18 @@ class FakeServer:
 
     def search_answer(self, payload: bytes) -> bytes:
         """Answer a message of a search stream."""
-        request = wire.decode_search_stream_request(payload)
+        request = decode_search_stream_request(payload)
         assert request.search is not None
         try:
             if self.error is not None:
                 raise self.error
-            answer = wire.StreamAnswer(
+            answer = StreamAnswer(
                 request_id=request.request_id, response=self._search(request.search)
             )
         except VectorShardError as error:
             status = status_of(error).SerializeToString()
-            answer = wire.StreamAnswer(request_id=request.request_id, error=status)
-        return wire.encode_search_stream_response(answer)
+            answer = StreamAnswer(request_id=request.request_id, error=status)
+        return encode_search_stream_response(answer)
 
     def acknowledge_each(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
         """Write and acknowledge every message of an upload."""
@@ -174,7 +188,7 @@ class FakeServer:
 
     def upsert(self, payload: bytes) -> bytes:
         """Write a batch."""
-        request, request_id = wire.decode_upsert_request(payload, self.limits)
+        request, request_id = writes.decode_upsert_request(payload, self.limits)
         self.upserts.append(request)
         metadata = request.metadata or [b""] * len(request.ids)
         for id_, vector, struct in zip(
@@ -182,39 +196,39 @@ class FakeServer:
         ):
             self.rows[id_] = (vector.astype(np.float32), struct)
         result = UpsertResult(accepted=len(request.ids), errors=(), token=TOKEN)
-        return wire.encode_upsert_response(result, request_id)
+        return writes.encode_upsert_response(result, request_id)
 
     def _create_collection(self, payload: bytes) -> bytes:
-        config = wire.decode_create_collection_request(payload, self.limits)
+        config = decode_create_collection_request(payload, self.limits)
         if self.configs.setdefault(config.name, config) != config:
             raise CollectionExists(f"{config.name} is another one")
         entry = CollectionEntry(config=config, incarnation="x1")
-        return wire.encode_create_collection_response(entry, True)
+        return encode_create_collection_response(entry, True)
 
     def _drop_collection(self, payload: bytes) -> bytes:
-        name = wire.decode_drop_collection_request(payload)
+        name = decode_drop_collection_request(payload)
         if self.configs.pop(name, None) is None:
             raise CollectionNotFound(name)
-        return wire.encode_drop_collection_response()
+        return encode_drop_collection_response()
 
     def _list_collections(self, payload: bytes) -> bytes:
-        return wire.encode_list_collections_response(
+        return encode_list_collections_response(
             [CollectionEntry(config=config, incarnation="x1") for config in self.configs.values()]
         )
 
     def _describe(self, payload: bytes) -> bytes:
-        config = self.configs[wire.decode_describe_collection_request(payload)]
-        return wire.encode_describe_collection_response(
+        config = self.configs[descriptions.decode_describe_collection_request(payload)]
+        return descriptions.encode_describe_collection_response(
             CollectionDescription(
                 config=config, incarnation="x1", shards=(SHARD,), recommended_batch_size=64
             )
         )
 
     def _delete(self, payload: bytes) -> bytes:
-        request = wire.decode_delete_request(payload, self.limits)
+        request = writes.decode_delete_request(payload, self.limits)
         gone = [self.rows.pop(id_, None) for id_ in self._selected(request)]
         deleted = sum(row is not None for row in gone)
-        return wire.encode_delete_response(DeleteResult(deleted=deleted, token=TOKEN))
+        return writes.encode_delete_response(DeleteResult(deleted=deleted, token=TOKEN))
 
     def _rows(self, ids: Sequence[Any], vectors: bool, metadata: bool, cursor: Any = None) -> Rows:
         found = [self.rows[id_] for id_ in ids]
@@ -228,14 +242,14 @@ class FakeServer:
         )
 
     def _get(self, payload: bytes) -> bytes:
-        request = wire.decode_get_request(payload, self.limits)
+        request = reads.decode_get_request(payload, self.limits)
         ids = self._selected(request)
         rows = self._rows(ids, request.include.vectors, request.include.metadata)
-        return wire.encode_get_response(rows, self.limits)
+        return reads.encode_get_response(rows, self.limits)
 
     def _count(self, payload: bytes) -> bytes:
-        request = wire.decode_count_request(payload, self.limits)
-        return wire.encode_count_response(len(self._selected(request)))
+        request = reads.decode_count_request(payload, self.limits)
+        return reads.encode_count_response(len(self._selected(request)))
 
     def _selected(self, request: DeleteRequest | GetRequest | CountRequest) -> list[int | str]:
         """Return the ids of the rows that ids and filter select."""
@@ -247,11 +261,11 @@ class FakeServer:
         return [
             id_
             for id_, (_, metadata) in self.rows.items()
-            if filter_ is None or holds(filter_, wire.mapping_from_metadata(metadata))
+            if filter_ is None or holds(filter_, mapping_from_metadata(metadata))
         ]
 
     def _list(self, payload: bytes) -> bytes:
-        request = wire.decode_list_request(payload, self.limits)
+        request = reads.decode_list_request(payload, self.limits)
         first = 0 if request.cursor is None else request.cursor.row
         last = first + request.page_size
         passing = self._passing(request.filter)
@@ -259,10 +273,10 @@ class FakeServer:
         page = self._rows(
             passing[first:last], request.include.vectors, request.include.metadata, cursor
         )
-        return wire.encode_list_response(page, self.limits)
+        return reads.encode_list_response(page, self.limits)
 
     def _search(self, payload: bytes) -> bytes:
-        request = wire.decode_search_request(payload, self.limits)
+        request = searches.decode_search_request(payload, self.limits)
         self.searches.append(request)
         ids = np.array(list(self.rows))
         vectors = np.array([vector for vector, _ in self.rows.values()])
@@ -280,18 +294,18 @@ class FakeServer:
         result = SearchResult(
             hits=hits, receipt=RECEIPT, vectors=rows.vectors, metadata=rows.metadata
         )
-        return wire.encode_search_response(result, self.limits)
+        return searches.encode_search_response(result, self.limits)
 
     def _explain(self, payload: bytes) -> bytes:
-        self.explains.append(wire.decode_explain_request(payload, self.limits))
-        return wire.encode_explain_response(EXPLANATION)
+        self.explains.append(searches.decode_explain_request(payload, self.limits))
+        return searches.encode_explain_response(EXPLANATION)
 
     def _train(self, payload: bytes) -> bytes:
-        self.trains.append(wire.decode_train_request(payload))
-        return wire.encode_train_response([SHARD])
+        self.trains.append(descriptions.decode_train_request(payload))
+        return descriptions.encode_train_response([SHARD])
 
     def _server_info(self, payload: bytes) -> bytes:
-        return wire.encode_get_server_info_response("1.2.3", TOPOLOGY, self.limits)
+        return encode_get_server_info_response("1.2.3", TOPOLOGY, self.limits)
 
 
 def abort(context: grpc.ServicerContext, error: VectorShardError) -> None:

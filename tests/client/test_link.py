@@ -18,8 +18,13 @@ from vectorshard.client.link import (
     LinkBroken,
     LinkBusy,
 )
-from vectorshard.shard import wire
 from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_request,
+    encode_search_stream_response,
+)
 
 NOW = 1_000.0
 
@@ -28,7 +33,7 @@ class FakeStream:
     """A stream whose other end is the test. It allows one write and one read at a time."""
 
     def __init__(self) -> None:
-        self.written: list[wire.StreamRequest] = []
+        self.written: list[StreamRequest] = []
         self.takes = asyncio.Event()
         """Whether writes return."""
         self.takes.set()
@@ -43,7 +48,7 @@ class FakeStream:
         """Take a message."""
         assert not self._writes, "two writes at once end a stream"
         self._writes = True
-        self.written.append(wire.decode_search_stream_request(payload))
+        self.written.append(decode_search_stream_request(payload))
         await self.takes.wait()
         self._writes = False
         if self.cancelled:
@@ -92,8 +97,8 @@ class FakeStream:
     async def answers(self, *request_ids: int) -> None:
         """Answer requests in this order, each with its number."""
         for request_id in request_ids:
-            answer = wire.StreamAnswer(request_id=request_id, response=str(request_id).encode())
-            await self.says(wire.encode_search_stream_response(answer))
+            answer = StreamAnswer(request_id=request_id, response=str(request_id).encode())
+            await self.says(encode_search_stream_response(answer))
 
 
 async def settled() -> None:
@@ -109,9 +114,9 @@ class Asking:
         self.stream = FakeStream()
         self.now = NOW
         self.link = Link(self.stream, "the shard", clock=lambda: self.now)
-        self.callers: list[asyncio.Task[wire.StreamAnswer]] = []
+        self.callers: list[asyncio.Task[StreamAnswer]] = []
 
-    async def ask(self, *searches: bytes, **how: Any) -> list[asyncio.Task[wire.StreamAnswer]]:
+    async def ask(self, *searches: bytes, **how: Any) -> list[asyncio.Task[StreamAnswer]]:
         """Ask side by side; the callers are numbered as their requests are, from 1."""
         asked = [asyncio.ensure_future(self.link.ask(search, **how)) for search in searches]
         self.callers += asked
@@ -123,7 +128,7 @@ class Asking:
         done = []
         for number, caller in enumerate(self.callers, start=1):
             if caller.done() and not caller.cancelled() and caller.exception() is None:
-                answer = wire.StreamAnswer(request_id=number, response=str(number).encode())
+                answer = StreamAnswer(request_id=number, response=str(number).encode())
                 assert caller.result() == answer
                 done.append(number)
         return done
@@ -164,10 +169,10 @@ async def test_a_request_says_whom_how_long_and_how_much(asking: Asking) -> None
     await asking.ask(b"a", deadline=NOW + 1.2341, incarnation="i1", answer_bytes_max=9)
     await asking.ask(b"b")
     assert asking.stream.written == [
-        wire.StreamRequest(
+        StreamRequest(
             request_id=1, search=b"a", timeout_ms=1_235, incarnation="i1", answer_bytes_max=9
         ),
-        wire.StreamRequest(request_id=2, search=b"b"),
+        StreamRequest(request_id=2, search=b"b"),
     ]
 
 

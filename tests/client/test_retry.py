@@ -7,8 +7,14 @@ from collections.abc import Callable
 import pytest
 from tenacity import Retrying
 
-from vectorshard.client.retries import BACKOFF_FIRST_S
-from vectorshard.client.retry import BACKOFFS, LAST_S, Retry, RetryPolicy
+from vectorshard.client.retry import (
+    BACKOFF_FIRST_S,
+    BACKOFFS,
+    LAST_S,
+    Retry,
+    RetrySchedule,
+    backoff_s,
+)
 from vectorshard.shard.errors import (
     CollectionNotFound,
     Overloaded,
@@ -25,7 +31,7 @@ class Virtual:
         self.attempt_s = attempt_s
         self.waited: list[float] = []
         self.left: list[float] = []
-        self._policy = RetryPolicy(timeout_s, clock=lambda: self.now, chance=lambda: 1.0)
+        self._schedule = RetrySchedule(timeout_s, clock=lambda: self.now, chance=lambda: 1.0)
 
     def _sleep(self, seconds: float) -> None:
         self.waited.append(seconds)
@@ -35,13 +41,13 @@ class Virtual:
         """Ask; `fails_with` says what an attempt, counted from 0, fails with."""
 
         def attempt() -> str:
-            self.left.append(self._policy.left_s)
+            self.left.append(self._schedule.left_s)
             self.now += self.attempt_s
             if (error := fails_with(len(self.left) - 1)) is not None:
                 raise error
             return "answer"
 
-        return Retrying(sleep=self._sleep, **self._policy.options())(attempt)
+        return Retrying(sleep=self._sleep, **self._schedule.options())(attempt)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +106,10 @@ def test_a_server_that_says_how_long_to_wait_is_not_asked_before() -> None:
     hurried = Virtual(timeout_s=4.0)
     assert hurried.ask(busy) == "answer"
     assert hurried.waited == [2.0], "but time is left for another attempt"
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_each_wait_is_twice_the_last_less_some_chance(attempts: int) -> None:
+    longest_s = BACKOFF_FIRST_S * 2 ** (attempts - 1)
+    assert backoff_s(attempts, lambda: 0.0) == pytest.approx(longest_s / 2)
+    assert backoff_s(attempts, lambda: 0.999_999) == pytest.approx(longest_s, rel=1e-5)

@@ -22,7 +22,6 @@ from vectorshard import AsyncClient, Client
 from vectorshard.client import upload as upload_module
 from vectorshard.client.streams import UPLOAD_WINDOW
 from vectorshard.client.upload import UpsertUpload
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     DeadlineExceeded,
@@ -37,6 +36,7 @@ from vectorshard.shard.types import (
     UpsertResult,
     WriteMode,
 )
+from vectorshard.shard.wire.writes import decode_upsert_request, encode_upsert_response
 
 ROWS = 50
 MESSAGE_ROWS = 4
@@ -85,10 +85,10 @@ def cut_upload(ids: Any, vectors: Any, metadata: Any = None, mode: str = "upsert
 
 def answer(payload: bytes, **parts: Any) -> bytes:
     """Acknowledge an upload's message, without keeping its rows."""
-    request, request_id = wire.decode_upsert_request(payload, Limits())
+    request, request_id = decode_upsert_request(payload, Limits())
     whole: dict[str, Any] = {"accepted": len(request.ids), "errors": (), "token": TOKEN}
     result = UpsertResult(**(whole | parts))
-    return wire.encode_upsert_response(result, request_id)
+    return encode_upsert_response(result, request_id)
 
 
 @pytest.mark.usefixtures("small_messages")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tests.shard.samples import Corpus
 from vectorshard.shard.config import Limits
 from vectorshard.shard.types import Float32Array, IdArray, Metric, SearchResult, VectorArray
-from vectorshard.shard.wire import metadata_from_mapping
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 RELATIVE_ERROR = 1e-6
 

@@ -32,7 +32,7 @@ from vectorshard.shard.types import (
     IndexKind,
     Metric,
 )
-from vectorshard.shard.wire import metadata_from_mapping
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 FILTERS: tuple[Filter, ...] = (
     Equals("lang", "de"),

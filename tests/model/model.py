@@ -21,7 +21,7 @@ from vectorshard.shard.types import (
     Metric,
     WriteMode,
 )
-from vectorshard.shard.wire import mapping_from_metadata
+from vectorshard.shard.wire.metadata import mapping_from_metadata
 
 Id: TypeAlias = int | str
 Position: TypeAlias = tuple[int, int]

@@ -63,7 +63,7 @@ from vectorshard.shard.types import (
     UpsertRequest,
     WriteMode,
 )
-from vectorshard.shard.wire import metadata_from_mapping
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
 from vectorshard.shard.types import FieldType, FilterField
-from vectorshard.shard.wire import metadata_from_mapping
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 FIELDS: Final = (
     FilterField("lang", FieldType.KEYWORD),

@@ -16,7 +16,7 @@ from tests.router.model_shard import FaultyShard
 from tests.router.offline_shard import OfflineShard
 from tests.shard.samples import config_of, int64s, some_vectors
 from tests.virtual_time import run_virtually
-from vectorshard.client.retries import ATTEMPTS, BACKOFF_FIRST_S, RETRIES_A_CALL, RETRIES_SAVED
+from vectorshard.client.retry import BACKOFF_FIRST_S
 from vectorshard.router.remote.circuit_breaker import (
     FAILURES,
     WAIT_FIRST_S,
@@ -26,6 +26,7 @@ from vectorshard.router.remote.circuit_breaker import (
 from vectorshard.router.remote.metrics import RemoteShardCollector
 from vectorshard.router.remote.probes import PROBE_S, SILENCE_S
 from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.router.remote.retry_policy import ATTEMPTS, RETRIES_A_CALL, RETRIES_SAVED
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     Overloaded,

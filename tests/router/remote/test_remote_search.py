@@ -21,7 +21,6 @@ from vectorshard.router.fan_out.children import Named
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.connection import RENEWAL_S, Connection, open_channel
 from vectorshard.router.remote.remote_shard import LINK_AGE_S, LINK_BYTES_MAX, RemoteShard
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
@@ -49,6 +48,7 @@ from vectorshard.shard.types import (
     SearchResult,
     UpsertRequest,
 )
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 from vectorshard.shard.wire.rpcs import GET_SERVER_INFO, SERVICE_NAME
 
 ROWS = 50
@@ -204,7 +204,7 @@ async def test_an_answer_that_turns_out_large_is_asked_for_again_by_a_call_of_it
     served: Served, remote: RemoteShard
 ) -> None:
     corpus = corpus_of(ROWS)
-    metadata = [wire.metadata_from_mapping({"text": "x" * 60_000})] * ROWS
+    metadata = [metadata_from_mapping({"text": "x" * 60_000})] * ROWS
     await served.shard.upsert(
         UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors, metadata=metadata)
     )

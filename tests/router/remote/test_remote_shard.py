@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from tests.shard.samples import DEADLINE_S, config_of, int64s, some_vectors, strings
 from vectorshard.router.remote.remote_shard import RemoteShard
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InternalError,
@@ -45,6 +44,7 @@ from vectorshard.shard.types import (
     UpsertRequest,
 )
 from vectorshard.shard.wire.call_metadata import call_of
+from vectorshard.shard.wire.reads import encode_count_response
 from vectorshard.shard.wire.rpcs import GET_SERVER_INFO, SERVICE_NAME
 
 COUNT = CountRequest(collection="words")
@@ -156,7 +156,7 @@ async def remote(server: tuple[Answering, str]) -> AsyncIterator[RemoteShard]:
 async def test_whom_a_call_means_and_its_deadline_arrive(
     answering: Answering, remote: RemoteShard
 ) -> None:
-    answering.says(wire.encode_count_response(3))
+    answering.says(encode_count_response(3))
     deadline = time.monotonic() + 50
     call = Call(deadline=deadline, incarnation="i1", placement="p1")
     assert await remote.count(COUNT, call=call) == 3
@@ -171,7 +171,7 @@ async def test_whom_a_call_means_and_its_deadline_arrive(
 async def test_a_call_whose_deadline_has_passed_is_not_sent(
     answering: Answering, remote: RemoteShard
 ) -> None:
-    answering.says(wire.encode_count_response(3))
+    answering.says(encode_count_response(3))
     with pytest.raises(DeadlineExceeded, match=f"{remote.target}: the deadline passed before"):
         await remote.count(COUNT, call=Call(deadline=time.monotonic() - 0.001))
     await remote.count(COUNT)
@@ -369,7 +369,7 @@ class RemoteShardThatHears(RemoteShard):
 
 
 async def test_a_closed_link_is_unavailable(answering: Answering, remote: RemoteShard) -> None:
-    answering.says(wire.encode_count_response(3))
+    answering.says(encode_count_response(3))
     await remote.count(COUNT)
     await remote.close()
     for ask in (remote.count(COUNT), remote.topology()):
@@ -390,7 +390,7 @@ async def test_a_call_in_flight_when_the_link_closes_is_unavailable_and_not_canc
 
 
 async def test_a_server_that_comes_later_is_found(answering: Answering) -> None:
-    answering.says(wire.encode_count_response(3))
+    answering.says(encode_count_response(3))
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -15,7 +15,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.shard.samples import DEADLINE_S, config_of, open_shard, some_vectors
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import VectorShardError
@@ -25,6 +24,14 @@ from vectorshard.shard.server.telemetry import RpcMetrics
 from vectorshard.shard.types import NO_LIMIT, Call, SearchRequest, UpsertRequest
 from vectorshard.shard.wire.call_metadata import metadata_of
 from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_response,
+    encode_search_stream_request,
+)
+from vectorshard.shard.wire.searches import encode_search_request
+from vectorshard.shard.wire.writes import encode_upsert_request
 
 LIMITS = Limits()
 
@@ -90,7 +97,7 @@ def upsert_of(first: int, rows: int = 5, request_id: int = 0) -> bytes:
     ids = np.arange(first, first + rows)
     vectors = some_vectors(rows, seed=first)
     request = UpsertRequest(collection="words", ids=ids, vectors=vectors)
-    return wire.encode_upsert_request(request, request_id)
+    return encode_upsert_request(request, request_id)
 
 
 SEARCH = SearchRequest(collection="words", queries=some_vectors(2), k=3)
@@ -99,16 +106,18 @@ SEARCH = SearchRequest(collection="words", queries=some_vectors(2), k=3)
 def search_message(
     request_id: int, request: SearchRequest = SEARCH, incarnation: str = ""
 ) -> bytes:
-    return wire.encode_search_stream_request(
-        wire.StreamRequest(
+    return encode_search_stream_request(
+        StreamRequest(
             request_id=request_id,
-            search=wire.encode_search_request(request),
+            search=encode_search_request(request),
             incarnation=incarnation,
         )
     )
 
 
-async def next_answer(stream: grpc.aio.StreamStreamCall[bytes, bytes]) -> wire.StreamAnswer:
+async def next_answer(
+    stream: grpc.aio.StreamStreamCall[bytes, bytes],
+) -> StreamAnswer:
     payload = await stream.read()
     assert isinstance(payload, bytes)
-    return wire.decode_search_stream_response(payload)
+    return decode_search_stream_response(payload)

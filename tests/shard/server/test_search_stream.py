@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 
 from tests.shard.samples import DEADLINE_S
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     DeadlineExceeded,
@@ -26,6 +25,12 @@ from vectorshard.shard.server.search_stream import SearchStreamHandler
 from vectorshard.shard.server.status import read_status, status_of
 from vectorshard.shard.server.stream_window import WINDOW_BYTES
 from vectorshard.shard.types import NO_LIMIT, Call, SearchRequest
+from vectorshard.shard.wire.search_stream import (
+    StreamAnswer,
+    StreamRequest,
+    decode_search_stream_response,
+    encode_search_stream_request,
+)
 
 LIMITS = Limits(stream_requests=4)
 BAD = b"bad"
@@ -46,7 +51,7 @@ class Streamed:
     begun: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
-    answers: list[wire.StreamAnswer] = field(default_factory=list)
+    answers: list[StreamAnswer] = field(default_factory=list)
     now: float = NOW
 
     def __post_init__(self) -> None:
@@ -95,15 +100,15 @@ class Streamed:
 
     async def _take(self) -> None:
         async for payload in self.stream.answers():
-            self.answers.append(wire.decode_search_stream_response(payload))
+            self.answers.append(decode_search_stream_response(payload))
             self.some_answer.set()
             await self.client_reads.wait()
 
-    async def sends(self, *messages: wire.StreamRequest | bytes | Exception | None) -> None:
+    async def sends(self, *messages: StreamRequest | bytes | Exception | None) -> None:
         """Have messages arrive; None is the client's end."""
         for message in messages:
-            if isinstance(message, wire.StreamRequest):
-                message = wire.encode_search_stream_request(message)
+            if isinstance(message, StreamRequest):
+                message = encode_search_stream_request(message)
             self._messages.put_nowait(message)
         await settled()
 
@@ -137,15 +142,15 @@ def _status(error: Exception) -> bytes:
     return bytes(status_of(error).SerializeToString())
 
 
-def search(request_id: int, name: str = "", **changes: int | str) -> wire.StreamRequest:
+def search(request_id: int, name: str = "", **changes: int | str) -> StreamRequest:
     """Return a search, named like its request_id if not otherwise."""
-    request = wire.StreamRequest(request_id=request_id, search=(name or str(request_id)).encode())
+    request = StreamRequest(request_id=request_id, search=(name or str(request_id)).encode())
     return replace(request, **changes)  # type: ignore[arg-type]  # fields of it
 
 
-def cancel(request_id: int) -> wire.StreamRequest:
+def cancel(request_id: int) -> StreamRequest:
     """Return a Cancel."""
-    return wire.StreamRequest(request_id=request_id, cancels=True)
+    return StreamRequest(request_id=request_id, cancels=True)
 
 
 async def settled() -> None:
@@ -203,13 +208,13 @@ async def test_a_failure_is_its_requests_alone(streamed: Streamed) -> None:
     ("message", "request_id"),
     [
         (b"\xff\xff\xff", 0),
-        (wire.StreamRequest(request_id=7, search=BAD), 7),
-        (wire.StreamRequest(request_id=8), 8),
+        (StreamRequest(request_id=7, search=BAD), 7),
+        (StreamRequest(request_id=8), 8),
         (b"", 0),
     ],
 )
 async def test_garbage_spoils_its_own_answer_and_the_stream_goes_on(
-    streamed: Streamed, message: wire.StreamRequest | bytes, request_id: int
+    streamed: Streamed, message: StreamRequest | bytes, request_id: int
 ) -> None:
     await streamed.sends(search(1), message, search(2))
     assert streamed.answered() == [(request_id, None)]

@@ -10,7 +10,6 @@ import pytest
 
 from tests.shard.samples import DEADLINE_S, config_of, corpus_of, identity_of, int64s, some_vectors
 from tests.shard.server.served import LIMITS, SEARCH, Served, Streaming, Unary, upsert_of
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -38,7 +37,18 @@ from vectorshard.shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from vectorshard.shard.wire import collections, reads
+from vectorshard.shard.wire.descriptions import (
+    encode_describe_collection_request,
+    encode_train_request,
+)
 from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.searches import decode_search_response, encode_search_request
+from vectorshard.shard.wire.server_info import (
+    decode_get_server_info_response,
+    encode_get_server_info_request,
+)
+from vectorshard.shard.wire.writes import encode_delete_request, encode_upsert_request
 
 # ---- unary calls --------------------------------------------------------------------------------
 
@@ -48,8 +58,8 @@ async def test_a_search_over_the_wire_answers_as_the_shard_does(served: Served) 
     await served.shard.upsert(
         UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors)
     )
-    payload = await served.call("Search", wire.encode_search_request(SEARCH))
-    over_wire = wire.decode_search_response(payload, Include())
+    payload = await served.call("Search", encode_search_request(SEARCH))
+    over_wire = decode_search_response(payload, Include())
     direct = await served.shard.search(SEARCH)
     assert over_wire.hits.ids.tolist() == direct.hits.ids.tolist()
     assert over_wire.hits.scores.tobytes() == direct.hits.scores.tobytes()
@@ -58,8 +68,8 @@ async def test_a_search_over_the_wire_answers_as_the_shard_does(served: Served) 
 
 
 async def test_the_server_says_its_version_topology_and_limits(served: Served) -> None:
-    payload = await served.call("GetServerInfo", wire.encode_get_server_info_request())
-    version, topology, limits = wire.decode_get_server_info_response(payload)
+    payload = await served.call("GetServerInfo", encode_get_server_info_request())
+    version, topology, limits = decode_get_server_info_response(payload)
     assert (version, topology.role, limits.k) == ("1.2.3", Role.SHARD, LIMITS.k)
     assert topology.cluster == identity_of().cluster
 
@@ -76,7 +86,7 @@ async def test_the_server_says_its_topology_as_it_is_now(
     monkeypatch.setattr(served.shard, "topology", topology)
     for _ in range(2):
         payload = await served.call("GetServerInfo", b"")
-        assert wire.decode_get_server_info_response(payload)[1] == moved
+        assert decode_get_server_info_response(payload)[1] == moved
 
 
 @pytest.mark.parametrize("method", ["Search", "Upsert", "Get", "CreateCollection", "Train"])
@@ -89,14 +99,14 @@ async def test_bytes_that_do_not_parse_are_the_callers_mistake(served: Served, m
 
 async def test_an_error_keeps_its_kind_field_and_row_over_the_wire(served: Served) -> None:
     code, error = await served.refusal(
-        "Count", wire.encode_count_request(CountRequest(collection="absent"))
+        "Count", reads.encode_count_request(CountRequest(collection="absent"))
     )
     assert code == "NOT_FOUND"
     assert isinstance(error, CollectionNotFound)
     vectors = some_vectors(3)
     vectors[2, 2] = np.nan
     request = UpsertRequest(collection="words", ids=int64s(1, 2, 3), vectors=vectors)
-    code, error = await served.refusal("Upsert", wire.encode_upsert_request(request))
+    code, error = await served.refusal("Upsert", encode_upsert_request(request))
     assert code == "INVALID_ARGUMENT"
     assert isinstance(error, InvalidVector)
     assert (error.field, error.row) == ("vectors", 2)
@@ -110,7 +120,7 @@ async def test_an_unexpected_error_shows_an_opaque_id_and_nothing_else(
 
     monkeypatch.setattr(served.shard, "count", spoiled)
     code, error = await served.refusal(
-        "Count", wire.encode_count_request(CountRequest(collection="words"))
+        "Count", reads.encode_count_request(CountRequest(collection="words"))
     )
     assert code == "INTERNAL"
     assert isinstance(error, InternalError)
@@ -130,7 +140,7 @@ async def test_an_error_whose_story_another_server_keeps_is_passed_on_as_it_is(
 
     monkeypatch.setattr(served.shard, "count", refused)
     code, error = await served.refusal(
-        "Count", wire.encode_count_request(CountRequest(collection="words"))
+        "Count", reads.encode_count_request(CountRequest(collection="words"))
     )
     assert (code, type(error)) == ("FAILED_PRECONDITION", WritesStopped)
     assert (str(error), error.error_id) == (str(told), "abc")
@@ -147,9 +157,9 @@ async def test_the_callers_deadline_reaches_the_shard_and_who_has_none_gets_one(
         return 7
 
     monkeypatch.setattr(served.shard, "count", count)
-    payload = wire.encode_count_request(CountRequest(collection="words"))
+    payload = reads.encode_count_request(CountRequest(collection="words"))
     rpc: Unary = served.channel.unary_unary(f"/{SERVICE_NAME}/Count")
-    assert wire.decode_count_response(await rpc(payload, timeout=DEADLINE_S)) == 7
+    assert reads.decode_count_response(await rpc(payload, timeout=DEADLINE_S)) == 7
     await rpc(payload)
     default_s = Limits().default_timeout_ms / 1_000
     assert left_s == pytest.approx([DEADLINE_S, default_s], abs=5.0)
@@ -172,7 +182,7 @@ async def test_each_message_of_an_upload_has_its_own_time_and_a_training_takes_w
     monkeypatch.setattr(served.shard, "train", train)
     stream: Streaming = served.channel.stream_stream(f"/{SERVICE_NAME}/UpsertStream")
     ids = int64s(1)
-    message = wire.encode_upsert_request(
+    message = encode_upsert_request(
         UpsertRequest(collection="words", ids=ids, vectors=some_vectors(1))
     )
     began = time.monotonic()
@@ -181,26 +191,26 @@ async def test_each_message_of_an_upload_has_its_own_time_and_a_training_takes_w
     assert len(deadlines) == 2
     assert all(each is not None and each >= began + 29.0 for each in deadlines)
     rpc: Unary = served.channel.unary_unary(f"/{SERVICE_NAME}/Train")
-    await rpc(wire.encode_train_request(TrainRequest(collection="words")))
+    await rpc(encode_train_request(TrainRequest(collection="words")))
 
 
 # ---- whom a call means --------------------------------------------------------------------------
 
-COUNT = wire.encode_count_request(CountRequest(collection="words"))
+COUNT = reads.encode_count_request(CountRequest(collection="words"))
 
 EVERY_UNARY_CALL = {
     "CreateCollection": b"",
-    "DropCollection": wire.encode_drop_collection_request("words"),
-    "ListCollections": wire.encode_list_collections_request(),
-    "DescribeCollection": wire.encode_describe_collection_request("words"),
+    "DropCollection": collections.encode_drop_collection_request("words"),
+    "ListCollections": collections.encode_list_collections_request(),
+    "DescribeCollection": encode_describe_collection_request("words"),
     "Upsert": upsert_of(0),
-    "Delete": wire.encode_delete_request(DeleteRequest(collection="words", ids=int64s(1))),
-    "Get": wire.encode_get_request(GetRequest(collection="words", ids=int64s(1))),
+    "Delete": encode_delete_request(DeleteRequest(collection="words", ids=int64s(1))),
+    "Get": reads.encode_get_request(GetRequest(collection="words", ids=int64s(1))),
     "Count": COUNT,
-    "List": wire.encode_list_request(ListRequest(collection="words")),
-    "Search": wire.encode_search_request(SEARCH),
-    "Train": wire.encode_train_request(TrainRequest(collection="words")),
-    "GetServerInfo": wire.encode_get_server_info_request(),
+    "List": reads.encode_list_request(ListRequest(collection="words")),
+    "Search": encode_search_request(SEARCH),
+    "Train": encode_train_request(TrainRequest(collection="words")),
+    "GetServerInfo": encode_get_server_info_request(),
 }
 
 
@@ -257,7 +267,7 @@ async def test_a_collection_is_created_under_the_incarnation_that_the_caller_giv
     served: Served,
 ) -> None:
     config = config_of("other")
-    payload = wire.encode_create_collection_request(
+    payload = collections.encode_create_collection_request(
         name=config.name,
         dim=config.dim,
         metric=config.metric,
@@ -266,5 +276,5 @@ async def test_a_collection_is_created_under_the_incarnation_that_the_caller_giv
         target_recall=config.target_recall,
     )
     answer = await served.call("CreateCollection", payload, call=Call(incarnation="given"))
-    entry, created = wire.decode_create_collection_response(answer)
+    entry, created = collections.decode_create_collection_response(answer)
     assert (entry.incarnation, created) == ("given", True)

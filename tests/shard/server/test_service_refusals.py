@@ -23,7 +23,6 @@ from tests.shard.server.served import (
     serving,
     upsert_of,
 )
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import MalformedMessage, Overloaded, PlacementMismatch
 from vectorshard.shard.rows.fingerprint import fingerprint_of
@@ -41,13 +40,15 @@ from vectorshard.shard.types import (
     UpsertResult,
 )
 from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.searches import encode_search_request
+from vectorshard.shard.wire.writes import decode_upsert_response, encode_delete_request
 
 # ---- the budget of all writes -------------------------------------------------------------------
 
 
 async def test_a_write_without_room_is_refused_at_once_but_a_routers_waits(tmp_path: Path) -> None:
     payload = upsert_of(0)
-    deletion = wire.encode_delete_request(DeleteRequest(collection="words", ids=int64s(0)))
+    deletion = encode_delete_request(DeleteRequest(collection="words", ids=int64s(0)))
     async with serving(tmp_path, replace(LIMITS, write_bytes=len(payload))) as served:
         begun, may_go_on = asyncio.Event(), asyncio.Event()
         written = served.shard.upsert
@@ -72,7 +73,7 @@ async def test_a_write_without_room_is_refused_at_once_but_a_routers_waits(tmp_p
         may_go_on.set()
         await first
         await waiting
-        acknowledged = wire.decode_upsert_response(await stream.read())  # type: ignore[arg-type]
+        acknowledged = decode_upsert_response(await stream.read())  # type: ignore[arg-type]
         assert acknowledged[0].accepted == 5
         await stream.done_writing()
         assert await served.shard.count(CountRequest(collection="words")) == 15
@@ -130,7 +131,7 @@ class Held:
         return running
 
 
-SEARCH_BYTES = wire.encode_search_request(SEARCH)
+SEARCH_BYTES = encode_search_request(SEARCH)
 
 
 @asynccontextmanager

@@ -21,7 +21,6 @@ from tests.shard.server.served import (
     search_message,
     upsert_of,
 )
-from vectorshard.shard import wire
 from vectorshard.shard.errors import (
     CollectionNotFound,
     IncarnationMismatch,
@@ -47,7 +46,16 @@ from vectorshard.shard.types import (
     UpsertResult,
 )
 from vectorshard.shard.wire.call_metadata import metadata_of
+from vectorshard.shard.wire.reads import decode_count_response, encode_count_request
 from vectorshard.shard.wire.rpcs import SERVICE_NAME
+from vectorshard.shard.wire.search_stream import (
+    ENVELOPE_BYTES,
+    StreamAnswer,
+    StreamRequest,
+    encode_search_stream_request,
+)
+from vectorshard.shard.wire.searches import encode_search_request, encode_search_response
+from vectorshard.shard.wire.writes import decode_upsert_response
 
 # ---- UpsertStream -------------------------------------------------------------------------------
 
@@ -62,7 +70,7 @@ async def test_each_message_of_an_upload_is_acknowledged_in_order(served: Served
         await stream.done_writing()
 
     sending = asyncio.ensure_future(send())
-    results = [wire.decode_upsert_response(payload) async for payload in stream]
+    results = [decode_upsert_response(payload) async for payload in stream]
     await sending
     assert [request_id for _, request_id in results] == list(range(1, messages + 1))
     assert {result.accepted for result, _ in results} == {5}
@@ -87,7 +95,7 @@ async def test_a_bad_message_ends_an_upload_after_the_acknowledgements_before_it
     for request_id in (1, 2):
         acknowledgement = await stream.read()
         assert isinstance(acknowledgement, bytes)
-        assert wire.decode_upsert_response(acknowledgement)[1] == request_id
+        assert decode_upsert_response(acknowledgement)[1] == request_id
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.read()
     assert isinstance(error_from_rpc(caught.value), MalformedMessage)
@@ -115,7 +123,7 @@ async def test_a_drain_ends_an_open_upload_and_keeps_what_was_acknowledged(serve
     await stream.write(upsert_of(0, request_id=1))
     acknowledged = await stream.read()
     assert isinstance(acknowledged, bytes)
-    assert wire.decode_upsert_response(acknowledged)[1] == 1
+    assert decode_upsert_response(acknowledged)[1] == 1
     assert await served.service.drain(), "a stream had to be ended"
     assert not await served.service.drain()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -131,8 +139,8 @@ async def test_an_upload_that_its_caller_abandons_harms_nobody(served: Served) -
         await stream.write(upsert_of(5 * number))
     await stream.read()
     stream.cancel()
-    payload = wire.encode_count_request(CountRequest(collection="words"))
-    counted = wire.decode_count_response(await served.call("Count", payload))
+    payload = encode_count_request(CountRequest(collection="words"))
+    counted = decode_count_response(await served.call("Count", payload))
     assert counted in {5, 10, 15}
 
 
@@ -143,17 +151,15 @@ async def test_a_stream_answers_as_search_does_and_each_message_counts_as_one(
     served: Served,
 ) -> None:
     await served.call("Upsert", upsert_of(0, rows=40))
-    unary = await served.call("Search", wire.encode_search_request(SEARCH))
+    unary = await served.call("Search", encode_search_request(SEARCH))
     stream = served.stream("SearchStream")
     for request_id in (1, 2, 3):
         await stream.write(search_message(request_id))
-        assert await next_answer(stream) == wire.StreamAnswer(request_id=request_id, response=unary)
+        assert await next_answer(stream) == StreamAnswer(request_id=request_id, response=unary)
     await stream.write(search_message(4, replace(SEARCH, collection="absent")))
     _, error = read_status((await next_answer(stream)).error)
     assert isinstance(error, CollectionNotFound)
-    await stream.write(
-        wire.encode_search_stream_request(wire.StreamRequest(request_id=5, search=b"\xff"))
-    )
+    await stream.write(encode_search_stream_request(StreamRequest(request_id=5, search=b"\xff")))
     _, error = read_status((await next_answer(stream)).error)
     assert isinstance(error, MalformedMessage)
     await stream.done_writing()
@@ -214,7 +220,7 @@ async def test_an_unexpected_error_is_opaque_in_a_stream_too(
     assert await served.counted("Search", "INTERNAL") == 1
 
 
-@pytest.mark.parametrize("over", [0, 1, wire.ENVELOPE_BYTES])
+@pytest.mark.parametrize("over", [0, 1, ENVELOPE_BYTES])
 async def test_an_answer_that_fits_only_without_its_envelope_is_refused_alone(
     tmp_path: Path, over: int
 ) -> None:
@@ -223,8 +229,8 @@ async def test_an_answer_that_fits_only_without_its_envelope_is_refused_alone(
     ids, vectors = np.arange(40), some_vectors(40)
     await shard.upsert(UpsertRequest(collection="words", ids=ids, vectors=vectors))
     request = replace(SEARCH, k=40)
-    largest = wire.encode_search_response(await shard.search(request), LIMITS)
-    limits = replace(LIMITS, message_bytes=len(largest) + wire.ENVELOPE_BYTES - over)
+    largest = encode_search_response(await shard.search(request), LIMITS)
+    limits = replace(LIMITS, message_bytes=len(largest) + ENVELOPE_BYTES - over)
     service = VectorService(shard, limits, "1.2.3", RpcMetrics(CollectorRegistry()))
     server = grpc.aio.server(options=server_options(limits))
     server.add_generic_rpc_handlers((service.handler(),))

@@ -9,8 +9,21 @@ import numpy as np
 import pytest
 
 from tests.shard.wire.strategies import LIMITS
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.errors import InvalidRequest
+from vectorshard.shard.wire import descriptions, reads, searches, writes
+from vectorshard.shard.wire.collections import (
+    decode_create_collection_request,
+    decode_create_collection_response,
+    decode_drop_collection_request,
+    decode_drop_collection_response,
+    decode_list_collections_request,
+    decode_list_collections_response,
+)
+from vectorshard.shard.wire.server_info import (
+    decode_get_server_info_request,
+    decode_get_server_info_response,
+)
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -94,33 +107,33 @@ def refusal(
 
 
 REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
-    "create_collection": lambda p: wire.decode_create_collection_request(p, LIMITS),
-    "drop_collection": wire.decode_drop_collection_request,
-    "list_collections": wire.decode_list_collections_request,
-    "describe_collection": wire.decode_describe_collection_request,
-    "upsert": lambda p: wire.decode_upsert_request(p, LIMITS),
-    "upsert_stream": lambda p: wire.decode_upsert_request(p, LIMITS),
-    "delete": lambda p: wire.decode_delete_request(p, LIMITS),
-    "get": lambda p: wire.decode_get_request(p, LIMITS),
-    "count": lambda p: wire.decode_count_request(p, LIMITS),
-    "list": lambda p: wire.decode_list_request(p, LIMITS),
-    "search": lambda p: wire.decode_search_request(p, LIMITS),
-    "explain": lambda p: wire.decode_explain_request(p, LIMITS),
-    "train": wire.decode_train_request,
-    "get_server_info": wire.decode_get_server_info_request,
+    "create_collection": lambda p: decode_create_collection_request(p, LIMITS),
+    "drop_collection": decode_drop_collection_request,
+    "list_collections": decode_list_collections_request,
+    "describe_collection": descriptions.decode_describe_collection_request,
+    "upsert": lambda p: writes.decode_upsert_request(p, LIMITS),
+    "upsert_stream": lambda p: writes.decode_upsert_request(p, LIMITS),
+    "delete": lambda p: writes.decode_delete_request(p, LIMITS),
+    "get": lambda p: reads.decode_get_request(p, LIMITS),
+    "count": lambda p: reads.decode_count_request(p, LIMITS),
+    "list": lambda p: reads.decode_list_request(p, LIMITS),
+    "search": lambda p: searches.decode_search_request(p, LIMITS),
+    "explain": lambda p: searches.decode_explain_request(p, LIMITS),
+    "train": descriptions.decode_train_request,
+    "get_server_info": decode_get_server_info_request,
 }
 ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
-    "create_collection": wire.decode_create_collection_response,
-    "drop_collection": wire.decode_drop_collection_response,
-    "list_collections": wire.decode_list_collections_response,
-    "describe_collection": wire.decode_describe_collection_response,
-    "upsert": wire.decode_upsert_response,
-    "delete": wire.decode_delete_response,
-    "get": lambda p: wire.decode_get_response(p, types.Include()),
-    "count": wire.decode_count_response,
-    "list": lambda p: wire.decode_list_response(p, types.Include()),
-    "search": lambda p: wire.decode_search_response(p, types.Include()),
-    "explain": wire.decode_explain_response,
-    "train": wire.decode_train_response,
-    "get_server_info": wire.decode_get_server_info_response,
+    "create_collection": decode_create_collection_response,
+    "drop_collection": decode_drop_collection_response,
+    "list_collections": decode_list_collections_response,
+    "describe_collection": descriptions.decode_describe_collection_response,
+    "upsert": writes.decode_upsert_response,
+    "delete": writes.decode_delete_response,
+    "get": lambda p: reads.decode_get_response(p, types.Include()),
+    "count": reads.decode_count_response,
+    "list": lambda p: reads.decode_list_response(p, types.Include()),
+    "search": lambda p: searches.decode_search_response(p, types.Include()),
+    "explain": searches.decode_explain_response,
+    "train": descriptions.decode_train_response,
+    "get_server_info": decode_get_server_info_response,
 }

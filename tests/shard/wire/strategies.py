@@ -10,9 +10,10 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.filters import And, Equals, Exists, In, Not, Or, Range
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 LIMITS = Limits()
 
@@ -140,7 +141,7 @@ def matrices(rows: int, dtypes: Sequence[Any] = (np.float32, np.float16)) -> st.
 
 def metadata_of(rows: int) -> st.SearchStrategy[list[bytes]]:
     """Return the metadata of so many rows."""
-    return st.lists(mappings.map(wire.metadata_from_mapping), min_size=rows, max_size=rows)
+    return st.lists(mappings.map(metadata_from_mapping), min_size=rows, max_size=rows)
 
 
 @st.composite

@@ -10,10 +10,21 @@ from hypothesis import given
 
 from tests.shard.wire.messages import delimited, refusal, some_hits, upsert_bytes
 from tests.shard.wire.strategies import LIMITS, search_results, uint64s, upsert_requests
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import LimitExceeded, MalformedMessage
 from vectorshard.shard.wire import bulk
+from vectorshard.shard.wire.reads import (
+    decode_get_request,
+    encode_get_response,
+    encode_list_response,
+)
+from vectorshard.shard.wire.searches import decode_search_response, encode_search_response
+from vectorshard.shard.wire.writes import (
+    decode_delete_request,
+    decode_upsert_request,
+    encode_upsert_request,
+)
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 UNPACKED = b"".join(b"\x09" + struct.pack("<q", id_) for id_ in (1, 2))
@@ -26,7 +37,7 @@ MIXED = delimited(1, struct.pack("<q", 1)) + b"\x09" + struct.pack("<q", 2)
 def test_an_upsert_is_the_public_message_byte_for_byte(
     request: types.UpsertRequest, request_id: int
 ) -> None:
-    payload = wire.encode_upsert_request(request, request_id)
+    payload = encode_upsert_request(request, request_id)
     message = v1.UpsertRequest.FromString(payload)
     assert message.SerializeToString(deterministic=True) == payload
     ids = message.ids.strings if request.ids.dtype == np.object_ else message.ids.int64s
@@ -40,7 +51,7 @@ def test_hits_are_the_public_message_byte_for_byte(
     drawn: tuple[types.SearchResult, types.Include],
 ) -> None:
     result, _ = drawn
-    payload = wire.encode_search_response(result, LIMITS)
+    payload = encode_search_response(result, LIMITS)
     message = v1.SearchResponse.FromString(payload)
     assert message.SerializeToString(deterministic=True) == payload
     assert np.array(message.scores, dtype="<f4").tobytes() == result.hits.scores.tobytes()
@@ -57,7 +68,7 @@ def test_ids_arrive_however_they_are_spelt(values: bytes) -> None:
         delimited(2, delimited(1, b"")) + delimited(2, delimited(1, values)),
     ):
         for payload in (without_ids + ids_field, ids_field + without_ids):
-            request, _ = wire.decode_upsert_request(payload, LIMITS)
+            request, _ = decode_upsert_request(payload, LIMITS)
             assert request.ids.tolist() == [1, 2]
             assert request.vectors.tolist() == [[0, 1], [2, 3]]
 
@@ -65,7 +76,7 @@ def test_ids_arrive_however_they_are_spelt(values: bytes) -> None:
 @pytest.mark.parametrize("values", [PACKED, UNPACKED, CHUNKED, MIXED])
 def test_ids_of_small_requests_arrive_however_they_are_spelt(values: bytes) -> None:
     payload = delimited(1, b"words") + delimited(2, delimited(1, values))
-    for decode in (wire.decode_delete_request, wire.decode_get_request):
+    for decode in (decode_delete_request, decode_get_request):
         ids = decode(payload, LIMITS).ids
         assert ids is not None
         assert ids.tolist() == [1, 2]
@@ -77,7 +88,7 @@ def test_ids_beyond_what_a_twin_sees_are_counted(extra: bytes) -> None:
     more = delimited(1, struct.pack("<2q", 8, 9))
     for values in (extra + more, more + extra):
         payload = upsert_bytes(ids=None) + delimited(2, delimited(1, values))
-        assert refusal(MalformedMessage, wire.decode_upsert_request, payload, LIMITS) == (
+        assert refusal(MalformedMessage, decode_upsert_request, payload, LIMITS) == (
             "vectors",
             None,
         )
@@ -86,14 +97,14 @@ def test_ids_beyond_what_a_twin_sees_are_counted(extra: bytes) -> None:
 def test_the_last_of_two_kinds_of_ids_counts() -> None:
     payload = upsert_bytes(ids=v1.Ids(strings=v1.StringIds(values=["a", "b"])))
     payload += delimited(2, delimited(1, PACKED))
-    assert wire.decode_upsert_request(payload, LIMITS)[0].ids.tolist() == [1, 2]
+    assert decode_upsert_request(payload, LIMITS)[0].ids.tolist() == [1, 2]
 
 
 def test_fields_of_a_later_contract_are_passed_over() -> None:
     later = b"\xf8\x7f\x01"  # field 2047, varint
-    assert wire.decode_upsert_request(upsert_bytes() + later, LIMITS)[0].ids.tolist() == [1, 2]
+    assert decode_upsert_request(upsert_bytes() + later, LIMITS)[0].ids.tolist() == [1, 2]
     hits = v1.SearchResponse(counts=[0]).SerializeToString()
-    decoded = wire.decode_search_response(hits + later, types.Include())
+    decoded = decode_search_response(hits + later, types.Include())
     assert decoded.hits.counts.tolist() == [0]
 
 
@@ -103,7 +114,7 @@ def test_scores_arrive_however_they_are_spelt() -> None:
     chunked = delimited(3, struct.pack("<f", 0.5)) + delimited(3, struct.pack("<f", 0.25))
     for scores in (unpacked, chunked, delimited(3, struct.pack("<2f", 0.5, 0.25))):
         payload = head.SerializeToString() + scores
-        result = wire.decode_search_response(payload, types.Include())
+        result = decode_search_response(payload, types.Include())
         assert result.hits.scores.tolist() == [0.5, 0.25]
 
 
@@ -120,17 +131,17 @@ def test_large_counts_are_accounted_for_without_a_second_parse(
         ),
         receipt=types.Receipt(shards=(), coverage=1.0),
     )
-    payload = wire.encode_search_response(result, LIMITS)
+    payload = encode_search_response(result, LIMITS)
     monkeypatch.delattr(bulk, "packed")
-    assert wire.decode_search_response(payload, types.Include()).hits.counts.tolist() == counts
+    assert decode_search_response(payload, types.Include()).hits.counts.tolist() == counts
 
 
 @given(upsert_requests(), uint64s)
 def test_a_packed_upsert_is_parsed_once(request: types.UpsertRequest, request_id: int) -> None:
-    payload = wire.encode_upsert_request(request, request_id)
+    payload = encode_upsert_request(request, request_id)
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(bulk, "packed")
-        wire.decode_upsert_request(payload, LIMITS)
+        decode_upsert_request(payload, LIMITS)
 
 
 @pytest.mark.parametrize("message_bytes", [20, 100])
@@ -138,17 +149,17 @@ def test_an_answer_over_the_limit_is_refused_with_advice(message_bytes: int) -> 
     limits = Limits(message_bytes=message_bytes)
     vectors = np.zeros((4, 9), dtype=np.float32)
     with pytest.raises(LimitExceeded, match="fewer queries") as raised:
-        wire.encode_search_response(some_hits(vectors), limits)
+        encode_search_response(some_hits(vectors), limits)
     assert raised.value.field == "k"
     rows = types.Rows(ids=np.arange(4), vectors=vectors)
     with pytest.raises(LimitExceeded, match="fewer ids"):
-        wire.encode_get_response(rows, limits)
+        encode_get_response(rows, limits)
     with pytest.raises(LimitExceeded, match="smaller pages"):
-        wire.encode_list_response(rows, limits)
+        encode_list_response(rows, limits)
 
 
 def test_an_answer_of_just_the_limit_is_sent() -> None:
-    payload = wire.encode_search_response(some_hits(), LIMITS)
-    assert wire.encode_search_response(some_hits(), Limits(message_bytes=len(payload))) == payload
+    payload = encode_search_response(some_hits(), LIMITS)
+    assert encode_search_response(some_hits(), Limits(message_bytes=len(payload))) == payload
     with pytest.raises(LimitExceeded):
-        wire.encode_search_response(some_hits(), Limits(message_bytes=len(payload) - 1))
+        encode_search_response(some_hits(), Limits(message_bytes=len(payload) - 1))

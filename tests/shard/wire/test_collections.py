@@ -10,8 +10,22 @@ from hypothesis import given
 
 from tests.shard.wire.messages import REQUEST_DECODERS, create_bytes, refusal
 from tests.shard.wire.strategies import LIMITS, configs
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.errors import InvalidConfig, MalformedMessage
+from vectorshard.shard.wire.collections import (
+    decode_create_collection_request,
+    decode_create_collection_response,
+    decode_drop_collection_request,
+    decode_drop_collection_response,
+    decode_list_collections_request,
+    decode_list_collections_response,
+    encode_create_collection_request,
+    encode_create_collection_response,
+    encode_drop_collection_request,
+    encode_drop_collection_response,
+    encode_list_collections_request,
+    encode_list_collections_response,
+)
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -20,23 +34,23 @@ def test_a_resolved_configuration_comes_back_as_it_was_sent(
     config: types.CollectionConfig,
 ) -> None:
     parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    request = wire.encode_create_collection_request(**parts)
-    assert wire.decode_create_collection_request(request, LIMITS) == config
+    request = encode_create_collection_request(**parts)
+    assert decode_create_collection_request(request, LIMITS) == config
     entries = [types.CollectionEntry(config=config, incarnation=name) for name in ("x1", "")]
-    response = wire.encode_create_collection_response(entries[0], True)
-    assert wire.decode_create_collection_response(response) == (entries[0], True)
-    listed = wire.encode_list_collections_response(entries)
-    assert wire.decode_list_collections_response(listed) == entries
+    response = encode_create_collection_response(entries[0], True)
+    assert decode_create_collection_response(response) == (entries[0], True)
+    listed = encode_list_collections_response(entries)
+    assert decode_list_collections_response(listed) == entries
 
 
 def test_collections_without_an_incarnation_each_are_no_list() -> None:
     one = v1.ListCollectionsResponse(collections=[v1.CollectionConfig()])
     with pytest.raises(MalformedMessage, match="0 incarnations do not match 1 collections"):
-        wire.decode_list_collections_response(one.SerializeToString())
+        decode_list_collections_response(one.SerializeToString())
 
 
 def test_defaults_are_filled_in() -> None:
-    config = wire.decode_create_collection_request(create_bytes(), LIMITS)
+    config = decode_create_collection_request(create_bytes(), LIMITS)
     assert config == types.CollectionConfig(
         name="words",
         dim=3,
@@ -62,14 +76,14 @@ def test_a_stated_default_is_the_same_configuration() -> None:
             nlist_rule=v1.NLIST_RULE_BY_KIND,
         ),
     )
-    assert wire.decode_create_collection_request(
-        stated, LIMITS
-    ) == wire.decode_create_collection_request(create_bytes(), LIMITS)
+    assert decode_create_collection_request(stated, LIMITS) == decode_create_collection_request(
+        create_bytes(), LIMITS
+    )
 
 
 def test_a_given_nlist_means_the_fixed_rule() -> None:
     payload = create_bytes(index=v1.IndexConfig(nlist=64))
-    index = wire.decode_create_collection_request(payload, LIMITS).index
+    index = decode_create_collection_request(payload, LIMITS).index
     assert (index.nlist_rule, index.nlist) == (types.NlistRule.FIXED, 64)
 
 
@@ -120,13 +134,13 @@ def test_a_request_without_a_configuration_is_refused() -> None:
 
 def test_a_client_refuses_a_dim_that_it_cannot_write() -> None:
     with pytest.raises(InvalidConfig):
-        wire.encode_create_collection_request(
+        encode_create_collection_request(
             name="a", dim=-1, metric=types.Metric.L2, id_type=types.IdType.INT64
         )
 
 
 def test_a_drop_and_a_listing_come_back_as_they_were_sent() -> None:
-    drop = wire.encode_drop_collection_request("words")
-    assert wire.decode_drop_collection_request(drop) == "words"
-    wire.decode_drop_collection_response(wire.encode_drop_collection_response())
-    wire.decode_list_collections_request(wire.encode_list_collections_request())
+    drop = encode_drop_collection_request("words")
+    assert decode_drop_collection_request(drop) == "words"
+    decode_drop_collection_response(encode_drop_collection_response())
+    decode_list_collections_request(encode_list_collections_request())

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.shard.wire.strategies import configs, shard_descriptions, uint32s
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
+from vectorshard.shard.wire import descriptions
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -27,15 +28,17 @@ def test_a_description_comes_back_without_its_incarnation(
         shards=tuple(small),
         recommended_batch_size=batch_size,
     )
-    payload = wire.encode_describe_collection_response(description)
-    assert wire.decode_describe_collection_response(payload) == description
+    payload = descriptions.encode_describe_collection_response(description)
+    assert descriptions.decode_describe_collection_response(payload) == description
     assert v1.DescribeCollectionResponse.FromString(payload).ledger.accepted == 7 * len(small)
-    assert wire.decode_train_response(wire.encode_train_response(shards)) == tuple(shards)
+    assert descriptions.decode_train_response(descriptions.encode_train_response(shards)) == tuple(
+        shards
+    )
 
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_requests_for_training_and_descriptions_come_back_as_they_were_sent(wait: bool) -> None:
     train = types.TrainRequest(collection="words", wait=wait)
-    assert wire.decode_train_request(wire.encode_train_request(train)) == train
-    describe = wire.encode_describe_collection_request("words")
-    assert wire.decode_describe_collection_request(describe) == "words"
+    assert descriptions.decode_train_request(descriptions.encode_train_request(train)) == train
+    describe = descriptions.encode_describe_collection_request("words")
+    assert descriptions.decode_describe_collection_request(describe) == "words"

@@ -21,9 +21,10 @@ from tests.shard.wire.strategies import (
     uint32s,
     uint64s,
 )
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.errors import InvalidId, InvalidParameter, InvalidRequest, MalformedMessage
 from vectorshard.shard.filters import Filter
+from vectorshard.shard.wire import searches
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 INT64S, STRINGS = v1.Int64Ids, v1.StringIds
@@ -46,13 +47,18 @@ def test_what_is_asked_comes_back_as_it_was_sent(
     request = types.ExplainRequest(
         collection=name, query=query, id=id_, filter=filter_, score=score
     )
-    assert_same(wire.decode_explain_request(wire.encode_explain_request(request), LIMITS), request)
+    assert_same(
+        searches.decode_explain_request(searches.encode_explain_request(request), LIMITS), request
+    )
 
 
 def test_a_score_of_0_is_a_score() -> None:
     query = np.zeros((1, 2), np.float32)
     request = types.ExplainRequest(collection="a", query=query, id=np.array([1]), score=0.0)
-    assert wire.decode_explain_request(wire.encode_explain_request(request), LIMITS).score == 0.0
+    assert (
+        searches.decode_explain_request(searches.encode_explain_request(request), LIMITS).score
+        == 0.0
+    )
 
 
 @given(
@@ -67,8 +73,8 @@ def test_a_score_of_0_is_a_score() -> None:
     )
 )
 def test_an_explanation_comes_back_as_it_was_sent(explanation: types.Explanation) -> None:
-    payload = wire.encode_explain_response(explanation)
-    assert_same(wire.decode_explain_response(payload), explanation)
+    payload = searches.encode_explain_response(explanation)
+    assert_same(searches.decode_explain_response(payload), explanation)
 
 
 def test_every_field_of_the_answer_is_in_the_vocabulary() -> None:

@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from tests.shard.wire.messages import REQUEST_DECODERS, delimited, matrix, refusal, upsert_bytes
 from tests.shard.wire.strategies import LIMITS
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidId, LimitExceeded, MalformedMessage
+from vectorshard.shard.wire.ids import check_ids
+from vectorshard.shard.wire.reads import decode_get_request
+from vectorshard.shard.wire.writes import (
+    decode_delete_request,
+    decode_upsert_request,
+    encode_delete_request,
+)
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -65,18 +72,18 @@ def test_the_first_repetition_is_named(ids: list[int]) -> None:
     expected = next((row for row, id_ in enumerate(ids) if id_ in ids[:row]), None)
     for array in (np.array(ids, dtype=np.int64), np.array([*map(str, ids), 0], dtype=object)[:-1]):
         if expected is None:
-            wire.check_ids(array, LIMITS)
+            check_ids(array, LIMITS)
         else:
-            assert refusal(InvalidId, wire.check_ids, array, LIMITS) == ("ids", expected)
+            assert refusal(InvalidId, check_ids, array, LIMITS) == ("ids", expected)
 
 
 def test_too_many_rows_are_refused() -> None:
     limits = Limits(rows=2)
     ids = v1.Ids(int64s=v1.Int64Ids(values=[1, 2, 3]))
     for decode, payload in (
-        (wire.decode_upsert_request, upsert_bytes(ids=ids, vectors=matrix(data=bytes(24)))),
-        (wire.decode_delete_request, v1.DeleteRequest(ids=ids).SerializeToString()),
-        (wire.decode_get_request, v1.GetRequest(ids=ids).SerializeToString()),
+        (decode_upsert_request, upsert_bytes(ids=ids, vectors=matrix(data=bytes(24)))),
+        (decode_delete_request, v1.DeleteRequest(ids=ids).SerializeToString()),
+        (decode_get_request, v1.GetRequest(ids=ids).SerializeToString()),
     ):
         assert refusal(LimitExceeded, decode, payload, limits)[0] == "ids"
 
@@ -84,4 +91,4 @@ def test_too_many_rows_are_refused() -> None:
 def test_an_id_that_utf8_cannot_write_is_refused_by_row() -> None:
     ids = np.array(["a", "\ud800"], dtype=object)
     request = types.DeleteRequest(collection="a", ids=ids)
-    assert refusal(InvalidId, wire.encode_delete_request, request) == ("ids", 1)
+    assert refusal(InvalidId, encode_delete_request, request) == ("ids", 1)

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 
 from tests.shard.wire.messages import REQUEST_DECODERS, delimited, refusal, upsert_bytes
 from tests.shard.wire.strategies import LIMITS, mappings
-from vectorshard.shard import wire
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.shard.wire.metadata import (
+    declared_values,
+    mapping_from_metadata,
+    metadata_from_mapping,
+)
+from vectorshard.shard.wire.writes import decode_upsert_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(mappings)
 def test_metadata_comes_back_as_it_was_given(mapping: dict[str, Any]) -> None:
-    assert wire.mapping_from_metadata(wire.metadata_from_mapping(mapping)) == mapping
+    assert mapping_from_metadata(metadata_from_mapping(mapping)) == mapping
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def test_metadata_that_is_none_is_refused_by_row() -> None:
 def test_metadata_over_its_limit_is_refused_by_row() -> None:
     payload = upsert_bytes(metadata=[{}, {"text": "x" * 100}])
     field_and_row = refusal(
-        LimitExceeded, wire.decode_upsert_request, payload, Limits(metadata_bytes=100)
+        LimitExceeded, decode_upsert_request, payload, Limits(metadata_bytes=100)
     )
     assert field_and_row == ("metadata", 1)
 
@@ -56,8 +61,8 @@ def test_equal_metadata_has_equal_bytes(mapping: dict[str, Any], random: Any) ->
     shuffled = [*entries, *entries]
     random.shuffle(shuffled)
     payload = upsert_bytes() + delimited(4, b"".join(shuffled)) + delimited(4, b"")
-    request, _ = wire.decode_upsert_request(payload, LIMITS)
-    assert request.metadata == [wire.metadata_from_mapping(mapping), b""]
+    request, _ = decode_upsert_request(payload, LIMITS)
+    assert request.metadata == [metadata_from_mapping(mapping), b""]
 
 
 @given(st.integers(28, 52), st.booleans())
@@ -76,7 +81,7 @@ def test_metadata_is_refused_or_every_answer_with_it_parses(levels: int, lists: 
         decode = REQUEST_DECODERS["upsert"]
         assert refusal(MalformedMessage, decode, payload) == ("metadata", 1)
     with contextlib.suppress(MalformedMessage):
-        request, _ = wire.decode_upsert_request(payload, LIMITS)
+        request, _ = decode_upsert_request(payload, LIMITS)
         assert_an_answer_holds(request.metadata)
 
 
@@ -102,13 +107,13 @@ def assert_an_answer_holds(metadata: Sequence[bytes] | None) -> None:
 )
 def test_metadata_that_no_struct_holds_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter) as raised:
-        wire.metadata_from_mapping(bad, row=4)
+        metadata_from_mapping(bad, row=4)
     assert (raised.value.field, raised.value.row) == ("metadata", 4)
 
 
 def test_metadata_of_numpy_values_is_taken() -> None:
     mapping = {"n": np.int64(3), "x": np.float32(0.5), "b": np.True_, "l": np.arange(2)}
-    decoded = wire.mapping_from_metadata(wire.metadata_from_mapping(mapping))
+    decoded = mapping_from_metadata(metadata_from_mapping(mapping))
     assert decoded == {"n": 3, "x": 0.5, "b": True, "l": [0, 1]}
     assert isinstance(decoded["n"], int)
 
@@ -116,4 +121,11 @@ def test_metadata_of_numpy_values_is_taken() -> None:
 def test_a_value_without_a_kind_reads_as_none() -> None:
     struct_of_nothing = Struct()
     struct_of_nothing.fields["a"].SetInParent()
-    assert wire.mapping_from_metadata(struct_of_nothing.SerializeToString()) == {"a": None}
+    assert mapping_from_metadata(struct_of_nothing.SerializeToString()) == {"a": None}
+
+
+def test_every_number_of_a_declared_field_is_a_float() -> None:
+    metadata = metadata_from_mapping({"n": 3, "l": [1, 0.5], "s": "text", "z": None})
+    values = declared_values(metadata, ["n", "l", "s", "z", "absent"])
+    assert values == [3.0, [1.0, 0.5], "text", None, None]
+    assert [type(value) for value in (values[0], *values[1])] == [float, float, float]

@@ -19,10 +19,12 @@ from tests.shard.wire.strategies import (
     rows_with_include,
     uint64s,
 )
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import LimitExceeded, MalformedMessage
 from vectorshard.shard.filters import Filter
+from vectorshard.shard.wire import reads
+from vectorshard.shard.wire.writes import decode_delete_request, encode_delete_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -31,11 +33,11 @@ def test_requests_by_ids_come_back_as_they_were_sent(
     name: str, ids: types.IdArray, include: types.Include
 ) -> None:
     delete = types.DeleteRequest(collection=name, ids=ids)
-    assert_same(wire.decode_delete_request(wire.encode_delete_request(delete), LIMITS), delete)
+    assert_same(decode_delete_request(encode_delete_request(delete), LIMITS), delete)
     get = types.GetRequest(collection=name, ids=ids, include=include)
-    assert_same(wire.decode_get_request(wire.encode_get_request(get), LIMITS), get)
+    assert_same(reads.decode_get_request(reads.encode_get_request(get), LIMITS), get)
     count = types.CountRequest(collection=name, ids=ids)
-    assert_same(wire.decode_count_request(wire.encode_count_request(count), LIMITS), count)
+    assert_same(reads.decode_count_request(reads.encode_count_request(count), LIMITS), count)
 
 
 @given(names, filters, includes, st.none() | id_arrays)
@@ -43,11 +45,11 @@ def test_requests_by_filter_come_back_as_they_were_sent(
     name: str, filter_: Filter, include: types.Include, ids: types.IdArray | None
 ) -> None:
     delete = types.DeleteRequest(collection=name, filter=filter_)
-    assert_same(wire.decode_delete_request(wire.encode_delete_request(delete), LIMITS), delete)
+    assert_same(decode_delete_request(encode_delete_request(delete), LIMITS), delete)
     get = types.GetRequest(collection=name, filter=filter_, include=include)
-    assert_same(wire.decode_get_request(wire.encode_get_request(get), LIMITS), get)
+    assert_same(reads.decode_get_request(reads.encode_get_request(get), LIMITS), get)
     count = types.CountRequest(collection=name, ids=ids, filter=filter_)
-    assert_same(wire.decode_count_request(wire.encode_count_request(count), LIMITS), count)
+    assert_same(reads.decode_count_request(reads.encode_count_request(count), LIMITS), count)
 
 
 @given(
@@ -67,7 +69,7 @@ def test_a_listing_comes_back_as_it_was_asked(
     request = types.ListRequest(
         collection=name, page_size=page_size, cursor=cursor, filter=filter_, include=include
     )
-    assert wire.decode_list_request(wire.encode_list_request(request), LIMITS) == request
+    assert reads.decode_list_request(reads.encode_list_request(request), LIMITS) == request
 
 
 @given(rows_with_include(), st.none() | cursors)
@@ -75,12 +77,12 @@ def test_rows_come_back_as_they_were_sent(
     drawn: tuple[types.Rows, types.Include], cursor: types.Cursor | None
 ) -> None:
     rows, include = drawn
-    got = wire.encode_get_response(rows, LIMITS)
-    assert_same(wire.decode_get_response(got, include), rows)
+    got = reads.encode_get_response(rows, LIMITS)
+    assert_same(reads.decode_get_response(got, include), rows)
     assert v1.GetResponse.FromString(got).SerializeToString(deterministic=True) == got
     page = dataclasses.replace(rows, cursor=cursor)
-    listed = wire.encode_list_response(page, LIMITS)
-    assert_same(wire.decode_list_response(listed, include), page)
+    listed = reads.encode_list_response(page, LIMITS)
+    assert_same(reads.decode_list_response(listed, include), page)
     assert v1.ListResponse.FromString(listed).SerializeToString(deterministic=True) == listed
 
 
@@ -94,25 +96,25 @@ def test_a_delete_or_get_of_nothing_named_is_refused() -> None:
 
 def test_a_get_without_include_brings_everything() -> None:
     request = v1.GetRequest(ids=v1.Ids(int64s=v1.Int64Ids(values=[1])))
-    decoded = wire.decode_get_request(request.SerializeToString(), LIMITS)
+    decoded = reads.decode_get_request(request.SerializeToString(), LIMITS)
     assert decoded.include == types.Include(vectors=True, metadata=True)
     request.include.SetInParent()
-    decoded = wire.decode_get_request(request.SerializeToString(), LIMITS)
+    decoded = reads.decode_get_request(request.SerializeToString(), LIMITS)
     assert decoded.include == types.Include()
 
 
 def test_pages_over_the_limit_are_refused_and_none_means_the_default() -> None:
     too_large = v1.ListRequest(page_size=10_001).SerializeToString()
     assert refusal(LimitExceeded, REQUEST_DECODERS["list"], too_large) == ("page_size", None)
-    assert wire.decode_list_request(b"", LIMITS).page_size == 1_000
-    assert wire.decode_list_request(b"", Limits(page_size=10)).page_size == 10
+    assert reads.decode_list_request(b"", LIMITS).page_size == 1_000
+    assert reads.decode_list_request(b"", Limits(page_size=10)).page_size == 10
 
 
 @given(uint64s)
 def test_a_count_comes_back_as_it_was_sent(count: int) -> None:
-    assert wire.decode_count_response(wire.encode_count_response(count)) == count
+    assert reads.decode_count_response(reads.encode_count_response(count)) == count
 
 
 def test_a_count_of_everything_names_no_ids() -> None:
     everything = types.CountRequest(collection="words")
-    assert wire.decode_count_request(wire.encode_count_request(everything), LIMITS) == everything
+    assert reads.decode_count_request(reads.encode_count_request(everything), LIMITS) == everything

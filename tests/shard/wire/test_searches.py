@@ -21,10 +21,12 @@ from tests.shard.wire.strategies import (
     search_results,
     tokens,
 )
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
 from vectorshard.shard.filters import Filter
+from vectorshard.shard.wire import searches
+from vectorshard.shard.wire.reads import encode_list_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -66,7 +68,9 @@ def test_a_search_comes_back_as_it_was_sent(
         min_coverage=min_coverage,
         token=token,
     )
-    assert_same(wire.decode_search_request(wire.encode_search_request(request), LIMITS), request)
+    assert_same(
+        searches.decode_search_request(searches.encode_search_request(request), LIMITS), request
+    )
 
 
 @given(search_results())
@@ -74,8 +78,8 @@ def test_hits_come_back_as_they_were_sent(
     drawn: tuple[types.SearchResult, types.Include],
 ) -> None:
     result, include = drawn
-    payload = wire.encode_search_response(result, LIMITS)
-    assert_same(wire.decode_search_response(payload, include), result)
+    payload = searches.encode_search_response(result, LIMITS)
+    assert_same(searches.decode_search_response(payload, include), result)
 
 
 @pytest.mark.parametrize(
@@ -105,33 +109,37 @@ def test_parameters_out_of_their_range_are_refused(parts: dict[str, Any], field:
 
 
 def test_parameters_that_are_left_out_have_their_defaults() -> None:
-    request = wire.decode_search_request(search_bytes(), LIMITS)
+    request = searches.decode_search_request(search_bytes(), LIMITS)
     assert request.effort == types.Effort()
     assert request.min_coverage == 1.0
     assert request.score_threshold is None
     assert request.token is None
     assert request.include == types.Include()
-    assert wire.decode_search_request(search_bytes(exact=False), LIMITS).effort == types.Effort()
+    assert (
+        searches.decode_search_request(search_bytes(exact=False), LIMITS).effort == types.Effort()
+    )
 
 
 def test_a_stated_zero_coverage_and_threshold_are_kept() -> None:
     payload = search_bytes(min_coverage=0.0, score_threshold=0.0)
-    request = wire.decode_search_request(payload, LIMITS)
+    request = searches.decode_search_request(payload, LIMITS)
     assert request.min_coverage == 0.0
     assert request.score_threshold == 0.0
 
 
 def test_recall_and_coverage_are_the_decimals_that_were_stated() -> None:
-    request = wire.decode_search_request(search_bytes(target_recall=0.95, min_coverage=0.6), LIMITS)
+    request = searches.decode_search_request(
+        search_bytes(target_recall=0.95, min_coverage=0.6), LIMITS
+    )
     assert request.effort.target_recall == 0.95
     assert request.min_coverage == 0.6
 
 
 def test_more_queries_or_hits_than_the_limits_allow_are_refused() -> None:
     three = search_bytes(queries=matrix(data=bytes(24)))
-    queries = (wire.decode_search_request, three, Limits(queries=2))
+    queries = (searches.decode_search_request, three, Limits(queries=2))
     assert refusal(LimitExceeded, *queries) == ("queries", None)
-    hits = (wire.decode_search_request, three, Limits(hits=8))
+    hits = (searches.decode_search_request, three, Limits(hits=8))
     assert refusal(LimitExceeded, *hits) == ("k", None)
 
 
@@ -139,9 +147,9 @@ def test_what_a_client_cannot_write_is_refused_there() -> None:
     queries = np.zeros((1, 2), dtype=np.float32)
     for k in (-1, 2**32):
         request = types.SearchRequest(collection="a", queries=queries, k=k)
-        refusal(InvalidParameter, wire.encode_search_request, request)
+        refusal(InvalidParameter, searches.encode_search_request, request)
     listing = types.ListRequest(collection="a", page_size=-1)
-    assert refusal(InvalidParameter, wire.encode_list_request, listing)[0] == "page_size"
+    assert refusal(InvalidParameter, encode_list_request, listing)[0] == "page_size"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,7 @@ def test_what_a_client_cannot_write_is_refused_there() -> None:
     ],
 )
 def test_an_answer_whose_parts_do_not_fit_is_malformed(broken: dict[str, Any], field: str) -> None:
-    message = v1.SearchResponse.FromString(wire.encode_search_response(some_hits(), LIMITS))
+    message = v1.SearchResponse.FromString(searches.encode_search_response(some_hits(), LIMITS))
     for name in broken:
         message.ClearField(name)
     message.MergeFrom(v1.SearchResponse(**broken))
@@ -165,11 +173,11 @@ def test_an_answer_whose_parts_do_not_fit_is_malformed(broken: dict[str, Any], f
     else:
         include = types.Include()
     payload = message.SerializeToString()
-    assert refusal(MalformedMessage, wire.decode_search_response, payload, include)[0] == field
+    assert refusal(MalformedMessage, searches.decode_search_response, payload, include)[0] == field
 
 
 def test_an_answer_without_what_was_asked_for_is_malformed() -> None:
-    payload = wire.encode_search_response(some_hits(), LIMITS)
+    payload = searches.encode_search_response(some_hits(), LIMITS)
     for include in (types.Include(vectors=True), types.Include(metadata=True)):
         with pytest.raises(MalformedMessage):
-            wire.decode_search_response(payload, include)
+            searches.decode_search_response(payload, include)

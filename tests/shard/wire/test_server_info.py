@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.shard.wire.strategies import texts, uint32s, uint64s
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.config import Limits
+from vectorshard.shard.wire import server_info
 
 
 @given(
@@ -29,9 +30,9 @@ def test_server_info_comes_back_as_it_was_sent(
         shards_total=5,
         shards=(types.ShardPlacement(shard=3, slots=tuple(slots)),),
     )
-    payload = wire.encode_get_server_info_response(text, topology, limits)
-    assert wire.decode_get_server_info_response(payload) == (text, topology, limits)
+    payload = server_info.encode_get_server_info_response(text, topology, limits)
+    assert server_info.decode_get_server_info_response(payload) == (text, topology, limits)
 
 
 def test_a_question_about_the_server_is_recognized() -> None:
-    wire.decode_get_server_info_request(wire.encode_get_server_info_request())
+    server_info.decode_get_server_info_request(server_info.encode_get_server_info_request())

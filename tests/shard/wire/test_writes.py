@@ -15,14 +15,15 @@ from tests.shard.wire.strategies import (
     uint64s,
     upsert_requests,
 )
-from vectorshard.shard import types, wire
+from vectorshard.shard import types
 from vectorshard.shard.errors import InvalidParameter, MalformedMessage
+from vectorshard.shard.wire import writes
 
 
 @given(upsert_requests(), uint64s)
 def test_an_upsert_comes_back_as_it_was_sent(request: types.UpsertRequest, request_id: int) -> None:
-    payload = wire.encode_upsert_request(request, request_id)
-    decoded, decoded_id = wire.decode_upsert_request(payload, LIMITS)
+    payload = writes.encode_upsert_request(request, request_id)
+    decoded, decoded_id = writes.decode_upsert_request(payload, LIMITS)
     assert_same(decoded, request)
     assert decoded_id == request_id
 
@@ -37,10 +38,10 @@ def test_acknowledgements_come_back_as_they_were_sent(
     accepted: int, errors: tuple[types.RowError, ...], token: types.Token, request_id: int
 ) -> None:
     upserted = types.UpsertResult(accepted=accepted, errors=errors, token=token)
-    payload = wire.encode_upsert_response(upserted, request_id)
-    assert wire.decode_upsert_response(payload) == (upserted, request_id)
+    payload = writes.encode_upsert_response(upserted, request_id)
+    assert writes.decode_upsert_response(payload) == (upserted, request_id)
     deleted = types.DeleteResult(deleted=accepted, token=token)
-    assert wire.decode_delete_response(wire.encode_delete_response(deleted)) == deleted
+    assert writes.decode_delete_response(writes.encode_delete_response(deleted)) == deleted
 
 
 def test_counts_that_do_not_match_are_refused() -> None:
@@ -55,5 +56,5 @@ def test_an_unknown_mode_is_refused_and_none_means_upsert() -> None:
         "mode",
         None,
     )
-    request, _ = wire.decode_upsert_request(upsert_bytes(), LIMITS)
+    request, _ = writes.decode_upsert_request(upsert_bytes(), LIMITS)
     assert request.mode is types.WriteMode.UPSERT

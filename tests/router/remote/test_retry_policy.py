@@ -1,16 +1,10 @@
-"""How often and how soon what has failed is asked again."""
+"""The budget of a server's retries."""
 
 from __future__ import annotations
 
 import pytest
 
-from vectorshard.client.retries import (
-    BACKOFF_FIRST_S,
-    RETRIES_A_CALL,
-    RETRIES_SAVED,
-    RetryBudget,
-    backoff_s,
-)
+from vectorshard.router.remote.retry_policy import RETRIES_A_CALL, RETRIES_SAVED, RetryBudget
 
 
 def test_a_server_that_fails_every_call_is_asked_a_tenth_more_and_no_more_than_that() -> None:
@@ -28,10 +22,3 @@ def test_retries_are_saved_up_to_a_bound() -> None:
     for _ in range(10_000):
         budget.earn()
     assert sum(budget.spend() for _ in range(100)) == RETRIES_SAVED
-
-
-@pytest.mark.parametrize("attempts", [1, 2, 3])
-def test_each_wait_is_twice_the_last_less_some_chance(attempts: int) -> None:
-    longest_s = BACKOFF_FIRST_S * 2 ** (attempts - 1)
-    assert backoff_s(attempts, lambda: 0.0) == pytest.approx(longest_s / 2)
-    assert backoff_s(attempts, lambda: 0.999_999) == pytest.approx(longest_s, rel=1e-5)
