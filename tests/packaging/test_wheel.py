@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -11,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 from packaging.requirements import Requirement
 
-from tests.packaging.conftest import NewEnvironment, required_by, run
+from tests.packaging.conftest import ROOT, NewEnvironment, build, required_by, run
 from vectorshard import __version__
 
 OWN_FILES = ("router.py", "shard.py", "client.py", "cli.py", "errors.py", "v1.py")
@@ -68,6 +69,24 @@ def test_the_wheel_has_one_name_and_its_types_and_no_benchmarks(wheel: Path) -> 
     assert not [name for name in names if "bench" in name or "tests" in name or "pycache" in name]
     suffixes = {Path(name).suffix for name in names if name.startswith("vectorshard/")}
     assert suffixes == {".py", ".pyi", ".typed", ".proto"}
+
+
+def test_the_wheel_that_is_built_through_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    """As `python -m build` does, and pip with an sdist: links do not survive every archive."""
+    for folder in ("sdist", "source", "dist"):
+        (tmp_path / folder).mkdir()
+    with tarfile.open(build("sdist", ROOT, tmp_path / "sdist")) as archive:
+        assert not [member.name for member in archive if not (member.isfile() or member.isdir())]
+        archive.extractall(tmp_path / "source", filter="data")
+    [source] = (tmp_path / "source").iterdir()
+    assert {path.name for path in source.iterdir()} == {
+        *("LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "vectorshard", ".gitignore")
+    }
+    with ZipFile(wheel) as direct, ZipFile(build("wheel", source, tmp_path / "dist")) as through:
+        contents = [
+            {each.filename: each.CRC for each in archive.infolist()} for archive in (direct, through)
+        ]
+    assert contents[0] == contents[1]
 
 
 def test_the_version_is_that_of_the_package(metadata: Message) -> None:
