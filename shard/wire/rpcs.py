@@ -1,8 +1,8 @@
 """The unary RPCs of the contract: one table of name, kind, codec, and method of Shard.
 
 The service, the retry policies, the circuit breaker and the metrics read it: they need no edit for
-a new RPC. CONTRIBUTING.md lists the files that do. The two streams, UpsertStream and SearchStream, carry the
-messages of Upsert and Search; they are not in the table.
+a new RPC. CONTRIBUTING.md lists the files that do. The two streams, UpsertStream and SearchStream,
+carry the messages of Upsert and Search; they are not in the table.
 """
 
 from __future__ import annotations
