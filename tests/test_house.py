@@ -234,16 +234,12 @@ def is_foreign_to(module: Module, name: str) -> bool:
     own = room_of(module.name)
     if is_within(name, "vectorshard"):
         contract = any(is_within(name, f"vectorshard.{each}") for each in ("v1", "internal"))
-        of_cli = room_of(module.name) == "cli" and name in {
-            "vectorshard",
-            "vectorshard.__version__",
-        }
+        of_cli = own == "cli" and name in {"vectorshard", "vectorshard.__version__"}
         return not contract and not of_cli
     room = room_of(name)
-    return (
-        room not in {"", room_of(module.name)}
-        and room not in ROOMS[room_of(module.name)]
-        and not any(is_within(name, each) for each in ROOMS[room_of(module.name)] - ROOMS.keys())
+    modules_allowed = ROOMS[own] - ROOMS.keys()
+    return room not in {"", own, *ROOMS[own]} and not any(
+        is_within(name, each) for each in modules_allowed
     )
 
 
