@@ -62,7 +62,7 @@ class VectorShardError(Exception):
     """How long to wait before a retry, if the server has stated it."""
 
 
-_SUBJECT: Final = re.compile(r"(.*?) (?:is|are|was|must|has|nests|names)\b")
+_SUBJECT: Final = re.compile(r"(cannot \w+|.*?(?= (?:is|are|was|must|has|nests|names)\b))")
 
 
 def _has_subject(message: str, field: str) -> bool:

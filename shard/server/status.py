@@ -86,11 +86,13 @@ _TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max")
 # gRPC's texts for a server that it does not reach: the address or name, then the reason.
 _UNREACHED: Final = (
     (
-        re.compile(r".*(?:ipv[46]:)(\S+): Failed to connect to remote host: (?:.*: )?([^:]+)"),
+        re.compile(
+            r".*(?:ipv[46]:)(\S+): Failed to connect to remote host: (?:connect: )?([^:]+).*"
+        ),
         "no server answers at {}: {}",
     ),
     (
-        re.compile(r".*unix:(\S+): connect failed: .* error: ([^:]+)"),
+        re.compile(r".*unix:(\S+): connect failed: .* error: ([^:]+).*"),
         "no server answers at {}: {}",
     ),
     (
