@@ -42,7 +42,11 @@ def shard_addresses(given: Sequence[str], shards: int | None) -> tuple[str, ...]
             raise InvalidParameter(f"{patterns[0]!r} requires --shards", field="shard")
         given = [patterns[0].replace(NUMBER, str(number)) for number in range(shards)]
     elif shards not in {None, len(given)}:
-        raise InvalidParameter(f"{shards}, but --shard is given {len(given)} times", field="shards")
+        raise InvalidParameter(
+            f"--shards {shards} requires {shards} --shard options, or one with {NUMBER}; "
+            f"got {len(given)}",
+            field="shards",
+        )
     return tuple(_without_scheme(address) for address in given)
 
 

@@ -44,13 +44,20 @@ def advice_for(error: Exception) -> str:
     return next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), "")
 
 
+def text_of(error: Exception) -> str:
+    """Return the text of an error, without the number that an OSError's begins with."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an expected failure into one line on stderr and exit code 1."""
     try:
         yield
     except (errors.VectorShardError, UnreadableFile, OSError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(text_of(error).split()) or type(error).__name__
         advice = advice_for(error)
         typer.echo(f"error: {text}" + (f" - {advice}" if advice else ""), err=True)
         raise typer.Exit(1) from None

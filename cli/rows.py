@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -24,11 +25,13 @@ from vectorshard.shard.errors import (
     CollectionNotFound,
     DimensionMismatch,
     ShardUnavailable,
+    VectorShardError,
 )
 from vectorshard.shard.types import (
     CollectionConfig,
     Explanation,
     Float32Array,
+    Float64Array,
     IdArray,
     IdType,
     Metric,
@@ -43,7 +46,7 @@ WRITE_ATTEMPTS: Final = 20
 
 Collection = Annotated[str, typer.Option(help="Name of the collection.")]
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the server.")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Timeout of each call.")]
+Timeout = Annotated[float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")]
 FilterOption = Annotated[
     str | None,
     typer.Option(
@@ -113,11 +116,13 @@ def ensure_collection(
         client.create_collection(name, dim=source.dim, metric=metric, id_type=source.id_type)
         return client.describe(name).config
     if config.dim != source.dim:
-        raise DimensionMismatch(f"{source.dim}, but {name} has {config.dim}", field="dim")
+        raise DimensionMismatch(
+            f"dim is {source.dim:,}; the dim of collection {name!r} is {config.dim:,}", field="dim"
+        )
     if metric not in {None, config.metric}:
-        raise CollectionExists(f"{name} exists with metric {config.metric.value}")
+        raise CollectionExists(f"collection {name!r} exists with metric {config.metric.value}")
     if config.id_type is not source.id_type:
-        raise CollectionExists(f"{name} exists with {config.id_type.value} ids")
+        raise CollectionExists(f"collection {name!r} exists with {config.id_type.value} ids")
     return config
 
 
@@ -181,7 +186,7 @@ def search(
         raise typer.BadParameter("give exactly one of --id, --vector and --file")
     console = terminal()
     with connect(target, timeout) as client:
-        queries: VectorArray
+        queries: VectorArray | Float64Array
         if id_ is not None:
             names, queries = [id_], vector_of(client, collection, id_)
         elif vector is not None:
@@ -206,9 +211,10 @@ def search(
 def vector_of(client: Client, collection: str, id_: str) -> Float32Array:
     """Return the vector (1, dim) of a row by the text of its id."""
     id_type = client.describe(collection).config.id_type
-    vectors = client.get(collection, parse_id(id_, id_type)).vectors
+    ids = parse_id(id_, id_type)
+    vectors = client.get(collection, ids).vectors
     if vectors is None or not len(vectors):
-        raise typer.BadParameter(f"no row {id_!r} in {collection}")
+        raise VectorShardError(f"collection {collection!r} has no row with id {ids.tolist()[0]!r}")
     return vectors
 
 
@@ -222,14 +228,16 @@ def parse_id(id_: str, id_type: IdType) -> IdArray:
         raise typer.BadParameter(f"{id_!r} is not an int64, as this collection's ids are") from None
 
 
-def parse_vector(text: str, option: str) -> Float32Array:
+def parse_vector(text: str, option: str) -> Float64Array:
     """Return a vector (1, dim) from numbers with commas or blanks between them, or JSON's list."""
     numbers = text.strip().removeprefix("[").removesuffix("]")
-    try:
-        components = [float(component) for component in numbers.replace(",", " ").split()]
-    except ValueError as cause:
-        raise typer.BadParameter(f"{option}: {cause}") from None
-    return np.array([components], dtype=np.float32)
+    components = []
+    for component in numbers.replace(",", " ").split():
+        try:
+            components.append(float(component))
+        except ValueError:
+            raise typer.BadParameter(f"{option}: {component!r} is not a number") from None
+    return np.array([components], dtype=np.float64)
 
 
 def read_queries(path: Path) -> VectorArray:
@@ -256,7 +264,7 @@ def explain(
     with connect(target, timeout) as client:
         description = client.describe(collection)
         if query is not None:
-            asked = parse_vector(query, "--query")
+            asked: Float32Array | Float64Array = parse_vector(query, "--query")
         else:
             assert query_id is not None
             asked = vector_of(client, collection, query_id)
@@ -279,7 +287,7 @@ def explain(
 def try_default_search(
     client: Client,
     collection: str,
-    query: Float32Array,
+    query: npt.ArrayLike,
     id_: int | str,
     filter_: str | None,
     explanation: Explanation,

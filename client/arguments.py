@@ -7,6 +7,7 @@ server's.
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.client.filter_text import filter_from_text
+from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     InvalidId,
     InvalidParameter,
@@ -25,6 +27,7 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.types import Effort, IdArray, VectorArray
 from vectorshard.shard.wire.metadata import metadata_from_mapping
+from vectorshard.shard.wire.primitives import check_recall, float_of, uint32_of
 
 Ids = Sequence[int] | Sequence[str] | IdArray
 """Ids as a caller may pass them."""
@@ -60,7 +63,9 @@ def id_array(ids: Ids | npt.NDArray[Any]) -> IdArray:
 def _string_ids(ids: list[Any]) -> npt.NDArray[np.object_]:
     for row, id_ in enumerate(ids):
         if not isinstance(id_, str):
-            raise InvalidId(f"{id_!r} is not a string, as row 0 is", field="ids", row=row)
+            raise InvalidId(
+                f"{_shown(id_)} is not a string; row 0 is a string", field="ids", row=row
+            )
     strings = np.empty(len(ids), dtype=np.object_)
     strings[:] = ids
     return strings
@@ -74,10 +79,15 @@ def _int64_ids(ids: list[Any]) -> npt.NDArray[np.int64]:
                 raise TypeError
             integers[row] = operator.index(id_)
         except TypeError:
-            raise InvalidId(f"{id_!r} is not an integer", field="ids", row=row) from None
+            raise InvalidId(f"{_shown(id_)} is not an integer", field="ids", row=row) from None
         except OverflowError:
-            raise InvalidId(f"{id_} does not fit in 64 bits", field="ids", row=row) from None
+            raise InvalidId(f"{int(id_):,} does not fit in 64 bits", field="ids", row=row) from None
     return integers
+
+
+def _shown(value: Any) -> str:
+    """Return the value as Python's own type writes it, not numpy's, in a bounded length."""
+    return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def real_array(values: npt.ArrayLike, field: str) -> npt.NDArray[Any]:
@@ -88,21 +98,32 @@ def real_array(values: npt.ArrayLike, field: str) -> npt.NDArray[Any]:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise InvalidVector(str(error), field=field) from None
+        ragged = "inhomogeneous" in str(error)
+        reason = "the rows have different lengths" if ragged else str(error)
+        raise InvalidVector(reason, field=field) from None
     if array.dtype.kind not in "fiu":
-        raise InvalidVector(f"type {array.dtype} is not a real number", field=field)
+        raise InvalidVector(f"expected real numbers, got dtype {array.dtype}", field=field)
     return array
 
 
-def wire_vectors(array: npt.NDArray[Any]) -> VectorArray:
-    """Return numbers as they travel: float16 unchanged, everything else as float32.
+def wire_vectors(array: npt.NDArray[Any], field: str) -> VectorArray:
+    """Return numbers (rows, dim) as they travel: float16 unchanged, everything else as float32.
 
-    What overflows becomes Inf, which the server rejects with its row.
+    Raises InvalidVector for a finite number that float32 cannot hold; names the row.
     """
     if array.dtype == np.float16:
         return array
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(np.float32, copy=False)
+    except FloatingPointError:
+        with np.errstate(over="ignore"):
+            too_large = np.isfinite(array) & ~np.isfinite(array.astype(np.float32))
+        row = int(np.flatnonzero(too_large.any(axis=1))[0])
+        (component,) = array[row][too_large[row]][:1].tolist()
+        raise InvalidVector(
+            f"{component:g} does not fit in float32", field=field, row=row
+        ) from None
 
 
 def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
@@ -112,7 +133,7 @@ def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
         array = array.reshape(1 if array.size else 0, array.size)
     if array.ndim != 2:
         raise MalformedMessage(f"shape {array.shape} is not (queries, dim)", field=field)
-    return wire_vectors(array)
+    return wire_vectors(array, field)
 
 
 def metadata_bytes(metadata: Metadata | None) -> list[bytes] | None:
@@ -149,10 +170,14 @@ def effort_of(exact: bool, nprobe: int | None, target_recall: float | None) -> E
             "exact, nprobe and target_recall are mutually exclusive",
             field="exact, nprobe, target_recall",
         )
-    if nprobe is not None and nprobe < 1:
-        raise InvalidParameter(f"{nprobe} is less than 1", field="nprobe")
-    if target_recall is not None and not 0 < target_recall <= 1:
-        raise InvalidParameter(f"{target_recall} is not in (0, 1]", field="target_recall")
+    if nprobe is not None:
+        largest = Limits().nlist
+        nprobe = uint32_of(nprobe, largest, "nprobe", InvalidParameter)
+        if nprobe < 1:
+            raise InvalidParameter(f"{nprobe} is not in 1..{largest:,}", field="nprobe")
+    if target_recall is not None:
+        target_recall = float_of(target_recall, "target_recall", InvalidParameter)
+        check_recall(target_recall, "target_recall", InvalidParameter)
     return Effort(nprobe=nprobe or 0, target_recall=target_recall or 0.0, exact=exact)
 
 

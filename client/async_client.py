@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying
 
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, UnaryCall
-from vectorshard.client.channel import CLIENT_OPTIONS
+from vectorshard.client.channel import CLIENT_OPTIONS, CLOSED, checked_target
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import RowsView, UpsertSummary
 from vectorshard.client.retry import Retry, RetrySchedule
@@ -78,7 +78,7 @@ class AsyncClient:
     def __init__(
         self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
     ) -> None:
-        self._target = target
+        self._target = checked_target(target)
         self._retry = Retry(retry)
         self._timeout_s = timeout_s
         self._limits: Limits | None = None
@@ -145,15 +145,21 @@ class AsyncClient:
             self._upload_channel.close()
 
     async def __aenter__(self) -> Self:
+        if self._closed:
+            raise RuntimeError(CLOSED)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            await self.close()
+        except RuntimeError:  # of a client of another loop: the error of the block counts for more
+            if error is None:
+                raise
 
     def _open(self) -> grpc.aio.Channel:
         """Return the channel of the running loop; open it with the first call in a loop."""
         if self._closed:
-            raise RuntimeError("the client is closed")
+            raise RuntimeError(CLOSED)
         loop = asyncio.get_running_loop()
         if self._channel is None or self._is_left():
             self._channel = grpc.aio.insecure_channel(self._target, options=CLIENT_OPTIONS)

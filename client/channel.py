@@ -1,9 +1,11 @@
-"""Options of gRPC channels to a server of vectorshard: those of every channel, and a client's."""
+"""Targets, and the options of gRPC channels to a server: those of every channel, and a client's."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
+from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.wire.rpcs import message_options
 
 COMMON_OPTIONS: Final = (
@@ -19,3 +21,31 @@ CLIENT_OPTIONS: Final = (
     # Calls use all addresses in turn. By default all calls go to the first address.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
+
+CLOSED: Final = "the client is closed"
+"""The text of the RuntimeError of both clients, once they are closed."""
+
+_URL: Final = re.compile(r"(?i)(https?|grpcs?|tcp)://")
+_OTHER_SCHEME: Final = re.compile(r"(unix|unix-abstract|vsock|ipv4|ipv6|xds):")
+_HOST_AND_PORT: Final = re.compile(r"(?:\[[^]]*\]|[^:\[\]]*):([^:]*)")
+
+
+def checked_target(target: str) -> str:
+    """Return the target; raise InvalidParameter for one that no channel can connect to.
+
+    A name without a port, and the schemes of gRPC other than dns, are gRPC's to read.
+    """
+    if not target.strip():
+        raise InvalidParameter("target is empty; expected HOST:PORT", field="target")
+    if _URL.match(target):
+        raise InvalidParameter(
+            f"target {target!r} is a URL; expected HOST:PORT, such as 127.0.0.1:7700",
+            field="target",
+        )
+    address = re.sub(r"dns:(//[^/]*/)?", "", target, count=1) if target[:4] == "dns:" else target
+    parts = None if _OTHER_SCHEME.match(address) else _HOST_AND_PORT.fullmatch(address)
+    if parts is not None and not (parts[1].isdecimal() and 1 <= int(parts[1]) <= 65_535):
+        raise InvalidParameter(
+            f"target {target!r} is invalid: port {parts[1]!r} is not in 1..65,535", field="target"
+        )
+    return target

@@ -22,7 +22,7 @@ from tenacity import Retrying
 
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
-from vectorshard.client.channel import CLIENT_OPTIONS
+from vectorshard.client.channel import CLIENT_OPTIONS, CLOSED, checked_target
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import Hits, RowsView, UpsertSummary
 from vectorshard.client.retry import Retry, RetrySchedule
@@ -72,8 +72,9 @@ class Client:
     Parameters
     ----------
     target
-        HOST:PORT, or any gRPC name. The client connects with its first call. Several addresses, of
-        a name or as in ``ipv4:10.0.0.1:7700,10.0.0.2:7700``, are routers that are used in turn.
+        HOST:PORT, or any gRPC name; a URL or an invalid port raises InvalidParameter. The client
+        connects with its first call. Several addresses, of a name or as in
+        ``ipv4:10.0.0.1:7700,10.0.0.2:7700``, are routers that are used in turn.
     timeout_s
         Longest duration of a call, and of an upload's wait for an acknowledgement.
     retry
@@ -92,7 +93,8 @@ class Client:
     def __init__(
         self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
     ) -> None:
-        self._channel = grpc.insecure_channel(target, options=CLIENT_OPTIONS)
+        self._channel = grpc.insecure_channel(checked_target(target), options=CLIENT_OPTIONS)
+        self._closed = False
         self._timeout_s = timeout_s
         self._retry = Retry(retry)
         self._limits: Limits | None = None
@@ -141,7 +143,7 @@ class Client:
         """
         searches = (calls.search(name, queries, k, **options) for queries in batches)
         within_s = self._timeout_s if timeout_s is None else timeout_s
-        stream = SearchBatches(self._channel, searches, in_flight=in_flight, timeout_s=within_s)
+        stream = SearchBatches(self._open(), searches, in_flight=in_flight, timeout_s=within_s)
         yield from stream.hits()
 
     def wait_until_ready(self, timeout_s: float = 10.0) -> None:
@@ -152,7 +154,7 @@ class Client:
         ShardUnavailable
             If it is not reachable within `timeout_s`.
         """
-        ready = grpc.channel_ready_future(self._channel)
+        ready = grpc.channel_ready_future(self._open())
         try:
             ready.result(timeout_s)
         except grpc.FutureTimeoutError:
@@ -160,14 +162,22 @@ class Client:
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
 
     def close(self) -> None:
-        """Disconnect. Calls in progress end with ShardUnavailable."""
+        """Disconnect. Calls in progress end with ShardUnavailable; later calls: RuntimeError."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
+        self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _open(self) -> grpc.Channel:
+        """Return the channel, unless it is closed."""
+        if self._closed:
+            raise RuntimeError(CLOSED)
+        return self._channel
 
     def _ask(self, call: UnaryCall[AnswerT]) -> AnswerT:
         within_s = self._timeout_s if call.timeout_s is None else call.timeout_s
@@ -181,13 +191,17 @@ class Client:
         return Retrying(**schedule.options())(lambda: ask(schedule.left_s))
 
     def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
+        channel = self._open()
         rpc = self._rpcs.get(call.rpc)
         if rpc is None:
-            rpc = self._rpcs[call.rpc] = self._channel.unary_unary(path_of(call.rpc))
+            rpc = self._rpcs[call.rpc] = channel.unary_unary(path_of(call.rpc))
         try:
             answer = rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
             raise error_of(error) from error
+        except ValueError:  # another thread closed the channel meanwhile
+            self._open()
+            raise
         return call.decode(answer)
 
     def _send(self, upload: UpsertUpload) -> UpsertSummary:
@@ -205,7 +219,7 @@ class Client:
                 call = UnaryCall(UPSERT.name, upload.message(0), upload.acknowledge)
                 self._ask_once(call, timeout_s)
             else:
-                UploadStream(self._channel, upload, timeout_s).run()
+                UploadStream(self._open(), upload, timeout_s).run()
         except VectorShardError as error:
             raise upload.ended_by(error) from error.__cause__
         return upload.summary()

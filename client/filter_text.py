@@ -67,6 +67,9 @@ def _tokens(text: str) -> list[_Token]:
         match = _TOKEN.match(text, at)
         if match is None:
             at += len(text[at:]) - len(text[at:].lstrip())
+            if text[at] in "\"'`" and text[at] not in text[at + 1 : at + 2]:
+                what = "name" if text[at] == "`" else "string"
+                raise _error(f"the {what} that starts here has no closing {text[at]}", at)
             raise _error(f"{text[at : at + 12]!r} is not a name, a value or a comparison", at)
         kind = match.lastgroup
         assert kind is not None

@@ -345,7 +345,7 @@ class SearchStream:
 
 def _checked_in_flight(in_flight: int) -> int:
     if not 1 <= in_flight <= WINDOW_REQUESTS:
-        raise InvalidParameter(f"{in_flight} is not in 1..{WINDOW_REQUESTS}", field="in_flight")
+        raise InvalidParameter(f"{in_flight:,} is not in 1..{WINDOW_REQUESTS:,}", field="in_flight")
     return in_flight
 
 

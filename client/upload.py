@@ -150,7 +150,7 @@ class UpsertUpload:
         request = UpsertRequest(
             collection=self._name,
             ids=self._ids[span],
-            vectors=wire_vectors(self._vectors[span]),
+            vectors=wire_vectors(self._vectors[span], "vectors"),
             metadata=None if self._metadata is None else self._metadata[span],
             mode=self._mode,
         )
@@ -205,7 +205,7 @@ class UpsertUpload:
             return None
         first = missed[0]
         unwritten = ShardUnavailable(
-            f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written, "
+            f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written; "
             f"row {first.row}: {first.message}"
         )
         unwritten.unwritten_rows = tuple(error.row for error in missed)

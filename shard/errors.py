@@ -32,7 +32,8 @@ VectorShardError
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeVar
+import re
+from typing import ClassVar, Final, TypeVar
 
 
 class VectorShardError(Exception):
@@ -61,6 +62,15 @@ class VectorShardError(Exception):
     """How long to wait before a retry, if the server has stated it."""
 
 
+_SUBJECT: Final = re.compile(r"(cannot \w+|.*?(?= (?:is|are|was|must|has|nests|names)\b))")
+
+
+def _has_subject(message: str, field: str) -> bool:
+    """Whether the sentence is about the field by name: then the text does not repeat the name."""
+    subject = _SUBJECT.match(message)
+    return subject is not None and set(field.split(", ")) <= set(re.findall(r"\w+", subject[1]))
+
+
 class InvalidRequest(VectorShardError):
     """The request is invalid. Nothing was written.
 
@@ -75,10 +85,19 @@ class InvalidRequest(VectorShardError):
     """
 
     def __init__(self, message: str, *, field: str, row: int | None = None) -> None:
-        super().__init__(f"{field}: {message}" if row is None else f"{field}: row {row}: {message}")
+        named = message if row is None else f"row {row}: {message}"
+        super().__init__(named if _has_subject(message, field) else f"{field}: {named}")
         self.reason = message
         self.field = field
         self.row = row
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the composed text and the attributes: `__init__` takes neither as it stands."""
+        return _with_args, (type(self), self.args), vars(self)
+
+
+def _with_args(kind: type[InvalidRequest], args: tuple[object, ...]) -> InvalidRequest:
+    return kind.__new__(kind, *args)
 
 
 class MalformedMessage(InvalidRequest):

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from vectorshard.router.fan_out.children import Child, Children, all_answers
+from vectorshard.shard.engine.validation import already_exists
 from vectorshard.shard.errors import (
-    CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
     IncarnationMismatch,
@@ -60,9 +60,7 @@ class Catalogue:
         known = [entry for _, entry in holders]
         for entry in known:
             if entry.config != config:
-                raise CollectionExists(
-                    f"collection {config.name} exists with another configuration: {entry.config}"
-                )
+                raise already_exists(entry.config, config)
         incarnations = {entry.incarnation for entry in known}
         if call.incarnation:
             incarnations.add(call.incarnation)
@@ -70,7 +68,7 @@ class Catalogue:
         left_over = bool(holders) and holders[0][0] is not decider
         if len(incarnations) > 1 or left_over:
             raise IncarnationMismatch(
-                f"collection {config.name} was dropped on some shards only; drop it once more"
+                f"collection {config.name!r} was dropped on some shards only; drop it once more"
             )
         wanted = incarnations.pop() if incarnations else self._new_incarnation()
         call = replace(call, incarnation=wanted)
@@ -222,8 +220,8 @@ class Catalogue:
 
 
 def _not_found(name: str) -> CollectionNotFound:
-    return CollectionNotFound(f"no collection {name}; create it first")
+    return CollectionNotFound(f"collection {name!r} does not exist")
 
 
 def _recreated(name: str) -> IncarnationMismatch:
-    return IncarnationMismatch(f"collection {name} was dropped and created again")
+    return IncarnationMismatch(f"collection {name!r} was dropped and created again")

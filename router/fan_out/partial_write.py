@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Final
 
 from vectorshard.shard.errors import (
@@ -26,7 +27,7 @@ _CODES: Final = {
 """Failures that affect only the rows of their child, and the code that each row gets."""
 
 _TEXT_CHARS: Final = 200
-"""An error's text is cut to this length: it is repeated for each row."""
+"""An error's text is cut to this length at a word: it is repeated for each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def joined(parts: Sequence[Written]) -> UpsertResult:
 def _errors_of(part: Written, failure: VectorShardError) -> list[RowError]:
     code = next(code for kind, code in _CODES.items() if isinstance(failure, kind))
     shards = ", ".join(map(str, part.shards()))
-    message = f"shard {shards}: {type(failure).__name__}: {failure}"[:_TEXT_CHARS]
+    text = f"shard {shards}: {type(failure).__name__}: {failure}"
+    message = shorten(text, _TEXT_CHARS, placeholder=" …")
     return [RowError(row, code, message) for row in part.indices.tolist()]
 
 

@@ -88,7 +88,7 @@ class Breaker:
         self._chance = chance
         self._changed = changed
         self._failures = 0
-        self._reason = ""
+        self._cause = self._reason = ""
         self._due_at = 0.0
         self._openings = 0
         self.state = BreakerState.CLOSED
@@ -102,8 +102,10 @@ class Breaker:
     def refusal(self) -> str:
         """Why calls are refused."""
         if self.state is BreakerState.HALF_OPEN:
-            return f"circuit breaker half-open, probe in flight: {self._reason}"
-        return f"circuit breaker open, next probe in {self.wait_s:.1f} s: {self._reason}"
+            state, probe = "half-open", "probe in flight"
+        else:
+            state, probe = "open", f"next probe in {self.wait_s:.1f} s"
+        return f"circuit breaker {state} ({self._cause}; {probe}); last failure: {self._reason}"
 
     def answered(self) -> None:
         """Note an answer."""
@@ -119,12 +121,12 @@ class Breaker:
             self._take(BreakerEvent.FAILED)
             return
         if self.state is BreakerState.CLOSED:
-            self._reason = f"{self._failures} failures in a row, the last: {reason}"
+            self._cause, self._reason = f"{self._failures} consecutive failures", reason
         self._take(BreakerEvent.FAILED_AGAIN)
 
-    def silent(self, reason: str) -> None:
-        """Note a probe without an answer."""
-        self._reason = reason
+    def silent(self, reason: str, cause: str = "a probe failed") -> None:
+        """Note a probe without an answer: the probe's failure, and what that says of the server."""
+        self._cause, self._reason = cause, reason
         self._take(BreakerEvent.SILENT)
 
     def due(self) -> None:

@@ -133,13 +133,16 @@ class ProbingBreaker:
         refusal.retry_delay_s = self._breaker.wait_s + PROBE_S
         return refusal
 
+    def _without_name(self, error: VectorShardError) -> str:
+        return str(error).removeprefix(f"{self._name}: ")
+
     def _answered(self) -> None:
         self._silent_since = self._clock() if self._in_flight else None
         self._breaker.answered()
 
     def _failed(self, error: VectorShardError) -> None:
         before = self._breaker.state
-        self._breaker.failed(str(error))
+        self._breaker.failed(self._without_name(error))
         if before is BreakerState.CLOSED is not self._breaker.state:
             self._restart_watch()  # it waits for the next probe now, not for silence
 
@@ -171,8 +174,8 @@ class ProbingBreaker:
             await self._send_probe(Call(deadline=self._clock() + PROBE_S))
         except VectorShardError as error:
             if error.unanswered:
-                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, and "
-                self._breaker.silent(f"{silent}a probe failed: {error}")
+                silent = "" if since is None else f"silent for {self._clock() - since:.1f} s, "
+                self._breaker.silent(self._without_name(error), f"{silent}a probe failed")
                 return
         except Exception:  # the task must survive: without it the breaker would stay open
             _log.exception("unexpected answer to a probe", target=self._name)

@@ -304,7 +304,8 @@ class RemoteShard:
         if code is grpc.StatusCode.CANCELLED:  # by the server: a caller that cancels sees no status
             return ShardUnavailable(f"{self.target}: the server cancelled the call")
         if isinstance(parsed, ShardUnavailable | DeadlineExceeded):
-            named = type(parsed)(f"{self.target}: {parsed}")
+            text = str(parsed)
+            named = type(parsed)(text if self.target in text else f"{self.target}: {text}")
             vars(named).update(vars(parsed))
             return named
         if isinstance(parsed, PlacementMismatch):

@@ -80,7 +80,9 @@ class Collection:
         """Close the files. Everything acknowledged is durable already."""
         state = self.state
         state.closed = True
-        self.maintenance.fail_asked(CollectionNotFound(f"{self.entry.config.name} was closed"))
+        self.maintenance.fail_asked(
+            CollectionNotFound(f"collection {self.entry.config.name!r} was closed")
+        )
         self.compaction.forget_readers()
         with state.files_lock.write():
             state.row_store.close()

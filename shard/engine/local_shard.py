@@ -28,9 +28,8 @@ from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, W
 from vectorshard.shard.engine.group_commit import Write, commit_batcher
 from vectorshard.shard.engine.index_builder import WorkAbandoned
 from vectorshard.shard.engine.search_batching import SearchBatcher
-from vectorshard.shard.engine.validation import admit_vectors, check_filter
+from vectorshard.shard.engine.validation import admit_vectors, already_exists, check_filter
 from vectorshard.shard.errors import (
-    CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
     IncarnationMismatch,
@@ -207,11 +206,9 @@ class LocalShard:
     @staticmethod
     def _existing(entry: CollectionEntry, config: CollectionConfig, call: Call) -> CollectionEntry:
         if entry.config != config:
-            raise CollectionExists(
-                f"collection {config.name} exists with another configuration: {entry.config}"
-            )
+            raise already_exists(entry.config, config)
         if call.incarnation and call.incarnation != entry.incarnation:
-            raise IncarnationMismatch(f"collection {config.name} exists with another incarnation")
+            raise IncarnationMismatch(f"collection {config.name!r} exists with another incarnation")
         return entry
 
     def _create(self, entry: CollectionEntry) -> Collection:
@@ -407,7 +404,7 @@ class LocalShard:
                 if self._served.get(request.collection) is served:
                     raise ShardUnavailable("the shard stopped before the training ended") from None
                 raise CollectionNotFound(
-                    f"collection {request.collection} was dropped during the training"
+                    f"collection {request.collection!r} was dropped during the training"
                 ) from None
         return [await self._read(collection, collection.reads.describe)]
 
@@ -416,9 +413,9 @@ class LocalShard:
     def _find(self, name: str, call: Call) -> _Served:
         served = self._served.get(name)
         if served is None:
-            raise CollectionNotFound(f"no collection {name}; create it first")
+            raise CollectionNotFound(f"collection {name!r} does not exist")
         if call.incarnation and call.incarnation != served.collection.entry.incarnation:
-            raise IncarnationMismatch(f"collection {name} was dropped and created again")
+            raise IncarnationMismatch(f"collection {name!r} was dropped and created again")
         return served
 
     async def _read(
@@ -440,7 +437,7 @@ class LocalShard:
         else:
             if not collection.closed:
                 return answer
-        raise CollectionNotFound(f"collection {collection.entry.config.name} was dropped")
+        raise CollectionNotFound(f"collection {collection.entry.config.name!r} was dropped")
 
     @staticmethod
     def _in_thread(

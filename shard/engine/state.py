@@ -127,7 +127,7 @@ class CollectionState:
         wrong = np.flatnonzero(found != self.row_store.checksums(rows))
         if len(wrong):
             raise RowFileCorrupt(
-                f"collection {self.entry.config.name}: row {int(rows[wrong[0]])} "
+                f"collection {self.entry.config.name!r}: row {int(rows[wrong[0]])} "
                 f"and {len(wrong) - 1} others do not match their checksums"
             )
 
@@ -237,7 +237,7 @@ class CollectionState:
     def stop_writes(self, reason: str) -> WritesStopped:
         """Refuse all writes from now on; return the error that says why."""
         self.stop_reason = (
-            f"collection {self.entry.config.name} takes no more writes: {reason}; "
+            f"collection {self.entry.config.name!r} takes no more writes: {reason}; "
             "restart the shard after removing the cause"
         )
         return WritesStopped(self.stop_reason)

@@ -7,22 +7,35 @@ because it has other callers.
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
 import numpy as np
 import numpy.typing as npt
 
-from vectorshard.shard.errors import DimensionMismatch, InvalidId, InvalidParameter, InvalidVector
+from vectorshard.shard.errors import (
+    CollectionExists,
+    DimensionMismatch,
+    InvalidId,
+    InvalidParameter,
+    InvalidVector,
+)
 from vectorshard.shard.filters import Equals, Filter, FilterValue, In, Range, conditions
 from vectorshard.shard.index.exact import SQUARED_NORM_MAX, exact_squared_norms
 from vectorshard.shard.rows.declared_fields import NUMBERS, TAKES, is_of
 from vectorshard.shard.types import (
     CollectionConfig,
     FieldType,
+    FilterField,
     Float32Array,
     IdArray,
     IdType,
     Metric,
     VectorArray,
 )
+from vectorshard.shard.wire.primitives import with_article
 
 
 def _norms_of_finite(vectors: VectorArray, field: str) -> npt.NDArray[np.float64]:
@@ -34,7 +47,7 @@ def _norms_of_finite(vectors: VectorArray, field: str) -> npt.NDArray[np.float64
         reason = "contains NaN or Inf; every component must be finite"
         if np.isfinite(vectors[row]).all():
             reason = (
-                f"squared norm {squared_norms[row]:.3g} exceeds {SQUARED_NORM_MAX:.3g}, "
+                f"squared norm {squared_norms[row]:.3g} exceeds {SQUARED_NORM_MAX:.3g}; "
                 "scores would overflow float32"
             )
         raise InvalidVector(reason, field=field, row=row)
@@ -59,12 +72,13 @@ def _checked_norms(
 ) -> npt.NDArray[np.float64]:
     if vectors.ndim != 2 or (vectors.shape[1] != config.dim and len(vectors)):
         raise DimensionMismatch(
-            f"dim is {vectors.shape[-1]}, must be {config.dim} as in the collection", field=field
+            f"dim is {vectors.shape[-1]:,}; the collection's dim is {config.dim:,}", field=field
         )
     squared_norms = _norms_of_finite(vectors, field)
     if config.metric is Metric.COSINE and not squared_norms.min(initial=1.0) > 0.0:
         row = int(np.flatnonzero(squared_norms == 0)[0])
-        raise InvalidVector("norm 0 has no direction, COSINE requires one", field=field, row=row)
+        reason = "a zero vector has no direction; COSINE requires a non-zero norm"
+        raise InvalidVector(reason, field=field, row=row)
     return squared_norms
 
 
@@ -87,7 +101,7 @@ def check_ids(config: CollectionConfig, ids: IdArray, field: str = "ids") -> Non
     id_type = IdType.STRING if ids.dtype == np.dtype(object) else IdType.INT64
     if id_type is not config.id_type and len(ids):
         raise InvalidId(
-            f"ids are {id_type.name}, must be {config.id_type.name} as in the collection",
+            f"ids are {id_type.name}; the collection's ids are {config.id_type.name}",
             field=field,
         )
 
@@ -128,5 +142,34 @@ def _check_value(field_type: FieldType, value: FilterValue, path: str) -> None:
     if not is_of(field_type, value):
         wanted = "a string" if field_type is FieldType.KEYWORD else TAKES[field_type]
         raise InvalidParameter(
-            f"{value!r} does not fit a {field_type.name} field; must be {wanted}", field=path
+            f"{with_article(field_type.name)} field does not accept {reprlib.repr(value)} "
+            f"({with_article(type(value).__name__)}); it accepts {wanted}",
+            field=path,
         )
+
+
+def already_exists(existing: CollectionConfig, asked: CollectionConfig) -> CollectionExists:
+    """Return the error for a collection of the same name; its text lists the differences."""
+    differences = "; ".join(_differences(existing, asked, ""))
+    return CollectionExists(f"collection {existing.name!r} already exists with {differences}")
+
+
+def _differences(existing: object, asked: object, prefix: str) -> Iterator[str]:
+    for each in fields(existing):  # type: ignore[arg-type]  # both are of the same dataclass
+        ours, theirs = getattr(existing, each.name), getattr(asked, each.name)
+        if ours == theirs:
+            continue
+        if is_dataclass(ours):
+            yield from _differences(ours, theirs, f"{prefix}{each.name}.")
+        else:
+            yield f"{prefix}{each.name} {_shown(ours)}, not {_shown(theirs)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, FilterField):
+        return f"{value.name}: {value.type.value}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -55,7 +56,9 @@ def _field_value(name: str, field_type: FieldType, value: Any, row: int) -> Fiel
     elif is_of(field_type, value):
         return value  # type: ignore[no-any-return]
     raise InvalidParameter(
-        f"expected {TAKES[field_type]} ({field_type.name})", field=f"metadata.{name}", row=row
+        f"expected {TAKES[field_type]} ({field_type.name}), got {reprlib.repr(value)}",
+        field=f"metadata.{name}",
+        row=row,
     )
 
 

@@ -89,18 +89,20 @@ async def _taken(listen: str, take: Callable[[int, str, int], int]) -> str:
     except socket.gaierror as error:
         raise _refusal(listen, error.strerror or str(error)) from None
     bound = False
+    foreign = host
     for family, address in dict.fromkeys((family, str(to[0])) for family, *_, to in found):
         try:
             port = take(family, address, port)
         except OSError as error:
             if error.errno not in _NOT_OF_THIS_MACHINE:
                 raise _refusal(listen, error.strerror or str(error)) from None
+            foreign = address
         except RuntimeError:  # another process was faster
             raise _refusal(listen, f"{address} is in use") from None
         else:
             bound = True
     if not bound:
-        raise _refusal(listen, "no address is of this machine")
+        raise _refusal(listen, f"{foreign} is not an address of this machine")
     return join_address(host, port)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -82,6 +83,34 @@ _ERROR_BY_CODE: Final[dict[grpc.StatusCode, type[VectorShardError]]] = {
 _TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max")
 
 
+# gRPC's texts for a server that it does not reach: the address or name, then the reason.
+_UNREACHED: Final = (
+    (
+        re.compile(
+            r".*(?:ipv[46]:)(\S+): Failed to connect to remote host: (?:connect: )?([^:]+).*"
+        ),
+        "no server answers at {}: {}",
+    ),
+    (
+        re.compile(r".*unix:(\S+): connect failed: .* error: ([^:]+).*"),
+        "no server answers at {}: {}",
+    ),
+    (
+        re.compile(r"errors resolving (\S+): \[.*: ([^:\]]+)\]"),
+        "the name of {} does not resolve: {}",
+    ),
+)
+
+
+def _in_our_words(message: str) -> str:
+    """Return gRPC's text for a server that it does not reach in our words; others unchanged."""
+    for pattern, text in _UNREACHED:
+        if found := pattern.fullmatch(message):
+            reason = re.sub(r" \(\d+\)$", "", found[2].strip())
+            return text.format(unquote(found[1]), reason[:1].lower() + reason[1:])
+    return message
+
+
 def _reason_of(error: type[VectorShardError]) -> str:
     """Return the class's name in UPPER_SNAKE: COLLECTION_NOT_FOUND."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).upper()
@@ -104,8 +133,11 @@ def _listed_class(error: Exception) -> type[VectorShardError]:
 
 
 def _cut(text: str) -> str:
-    """Return the text cut to TEXT_BYTES of UTF-8."""
-    return text.encode("utf-8", "replace")[:TEXT_BYTES].decode("utf-8", "ignore")
+    """Return the text cut to TEXT_BYTES of UTF-8, with an ellipsis at the cut."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= TEXT_BYTES:
+        return encoded.decode("utf-8")
+    return encoded[: TEXT_BYTES - len("…".encode())].decode("utf-8", "ignore") + "…"
 
 
 def status_code(error: Exception) -> grpc.StatusCode:
@@ -257,6 +289,8 @@ def _error_of_code(
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(message):
         return errors.LimitExceeded(message, field="message")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        message = _in_our_words(message)
     kind = _ERROR_BY_CODE.get(code)
     return errors.InternalError(f"{code.name}: {message}") if kind is None else kind(message)
 

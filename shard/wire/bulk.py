@@ -128,7 +128,7 @@ def read_twin(
     `other_bytes` returns the packed bytes of the fields that Bulk does not read. Raises
     MalformedMessage if the bytes do not parse.
     """
-    twin = parse(kind, payload)
+    twin = parse(kind, payload, original)
     bulk = Bulk(twin)
     if bulk.account + other_bytes(twin) != len(payload):
         twin = kind.FromString(packed(original, payload))

@@ -15,8 +15,10 @@ from vectorshard.shard.wire.primitives import (
     METRICS,
     NLIST_RULES,
     check_recall,
+    float_of,
     parse,
     shortest_decimal,
+    uint32_of,
 )
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -103,7 +105,7 @@ def _check_name_and_dim(config: v1.CollectionConfig, limits: Limits) -> None:
             field="config.name",
         )
     if not 1 <= config.dim <= limits.dim:
-        raise InvalidConfig(f"{config.dim} is not in 1..{limits.dim:,}", field="config.dim")
+        raise InvalidConfig(f"{config.dim:,} is not in 1..{limits.dim:,}", field="config.dim")
 
 
 def _check_index(index: types.IndexConfig, limits: Limits) -> None:
@@ -153,11 +155,13 @@ def encode_create_collection_request(
     try:
         config = v1.CollectionConfig(
             name=name,
-            dim=dim,
+            dim=uint32_of(dim, Limits().dim, "config.dim", InvalidConfig),
             metric=METRICS.number[metric],
             id_type=ID_TYPES.number[id_type],
             index=None if index is None else _encode_index(index),
-            target_recall=target_recall,
+            target_recall=None
+            if target_recall is None
+            else float_of(target_recall, "config.target_recall", InvalidConfig),
             filter_fields=_encode_filter_fields(filter_fields),
         )
     except (ValueError, TypeError) as error:

@@ -102,4 +102,5 @@ def _refuse_second_occurrence(ids: types.IdArray, field: str) -> NoReturn:
     again = np.ones(ids.size, dtype=bool)
     again[first_rows] = False
     row = int(np.argmax(again))
-    raise InvalidId(f"duplicate id {ids[row]!r}", field=field, row=row)
+    (twice,) = ids[row : row + 1].tolist()
+    raise InvalidId(f"id {twice!r} occurs twice", field=field, row=row)

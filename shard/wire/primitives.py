@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -19,14 +20,45 @@ _MessageT = TypeVar("_MessageT", bound=Message)
 _EnumT = TypeVar("_EnumT", bound=Enum)
 
 
-def parse(message: type[_MessageT], payload: bytes) -> _MessageT:
-    """Return the message of these bytes; raise MalformedMessage if they do not parse."""
+def parse(
+    message: type[_MessageT], payload: bytes, original: type[Message] | None = None
+) -> _MessageT:
+    """Return the message of these bytes; raise MalformedMessage if they do not parse.
+
+    The error names the contract's message: `original`, if `message` is its twin.
+    """
     try:
         return message.FromString(payload)
     except DecodeError as error:
-        raise MalformedMessage(
-            f"not a {message.DESCRIPTOR.full_name}: {error}", field="message"
-        ) from None
+        expected = with_article((original or message).DESCRIPTOR.name)
+        _, _, reason = str(error).rpartition(": ")
+        raise MalformedMessage(f"not {expected}: {reason}", field="message") from None
+
+
+def with_article(noun: str) -> str:
+    """Return the noun after "a" or "an", by its first letter."""
+    return f"an {noun}" if noun[0] in "AEIOUaeiou" else f"a {noun}"
+
+
+def uint32_of(value: SupportsIndex, largest: int, field: str, refuse: type[InvalidRequest]) -> int:
+    """Return an integer that a message can hold; raise `refuse`, which states 1..`largest`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise refuse(f"{value!r} is not an integer", field=field) from None
+    if not 0 <= number < 2**32:
+        raise refuse(f"{number:,} is not in 1..{largest:,}", field=field)
+    return number
+
+
+def float_of(value: float, field: str, refuse: type[InvalidRequest]) -> float:
+    """Return a number as a float; raise `refuse` for anything else."""
+    if isinstance(value, str | bytes):
+        raise refuse(f"{value!r} is not a number", field=field)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise refuse(f"{value!r} is not a number", field=field) from None
 
 
 def copied(source: object, dataclass: type[Any], *converted: str) -> dict[str, Any]:

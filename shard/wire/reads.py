@@ -8,7 +8,7 @@ from vectorshard.shard.config import PAGE_SIZE_DEFAULT, Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
 from vectorshard.shard.wire.bulk import content_bytes, read_twin, write_answer
 from vectorshard.shard.wire.opaque import decode_cursor, encode_cursor
-from vectorshard.shard.wire.primitives import parse
+from vectorshard.shard.wire.primitives import parse, uint32_of
 from vectorshard.shard.wire.selection import (
     decode_include,
     encode_include,
@@ -111,15 +111,12 @@ def encode_list_request(request: types.ListRequest) -> bytes:
 
     Raises InvalidParameter if the page size is not a uint32, or as `encode_filter` does.
     """
-    try:
-        message = v1.ListRequest(
-            collection=request.collection,
-            page_size=request.page_size,
-            cursor=encode_cursor(request.cursor),
-            include=encode_include(request.include),
-        )
-    except (ValueError, TypeError) as error:
-        raise InvalidParameter(str(error), field="page_size") from None
+    message = v1.ListRequest(
+        collection=request.collection,
+        page_size=uint32_of(request.page_size, Limits().page_size, "page_size", InvalidParameter),
+        cursor=encode_cursor(request.cursor),
+        include=encode_include(request.include),
+    )
     set_filter(message, request.filter)
     return message.SerializeToString()
 

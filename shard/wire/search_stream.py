@@ -132,7 +132,7 @@ def _read(
     kind: type[_TwinT], original: type[Message], payload: bytes, account: Callable[[_TwinT], int]
 ) -> _TwinT:
     """Read an envelope through its twin, as in `shard.wire.bulk`."""
-    twin = parse(kind, payload)
+    twin = parse(kind, payload, original)
     if account(twin) != len(payload):
         twin = kind.FromString(packed(original, payload))
     return twin

@@ -26,8 +26,10 @@ from vectorshard.shard.wire.primitives import (
     FILTER_PLANS,
     check_recall,
     copied,
+    float_of,
     parse,
     shortest_decimal,
+    uint32_of,
 )
 from vectorshard.shard.wire.selection import (
     decode_include,
@@ -47,27 +49,27 @@ _METADATA_BYTES: Final = 1_024
 def encode_search_request(request: types.SearchRequest) -> bytes:
     """Write a batch of queries: float16 as FLOAT16, others as FLOAT32.
 
-    Raises InvalidParameter if k or nprobe is not a uint32, or as `encode_filter` does.
+    Raises InvalidParameter if a parameter is not a number or does not fit its field, or as
+    `encode_filter` does.
     """
-    effort = request.effort
-    try:
-        message = v1.SearchRequest(
-            collection=request.collection,
-            queries=encode_matrix(request.queries),
-            k=request.k,
-            include=encode_include(request.include),
-            score_threshold=request.score_threshold,
-            min_coverage=request.min_coverage,
-            token=b"" if request.token is None else encode_token(request.token),
-        )
-        if effort.exact:
-            message.exact = True
-        elif effort.nprobe:
-            message.nprobe = effort.nprobe
-        elif effort.target_recall:
-            message.target_recall = effort.target_recall
-    except (ValueError, TypeError) as error:
-        raise InvalidParameter(str(error), field="k or nprobe") from None
+    effort, threshold = request.effort, request.score_threshold
+    if threshold is not None:
+        threshold = float_of(threshold, "score_threshold", InvalidParameter)
+    message = v1.SearchRequest(
+        collection=request.collection,
+        queries=encode_matrix(request.queries),
+        k=uint32_of(request.k, Limits().k, "k", InvalidParameter),
+        include=encode_include(request.include),
+        score_threshold=threshold,
+        min_coverage=float_of(request.min_coverage, "min_coverage", InvalidParameter),
+        token=b"" if request.token is None else encode_token(request.token),
+    )
+    if effort.exact:
+        message.exact = True
+    elif effort.nprobe:
+        message.nprobe = uint32_of(effort.nprobe, Limits().nlist, "nprobe", InvalidParameter)
+    elif effort.target_recall:
+        message.target_recall = effort.target_recall
     set_filter(message, request.filter)
     return message.SerializeToString()
 

@@ -105,7 +105,7 @@ class ClientInMemory:
     def describe(self, name: str) -> CollectionDescription:
         """Return one shard that is still buffering."""
         if name not in self.collections:
-            raise CollectionNotFound(f"no collection {name!r}")
+            raise CollectionNotFound(f"collection {name!r} does not exist")
         rows = len(self.rows[name])
         ledger = Ledger(accepted=rows, buffered=rows - self.lose_rows)
         shard = ShardDescription(shard=0, state=ShardState.BUFFERING, training=False, ledger=ledger)

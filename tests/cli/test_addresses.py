@@ -27,7 +27,12 @@ def test_one_address_with_a_number_in_it_stands_for_all() -> None:
 @pytest.mark.parametrize(
     ("told", "shards", "field", "reason"),
     [
-        (["a:1", "b:1"], 3, "shards", "--shard is given 2 times"),
+        (
+            ["a:1", "b:1"],
+            3,
+            "shards",
+            "--shards 3 requires 3 --shard options, or one with",
+        ),
         (["shard-{shard}:1"], None, "shard", "requires --shards"),
         (["shard-{shard}:1", "b:1"], 2, "shard", "must be the only --shard"),
         (["xds:///a:1"], None, "shard", "must be HOST:PORT or"),

@@ -83,7 +83,7 @@ def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
     ended = run("describe", "absent")
     assert ended.exit_code == 1
     assert ended.stderr.splitlines() == [
-        "error: no collection 'absent' - `vectorshard describe` lists the collections"
+        "error: collection 'absent' does not exist - `vectorshard describe` lists the collections"
     ]
 
 

@@ -86,7 +86,7 @@ def test_ingest_gives_up_on_a_shard_that_stays_missing_and_tells_which_rows_are_
 @pytest.mark.parametrize(
     ("dim", "metric", "id_type", "options", "told"),
     [
-        (3, Metric.COSINE, IdType.INT64, [], "dim: 2, but w has 3"),
+        (3, Metric.COSINE, IdType.INT64, [], "dim is 2; the dim of collection 'w' is 3"),
         (2, Metric.L2, IdType.INT64, ["--metric", "cosine"], "exists with metric l2"),
         (2, Metric.L2, IdType.STRING, [], "exists with string ids"),
     ],
@@ -174,7 +174,6 @@ def test_search_asks_with_a_typed_vector_or_with_a_file(
         [],
         ["--id", "a", "--vector", "1,2"],
         ["--vector", "1,x"],
-        ["--id", "absent"],
         ["--id", "a", "--exact", "--nprobe", "3"],
         ["--id", "a", "--nprobe", "3", "--target-recall", "0.9"],
         ["--id", "a", "--k", "0"],
@@ -242,7 +241,6 @@ def test_explain_of_an_id_that_is_not_there_is_a_sentence_alone(run: Run) -> Non
         [],
         ["--query-id", "a", "--query", "1,2"],
         ["--query", "[1,x]"],
-        ["--query-id", "absent"],
     ],
 )
 def test_an_explanation_that_makes_no_sense_is_a_usage_error(
@@ -250,6 +248,22 @@ def test_an_explanation_that_makes_no_sense_is_a_usage_error(
 ) -> None:
     ended = run("explain", "--collection", "w", "--id", "a", *arguments)
     assert ended.exit_code == 2
+    assert not client.explains
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(
+    "command", [["search", "--id", "absent"], ["explain", "--id", "a", "--query-id", "absent"]]
+)
+def test_an_id_without_a_row_is_an_error_in_one_line(
+    run: Run, client: ClientInMemory, command: list[str]
+) -> None:
+    ended = run(*command, "--collection", "w")
+    assert (ended.exit_code, ended.stderr) == (
+        1,
+        "error: collection 'w' has no row with id 'absent'\n",
+    )
+    assert not client.searches
     assert not client.explains
 
 

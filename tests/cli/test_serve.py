@@ -15,10 +15,15 @@ from vectorshard.shard.runtime import logs
 
 
 @pytest.mark.parametrize(
-    "failure", [errors.DataDirectoryLocked("rows are in use\nby 7"), OSError(28, "No space left")]
+    ("failure", "text"),
+    [
+        (errors.DataDirectoryLocked("rows are in use\nby 7"), "rows are in use by 7"),
+        (OSError(28, "No space left"), "No space left"),
+        (FileNotFoundError(2, "No such file", "/rows"), "/rows: No such file"),
+    ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception, text: str
 ) -> None:
     async def serve(**_settings: object) -> None:
         raise failure
@@ -28,7 +33,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
     ended = run("serve", "--data", tmp_path)
     assert ended.exit_code == 1
     assert not ended.stdout
-    assert ended.stderr == f"error: {' '.join(str(failure).split())}\n"
+    assert ended.stderr == f"error: {text}\n"
 
 
 def test_serve_passes_on_what_it_is_told(

@@ -250,8 +250,17 @@ def test_a_server_that_is_there_is_ready(client: Any) -> None:
 def test_a_client_is_closed_by_its_context(target: str) -> None:
     with Client(target) as client:
         client.server_info()
-    with pytest.raises(ValueError, match="closed"):
-        client.server_info()
+    many_rows = (np.arange(2_000), np.ones((2_000, 3)))
+    for call in (
+        client.server_info,
+        client.wait_until_ready,
+        client.__enter__,
+        lambda: client.upsert("words", *many_rows),
+        lambda: list(client.list_rows("words")),
+        lambda: list(client.search_stream("words", [np.ones(3)])),
+    ):
+        with pytest.raises(RuntimeError, match=r"^the client is closed$"):
+            call()
 
 
 # ---- what a caller hands over --------------------------------------------------------------------
@@ -349,11 +358,34 @@ def test_rows_that_cannot_be_are_refused_before_anything_is_sent(
     assert server.asked == []
 
 
-def test_what_overflows_float32_arrives_as_inf_and_without_a_warning(
+def test_what_overflows_float32_is_refused_before_it_is_sent_but_inf_is_the_servers_to_refuse(
     client: Any, server: FakeServer
 ) -> None:
-    client.upsert("words", [1], [[1e300]])
+    vectors = np.ones((3, 4))
+    vectors[0, 1], vectors[2, 3] = np.inf, -1e300
+    with pytest.raises(InvalidVector) as raised:
+        client.upsert("words", [1, 2, 3], vectors)
+    assert str(raised.value) == "vectors: row 2: -1e+300 does not fit in float32"
+    assert (raised.value.field, raised.value.row, server.asked) == ("vectors", 2, [])
+    with pytest.raises(InvalidVector, match="queries: row 0: 1e\\+300 does not fit"):
+        client.search("words", [1e300, 1.0])
+    client.upsert("words", [1], [[np.inf]])
     assert np.isinf(server.upserts[0].vectors).all()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "text"),
+    [
+        ([[1.0, 2.0], [1.0]], "vectors: the rows have different lengths"),
+        ([["abc"]], "vectors: expected real numbers, got dtype <U3"),
+    ],
+)
+def test_vectors_that_are_no_matrix_of_numbers_are_refused_in_our_words(
+    client: Any, vectors: Any, text: str
+) -> None:
+    with pytest.raises(InvalidVector) as raised:
+        client.upsert("words", [1, 2], vectors)
+    assert str(raised.value) == text
 
 
 @pytest.mark.parametrize(
@@ -364,7 +396,12 @@ def test_what_overflows_float32_arrives_as_inf_and_without_a_warning(
         ({"target_recall": float("nan")}, "target_recall"),
         ({"nprobe": 3, "exact": True}, "exact, nprobe, target_recall"),
         ({"k": 0}, "k"),
-        ({"k": -1}, "k or nprobe"),
+        ({"k": -1}, "k"),
+        ({"k": "ten"}, "k"),
+        ({"nprobe": 2**40}, "nprobe"),
+        ({"nprobe": "many"}, "nprobe"),
+        ({"target_recall": "high"}, "target_recall"),
+        ({"score_threshold": "high"}, "score_threshold"),
         ({"min_coverage": 2.0}, "min_coverage"),
     ],
 )

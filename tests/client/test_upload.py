@@ -203,7 +203,7 @@ def test_rows_of_a_missing_shard_are_unavailable_and_named_by_their_number() -> 
     upload = cut_upload(range(5), np.eye(5), mode="insert")
     errors = (RowError(1, 6, "exists"), RowError(2, 14, GONE), RowError(4, 14, GONE))
     upload.acknowledge(answer(upload.message(0), accepted=2, errors=errors))
-    with pytest.raises(ShardUnavailable, match=r"2 of 5 rows are .*, row 2: .*gone") as raised:
+    with pytest.raises(ShardUnavailable, match=r"2 of 5 rows are .*; row 2: .*gone") as raised:
         upload.summary()
     assert raised.value.unwritten_rows == (2, 4)
     assert raised.value.acknowledged_rows == 2

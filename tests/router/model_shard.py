@@ -263,7 +263,7 @@ class ModelShard:
     def _find(self, name: str, call: Call) -> Held:
         held = self.state.held.get(name)
         if held is None:
-            raise CollectionNotFound(f"no collection {name}; create it first")
+            raise CollectionNotFound(f"collection {name!r} does not exist")
         if call.incarnation not in ("", held.entry.incarnation):
             raise IncarnationMismatch(f"collection {name} was dropped and created anew")
         return held

@@ -621,5 +621,5 @@ def test_the_command_line_tells_a_failure_in_one_line(fleet_server: Server) -> N
         assert ended.stdout == ""
         assert len(ended.stderr.splitlines()) == 1
         assert ended.stderr.startswith("error: ")
-    assert "no collection absent" in absent.stderr
+    assert "collection 'absent' does not exist" in absent.stderr
     assert "is the server running?" in nobody.stderr

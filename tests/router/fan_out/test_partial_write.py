@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.router.offline_shard import OfflineShard
 from tests.shard.samples import config_of, corpus_of, identity_of, open_shard
-from vectorshard.router.fan_out.partial_write import Written, reached_some
+from vectorshard.router.fan_out.partial_write import Written, joined, reached_some
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import SLOTS_TOTAL
@@ -127,3 +127,18 @@ def test_who_is_missing_for_a_moment_fails_its_own_rows_alone(kind: type[VectorS
 )
 def test_every_other_failure_is_the_whole_batchs(kind: type[Exception]) -> None:
     assert not reached_some(written(DONE, ShardUnavailable("gone"), kind("no")))
+
+
+def test_a_long_text_is_cut_at_a_word_and_says_so() -> None:
+    failed = Written(
+        indices=np.array([1]), shards=lambda: [0], outcome=ShardUnavailable("words " * 100)
+    )
+    written = Written(
+        indices=np.array([0]),
+        shards=lambda: [1],
+        outcome=UpsertResult(accepted=1, errors=(), token=Token(incarnation="a")),
+    )
+    (error,) = joined([failed, written]).errors
+    assert error.message.startswith("shard 0: ShardUnavailable: words words")
+    assert error.message.endswith("words …")
+    assert len(error.message) <= 200

@@ -265,8 +265,8 @@ async def test_a_shard_that_fails_again_and_again_is_not_asked_and_missing_at_on
     assert isinstance(error, ShardUnavailable)
     open_s = WAIT_FIRST_S
     assert str(error).startswith(
-        f"far:1: circuit breaker open, next probe in {open_s:.1f} s: "
-        f"{FAILURES} failures in a row, the last: conn"
+        f"far:1: circuit breaker open ({FAILURES} consecutive failures; "
+        f"next probe in {open_s:.1f} s); last failure: conn"
     )
     assert (len(remote.times("count")), now_s()) == (asked, began)
 
@@ -319,7 +319,7 @@ async def test_a_stopped_shard_is_noticed_by_its_silence_while_callers_wait_thei
     await asyncio.sleep(SILENCE_S + PROBE_S + 0.01)
     assert guarded.breaker.state is not BreakerState.CLOSED
     error = await missed(guarded.search(SEARCH, call=within(10.0)))
-    assert ": silent for 2.0 s, and a probe failed" in str(error)
+    assert "silent for 2.0 s, a probe failed; next probe" in str(error)
     assert isinstance(await missed(waiting), DeadlineExceeded)
     assert now_s() == pytest.approx(began + 10.0), "nobody's wait is cut short"
 
@@ -333,7 +333,8 @@ async def test_a_search_that_can_do_without_a_stopped_shard_waits_no_longer_once
     lenient = replace(SEARCH, min_coverage=0.0)
     error = await missed(guarded.search(lenient, call=within(30.0)))
     assert isinstance(error, ShardUnavailable)
-    assert "circuit breaker open, next probe in 0.2 s: silent for 2.0 s" in str(error)
+    cause = "silent for 2.0 s, a probe failed"
+    assert f"circuit breaker open ({cause}; next probe in 0.2 s); last failure: " in str(error)
     assert now_s() == pytest.approx(began + SILENCE_S + PROBE_S)
     remote.running.set()
     await asyncio.sleep(WAIT_MAX_S)

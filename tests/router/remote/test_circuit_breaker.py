@@ -74,8 +74,8 @@ def test_it_opens_after_some_failures_in_a_row_and_says_why(watched: Watched) ->
     watched.breaker.failed("refused again")
     assert watched.breaker.state is BreakerState.OPEN
     assert watched.breaker.refusal == (
-        f"circuit breaker open, next probe in 0.2 s: {FAILURES} failures in a row, "
-        "the last: refused again"
+        f"circuit breaker open ({FAILURES} consecutive failures; next probe in 0.2 s); "
+        "last failure: refused again"
     )
 
 
@@ -100,7 +100,7 @@ def test_an_answered_probe_closes_it_and_a_silent_one_leaves_it_open_for_longer(
     for _ in range(5):
         watched.comes_due()
         assert watched.breaker.state is BreakerState.HALF_OPEN
-        assert "half-open, probe in flight" in watched.breaker.refusal
+        assert "half-open (3 consecutive failures; probe in flight)" in watched.breaker.refusal
         watched.breaker.silent("no answer")
         waits_s.append(watched.breaker.wait_s)
     assert waits_s == pytest.approx([WAIT_FIRST_S * 2**n for n in range(4)] + 2 * [WAIT_MAX_S])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tests.shard.samples import config_of, int64s, some_vectors, strings
-from vectorshard.shard.engine.validation import admit_vectors, check_ids, check_vectors
+from vectorshard.shard.engine.validation import (
+    admit_vectors,
+    already_exists,
+    check_filter,
+    check_ids,
+    check_vectors,
+)
 from vectorshard.shard.errors import DimensionMismatch, InvalidId, InvalidRequest, InvalidVector
+from vectorshard.shard.filters import Equals
 from vectorshard.shard.index.exact import SQUARED_NORM_MAX
-from vectorshard.shard.types import Float32Array, IdArray, IdType, Metric, VectorArray
+from vectorshard.shard.types import (
+    FieldType,
+    FilterField,
+    Float32Array,
+    IdArray,
+    IdType,
+    IndexKind,
+    Metric,
+    VectorArray,
+)
 
 OF_BOTH_DTYPES = pytest.mark.parametrize(
     "vectors", [some_vectors(20), some_vectors(20).astype(np.float16)], ids=["float32", "float16"]
@@ -100,7 +117,7 @@ def test_the_largest_squared_norm_is_admitted_and_what_is_beyond_is_not() -> Non
     vectors[1, 3] *= np.float32(1 + 3e-7)
     error = refused(vectors)
     assert error.row == 1
-    assert error.reason.endswith("exceeds 8.51e+37, scores would overflow float32")
+    assert error.reason.endswith("exceeds 8.51e+37; scores would overflow float32")
 
 
 def test_norm_0_is_refused_under_cosine_only() -> None:
@@ -150,3 +167,35 @@ def test_ids_of_the_other_kind_are_refused(id_type: IdType, ids: IdArray) -> Non
     with pytest.raises(InvalidId) as caught:
         check_ids(config_of(id_type=id_type), ids)
     assert caught.value.field == "ids"
+
+
+# ---- a name that is in use -----------------------------------------------------------------------
+
+
+def test_a_configuration_that_differs_is_described_by_its_differences() -> None:
+    declared = (FilterField("lang", FieldType.KEYWORD),)
+    existing = replace(config_of(dim=3, kind=IndexKind.IVF_PQ), filter_fields=declared)
+    asked = replace(
+        existing,
+        dim=4_000,
+        metric=Metric.COSINE,
+        index=replace(existing.index, kind=IndexKind.IVF_FLAT, nlist=7),
+        filter_fields=(),
+    )
+    assert str(already_exists(existing, asked)) == (
+        f"collection {existing.name!r} already exists with dim 3, not 4,000; metric l2, not "
+        f"cosine; index.kind ivf_pq, not ivf_flat; index.nlist 0, not 7; "
+        "filter_fields (lang: keyword), not ()"
+    )
+
+
+def test_texts_of_refused_ids_and_filter_values() -> None:
+    config = replace(config_of(), filter_fields=(FilterField("year", FieldType.INT64),))
+    with pytest.raises(InvalidRequest, match=r"^ids are STRING; the collection's ids are INT64$"):
+        check_ids(config, strings("a"))
+    with pytest.raises(InvalidRequest) as caught:
+        check_filter(config, Equals("year", True))
+    assert str(caught.value) == (
+        "filter.equals.value: an INT64 field does not accept True (a bool); "
+        "it accepts a 64-bit integer"
+    )

@@ -113,7 +113,7 @@ async def test_addresses_of_other_machines_are_passed_over_but_not_all(
     resolve_to(monkeypatch, "192.0.2.1", "127.0.0.1")
     await bind(new_server(), "name:0")
     resolve_to(monkeypatch, "192.0.2.1")
-    with pytest.raises(InvalidParameter, match="no address is of this machine"):
+    with pytest.raises(InvalidParameter, match="is not an address of this machine"):
         await bind(new_server(), "name:0")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from typing import Any
 
 import grpc
@@ -297,3 +298,68 @@ def test_a_withdrawn_request_is_cancelled() -> None:
 def test_what_is_no_status_is_the_servers_fault(payload: bytes) -> None:
     _, told = read_status(payload)
     assert isinstance(told, InternalError)
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [VectorShardError, *ALL_ERRORS])
+@pytest.mark.parametrize("row", [None, 3])
+def test_an_error_survives_pickling(kind: type[VectorShardError], row: int | None) -> None:
+    error = made(kind, row=row)
+    error.acknowledged_rows = 7
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (kind, str(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    ("field", "reason", "text"),
+    [
+        ("config", "config is required", "config is required"),
+        ("ids, filter", "ids and filter are mutually exclusive", None),
+        ("listen", "cannot listen on a:1: a is in use", "cannot listen on a:1: a is in use"),
+        ("ids", "id 1 is twice", "ids: id 1 is twice"),
+        ("k", "0 is not in 1..10", "k: 0 is not in 1..10"),
+        ("config.dim", "dim is 0", "config.dim: dim is 0"),
+    ],
+)
+def test_a_text_names_its_field_once(field: str, reason: str, text: str | None) -> None:
+    error = InvalidRequest(reason, field=field)
+    assert (str(error), error.field, error.reason) == (text or reason, field, reason)
+
+
+@pytest.mark.parametrize(
+    ("grpcs", "ours"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+            "Failed to connect to remote host: connect: Connection refused (111)",
+            "no server answers at 127.0.0.1:1: connection refused",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: "
+            "Failed to connect to remote host: Connection refused",
+            "no server answers at [::1]:1: connection refused",
+        ),
+        (
+            "failed to connect to all addresses; last error: FAILED_PRECONDITION: unix:/s.sock: "
+            "connect failed: addr: unix:/s.sock error: No such file or directory",
+            "no server answers at /s.sock: no such file or directory",
+        ),
+        (
+            "errors resolving far.invalid:7700: [field:hostname lookup error:address lookup "
+            "failed for far.invalid:7700: Domain name not found]",
+            "the name of far.invalid:7700 does not resolve: domain name not found",
+        ),
+        ("Socket closed", "Socket closed"),
+    ],
+)
+def test_a_server_that_is_not_reached_is_reported_in_our_words(grpcs: str, ours: str) -> None:
+    error = error_from_status(grpc.StatusCode.UNAVAILABLE, grpcs)
+    assert (type(error), str(error)) == (ShardUnavailable, ours)
+
+
+def test_a_text_that_is_cut_says_so() -> None:
+    message = status_of(InternalError("ä" * TEXT_BYTES)).message
+    assert message.endswith("ä…")
+    assert len(message.encode()) <= TEXT_BYTES

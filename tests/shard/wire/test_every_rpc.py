@@ -16,8 +16,14 @@ from tests.shard.wire.messages import (
     search_bytes,
     upsert_bytes,
 )
+from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import MalformedMessage, VectorShardError
 from vectorshard.shard.wire.rpcs import KINDS, SEARCH_STREAM, SERVICE_NAME, UPSERT_STREAM
+from vectorshard.shard.wire.search_stream import (
+    decode_search_stream_request,
+    decode_search_stream_response,
+)
+from vectorshard.shard.wire.writes import decode_upsert_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -39,6 +45,22 @@ def test_every_rpc_of_the_contract_is_in_the_table_or_beside_it() -> None:
 def test_unparsable_requests_are_malformed(rpc: str) -> None:
     for garbage in (b"\xff", b"\x0a\x7fabc", b"\x00"):
         assert refusal(MalformedMessage, REQUEST_DECODERS[rpc], garbage) == ("message", None)
+
+
+@pytest.mark.parametrize(
+    ("decode", "contracts"),
+    [
+        (lambda payload: decode_upsert_request(payload, Limits()), "an UpsertRequest"),
+        (decode_search_stream_request, "a SearchStreamRequest"),
+        (decode_search_stream_response, "a SearchStreamResponse"),
+    ],
+)
+def test_an_unparsable_message_is_named_as_in_the_contract(
+    decode: Callable[[bytes], object], contracts: str
+) -> None:
+    with pytest.raises(MalformedMessage) as raised:
+        decode(b"\xff")
+    assert str(raised.value) == f"message: not {contracts}: Wire format was corrupt"
 
 
 @pytest.mark.parametrize("rpc", ANSWER_DECODERS)

@@ -1,0 +1,74 @@
+"""What a client may be given as its target, and what a closed client does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from vectorshard import AsyncClient, Client
+from vectorshard.shard.errors import InvalidParameter
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("", "target is empty; expected HOST:PORT"),
+        ("http://a:7700", "target 'http://a:7700' is a URL; expected HOST:PORT, such as "),
+        ("a:70000", "target 'a:70000' is invalid: port '70000' is not in 1..65,535"),
+        ("a:0", "port '0' is not in"),
+        ("[::1]:x", "port 'x' is not in"),
+        ("dns:///a:70000", "port '70000' is not in"),
+    ],
+)
+def test_a_target_that_cannot_be_reached_is_refused_at_once(
+    kind: type[Client | AsyncClient], target: str, text: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=re.escape(text)) as raised:
+        kind(target)
+    assert raised.value.field == "target"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "a",
+        "a:7700",
+        "[::1]:7700",
+        "::1",
+        "dns:a:1",
+        "dns:///a:1",
+        "dns://8.8.8.8/a:1",
+        "unix:/s.sock",
+        "ipv4:10.0.0.1:1,10.0.0.2:1",
+    ],
+)
+def test_other_targets_are_left_to_grpc(target: str) -> None:
+    Client(target).close()
+    AsyncClient(target)
+
+
+async def test_a_closed_async_client_is_not_entered_and_replaces_no_error(target: str) -> None:
+    async with AsyncClient(target) as client:
+        await client.server_info()
+    with pytest.raises(RuntimeError, match=r"^the client is closed$"):
+        await client.__aenter__()
+    with pytest.raises(RuntimeError, match=r"^the client is closed$"):
+        await client.server_info()
+
+
+def test_the_error_of_a_block_outlives_a_client_of_another_loop(target: str) -> None:
+    client = AsyncClient(target)
+    first = asyncio.new_event_loop()
+    first.run_until_complete(client.server_info())
+
+    async def fail_elsewhere() -> None:
+        async with client:
+            raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError, match="the caller's own"):
+        asyncio.run(fail_elsewhere())
+    first.run_until_complete(client.close())
+    first.close()
