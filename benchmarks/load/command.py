@@ -14,6 +14,7 @@ from benchmarks.load.plan import Arrivals, CallKind, Format, Plan
 
 OPTIONAL_PACKAGES = frozenset({"hdrh", "h5py"})
 """The packages of the extra `bench`."""
+INSTALL_BENCH = "install the extra in the checkout with pip install -e '.[server,bench]'"
 RATE_PER_S = 100.0
 DURATION_S = 10.0
 CONCURRENCY_OPEN = 1_000
@@ -107,7 +108,7 @@ def bench(
         package = (missing.name or "").partition(".")[0]
         if package not in OPTIONAL_PACKAGES:
             raise
-        typer.echo(f"error: needs {package}: pip install 'vectorshard[bench]'", err=True)
+        typer.echo(f"error: the module {package} is not installed; {INSTALL_BENCH}", err=True)
         raise typer.Exit(1) from None
     result = run(
         Plan(

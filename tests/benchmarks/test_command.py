@@ -162,7 +162,10 @@ def test_without_the_extra_it_says_in_a_line_what_to_install() -> None:
         "from vectorshard.cli.app import app\napp(['bench'])\n"
     )
     assert ended.returncode == 1
-    assert ended.stderr == "error: needs hdrh: pip install 'vectorshard[bench]'\n"
+    assert ended.stderr == (
+        "error: the module hdrh is not installed; "
+        "install the extra in the checkout with pip install -e '.[server,bench]'\n"
+    )
 
 
 def test_in_a_checkout_it_is_the_load_generator() -> None:
