@@ -155,3 +155,15 @@ def test_a_missing_module_of_something_else_is_a_traceback(base: Path, tmp_path:
     said = run(base / "python", "-m", "vectorshard", "serve", cwd=tmp_path, check=False)
     assert said.returncode == 1
     assert said.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'absent_module'"
+
+
+def test_bench_says_that_it_needs_a_checkout(
+    new_environment: NewEnvironment, metadata: Message, tmp_path: Path
+) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    requires = metadata.get_all("Requires-Dist", [])
+    programs = new_environment(required_by(requires, "server"))
+    said = run(programs / "vectorshard", "bench", cwd=tmp_path, check=False)
+    assert (said.returncode, said.stdout) == (1, "")
+    [line] = said.stderr.splitlines()
+    assert "needs a checkout of vectorshard" in line
