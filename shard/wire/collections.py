@@ -18,6 +18,7 @@ from vectorshard.shard.wire.primitives import (
     float_of,
     parse,
     shortest_decimal,
+    str_of,
     uint32_of,
 )
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -154,7 +155,7 @@ def encode_create_collection_request(
     """
     try:
         config = v1.CollectionConfig(
-            name=name,
+            name=str_of(name, "config.name", InvalidConfig),
             dim=uint32_of(dim, Limits().dim, "config.dim", InvalidConfig),
             metric=METRICS.number[metric],
             id_type=ID_TYPES.number[id_type],

@@ -51,6 +51,18 @@ def uint32_of(value: SupportsIndex, largest: int, field: str, refuse: type[Inval
     return number
 
 
+def str_of(value: str, field: str, refuse: type[InvalidRequest]) -> str:
+    """Return a string that a message can hold; raise `refuse` for anything else."""
+    if not isinstance(value, str):
+        raise refuse(f"{value!r} is not a string", field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        reason = f"{value!r} has a lone surrogate, which UTF-8 does not encode"
+        raise refuse(reason, field=field) from None
+    return value
+
+
 def float_of(value: float, field: str, refuse: type[InvalidRequest]) -> float:
     """Return a number as a float; raise `refuse` for anything else."""
     if isinstance(value, str | bytes):
