@@ -46,7 +46,7 @@ check: setup ## check with linters and mypy: code, contract, and the rules of th
 	$(BIN)/python protos/generate.py --image build/contract.binpb
 	$(BIN)/buf lint build/contract.binpb
 	$(BIN)/buf breaking build/contract.binpb --against protos/released.binpb
-	$(BIN)/python -m pytest --quiet tests/test_house.py
+	$(BIN)/python -m pytest --quiet tests/test_house.py tests/test_lock.py
 
 check-deploy: setup $(CHECKERS)/stamp ## check the Dockerfile and the manifests; needs kubectl
 	deploy/check $(CHECKERS)/bin

@@ -1,4 +1,4 @@
-"""The start of `vectorshard` and `python -m vectorshard.cli`: environment first, then commands.
+"""The start of `vectorshard` and `python -m vectorshard`: environment first, then commands.
 
 The imports at the head of this file must not load numpy, faiss or grpc, which read these variables
 once, when they are loaded.
@@ -28,6 +28,14 @@ REFUSED_OPTIMIZED = (
 
 INSTALL_SERVER = "install the servers and the command line with pip install 'vectorshard[server]'"
 
+MODULES_OF_SERVER = frozenset(
+    {
+        *("faiss", "google_crc32c", "grpc_health", "grpc_reflection", "prometheus_client"),
+        *("pyroaring", "rich", "structlog", "threadpoolctl", "typer", "uvloop", "xxhash"),
+    }
+)
+"""What the extra `server` installs. Another module that is missing has another remedy."""
+
 
 def set_environment() -> None:
     """Set the variables that libraries read when they are loaded, unless they are set."""
@@ -41,12 +49,17 @@ def main() -> None:
         print(REFUSED_OPTIMIZED, file=sys.stderr)
         sys.exit(2)
     set_environment()
+    if sys.argv[1:] == ["--version"]:  # needs no extra
+        from vectorshard import __version__
+
+        print(f"vectorshard {__version__}")
+        return
     try:
         from vectorshard.cli.app import app
 
         app()
     except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.split(".")[0] == "vectorshard":
+        if missing.name not in MODULES_OF_SERVER:
             raise
         print(f"the module {missing.name} is not installed; {INSTALL_SERVER}", file=sys.stderr)
         sys.exit(1)

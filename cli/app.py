@@ -7,6 +7,7 @@ themselves are in `serve` and `rows`; they import the client and the servers whe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -84,6 +85,7 @@ def bench_command() -> Callable[..., None]:
     """Return the load generator, which is part of a checkout and not of the wheel."""
     if not (CHECKOUT / "benchmarks" / "load" / "command.py").is_file():
         return _bench_needs_a_checkout
+    sys.path.insert(0, str(CHECKOUT))  # before a folder `benchmarks` of the caller
     command: Callable[..., None] = import_module("benchmarks.load.command").bench
     return command
 

@@ -1,4 +1,4 @@
-"""One server of a fleet: `vectorshard shard`, or `vectorshard router` in one process.
+"""One shard of a fleet: `vectorshard shard`.
 
 A data directory has the same format here and below the directory of `vectorshard serve`: either
 command may continue what the other wrote. Each refuses the other's directory, which would look
@@ -8,19 +8,15 @@ empty to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from vectorshard.router.fan_out.placement import slots_of_shard
-from vectorshard.router.fan_out.router import Router
-from vectorshard.router.remote.metrics import RemoteShardCollector
-from vectorshard.router.remote.remote_shard import RemoteShard
-from vectorshard.shard.config import EngineConfig, Limits, ServerConfig
+from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import DataDirectoryForeign
 from vectorshard.shard.runtime.allocator import give_back
-from vectorshard.shard.server.listening import split_address
 from vectorshard.shard.server.run import run_server
 from vectorshard.shard.storage.data_directory import IDENTITY_FILE, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
@@ -107,23 +103,3 @@ async def serve_shard(
         )
 
     await run_server(open_this, engine.limits, server)
-
-
-async def serve_router(*, shards: Sequence[str], partial: bool, server: ServerConfig) -> None:
-    """Serve a router over the servers at the addresses `shards` until SIGTERM or SIGINT.
-
-    They are shards in the order of their numbers, or routers. With `partial` they may cover only a
-    part of the placement. The router starts while some are unavailable, and connects to them later.
-
-    Raises what `run_server` raises, and PlacementMismatch if the servers contradict each other.
-    """
-    for target in shards:
-        split_address(target, "shard")
-
-    collector = RemoteShardCollector()
-
-    async def connect() -> Router:
-        collector.shards = remote = [RemoteShard(target) for target in shards]
-        return await Router.connect(remote, names=shards, partial=partial)
-
-    await run_server(connect, Limits(), server, [collector])

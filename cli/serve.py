@@ -1,7 +1,7 @@
 """The commands that serve: a whole service in one process, one shard of a fleet, a router.
 
-Each serves until SIGTERM. What they start is in `embedded`, `fleet` and `workers`, imported when a
-command runs.
+Each serves until SIGTERM. What they start is in `embedded`, `fleet`, `routing` and `workers`,
+imported when a command runs.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _serve_router(
 
     import uvloop
 
-    from vectorshard.cli import fleet
+    from vectorshard.cli import routing
     from vectorshard.cli.workers import end_with, serve_workers
 
     if workers > 1:
@@ -209,7 +209,7 @@ def _serve_router(
         raise typer.Exit(asyncio.run(serving))
     if server.shares_port:
         end_with(sys.stdin.buffer)
-    uvloop.run(fleet.serve_router(shards=addresses, partial=partial, server=server))
+    uvloop.run(routing.serve_router(shards=addresses, partial=partial, server=server))
 
 
 COMMANDS: Final = (serve, shard, router)

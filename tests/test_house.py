@@ -14,22 +14,25 @@ import runpy
 import subprocess
 import sys
 import tomllib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parent.parent
-HOUSE = ("shard", "router", "client", "cli")
-"""What is installed, each as a folder of the package `vectorshard`."""
-PACKAGES = (*HOUSE, "vectorshard", "tests", "benchmarks")
+from tests.source_tree import (
+    HOUSE,
+    PACKAGES,
+    ROOT,
+    Module,
+    house,
+    import_statements,
+    imports,
+    imports_at_the_head,
+    is_within,
+    modules,
+    origins,
+)
 
 SHARD_ROOMS = (
     "shard",
@@ -115,6 +118,13 @@ OUTSIDE_THE_CORE = frozenset(
 )
 """Clock, chance, environment and the world: the core is given what it needs of them."""
 
+LOADERS = frozenset({"importlib", "runpy"})
+LOADS_BY_NAME = frozenset({"cli.app"})
+"""What imports modules by a name that no test can read, and the one module that does."""
+
+ENVIRONMENT = frozenset({"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"})
+"""What of the module os reads and sets variables of the environment."""
+
 BANNED_WORDS = frozenset(
     {"manager", "helper", "helpers", "util", "utils", "data", "info", "process", "handle"}
 )
@@ -134,7 +144,17 @@ PAGES = (
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
 """What people read of the project, but for its changelog."""
-READ_BY_USERS = (*(page for page in PAGES if page != "benchmarks/README.md"), "protos")
+READ_BY_USERS = (
+    *(page for page in PAGES if page != "benchmarks/README.md"),
+    "CHANGELOG.md",
+    "Makefile",
+    "deploy/Dockerfile",
+    "deploy/check",
+)
+"""Pages, and files whose comments and targets speak to users."""
+READ_BY_USERS_IN = {"protos": "*.proto", "deploy": "*.yaml", ".ci": "*"}
+OLD_NAMES = re.compile(r"^\| `[^|]*` \|", re.MULTILINE)
+"""The first cell of a row of the changelog, whose names are what they were."""
 BANNED_PHRASES = (
     "anew",
     "cannot be",
@@ -153,134 +173,6 @@ BANNED_PHRASES = (
 )
 ALLOWED_PHRASES: Mapping[str, str] = {"is None": "Python's value, and not a headless clause"}
 """What looks like one of them, each with its reason."""
-WITHOUT_ADDRESSES = (
-    ".ci/prerequisites",
-    ".ci/run",
-    "Makefile",
-    "benchmarks/stock.lock",
-    "buf.yaml",
-    "deploy/Dockerfile",
-    "deploy/build.lock",
-    "deploy/check",
-    "deploy/checkers.lock",
-    "deploy/requirements.lock",
-    "pyproject.toml",
-    "requirements.lock",
-)
-
-
-Node = TypeVar("Node", bound=ast.AST)
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module of the source tree: its dotted name, its file, and its syntax tree when asked."""
-
-    name: str
-    path: Path
-    text: str
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        """The syntax tree."""
-        return ast.parse(self.text, filename=str(self.path))
-
-    @cached_property
-    def _nodes(self) -> Mapping[type[ast.AST], list[ast.AST]]:
-        found: defaultdict[type[ast.AST], list[ast.AST]] = defaultdict(list)
-        for node in ast.walk(self.tree):
-            found[type(node)].append(node)
-        return found
-
-    def nodes(self, kind: type[Node]) -> list[Node]:
-        """Return all nodes of exactly this kind."""
-        return self._nodes.get(kind, [])  # type: ignore[return-value]  # by kind
-
-    @property
-    def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-        """All functions: nested ones and methods too."""
-        return [*self.nodes(ast.FunctionDef), *self.nodes(ast.AsyncFunctionDef)]
-
-    @property
-    def has_docstring(self) -> bool:
-        """Whether it says what it is for."""
-        return self.text.startswith('"""') or bool(ast.get_docstring(self.tree))
-
-    @property
-    def room(self) -> str:
-        """The room that it is in."""
-        return room_of(self.name)
-
-
-@cache
-def modules(package: str) -> tuple[Module, ...]:
-    """Return the modules of a folder by name, which is without the leading `vectorshard`."""
-    paths = [path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name]
-    return tuple(
-        Module(
-            name=".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"),
-            path=path,
-            text=path.read_text(),
-        )
-        for path in paths
-    )
-
-
-def house() -> Iterator[Module]:
-    """Yield the modules of what is installed."""
-    for package in HOUSE:
-        yield from modules(package)
-
-
-@cache
-def import_statements(tree: ast.AST) -> tuple[ast.Import | ast.ImportFrom, ...]:
-    """Return the import statements anywhere below `tree`. Expressions contain none."""
-    found: list[ast.Import | ast.ImportFrom] = []
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            found.append(node)
-        elif not isinstance(node, ast.expr):
-            waiting += ast.iter_child_nodes(node)
-    return tuple(found)
-
-
-@cache
-def imports(tree: ast.AST) -> tuple[str, ...]:
-    """Return the dotted names that are imported anywhere below `tree`.
-
-    `from a import b` names ``a`` and ``a.b``: b may be a module. Names of what is installed come
-    without the leading `vectorshard`, but for the contract's.
-    """
-    names: list[str] = []
-    for node in import_statements(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        else:
-            assert node.module is not None, "relative imports are not used here"
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(
-        name.removeprefix("vectorshard.") if name.split(".")[1:2] and is_ours(name) else name
-        for name in names
-    )
-
-
-def is_ours(name: str) -> bool:
-    """Whether a dotted name is of a folder that is installed."""
-    return any(is_within(name, f"vectorshard.{package}") for package in HOUSE)
-
-
-def imports_at_the_head(tree: ast.Module) -> Iterator[str]:
-    """Yield what is imported when the module itself is: not in functions, not for types only."""
-    for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from imports(node)
-
-
-def is_within(name: str, package: str) -> bool:
-    """Whether `name` is `package` or something in it."""
-    return name == package or name.startswith(f"{package}.")
 
 
 def room_of(name: str) -> str:
@@ -290,7 +182,7 @@ def room_of(name: str) -> str:
 
 def is_pure(module: Module) -> bool:
     """Whether a module has no clock, chance, environment or network."""
-    return module.room in PURE or module.name in PURE_MODULES
+    return room_of(module.name) in PURE or module.name in PURE_MODULES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -306,6 +198,8 @@ def test_what_is_installed_has_one_name() -> None:
     found -= {"__pycache__"}
     assert found == {*HOUSE, "v1", "internal"}
     assert all((ROOT / "vectorshard" / name).is_symlink() for name in found)
+    files = {path.name for path in (ROOT / "vectorshard").iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py", "errors.py", "py.typed"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["vectorshard"]
 
@@ -335,18 +229,99 @@ def test_every_room_says_what_it_is_for_and_what_stays_out() -> None:
     assert not [name for name, module in rooms.items() if not ast.get_docstring(module.tree)]
 
 
+def is_foreign_to(module: Module, name: str) -> bool:
+    """Whether a module's room must not import this name of ours, or the public package itself."""
+    own = room_of(module.name)
+    if is_within(name, "vectorshard"):
+        contract = any(is_within(name, f"vectorshard.{each}") for each in ("v1", "internal"))
+        of_cli = own == "cli" and name in {"vectorshard", "vectorshard.__version__"}
+        return not contract and not of_cli
+    room = room_of(name)
+    modules_allowed = ROOMS[own] - ROOMS.keys()
+    return room not in {"", own, *ROOMS[own]} and not any(
+        is_within(name, each) for each in modules_allowed
+    )
+
+
+def wrong_imports(module: Module) -> list[str]:
+    """Return what a module of the house imports and must not, and how it must not."""
+    found = [name for name in imports(module.tree) if is_foreign_to(module, name)]
+    for node in import_statements(module.tree):
+        for alias in node.names:
+            unnamed = isinstance(node, ast.Import) and not alias.asname
+            if unnamed and alias.name.startswith("vectorshard."):
+                found.append(f"{alias.name} under the name vectorshard")
+    found += [
+        ast.unparse(node)
+        for node in module.nodes(ast.Attribute)
+        if isinstance(node.value, ast.Name)
+        and node.value.id == "vectorshard"
+        and node.attr not in {"__version__", "__file__"}
+    ]
+    if module.name not in LOADS_BY_NAME:
+        found += [
+            name
+            for name in imports(module.tree)
+            if name.split(".")[0] in LOADERS and not is_within(name, "importlib.metadata")
+        ]
+        found += [node.id for node in module.nodes(ast.Name) if node.id == "__import__"]
+    return found
+
+
 def test_a_room_imports_only_the_rooms_that_it_may() -> None:
     wrong = [
-        f"{module.name} imports {name}"
+        f"{module.name}: {name}"
         for module in house()
-        for name in imports(module.tree)
-        if (room := room_of(name))
-        and room != module.room
-        and name != room  # `from vectorshard.shard import wire` names both
-        and room not in ROOMS[module.room]
-        and not any(is_within(name, each) for each in ROOMS[module.room] - ROOMS.keys())
+        if "vectorshard" in module.text or re.search("import(lib|__)|runpy", module.text)
+        for name in wrong_imports(module)
     ]
     assert not wrong
+
+
+def module_of(name: str, text: str) -> Module:
+    """Return a module that is in no file."""
+    return Module(name=name, path=ROOT / "absent.py", text=text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("client.calls", "import vectorshard.shard.server as server"),
+        ("client.calls", "from vectorshard.shard import engine"),
+        ("client.calls", "from vectorshard.shard.server import status, service"),
+        ("client.calls", "def f():\n    from vectorshard.shard.index import exact"),
+        ("shard.engine.state", "from vectorshard import client"),
+        ("shard.engine.state", "from vectorshard import Client"),
+        ("shard.engine.state", "import vectorshard"),
+        ("router.fan_out.merge", "from vectorshard import errors"),
+        ("router.fan_out.merge", "from vectorshard.errors import ShardUnavailable"),
+        ("router.fan_out.merge", "import vectorshard.shard.types"),
+        ("shard.types", "from vectorshard.shard import wire"),
+        ("cli.rows", "from vectorshard import Client"),
+        ("cli.rows", "import vectorshard\nvectorshard.shard.server.run"),
+        ("cli.rows", "from importlib import import_module"),
+        ("shard.config", "import importlib.util"),
+        ("shard.config", "__import__('vectorshard.client')"),
+        ("shard.config", "import runpy"),
+    ],
+)
+def test_an_import_that_a_room_must_not_have_is_seen(name: str, text: str) -> None:
+    assert wrong_imports(module_of(name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("client.calls", "from vectorshard.shard import types, errors"),
+        ("client.calls", "from vectorshard.shard.server import status"),
+        ("client.calls", "from vectorshard.shard.server.status import STATUS_BY_ERROR"),
+        ("cli.app", "import vectorshard\nfrom importlib import import_module"),
+        ("cli.__main__", "from vectorshard import __version__"),
+        ("shard.wire.ids", "from vectorshard.v1 import vectorshard_pb2"),
+    ],
+)
+def test_an_import_that_a_room_may_have_is_no_fault(name: str, text: str) -> None:
+    assert not wrong_imports(module_of(name, text))
 
 
 def test_the_tests_of_the_shard_know_nothing_of_the_router() -> None:
@@ -425,27 +400,69 @@ def test_the_core_has_no_clock_no_chance_no_environment_and_no_network() -> None
     assert not wrong
 
 
-def test_chance_in_the_house_always_has_a_seed() -> None:
-    wrong = [
-        f"{module.name}:{node.lineno} {ast.unparse(node)}"
-        for module in house()
-        if "random" in module.text
-        for node in module.nodes(ast.Call)
-        if ".random." in (called := ast.unparse(node.func))
-        and not (called.endswith(".default_rng") and node.args)
+def chance_without_a_seed(module: Module) -> list[str]:
+    """Return the calls of a module that draw at random, but for generators with a seed."""
+    names = origins(module.tree)
+    found = []
+    for node in module.nodes(ast.Call):
+        first, *others = ast.unparse(node.func).split(".")
+        called = ".".join([names.get(first, first), *others])
+        seeded = called == "numpy.random.default_rng" and node.args
+        if (is_within(called, "random") and first in names) or is_within(called, "numpy.random"):
+            found += [] if seeded else [ast.unparse(node)]
+    return found
+
+
+def uses_of_the_environment(module: Module) -> list[str]:
+    """Return what of a module reads or sets variables of the environment."""
+    return [
+        *(node.attr for node in module.nodes(ast.Attribute) if node.attr in ENVIRONMENT),
+        *(name for name in imports(module.tree) if name in {f"os.{each}" for each in ENVIRONMENT}),
     ]
-    assert not wrong
+
+
+def test_chance_in_the_house_always_has_a_seed() -> None:
+    suspicious = (module for module in house() if "random" in module.text)
+    assert not {
+        module.name: calls for module in suspicious if (calls := chance_without_a_seed(module))
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import random\nrandom.random()",
+        "from random import random\nrandom()",
+        "from random import choice as pick\npick([1])",
+        "import numpy as np\nnp.random.default_rng()",
+        "import numpy as np\nnp.random.normal()",
+        "from numpy import random as drawn\ndrawn.normal()",
+        "from numpy.random import default_rng\ndefault_rng()",
+        "from numpy.random import default_rng as rng_of\nrng_of()",
+    ],
+)
+def test_chance_without_a_seed_is_seen(text: str) -> None:
+    assert chance_without_a_seed(module_of("shard.types", text))
+
+
+def test_chance_with_a_seed_is_no_fault() -> None:
+    text = "from numpy.random import default_rng\nrandom = default_rng(7)\nrandom.normal()"
+    assert not chance_without_a_seed(module_of("shard.types", text))
 
 
 def test_the_environment_is_touched_only_where_the_program_starts() -> None:
-    wrong = [
-        f"{module.name}:{node.lineno}"
-        for module in house()
-        if module.name != "cli.__main__"
-        for node in module.nodes(ast.Attribute)
-        if node.attr in {"environ", "getenv", "putenv"}
-    ]
-    assert not wrong
+    elsewhere = (module for module in house() if module.name != "cli.__main__")
+    assert not {
+        module.name: uses for module in elsewhere if (uses := uses_of_the_environment(module))
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import os\nos.environ['A']", "from os import environ", "from os import path, getenv as env"],
+)
+def test_a_use_of_the_environment_is_seen(text: str) -> None:
+    assert uses_of_the_environment(module_of("shard.types", text))
 
 
 def test_the_program_sets_the_environment_before_it_loads_anything() -> None:
@@ -602,10 +619,16 @@ def test_every_path_that_a_page_names_exists() -> None:
 
 def texts_of_users() -> Iterator[tuple[str, str]]:
     """Yield what users read, with its place: pages, the contract, and the strings of the code."""
-    for page in READ_BY_USERS:
-        for path in [ROOT / page] if page != "protos" else (ROOT / page).rglob("*.proto"):
-            yield str(path.relative_to(ROOT)), re.sub(r"\n\s*//", "\n", path.read_text())
-    for module in house():
+    paths = [ROOT / page for page in READ_BY_USERS]
+    for folder, files in READ_BY_USERS_IN.items():
+        paths += [path for path in (ROOT / folder).rglob(files) if path.is_file()]
+    for path in paths:
+        text = path.read_text()
+        if path.name == "CHANGELOG.md":
+            text = OLD_NAMES.sub("", text)
+        yield str(path.relative_to(ROOT)), re.sub(r"\n\s*(//|#)", "\n", text)
+    loads = (each for each in modules("benchmarks") if is_within(each.name, "benchmarks.load"))
+    for module in (*house(), *modules("vectorshard"), *loads):
         for node in module.nodes(ast.Constant):
             if isinstance(node.value, str):
                 yield f"{module.path.relative_to(ROOT)}:{node.lineno}", node.value
@@ -633,59 +656,3 @@ def test_every_fault_that_operators_are_told_of_is_shown_by_a_test_that_exists()
         if not re.search(rf"def {name}\(", (ROOT / path).read_text())
     ]
     assert not missing
-
-
-def test_make_setup_installs_what_the_lock_pins_by_hash() -> None:
-    recipe = (ROOT / "Makefile").read_text()
-    assert "--require-hashes -r requirements.lock" in recipe
-    assert "--no-deps --no-build-isolation -e ." in recipe
-
-
-@pytest.mark.parametrize("name", WITHOUT_ADDRESSES)
-def test_the_build_names_no_address(name: str) -> None:
-    assert "://" not in (ROOT / name).read_text()
-
-
-def test_the_lock_sends_nobody_to_an_index_of_its_own() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    assert not [line for line in lines if line.startswith("-")]
-
-
-def locked() -> dict[str, tuple[Version, int]]:
-    """Return version and number of hashes of each requirement that holds on Python 3.11, Linux."""
-    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
-    pins: dict[str, tuple[Version, int]] = {}
-    for line in text.splitlines():
-        if line and not line.lstrip().startswith("#"):
-            requirement = Requirement(line.split("--hash")[0].strip())
-            if requirement.marker is None or requirement.marker.evaluate(
-                {"python_version": "3.11", "python_full_version": "3.11.0"}
-            ):
-                [pin] = requirement.specifier
-                assert pin.operator == "=="
-                pins[canonicalize_name(requirement.name)] = (
-                    Version(pin.version),
-                    line.count("--hash=sha256:"),
-                )
-    return pins
-
-
-def test_the_lock_pins_everything_that_the_project_asks_for_by_hash() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = [
-        *project["build-system"]["requires"],
-        *project["project"]["dependencies"],
-        *(line for extra in project["project"]["optional-dependencies"].values() for line in extra),
-    ]
-    pins = locked()
-    assert all(hashes for _, hashes in pins.values())
-    unmet = [
-        line
-        for line in asked
-        if (requirement := Requirement(line))
-        and not (
-            (pin := pins.get(canonicalize_name(requirement.name)))
-            and requirement.specifier.contains(pin[0])
-        )
-    ]
-    assert not unmet, "run `make lock`"

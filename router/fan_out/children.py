@@ -189,16 +189,16 @@ class Children:
             self._set_reason(child, PlacementMismatch(f"{child.name}: {error}"))
         else:
             leaves = [shard.shard for shard in report.shards]
-            _log.info("downstream shard known", shard=child.name, leaf_shards=leaves)
+            _log.info("downstream shard known", target=child.name, leaf_shards=leaves)
 
     def _set_reason(self, child: Child, reason: VectorShardError) -> None:
         """Set why a child is unknown. It is asked again and again, so only changes are logged."""
         before, child.reason = child.reason, reason
         if isinstance(reason, PlacementMismatch):
             if str(before) != str(reason):
-                _log.error("placement contradiction", shard=child.name, reason=str(reason))
+                _log.error("placement contradiction", target=child.name, reason=str(reason))
         elif before is _NOT_ASKED or type(before) is not type(reason):
-            _log.warning("downstream shard unknown", shard=child.name, reason=str(reason))
+            _log.warning("downstream shard unknown", target=child.name, reason=str(reason))
 
     def _set_topology(self, child: Child, topology: Topology | None) -> None:
         topologies = [each.topology for each in self._children]

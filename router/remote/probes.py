@@ -66,13 +66,13 @@ class ProbingBreaker:
 
     def _changed(self, breaker: Breaker) -> None:
         if breaker.state is BreakerState.CLOSED:
-            _log.info("circuit breaker closed", shard=self._name)
+            _log.info("circuit breaker closed", target=self._name)
             return
         self.openings += 1
         limits, self._limits = self._limits, set()
         for limit in limits:
             limit.reschedule(asyncio.get_running_loop().time())
-        _log.warning("circuit breaker opened", shard=self._name, reason=breaker.refusal)
+        _log.warning("circuit breaker opened", target=self._name, reason=breaker.refusal)
 
     # ---- calls ----------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class ProbingBreaker:
                 self._breaker.silent(self._without_name(error), f"{silent}a probe failed")
                 return
         except Exception:  # the task must survive: without it the breaker would stay open
-            _log.exception("unexpected answer to a probe", shard=self._name)
+            _log.exception("unexpected answer to a probe", target=self._name)
         self._answered()
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
 """The unary RPCs of the contract: one table of name, kind, codec, and method of Shard.
 
-The service, a remote shard, the client and the retry policies read it. To add a unary RPC, write a
-codec in this package, a method of `Shard`, and an entry here. The two streams, UpsertStream and
-SearchStream, carry the messages of Upsert and Search; they are not in the table.
+The service, the retry policies, the circuit breaker and the metrics read it: they need no edit for
+a new RPC. CONTRIBUTING.md lists the files that do. The two streams, UpsertStream and SearchStream,
+carry the messages of Upsert and Search; they are not in the table.
 """
 
 from __future__ import annotations

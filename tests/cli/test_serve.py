@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run
-from vectorshard.cli import embedded, fleet
+from vectorshard.cli import embedded, routing
 from vectorshard.shard import errors
 from vectorshard.shard.config import ServerConfig
 from vectorshard.shard.runtime import logs
@@ -67,7 +67,7 @@ def told_to_route(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     async def serve_router(**settings: object) -> None:
         told.update(settings)
 
-    monkeypatch.setattr(fleet, "serve_router", serve_router)
+    monkeypatch.setattr(routing, "serve_router", serve_router)
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
     return told
 

@@ -13,8 +13,9 @@ from tests.shard.samples import Corpus, config_of, corpus_of, some_vectors
 from vectorshard.shard.types import Metric, ShardState, TrainRequest
 
 WRITERS = 6
-TURNS = 12
+TURNS = 8
 ROWS = 10
+TRAININGS = 12
 
 
 async def test_every_writer_finds_its_own_writes_while_others_write_search_and_train(
@@ -56,8 +57,9 @@ async def test_every_writer_finds_its_own_writes_while_others_write_search_and_t
                 assert (np.diff(scores) >= 0).all()
 
     async def train() -> None:
-        while busy:
-            await stage.train()
+        for _ in range(TRAININGS):
+            if busy:
+                await stage.train()
 
     async def write_all() -> list[Corpus]:
         nonlocal busy

@@ -189,7 +189,7 @@ class NetFleet:
         return {
             f"log {entry['level']}: {entry['event']} ({about})"
             for entry in entries
-            for about in [entry.get("shard", entry.get("reason"))]
+            for about in [entry.get("target", entry.get("reason"))]
         }
 
 

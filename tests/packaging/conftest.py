@@ -42,14 +42,18 @@ def link_distribution(name: str, site: Path) -> None:
             link.symlink_to(Path(str(file.locate())).resolve())
 
 
+def build(target: str, source: Path, folder: Path) -> Path:
+    """Build the wheel or the sdist of `source` into an empty folder, and return it."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
+    subprocess.run([*command, "--directory", str(folder)], cwd=source, check=True)
+    [built] = folder.iterdir()
+    return built
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel as `pip wheel --no-build-isolation` does, with the build tools from here."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    subprocess.run([*command, "--directory", str(folder)], cwd=ROOT, check=True)
-    [built] = folder.glob("*.whl")
-    return built
+    return build("wheel", ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from email import message_from_bytes
 from email.message import Message
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tests.packaging.conftest import NewEnvironment, required_by, run
+from tests.packaging.conftest import ROOT, NewEnvironment, build, required_by, run
 from vectorshard import __version__
+from vectorshard.cli.__main__ import MODULES_OF_SERVER
 
 OWN_FILES = ("router.py", "shard.py", "client.py", "cli.py", "errors.py", "v1.py")
 """What a caller's service may have beside the program that imports the client."""
@@ -70,6 +75,25 @@ def test_the_wheel_has_one_name_and_its_types_and_no_benchmarks(wheel: Path) -> 
     assert suffixes == {".py", ".pyi", ".typed", ".proto"}
 
 
+def test_the_wheel_that_is_built_through_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    """As `python -m build` does, and pip with an sdist: links do not survive every archive."""
+    for folder in ("sdist", "source", "dist"):
+        (tmp_path / folder).mkdir()
+    with tarfile.open(build("sdist", ROOT, tmp_path / "sdist")) as archive:
+        assert not [member.name for member in archive if not (member.isfile() or member.isdir())]
+        archive.extractall(tmp_path / "source", filter="data")
+    [source] = (tmp_path / "source").iterdir()
+    assert {path.name for path in source.iterdir()} == {
+        *("LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "vectorshard", ".gitignore")
+    }
+    with ZipFile(wheel) as direct, ZipFile(build("wheel", source, tmp_path / "dist")) as through:
+        contents = [
+            {each.filename: each.CRC for each in archive.infolist()}
+            for archive in (direct, through)
+        ]
+    assert contents[0] == contents[1]
+
+
 def test_the_version_is_that_of_the_package(metadata: Message) -> None:
     assert metadata["Version"] == __version__
 
@@ -101,3 +125,33 @@ def test_every_command_says_what_to_install_without_the_servers_libraries(
     [line] = said.stderr.splitlines()
     assert "pip install 'vectorshard[server]'" in line
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("program", [["vectorshard"], ["python", "-m", "vectorshard"]])
+def test_the_version_needs_no_extra(base: Path, tmp_path: Path, program: list[str]) -> None:
+    said = run(base / program[0], *program[1:], "--version", cwd=tmp_path)
+    assert (said.stdout, said.stderr) == (f"vectorshard {__version__}\n", "")
+
+
+def test_what_the_extra_of_the_servers_installs_is_what_is_advised(metadata: Message) -> None:
+    names = {
+        canonicalize_name(line.name)
+        for line in map(Requirement, metadata.get_all("Requires-Dist", []))
+        if line.marker and line.marker.evaluate({"extra": "server"})
+    }
+    modules = {
+        module
+        for module, distributions in packages_distributions().items()
+        if names & {canonicalize_name(each) for each in distributions}
+        and not module.startswith("_")
+        and "." not in module
+        and find_spec(module)
+    }
+    assert modules == MODULES_OF_SERVER
+
+
+def test_a_missing_module_of_something_else_is_a_traceback(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import absent_module\n")
+    said = run(base / "python", "-m", "vectorshard", "serve", cwd=tmp_path, check=False)
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'absent_module'"

@@ -260,7 +260,7 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
 
 
 NAME = "rows"
-FLEET_KILLS = 20
+FLEET_KILLS = 8
 FLEET_IDS = range(100, 900)
 ABSENT_IDS = range(10_000, 10_100)
 

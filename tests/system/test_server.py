@@ -351,11 +351,15 @@ def test_an_upload_ends_at_its_deadline_and_keeps_what_was_acknowledged(
 
 
 @pytest.mark.parametrize(
-    ("start_either", "shards"),
-    [("embedded", 1), ("embedded", 2), ("fleet", 2)],
+    ("start_either", "shards", "pipelined"),
+    [
+        ("embedded", 1, True),
+        ("embedded", 2, False),
+        ("fleet", 2, True),
+        ("fleet", 2, False),
+    ],
     indirect=["start_either"],
 )
-@pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "lock-step"])
 def test_sigterm_during_an_upload_loses_nothing_acknowledged_and_ends_it_with_unavailable(
     start_either: StartServer, shards: int, pipelined: bool
 ) -> None:
@@ -428,7 +432,9 @@ def write_until_refused(server: Server, first: int, acknowledged: list[int]) -> 
             acknowledged.append(id_)
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
+@pytest.mark.parametrize(
+    ("start_either", "end"), [("fleet", "stop"), ("embedded", "kill")], indirect=["start_either"]
+)
 def test_no_acknowledged_row_is_lost_when_a_server_with_many_writers_ends(
     start_either: StartServer, end: str
 ) -> None:
@@ -532,10 +538,8 @@ def test_one_who_stops_waiting_for_a_training_does_not_keep_others_waiting(
     server.stop()
 
 
-def test_many_clients_at_once_are_all_answered_right(
-    start_either: StartServer,
-) -> None:
-    server = start_either(2)
+def test_many_clients_at_once_are_all_answered_right(start_server: Starter) -> None:
+    server = start_server.fleet(2)
     clients, rounds, rows = 16, 6, 40
     with server.stub() as stub:
         create(stub, min_training_size=300)

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +42,13 @@ def metric_of(server: ServerProcess, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     return float(re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE)[-1])
+
+
+def as_documented(words: str) -> str:
+    """Return a pattern of what docs/operations.md quotes with these words, for any numbers."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+    [quoted] = [each for each in re.findall(r"`([^`\n]+)`", page.read_text()) if words in each]
+    return re.sub(r"\d+", r"\\d+", re.escape(quoted).replace(re.escape("..."), ".*"))
 
 
 @contextmanager
@@ -145,6 +153,7 @@ def test_a_write_past_a_stopped_shard_is_told_row_by_row_and_repeating_it_is_har
         unwritten = caught.value.unwritten_rows
         assert 50 < len(unwritten) < 150
         assert hung.address in str(caught.value)
+        assert re.fullmatch(as_documented("rows are not written"), str(caught.value), re.DOTALL)
 
         def written_again() -> bool:
             try:

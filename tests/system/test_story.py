@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tests.system.conftest import Server, StartServer, adds_up, wait_until
+from tests.system.conftest import Server, Starter, StartServer, adds_up, wait_until
 from vectorshard import Client, Hits
 from vectorshard.shard.types import (
     CollectionDescription,
@@ -178,10 +178,10 @@ def test_every_acknowledged_row_is_found_at_every_moment(
 
 
 def test_every_acknowledged_row_is_found_while_an_index_is_trained_anew(
-    start_either: StartServer,
+    start_server: Starter,
 ) -> None:
     vectors = np.random.default_rng(5).standard_normal((2_400, DIM), dtype=np.float32)
-    server = start_either(1)
+    server = start_server(1)
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
         client.upsert(NAME, np.arange(2_000), vectors[:2_000])
@@ -204,14 +204,14 @@ def test_every_acknowledged_row_is_found_while_an_index_is_trained_anew(
     server.stop()
 
 
-def test_every_acknowledged_row_is_found_while_rows_are_absorbed(start_either: StartServer) -> None:
+def test_every_acknowledged_row_is_found_while_rows_are_absorbed(start_server: Starter) -> None:
     """One inverted list, which grows and moves in memory with every piece that is absorbed."""
     rows, piece = 92_000, 4_000
     vectors = np.random.default_rng(6).standard_normal((rows, DIM), dtype=np.float32)
     index = IndexConfig(
         kind=IndexKind.IVF_FLAT, min_training_size=12_000, nlist_rule=NlistRule.FIXED, nlist=1
     )
-    server = start_either(1)
+    server = start_server(1)
     written = 0
     failures: list[BaseException] = []
     over = threading.Event()

@@ -362,6 +362,22 @@ async def test_a_caller_who_leaves_or_runs_out_of_time_does_not_end_what_others_
     await asyncio.wait_for(staying, DEADLINE_S)
 
 
+async def test_the_log_names_the_address_of_a_downstream_shard_and_the_shards_behind_it() -> None:
+    shards, sleeps = shards_of(), Sleeps()
+    shards[1].silence = ShardUnavailable("refused")
+    with structlog.testing.capture_logs() as logged:
+        children, _ = await connected(shards, sleeps)
+        shards[1].silence = None
+        await sleeps.end_one()
+    told = {(entry["event"], entry["target"], str(entry.get("leaf_shards"))) for entry in logged}
+    assert told == {
+        *(("downstream shard known", NAMES[shard], f"[{shard}]") for shard in range(3)),
+        ("downstream shard unknown", NAMES[1], "None"),
+    }
+    assert not [entry for entry in logged if "shard" in entry]
+    await children.close()
+
+
 async def test_learning_in_the_background_goes_on_after_a_failure_that_nobody_expected() -> None:
     shards, sleeps = shards_of(), Sleeps()
     shards[1].silence = ShardUnavailable("refused")

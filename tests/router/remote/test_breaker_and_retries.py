@@ -477,7 +477,7 @@ async def test_the_log_and_the_metrics_tell_what_is_not_asked(
         remote.failures = 0
         await asyncio.sleep(WAIT_MAX_S)
     assert metric("breaker_state") == 0
-    assert [(line["log_level"], line["event"], line["shard"]) for line in logs] == [
+    assert [(line["log_level"], line["event"], line["target"]) for line in logs] == [
         ("warning", "circuit breaker opened", "far:1"),
         ("info", "circuit breaker closed", "far:1"),
     ]

@@ -218,9 +218,10 @@ def now() -> float:
 
 
 def absorb(collection: Collection) -> None:
-    """Absorb the whole buffer."""
+    """Absorb the whole buffer; the index must hold its rows."""
     while collection.maintenance.absorb_piece():
-        pass
+        assert collection.reads.ledger().adds_up
+    assert collection.reads.ledger().buffered == 0
 
 
 def sweep(collection: Collection) -> None:

@@ -15,6 +15,7 @@ log = structlog.get_logger('ours')
 configure_logs({log_format!r})
 logging.getLogger('library').warning('lost %s', 'it')
 log.debug('unseen')
+logging.getLogger('faiss.loader').info('unseen: which build was loaded')
 secret = 'hid' + 'den'
 try: 1 / 0
 except ZeroDivisionError: log.exception('failed', shard=1)
