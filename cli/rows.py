@@ -116,9 +116,8 @@ def ensure_collection(
         client.create_collection(name, dim=source.dim, metric=metric, id_type=source.id_type)
         return client.describe(name).config
     if config.dim != source.dim:
-        raise DimensionMismatch(
-            f"dim is {source.dim:,}; the dim of collection {name!r} is {config.dim:,}", field="dim"
-        )
+        reason = f"dim is {source.dim:,}; the dim of collection {name!r} is {config.dim:,}"
+        raise DimensionMismatch(reason, field="dim")
     if metric not in {None, config.metric}:
         raise CollectionExists(f"collection {name!r} exists with metric {config.metric.value}")
     if config.id_type is not source.id_type:

@@ -124,9 +124,8 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
         except UnreadableFile as cause:
             raise UnreadableFile(f"{path}: {cause}") from cause
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as cause:
-            raise UnreadableFile(
-                f"{path}: cannot read: {getattr(cause, 'strerror', None) or cause}"
-            ) from cause
+            reason = getattr(cause, "strerror", None) or cause
+            raise UnreadableFile(f"{path}: cannot read: {reason}") from cause
         yield vector_file
 
 

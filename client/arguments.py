@@ -63,9 +63,8 @@ def id_array(ids: Ids | npt.NDArray[Any]) -> IdArray:
 def _string_ids(ids: list[Any]) -> npt.NDArray[np.object_]:
     for row, id_ in enumerate(ids):
         if not isinstance(id_, str):
-            raise InvalidId(
-                f"{_shown(id_)} is not a string; row 0 is a string", field="ids", row=row
-            )
+            reason = f"{_shown(id_)} is not a string; row 0 is a string"
+            raise InvalidId(reason, field="ids", row=row)
     strings = np.empty(len(ids), dtype=np.object_)
     strings[:] = ids
     return strings
@@ -121,9 +120,8 @@ def wire_vectors(array: npt.NDArray[Any], field: str) -> VectorArray:
             too_large = np.isfinite(array) & ~np.isfinite(array.astype(np.float32))
         row = int(np.flatnonzero(too_large.any(axis=1))[0])
         (component,) = array[row][too_large[row]][:1].tolist()
-        raise InvalidVector(
-            f"{component:g} does not fit in float32", field=field, row=row
-        ) from None
+        reason = f"{component:g} does not fit in float32"
+        raise InvalidVector(reason, field=field, row=row) from None
 
 
 def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:

@@ -35,17 +35,13 @@ def checked_target(target: str) -> str:
 
     A name without a port, and the schemes of gRPC other than dns, are gRPC's to read.
     """
-    if not target.strip():
-        raise InvalidParameter("target is empty; expected HOST:PORT", field="target")
-    if _URL.match(target):
-        raise InvalidParameter(
-            f"target {target!r} is a URL; expected HOST:PORT, such as 127.0.0.1:7700",
-            field="target",
-        )
+    if not target.strip() or _URL.match(target):
+        what = f"{target!r} is a URL" if target.strip() else "is empty"
+        reason = f"target {what}; expected HOST:PORT, such as 127.0.0.1:7700"
+        raise InvalidParameter(reason, field="target")
     address = re.sub(r"dns:(//[^/]*/)?", "", target, count=1) if target[:4] == "dns:" else target
     parts = None if _OTHER_SCHEME.match(address) else _HOST_AND_PORT.fullmatch(address)
     if parts is not None and not (parts[1].isdecimal() and 1 <= int(parts[1]) <= 65_535):
-        raise InvalidParameter(
-            f"target {target!r} is invalid: port {parts[1]!r} is not in 1..65,535", field="target"
-        )
+        reason = f"target {target!r} is invalid: port {parts[1]!r} is not in 1..65,535"
+        raise InvalidParameter(reason, field="target")
     return target

@@ -122,7 +122,7 @@ class Reads:
         snapshot, rows = self._selected(ids, filter_)
         if ids is None and len(rows) > rows_max:
             raise LimitExceeded(
-                f"{len(rows):,} rows pass the filter, Get returns at most {rows_max:,}; "
+                f"{len(rows):,} rows pass the filter; Get returns at most {rows_max:,}; "
                 "use List, which returns pages",
                 field="filter",
             )

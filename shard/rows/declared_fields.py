@@ -55,11 +55,8 @@ def _field_value(name: str, field_type: FieldType, value: Any, row: int) -> Fiel
             return tuple(keywords)
     elif is_of(field_type, value):
         return value  # type: ignore[no-any-return]
-    raise InvalidParameter(
-        f"expected {TAKES[field_type]} ({field_type.name}), got {reprlib.repr(value)}",
-        field=f"metadata.{name}",
-        row=row,
-    )
+    reason = f"expected {TAKES[field_type]} ({field_type.name}), got {reprlib.repr(value)}"
+    raise InvalidParameter(reason, field=f"metadata.{name}", row=row)
 
 
 def is_of(field_type: FieldType, value: Any) -> bool:

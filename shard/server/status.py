@@ -84,30 +84,22 @@ _TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max")
 
 
 # gRPC's texts for a server that it does not reach: the address or name, then the reason.
-_UNREACHED: Final = (
-    (
-        re.compile(
-            r".*(?:ipv[46]:)(\S+): Failed to connect to remote host: (?:connect: )?([^:]+).*"
-        ),
-        "no server answers at {}: {}",
-    ),
-    (
-        re.compile(r".*unix:(\S+): connect failed: .* error: ([^:]+).*"),
-        "no server answers at {}: {}",
-    ),
-    (
-        re.compile(r"errors resolving (\S+): \[.*: ([^:\]]+)\]"),
-        "the name of {} does not resolve: {}",
-    ),
+_NO_SERVER: Final = re.compile(
+    r".* (?:ipv[46]|unix):(\S+): "
+    r"(?:Failed to connect to remote host: (?:connect: )?|connect failed: .* error: )([^:(]+).*"
 )
+_NO_ADDRESS: Final = re.compile(r"errors resolving (\S+): \[.*: ([^:\]]+)\]")
 
 
 def _in_our_words(message: str) -> str:
     """Return gRPC's text for a server that it does not reach in our words; others unchanged."""
-    for pattern, text in _UNREACHED:
+    for pattern, what in (
+        (_NO_SERVER, "no server answers at {}"),
+        (_NO_ADDRESS, "{} has no address"),
+    ):
         if found := pattern.fullmatch(message):
-            reason = re.sub(r" \(\d+\)$", "", found[2].strip())
-            return text.format(unquote(found[1]), reason[:1].lower() + reason[1:])
+            reason = found[2].strip()
+            return f"{what.format(unquote(found[1]))}: {reason[:1].lower()}{reason[1:]}"
     return message
 
 

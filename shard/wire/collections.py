@@ -18,6 +18,7 @@ from vectorshard.shard.wire.primitives import (
     float_of,
     parse,
     shortest_decimal,
+    str_of,
     uint32_of,
 )
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -152,16 +153,16 @@ def encode_create_collection_request(
 
     Raises InvalidConfig if `dim` is not a uint32, or a name is not UTF-8.
     """
+    if target_recall is not None:
+        target_recall = float_of(target_recall, "config.target_recall", InvalidConfig)
     try:
         config = v1.CollectionConfig(
-            name=name,
+            name=str_of(name, "config.name", InvalidConfig),
             dim=uint32_of(dim, Limits().dim, "config.dim", InvalidConfig),
             metric=METRICS.number[metric],
             id_type=ID_TYPES.number[id_type],
             index=None if index is None else _encode_index(index),
-            target_recall=None
-            if target_recall is None
-            else float_of(target_recall, "config.target_recall", InvalidConfig),
+            target_recall=target_recall,
             filter_fields=_encode_filter_fields(filter_fields),
         )
     except (ValueError, TypeError) as error:

@@ -118,9 +118,8 @@ class _Reader:
                 for place, each in enumerate(node.filters)
             )
             if not filters:
-                raise InvalidParameter(
-                    f"an {kind!r} filter requires at least one filter", field=f"{path}.filters"
-                )
+                reason = f"an {kind!r} filter requires at least one filter"
+                raise InvalidParameter(reason, field=f"{path}.filters")
             return And(filters) if kind == "and" else Or(filters)
         if kind == "not":
             return Not(self.read(node, path, depth + 1))

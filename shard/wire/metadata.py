@@ -73,7 +73,8 @@ def check_exact(number: float) -> None:
     """Raise ValueError for an integer beyond those that a double always holds exactly."""
     if isinstance(number, int) and not -_EXACT_INTEGER <= number <= _EXACT_INTEGER:
         raise ValueError(
-            f"integer {number} is not in -2**53..2**53, exact as a double: use a string"
+            f"integer {number:,} is not in -2**53..2**53, which a double holds exactly: "
+            "use a string"
         )
 
 

@@ -23,10 +23,7 @@ _EnumT = TypeVar("_EnumT", bound=Enum)
 def parse(
     message: type[_MessageT], payload: bytes, original: type[Message] | None = None
 ) -> _MessageT:
-    """Return the message of these bytes; raise MalformedMessage if they do not parse.
-
-    The error names the contract's message: `original`, if `message` is its twin.
-    """
+    """Return the message, or the twin of `original`; raise MalformedMessage with its name."""
     try:
         return message.FromString(payload)
     except DecodeError as error:
@@ -51,12 +48,21 @@ def uint32_of(value: SupportsIndex, largest: int, field: str, refuse: type[Inval
     return number
 
 
+def str_of(value: str, field: str, refuse: type[InvalidRequest]) -> str:
+    """Return a string that a message can hold; raise `refuse` for anything else."""
+    if not isinstance(value, str):
+        raise refuse(f"{value!r} is not a string", field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise refuse(f"{value!r} has a lone surrogate", field=field) from None
+    return value
+
+
 def float_of(value: float, field: str, refuse: type[InvalidRequest]) -> float:
     """Return a number as a float; raise `refuse` for anything else."""
-    if isinstance(value, str | bytes):
-        raise refuse(f"{value!r} is not a number", field=field)
     try:
-        return float(value)
+        return float(operator.pos(value))  # without it, float would parse a string
     except (TypeError, ValueError, OverflowError):
         raise refuse(f"{value!r} is not a number", field=field) from None
 

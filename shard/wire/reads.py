@@ -8,7 +8,7 @@ from vectorshard.shard.config import PAGE_SIZE_DEFAULT, Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
 from vectorshard.shard.wire.bulk import content_bytes, read_twin, write_answer
 from vectorshard.shard.wire.opaque import decode_cursor, encode_cursor
-from vectorshard.shard.wire.primitives import parse, uint32_of
+from vectorshard.shard.wire.primitives import parse, str_of, uint32_of
 from vectorshard.shard.wire.selection import (
     decode_include,
     encode_include,
@@ -112,7 +112,7 @@ def encode_list_request(request: types.ListRequest) -> bytes:
     Raises InvalidParameter if the page size is not a uint32, or as `encode_filter` does.
     """
     message = v1.ListRequest(
-        collection=request.collection,
+        collection=str_of(request.collection, "collection", InvalidParameter),
         page_size=uint32_of(request.page_size, Limits().page_size, "page_size", InvalidParameter),
         cursor=encode_cursor(request.cursor),
         include=encode_include(request.include),

@@ -29,6 +29,7 @@ from vectorshard.shard.wire.primitives import (
     float_of,
     parse,
     shortest_decimal,
+    str_of,
     uint32_of,
 )
 from vectorshard.shard.wire.selection import (
@@ -56,7 +57,7 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
     if threshold is not None:
         threshold = float_of(threshold, "score_threshold", InvalidParameter)
     message = v1.SearchRequest(
-        collection=request.collection,
+        collection=str_of(request.collection, "collection", InvalidParameter),
         queries=encode_matrix(request.queries),
         k=uint32_of(request.k, Limits().k, "k", InvalidParameter),
         include=encode_include(request.include),

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import MalformedMessage
+from vectorshard.shard.errors import InvalidParameter, MalformedMessage
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.wire.filters import decode_filter, encode_filter
 from vectorshard.shard.wire.ids import check_ids, decode_ids, encode_ids
@@ -73,8 +73,12 @@ def required_selection(
 
 
 def encode_include(include: types.Include) -> v1.Include:
-    """Write which fields of rows a response includes."""
-    return v1.Include(vectors=include.vectors, metadata=include.metadata)
+    """Write which fields of rows a response includes. Raises InvalidParameter unless bools."""
+    try:
+        return v1.Include(vectors=include.vectors, metadata=include.metadata)
+    except TypeError:
+        reason = "vectors and metadata are true or false"
+        raise InvalidParameter(reason, field="include") from None
 
 
 def decode_include(include: v1.Include) -> types.Include:

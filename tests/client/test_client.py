@@ -398,6 +398,7 @@ def test_vectors_that_are_no_matrix_of_numbers_are_refused_in_our_words(
         ({"k": 0}, "k"),
         ({"k": -1}, "k"),
         ({"k": "ten"}, "k"),
+        ({"vectors": "yes"}, "include"),
         ({"nprobe": 2**40}, "nprobe"),
         ({"nprobe": "many"}, "nprobe"),
         ({"target_recall": "high"}, "target_recall"),

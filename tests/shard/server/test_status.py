@@ -349,7 +349,7 @@ def test_a_text_names_its_field_once(field: str, reason: str, text: str | None) 
         (
             "errors resolving far.invalid:7700: [field:hostname lookup error:address lookup "
             "failed for far.invalid:7700: Domain name not found]",
-            "the name of far.invalid:7700 does not resolve: domain name not found",
+            "far.invalid:7700 has no address: domain name not found",
         ),
         ("Socket closed", "Socket closed"),
     ],
