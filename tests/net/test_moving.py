@@ -99,10 +99,10 @@ def test_a_router_that_starts_before_a_shard_has_a_name_finds_it(fleet: NetFleet
     fleet.name([addresses[0], ""])
     fleet.router.kill()
     fleet.router.start()
-    wait_until(lambda: "Domain name not found" in fleet.search().told)  # the router is reached
+    wait_until(lambda: "domain name not found" in fleet.search().told)  # the router is reached
     until = time.monotonic() + 4.0
     while time.monotonic() < until:
-        assert "Domain name not found" in fleet.search().told
+        assert "domain name not found" in fleet.search().told
         time.sleep(0.05)
     fleet.name(addresses)
     print(f"full coverage {fleet.covered_within(FOUND_S):.2f} s after the name was known")
