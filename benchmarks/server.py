@@ -16,7 +16,8 @@ from time import perf_counter
 
 from vectorshard.client.client import Client
 from vectorshard.shard.config import LISTENING, BufferConfig
-from vectorshard.shard.types import CollectionDescription, ShardState
+from vectorshard.shard.descriptions import CollectionDescription
+from vectorshard.shard.types import ShardState
 
 SHARDS = 2
 TIMEOUT_S = 120.0

@@ -11,7 +11,8 @@ from typing import Final
 from rich.table import Table
 
 from vectorshard.cli.tables import plain_table
-from vectorshard.shard.types import Explanation, ShardReceipt
+from vectorshard.shard.descriptions import Explanation
+from vectorshard.shard.types import ShardReceipt
 
 HITS: Final = 10
 """The default k of a search."""

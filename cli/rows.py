@@ -20,6 +20,7 @@ from vectorshard.cli import explanations, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.output import rows_progress, terminal
 from vectorshard.cli.vector_files import UnreadableFile, VectorFile, open_vectors
+from vectorshard.shard.descriptions import Explanation
 from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -29,7 +30,6 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.types import (
     CollectionConfig,
-    Explanation,
     Float32Array,
     Float64Array,
     IdArray,

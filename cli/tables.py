@@ -12,14 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from vectorshard.shard.types import (
-    CollectionConfig,
-    CollectionDescription,
-    Ledger,
-    Receipt,
-    ShardDescription,
-    ShardReceipt,
-)
+from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
+from vectorshard.shard.types import CollectionConfig, Ledger, Receipt, ShardReceipt
 
 if TYPE_CHECKING:
     from vectorshard.client.results import Hit

@@ -26,14 +26,17 @@ from vectorshard.client.arguments import (
 )
 from vectorshard.client.results import Hits, RowsView, ServerInfo, hits_of, rows_view
 from vectorshard.client.upload import Progress, UpsertUpload
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+)
 from vectorshard.shard.errors import InvalidConfig
 from vectorshard.shard.types import (
     CollectionConfig,
-    CollectionDescription,
     CountRequest,
     DeleteRequest,
-    ExplainRequest,
-    Explanation,
     FilterField,
     GetRequest,
     IdType,
@@ -43,7 +46,6 @@ from vectorshard.shard.types import (
     Metric,
     Rows,
     SearchRequest,
-    ShardDescription,
     Token,
     TrainRequest,
     WriteMode,

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.types import (
     Float32Array,
     IdArray,
@@ -18,7 +19,6 @@ from vectorshard.shard.types import (
     Rows,
     SearchResult,
     Token,
-    Topology,
     UInt32Array,
 )
 from vectorshard.shard.wire.metadata import mapping_from_metadata

@@ -8,24 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+    Topology,
+)
 from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     DeleteRequest,
     DeleteResult,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     ListRequest,
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

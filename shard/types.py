@@ -191,44 +191,6 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardDescription:
-    """One leaf shard's part of a collection. Durations in seconds, times in seconds since 1970."""
-
-    shard: int
-    state: ShardState
-    training: bool
-    ledger: Ledger
-    nlist: int = 0
-    nprobe: int = 0
-    candidates: int = 0
-    measured_recall: float = 1.0
-    live_recall: float = 0.0
-    live_queries: int = 0
-    generation: int = 0
-    rows_trained_on: int = 0
-    list_imbalance: float = 0.0
-    last_training_s: float = 0.0
-    last_trained_at: float = 0.0
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionDescription:
-    """A collection and its leaf shards, by number."""
-
-    config: CollectionConfig
-    incarnation: str
-    shards: tuple[ShardDescription, ...]
-    recommended_batch_size: int
-
-    @property
-    def ledger(self) -> Ledger:
-        """The sum of the shards' ledgers."""
-        return sum((shard.ledger for shard in self.shards), Ledger())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """The newest commit on each leaf shard that a write touched."""
 
@@ -429,68 +391,8 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainRequest:
-    """Explain why a query (1, dim) finds, or does not find, an id (1,).
-
-    With the `score` of an id that another shard holds, only the rank of such a hit among the rows
-    of this shard is answered.
-    """
-
-    collection: str
-    query: VectorArray
-    id: IdArray
-    filter: Filter | None = None
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """Where a row is, and what a search needs in order to score it.
-
-    Unknown or meaningless fields are 0: all but `shard` for a row that does not exist, and the
-    fields about the index for a buffered row.
-    """
-
-    exists: bool = False
-    shard: int = 0  # the leaf shard that holds the row, or would hold it
-    buffered: bool = False  # in the training buffer, which every search scores
-    list: int = 0  # the inverted list that holds the row
-    centroid_rank: int = 0  # of that list's centroid for the query, from 1
-    nprobe_needed: int = 0
-    """The smallest nprobe whose search for 10 hits scores the row. 0 if it is buffered, or if no
-    nprobe suffices because `candidates_needed` exceeds `candidates`."""
-    exact_rank: int = 0  # among all rows, from 1; equal scores rank by id
-    score: float = 0.0
-    hidden_by_filter: bool = False  # all other fields ignore the filter
-    deleted: bool = False  # the id's newest row is dead; unknown after a restart or compaction
-    candidates_needed: int = 0
-    """The candidates that a search of `centroid_rank` lists must take so that the row's code is
-    among them; 0 for IVF_FLAT, which scores every row of a list."""
-    candidates: int = 0  # that a search by nprobe for 10 hits takes; 0 for IVF_FLAT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
     """Train now; with `wait`, answer when the training is done."""
 
     collection: str
     wait: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlacement:
-    """A leaf shard and its slots, as inclusive ranges."""
-
-    shard: int
-    slots: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
-    """The role of a server, its cluster, and the leaf shards that it reaches."""
-
-    role: Role
-    cluster: str
-    placement_epoch: int
-    shards_total: int  # leaf shards of the placement, reached or not; 0 while unknown
-    shards: tuple[ShardPlacement, ...]

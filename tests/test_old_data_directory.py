@@ -20,6 +20,7 @@ import pytest_asyncio
 from vectorshard.cli.embedded import open_embedded
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import BufferConfig, EngineConfig
+from vectorshard.shard.descriptions import ShardDescription
 from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -36,7 +37,6 @@ from vectorshard.shard.types import (
     ListRequest,
     Metric,
     SearchRequest,
-    ShardDescription,
     UpsertRequest,
 )
 

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from vectorshard.client.retry import Retry
     from vectorshard.client.streams import SearchStream
     from vectorshard.shard.config import Limits
+    from vectorshard.shard.descriptions import (
+        CollectionDescription,
+        Explanation,
+        ShardDescription,
+        ShardPlacement,
+        Topology,
+    )
     from vectorshard.shard.errors import (
         CollectionExists,
         CollectionNotFound,
@@ -43,8 +50,6 @@ if TYPE_CHECKING:
     from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
     from vectorshard.shard.types import (
         CollectionConfig,
-        CollectionDescription,
-        Explanation,
         FieldType,
         FilterField,
         FilterPlan,
@@ -58,12 +63,9 @@ if TYPE_CHECKING:
         Role,
         RowError,
         RowErrorCode,
-        ShardDescription,
-        ShardPlacement,
         ShardReceipt,
         ShardState,
         Token,
-        Topology,
         WriteMode,
     )
 
@@ -110,10 +112,15 @@ _NAMES: Final = {
         "Or",
         "Range",
     ),
-    "vectorshard.shard.types": (
-        "CollectionConfig",
+    "vectorshard.shard.descriptions": (
         "CollectionDescription",
         "Explanation",
+        "ShardDescription",
+        "ShardPlacement",
+        "Topology",
+    ),
+    "vectorshard.shard.types": (
+        "CollectionConfig",
         "FieldType",
         "FilterField",
         "FilterPlan",
@@ -127,12 +134,9 @@ _NAMES: Final = {
         "Role",
         "RowError",
         "RowErrorCode",
-        "ShardDescription",
-        "ShardPlacement",
         "ShardReceipt",
         "ShardState",
         "Token",
-        "Topology",
         "WriteMode",
     ),
 }

@@ -12,13 +12,14 @@ from benchmarks.load.stored_rows import why_other_kind, why_other_rows
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.client.client import Client
 from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
     VectorShardError,
 )
-from vectorshard.shard.types import CollectionDescription, Metric, ShardState
+from vectorshard.shard.types import Metric, ShardState
 
 BATCH_ROWS = 20_000
 REST_S = 600.0

@@ -6,7 +6,8 @@ import numpy as np
 
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.client.client import Client
-from vectorshard.shard.types import CollectionConfig, CollectionDescription, Metric
+from vectorshard.shard.descriptions import CollectionDescription
+from vectorshard.shard.types import CollectionConfig, Metric
 
 SAMPLE_ROWS = 256
 """Rows that are compared, evenly spaced over the source."""

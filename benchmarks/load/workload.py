@@ -29,7 +29,8 @@ from vectorshard.cli.vector_files import (
     open_vectors,
 )
 from vectorshard.client.client import Client
-from vectorshard.shard.types import CollectionDescription, IdArray, Metric, VectorArray
+from vectorshard.shard.descriptions import CollectionDescription
+from vectorshard.shard.types import IdArray, Metric, VectorArray
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_DIM = 100

@@ -18,10 +18,11 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential_jitter
 
 from vectorshard.router.fan_out.placement import Placement
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable, VectorShardError
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.types import NO_LIMIT, Call, IdArray, Int64Array, Role, Topology
+from vectorshard.shard.types import NO_LIMIT, Call, IdArray, Int64Array, Role
 
 LEARNING_TIMEOUT_S: Final = 2.0
 """Timeout of the question for a child's leaf shards. A healthy child answers in milliseconds."""

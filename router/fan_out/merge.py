@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from vectorshard.shard.descriptions import ShardDescription
 from vectorshard.shard.index.exact import best_first, costs_of
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -23,7 +24,6 @@ from vectorshard.shard.types import (
     Receipt,
     Rows,
     SearchResult,
-    ShardDescription,
     ShardReceipt,
     TopK,
 )

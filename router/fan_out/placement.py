@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable
 from vectorshard.shard.rows.slots import slots_of
-from vectorshard.shard.types import IdArray, Int64Array, Role, Topology
+from vectorshard.shard.types import IdArray, Int64Array, Role
 
 NO_CHILD = -1
 

@@ -23,6 +23,13 @@ from vectorshard.router.fan_out.merge import by_shard, joined_rows, reordered
 from vectorshard.router.fan_out.partial_write import Written, joined, joined_token, reached_some
 from vectorshard.router.fan_out.search import SearchFanOut
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+    Topology,
+)
 from vectorshard.shard.engine.validation import check_filter, check_ids, check_vectors
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -38,14 +45,11 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     Cursor,
     DeleteRequest,
     DeleteResult,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     IdArray,
     Int64Array,
@@ -54,9 +58,7 @@ from vectorshard.shard.types import (
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
     Token,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

@@ -28,6 +28,13 @@ from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.probes import ProbingBreaker
 from vectorshard.router.remote.retry_policy import RetryPolicy
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+    Topology,
+)
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InternalError,
@@ -44,20 +51,15 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     DeleteRequest,
     DeleteResult,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     ListRequest,
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

@@ -21,6 +21,14 @@ import numpy as np
 import structlog
 
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+    ShardPlacement,
+    Topology,
+)
 from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.batcher import Batcher
 from vectorshard.shard.engine.collection import Collection
@@ -46,24 +54,18 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     Cursor,
     DeleteRequest,
     DeleteResult,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     ListRequest,
     Role,
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
-    ShardPlacement,
     Token,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

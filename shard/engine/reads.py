@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from vectorshard.shard.descriptions import ExplainRequest, Explanation, ShardDescription
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import check_filter, check_ids
 from vectorshard.shard.errors import LimitExceeded
@@ -18,8 +19,6 @@ from vectorshard.shard.search.explanation import looked_up, ranked
 from vectorshard.shard.search.filtered_search import RememberedFilters
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
-    ExplainRequest,
-    Explanation,
     Float32Array,
     IdArray,
     Include,
@@ -29,7 +28,6 @@ from vectorshard.shard.types import (
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
     ShardReceipt,
     ShardState,
     TopK,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import xxhash
 
-from vectorshard.shard.types import Topology
+from vectorshard.shard.descriptions import Topology
 
 
 def fingerprint_of(topology: Topology) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from vectorshard.shard.descriptions import ExplainRequest, Explanation
 from vectorshard.shard.index.calibration import CALIBRATED_K
 from vectorshard.shard.index.exact import Candidates, costs_of, exact_scores
 from vectorshard.shard.index.ivf_index import IvfIndex
@@ -19,8 +20,6 @@ from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
     CollectionConfig,
     Effort,
-    ExplainRequest,
-    Explanation,
     Float32Array,
     IdArray,
     IndexKind,

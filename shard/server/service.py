@@ -21,6 +21,7 @@ import grpc
 import structlog
 
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import (
     MalformedMessage,
     Overloaded,
@@ -50,7 +51,7 @@ from vectorshard.shard.server.status import (
 )
 from vectorshard.shard.server.telemetry import Outcome, RpcMetrics
 from vectorshard.shard.server.upsert_stream import UpsertStreamHandler
-from vectorshard.shard.types import Call, SearchRequest, Topology, UpsertRequest
+from vectorshard.shard.types import Call, SearchRequest, UpsertRequest
 from vectorshard.shard.wire.call_metadata import call_of
 from vectorshard.shard.wire.rpcs import (
     DELETE,

@@ -21,9 +21,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.errors import CollectionNotFound
 from vectorshard.shard.protocol import Shard
-from vectorshard.shard.types import CollectionDescription, Ledger
+from vectorshard.shard.types import Ledger
 
 DESCRIBE_TIMEOUT_S = 10.0
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from vectorshard.shard import types
+from vectorshard.shard import descriptions, types
 from vectorshard.shard.errors import MalformedMessage
 from vectorshard.shard.wire.collections import decode_config, encode_config
 from vectorshard.shard.wire.primitives import SHARD_STATES, copied, parse, shortest_decimal
@@ -25,7 +25,7 @@ def decode_describe_collection_request(payload: bytes) -> str:
     return parse(v1.DescribeCollectionRequest, payload).collection
 
 
-def encode_describe_collection_response(description: types.CollectionDescription) -> bytes:
+def encode_describe_collection_response(description: descriptions.CollectionDescription) -> bytes:
     """Answer with a description."""
     return v1.DescribeCollectionResponse(
         config=encode_config(description.config),
@@ -36,10 +36,10 @@ def encode_describe_collection_response(description: types.CollectionDescription
     ).SerializeToString()
 
 
-def decode_describe_collection_response(payload: bytes) -> types.CollectionDescription:
+def decode_describe_collection_response(payload: bytes) -> descriptions.CollectionDescription:
     """Return a description; its ledger is the sum of the shards'."""
     response = parse(v1.DescribeCollectionResponse, payload)
-    return types.CollectionDescription(
+    return descriptions.CollectionDescription(
         config=decode_config(response.config),
         incarnation=response.incarnation,
         shards=tuple(_decode_shard(shard) for shard in response.shards),
@@ -58,12 +58,12 @@ def decode_train_request(payload: bytes) -> types.TrainRequest:
     return types.TrainRequest(collection=request.collection, wait=request.wait)
 
 
-def encode_train_response(shards: Iterable[types.ShardDescription]) -> bytes:
+def encode_train_response(shards: Iterable[descriptions.ShardDescription]) -> bytes:
     """Answer with the shards, in the order given."""
     return v1.TrainResponse(shards=[_encode_shard(shard) for shard in shards]).SerializeToString()
 
 
-def decode_train_response(payload: bytes) -> tuple[types.ShardDescription, ...]:
+def decode_train_response(payload: bytes) -> tuple[descriptions.ShardDescription, ...]:
     """Return the shards, by number."""
     return tuple(_decode_shard(shard) for shard in parse(v1.TrainResponse, payload).shards)
 
@@ -71,9 +71,9 @@ def decode_train_response(payload: bytes) -> tuple[types.ShardDescription, ...]:
 _CONVERTED: Final = ("state", "ledger", "last_training_s", "last_trained_at")
 
 
-def _encode_shard(shard: types.ShardDescription) -> v1.ShardDescription:
+def _encode_shard(shard: descriptions.ShardDescription) -> v1.ShardDescription:
     message = v1.ShardDescription(
-        **copied(shard, types.ShardDescription, *_CONVERTED),
+        **copied(shard, descriptions.ShardDescription, *_CONVERTED),
         state=SHARD_STATES.number[shard.state],
         ledger=v1.Ledger(**copied(shard.ledger, types.Ledger)),
     )
@@ -98,11 +98,11 @@ def _seconds_of(message: duration_pb2.Duration | timestamp_pb2.Timestamp) -> flo
     return (message.seconds * 10**9 + message.nanos) / 10**9
 
 
-def _decode_shard(shard: v1.ShardDescription) -> types.ShardDescription:
-    values = copied(shard, types.ShardDescription, *_CONVERTED)
+def _decode_shard(shard: v1.ShardDescription) -> descriptions.ShardDescription:
+    values = copied(shard, descriptions.ShardDescription, *_CONVERTED)
     for name in ("measured_recall", "live_recall", "list_imbalance"):
         values[name] = shortest_decimal(values[name])
-    return types.ShardDescription(
+    return descriptions.ShardDescription(
         **values,
         state=SHARD_STATES.member(shard.state, "shards.state", MalformedMessage),
         ledger=types.Ledger(**copied(shard.ledger, types.Ledger)),

@@ -14,6 +14,12 @@ from typing import Any, Final, Generic, TypeVar
 
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+)
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import Call
 from vectorshard.shard.wire import collections, descriptions, reads, searches, writes
@@ -111,7 +117,7 @@ LIST_COLLECTIONS: Final = Rpc[None, Sequence[types.CollectionEntry]](
     _alone(collections.decode_list_collections_response),
 )
 
-DESCRIBE_COLLECTION: Final = Rpc[str, types.CollectionDescription](
+DESCRIBE_COLLECTION: Final = Rpc[str, CollectionDescription](
     "DescribeCollection",
     Kind.READ,
     lambda shard, name, call: shard.describe(name, call=call),
@@ -182,7 +188,7 @@ SEARCH: Final = Rpc[types.SearchRequest, types.SearchResult](
     lambda payload, request: searches.decode_search_response(payload, request.include),
 )
 
-EXPLAIN: Final = Rpc[types.ExplainRequest, types.Explanation](
+EXPLAIN: Final = Rpc[ExplainRequest, Explanation](
     "Explain",
     Kind.READ,
     lambda shard, request, call: shard.explain(request, call=call),
@@ -192,7 +198,7 @@ EXPLAIN: Final = Rpc[types.ExplainRequest, types.Explanation](
     _alone(searches.decode_explain_response),
 )
 
-TRAIN: Final = Rpc[types.TrainRequest, Sequence[types.ShardDescription]](
+TRAIN: Final = Rpc[types.TrainRequest, Sequence[ShardDescription]](
     "Train",
     Kind.ONCE,
     lambda shard, request, call: shard.train(request, call=call),

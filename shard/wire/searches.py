@@ -11,6 +11,7 @@ import numpy as np
 from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import ExplainRequest, Explanation
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
 from vectorshard.shard.wire.bulk import (
     check_count,
@@ -252,7 +253,7 @@ def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
     )
 
 
-def encode_explain_request(request: types.ExplainRequest) -> bytes:
+def encode_explain_request(request: ExplainRequest) -> bytes:
     """Request the explanation of an id and a query. Raises what `encode_filter` raises."""
     message = v1.ExplainRequest(
         collection=request.collection, query=encode_matrix(request.query), score=request.score
@@ -262,7 +263,7 @@ def encode_explain_request(request: types.ExplainRequest) -> bytes:
     return message.SerializeToString()
 
 
-def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainRequest:
+def decode_explain_request(payload: bytes, limits: Limits) -> ExplainRequest:
     """Return the id and the query, a read-only view.
 
     Raises
@@ -283,7 +284,7 @@ def decode_explain_request(payload: bytes, limits: Limits) -> types.ExplainReque
     score = request.score if request.HasField("score") else None
     if score is not None and math.isnan(score):
         raise InvalidParameter("NaN is not allowed", field="score")
-    return types.ExplainRequest(
+    return ExplainRequest(
         collection=request.collection,
         query=query,
         id=id_,
@@ -297,11 +298,11 @@ def _check_one(given: int, field: str) -> None:
         raise InvalidParameter(f"exactly 1 is required, got {given:,}", field=field)
 
 
-def encode_explain_response(explanation: types.Explanation) -> bytes:
+def encode_explain_response(explanation: Explanation) -> bytes:
     """Answer with an explanation."""
-    return v1.ExplainResponse(**copied(explanation, types.Explanation)).SerializeToString()
+    return v1.ExplainResponse(**copied(explanation, Explanation)).SerializeToString()
 
 
-def decode_explain_response(payload: bytes) -> types.Explanation:
+def decode_explain_response(payload: bytes) -> Explanation:
     """Return the explanation."""
-    return types.Explanation(**copied(parse(v1.ExplainResponse, payload), types.Explanation))
+    return Explanation(**copied(parse(v1.ExplainResponse, payload), Explanation))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vectorshard.shard import types
+from vectorshard.shard import descriptions
 from vectorshard.shard.config import SLOTS_TOTAL, Limits
 from vectorshard.shard.errors import MalformedMessage
 from vectorshard.shard.wire.primitives import ROLES, copied, parse
@@ -20,7 +20,7 @@ def decode_get_server_info_request(payload: bytes) -> None:
 
 
 def encode_get_server_info_response(
-    version: str, topology: types.Topology, limits: Limits
+    version: str, topology: descriptions.Topology, limits: Limits
 ) -> bytes:
     """Answer with the version, topology and limits."""
     return v1.GetServerInfoResponse(
@@ -41,16 +41,16 @@ def encode_get_server_info_response(
     ).SerializeToString()
 
 
-def decode_get_server_info_response(payload: bytes) -> tuple[str, types.Topology, Limits]:
+def decode_get_server_info_response(payload: bytes) -> tuple[str, descriptions.Topology, Limits]:
     """Return the version, topology and limits."""
     response = parse(v1.GetServerInfoResponse, payload)
-    topology = types.Topology(
+    topology = descriptions.Topology(
         role=ROLES.member(response.role, "role", MalformedMessage),
         cluster=response.cluster,
         placement_epoch=response.placement_epoch,
         shards_total=response.shards_total,
         shards=tuple(
-            types.ShardPlacement(
+            descriptions.ShardPlacement(
                 shard=placement.shard,
                 slots=tuple((slots.first, slots.last) for slots in placement.slots),
             )

@@ -13,15 +13,14 @@ from benchmarks.load.ingest import at_rest, fill
 from tests.cli.client_in_memory import ClientInMemory
 from vectorshard.cli.vector_files import VectorFile
 from vectorshard.shard.config import BufferConfig
+from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
 from vectorshard.shard.errors import CollectionExists, VectorShardError
 from vectorshard.shard.types import (
     CollectionConfig,
-    CollectionDescription,
     IdType,
     IndexConfig,
     Ledger,
     Metric,
-    ShardDescription,
     ShardState,
 )
 

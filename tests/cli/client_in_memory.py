@@ -15,11 +15,10 @@ from types import TracebackType
 
 import numpy as np
 
+from vectorshard.shard.descriptions import CollectionDescription, Explanation, ShardDescription
 from vectorshard.shard.errors import CollectionNotFound, DimensionMismatch, ShardUnavailable
 from vectorshard.shard.types import (
     CollectionConfig,
-    CollectionDescription,
-    Explanation,
     FilterPlan,
     Float32Array,
     IdArray,
@@ -30,7 +29,6 @@ from vectorshard.shard.types import (
     Receipt,
     RowError,
     Rows,
-    ShardDescription,
     ShardReceipt,
     ShardState,
     Token,

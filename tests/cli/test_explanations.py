@@ -12,7 +12,8 @@ from vectorshard.cli.explanations import (
     ordinal,
     sentence_of,
 )
-from vectorshard.shard.types import Explanation, ShardReceipt
+from vectorshard.shard.descriptions import Explanation
+from vectorshard.shard.types import ShardReceipt
 
 FOUND = Explanation(
     exists=True,

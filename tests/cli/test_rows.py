@@ -12,7 +12,8 @@ import pytest
 from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
 from vectorshard.cli import rows
-from vectorshard.shard.types import Explanation, IdType, Metric
+from vectorshard.shard.descriptions import Explanation
+from vectorshard.shard.types import IdType, Metric
 
 
 @pytest.fixture

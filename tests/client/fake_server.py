@@ -18,6 +18,14 @@ from tests.shard.filter_samples import holds
 from vectorshard import AsyncClient
 from vectorshard.client.arguments import id_array
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+    ShardPlacement,
+    Topology,
+)
 from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -27,14 +35,11 @@ from vectorshard.shard.filters import Filter
 from vectorshard.shard.server.status import DETAILS_KEY, status_code, status_of
 from vectorshard.shard.types import (
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     Cursor,
     DeleteRequest,
     DeleteResult,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     Ledger,
     Receipt,
@@ -42,13 +47,10 @@ from vectorshard.shard.types import (
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
-    ShardPlacement,
     ShardReceipt,
     ShardState,
     Token,
     TopK,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

@@ -25,16 +25,14 @@ from tests.shard.samples import (
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.descriptions import CollectionDescription, ExplainRequest, Explanation
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import (
     CollectionConfig,
-    CollectionDescription,
     DeleteRequest,
     Effort,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     IdArray,
     Include,

@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.conformance.backends import BACKENDS, IN_ONE_PROCESS, Stage
 from tests.conformance.hosts import Hosts, SharedGate, some_hosts
 from tests.shard.samples import DEADLINE_S, SMALL_ENGINE
-from vectorshard.shard.types import CollectionDescription
+from vectorshard.shard.descriptions import CollectionDescription
 
 Until = Callable[[Callable[[CollectionDescription], bool]], Awaitable[CollectionDescription]]
 

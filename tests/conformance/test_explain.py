@@ -11,9 +11,10 @@ from tests.conformance.backends import Stage
 from tests.conformance.reference import EVERY_LIST, best_of, ids_found
 from tests.shard.samples import Corpus, config_of, corpus_of, int64s, some_vectors, strings
 from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.shard.descriptions import Explanation
 from vectorshard.shard.errors import CollectionNotFound, DimensionMismatch, InvalidId, InvalidVector
 from vectorshard.shard.rows.slots import slots_of
-from vectorshard.shard.types import Explanation, IdArray, IdType, IndexKind, Metric, VectorArray
+from vectorshard.shard.types import IdArray, IdType, IndexKind, Metric, VectorArray
 
 
 def owner_of(stage: Stage, id_: IdArray) -> int:

@@ -23,6 +23,14 @@ import numpy as np
 from tests.shard.samples import config_of
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    ExplainRequest,
+    Explanation,
+    ShardDescription,
+    ShardPlacement,
+    Topology,
+)
 from vectorshard.shard.engine.validation import check_vectors
 from vectorshard.shard.errors import (
     CollectionExists,
@@ -40,14 +48,11 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     Cursor,
     DeleteRequest,
     DeleteResult,
-    ExplainRequest,
-    Explanation,
     Float32Array,
     GetRequest,
     Int64Array,
@@ -61,13 +66,10 @@ from vectorshard.shard.types import (
     Rows,
     SearchRequest,
     SearchResult,
-    ShardDescription,
-    ShardPlacement,
     ShardReceipt,
     ShardState,
     Token,
     TopK,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

@@ -9,8 +9,9 @@ import grpc
 
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.protocol import Shard
-from vectorshard.shard.types import Call, Topology
+from vectorshard.shard.types import Call
 from vectorshard.shard.wire.rpcs import RequestT, ResultT, Rpc
 
 

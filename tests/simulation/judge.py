@@ -19,6 +19,7 @@ import numpy as np
 
 from tests.router.model_shard import Change, Held, ModelShard, ranked, top_k
 from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -32,7 +33,6 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.types import (
     CollectionConfig,
-    CollectionDescription,
     CollectionEntry,
     CountRequest,
     DeleteRequest,

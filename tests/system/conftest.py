@@ -27,7 +27,7 @@ import pytest
 
 from tests.bare_wire import Refusal, refusal_of
 from vectorshard.client.client import Client
-from vectorshard.shard.types import CollectionDescription
+from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.v1 import vectorshard_pb2 as v1
 from vectorshard.v1.vectorshard_pb2_grpc import VectorServiceStub
 

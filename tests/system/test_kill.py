@@ -21,15 +21,9 @@ from tests.bare_wire import int64s, matrix
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import Server, Starter, Stub, wait_until
 from vectorshard.client.client import Client
+from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable
-from vectorshard.shard.types import (
-    CollectionDescription,
-    IndexConfig,
-    IndexKind,
-    Metric,
-    Receipt,
-    ShardState,
-)
+from vectorshard.shard.types import IndexConfig, IndexKind, Metric, Receipt, ShardState
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 pytestmark = pytest.mark.system

@@ -14,8 +14,8 @@ import pytest
 
 from tests.system.conftest import Server, Starter, StartServer, adds_up, wait_until
 from vectorshard import Client, Hits
+from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.types import (
-    CollectionDescription,
     Float32Array,
     IndexConfig,
     IndexKind,

@@ -16,6 +16,7 @@ from tests.shard.samples import DEADLINE_S, some_vectors
 from vectorshard.router.fan_out.children import LEARNING_TIMEOUT_S, Children
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
@@ -30,7 +31,6 @@ from vectorshard.shard.types import (
     ListRequest,
     Role,
     SearchRequest,
-    Topology,
     UpsertRequest,
     UpsertResult,
 )

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.shard.samples import int64s, strings
 from vectorshard.router.fan_out.placement import Placement, slots_of_shard
 from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.descriptions import ShardPlacement, Topology
 from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable
 from vectorshard.shard.rows.slots import slots_of
-from vectorshard.shard.types import Role, ShardPlacement, Topology
+from vectorshard.shard.types import Role
 
 
 def placed(shard: int, first: int, last: int, of: int = 2) -> Topology:

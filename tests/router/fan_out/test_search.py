@@ -17,6 +17,7 @@ from vectorshard.router.fan_out.children import TIME_TO_ANSWER, TIME_TO_ANSWER_M
 from vectorshard.router.fan_out.merge import merge_top_k
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.search import MERGED_ON_LOOP
+from vectorshard.shard.descriptions import ExplainRequest, Explanation
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -29,8 +30,6 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CountRequest,
-    ExplainRequest,
-    Explanation,
     GetRequest,
     Int64Array,
     Metric,

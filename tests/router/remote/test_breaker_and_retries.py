@@ -27,6 +27,7 @@ from vectorshard.router.remote.metrics import RemoteShardCollector
 from vectorshard.router.remote.probes import PROBE_S, SILENCE_S
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.router.remote.retry_policy import ATTEMPTS, RETRIES_A_CALL, RETRIES_SAVED
+from vectorshard.shard.descriptions import ExplainRequest, Topology
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -39,12 +40,10 @@ from vectorshard.shard.types import (
     Call,
     CountRequest,
     DeleteRequest,
-    ExplainRequest,
     GetRequest,
     ListRequest,
     SearchRequest,
     SearchResult,
-    Topology,
     TrainRequest,
     UpsertRequest,
 )

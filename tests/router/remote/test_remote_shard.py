@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.shard.samples import DEADLINE_S, config_of, int64s, some_vectors, strings
 from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.shard.descriptions import ExplainRequest
 from vectorshard.shard.errors import (
     DeadlineExceeded,
     InternalError,
@@ -35,7 +36,6 @@ from vectorshard.shard.types import (
     Call,
     CountRequest,
     DeleteRequest,
-    ExplainRequest,
     GetRequest,
     Include,
     ListRequest,

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from vectorshard.shard.descriptions import ShardPlacement, Topology
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.types import Role, ShardPlacement, Topology
+from vectorshard.shard.types import Role
 
 SHARDS = (
     ShardPlacement(shard=0, slots=((0, 99),)),

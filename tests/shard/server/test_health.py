@@ -13,11 +13,12 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.shard.samples import ALL_SLOTS, DEADLINE_S
+from vectorshard.shard.descriptions import ShardPlacement, Topology
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.server import health as shard_health
 from vectorshard.shard.server.health import SILENT_S, HealthPort, Heartbeat, LoopHealth
-from vectorshard.shard.types import NO_LIMIT, Call, Role, ShardPlacement, Topology
+from vectorshard.shard.types import NO_LIMIT, Call, Role
 from vectorshard.shard.wire.rpcs import SERVICE_NAME
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

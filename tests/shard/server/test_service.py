@@ -11,6 +11,7 @@ import pytest
 from tests.shard.samples import DEADLINE_S, config_of, corpus_of, identity_of, int64s, some_vectors
 from tests.shard.server.served import LIMITS, SEARCH, Served, Streaming, Unary, upsert_of
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import ShardDescription, Topology
 from vectorshard.shard.errors import (
     CollectionNotFound,
     IncarnationMismatch,
@@ -30,9 +31,7 @@ from vectorshard.shard.types import (
     Include,
     ListRequest,
     Role,
-    ShardDescription,
     Token,
-    Topology,
     TrainRequest,
     UpsertRequest,
     UpsertResult,

@@ -24,6 +24,7 @@ from tests.shard.server.served import (
     upsert_of,
 )
 from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import MalformedMessage, Overloaded, PlacementMismatch
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.server.search_limiter import ALWAYS_ACCEPTED, SearchLimiter
@@ -35,7 +36,6 @@ from vectorshard.shard.types import (
     DeleteRequest,
     SearchRequest,
     SearchResult,
-    Topology,
     UpsertRequest,
     UpsertResult,
 )

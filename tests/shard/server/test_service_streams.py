@@ -21,6 +21,7 @@ from tests.shard.server.served import (
     search_message,
     upsert_of,
 )
+from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import (
     CollectionNotFound,
     IncarnationMismatch,
@@ -41,7 +42,6 @@ from vectorshard.shard.types import (
     CountRequest,
     SearchRequest,
     SearchResult,
-    Topology,
     UpsertRequest,
     UpsertResult,
 )

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vectorshard.shard import types
+from vectorshard.shard import descriptions, types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.filters import And, Equals, Exists, In, Not, Or, Range
 from vectorshard.shard.wire.metadata import metadata_from_mapping
@@ -46,7 +46,7 @@ cursors = st.builds(
 )
 ledgers = st.builds(types.Ledger, **{f.name: uint64s for f in dataclasses.fields(types.Ledger)})
 shard_descriptions = st.builds(
-    types.ShardDescription,
+    descriptions.ShardDescription,
     shard=uint32s,
     state=st.sampled_from(types.ShardState),
     training=st.booleans(),

@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 
 from tests.shard.wire.strategies import configs, shard_descriptions, uint32s
 from vectorshard.shard import types
+from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
 from vectorshard.shard.wire import descriptions
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 @given(configs, st.lists(shard_descriptions, max_size=2), uint32s)
 def test_a_description_comes_back_without_its_incarnation(
-    config: types.CollectionConfig, shards: list[types.ShardDescription], batch_size: int
+    config: types.CollectionConfig, shards: list[ShardDescription], batch_size: int
 ) -> None:
     small = [
         dataclasses.replace(shard, ledger=types.Ledger(accepted=7, buffered=3, deleted=4))
         for shard in shards
     ]
-    description = types.CollectionDescription(
+    description = CollectionDescription(
         config=config,
         incarnation="x1",
         shards=tuple(small),

@@ -21,7 +21,7 @@ from tests.shard.wire.strategies import (
     uint32s,
     uint64s,
 )
-from vectorshard.shard import types
+from vectorshard.shard import descriptions, types
 from vectorshard.shard.errors import InvalidId, InvalidParameter, InvalidRequest, MalformedMessage
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.wire import searches
@@ -44,7 +44,7 @@ def test_what_is_asked_comes_back_as_it_was_sent(
     filter_: Filter | None,
     score: float | None,
 ) -> None:
-    request = types.ExplainRequest(
+    request = descriptions.ExplainRequest(
         collection=name, query=query, id=id_, filter=filter_, score=score
     )
     assert_same(
@@ -54,7 +54,7 @@ def test_what_is_asked_comes_back_as_it_was_sent(
 
 def test_a_score_of_0_is_a_score() -> None:
     query = np.zeros((1, 2), np.float32)
-    request = types.ExplainRequest(collection="a", query=query, id=np.array([1]), score=0.0)
+    request = descriptions.ExplainRequest(collection="a", query=query, id=np.array([1]), score=0.0)
     assert (
         searches.decode_explain_request(searches.encode_explain_request(request), LIMITS).score
         == 0.0
@@ -63,23 +63,23 @@ def test_a_score_of_0_is_a_score() -> None:
 
 @given(
     st.builds(
-        types.Explanation,
+        descriptions.Explanation,
         **{
             field.name: {"bool": st.booleans(), "float": st.floats(width=32, allow_nan=False)}.get(
                 str(field.type), uint64s if field.name == "exact_rank" else uint32s
             )
-            for field in dataclasses.fields(types.Explanation)
+            for field in dataclasses.fields(descriptions.Explanation)
         },
     )
 )
-def test_an_explanation_comes_back_as_it_was_sent(explanation: types.Explanation) -> None:
+def test_an_explanation_comes_back_as_it_was_sent(explanation: descriptions.Explanation) -> None:
     payload = searches.encode_explain_response(explanation)
     assert_same(searches.decode_explain_response(payload), explanation)
 
 
 def test_every_field_of_the_answer_is_in_the_vocabulary() -> None:
     in_the_contract = set(v1.ExplainResponse.DESCRIPTOR.fields_by_name)
-    assert {field.name for field in dataclasses.fields(types.Explanation)} == in_the_contract
+    assert {field.name for field in dataclasses.fields(descriptions.Explanation)} == in_the_contract
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.shard.wire.strategies import texts, uint32s, uint64s
-from vectorshard.shard import types
+from vectorshard.shard import descriptions, types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.wire import server_info
 
@@ -23,12 +23,12 @@ from vectorshard.shard.wire import server_info
 def test_server_info_comes_back_as_it_was_sent(
     text: str, role: types.Role, epoch: int, slots: list[tuple[int, int]], limits: Limits
 ) -> None:
-    topology = types.Topology(
+    topology = descriptions.Topology(
         role=role,
         cluster=text,
         placement_epoch=epoch,
         shards_total=5,
-        shards=(types.ShardPlacement(shard=3, slots=tuple(slots)),),
+        shards=(descriptions.ShardPlacement(shard=3, slots=tuple(slots)),),
     )
     payload = server_info.encode_get_server_info_response(text, topology, limits)
     assert server_info.decode_get_server_info_response(payload) == (text, topology, limits)
