@@ -9,11 +9,11 @@ LISTEN ?= 127.0.0.1:7700
 DATA ?= data
 SHARDS ?= 2
 
-QUICK := not deploy and not system_net and not system_long
+QUICK := not deploy and not system_net and not system_long and not promises
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test test-net test-long check check-deploy fix bench glove lock release-contract clean
+.PHONY: help setup demo serve test test-net test-long promises check check-deploy fix bench glove lock release-contract clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-net: setup ## test moving shards and lost packets; needs root, iproute2, ip
 
 test-long: setup ## test overload, rolling restarts and cancelled calls for minutes; prints measurements
 	$(BIN)/python -m pytest -m system_long -rP tests/system
+
+promises: setup ## test many shapes of data, and what searches cost; resumes, see build/promises.jsonl
+	$(BIN)/python -m pytest -m promises tests/promises
 
 check: setup ## check with linters and mypy: code, contract, and the rules of the house
 	$(BIN)/ruff check

@@ -6,7 +6,7 @@ nothing depends on how fast the machine is. The clock is the test's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +95,8 @@ class Cluster:
     leaves: list[LocalShard]
     shard: Shard
     rows: Float32Array
-    now: list[float] = field(default_factory=lambda: [1_700_000_000.0])
+    now: list[float]
+    own_threads: bool
 
     @classmethod
     async def create(
@@ -111,8 +112,12 @@ class Cluster:
         routed: bool = False,
         filtered: bool = False,
         min_training_size: int = 1_000,
+        own_threads: bool = False,
     ) -> Cluster:
-        """Create an empty collection for ids below `ids`, on shards with the default options."""
+        """Create an empty collection for ids below `ids`, on shards with the default options.
+
+        With `own_threads`, the shards do their background work themselves.
+        """
         config = CollectionConfig(
             name=NAME,
             dim=dim,
@@ -126,7 +131,7 @@ class Cluster:
         routed = routed or shards > 1
         leaves, shard = await _open(path, shards, routed, now)
         rows = np.full((ids, dim), np.nan, np.float32)
-        cluster = cls(path, config, shards, routed, leaves, shard, rows, now)
+        cluster = cls(path, config, shards, routed, leaves, shard, rows, now, own_threads)
         await shard.create_collection(config)
         return cluster
 
@@ -170,6 +175,8 @@ class Cluster:
 
     def work(self) -> None:
         """Do the background work that is due on all shards."""
+        if self.own_threads:
+            return
         use_cores(1)
         for leaf in self.leaves:
             threads = leaf._background

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.promises.cluster import stepped
+from tests.promises.record import lines, table
 
 __all__ = ["stepped"]
 
@@ -22,11 +23,19 @@ def cpu(record_property: Callable[[str, object], None]) -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the CPU seconds of the promises."""
-    spent = [
-        float(value)  # type: ignore[arg-type]
+    ended = [
+        report
         for reports in terminalreporter.stats.values()
         for report in reports
-        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        if isinstance(report, pytest.TestReport)
+    ]
+    if any("test_long" in report.nodeid for report in ended):
+        for line in table(lines()):
+            terminalreporter.write_line(line)
+    spent = [
+        float(value)  # type: ignore[arg-type]
+        for report in ended
+        if report.when == "teardown"
         for name, value in report.user_properties
         if name == "cpu_s"
     ]

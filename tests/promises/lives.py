@@ -27,7 +27,7 @@ QUERIES: Final = 1_000
 SCORES: Final = 20_000_000
 """Queries x living rows of a check, each of which the truth computes."""
 
-HITS: Final = 200_000
+HITS: Final = 60_000
 """Queries x k of a check."""
 
 COMMON: Final = 0.01
@@ -45,6 +45,8 @@ PART_SHARE: Final = 0.1
 PART_QUERIES: Final = 50
 TOLD_QUERIES: Final = 300
 """The fewest queries that measure a part, or what a description reports."""
+
+FILTERED_QUERIES: Final = 300
 
 ALONE: Final = 12
 """Queries that are also asked alone and in a small batch."""
@@ -240,7 +242,7 @@ class Life:
         """Check a filter that a tenth passes, and one that nine tenths pass."""
         lots = np.arange(self.draw.rows) % LOTS
         chosen = np.flatnonzero(~np.isin(self.pool.query_parts, self.gone_parts))
-        queries = self._affordable(chosen, self.draw.k)[:300]
+        queries = self._affordable(chosen, self.draw.k)[:FILTERED_QUERIES]
         if not len(queries):
             return
         for filter_, passing in ((Equals("lot", 3), lots == 3), (Range("lot", gte=1), lots >= 1)):

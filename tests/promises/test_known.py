@@ -238,10 +238,11 @@ async def test_rows_of_another_model_are_found_within_a_minute(
         await known.ask(near(random, new, 1_000), least=TARGET - ALWAYS)
 
 
+@pytest.mark.parametrize("known", ["routed"], indirect=True)
 async def test_a_window_that_moves_keeps_its_recall(known: Known) -> None:
     """A tenth of the rows a minute, each tenth one standard deviation further."""
     random = np.random.default_rng(21)
-    step_rows = 400
+    step_rows = 800
     rows = near(random, np.zeros((1, 16), np.float32), 30 * step_rows)
     step_of = np.arange(len(rows)) // step_rows
     rows[:, 0] += np.maximum(0, step_of - 9)

@@ -84,7 +84,7 @@ def judged(metric: Metric, queries: Float32Array, rows: Float32Array, found: Fou
             end, count = ends[first + query], found.counts[first + query]
             places = place_of[found.ids[end - count : end].astype(np.int64)]
             assert (places >= 0).all(), "a hit is dead, or does not pass the filter"
-            assert len(np.unique(places)) == count, "a hit was returned twice"
+            assert len(set(places.tolist())) == count, "a hit was returned twice"
             hits = int(np.count_nonzero(costs[query, places] <= worst))
             recalls[first + query] = min(hits, wanted) / wanted
     return Judged(recalls, found.counts < wanted)
@@ -103,12 +103,10 @@ def _costs(
 ) -> Float64Array:
     """Return (queries, rows), smaller for nearer rows."""
     products: Float64Array = queries @ rows.T
-    if metric is not Metric.L2:
-        products *= -1
-        return products
-    products *= -2
-    products += squares
-    products += np.einsum("qd,qd->q", queries, queries)[:, None]
+    products *= -2 if metric is Metric.L2 else -1
+    if metric is Metric.L2:
+        products += squares
+        products += np.einsum("qd,qd->q", queries, queries)[:, None]
     return products
 
 
