@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from tests.promises.cluster import stepped
-from tests.promises.record import lines, table
+from tests.promises.record import Record, kept, lines, record_case, table
 
 __all__ = ["stepped"]
 
@@ -19,6 +20,21 @@ def cpu(record_property: Callable[[str, object], None]) -> Iterator[None]:
     begun = time.process_time()
     yield
     record_property("cpu_s", time.process_time() - begun)
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Record this test's case under its name."""
+    return partial(record_case, request.node.name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long cases that an earlier run has found to be kept."""
+    done = kept()
+    gone = [item for item in items if "test_long" in item.nodeid and item.name in done]
+    config.hook.pytest_deselected(items=gone)
+    for item in gone:
+        items.remove(item)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,11 +7,14 @@ is not run again; remove the file after a change of the code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
+Record = Callable[..., None]
+"""Records the case of a test: see `record_case`, whose name it gives."""
 
 FILE: Final = Path(__file__).parents[2] / "build" / "promises.jsonl"
 
@@ -24,14 +27,12 @@ def lines() -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in parsed}
 
 
-def skip_if_kept(name: str) -> None:
-    """Skip a case that an earlier run found to keep its promises."""
-    line = lines().get(name)
-    if line is not None and not line["broken"]:
-        pytest.skip("kept in an earlier run")
+def kept() -> set[str]:
+    """Return the names of the cases that kept all of their promises."""
+    return {name for name, line in lines().items() if not line["broken"]}
 
 
-def record(name: str, broken: list[str], **figures: object) -> None:
+def record_case(name: str, broken: list[str], **figures: object) -> None:
     """Append a case, and fail the test if anything is broken."""
     FILE.parent.mkdir(exist_ok=True)
     with FILE.open("a") as file:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from tests.promises.cluster import NAME, Cluster, SteppedThreads
 from tests.promises.draws import FULL, KS, LIVES, TARGETS, Draw, draw_of
 from tests.promises.lives import ALWAYS, verdict_of
-from tests.promises.record import record, skip_if_kept
+from tests.promises.record import Record
 from tests.promises.shapes import SHAPES
 from vectorshard.shard.engine import local_shard
 from vectorshard.shard.types import (
@@ -46,12 +47,11 @@ SETTLED_S: Final = 60.0
 
 @pytest.mark.usefixtures("stepped")
 @pytest.mark.parametrize("draw", DRAWS, ids=str)
-async def test_a_large_draw_keeps_every_promise(draw: Draw, tmp_path: Path) -> None:
-    skip_if_kept(str(draw))
+async def test_a_large_draw_keeps_every_promise(draw: Draw, tmp_path: Path, record: Record) -> None:
     begun = time.process_time()
     verdict = await verdict_of(draw, tmp_path)
     cpu_s = round(time.process_time() - begun, 1)
-    record(str(draw), verdict.broken, shortfall=round(verdict.shortfall, 4), cpu_s=cpu_s)
+    record(verdict.broken, shortfall=round(verdict.shortfall, 4), cpu_s=cpu_s)
 
 
 @st.composite
@@ -129,10 +129,8 @@ async def some_clusters(
 @pytest.mark.parametrize("dim", [8, 100, 384, 1_536])
 @pytest.mark.parametrize("rows", [200, 700, 2_000, 7_000, 20_000, 50_000])
 async def test_a_search_costs_little_more_than_the_cheaper_of_exact_and_index(
-    tmp_path: Path, rows: int, dim: int, k: int
+    tmp_path: Path, rows: int, dim: int, k: int, record: Record
 ) -> None:
-    name = f"border-{rows}x{dim}-k{k}"
-    skip_if_kept(name)
     cluster, queries = await some_clusters(tmp_path, rows, dim, 100)
     shard = (await cluster.describe()).shards[0]
     efforts = {"default": Effort(), "exact": Effort(exact=True)}
@@ -143,15 +141,15 @@ async def test_a_search_costs_little_more_than_the_cheaper_of_exact_and_index(
     cheaper = min(cost for key, cost in costs.items() if key != "default")
     ratio = costs["default"] / cheaper
     broken = [f"{ratio:.2f} times the cheaper"] if ratio > BORDER else []
-    record(name, broken, **{key: round(cost, 1) for key, cost in costs.items()})
+    record(broken, **{key: round(cost, 1) for key, cost in costs.items()})
 
 
 @pytest.mark.usefixtures("stepped")
 @pytest.mark.parametrize("k", [300, 1_000, 4_000, 10_000])
-async def test_a_large_k_costs_little_more_than_an_exact_search(tmp_path: Path, k: int) -> None:
+async def test_a_large_k_costs_little_more_than_an_exact_search(
+    tmp_path: Path, k: int, record: Record
+) -> None:
     """20,000 rows in clusters smaller than k, after the first search that asked for this k."""
-    name = f"large-k-{k}"
-    skip_if_kept(name)
     cluster, queries = await some_clusters(tmp_path, 20_000, 32, 200)
     await cluster.search(queries[:1], k)
     cluster.settle()
@@ -163,17 +161,13 @@ async def test_a_large_k_costs_little_more_than_an_exact_search(tmp_path: Path, 
         broken.append(f"recall {found.recall:.4f}")
     if costs[0] > LARGE_K * costs[1]:
         broken.append(f"{costs[0] / costs[1]:.2f} times an exact search")
-    record(name, broken, recall=round(found.recall, 4), us=round(costs[0]), exact=round(costs[1]))
+    record(broken, recall=round(found.recall, 4), us=round(costs[0]), exact=round(costs[1]))
 
 
 @pytest.mark.usefixtures("stepped")
-@pytest.mark.skipif(not GLOVE.exists(), reason="`make glove` makes the words")
-@pytest.mark.parametrize("dead", [0.0, 0.1, 0.5])
-async def test_words_deleted_at_random(tmp_path: Path, dead: float) -> None:
-    """336,479 words; the costs are for comparison with those of an earlier build."""
-    h5py = pytest.importorskip("h5py")
-    name = f"words-{dead}-dead"
-    skip_if_kept(name)
+@pytest.mark.parametrize("dead", [0.0, 0.1, 0.5] if GLOVE.exists() else [])
+async def test_words_deleted_at_random(tmp_path: Path, dead: float, record: Record) -> None:
+    """336,479 words, if `make glove` made them; the costs are to compare with another build's."""
     with h5py.File(GLOVE) as file:
         rows, queries = file["train"][:], file["test"][:1_000]
     cluster = await Cluster.create(tmp_path, len(rows), rows.shape[1], metric=Metric.COSINE)
@@ -194,16 +188,16 @@ async def test_words_deleted_at_random(tmp_path: Path, dead: float) -> None:
     broken = ["short answers"] if found.short.any() else []
     if found.recall < 0.95 - ALWAYS:
         broken.append(f"recall {found.recall:.4f}")
-    record(name, broken, recall=round(found.recall, 4), **figures)
+    record(broken, recall=round(found.recall, 4), **figures)
 
 
 # ---- real time ----------------------------------------------------------------------------------
 
 
-async def test_another_model_is_served_within_a_minute_of_real_time(tmp_path: Path) -> None:
+async def test_another_model_is_served_within_a_minute_of_real_time(
+    tmp_path: Path, record: Record
+) -> None:
     """The background threads are the shard's own here: all ids are written again."""
-    name = "another-model-in-real-time"
-    skip_if_kept(name)
     random = np.random.default_rng(5)
     cluster = await Cluster.create(tmp_path, 20_000, 32, metric=Metric.COSINE, own_threads=True)
     for _ in range(2):
@@ -217,4 +211,4 @@ async def test_another_model_is_served_within_a_minute_of_real_time(tmp_path: Pa
     took_s = time.monotonic() - written
     await cluster.shard.close()
     broken = [f"recall {recall:.4f} after a minute"] if recall < 0.95 - ALWAYS else []
-    record(name, broken, recall=round(recall, 4), took_s=round(took_s, 1))
+    record(broken, recall=round(recall, 4), took_s=round(took_s, 1))

@@ -114,10 +114,12 @@ def _tolerance(
     metric: Metric, queries: Float64Array, squares: Float64Array, kth: Float64Array
 ) -> Float64Array:
     """Return the error of a cost near `kth`, (queries,)."""
-    if metric is Metric.L2:  # the second term: what the sum of squares cancels
-        return RELATIVE_ERROR * np.abs(kth) + 1e-14 * squares.max()
+    relative: Float64Array = RELATIVE_ERROR * np.abs(kth)
+    if metric is Metric.L2:
+        relative += 1e-14 * squares.max()  # what the sum of squares cancels
+        return relative
     norms = np.linalg.norm(queries, axis=1) * np.sqrt(np.median(squares))
-    tolerance: Float64Array = RELATIVE_ERROR * np.maximum(np.abs(kth), norms)
+    tolerance: Float64Array = np.maximum(relative, RELATIVE_ERROR * norms)
     return tolerance
 
 
