@@ -1,8 +1,8 @@
 """The command line `vectorshard`: its commands, its version, and its one-line errors.
 
 An expected failure is one line that says what to do next, never a traceback. The commands
-themselves are in `serve` and `rows`; they import the client and the servers when they run, so that
-`--help` does not wait for them.
+themselves are in `serve`, `rows` and `recall`; they import the client and the servers when they
+run, so that `--help` does not wait for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
-from vectorshard.cli import rows, serve
+from vectorshard.cli import recall, rows, serve
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
 
@@ -106,7 +106,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A distributed vector search service over gRPC.",
 )
-for _command in (*serve.COMMANDS, *rows.COMMANDS):
+for _command in (*serve.COMMANDS, *rows.COMMANDS, *recall.COMMANDS):
     app.command()(one_line_errors()(_command))
 
 

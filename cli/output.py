@@ -1,4 +1,4 @@
-"""What the commands print on: the terminal's width, or a log's, and the progress bar of rows.
+"""What the commands print on: the terminal's width, or a log's, and the progress bars.
 
 Nothing here asks a server. The tables are in `tables` and `explanations`.
 """
@@ -48,6 +48,17 @@ def rows_progress(console: Console) -> Progress:
         MofNCompleteColumn(),
         TextColumn("rows"),
         RowsPerSecond(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def steps_progress(console: Console) -> Progress:
+    """Return a progress bar of any unit: live on a terminal, one line at the end in a log."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
     )

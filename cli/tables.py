@@ -6,6 +6,7 @@ Vocabulary in, rich tables out. Nothing here asks a server or prints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -140,6 +141,46 @@ def recall_table(description: CollectionDescription) -> Table:
             f"{shard.measured_recall:.3f}" if shard.nlist else "-",
             f"{shard.live_recall:.3f}" if shard.live_queries else "-",
             f"{shard.live_queries:,}",
+        )
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRecall:
+    """The recall of searches for k hits, and what they cost.
+
+    `target` is None for an exact search; `error` is the standard error of `recall`.
+    """
+
+    k: int
+    target: float | None
+    recall: float
+    error: float
+    query_s: float
+    receipt: Receipt
+
+
+def measured_recall_table(name: str, queries: int, figures: Sequence[MeasuredRecall]) -> Table:
+    """Return one row for each number of hits and target: the largest effort of any shard."""
+    table = plain_table(
+        f"recall of {name}, {queries:,} of its rows as queries",
+        [],
+        ["k", "target", "recall", "+-", "ms a query", "nprobe", "candidates"],
+    )
+    for place, each in enumerate(figures):
+        if place and each.k != figures[place - 1].k:
+            table.add_section()
+        nprobe = max(shard.nprobe for shard in each.receipt.shards)
+        candidates = max(shard.candidates for shard in each.receipt.shards)
+        missed = each.target is not None and each.recall < each.target - 2 * each.error
+        table.add_row(
+            f"{each.k:,}",
+            "exact" if each.target is None else f"{each.target:g}",
+            Text(f"{each.recall:.3f}", style="red" if missed else ""),
+            f"{each.error:.3f}",
+            f"{1_000 * each.query_s:.3f}",
+            f"{nprobe:,}" if nprobe else "all rows",
+            f"{candidates:,}" if candidates else "-",
         )
     return table
 

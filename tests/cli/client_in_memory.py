@@ -9,7 +9,7 @@ and never the Shard protocol, routers or placements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -32,6 +32,7 @@ from vectorshard.shard.types import (
     ShardReceipt,
     ShardState,
     Token,
+    UInt32Array,
     UpsertResult,
     VectorArray,
 )
@@ -49,6 +50,21 @@ class Hits(list[list[Hit]]):
     """The hits of each query."""
 
     receipt: Receipt
+
+    @property
+    def counts(self) -> UInt32Array:
+        """The number of hits of each query."""
+        return np.array([len(hits) for hits in self], dtype=np.uint32)
+
+    @property
+    def ids(self) -> IdArray:
+        """The ids of all hits, flat."""
+        return np.array([hit.id for hits in self for hit in hits], dtype=object)
+
+    @property
+    def scores(self) -> Float32Array:
+        """The scores of all hits, flat."""
+        return np.array([hit.score for hits in self for hit in hits], dtype=np.float32)
 
 
 @dataclass(slots=True)
@@ -68,6 +84,8 @@ class ClientInMemory:
     """How many of the next upserts find a shard missing."""
     forget_everything: bool = False
     lose_rows: int = 0
+    only_exact: frozenset[int | str] = frozenset()
+    """Ids that only an exact search finds."""
 
     def __enter__(self) -> ClientInMemory:
         """Return itself: there is nothing to connect to."""
@@ -130,16 +148,23 @@ class ClientInMemory:
             accepted=len(ids) - len(errors), errors=errors, token=Token(incarnation="1")
         )
 
-    def get(self, name: str, ids: IdArray) -> Rows:
+    def list_rows(self, name: str, *, page_size: int) -> Iterator[Rows]:
+        """Yield the ids in pages."""
+        ids = np.array(list(self.rows[name]), dtype=object)
+        for first in range(0, len(ids), page_size):
+            yield Rows(ids=ids[first : first + page_size])
+
+    def get(self, name: str, ids: IdArray | list[int | str], *, metadata: bool = True) -> Rows:
         """Return the rows that exist."""
-        found = [id_ for id_ in ids.tolist() if id_ in self.rows[name]]
+        found = [id_ for id_ in np.asarray(ids).tolist() if id_ in self.rows[name]]
         vectors = np.array([self.rows[name][id_] for id_ in found], dtype=np.float32)
         return Rows(ids=np.array(found, dtype=object), vectors=vectors)
 
     def search(self, name: str, queries: VectorArray, k: int = 10, **asked: object) -> Hits:
         """Return the k rows of the largest cosine."""
         self.searches.append({"k": k, "queries": queries.tolist(), **asked})
-        ids = list(self.rows[name])
+        hidden = frozenset() if asked.get("exact") else self.only_exact
+        ids = [id_ for id_ in self.rows[name] if id_ not in hidden]
         kept = np.array([self.rows[name][id_] for id_ in ids])
         kept /= np.linalg.norm(kept, axis=1, keepdims=True)
         wanted = queries.astype(np.float32)
