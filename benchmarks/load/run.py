@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import process_time
 
 from rich.console import Console
@@ -111,6 +111,10 @@ def _encode(plan: Plan, workload: Workload, client: Client) -> Prepared:
         id_type = description.config.id_type
         return Prepared(requests=upserts(plan, workload.sample, id_type, fresh_id()))
     reason = why_no_recall(client, workload, description, plan.k)
+    if not plan.exact and plan.nprobe is None and plan.target_recall is None:
+        # The same search, but a shard leaves searches with an effort out of its live recall: the
+        # load of a measurement must not change what the collection does for its users.
+        plan = replace(plan, target_recall=description.config.target_recall)
     return Prepared(
         requests=searches(plan, workload.sample),
         truth=None if reason else workload.truth,

@@ -29,6 +29,7 @@ from vectorshard.shard.engine.commit_plan import CommitPlan
 from vectorshard.shard.engine.read_write_lock import ReadWriteLock
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
 from vectorshard.shard.index.calibration import Calibration
+from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checkpoint import Checkpoint
@@ -72,6 +73,7 @@ class CollectionState:
             self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
             self.entry = self.row_store.entry
             self.live = LiveRecall(self.entry.config, engine.training)
+            self.large_k = LargeK()
             remove_stray_index_files(disk, directory, self.row_store)
             for path in directory.glob("rows-*"):
                 if path.name != self.row_store.row_file:  # the previous one, or left by a crash
@@ -109,6 +111,7 @@ class CollectionState:
         self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
         self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
         """What is published now."""
+        self.large_k.remember(self.snapshot.index)
         self.checkpoint = Checkpoint(
             self.disk,
             self.directory,

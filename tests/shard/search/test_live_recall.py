@@ -115,7 +115,7 @@ def measure(collection: Collection) -> bool:
     """Do what is due; say whether anything was."""
     due = collection.maintenance.live_recall_due
     if due:
-        measure_live_recall(collection, lambda: None)
+        measure_live_recall(collection, lambda: None, lambda: 0.0)
     return due
 
 
@@ -289,7 +289,7 @@ def test_a_measurement_across_two_indexes_is_none(collection: Collection) -> Non
         if next(pieces) == 1:
             build_index(collection, lambda: 0.0)
 
-    measure_live_recall(collection, go_on)
+    measure_live_recall(collection, go_on, lambda: 0.0)
     assert next(pieces) == 2  # of seven
     assert collection.reads.describe().live_queries == 0
     assert collection.maintenance.live_recall_due
@@ -308,7 +308,7 @@ def test_rows_absorbed_between_two_pieces_spoil_neither_measuring_nor_calibratin
 
     for some in queries:
         search(collection, some)
-        measure_live_recall(collection, absorb)
+        measure_live_recall(collection, absorb, lambda: 0.0)
     assert measure(collection)
     assert collection.reads.describe().live_recall >= TARGET - 0.01
 
@@ -338,7 +338,7 @@ def test_searches_and_writes_go_on_between_two_pieces(collection: Collection) ->
         assert number in search(collection, CORPUS.vectors[:1], effort=Effort(exact=True))[0]
         assert collection.maintenance.absorb_piece()
 
-    measure_live_recall(collection, go_on)
+    measure_live_recall(collection, go_on, lambda: 0.0)
     assert collection.reads.describe().live_queries == LIVE_QUERIES_MIN
 
 
@@ -409,7 +409,7 @@ def test_a_measurement_ends_where_it_is_told_to(collection: Collection) -> None:
         raise WorkAbandoned
 
     with pytest.raises(WorkAbandoned):
-        measure_live_recall(collection, go_on)
+        measure_live_recall(collection, go_on, lambda: 0.0)
     assert collection.maintenance.live_recall_due
 
 
