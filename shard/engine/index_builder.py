@@ -6,6 +6,7 @@ nor writes wait for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -106,12 +107,7 @@ def build_index(
     snapshot, rows_skipped = _catch_up(collection, ivf, 0, go_on)
     queries = queries or training.calibration_queries
     calibrated = _Calibrated(collection, ivf, snapshot, go_on, queries)
-    filter_margins: tuple[float, ...] = ()
-    if config.filter_fields:
-        sample = calibrated.rows
-        filter_margins = measured_margins(
-            config.metric, ivf, calibrated.held, sample.vectors, sample.own_rows
-        )
+    filter_margins = calibrated.margins()
     calibration = calibrated.measured(CALIBRATED_K)
     # Otherwise the rows written meanwhile make searches slow until they are absorbed.
     snapshot, skipped_since = _catch_up(collection, ivf, snapshot.rows, go_on)
@@ -214,6 +210,19 @@ class _Calibrated:
             at_once=at_once,
         )
 
+    def margins(self) -> tuple[float, ...]:
+        """Return the margins of filtered searches; none without declared fields."""
+        if not self._config.filter_fields:
+            return ()
+        distinct = self.rows.parts[0]
+        return measured_margins(
+            self._config.metric,
+            self._ivf,
+            self.held,
+            self.rows.vectors[distinct],
+            self.rows.own_rows[distinct],
+        )
+
     def measured(self, ks: Sequence[int], live: Float32Array | None = None) -> Calibration:
         """Return the calibration for `ks`; the time in its basis is 0.
 
@@ -281,10 +290,12 @@ def calibrate_published(
         return None
     queries = collection.engine.training.calibration_queries
     calibration = _calibrated_in_use(collection, index, go_on, queries).measured(CALIBRATED_K, live)
-    if only_if_cheaper and _work(collection, index, calibration) > WORK_TO_LOWER * _work(
-        collection, index, index.calibration
-    ):
-        return None
+    if only_if_cheaper:
+        before, after = (
+            _work(collection, index, each) for each in (index.calibration, calibration)
+        )
+        if math.isinf(after) or after > WORK_TO_LOWER * before:
+            return None
     calibration = replace(calibration, basis=replace(calibration.basis, at=clock()))
     calibration = calibration.keeping_large_k_of(index.calibration)
     return calibration if collection.state.publish_calibration(index, calibration) else None
@@ -295,7 +306,7 @@ def _work(collection: Collection, index: TrainedIndex, calibration: Calibration)
     config, ivf = collection.entry.config, index.ivf
     point = calibration.point_for(config.target_recall, CALIBRATED_K[0])
     if point is None:
-        return float("inf")
+        return math.inf
     return work(point.parameters, ivf.rows / ivf.nlist, ivf.code_bytes, config.dim)
 
 

@@ -277,8 +277,8 @@ def targets_reached(
     recalls
         float64 (queries, n): of each query, in n settings.
     shards
-        Whose answers are merged: a merged recall is the mean of so many, each with a calibration of
-        its own, so its deviations are smaller by the root of that.
+        Whose answers are merged. A merged recall is the mean of so many shards, each of which is
+        calibrated independently, so its deviations are smaller by the root of that.
     """
     queries = len(recalls)
     if not queries:

@@ -276,10 +276,7 @@ def measured_calibration(
     """
     metric, queries = config.metric, sample.vectors
     truth = truth_of(metric, held, queries, sample.own_rows, shards, ks[-1])
-    tried = {k: np.array([k]) for k in ks}
-    if config.index.kind is not IndexKind.IVF_FLAT:  # which ranks by exact scores
-        most = CANDIDATES_MAX if ks[-1] > CALIBRATED_K[-1] else CANDIDATES_MAX_SMALL_K
-        tried = {k: candidates_tried(k, most) for k in ks}
+    tried = _tried(config.index.kind, ks)
     candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     with locked():
         lists = ivf.lists_of_rows(held.last)
@@ -307,6 +304,14 @@ def measured_calibration(
     rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
     work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
     return calibrate(reach_at, ivf.nlist, work_of, ks)
+
+
+def _tried(kind: IndexKind, ks: Sequence[int]) -> dict[int, Int64Array]:
+    """Return the numbers of candidates to try for each k; IVF_FLAT ranks by exact scores."""
+    if kind is IndexKind.IVF_FLAT:
+        return {k: np.array([k]) for k in ks}
+    most = CANDIDATES_MAX if ks[-1] > CALIBRATED_K[-1] else CANDIDATES_MAX_SMALL_K
+    return {k: candidates_tried(k, most) for k in ks}
 
 
 def _reach(

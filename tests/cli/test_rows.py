@@ -301,7 +301,9 @@ def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
     )
     described = replace(buffering, shards=(measured,))
     monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
-    assert re.search(r"0 +0\.953 +0\.961 +256 of 20,000 +1,234 +0\.941 +200", run("describe", "w").output)
+    assert re.search(
+        r"0 +0\.953 +0\.961 +256 of 20,000 +1,234 +0\.941 +200", run("describe", "w").output
+    )
 
 
 @pytest.mark.usefixtures("filled")
