@@ -207,7 +207,7 @@ class Reads:
             calibration_rows=basis.rows,
             calibration_queries=basis.queries,
             calibrated_at=basis.at,
-            rows_changed_since=max(0, snapshot.changes - basis.changes) if basis.at else 0,
+            rows_changed_since=max(0, snapshot.changes - basis.changes) if basis.rule else 0,
             live_recall=0.0 if measured is None else measured.recall,
             live_queries=0 if measured is None else measured.queries,
             generation=index.generation,

@@ -15,12 +15,13 @@ from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
     CURVE,
     Calibration,
+    merged_chances,
     work,
 )
 from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQueries
 from vectorshard.shard.index.exact import exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex
-from vectorshard.shard.index.recall import measured_calibration, without
+from vectorshard.shard.index.recall import Truth, measured_calibration, without
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import Effort, Float32Array, IndexKind, Int64Array, Metric
@@ -96,7 +97,7 @@ def test_rows_that_are_alike_stand_for_each_other(kind: IndexKind) -> None:
 
 
 def test_queries_that_are_no_rows_are_measured_as_they_are() -> None:
-    vectors, queries = some_vectors(2_000, dim=16), some_vectors(50, dim=16, seed=1)
+    vectors, queries = some_vectors(1_000, dim=16), some_vectors(50, dim=16, seed=1)
     ivf, held = held_by_an_index(vectors, IndexKind.IVF_PQ, Metric.L2, Tombstones())
     live = CalibrationQueries.of_live(queries)
     config = config_of(dim=16, kind=IndexKind.IVF_PQ)
@@ -189,7 +190,7 @@ def test_one_look_at_many_lists_tells_what_searches_of_fewer_find(
 
 
 def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
-    vectors, queries = some_vectors(4_000, dim=16), some_vectors(100, dim=16, seed=1)
+    vectors, queries = some_vectors(3_000, dim=16), some_vectors(80, dim=16, seed=1)
     shards = 4
     of_shard = [np.ascontiguousarray(vectors[shard::shards]) for shard in range(shards)]
     indexes = [
@@ -221,3 +222,100 @@ def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
         for hits, best in zip(found, truth, strict=True)
     ]
     assert 0.89 <= np.mean(shares) <= 0.95
+
+
+# ---- ties, samples and shards --------------------------------------------------------------------
+
+
+def test_each_of_several_tied_hits_counts_as_the_next() -> None:
+    limits = np.array([[1.0, 1.0, 1.0, 2.0]], np.float32)
+    truth = Truth(limits, np.array([4]), shards=2)
+    costs = np.array([[2.0, 1.0, 9.0, 1.0, 1.0]], np.float32)
+    lists = np.array([[0, 0, 0, 1, 2]], np.int32)
+    found = truth.found(truth.ranks(costs), lists)
+    weights = merged_chances(4, 2)
+    tried = {4: np.array([1, 2, 4, 5])}
+    of_all = found.recalls(3, tried)[4][0] * weights.sum()
+    assert of_all.tolist() == pytest.approx(
+        [weights[3], weights[[3, 0]].sum(), weights[[3, 0, 1]].sum(), weights.sum()]
+    )
+    of_one = found.recalls(1, tried)[4][0] * weights.sum()
+    assert of_one.tolist() == pytest.approx([weights[3], *[weights[[3, 0]].sum()] * 3])
+
+
+def test_more_rows_that_tie_than_hits_count_as_the_hits() -> None:
+    truth = Truth(np.array([[1.0, 1.0]], np.float32), np.array([2]), shards=1)
+    costs = np.ones((1, 5), np.float32)
+    found = truth.found(truth.ranks(costs), np.zeros((1, 5), np.int32))
+    recalls = found.recalls(1, {1: np.array([1, 5]), 2: np.array([2, 5])})
+    assert recalls[1].tolist() == [[1.0, 1.0]]
+    assert recalls[2].tolist() == [[1.0, 1.0]]
+
+
+def test_a_query_without_hits_finds_all_of_them() -> None:
+    truth = Truth(np.full((1, 2), np.inf, np.float32), np.array([0]), shards=1)
+    costs = np.full((1, 3), np.inf, np.float32)
+    found = truth.found(truth.ranks(costs), np.zeros((1, 3), np.int32))
+    assert found.recalls(1, {2: np.array([2, 3])})[2].tolist() == [[1.0, 1.0]]
+
+
+def test_the_worse_of_two_samples_decides() -> None:
+    crowd = 0.05 * some_vectors(1_500, dim=16)
+    vectors = np.concatenate([crowd, 3 + some_vectors(500, dim=16, seed=1)])
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    config = config_of(dim=16)
+    easy, hard = (np.arange(begin, begin + 500, 10) for begin in (0, 1_500))
+
+    def calibrated(rows: Int64Array, balanced: int) -> tuple[int, float, float]:
+        sample = CalibrationQueries.of_rows(held, rows, balanced)
+        calibration = measured_calibration(config, ivf, held, sample, lambda: None)
+        point = calibration.point_for(0.9, 10)
+        assert point is not None
+        return point.parameters.nprobe, point.measured_recall, point.measured_recall_balanced
+
+    alone = [calibrated(rows, 0)[0] for rows in (easy, hard)]
+    nprobe, of_distinct, of_balanced = calibrated(np.concatenate([easy, hard]), len(hard))
+    assert alone[0] != alone[1]
+    assert nprobe >= max(alone) - 1  # without standard errors in reserve
+    assert min(of_distinct, of_balanced) >= 0.9
+    assert of_distinct != of_balanced
+    live = CalibrationQueries.of_rows(held, easy).with_live(vectors[hard] + np.float32(0.01))
+    raised = measured_calibration(config, ivf, held, live, lambda: None).point_for(0.9, 10)
+    assert raised is not None
+    assert raised.parameters.nprobe >= max(alone) - 1
+
+
+@pytest.mark.parametrize("shards", [2, 8])
+def test_copies_of_one_vector_do_not_weigh_a_query_by_the_number_of_shards(shards: int) -> None:
+    vectors = some_vectors(1_000, dim=16)
+    vectors[::3] = vectors[0]
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    rows = np.concatenate([[0], np.arange(1, 300, 3)])
+    queries = CalibrationQueries.of_rows(held, rows)
+    config = config_of(dim=16)
+    copies = measured_calibration(config, ivf, held, queries, lambda: None, shards=shards)
+    others = measured_calibration(
+        config,
+        ivf,
+        held,
+        CalibrationQueries.of_rows(held, rows[1:]),
+        lambda: None,
+        shards=shards,
+    )
+    with_copies, without_copies = (each.point_for(0.9, 10) for each in (copies, others))
+    assert with_copies is not None
+    assert without_copies is not None
+    assert with_copies.parameters == without_copies.parameters
+
+
+def test_a_large_k_is_measured_alone() -> None:
+    vectors = some_vectors(1_200, dim=8)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
+    sample = CalibrationQueries.of_rows(held, np.arange(0, 1_200, 60))
+    config = config_of(dim=8)
+    found = measured_calibration(config, ivf, held, sample, lambda: None, ks=(300,))
+    assert {point.k for point in found.points} == {300}
+    point = found.point_for(0.95, 300)
+    assert point is not None
+    assert point.parameters.candidates == 300
+    assert 4 < point.parameters.nprobe <= 16
