@@ -88,9 +88,7 @@ def first_of_each(vectors: VectorArray) -> Int64Array:
     hashes = np.empty(len(words), np.uint64)
     for first in range(0, len(words), _HASHED_ROWS):
         piece = slice(first, first + _HASHED_ROWS)
-        # Round numbers end in zeros: their upper half must reach the lower bits.
-        mixed = words[piece] ^ (words[piece] >> np.uint32(15))
-        hashes[piece] = mixed.astype(np.uint64) @ powers
+        hashes[piece] = words[piece].astype(np.uint64) @ powers
     return np.sort(np.unique(hashes, return_index=True)[1])
 
 
