@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import process_time
 
 from rich.console import Console
@@ -18,7 +18,14 @@ from benchmarks.load.ingest import fill
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.recall import recall_at_k
 from benchmarks.load.record import Record
-from benchmarks.load.requests import Requests, empty_calls, fresh_id, searches, upserts
+from benchmarks.load.requests import (
+    Requests,
+    empty_calls,
+    fresh_id,
+    searches,
+    upserts,
+    with_effort,
+)
 from benchmarks.load.result import Result, result_of
 from benchmarks.load.schedule import Schedule, starts_of
 from benchmarks.load.workload import Workload, open_workload, why_no_recall
@@ -111,10 +118,7 @@ def _encode(plan: Plan, workload: Workload, client: Client) -> Prepared:
         id_type = description.config.id_type
         return Prepared(requests=upserts(plan, workload.sample, id_type, fresh_id()))
     reason = why_no_recall(client, workload, description, plan.k)
-    if not plan.exact and plan.nprobe is None and plan.target_recall is None:
-        # The same search, but a shard leaves searches with an effort out of its live recall: the
-        # load of a measurement must not change what the collection does for its users.
-        plan = replace(plan, target_recall=description.config.target_recall)
+    plan = with_effort(plan, description.config.target_recall)
     return Prepared(
         requests=searches(plan, workload.sample),
         truth=None if reason else workload.truth,
