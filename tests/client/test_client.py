@@ -198,6 +198,8 @@ def test_a_search_states_its_filter(words: Any, server: FakeServer) -> None:
         lambda client: client.get("words", ["a"], filter="n exists"),
         lambda client: client.count("words", filter="n exists and"),
         lambda client: client.search("words", np.ones((1, 3)), filter=Equals("n", 2**60)),
+        lambda client: client.delete("words", filter="n = 9007199254740993"),
+        lambda client: client.delete("words", filter=Range("n", lt=2**53 + 1)),
         lambda client: list(client.list_rows("words", filter="n")),
     ],
 )

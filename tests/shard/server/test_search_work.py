@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def searching(queries: int = 1, k: int = 10, **how: object) -> SearchRequest:
     return replace(SearchRequest(collection="words", queries=zeros, k=k), **how)  # type: ignore[arg-type]
 
 
-def receipt(**shard: int) -> Receipt:
+def receipt(**shard: Any) -> Receipt:
     """Return the receipt of one shard."""
     return Receipt(shards=(replace(ShardReceipt(shard=0), **shard),), coverage=1.0)
 
