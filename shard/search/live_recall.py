@@ -71,6 +71,11 @@ class LiveRecall:
         )
         self._measured: MeasuredLive | None = None
 
+    def follow(self, config: CollectionConfig) -> None:
+        """Measure against the target recall of `config` from now on; the sample stays."""
+        self._config = config
+        self._measured = None
+
     @property
     def memory_bytes(self) -> int:
         """Memory of the sample."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -88,6 +89,12 @@ def test_a_collection_is_created_listed_described_and_dropped(client: Any) -> No
     assert description.config == created
     assert description.shards == (SHARD,)
     assert description.recommended_batch_size == 64
+    updated = client.update_collection("words", target_recall=0.97)
+    assert updated == replace(created, target_recall=0.97)
+    assert client.list_collections() == [updated]
+    with pytest.raises(InvalidParameter) as caught:
+        client.update_collection("words", target_recall="high")
+    assert caught.value.field == "target_recall"
     client.drop_collection("words")
     assert client.list_collections() == []
 
