@@ -33,8 +33,8 @@ MERGED_ON_LOOP: Final = 10_000
 """Hits that are merged on the event loop, in about a millisecond; more are merged in a thread."""
 
 DEADLINE_STEP: Final = 1.25
-"""Ratio of remaining times within which searches are joined. A joined search ends at the first of
-their deadlines, and would cut the others short."""
+"""Ratio of remaining times within which searches are joined. A joined search with a min_coverage
+below 1 ends at the first of their deadlines: its partial answer must reach that caller in time."""
 
 HOLD_UP_PART: Final = 0.5
 """Part of a search's time for which it may delay others, if it gets no answers. Those then have
@@ -47,7 +47,9 @@ class SearchFanOut:
 
     def __init__(self, children: Children) -> None:
         self._children = children
-        self._joined = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART)
+        self._joined = SearchBatcher(
+            children.clock, hold_up_part=HOLD_UP_PART, partial_answers=True
+        )
 
     async def search(
         self, request: SearchRequest, entry: CollectionEntry, call: Call

@@ -40,7 +40,7 @@ from vectorshard.shard.storage.index_file import remove_stray_index_files, with_
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store import RowStore
-from vectorshard.shard.types import Float32Array, IdArray, Int64Array
+from vectorshard.shard.types import CollectionEntry, Float32Array, IdArray, Int64Array
 
 ROWS_VERIFIED_AT_START: Final = 10_000
 """The newest live rows, whose checksums a start compares. Larger: slower starts."""
@@ -195,6 +195,12 @@ class CollectionState:
             self.snapshot = replace(snapshot, index=replace(index, calibration=calibration))
         self.on_change()
         return True
+
+    def publish_configuration(self, entry: CollectionEntry) -> None:
+        """Replace the collection's entry by one with another target recall."""
+        self.entry = entry
+        self.live.follow(entry.config)
+        self.on_change()
 
     def publish_columns(self, columns: RowColumns) -> None:
         """Replace the columns by others of the same rows; `writes_lock` is held to write."""

@@ -91,6 +91,11 @@ class LiveRecall:
         self._lowered_at = 0
         """Queries taken into the sample before the last try to lower nprobe."""
 
+    def follow(self, config: CollectionConfig) -> None:
+        """Measure against the target recall of `config` from now on; the sample stays."""
+        self._config = config
+        self._measured = None
+
     @property
     def memory_bytes(self) -> int:
         """Memory of the sample."""

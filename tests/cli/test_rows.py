@@ -312,3 +312,12 @@ def test_describe_fails_when_the_ledger_does_not_add_up(run: Run, client: Client
     ended = run("describe", "w")
     assert ended.exit_code == 1
     assert "DOES NOT ADD UP" in ended.output
+
+
+@pytest.mark.usefixtures("filled")
+def test_an_update_changes_the_target_recall_and_shows_it(run: Run, client: ClientInMemory) -> None:
+    ended = run("update", "w", "--target-recall", ".97")
+    assert ended.exit_code == 0, ended.output
+    assert ended.output == "w: target_recall 0.97\n"
+    assert client.collections["w"].target_recall == 0.97
+    assert run("update", "w").exit_code == 2

@@ -279,6 +279,22 @@ class DropCollectionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class UpdateCollectionRequest(_message.Message):
+    __slots__ = ("collection", "target_recall")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_RECALL_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    target_recall: float
+    def __init__(self, collection: _Optional[str] = ..., target_recall: _Optional[float] = ...) -> None: ...
+
+class UpdateCollectionResponse(_message.Message):
+    __slots__ = ("config", "incarnation")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    config: CollectionConfig
+    incarnation: str
+    def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., incarnation: _Optional[str] = ...) -> None: ...
+
 class ListCollectionsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

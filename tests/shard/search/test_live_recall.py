@@ -474,3 +474,18 @@ def test_the_sample_is_bounded_and_counted_as_memory(collection: Collection) -> 
         search(collection, means_of_five(200, seed))
     assert collection.reads.describe().memory_bytes - before == 200 * DIM * 4
     assert SMALL_ENGINE.training.live_queries == 256
+
+
+def test_live_recall_is_measured_against_an_updated_target(tmp_path: Path) -> None:
+    collection = trained(tmp_path)
+    queries = means_of_five(150, seed=1)
+    search(collection, queries)
+    assert measure(collection)
+    assert not measure(collection)
+    before = collection.reads.describe().live_recall
+    collection.writes.update(0.8)
+    assert measure(collection)
+    description = collection.reads.describe()
+    assert description.live_recall == pytest.approx(recall(collection, queries), abs=1e-9)
+    assert description.live_recall < before
+    collection.close()
