@@ -43,6 +43,10 @@ class Batching:
     hold_up_part: float = 1.0
     """The part of a batch's own time to its deadline for which it keeps its lane. Smaller: waiting
     callers with a similar deadline still have time left when the batch hangs."""
+    own_deadlines: bool = False
+    """Whether an item of a running batch fails at its deadline while the batch continues for later
+    ones. True: the batch observes the latest deadline, and is cancellable. False: a batch ends all
+    of its items, at whatever deadline."""
     # Affects performance.
     count_full: float = math.inf
     """A batch is full at this count; its last item may exceed it. Larger: fewer batches, and the
@@ -65,9 +69,8 @@ class Batcher(Generic[Item, Outcome]):
         Returns the count and the size of an item.
     deadline_of
         Returns the deadline of an item, in seconds of `clock`. An item whose deadline passes while
-        it waits fails with DeadlineExceeded. If batches are cancellable, so does an item of a
-        running batch that contains later deadlines: the batch continues for the others. A batch
-        holds up its lane by its earliest deadline.
+        it waits fails with DeadlineExceeded; for items of a running batch, see `own_deadlines`.
+        A batch holds up its lane by its earliest deadline.
     ready
         For batches that are not cancellable: awaited before each batch with the items that wait;
         must not raise. Items that arrive meanwhile still join. None: a batch may always run.
@@ -147,9 +150,10 @@ class Batcher(Generic[Item, Outcome]):
         items = list(batch.values())
         deadlines = [each for each in map(self._deadline_of, items) if each is not None]
         release = self._release_of(key, lane, min(deadlines, default=None))
-        expiry = None
+        expiry: _Expiry | None = None
         if self._batching.cancellable:
             _cancel_once_done(asyncio.current_task(), batch)
+        if self._batching.own_deadlines:
             expiry = self._expiry_of(batch)
         try:
             outcomes = await self._run(items, release)

@@ -2,9 +2,9 @@
 
 One joined search costs little more than the largest of its parts: one hand-over to a thread, one
 call of FAISS, one merge. Each caller gets the answer that it would have got alone, with a receipt
-that all of them share. Each keeps its own deadline: a caller whose deadline passes gets
+that all of them share. In a shard each keeps its own deadline: a caller whose deadline passes gets
 DeadlineExceeded, and the joined search continues until the latest deadline, or until the last
-caller has left.
+caller has left. A router joins only searches with close deadlines, and observes the first.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class SearchBatcher:
         Seconds, as in `call.deadline`.
     hold_up_part, hold_up_s
         See `Batching`.
-    partial_answers
-        Whether a search with a min_coverage below 1 returns what it has when its deadline passes,
-        instead of failing. A joined search of such requests then ends at the first deadline: later,
-        the caller of that deadline would get no answer.
+    names_missing
+        Whether a search names the shards that did not answer in time, or answers without them. A
+        joined search then ends at its first deadline: later, that caller could not be told. The
+        `kind` must then keep different deadlines apart.
     """
 
     def __init__(
@@ -75,10 +75,11 @@ class SearchBatcher:
         *,
         hold_up_part: float = 1.0,
         hold_up_s: float = HOLD_UP_S,
-        partial_answers: bool = False,
+        names_missing: bool = False,
     ) -> None:
         batching = Batching(
             cancellable=True,
+            own_deadlines=not names_missing,
             hold_up_s=hold_up_s,
             hold_up_part=hold_up_part,
             count_full=JOINED_QUERIES,
@@ -91,7 +92,7 @@ class SearchBatcher:
             deadline_of=lambda search: search.call.deadline,
             clock=clock,
         )
-        self._partial_answers = partial_answers
+        self._names_missing = names_missing
 
     def search(
         self, request: SearchRequest, call: Call, run: Run, kind: Hashable = None
@@ -119,10 +120,8 @@ class SearchBatcher:
         if len(searches) == 1:
             return (await first.run(first.request, first.call, release),)
         requests = [search.request for search in searches]
-        deadline = _last_deadline(searches)
-        if self._partial_answers and first.request.min_coverage < 1.0:
-            deadline = _first_deadline(searches)
-        call = replace(first.call, deadline=deadline)
+        deadline_of = _first_deadline if self._names_missing else _last_deadline
+        call = replace(first.call, deadline=deadline_of(searches))
         return parted(await first.run(joined(requests), call, release), requests)
 
 

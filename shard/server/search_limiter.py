@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from math import exp
+from math import exp, inf
 from typing import Final, Self
 
 from vectorshard.shard.errors import Overloaded
@@ -36,6 +36,12 @@ refusal cheap, and an answer slightly more expensive."""
 
 MEMORY_S: Final = 1.0
 """The decay time of the pace estimate, in seconds of work."""
+
+
+UNCROWDED_S: Final = 4e-6
+"""The most seconds that an answer counts for, per microsecond of its work, with fewer searches in
+progress than ALWAYS_ACCEPTED. Such a server mostly waits, for clients, messages and threads, and
+would seem too slow for one heavy search."""
 
 
 class SearchLimiter:
@@ -112,12 +118,15 @@ class SearchLimiter:
         self._work += place.work
         return place
 
-    def _leave(self, work: float, done: float | None) -> None:
+    def _leave(self, work: float, done: float | None, most_s: float) -> None:
+        uncrowded = self._searches < ALWAYS_ACCEPTED
         self._searches -= 1
         self._work = self._work - work if self._searches else 0.0  # the roundings do not add up
         if done is not None:
             now = self._clock()
             took_s = now - self._answered_at
+            if uncrowded:
+                took_s = min(took_s, most_s)
             kept = exp(-took_s / MEMORY_S)
             self._work_done = self._work_done * kept + done
             self._busy_s = self._busy_s * kept + took_s
@@ -151,5 +160,7 @@ class Place:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        done = self.work if self._done is None else self._done
-        self._limiter._leave(self.work, None if kind is not None else done)
+        done, most_s = self.work, inf
+        if self._done is not None:
+            done, most_s = self._done, UNCROWDED_S * self._done
+        self._limiter._leave(self.work, None if kind is not None else done, most_s)

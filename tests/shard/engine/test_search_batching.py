@@ -336,28 +336,25 @@ async def test_answers_that_may_be_large_are_not_joined(
 
 
 @pytest.mark.parametrize(
-    ("deadlines", "min_coverage", "partial_answers", "expected"),
+    ("deadlines", "names_missing", "expected"),
     [
-        ((7.0, 5.0), 1.0, False, 7.0),
-        ((7.0, None, 5.0), 1.0, False, None),
-        ((7.0, 5.0), 0.5, False, 7.0),
-        ((7.0, 5.0), 1.0, True, 7.0),
-        ((7.0, None, 5.0), 0.5, True, 5.0),
+        ((7.0, 5.0), False, 7.0),
+        ((7.0, None, 5.0), False, None),
+        ((7.0, None, 5.0), True, 5.0),
     ],
-    ids=["latest", "none is latest", "lenient", "strict", "partial answers: first"],
+    ids=["latest", "none is latest", "names the missing: first"],
 )
-async def test_a_joined_search_has_the_latest_deadline_unless_it_answers_in_part(
+async def test_a_joined_search_has_the_latest_deadline_unless_it_names_what_is_missing(
     searcher: Searcher,
     deadlines: tuple[float | None, ...],
-    min_coverage: float,
-    partial_answers: bool,
+    names_missing: bool,
     expected: float | None,
 ) -> None:
-    batcher = SearchBatcher(clock=lambda: searcher.now, partial_answers=partial_answers)
+    batcher = SearchBatcher(clock=lambda: searcher.now, names_missing=names_missing)
     tasks = []
     for deadline in (None, *deadlines):
-        request, call = asking(1, min_coverage=min_coverage), Call(deadline=deadline)
-        tasks.append(asyncio.ensure_future(batcher.search(request, call, searcher)))
+        search = batcher.search(asking(1), Call(deadline=deadline), searcher)
+        tasks.append(asyncio.ensure_future(search))
         await settle()
     await searcher.finish(0)
     assert searcher.asked[1][1].deadline == expected

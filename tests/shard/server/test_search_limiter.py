@@ -170,10 +170,10 @@ class Line:
                 place.weigh(request)
                 self._waiting.append((request, place, self.clock.now))
 
-    def answer(self, searches: int = 1_024) -> None:
+    def answer(self, searches: int = 1_024, light_s: float = LIGHT_S) -> None:
         """Answer those that wait, or some of them."""
         for request, place, arrived in self._waiting[:searches]:
-            self.clock.now += HEAVY_S if request is HEAVY else LIGHT_S
+            self.clock.now += HEAVY_S if request is HEAVY else light_s
             self.waits_s.append(self.clock.now - arrived)
             with place:
                 place.answered(request, receipt_of(request))
@@ -236,3 +236,16 @@ def test_searches_that_leave_take_their_work_along() -> None:
     assert line.limiter.expected_wait_s == 0.0
     line.ask(HEAVY)
     assert line.limiter.expected_wait_s == pytest.approx(HEAVY_S)
+
+
+def test_light_searches_one_at_a_time_do_not_make_a_server_seem_slow() -> None:
+    line = Line()
+    line.ask(HEAVY)
+    line.answer()
+    for _ in range(500):
+        line.ask(LIGHT)
+        line.answer(light_s=20 * LIGHT_S)  # it waits for its client, more than it works
+    line.ask(HEAVY)
+    line.ask(LIGHT, times=200)
+    assert line.refused == 0
+    assert HEAVY_S < line.limiter.expected_wait_s < 3 * HEAVY_S
