@@ -483,7 +483,7 @@ def test_live_recall_is_measured_against_an_updated_target(tmp_path: Path) -> No
     assert measure(collection)
     assert not measure(collection)
     before = collection.reads.describe().live_recall
-    collection.writes.update(0.8)
+    collection.writes.update(0.5)
     assert measure(collection)
     description = collection.reads.describe()
     assert description.live_recall == pytest.approx(recall(collection, queries), abs=1e-9)
