@@ -201,11 +201,12 @@ def exact_work(queries: int, rows: int, dim: int) -> float:
 
 
 def _growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float) -> float:
-    """Return the exponent by which nprobe grows with k, from the two calibrated k."""
-    few, many = (index.parameters_for(effort, target_recall, k) for k in CALIBRATED_K)
+    """Return the exponent by which nprobe grows with k, from the least and most calibrated k."""
+    least, most = CALIBRATED_K[0], CALIBRATED_K[-1]
+    few, many = (index.parameters_for(effort, target_recall, k) for k in (least, most))
     if few is None or many is None:
         return _GROWTH_MAX
-    growth = math.log(many.nprobe / few.nprobe) / math.log(CALIBRATED_K[1] / CALIBRATED_K[0])
+    growth = math.log(many.nprobe / few.nprobe) / math.log(most / least)
     return min(max(growth, 0.0), _GROWTH_MAX)
 
 

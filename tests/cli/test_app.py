@@ -75,8 +75,8 @@ def test_the_commands_are_those_that_are_documented() -> None:
     commands = {
         command.callback.__name__ for command in app.app.registered_commands if command.callback
     }
-    documented = {"demo", "serve", "shard", "router"}
-    documented |= {"ingest", "search", "explain", "describe", "recall"}
+    documented = {"demo", "serve", "shard", "router", "ingest", "search", "explain", "describe"}
+    documented |= {"update", "recall"}
     assert commands == documented
 
 

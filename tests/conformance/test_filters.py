@@ -291,6 +291,8 @@ async def test_a_score_threshold_holds_beside_a_filter(stage: Stage) -> None:
         (~Equals("year", "1990"), "filter.not.equals.value"),
         (Equals("year", 1.5), "filter.equals.value"),
         (Equals("year", True), "filter.equals.value"),
+        (Equals("year", 2.0**53 + 2), "filter.equals.value"),
+        (In("year", (1.0, -(2.0**54))), "filter.in.values[1]"),
         (Equals("public", 1.0), "filter.equals.value"),
         (Equals("lang", 1.0), "filter.equals.value"),
         (In("rating", (1.0, "a")), "filter.in.values[1]"),
