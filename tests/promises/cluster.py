@@ -6,6 +6,7 @@ nothing depends on how fast the machine is. The clock is the test's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,8 @@ NAME: Final = "words"
 BATCH: Final = 64
 WRITTEN_AT_ONCE: Final = 5_000
 MINUTE_S: Final = 60.0
+LOOKS: Final = 12
+"""In a minute: at what is due only because time has passed."""
 
 LOTS: Final = 10
 LOT_FIELD: Final = FilterField("lot", FieldType.INT64)
@@ -58,7 +61,10 @@ _METADATA: Final = [metadata_from_mapping({"lot": lot}) for lot in range(LOTS)]
 
 
 class SteppedThreads(BackgroundThreads):
-    """The background work of a shard without its threads and its rests."""
+    """The background work of a shard without its threads and its rests, by the test's clock."""
+
+    def __init__(self, clock: Callable[[], float], when_idle: Callable[[], None]) -> None:
+        super().__init__(clock, clock, when_idle)
 
     def start(self) -> None:
         """Start nothing."""
@@ -75,7 +81,7 @@ class SteppedThreads(BackgroundThreads):
         while seen != self._changes:
             seen = self._changes
             self._run_all(self._absorb)
-            self._run_all(self._build)
+            self._run_all(self.build_step)
 
 
 @pytest.fixture
@@ -168,10 +174,11 @@ class Cluster:
         await self.shard.train(TrainRequest(collection=NAME))
         self.work()
 
-    def settle(self, after_s: float = MINUTE_S) -> None:
-        """Let so much time pass without a call."""
-        self.now[0] += after_s
-        self.work()
+    def settle(self) -> None:
+        """Let a minute pass without a call; the shards look at what is due every few seconds."""
+        for _ in range(LOOKS):
+            self.now[0] += MINUTE_S / LOOKS
+            self.work()
 
     def work(self) -> None:
         """Do the background work that is due on all shards."""

@@ -231,11 +231,11 @@ async def test_rows_of_another_model_are_found_within_a_minute(
     random = np.random.default_rng(19)
     old, new = normal(19, 90, 32, scale=2), normal(20, 90, 32, scale=2)
     cluster = await known.hold(near(random, old, 9_000), metric=Metric.COSINE, kind=kind)
-    for share in (0.1, 0.5, 1.0):
+    for share, least in ((0.1, TARGET - PART), (0.5, TARGET - ALWAYS), (1.0, TARGET - ALWAYS)):
         ids = random.permutation(9_000)[: int(share * 9_000)]
         await cluster.write(ids, near(random, new, len(ids)))
         cluster.settle()
-        await known.ask(near(random, new, 1_000), least=TARGET - ALWAYS)
+        await known.ask(near(random, new, 1_000), least=least)
 
 
 @pytest.mark.parametrize("known", ["routed"], indirect=True)
@@ -259,6 +259,27 @@ async def test_a_window_that_moves_keeps_its_recall(known: Known) -> None:
     await known.ask(queries, least=TARGET - ALWAYS)
 
 
+# ---- growth -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+async def test_an_index_that_grows_keeps_its_recall_until_it_is_trained_again(
+    tmp_path: Path, metric: Metric
+) -> None:
+    """Rows alike are no drift; but more of them lie between a query and its last neighbour."""
+    random = np.random.default_rng(22)
+    centers = normal(22, 60, 24, scale=3)
+    rows = near(random, centers, 12_000)
+    known = Known("shard", tmp_path)
+    cluster = await known.hold(rows[:3_500], metric=metric)
+    cluster.rows = np.concatenate([cluster.rows, np.full((8_500, 24), np.nan, np.float32)])
+    for last in (7_000, 12_000):
+        ids = np.arange(len(rows))[cluster.living : last]
+        await cluster.write(ids, rows[ids])
+        cluster.settle()
+        await known.ask(near(random, centers, 1_000), least=TARGET - ALWAYS)
+
+
 # ---- targets ------------------------------------------------------------------------------------
 
 
@@ -270,8 +291,12 @@ async def test_each_target_has_its_own_setting(known: Known) -> None:
     probes: list[int] = []
     for target in (0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98):
         (result,) = await cluster.search(queries[:1], target=target)
-        probes.append(sum(shard.nprobe for shard in result.receipt.shards))
+        (shard,) = result.receipt.shards
         found = await cluster.judge(queries, target=target)
-        assert target - ALWAYS <= found.recall <= target + 0.025
+        assert found.recall >= target - ALWAYS
+        if shard.nprobe:  # otherwise an exact search is cheaper, at this target and above
+            probes.append(shard.nprobe)
+            assert found.recall <= target + 0.025
+    assert len(probes) > 4
     assert probes == sorted(probes)
     assert all(after <= 1.5 * before for before, after in pairwise(probes) if before > 8)
