@@ -93,6 +93,10 @@ class Calibration:
                 return point
         return None
 
+    def lacks(self, k: int) -> bool:
+        """Whether no search parameters for k hits have been measured."""
+        return k > CALIBRATED_K[-1]
+
     def parameters_for(
         self, effort: Effort, target_recall: float, k: int
     ) -> SearchParameters | None:
