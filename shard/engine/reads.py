@@ -17,6 +17,7 @@ from vectorshard.shard.index.exact import exact_scores, rank
 from vectorshard.shard.search.candidates import GeneratedCandidates, generate_candidates
 from vectorshard.shard.search.explanation import looked_up, ranked
 from vectorshard.shard.search.filtered_search import RememberedFilters
+from vectorshard.shard.search.search_plan import RememberedPlans
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
     Float32Array,
@@ -40,6 +41,7 @@ class Reads:
     def __init__(self, state: CollectionState) -> None:
         self._state = state
         self._filters = RememberedFilters()
+        self._plans = RememberedPlans(state.entry.config.target_recall, state.engine.few_rows_work)
         self.searches = 0
         """Searches begun, counted without a lock: background work asks only whether any come."""
 
@@ -62,7 +64,7 @@ class Reads:
         with state.index_lock.read():
             snapshot = state.snapshot
             generated = generate_candidates(
-                snapshot, config, queries, request, self._filters, state.engine.few_rows_work
+                snapshot, config, queries, request, self._filters, self._plans
             )
         candidates = generated.with_exact(config.metric, queries, request.k, go_on)
         placed = candidates.at(snapshot.positions)

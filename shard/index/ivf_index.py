@@ -46,6 +46,7 @@ a scan cheaper and its order coarser, which more candidates compensate. Each com
 embedding matters less (`python -m benchmarks --only codes`)."""
 
 _PQ_CENTROIDS: Final = 1 << PQ_BITS
+_NO_QUERIES: Final = np.zeros(0, np.int64)
 _FAST_SCAN_BLOCK: Final = 32  # codes scanned at once
 _TIED_CANDIDATES_MAX: Final = 4_096
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
@@ -238,7 +239,9 @@ class IvfIndex:
         else:
             wanted = max(k, enough, parameters.candidates)
         scores, rows = self._search(queries, wanted, nprobe, selector, probes)
-        short = np.flatnonzero(rows[:, enough - 1] < 0) if enough else np.zeros(0, np.int64)
+        short = _NO_QUERIES
+        if enough and min(rows[:, enough - 1].tolist(), default=0) < 0:
+            short = np.flatnonzero(rows[:, enough - 1] < 0)
         if self._kind is not IndexKind.IVF_FLAT:
             found = shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
             return Proposed(found, short)

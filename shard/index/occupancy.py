@@ -35,18 +35,18 @@ _HOLE_ROWS: Final = 3  # times as many rows for such a query
 _ENOUGH: Final = 0.9  # of the living rows wanted: the lists are as good as those of the training
 
 
-@dataclass(frozen=True, slots=True)
 class Occupancy:
-    """The rows in each list: `held`, dead or alive, and `living`. int64 (nlist,)."""
+    """The rows in each list: `held`, dead or alive, and `living`. int64 (nlist,).
 
-    held: Int64Array
-    living: Int64Array
+    `rows` and `rows_living` are their sums. `is_even` says whether no list is empty or lost a share
+    of its rows that matters.
+    """
 
-    @property
-    def is_even(self) -> bool:
-        """Whether no list is empty or lost a share of its rows that matters."""
-        least = (1 - DEAD_SHARE_IGNORED) * self.held
-        return bool(np.all(self.living >= np.maximum(least, 1)))
+    def __init__(self, held: Int64Array, living: Int64Array) -> None:
+        self.held, self.living = held, living
+        self.rows, self.rows_living = int(held.sum()), int(living.sum())
+        least = np.maximum((1 - DEAD_SHARE_IGNORED) * held, 1)
+        self.is_even = bool(np.all(living >= least))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,16 @@ class Widths:
     in_hole: BoolArray
 
 
+def calibrated_suffices(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> bool:
+    """Whether `widths` would choose the calibrated lists for every query.
+
+    `ranked` is int64 (queries, nprobe). After random deletes that is often so, and quickly found.
+    """
+    held, found = occupancy.held[ranked], occupancy.living[ranked].sum(axis=1)
+    needed, in_hole = _needed(occupancy, held.sum(axis=1), found, wanted)
+    return not in_hole.any() and bool(held.all() and (found >= _ENOUGH * needed).all())
+
+
 def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     """Return how many of its ranked lists each query must probe.
 
@@ -93,21 +103,31 @@ def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     ranked
         int64 (queries, n): the lists nearest to each query, nearest first.
     """
-    total_held, total = int(occupancy.held.sum()), int(occupancy.living.sum())
-    scale = min(1.0, wanted.trained / max(1, total_held))
-    share = min(1.0, total / max(1.0, scale * total_held))
     held, living = occupancy.held[ranked], occupancy.living[ranked].cumsum(axis=1)
     counted = (held > 0).cumsum(axis=1) <= wanted.nprobe  # the lists of the calibration
     usual = np.maximum(counted.sum(axis=1), 1)
-    expected = (held * counted).sum(axis=1) * scale
     found = living[np.arange(len(ranked)), usual - 1]
-    in_hole = found < (1 - _HOLE_LOST) * share * expected
-    needed = np.maximum(expected * share ** (1 - wanted.growth), wanted.at_least)
-    needed = np.minimum(np.where(in_hole, _HOLE_ROWS * needed, needed), total)
+    needed, in_hole = _needed(occupancy, (held * counted).sum(axis=1), found, wanted)
     lists = np.maximum((living < needed[:, None]).sum(axis=1) + 1, usual)
-    lists[found >= _ENOUGH * needed] = usual[found >= _ENOUGH * needed]
+    lists = np.where(found >= _ENOUGH * needed, usual, lists)
     lists[lists > ranked.shape[1]] = -1
     return Widths(lists, lists != usual, in_hole)
+
+
+def _needed(
+    occupancy: Occupancy, held: Int64Array, living: Int64Array, wanted: Wanted
+) -> tuple[Float64Array, BoolArray]:
+    """Return the living rows that each query's lists must hold, and whether it lies in a hole.
+
+    `held` and `living` are the rows of its calibrated lists; all arrays are (queries,).
+    """
+    scale = min(1.0, wanted.trained / max(1, occupancy.rows))
+    share = min(1.0, occupancy.rows_living / max(1.0, scale * occupancy.rows))
+    in_hole = living < ((1 - _HOLE_LOST) * share * scale) * held
+    needed = np.maximum((scale * share ** (1 - wanted.growth)) * held, wanted.at_least)
+    if in_hole.any():
+        needed = np.where(in_hole, _HOLE_ROWS * needed, needed)
+    return np.minimum(needed, occupancy.rows_living), in_hole
 
 
 class ListedRows:
@@ -175,7 +195,7 @@ class OccupancyCounts:
         self._sizes, self._rows_and_lists = sizes, rows_and_lists
         self._lock = threading.Lock()
         self._listed: ListedRows | None = None
-        self._last: tuple[Tombstones, int, Occupancy, bool] | None = None
+        self._last: tuple[Tombstones, int, Occupancy] | None = None
 
     @property
     def follows_rows(self) -> bool:
@@ -199,12 +219,12 @@ class OccupancyCounts:
                     found = Occupancy(held, held)
                 else:
                     found = self._listed.occupancy(tombstones)
-                last = self._last = tombstones, rows, found, found.is_even
+                last = self._last = tombstones, rows, found
         return last[2]
 
     def are_even(self, tombstones: Tombstones, rows: int) -> bool:
         """Whether the calibrated number of lists is right: see `Occupancy.is_even`."""
         last = self._last
-        if last is not None and last[0] is tombstones and last[3]:
+        if last is not None and last[0] is tombstones and last[2].is_even:
             return True  # without further deletes, lists only grow
         return self.of(tombstones, rows).is_even

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 
@@ -29,13 +28,14 @@ from vectorshard.shard.search.filtered_search import (
     margin_for,
 )
 from vectorshard.shard.search.search_plan import (
-    Scan,
-    growth_of_nprobe,
-    plan_of,
+    QueryProbes,
+    RememberedPlans,
+    calibrated_lists_suffice,
     probes_of,
 )
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import (
+    BoolArray,
     CollectionConfig,
     ExactReason,
     FilterPlan,
@@ -44,10 +44,6 @@ from vectorshard.shard.types import (
     Metric,
     SearchRequest,
 )
-
-_SCATTERED: Final = 3
-"""Positions of the row file for each live row from which on the live rows are gathered instead of
-scanned among the dead ones."""
 
 
 def _no_queries() -> Int64Array:
@@ -94,8 +90,8 @@ def generate_candidates(
     config: CollectionConfig,
     queries: Float32Array,
     request: SearchRequest,
-    remembered: RememberedFilters,
-    few_rows_work: float,
+    filters: RememberedFilters,
+    plans: RememberedPlans,
 ) -> GeneratedCandidates:
     """Search the index, if the request uses it, and return the rows left to scan.
 
@@ -105,34 +101,39 @@ def generate_candidates(
         float32 (queries, dim): the request's, in the form that the collection stores.
     request
         Validated.
-    remembered
+    filters, plans
         Of the collection.
-    few_rows_work
-        See `EngineConfig`.
     """
     if request.filter is not None:
-        passing = remembered.passing(snapshot, request.filter)
-        return _generate_filtered(snapshot, config, queries, request, passing, few_rows_work)
-    index, scan = snapshot.index, scan_of(snapshot)
-    plan = plan_of(index, request.effort, config.target_recall, request.k, scan, few_rows_work)
+        passing = filters.passing(snapshot, request.filter)
+        return _generate_filtered(snapshot, config, queries, request, passing, plans.few_rows_work)
+    plan = plans.of(snapshot, request.effort, request.k)
+    index, scattered = snapshot.index, plan.scan.scattered
     if index is None or plan.parameters is None:
-        everything = remembered.passing(snapshot, None) if scan.scattered else snapshot.everything
+        everything = filters.passing(snapshot, None) if scattered else snapshot.everything
         return GeneratedCandidates(exact_part=everything, reason=plan.reason)
     search = _IndexSearch(snapshot, index, queries, request.k, plan.parameters)
     if not plan.widens:
         return search.answer(search.propose(queries, plan.parameters, enough=0).candidates)
+    tombstones = snapshot.tombstones
+    if index.ivf.is_even(tombstones) or calibrated_lists_suffice(index, plan, queries, tombstones):
+        found = search.propose(queries, plan.parameters, enough=plan.k)
+        if not len(found.short):
+            return search.answer(found.candidates)
+        asked, kept = found.short, without(found.candidates, found.short, len(queries))
+        chosen = probes_of(index, plan, queries[asked], tombstones)
+        again = chosen.widened & ~chosen.exact  # the others would be short in the same lists
+    else:
+        chosen = probes_of(index, plan, queries, tombstones)
+        if chosen.is_plain:
+            found = search.propose(queries, plan.parameters, chosen.probes, enough=plan.k)
+            if not len(found.short):
+                return search.answer(found.candidates, chosen.lists, chosen.widened)
+        asked, kept = np.arange(len(queries)), concatenate([])
+        again = ~chosen.exact
     held = snapshot.between(0, snapshot.absorbed_until)
-    rest = remembered.passing(snapshot, None).until(held.last) if scan.scattered else held
-    growth = growth_of_nprobe(index, request.effort, config.target_recall)
-    return search.never_short(growth, scan, rest)
-
-
-def scan_of(snapshot: Snapshot) -> Scan:
-    """Return the exact scan of all live rows of a snapshot."""
-    positions, dim = snapshot.vectors.shape
-    scattered = _SCATTERED * snapshot.live <= positions
-    rows = snapshot.live if scattered else positions
-    return Scan(living=snapshot.live, rows=rows, dim=dim, scattered=scattered)
+    rest = filters.passing(snapshot, None).until(held.last) if scattered else held
+    return search.never_short(plan.k, asked, kept, chosen, again, rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,64 +167,82 @@ class _IndexSearch:
             enough=enough,
         )
 
-    def answer(self, found: Candidates) -> GeneratedCandidates:
-        """Return the candidates of a search in which every query probed the calibrated lists."""
+    def answer(
+        self,
+        found: Candidates,
+        lists: Int64Array | None = None,
+        widened: BoolArray | None = None,
+    ) -> GeneratedCandidates:
+        """Return the answer of the index to all queries, each of which probed so many `lists`, by
+        default as calibrated.
+        """
+        nprobe = self.parameters.nprobe
+        parameters, mean, wider = self.parameters, float(nprobe), 0
+        if lists is not None and len(lists):
+            parameters = SearchParameters(int(lists.max()), self.parameters.candidates)
+            mean = float(lists.mean())
+        if widened is not None:
+            wider = int(np.count_nonzero(widened))
         return GeneratedCandidates(
             exact_part=self.snapshot.buffer,
-            parameters=self.parameters,
+            parameters=parameters,
             from_index=found,
-            nprobe_mean=self.parameters.nprobe,
+            nprobe_mean=mean,
+            queries_widened=wider,
         )
 
     def never_short(
-        self, growth: float, scan: Scan, rest: RowRange | PassingRows
+        self,
+        enough: int,
+        asked: Int64Array,
+        kept: Candidates,
+        chosen: QueryProbes,
+        again: BoolArray,
+        rest: RowRange | PassingRows,
     ) -> GeneratedCandidates:
-        """Search with an nprobe for each query where rows died, and name the queries that need
-        `rest`, all live rows of the index.
+        """Search for some queries with an nprobe for each, and name those that need `rest`.
 
         Whether a query has enough proposals is judged by the calibrated number of hits: it must not
         depend on the k of other queries that it is joined with.
+
+        Parameters
+        ----------
+        enough
+            That number.
+        asked
+            int64: the queries of `chosen`. `kept` are the candidates of all others.
+        again
+            Bool, which of these the index is searched for.
+        rest
+            All live rows of the index.
         """
-        k, queries, tombstones = calibrated_k(self.k), self.queries, self.snapshot.tombstones
-        is_even = self.index.ivf.is_even(tombstones)
-        asked, kept = np.arange(len(queries)), concatenate([])
-        if is_even:
-            found = self.propose(queries, self.parameters, enough=k)
-            if not len(found.short):
-                return self.answer(found.candidates)
-            asked, kept = found.short, without(found.candidates, found.short, len(queries))
-        chosen = probes_of(self.index, self.parameters, growth, queries[asked], tombstones, k, scan)
-        again = ~chosen.exact
-        if is_even:
-            again &= chosen.widened  # the others would find the same
         parts, scanned = [kept], [asked[~again]]
         for part, candidates in ((~chosen.in_hole, 1), (chosen.in_hole, HOLE_CANDIDATES)):
             places = np.flatnonzero(again & part)
             if len(places):
-                parameters = replace(
-                    self.parameters, candidates=candidates * self.parameters.candidates
-                )
                 at, probes = asked[places], chosen.probes.of(places)
-                found = self.propose(queries[at], parameters, probes, enough=k)
-                enough = without(found.candidates, found.short, len(at))
-                parts.append(Candidates(at[enough.query_of], enough.row_of))
+                wanted = candidates * self.parameters.candidates
+                parameters = replace(self.parameters, candidates=wanted)
+                found = self.propose(self.queries[at], parameters, probes, enough=enough)
+                full = without(found.candidates, found.short, len(at))
+                parts.append(Candidates(at[full.query_of], full.row_of))
                 scanned.append(at[found.short])
         exact_queries = np.sort(np.concatenate(scanned))
+        lists = np.full(len(self.queries), self.parameters.nprobe)
+        lists[asked[again]] = chosen.lists[again]
+        widened = np.zeros(len(self.queries), np.bool_)
+        widened[asked] = chosen.widened
+        by_index = np.ones(len(self.queries), np.bool_)
+        by_index[exact_queries] = False
+        answer = self.answer(concatenate(parts), lists[by_index], widened[by_index])
+        if not len(exact_queries):
+            return answer
         only_cheaper = len(exact_queries) == np.count_nonzero(chosen.exact)
-        reason = ExactReason.CHEAPER if only_cheaper else ExactReason.SHORT
-        lists = np.full(len(queries), self.parameters.nprobe)
-        lists[asked[again]] = (chosen.probes.lists[again] >= 0).sum(axis=1)
-        lists[exact_queries] = 0
-        probing = max(1, len(queries) - len(exact_queries))
-        return GeneratedCandidates(
-            exact_part=self.snapshot.buffer,
-            parameters=replace(self.parameters, nprobe=int(lists.max(initial=0))),
-            from_index=concatenate(parts),
-            reason=reason if len(exact_queries) else None,
+        return replace(
+            answer,
+            reason=ExactReason.CHEAPER if only_cheaper else ExactReason.SHORT,
             exact_rest=rest,
             exact_queries=exact_queries,
-            queries_widened=int(np.count_nonzero(lists[asked[chosen.widened]])),
-            nprobe_mean=float(lists.sum()) / probing,
         )
 
 

@@ -48,7 +48,6 @@ from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.search.search_plan import (
     Scan,
     SearchPlan,
-    growth_of_nprobe,
     index_cost,
     plan_of,
 )
@@ -218,18 +217,17 @@ def filtered_plan(
     if index is None or parameters is None:
         return plan
     if not passing.live:
-        return SearchPlan(reason=ExactReason.FEW_ROWS)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.FEW_ROWS)
     steps = 1.0
     if not effort.nprobe:
         # Evenly spread, the k best of these are among the best k / share of all at the training.
         trained = min(index.live_when_trained, index.ivf.rows)
         share = min(1.0, indexed / max(1, trained))
-        growth = growth_of_nprobe(index, effort, target_recall)
-        nprobe = math.ceil(_WIDENED * parameters.nprobe / max(share, 1e-9) ** growth)
+        nprobe = math.ceil(_WIDENED * parameters.nprobe / max(share, 1e-9) ** plan.growth)
         parameters = replace(parameters, nprobe=min(nprobe, index.ivf.nlist))
         steps = _SECOND_STEP
     if scan.cost(calibrated_k(k)) <= steps * index_cost(index, parameters, dim):
-        return SearchPlan(reason=ExactReason.CHEAPER)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
     return replace(plan, parameters=parameters)
 
 

@@ -23,9 +23,9 @@ from vectorshard.shard.index.calibration import (
     work,
 )
 from vectorshard.shard.index.ivf_index import Probes
-from vectorshard.shard.index.occupancy import HOLE_CANDIDATES, Wanted, widths
+from vectorshard.shard.index.occupancy import HOLE_CANDIDATES, Wanted, calibrated_suffices, widths
 from vectorshard.shard.rows.tombstones import Tombstones
-from vectorshard.shard.search.snapshot import TrainedIndex
+from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import (
     BoolArray,
     Effort,
@@ -39,24 +39,16 @@ ASSUMED_QUERIES: Final = 16
 """The queries for which an exact scan and the index are compared. Alone, a query is up to a third
 slower than by the other choice; with 64 at once, up to 2.4 times."""
 
+_SCATTERED: Final = 3
+"""Positions of the row file for each live row from which on the live rows are gathered instead of
+scanned among the dead ones."""
+
 GROWTH_MAX: Final = 0.6  # largest exponent by which nprobe grows with k
 
+_REMEMBERED_PLANS: Final = 64
 _RANKED_FIRST: Final = 4  # times the calibrated lists that are ranked for each query at first
 _RANKED_MIN: Final = 16
 _INDEX_COST: Final = 1.2  # of a search by the index, in the units of `work`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchPlan:
-    """How to search: `parameters` of the index, or None with the reason to score every row.
-
-    `widens` says whether queries may probe more lists, and be scored exactly if that finds too few
-    rows: not if the caller chose an nprobe.
-    """
-
-    parameters: SearchParameters | None = None
-    reason: ExactReason | None = None
-    widens: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +63,15 @@ class Scan:
     dim: int
     scattered: bool = False
 
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Scan:
+        """Return the scan of all live rows of a snapshot."""
+        living = snapshot.live
+        positions, dim = snapshot.vectors.shape
+        scattered = _SCATTERED * living <= positions
+        rows = living if scattered else positions
+        return cls(living=living, rows=rows, dim=dim, scattered=scattered)
+
     def cost(self, k: int) -> float:
         """Return its work for one of ASSUMED_QUERIES, in the units of `work`.
 
@@ -80,6 +81,24 @@ class Scan:
         scored = self.rows * (1.95 + 0.04 * self.dim)
         gathered = self.rows * (40 + 0.5 * self.dim) / ASSUMED_QUERIES if self.scattered else 0
         return 1_500 + scored + gathered + 170 * k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """How to search: `parameters` of the index, or None with the reason to score every row.
+
+    `widens` says whether queries may probe more lists, and be scored exactly if that finds too few
+    rows: not if the caller chose an nprobe. `k` is the calibrated number of hits, which each query
+    must find as far as there are so many. `scan` answers it otherwise. `growth` is that of
+    `growth_of_nprobe`.
+    """
+
+    k: int
+    scan: Scan
+    parameters: SearchParameters | None = None
+    reason: ExactReason | None = None
+    widens: bool = True
+    growth: float = 0.0
 
 
 def plan_of(
@@ -102,21 +121,58 @@ def plan_of(
         See `EngineConfig`.
     """
     if effort.exact:
-        return SearchPlan(reason=ExactReason.REQUESTED)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.REQUESTED)
     if index is None:
-        return SearchPlan(reason=ExactReason.NO_INDEX)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.NO_INDEX)
     parameters = index.parameters_for(effort, target_recall, k)
     if effort.nprobe:
-        return SearchPlan(parameters=parameters, widens=False)
+        return SearchPlan(k=calibrated_k(k), scan=scan, parameters=parameters, widens=False)
     if scan.living * (scan.dim + 80) <= few_rows_work:
-        return SearchPlan(reason=ExactReason.FEW_ROWS)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.FEW_ROWS)
     if index.calibration.lacks(k):
-        return SearchPlan(reason=ExactReason.UNCALIBRATED)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.UNCALIBRATED)
     if parameters is None:
-        return SearchPlan(reason=ExactReason.NO_PARAMETERS)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.NO_PARAMETERS)
     if scan.cost(calibrated_k(k)) <= index_cost(index, parameters, scan.dim):
-        return SearchPlan(reason=ExactReason.CHEAPER)
-    return SearchPlan(parameters=parameters)
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
+    growth = growth_of_nprobe(index, effort, target_recall)
+    return SearchPlan(k=calibrated_k(k), scan=scan, parameters=parameters, growth=growth)
+
+
+class RememberedPlans:
+    """The plans of the newest snapshot of a collection: most searches repeat one. Thread-safe.
+
+    Parameters
+    ----------
+    few_rows_work
+        See `EngineConfig`.
+    """
+
+    def __init__(self, target_recall: float, few_rows_work: float) -> None:
+        self.few_rows_work = few_rows_work
+        self._target_recall = target_recall
+        self._last: tuple[object, dict[tuple[Effort, int], SearchPlan]] = None, {}
+
+    def of(self, snapshot: Snapshot, effort: Effort, k: int) -> SearchPlan:
+        """Return the plan of a search without a filter."""
+        index = snapshot.index
+        state = (  # what a plan depends on, without keeping a snapshot alive
+            snapshot.sequence,
+            snapshot.absorbed_until,
+            len(snapshot.vectors),
+            None if index is None else index.generation,
+            None if index is None else index.calibration,
+        )
+        last, plans = self._last
+        if last != state or len(plans) > _REMEMBERED_PLANS:
+            plans = {}
+            self._last = state, plans
+        plan = plans.get((effort, k))
+        if plan is None:
+            scan = Scan.of(snapshot)
+            plan = plan_of(index, effort, self._target_recall, k, scan, self.few_rows_work)
+            plans[effort, k] = plan
+        return plan
 
 
 def index_cost(index: TrainedIndex, parameters: SearchParameters, dim: int) -> float:
@@ -135,26 +191,46 @@ def growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float) 
     return min(max(growth, 0.0), GROWTH_MAX)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryProbes:
-    """The lists of each query; none for those that are cheaper to score exactly, which `exact`
-    names. `widened` and `in_hole` are those of `Widths`. bool (queries,).
+    """The lists of each query; none for those that are cheaper to score exactly.
+
+    `exact` names these; `widened` and `in_hole` are those of `Widths`: bool (queries,). `lists`,
+    int64 (queries,), is the number probed. `is_plain`: no query is exact or in a hole.
     """
 
     probes: Probes
+    lists: Int64Array
     exact: BoolArray
     widened: BoolArray
     in_hole: BoolArray
+    is_plain: bool
+
+
+def calibrated_lists_suffice(
+    index: TrainedIndex, plan: SearchPlan, queries: Float32Array, tombstones: Tombstones
+) -> bool:
+    """Whether `probes_of` would choose the calibrated lists for every query: after random deletes
+    that is often so, and quickly found. Call it under the index's lock.
+    """
+    assert plan.parameters is not None
+    nprobe = plan.parameters.nprobe
+    nearest = index.ivf.nearest_lists(queries, nprobe).lists
+    occupancy = index.ivf.occupancy(tombstones)
+    return calibrated_suffices(occupancy, nearest, _wanted(index, plan, nprobe))
+
+
+def _wanted(index: TrainedIndex, plan: SearchPlan, nprobe: int) -> Wanted:
+    return Wanted(
+        nprobe=nprobe,
+        at_least=2 * plan.k,
+        trained=index.live_when_trained,
+        growth=plan.growth,
+    )
 
 
 def probes_of(
-    index: TrainedIndex,
-    parameters: SearchParameters,
-    growth: float,
-    queries: Float32Array,
-    tombstones: Tombstones,
-    k: int,
-    scan: Scan,
+    index: TrainedIndex, plan: SearchPlan, queries: Float32Array, tombstones: Tombstones
 ) -> QueryProbes:
     """Return the lists that each query probes, given how many rows of each list live.
 
@@ -162,38 +238,39 @@ def probes_of(
 
     Parameters
     ----------
-    growth
-        See `growth_of_nprobe`.
+    plan
+        With parameters of the index.
     queries
         float32 (queries, dim).
-    k
-        A calibrated number of hits.
     """
-    ivf = index.ivf
-    occupancy = ivf.occupancy(tombstones)
-    wanted = Wanted(
-        nprobe=parameters.nprobe,
-        at_least=2 * k,
-        trained=index.live_when_trained,
-        growth=growth,
-    )
-    ranked = min(ivf.nlist, max(_RANKED_MIN, _RANKED_FIRST * parameters.nprobe))
+    ivf, parameters = index.ivf, plan.parameters
+    assert parameters is not None
+    occupancy, nlist = ivf.occupancy(tombstones), ivf.nlist
+    wanted = _wanted(index, plan, parameters.nprobe)
+    ranked = min(nlist, max(_RANKED_MIN, _RANKED_FIRST * parameters.nprobe))
     nearest = ivf.nearest_lists(queries, ranked)
     found = widths(occupancy, nearest.lists, wanted)
-    if ranked < ivf.nlist and (found.lists < 0).any():
-        nearest = ivf.nearest_lists(queries, ivf.nlist)
+    if ranked < nlist and (found.lists < 0).any():
+        nearest = ivf.nearest_lists(queries, nlist)
         found = widths(occupancy, nearest.lists, wanted)
-    probed = np.arange(nearest.lists.shape[1]) < found.lists[:, None]
-    probed &= occupancy.living[nearest.lists] > 0
-    rows = (occupancy.held[nearest.lists] * probed).sum(axis=1)
-    candidates = parameters.candidates * np.where(found.in_hole, HOLE_CANDIDATES, 1)
-    cost = _cost_of(index, probed.sum(axis=1), rows, candidates, scan.dim)
-    exact = found.widened & (scan.cost(k) <= cost)
-    probed[exact] = False
-    used = max(1, int(found.lists.max(where=~exact, initial=1)))
-    lists = np.where(probed, nearest.lists, -1)[:, :used]
+    used = max(1, int(found.lists.max(initial=1)))
+    ranks = nearest.lists[:, :used]
+    probed = np.arange(used) < found.lists[:, None]
+    probed &= occupancy.living[ranks] > 0
+    lists = np.count_nonzero(probed, axis=1)
+    any_in_hole = bool(found.in_hole.any())
+    exact = found.widened | found.in_hole
+    if exact.any():
+        rows = (occupancy.held[ranks] * probed).sum(axis=1)
+        candidates = parameters.candidates * np.where(found.in_hole, HOLE_CANDIDATES, 1)
+        exact &= plan.scan.cost(plan.k) <= _cost_of(index, lists, rows, candidates, plan.scan.dim)
     return QueryProbes(
-        Probes(lists, nearest.distances[:, :used]), exact, found.widened, found.in_hole
+        probes=Probes(np.where(probed, ranks, -1), nearest.distances[:, :used]),
+        lists=lists,
+        exact=exact,
+        widened=found.widened,
+        in_hole=found.in_hole,
+        is_plain=not any_in_hole and not exact.any(),
     )
 
 
