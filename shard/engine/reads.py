@@ -106,7 +106,7 @@ class Reads:
             exact_reason=generated.reason,
             queries_widened=generated.queries_widened,
             queries_exact=queries if index is None else len(generated.exact_queries),
-            nprobe_mean=generated.nprobe_mean,
+            nprobe_mean=round(generated.nprobe_mean, 2),
         )
 
     def explain(self, request: ExplainRequest) -> Explanation:
@@ -122,6 +122,15 @@ class Reads:
             with state.publish_lock:
                 snapshot, row = state.snapshot, int(state.newest_rows(request.id)[0])
             found = looked_up(config, snapshot, request, row)
+            if found.exists:
+                query = np.asarray(request.query, np.float32)
+                search = SearchRequest(
+                    collection=config.name, queries=query, k=CALIBRATED_K[0], filter=request.filter
+                )
+                generated = generate_candidates(
+                    snapshot, config, query, search, self._filters, self._plans
+                )
+                found = replace(found, exact_reason=generated.reason)
         return replace(ranked(config, snapshot, request, row, found), shard=state.shard)
 
     def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:

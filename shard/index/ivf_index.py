@@ -232,28 +232,18 @@ class IvfIndex:
         if not len(vectors):  # no live rows, though the index may hold codes of dead ones
             return Proposed(concatenate([]), np.arange(len(queries) if enough else 0))
         positions = positions or RowMap()
-        selector = _selector(tombstones, passing)
-        nprobe = parameters.nprobe
-        if self._kind is IndexKind.IVF_FLAT:
-            wanted = max(k, enough) + CANDIDATES_SLACK
-        else:
-            wanted = max(k, enough, parameters.candidates)
-        scores, rows = self._search(queries, wanted, nprobe, selector, probes)
-        short = _NO_QUERIES
-        if enough and min(rows[:, enough - 1].tolist(), default=0) < 0:
-            short = np.flatnonzero(rows[:, enough - 1] < 0)
+        search = parameters.nprobe, _selector(tombstones, passing), probes
         if self._kind is not IndexKind.IVF_FLAT:
+            wanted = max(k, enough, parameters.candidates)
+            _, rows = self._search(queries, wanted, *search)
             found = shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
-            return Proposed(found, short)
-        wanted = k + CANDIDATES_SLACK
-        found = self._with_ties(
-            (queries, k, nprobe, selector, probes),
-            scores[:, :wanted],
-            rows[:, :wanted],
-            squared_norms,
-            positions,
+            return Proposed(found, _short(rows, enough))
+        scores, rows = self._search(queries, max(k, enough) + CANDIDATES_SLACK, *search)
+        short, wanted = _short(rows, enough), k + CANDIDATES_SLACK
+        scores, rows = scores[:, :wanted], rows[:, :wanted]
+        return Proposed(
+            self._with_ties((queries, k, *search), scores, rows, squared_norms, positions), short
         )
-        return Proposed(found, short)
 
     def nearest(
         self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
@@ -453,6 +443,13 @@ def _padded(vectors: Float32Array, dim: int) -> Float32Array:
     if missing:
         vectors = np.pad(vectors, ((0, 0), (0, missing)))
     return np.ascontiguousarray(vectors)
+
+
+def _short(rows: Int64Array, enough: int) -> Int64Array:
+    """Return the queries with fewer than `enough` of `rows` (queries, n), which -1 pads."""
+    if not enough or min(rows[:, enough - 1].tolist(), default=0) >= 0:
+        return _NO_QUERIES
+    return np.flatnonzero(rows[:, enough - 1] < 0)
 
 
 def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.rows.tombstones import Tombstones
-from vectorshard.shard.types import BoolArray, Int32Array, Int64Array
+from vectorshard.shard.types import BoolArray, Float64Array, Int32Array, Int64Array
 
 DEAD_SHARE_IGNORED: Final = 0.1
 """With a smaller share of dead rows in every list, searches probe the calibrated lists. The reserve

@@ -178,9 +178,10 @@ class _IndexSearch:
         """
         nprobe = self.parameters.nprobe
         parameters, mean, wider = self.parameters, float(nprobe), 0
-        if lists is not None and len(lists):
-            parameters = SearchParameters(int(lists.max()), self.parameters.candidates)
-            mean = float(lists.mean())
+        if lists is not None:
+            largest = int(lists.max(initial=0))
+            parameters = SearchParameters(largest, self.parameters.candidates)
+            mean = float(lists.mean()) if largest else 0.0
         if widened is not None:
             wider = int(np.count_nonzero(widened))
         return GeneratedCandidates(

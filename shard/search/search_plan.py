@@ -133,7 +133,7 @@ def plan_of(
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.UNCALIBRATED)
     if parameters is None:
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.NO_PARAMETERS)
-    if scan.cost(calibrated_k(k)) <= index_cost(index, parameters, scan.dim):
+    if few_rows_work and scan.cost(calibrated_k(k)) <= index_cost(index, parameters, scan.dim):
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
     growth = growth_of_nprobe(index, effort, target_recall)
     return SearchPlan(k=calibrated_k(k), scan=scan, parameters=parameters, growth=growth)
