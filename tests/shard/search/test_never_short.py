@@ -96,35 +96,47 @@ def receipt_of(result: SearchResult) -> tuple[ExactReason | None, int, int]:
 
 
 def blobs(rows: int, seed: int = 0) -> tuple[Float32Array, Float32Array]:
-    """Return rows around two opposite points, half of them around each, and queries at the first."""
+    """Return rows around two opposite points, half around each, and queries at the first."""
     random = np.random.default_rng(seed)
     centre = np.zeros(8)
     centre[:2] = 6.0
     half = rows // 2
     first = centre + random.standard_normal((half, 8))
     second = -centre + random.standard_normal((half, 8))
-    queries = centre + random.standard_normal((40, 8))
+    queries = centre + random.standard_normal((200, 8))
     return np.concatenate([first, second]).astype(np.float32), queries.astype(np.float32)
 
 
 @EVERY_METRIC
 @EVERY_KIND
+@pytest.mark.parametrize("engine", [BY_INDEX, DEFAULTS])
 def test_a_region_that_was_deleted_leaves_full_answers(
-    tmp_path: Path, metric: Metric, kind: IndexKind
+    tmp_path: Path, metric: Metric, kind: IndexKind, engine: EngineConfig
 ) -> None:
     vectors, queries = blobs(3_000)
-    collection = trained(tmp_path, vectors, metric, kind=kind)
+    collection = trained(tmp_path, vectors, metric, kind=kind, engine=engine)
     delete(collection, np.arange(1_500))
-    assert recall_of(collection, queries) >= 0.9
-    assert recall_of(collection, -queries) >= 0.93  # like the rows that live
+    # The codes of 1,500 rows far away tell little, which is why so few rows are all scored.
+    assert recall_of(collection, queries) >= (0.5 if engine is BY_INDEX else 1.0)
+    assert recall_of(collection, -queries) >= 0.9  # like the rows that live
     reason, exact, widened = receipt_of(asked(collection, queries))
     assert exact + widened == len(queries)
     assert (reason is None) == (exact == 0)
     collection.close()
+
+
+def test_a_restart_remembers_what_lists_lost(tmp_path: Path) -> None:
+    vectors, region, queries = regions(4_000, 40, 12)
+    collection = trained(tmp_path, vectors, Metric.L2)
+    collection.maintenance.checkpoint()
+    delete(collection, np.flatnonzero(region[:4_000] < 17))
+    before = asked(collection, queries)
+    collection.close()
     reopened = Collection.open(Disk(), tmp_path, 0, BY_INDEX)
-    if reopened.snapshot.index is None:
-        build_index(reopened, lambda: 0.0)
-    assert recall_of(reopened, queries) >= 0.9
+    assert reopened.snapshot.index is not None
+    after = asked(reopened, queries)
+    np.testing.assert_array_equal(after.hits.ids, before.hits.ids)
+    assert receipt_of(after) == receipt_of(before)
     reopened.close()
 
 
@@ -168,9 +180,9 @@ def test_rows_whose_codes_score_worst_are_found_by_the_exact_last_step(
     tmp_path: Path, metric: Metric
 ) -> None:
     random = np.random.default_rng(1)
-    words = np.zeros((3_000, 64), np.float32)
+    words = np.zeros((3_000, 128), np.float32)
     for row in words:
-        row[random.choice(64, 2, replace=False)] = 1
+        row[random.choice(128, 2, replace=False)] = 1
     collection = trained(tmp_path, words, metric)
     assert recall_of(collection, words[:20], 100) == 1.0
     every_list = asked(collection, words[:20], 100, Effort(nprobe=65_536))
@@ -190,7 +202,7 @@ def test_copies_of_few_vectors_are_found_whatever_lists_are_empty(
 
 
 @EVERY_METRIC
-@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("rows", [1, 3])
 def test_few_rows_in_an_index_are_found_and_explained(
     tmp_path: Path, metric: Metric, rows: int
 ) -> None:
@@ -253,15 +265,17 @@ def test_an_exact_scan_ends_when_it_is_told_to(tmp_path: Path) -> None:
 
 def test_the_receipt_says_why_all_rows_were_scored(tmp_path: Path) -> None:
     vectors, queries = blobs(3_000)
+    for name in ("empty", "few", "index"):
+        (tmp_path / name).mkdir()
     empty = open_collection(tmp_path / "empty", config_of(dim=8), engine=DEFAULTS)
     write(empty, Corpus(np.arange(10), vectors[:10]))
-    assert receipt_of(asked(empty, queries)) == (ExactReason.NO_INDEX, 40, 0)
+    assert receipt_of(asked(empty, queries)) == (ExactReason.NO_INDEX, 200, 0)
     few = trained(tmp_path / "few", vectors, Metric.L2, engine=DEFAULTS)
     assert receipt_of(asked(few, queries))[0] is ExactReason.FEW_ROWS
     index = trained(tmp_path / "index", vectors, Metric.L2)
     assert receipt_of(asked(index, queries)) == (None, 0, 0)
     wanted = asked(index, queries, effort=Effort(exact=True))
-    assert receipt_of(wanted) == (ExactReason.REQUESTED, 40, 0)
+    assert receipt_of(wanted) == (ExactReason.REQUESTED, 200, 0)
     assert receipt_of(asked(index, queries, 2_000))[0] is ExactReason.UNCALIBRATED
     unreached = asked(index, queries, effort=Effort(target_recall=1.0))
     assert receipt_of(unreached)[0] is ExactReason.NO_PARAMETERS
