@@ -19,17 +19,22 @@ from vectorshard.shard.descriptions import ExplainRequest
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.errors import DeadlineExceeded
+from vectorshard.shard.filters import Range
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
     Effort,
     ExactReason,
+    FieldType,
+    FilterField,
     Float32Array,
     IndexKind,
     Int64Array,
     Metric,
     SearchRequest,
     SearchResult,
+    UpsertRequest,
 )
+from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 EVERY_METRIC = pytest.mark.parametrize("metric", list(Metric))
 EVERY_KIND = pytest.mark.parametrize("kind", list(IndexKind))
@@ -228,6 +233,49 @@ def test_an_nprobe_that_is_asked_for_wins_even_if_it_finds_nothing(tmp_path: Pat
     found = asked(collection, queries, effort=Effort(nprobe=1))
     assert found.hits.counts.max() == 0
     assert receipt_of(found) == (None, 0, 0)
+
+
+@pytest.mark.parametrize("share", [2, 10])
+def test_filters_are_never_short_and_answer_alone_as_in_a_batch(tmp_path: Path, share: int) -> None:
+    random = np.random.default_rng(1)
+    words = np.zeros((6_000, 96), np.float32)
+    for row in words:
+        row[random.choice(96, 2, replace=False)] = 1
+    config = config_of(dim=96, metric=Metric.COSINE, kind=IndexKind.IVF_PQ)
+    config = replace(config, filter_fields=(FilterField("part", FieldType.INT64),))
+    collection = open_collection(tmp_path, config, engine=BY_INDEX)
+    collection.writes.apply(
+        [
+            UpsertRequest(
+                collection="words",
+                ids=np.arange(6_000),
+                vectors=stored(Metric.COSINE, words),
+                metadata=[metadata_from_mapping({"part": row % 10}) for row in range(6_000)],
+            )
+        ]
+    )
+    build_index(collection, lambda: 0.0)
+    delete(collection, np.arange(0, 6_000, 3))
+    passing = Range("part", lt=float(share))
+
+    def search(queries: Float32Array, effort: Effort | None = None) -> SearchResult:
+        return collection.reads.search(
+            SearchRequest(
+                collection="words",
+                queries=stored(Metric.COSINE, queries),
+                k=100,
+                filter=passing,
+                effort=effort or Effort(),
+            )
+        )
+
+    together = search(words[:20])
+    assert together.hits.counts.tolist() == [100] * 20
+    alone = [search(query[None]) for query in words[:20]]
+    ids = np.concatenate([each.hits.ids for each in alone])
+    np.testing.assert_array_equal(together.hits.ids, ids)
+    best = search(words[:20], Effort(exact=True))
+    assert np.mean(together.hits.scores >= best.hits.scores - 1e-6) >= 0.9
 
 
 def one_by_one(collection: Collection, queries: Float32Array, k: int) -> Sequence[SearchResult]:
