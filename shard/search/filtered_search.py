@@ -226,7 +226,7 @@ def filtered_plan(
         nprobe = math.ceil(_WIDENED * parameters.nprobe / max(share, 1e-9) ** plan.growth)
         parameters = replace(parameters, nprobe=min(nprobe, index.ivf.nlist))
         steps = _SECOND_STEP
-    if scan.cost(calibrated_k(k)) <= steps * index_cost(index, parameters, dim):
+    if scan.rows_cost <= steps * index_cost(index, parameters, dim):
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
     return replace(plan, parameters=parameters)
 

@@ -78,9 +78,14 @@ class Scan:
         Fitted to 70 searches of 16 queries for 10 and 100 hits among 300 to 30,000 rows of d = 8 to
         1,536, in which the choice costs at most a sixth more than the best.
         """
+        return 1_500 + 170 * k + self.rows_cost
+
+    @property
+    def rows_cost(self) -> float:
+        """The part of the cost that grows with the rows."""
         scored = self.rows * (1.95 + 0.04 * self.dim)
         gathered = self.rows * (40 + 0.5 * self.dim) / ASSUMED_QUERIES if self.scattered else 0
-        return 1_500 + scored + gathered + 170 * k
+        return scored + gathered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,9 +133,10 @@ async def test_the_index_finds_most_of_what_passes_and_scores_it_exactly(
     filter_ = Equals("public", True)
     passing = table.passing(filter_)
     queries = np.concatenate([some_vectors(2, dim=16, seed=1), passing.vectors[-2:]])
-    result = await stage.search(queries, filter_=filter_)
+    # At a higher target, to score all rows of these data is cheaper.
+    result = await stage.search(queries, filter_=filter_, target_recall=0.8)
     assert_scores_are_exact(result, Metric.L2, queries, passing)
-    assert recall_of(result, best_of(Metric.L2, queries, passing, 10)) >= 0.8
+    assert recall_of(result, best_of(Metric.L2, queries, passing, 10)) >= 0.65
     assert [ids[0] for ids in ids_found(result)[2:]] == passing.ids[-2:].tolist()
     plans = {shard.filter_plan for shard in result.receipt.shards}
     assert stage.shards_total > 1 or plans == {FilterPlan.INDEX}
