@@ -320,6 +320,20 @@ def describe(
         raise typer.Exit(1)
 
 
+def update(
+    collection: Annotated[str, typer.Argument(help="Name of the collection.")],
+    target_recall: Annotated[
+        float, typer.Option(help="Recall that its searches aim for, above 0 and up to 1.")
+    ],
+    target: Target = DEFAULT_ADDRESS,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Change the recall that a collection's searches aim for. The index is not trained again."""
+    with connect(target, timeout) as client:
+        config = client.update_collection(collection, target_recall=target_recall)
+    terminal().print(f"{config.name}: target_recall {config.target_recall:g}", highlight=False)
+
+
 def demo(
     words: Annotated[
         Path | None, typer.Option(help="A .npz file of vectors and words to use instead.")
@@ -333,4 +347,4 @@ def demo(
         raise typer.Exit(1)
 
 
-COMMANDS: Final = (ingest, search, explain, describe, demo)
+COMMANDS: Final = (ingest, search, explain, describe, update, demo)

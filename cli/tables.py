@@ -138,16 +138,26 @@ def index_table(description: CollectionDescription) -> Table:
 
 
 def recall_table(description: CollectionDescription) -> Table:
-    """Return the recall of each leaf shard's index: as calibrated, and of live queries."""
+    """Return the recall of each leaf shard's index: as calibrated, and of live queries.
+
+    "calibrated" is that of distinct rows, "by list" that of rows with each list equally likely,
+    "calibrated on" the sample's queries and the rows that it was drawn from.
+    """
     table = plain_table(
         f"recall@10, target {description.config.target_recall:g}",
         ["shard"],
-        ["calibrated", "live", "live queries"],
+        ["calibrated", "by list", "calibrated on", "changed since", "live", "live queries"],
     )
     for shard in description.shards:
+        calibrated = [
+            f"{shard.measured_recall:.3f}",
+            f"{shard.measured_recall_balanced:.3f}",
+            f"{shard.calibration_queries:,} of {shard.calibration_rows:,}",
+            f"{shard.rows_changed_since:,}",
+        ]
         table.add_row(
             str(shard.shard),
-            f"{shard.measured_recall:.3f}" if shard.nlist else "-",
+            *(calibrated if shard.nlist else ["-"] * 4),
             f"{shard.live_recall:.3f}" if shard.live_queries else "-",
             f"{shard.live_queries:,}",
         )

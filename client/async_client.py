@@ -91,6 +91,7 @@ class AsyncClient:
     server_info = _unary(calls.server_info)
     create_collection = _unary(calls.create_collection)
     drop_collection = _unary(calls.drop_collection)
+    update_collection = _unary(calls.update_collection)
     list_collections = _unary(calls.list_collections)
     describe = _unary(calls.describe)
     train = _unary(calls.train)

@@ -48,6 +48,7 @@ from vectorshard.shard.types import (
     SearchRequest,
     Token,
     TrainRequest,
+    UpdateRequest,
     WriteMode,
 )
 from vectorshard.shard.wire import rpcs
@@ -152,6 +153,21 @@ def _created_config(payload: bytes) -> CollectionConfig:
 def drop_collection(name: str) -> UnaryCall[None]:
     """Drop a collection with all its rows."""
     return _call(rpcs.DROP_COLLECTION, name, _itself)
+
+
+def update_collection(name: str, *, target_recall: float) -> UnaryCall[CollectionConfig]:
+    """Change the recall that a collection's searches aim for, and return its configuration.
+
+    The index is not trained again. If a shard is missing, repeat the update once it is back: until
+    then the shards aim for different targets.
+
+    Raises
+    ------
+    InvalidParameter
+        If the target is not in (0, 1].
+    """
+    request = UpdateRequest(collection=name, target_recall=target_recall)
+    return _call(rpcs.UPDATE_COLLECTION, request, lambda entry: entry.config)
 
 
 def list_collections() -> UnaryCall[list[CollectionConfig]]:

@@ -103,6 +103,7 @@ class Client:
     server_info = _unary(calls.server_info)
     create_collection = _unary(calls.create_collection)
     drop_collection = _unary(calls.drop_collection)
+    update_collection = _unary(calls.update_collection)
     list_collections = _unary(calls.list_collections)
     describe = _unary(calls.describe)
     train = _unary(calls.train)

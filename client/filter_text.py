@@ -3,10 +3,11 @@
     lang = "en" and not (year < 1990 or tag in ("draft", "old")) and rating exists
 
 A name consists of letters, digits, ``_``, ``.`` and ``-``, or is anything between backquotes. A
-value is text in double or single quotes (JSON escapes in double quotes only), a number, ``true`` or
-``false``. Comparisons are ``= == != < <= > >=``, ``in (...)`` and ``exists``. ``not`` binds more
-tightly than ``and``, and ``and`` than ``or``. ``x != 1`` means ``not x = 1``: it holds where x is
-missing.
+value is text in double or single quotes (JSON escapes in double quotes only), a decimal number,
+``true`` or ``false``. Numbers are doubles, and a literal that a double would round to an integer is
+an error: another row could have that number. Comparisons are ``= == != < <= > >=``, ``in (...)``
+and ``exists``. ``not`` binds more tightly than ``and``, and ``and`` than ``or``. ``x != 1`` means
+``not x = 1``: it holds where x is missing.
 
 Pure. shard.filters defines the meaning of a filter.
 """
@@ -14,20 +15,26 @@ Pure. shard.filters defines the meaning of a filter.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.filters import And, Equals, Exists, Filter, FilterValue, In, Not, Or, Range
+from vectorshard.shard.wire.metadata import check_exact
 
 DEPTH_MAX: Final = 40
 """Levels of ``not`` and parentheses that the parser accepts; a server accepts fewer."""
 
+_INTEGER_DIGITS: Final = 40
+"""Digits of an integer that are read: enough to see that it is too large, and to name it."""
+
 _TOKEN: Final = re.compile(
     r"""\s*(?:
         (?P<text>"(?:[^"\\]|\\.)*"|'[^']*')
-      | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
+      | (?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.]))
       | (?P<operator>==|!=|<=|>=|[=<>(),])
       | (?P<name>[^\W\d][\w.-]*|`[^`]+`)
     )""",
@@ -167,7 +174,11 @@ class _Parser:
     def _number(self) -> float:
         if self._next.kind != "number":
             raise self._expected("a number")
-        return float(self._take().text)
+        token = self._take()
+        try:
+            return number_of(token.text)
+        except ValueError as error:
+            raise _error(str(error), token.at) from None
 
     def _value(self) -> FilterValue:
         token = self._next
@@ -180,6 +191,36 @@ class _Parser:
         if token.kind == "name":
             raise _error(f'expected a value; text needs quotes: "{token.text}"', token.at)
         raise self._expected("a value")
+
+
+def number_of(literal: str) -> float:
+    """Return the number of a literal: digits with an optional sign, point and exponent.
+
+    Raises ValueError for an integer that `check_exact` rejects, a number beyond the range of a
+    double, and one that a double would round to an integer, such as 9007199254740992.5 or 1e-400.
+    """
+    digits = literal.lstrip("+-").lstrip("0") or "0"
+    if digits.isdecimal():  # Python reads no more than 4,300 digits at once
+        check_exact(int(digits[:_INTEGER_DIGITS]))
+    number = float(literal)
+    if math.isinf(number):
+        raise ValueError(f"number {_short(literal)} is beyond the range of a double")
+    if number.is_integer() and not _is_shown_as(literal, number):
+        raise ValueError(
+            f"a double does not hold {_short(literal)} exactly, and would round it to {number:.17g}"
+        )
+    return number
+
+
+def _is_shown_as(literal: str, number: float) -> bool:
+    """Return whether a literal is the shortest decimal of its number, however it is written."""
+    if number == 0.0:  # an exponent may be too small for Decimal
+        return not re.search("[1-9]", re.split("[eE]", literal)[0])
+    return Decimal(literal) == Decimal(repr(number))
+
+
+def _short(literal: str) -> str:
+    return literal if len(literal) <= 40 else f"{literal[:40]}..."
 
 
 def _text_of(token: _Token) -> str:

@@ -40,6 +40,11 @@ class ShardDescription:
     last_trained_at: float = 0.0
     memory_bytes: int = 0
     disk_bytes: int = 0
+    measured_recall_balanced: float = 1.0
+    calibration_rows: int = 0
+    calibration_queries: int = 0
+    calibrated_at: float = 0.0
+    rows_changed_since: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

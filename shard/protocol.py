@@ -29,6 +29,7 @@ from vectorshard.shard.types import (
     SearchRequest,
     SearchResult,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
 )
@@ -53,6 +54,15 @@ class Shard(Protocol):
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
         """Drop a collection and all its rows."""
+        ...
+
+    async def update_collection(
+        self, request: UpdateRequest, *, call: Call = NO_LIMIT
+    ) -> CollectionEntry:
+        """Change a collection's target recall, durably, and return its entry.
+
+        Repeating an update that failed on some shards completes it.
+        """
         ...
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:

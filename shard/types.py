@@ -138,7 +138,7 @@ class FilterField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionConfig:
-    """The configuration of a collection. It is fixed when the collection is created."""
+    """The configuration of a collection. Only `target_recall` changes after its creation."""
 
     name: str
     dim: int
@@ -170,6 +170,14 @@ class CollectionEntry:
 
     config: CollectionConfig
     incarnation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRequest:
+    """Change what can be changed of a collection: the recall that its searches aim for."""
+
+    collection: str
+    target_recall: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ PURE_MODULES = frozenset(
         "shard.engine.commit_plan",
         "shard.engine.upkeep",
         "shard.engine.validation",
+        "shard.server.search_work",
     }
 )
 """Rooms and modules that are given what they need of clock, chance, environment and network."""

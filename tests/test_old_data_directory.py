@@ -5,8 +5,10 @@ tests/fixtures/README.md says what is in the archive.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tarfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from vectorshard.cli.embedded import open_embedded
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import BufferConfig, EngineConfig
 from vectorshard.shard.descriptions import ShardDescription
+from vectorshard.shard.engine.maintenance import Maintenance
 from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -101,9 +104,12 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(params=["closed", "killed"])
 async def router(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Router]:
-    """Today's code, embedded, on a directory of the archive."""
+    """Today's code, embedded, on a directory of the archive; its calibration stays as it is."""
+    monkeypatch.setattr(Maintenance, "recalibration_due", False)
     directory = tmp_path_factory.mktemp("old")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(directory, filter="data")
@@ -191,6 +197,33 @@ async def test_a_search_finds_what_it_found(
     assert plain(found.hits.ids) == expected.json["searches"][key]
     np.testing.assert_array_equal(found.hits.counts, expected.arrays[f"{key}.counts"])
     np.testing.assert_allclose(found.hits.scores, expected.arrays[f"{key}.scores"], rtol=1e-5)
+
+
+async def test_an_index_that_older_rules_calibrated_is_calibrated_again_and_not_retrained(
+    tmp_path: Path,
+) -> None:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    embedded = await open_embedded(tmp_path / "closed", SHARDS, QUIET)
+    try:
+        before = json.loads((tmp_path / "answers.json").read_text())["words"]["shards"]
+        deadline = time.monotonic() + 30
+        while True:
+            shards = (await embedded.describe("words")).shards
+            if all(shard.calibrated_at for shard in shards):
+                break
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+    finally:
+        await embedded.close()
+    for shard, old in zip(shards, before, strict=True):
+        assert (shard.generation, shard.last_trained_at) == (
+            old["generation"],
+            old["last_trained_at"],
+        )
+        assert shard.calibration_rows > 0
+        assert 0 < shard.calibration_queries <= shard.calibration_rows
+        assert shard.rows_changed_since == 0
 
 
 async def test_it_takes_writes_again(router: Router) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -85,6 +86,17 @@ class FreshRows(Requests):
 def empty_calls() -> Requests:
     """Return calls that do nothing."""
     return Requests("GetServerInfo", [v1.GetServerInfoRequest().SerializeToString()])
+
+
+def with_effort(plan: Plan, target_recall: float) -> Plan:
+    """Return a plan whose searches state an effort: the collection's target recall by default.
+
+    They are the same searches, but shards leave searches with an effort out of their live recall.
+    The load of a measurement must not change what the collection does for its users.
+    """
+    if plan.exact or plan.nprobe is not None or plan.target_recall is not None:
+        return plan
+    return replace(plan, target_recall=target_recall)
 
 
 def searches(plan: Plan, queries: VectorArray) -> Requests:

@@ -18,7 +18,14 @@ from benchmarks.load.ingest import fill
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.recall import recall_at_k
 from benchmarks.load.record import Record
-from benchmarks.load.requests import Requests, empty_calls, fresh_id, searches, upserts
+from benchmarks.load.requests import (
+    Requests,
+    empty_calls,
+    fresh_id,
+    searches,
+    upserts,
+    with_effort,
+)
 from benchmarks.load.result import Result, result_of
 from benchmarks.load.schedule import Schedule, starts_of
 from benchmarks.load.workload import Workload, open_workload, why_no_recall
@@ -111,6 +118,7 @@ def _encode(plan: Plan, workload: Workload, client: Client) -> Prepared:
         id_type = description.config.id_type
         return Prepared(requests=upserts(plan, workload.sample, id_type, fresh_id()))
     reason = why_no_recall(client, workload, description, plan.k)
+    plan = with_effort(plan, description.config.target_recall)
     return Prepared(
         requests=searches(plan, workload.sample),
         truth=None if reason else workload.truth,

@@ -1,4 +1,4 @@
-"""The collections of a router: create, drop, list, describe, and what it remembers of them.
+"""The collections of a router: create, drop, update, list, and what it remembers of them.
 
 The downstream shard with the smallest leaf shard decides about names: a collection is created there
 first and dropped there first. A router that remembers a dropped collection, or an outdated
@@ -24,7 +24,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
-from vectorshard.shard.types import Call, CollectionConfig, CollectionEntry
+from vectorshard.shard.types import Call, CollectionConfig, CollectionEntry, UpdateRequest
 
 T = TypeVar("T")
 Request = TypeVar("Request")
@@ -107,6 +107,27 @@ class Catalogue:
 
         await drop(*holders[0])
         await all_answers(drop(*held) for held in holders[1:])
+
+    async def update_collection(self, request: UpdateRequest, call: Call) -> CollectionEntry:
+        """Change a collection on every child, first on the one that decides about names.
+
+        Repeating an update that reached only some children completes it.
+        """
+        return await self.ask(request.collection, call, self._update, request)
+
+    async def _update(
+        self, request: UpdateRequest, entry: CollectionEntry, call: Call
+    ) -> CollectionEntry:
+        decider, *others = self._children.in_order()
+        # Before the first call is made: a child that has become unknown prevents all of them.
+        calls = [child.to(call) for child in (decider, *others)]
+        updated = await decider.shard.update_collection(request, call=calls[0])
+        await all_answers(
+            child.shard.update_collection(request, call=child_call)
+            for child, child_call in zip(others, calls[1:], strict=True)
+        )
+        self._entries[request.collection] = updated
+        return updated
 
     async def list_collections(self, call: Call) -> Sequence[CollectionEntry]:
         """Return the collections of all children, by name."""

@@ -60,6 +60,7 @@ from vectorshard.shard.types import (
     SearchResult,
     Token,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
 )
@@ -140,6 +141,16 @@ class Router:
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
         """Drop the present collection of that name on every shard that has it."""
         await self._catalogue.drop_collection(name, call)
+
+    async def update_collection(
+        self, request: UpdateRequest, *, call: Call = NO_LIMIT
+    ) -> CollectionEntry:
+        """Change a collection's target recall on every shard.
+
+        Every shard resolves it for searches that state no effort, so another router may remember
+        the old target without effect.
+        """
+        return await self._catalogue.update_collection(request, call)
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """Return the collections of all shards, by name."""

@@ -61,6 +61,7 @@ from vectorshard.shard.types import (
     SearchRequest,
     SearchResult,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
 )
@@ -161,6 +162,12 @@ class RemoteShard:
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
         """Drop a collection there."""
         await self._ask(rpcs.DROP_COLLECTION, name, call)
+
+    async def update_collection(
+        self, request: UpdateRequest, *, call: Call = NO_LIMIT
+    ) -> CollectionEntry:
+        """Change a collection there."""
+        return await self._ask(rpcs.UPDATE_COLLECTION, request, call)
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """List its collections."""

@@ -22,7 +22,9 @@ from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import (
     WorkAbandoned,
     build_index,
+    calibrate_published,
     go_on_unless,
+    measure_large_k,
     measure_live_recall,
 )
 from vectorshard.shard.index.ivf_index import use_cores
@@ -193,8 +195,12 @@ class BackgroundThreads:
             collection.compaction.run(go_on_unless(self._is_stopping, collection))
         elif collection.compaction.sweep_due:
             collection.compaction.sweep()
+        elif collection.maintenance.recalibration_due:
+            calibrate_published(collection, self._unhurried(collection), self._clock)
+        elif collection.maintenance.large_k_due:
+            measure_large_k(collection, self._unhurried(collection), self._clock)
         elif collection.maintenance.live_recall_due:
-            measure_live_recall(collection, self._unhurried(collection))
+            measure_live_recall(collection, self._unhurried(collection), self._clock)
         else:
             return False
         return True

@@ -31,7 +31,6 @@ class Collection:
 
     def __init__(self, state: CollectionState) -> None:
         self.state = state
-        self.entry = state.entry
         self.engine = state.engine
         self.reads = Reads(state)
         self.maintenance = maintenance = Maintenance(state)
@@ -65,6 +64,11 @@ class Collection:
             If the row store contradicts itself.
         """
         return cls(CollectionState(disk, directory, shard, engine))
+
+    @property
+    def entry(self) -> CollectionEntry:
+        """The collection's configuration and incarnation."""
+        return self.state.entry
 
     @property
     def snapshot(self) -> Snapshot:

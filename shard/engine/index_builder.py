@@ -6,18 +6,36 @@ nor writes wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 import structlog
 
 from vectorshard.shard.engine.collection import Collection
-from vectorshard.shard.index.calibration import CALIBRATED_K, Calibration, nlist_for
+from vectorshard.shard.index.calibration import (
+    CALIBRATED_K,
+    RULE,
+    Calibration,
+    CalibrationBasis,
+    nlist_for,
+    work,
+)
+from vectorshard.shard.index.calibration_sample import (
+    CalibrationQueries,
+    calibration_rows,
+    first_of_each,
+)
 from vectorshard.shard.index.ivf_index import IvfIndex
-from vectorshard.shard.index.recall import measured_calibration
+from vectorshard.shard.index.recall import CALIBRATED_AT_ONCE, measured_calibration
 from vectorshard.shard.search.filtered_search import measured_margins
+from vectorshard.shard.search.live_recall import WORK_TO_LOWER
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
+from vectorshard.shard.types import Float32Array, Int32Array
 
 BUILD_PIECE_ROWS: Final = 4_096
 """Rows added to a private index in one call; only memory limits it."""
@@ -25,6 +43,13 @@ BUILD_PIECE_ROWS: Final = 4_096
 CATCHING_UP_ROUNDS: Final = 3
 """How often a private index takes in the rows written meanwhile before it is published anyway. From
 then on, writers are slowed until the buffer is small."""
+
+LARGE_K_QUERIES: Final = 48
+"""Rows that measure a large k: each of them has a thousand hits to count."""
+
+PUBLISHED_AT_ONCE: Final = 4
+"""Queries of a calibration for each hold of the lock of an index in use, so that none is longer
+than a small search."""
 
 _log = structlog.get_logger(__name__)
 
@@ -44,12 +69,24 @@ def go_on_unless(is_stopping: Callable[[], bool], collection: Collection) -> Cal
 
 
 def build_index(
-    collection: Collection, clock: Callable[[], float], is_stopping: Callable[[], bool] = bool
+    collection: Collection,
+    clock: Callable[[], float],
+    is_stopping: Callable[[], bool] = bool,
+    *,
+    queries: int | None = None,
 ) -> None:
     """Train a new index on the live rows, fill it, calibrate it, and publish it.
 
-    `clock` returns seconds since 1970. Without live rows nothing is trained. Raises WorkAbandoned
-    between two steps if `is_stopping` returns True.
+    Without live rows nothing is trained. Raises WorkAbandoned between two steps if `is_stopping`
+    returns True.
+
+    Parameters
+    ----------
+    clock
+        Returns seconds since 1970.
+    queries
+        Distinct rows that measure the recall; None: as configured. Fewer are faster and leave a
+        larger reserve.
     """
     go_on = go_on_unless(is_stopping, collection)
     started = clock()
@@ -62,14 +99,16 @@ def build_index(
     nlist = nlist_for(config.index, len(live_rows))
     wanted = min(len(live_rows), nlist * training.points_per_list)
     sample_rows = np.sort(random.choice(live_rows, size=wanted, replace=False))
-    ivf = IvfIndex.train(
-        config.index.kind, config.metric, snapshot.vectors_of(sample_rows), nlist, training.seed
-    )
+    vectors = snapshot.vectors_of(sample_rows)
+    distinct_rows = len(first_of_each(vectors))
+    nlist = nlist_for(config.index, len(live_rows), distinct_rows, training.points_per_list)
+    ivf = IvfIndex.train(config.index.kind, config.metric, vectors, nlist, training.seed)
     go_on()
     snapshot, rows_skipped = _catch_up(collection, ivf, 0, go_on)
-    calibration, filter_margins = _calibrate(
-        collection, ivf, snapshot, snapshot.rows, random, go_on
-    )
+    queries = queries or training.calibration_queries
+    calibrated = _Calibrated(collection, ivf, snapshot, go_on, queries)
+    filter_margins = calibrated.margins()
+    calibration = calibrated.measured(CALIBRATED_K)
     # Otherwise the rows written meanwhile make searches slow until they are absorbed.
     snapshot, skipped_since = _catch_up(collection, ivf, snapshot.rows, go_on)
     now = clock()
@@ -77,7 +116,7 @@ def build_index(
         TrainedIndex(
             ivf=ivf,
             generation=collection.maintenance.next_generation(),
-            calibration=calibration,
+            calibration=replace(calibration, basis=replace(calibration.basis, at=now)),
             live_when_trained=len(live_rows),
             rows_trained_on=len(sample_rows),
             trained_at=now,
@@ -121,43 +160,190 @@ def _absorb(
     return skipped
 
 
-def _calibrate(
-    collection: Collection,
-    ivf: IvfIndex,
-    snapshot: Snapshot,
-    absorbed_until: int,
-    random: np.random.Generator,
-    go_on: Callable[[], None],
-) -> tuple[Calibration, tuple[float, ...]]:
-    """Measure the recall of an index on a sample of the rows it holds, each left out of its answer.
+class _Calibrated:
+    """A calibration of an index on its own rows, and perhaps on live queries.
 
-    Returns the calibration, and the margins of filtered searches if fields are declared.
+    Parameters
+    ----------
+    snapshot
+        The index holds its rows below `absorbed_until`, or more.
+    queries
+        Distinct rows to draw.
+    absorbed_until
+        None: all rows of the snapshot.
+    locked
+        A context for each use of the index, if it is in use.
+    at_once
+        Queries for each use.
     """
-    live_rows = snapshot.tombstones.live_rows(0, absorbed_until)
-    size = min(len(live_rows), collection.engine.training.calibration_queries)
-    query_rows = np.sort(random.choice(live_rows, size=size, replace=False))
-    queries = snapshot.vectors_of(query_rows)
-    held = snapshot.between(0, absorbed_until)
-    config = collection.entry.config
-    margins: tuple[float, ...] = ()
-    if config.filter_fields:
-        margins = measured_margins(config.metric, ivf, held, queries, query_rows)
-    calibration = measured_calibration(
-        config,
-        ivf,
-        held,
-        queries,
-        query_rows,
+
+    def __init__(
+        self,
+        collection: Collection,
+        ivf: IvfIndex,
+        snapshot: Snapshot,
+        go_on: Callable[[], None],
+        queries: int,
+        *,
+        absorbed_until: int | None = None,
+        locked: Callable[[], AbstractContextManager[object]] = nullcontext,
+        at_once: int = CALIBRATED_AT_ONCE,
+    ) -> None:
+        self._config = collection.entry.config
+        self._ivf = ivf
+        self._snapshot = snapshot
+        training = collection.engine.training
+        last = snapshot.rows if absorbed_until is None else absorbed_until
+        self.held = snapshot.between(0, last)
+
+        def lists_of_rows() -> Int32Array:
+            with locked():
+                return ivf.lists_of_rows(last)
+
+        random = np.random.default_rng(training.seed)
+        self.rows = calibration_rows(self.held, lists_of_rows, queries, random)
+        self._measured = partial(
+            measured_calibration,
+            go_on=go_on,
+            shards=training.merged_shards,
+            locked=locked,
+            at_once=at_once,
+        )
+
+    def margins(self) -> tuple[float, ...]:
+        """Return the margins of filtered searches; none without declared fields."""
+        if not self._config.filter_fields:
+            return ()
+        distinct = self.rows.parts[0]
+        return measured_margins(
+            self._config.metric,
+            self._ivf,
+            self.held,
+            self.rows.vectors[distinct],
+            self.rows.own_rows[distinct],
+        )
+
+    def measured(self, ks: Sequence[int], live: Float32Array | None = None) -> Calibration:
+        """Return the calibration for `ks`; the time in its basis is 0.
+
+        `live` queries, float32 (queries, dim), must reach the targets too.
+        """
+        sample: CalibrationQueries = self.rows if live is None else self.rows.with_live(live)
+        found = self._measured(self._config, self._ivf, self.held, sample, ks=ks)
+        basis = CalibrationBasis(
+            rule=RULE,
+            rows=self.held.live,
+            queries=self.rows.distinct,
+            changes=self._snapshot.changes,
+            live=live is not None,
+        )
+        return replace(found, basis=basis)
+
+
+def _calibrated_in_use(
+    collection: Collection,
+    index: TrainedIndex,
+    go_on: Callable[[], None],
+    queries: int,
+) -> _Calibrated:
+    """Return a calibration of the published index, which stays in use meanwhile."""
+    with collection.state.index_at_rest() as snapshot:
+        pass
+    return _Calibrated(
+        collection,
+        index.ivf,
+        snapshot,
         go_on,
-        shards=collection.engine.training.merged_shards,
+        queries,
+        absorbed_until=snapshot.absorbed_until,
+        locked=collection.state.index_at_rest,
+        at_once=PUBLISHED_AT_ONCE,
     )
-    return calibration, margins
 
 
-def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> None:
-    """Measure the recall of live searches; calibrate the index on them if it stays too low.
+def calibrate_published(
+    collection: Collection,
+    go_on: Callable[[], None],
+    clock: Callable[[], float],
+    *,
+    live: Float32Array | None = None,
+    only_if_cheaper: bool = False,
+) -> Calibration | None:
+    """Calibrate the published index again, and publish that; searches go on with the old one.
 
-    `go_on` is called between two pieces of the work, and raises WorkAbandoned to end it.
+    Returns the new calibration, or None if none was published: another index was published
+    meanwhile, or the new one is not clearly cheaper.
+
+    Parameters
+    ----------
+    go_on
+        Called between two pieces of the work; raises WorkAbandoned to end it.
+    clock
+        Returns seconds since 1970.
+    live
+        Live queries that must reach the targets too, float32 (queries, dim).
+    only_if_cheaper
+        Publish it only if default searches take less than WORK_TO_LOWER of the work.
+    """
+    index = collection.snapshot.index
+    if index is None:
+        return None
+    queries = collection.engine.training.calibration_queries
+    calibration = _calibrated_in_use(collection, index, go_on, queries).measured(CALIBRATED_K, live)
+    if only_if_cheaper:
+        before, after = (
+            _work(collection, index, each) for each in (index.calibration, calibration)
+        )
+        if math.isinf(after) or after > WORK_TO_LOWER * before:
+            return None
+    calibration = replace(calibration, basis=replace(calibration.basis, at=clock()))
+    calibration = calibration.keeping_large_k_of(index.calibration)
+    return calibration if collection.state.publish_calibration(index, calibration) else None
+
+
+def _work(collection: Collection, index: TrainedIndex, calibration: Calibration) -> float:
+    """Return the work of a default search for 10 hits; infinite if it scores every row."""
+    config, ivf = collection.entry.config, index.ivf
+    point = calibration.point_for(config.target_recall, CALIBRATED_K[0])
+    if point is None:
+        return math.inf
+    return work(point.parameters, ivf.rows / ivf.nlist, ivf.code_bytes, config.dim)
+
+
+def measure_large_k(
+    collection: Collection, go_on: Callable[[], None], clock: Callable[[], float]
+) -> None:
+    """Measure the search parameters for a large k that a search asked for, and publish them.
+
+    For the parameters see `calibrate_published`.
+    """
+    index = collection.snapshot.index
+    k = collection.state.large_k.due(index)
+    if index is None or k is None:
+        return
+    started = clock()
+    queries = min(LARGE_K_QUERIES, collection.engine.training.calibration_queries)
+    measured = _calibrated_in_use(collection, index, go_on, queries).measured((k,))
+    calibration = index.calibration.with_large_k(k, measured.points)
+    if not collection.state.publish_calibration(index, calibration):
+        return
+    point = calibration.point_for(collection.entry.config.target_recall, k)
+    _log.info(
+        "calibrated for a large k",
+        collection=collection.entry.config.name,
+        k=k,
+        nprobe=point.parameters.nprobe if point else "all",
+        candidates=point.parameters.candidates if point else "all",
+        duration_s=round(clock() - started, 3),
+    )
+
+
+def measure_live_recall(
+    collection: Collection, go_on: Callable[[], None], clock: Callable[[], float]
+) -> None:
+    """Measure the recall of live searches; calibrate the index on them if it stays off its target.
+
+    For the parameters see `calibrate_published`.
     """
     live, index = collection.state.live, collection.snapshot.index
     if not live.measure(collection.state.index_at_rest, go_on) or index is None:
@@ -165,8 +351,14 @@ def measure_live_recall(collection: Collection, go_on: Callable[[], None]) -> No
     before = live.measured_of(index)
     if before is None:  # another index was published meanwhile
         return
-    calibration = live.calibrated(index, collection.state.index_at_rest, go_on)
-    if not collection.state.publish_calibration(index, calibration):
+    calibration = calibrate_published(
+        collection,
+        go_on,
+        clock,
+        live=live.queries(),
+        only_if_cheaper=before.high_in_a_row > before.low_in_a_row,
+    )
+    if calibration is None:
         return
     target_recall = collection.entry.config.target_recall
     settings = {

@@ -67,6 +67,7 @@ from vectorshard.shard.types import (
     SearchResult,
     Token,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
 )
@@ -248,8 +249,20 @@ class LocalShard:
                 raise
             await self._in_thread(self._change_threads, collection.close)
 
+    async def update_collection(
+        self, request: UpdateRequest, *, call: Call = NO_LIMIT
+    ) -> CollectionEntry:
+        """Change a collection's target recall. Once begun, the update runs to its end."""
+
+        async def update() -> CollectionEntry:
+            async with self._changing:
+                change = self._find(request.collection, call).collection.writes.update
+                return await self._in_thread(self._change_threads, change, request.target_recall)
+
+        return await self._to_its_end(update())
+
     async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
-        """Change the set of collections, even if the caller is cancelled meanwhile.
+        """Change the collections, even if the caller is cancelled meanwhile.
 
         A change that stopped halfway would leave a directory that no shard serves.
         """

@@ -88,6 +88,17 @@ class Maintenance:
         """Whether the recall of live searches should be measured."""
         return self._state.live.due(self._state.snapshot.index)
 
+    @property
+    def large_k_due(self) -> bool:
+        """Whether to measure search parameters for a large k that a search asked for."""
+        return self._state.large_k.due(self._state.snapshot.index) is not None
+
+    @property
+    def recalibration_due(self) -> bool:
+        """Whether the index was calibrated by older rules."""
+        index = self._state.snapshot.index
+        return index is not None and index.calibration.outdated
+
     # ---- absorbing and checkpoints: the absorber thread -----------------------------------------
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from vectorshard.shard.search.filtered_search import RememberedFilters
 from vectorshard.shard.search.search_plan import RememberedPlans
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
+    Effort,
     Float32Array,
     IdArray,
     Include,
@@ -34,6 +36,8 @@ from vectorshard.shard.types import (
     TopK,
 )
 
+_DEFAULT: Final = Effort()
+
 
 class Reads:
     """Reads one collection on one shard, from any number of threads."""
@@ -41,7 +45,7 @@ class Reads:
     def __init__(self, state: CollectionState) -> None:
         self._state = state
         self._filters = RememberedFilters()
-        self._plans = RememberedPlans(state.entry.config.target_recall, state.engine.few_rows_work)
+        self._plans = RememberedPlans(state.engine.few_rows_work)
         self.searches = 0
         """Searches begun, counted without a lock: background work asks only whether any come."""
 
@@ -59,13 +63,17 @@ class Reads:
         state = self._state
         config = state.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
-        if request.filter is None and not request.effort.exact and state.live.offer(queries):
+        # With an effort, a caller says what it wants; live recall is that of searches without one.
+        if request.filter is None and request.effort == _DEFAULT and state.live.offer(queries):
             state.on_change()
         with state.index_lock.read():
             snapshot = state.snapshot
             generated = generate_candidates(
                 snapshot, config, queries, request, self._filters, self._plans
             )
+        chosen = request.effort.exact or request.effort.nprobe
+        if not chosen and state.large_k.ask(snapshot.index, request.k):
+            state.on_change()
         candidates = generated.with_exact(config.metric, queries, request.k, go_on)
         placed = candidates.at(snapshot.positions)
         scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
@@ -210,7 +218,7 @@ class Reads:
         if index is None:
             return description
         point = index.calibration.point_for(state.entry.config.target_recall, CALIBRATED_K[0])
-        measured = state.live.measured_of(index)
+        measured, basis = state.live.measured_of(index), index.calibration.basis
         return replace(
             description,
             state=ShardState.TRAINED,
@@ -218,6 +226,11 @@ class Reads:
             nprobe=0 if point is None else point.parameters.nprobe,
             candidates=0 if point is None else point.parameters.candidates,
             measured_recall=1.0 if point is None else point.measured_recall,
+            measured_recall_balanced=1.0 if point is None else point.measured_recall_balanced,
+            calibration_rows=basis.rows,
+            calibration_queries=basis.queries,
+            calibrated_at=basis.at,
+            rows_changed_since=max(0, snapshot.changes - basis.changes) if basis.rule else 0,
             live_recall=0.0 if measured is None else measured.recall,
             live_queries=0 if measured is None else measured.queries,
             generation=index.generation,

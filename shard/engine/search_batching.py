@@ -2,7 +2,9 @@
 
 One joined search costs little more than the largest of its parts: one hand-over to a thread, one
 call of FAISS, one merge. Each caller gets the answer that it would have got alone, with a receipt
-that all of them share.
+that all of them share. In a shard each keeps its own deadline: a caller whose deadline passes gets
+DeadlineExceeded, and the joined search continues until the latest deadline, or until the last
+caller has left. A router joins only searches with close deadlines, and observes the first.
 """
 
 from __future__ import annotations
@@ -61,6 +63,10 @@ class SearchBatcher:
         Seconds, as in `call.deadline`.
     hold_up_part, hold_up_s
         See `Batching`.
+    names_missing
+        Whether a search names the shards that did not answer in time, or answers without them. A
+        joined search then ends at its first deadline: later, that caller could not be told. The
+        `kind` must then keep different deadlines apart.
     """
 
     def __init__(
@@ -69,21 +75,24 @@ class SearchBatcher:
         *,
         hold_up_part: float = 1.0,
         hold_up_s: float = HOLD_UP_S,
+        names_missing: bool = False,
     ) -> None:
         batching = Batching(
             cancellable=True,
+            own_deadlines=not names_missing,
             hold_up_s=hold_up_s,
             hold_up_part=hold_up_part,
             count_full=JOINED_QUERIES,
             size_max=JOINED_ANSWER_BYTES,
         )
         self._batcher: Batcher[_Search, SearchResult] = Batcher(
-            _run_joined,
+            self._run_joined,
             batching,
             weigh=lambda search: (len(search.request.queries), _answer_bytes_max(search.request)),
             deadline_of=lambda search: search.call.deadline,
             clock=clock,
         )
+        self._names_missing = names_missing
 
     def search(
         self, request: SearchRequest, call: Call, run: Run, kind: Hashable = None
@@ -100,20 +109,20 @@ class SearchBatcher:
             joined search calls the `run` of one of its parts.
         kind
             What searches must have in common to run together, besides `alike`: the collection and
-            all of the `call` that matters. The earliest of several deadlines applies.
+            all of the `call` that matters, except the deadline.
         """
         return self._batcher.submit(_Search(request, call, run), (kind, alike(request)))
 
-
-async def _run_joined(
-    searches: Sequence[_Search], release: Callable[[], None]
-) -> Sequence[SearchResult]:
-    first = searches[0]
-    if len(searches) == 1:
-        return (await first.run(first.request, first.call, release),)
-    requests = [search.request for search in searches]
-    result = await first.run(joined(requests), _first_deadline(searches), release)
-    return parted(result, requests)
+    async def _run_joined(
+        self, searches: Sequence[_Search], release: Callable[[], None]
+    ) -> Sequence[SearchResult]:
+        first = searches[0]
+        if len(searches) == 1:
+            return (await first.run(first.request, first.call, release),)
+        requests = [search.request for search in searches]
+        deadline_of = _first_deadline if self._names_missing else _last_deadline
+        call = replace(first.call, deadline=deadline_of(searches))
+        return parted(await first.run(joined(requests), call, release), requests)
 
 
 def alike(request: SearchRequest) -> Hashable:
@@ -152,10 +161,14 @@ def _answer_bytes_max(request: SearchRequest) -> int:
     return len(request.queries) * calibrated_k(request.k) * hit_bytes
 
 
-def _first_deadline(searches: Sequence[_Search]) -> Call:
-    """Return the call with the earliest deadline of all."""
+def _first_deadline(searches: Sequence[_Search]) -> float | None:
     deadlines = [each.call.deadline for each in searches if each.call.deadline is not None]
-    return replace(searches[0].call, deadline=min(deadlines, default=None))
+    return min(deadlines, default=None)
+
+
+def _last_deadline(searches: Sequence[_Search]) -> float | None:
+    deadlines = [each.call.deadline for each in searches if each.call.deadline is not None]
+    return max(deadlines) if len(deadlines) == len(searches) else None
 
 
 def parted(result: SearchResult, requests: Sequence[SearchRequest]) -> list[SearchResult]:

@@ -29,6 +29,7 @@ from vectorshard.shard.engine.commit_plan import CommitPlan
 from vectorshard.shard.engine.read_write_lock import ReadWriteLock
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
 from vectorshard.shard.index.calibration import Calibration
+from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checkpoint import Checkpoint
@@ -39,7 +40,7 @@ from vectorshard.shard.storage.index_file import remove_stray_index_files, with_
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store import RowStore
-from vectorshard.shard.types import Float32Array, IdArray, Int64Array
+from vectorshard.shard.types import CollectionEntry, Float32Array, IdArray, Int64Array
 
 ROWS_VERIFIED_AT_START: Final = 10_000
 """The newest live rows, whose checksums a start compares. Larger: slower starts."""
@@ -72,6 +73,7 @@ class CollectionState:
             self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
             self.entry = self.row_store.entry
             self.live = LiveRecall(self.entry.config, engine.training)
+            self.large_k = LargeK()
             remove_stray_index_files(disk, directory, self.row_store)
             for path in directory.glob("rows-*"):
                 if path.name != self.row_store.row_file:  # the previous one, or left by a crash
@@ -109,6 +111,7 @@ class CollectionState:
         self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
         self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
         """What is published now."""
+        self.large_k.remember(self.snapshot.index)
         self.checkpoint = Checkpoint(
             self.disk,
             self.directory,
@@ -192,6 +195,12 @@ class CollectionState:
             self.snapshot = replace(snapshot, index=replace(index, calibration=calibration))
         self.on_change()
         return True
+
+    def publish_configuration(self, entry: CollectionEntry) -> None:
+        """Replace the collection's entry by one with another target recall."""
+        self.entry = entry
+        self.live.follow(entry.config)
+        self.on_change()
 
     def publish_columns(self, columns: RowColumns) -> None:
         """Replace the columns by others of the same rows; `writes_lock` is held to write."""

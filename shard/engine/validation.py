@@ -35,6 +35,7 @@ from vectorshard.shard.types import (
     Metric,
     VectorArray,
 )
+from vectorshard.shard.wire.metadata import EXACT_INTEGER
 from vectorshard.shard.wire.primitives import with_article
 
 
@@ -112,8 +113,9 @@ def check_filter(config: CollectionConfig, filter_: Filter | None, field: str = 
     Raises
     ------
     InvalidParameter
-        For an undeclared field, or a value or range that does not fit the field's type. The error's
-        field is the path to it, starting with `field`.
+        For an undeclared field, or a value or range that does not fit the field's type; for INT64,
+        a value that may be a rounded integer. The error's field is the path to it, starting with
+        `field`.
     """
     if filter_ is None:
         return
@@ -131,11 +133,26 @@ def check_filter(config: CollectionConfig, filter_: Filter | None, field: str = 
                 f"{condition.field!r} is {field_type.name}; a range requires INT64 or DOUBLE",
                 field=f"{path}.field",
             )
-        if isinstance(condition, Equals):
+        if isinstance(condition, Range):
+            _check_bounds(condition, path)
+        elif isinstance(condition, Equals):
             _check_value(field_type, condition.value, f"{path}.value")
         elif isinstance(condition, In):
             for place, value in enumerate(condition.values):
                 _check_value(field_type, value, f"{path}.values[{place}]")
+
+
+def _check_bounds(range_: Range, path: str) -> None:
+    """Refuse integers that become another double; a double itself is a bound as it is."""
+    for name in ("gt", "gte", "lt", "lte"):
+        bound = getattr(range_, name)
+        if isinstance(bound, int) and not _is_exact(bound):
+            raise InvalidParameter(f"{bound!r} is not in -2**53..2**53", field=f"{path}.{name}")
+
+
+def _is_exact(value: FilterValue) -> bool:
+    """Return whether a number is certainly not an integer that was rounded to a double."""
+    return isinstance(value, int | float) and abs(value) <= EXACT_INTEGER
 
 
 def _check_value(field_type: FieldType, value: FilterValue, path: str) -> None:
@@ -144,6 +161,11 @@ def _check_value(field_type: FieldType, value: FilterValue, path: str) -> None:
         raise InvalidParameter(
             f"{with_article(field_type.name)} field does not accept {reprlib.repr(value)} "
             f"({with_article(type(value).__name__)}); it accepts {wanted}",
+            field=path,
+        )
+    if field_type is FieldType.INT64 and not _is_exact(value):
+        raise InvalidParameter(
+            f"{value!r} is not in -2**53..2**53: beyond, a double may be another, rounded integer",
             field=path,
         )
 

@@ -31,7 +31,7 @@ from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import row_checksums
 from vectorshard.shard.storage.disk import DISK_ERRORS, DiskError, is_disk_full
 from vectorshard.shard.storage.row_store_format import Commit
-from vectorshard.shard.types import DeleteRequest, UpsertRequest
+from vectorshard.shard.types import CollectionEntry, DeleteRequest, UpsertRequest
 
 
 class Writes:
@@ -68,6 +68,23 @@ class Writes:
                 except Exception as error:
                     planned.append(error)
             return outcomes + self._committed(plan, planned)
+
+    def update(self, target_recall: float) -> CollectionEntry:
+        """Change the target recall, durably, then for searches that start later.
+
+        The index needs no training: its calibration covers every target.
+        """
+        state = self._state
+        if state.stop_reason:
+            raise WritesStopped(state.stop_reason)
+        try:
+            entry = state.row_store.set_configuration(
+                replace(state.entry.config, target_recall=target_recall)
+            )
+        except DISK_ERRORS as error:
+            raise self._write_failure(error) from error
+        state.publish_configuration(entry)
+        return entry
 
     def _admitted(self, request: UpsertRequest | DeleteRequest) -> AdmittedWrite:
         """Validate a write, or raise InvalidRequest; return it in the form that is stored."""

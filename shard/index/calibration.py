@@ -2,21 +2,22 @@
 
 A shard calibrates its index after each training. It searches for some of the rows it holds, each
 excluded from its own result. The places of the true hits among the candidates, in the order of
-their codes, show how many candidates suffice at each nprobe. Of the search parameters that reach
-a target, the calibration keeps those with the least work.
+their codes, show how many candidates suffice at each nprobe. For each target recall the calibration
+keeps the search parameters that reach it with the least work: a curve, whose cost never falls as
+the target grows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from vectorshard.shard.types import (
-    BoolArray,
     Effort,
     Float64Array,
     IndexConfig,
@@ -25,19 +26,42 @@ from vectorshard.shard.types import (
     NlistRule,
 )
 
-TARGETS: Final = (0.80, 0.90, 0.95, 0.99)  # a target between two of them uses the upper one
+TARGETS: Final = (0.80, 0.90, 0.95, 0.99)
+"""Targets with margins for filters. Above the last, a search scores every row."""
 
-CALIBRATED_K: Final = (10, 100)
-"""The calibrated numbers of hits. A k between two uses the upper; above the last, the candidates
-grow with k. Search parameters for 10 hits find .84 of 100."""
+CURVE: Final = tuple(round(0.5 + step / 200, 3) for step in range(99))
+"""The targets of a curve: 0.5, 0.505 .. 0.99. A search uses the next at or above its own."""
+
+CALIBRATED_K: Final = (10, 30, 100)
+"""The numbers of hits that each calibration measures. A k between two uses the upper: search
+parameters for 10 hits find .84 of 100."""
+
+LARGE_K: Final = (300, 1_000)
+"""Numbers of hits that are measured once a search asks for them, because measuring them takes as
+long as all of CALIBRATED_K. Nothing measured at 10 and 100 hits predicts them: on clusters of 100
+rows, 100 hits need 1 list and 300 need 47. Above the last, searches are exact."""
 
 ROWS_PER_LIST_MIN: Final = 39  # FAISS's k-means warns about fewer training points per centroid
 NPROBE_STEP: Final = 1.15  # ratio of consecutive nprobes tried; bounds the excess cost of a target
-CANDIDATES_MAX: Final = 2_000  # the most candidates that a calibrated search re-ranks
+CANDIDATES_STEP: Final = 1.06  # the same for the candidates
+CANDIDATES_MAX: Final = 6_000  # the most candidates that a calibrated search re-ranks
+CANDIDATES_MAX_SMALL_K: Final = 2_000
+"""The same up to the last of CALIBRATED_K: more were never cheaper, and a calibration looks at all
+of them."""
 
 RESERVE: Final = 0.1
-"""The part of a target's permitted misses that calibration keeps in reserve: about the sampling
-error of a few hundred queries."""
+"""The least part of a target's permitted misses that calibration keeps in reserve."""
+
+RESERVE_ERRORS: Final = 1.64
+"""The least reserve in standard errors of the measured mean: 19 of 20 samples keep their target."""
+
+WORST_SHARE: Final = 0.1
+WORST_BELOW: Final = 0.20
+"""The mean recall of the worst tenth of queries is at most this far below the target. So a minority
+of difficult rows is not paid for by a majority of easy ones."""
+
+RULE: Final = 1
+"""The version of these rules. An index that was calibrated under an earlier one is recalibrated."""
 
 _FACTOR: Final = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
 
@@ -48,17 +72,36 @@ with less work, and train and fill faster (`python -m benchmarks --only codes`).
 
 def calibrated_k(k: int) -> int:
     """Return the calibrated number of hits that a search for k uses; k itself beyond the last."""
-    return next((each for each in CALIBRATED_K if k <= each), k)
+    return next((each for each in (*CALIBRATED_K, *LARGE_K) if k <= each), k)
 
 
-def nlist_for(config: IndexConfig, rows: int) -> int:
-    """Return the number of inverted lists of an index that is trained on `rows` rows."""
+def nlist_for(
+    config: IndexConfig,
+    rows: int,
+    distinct_rows: int | None = None,
+    rows_per_list: int = ROWS_PER_LIST_MIN,
+) -> int:
+    """Return the number of inverted lists of an index that is trained on `rows` rows.
+
+    With more lists than distinct vectors, k-means makes twin centroids. All rows fall into one of
+    the twins, and a search that probes the other finds nothing.
+
+    Parameters
+    ----------
+    distinct_rows
+        Distinct vectors in the sample for k-means; None: not counted yet.
+    rows_per_list
+        Rows of that sample for each list, if they are fewer than ROWS_PER_LIST_MIN.
+    """
     if config.nlist_rule is NlistRule.FIXED:
         wanted = config.nlist
     else:
         factor = _FACTOR.get(config.nlist_rule, _FACTOR_BY_KIND[config.kind])
         wanted = int(factor * math.sqrt(rows))
-    return max(1, min(wanted, rows // ROWS_PER_LIST_MIN))
+    most = rows // ROWS_PER_LIST_MIN
+    if distinct_rows is not None:
+        most = min(most, distinct_rows // max(1, min(rows_per_list, ROWS_PER_LIST_MIN)))
+    return max(1, min(wanted, most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +114,62 @@ class SearchParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationPoint:
-    """The cheapest search parameters for a target recall at k hits, and the recall measured."""
+    """The cheapest search parameters for a target recall at k hits, and the recall measured.
+
+    `measured_recall` is that of a sample of distinct rows, `measured_recall_balanced` that of a
+    sample in which each list is equally likely.
+    """
 
     k: int
     target_recall: float
     parameters: SearchParameters
     measured_recall: float
+    measured_recall_balanced: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationBasis:
+    """What a calibration was measured on. The defaults are those of a calibration by older rules.
+
+    `rows` are the live rows that the sample was drawn from, `queries` those of the sample of
+    distinct rows. `at` is in seconds since 1970. `changes` counts the rows ever written or deleted
+    by then. `large_k` are those of LARGE_K that were measured. `live` reports whether live queries
+    took part.
+    """
+
+    rule: int = 0
+    rows: int = 0
+    queries: int = 0
+    at: float = 0.0
+    changes: int = 0
+    large_k: tuple[int, ...] = ()
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The calibration of an index: points by CALIBRATED_K, targets ascending."""
+    """The calibration of an index: for each k, points with ascending targets and cost."""
 
     points: tuple[CalibrationPoint, ...]
+    basis: CalibrationBasis = field(default_factory=CalibrationBasis)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether older rules made it."""
+        return self.basis.rule < RULE
+
+    def lacks(self, k: int) -> bool:
+        """Whether the search parameters for k hits are measured only when a search needs them."""
+        large = CALIBRATED_K[-1] < k <= LARGE_K[-1]
+        return large and calibrated_k(k) not in self.basis.large_k
 
     def point_for(self, target_recall: float, k: int) -> CalibrationPoint | None:
         """Return the calibrated point for a target; None if only an exact search reaches it."""
-        k = min(calibrated_k(k), CALIBRATED_K[-1])
+        k = self._measured_k(k)
         for point in self.points:
             if point.k == k and target_recall <= point.target_recall + 1e-6:
                 return point
         return None
-
-    def lacks(self, k: int) -> bool:
-        """Whether no search parameters for k hits have been measured."""
-        return k > CALIBRATED_K[-1]
 
     def parameters_for(
         self, effort: Effort, target_recall: float, k: int
@@ -108,18 +182,41 @@ class Calibration:
         if effort.exact:
             return None
         if effort.nprobe:
-            point = self.point_for(TARGETS[-1], k)
-            candidates = CANDIDATES_MAX if point is None else point.parameters.candidates
-            return SearchParameters(effort.nprobe, _for_hits(candidates, k))
+            return SearchParameters(effort.nprobe, self._candidates_for(k))
         point = self.point_for(effort.target_recall or target_recall, k)
-        if point is None:
-            return None
-        return SearchParameters(point.parameters.nprobe, _for_hits(point.parameters.candidates, k))
+        return None if point is None else point.parameters
 
+    def with_large_k(self, k: int, points: Sequence[CalibrationPoint]) -> Calibration:
+        """Return this calibration with the points of one of LARGE_K, which may be none."""
+        others = [point for point in self.points if point.k != k]
+        measured = tuple(sorted({*self.basis.large_k, k}))
+        return Calibration(
+            tuple(sorted((*others, *points), key=lambda point: (point.k, point.target_recall))),
+            replace(self.basis, large_k=measured),
+        )
 
-def _for_hits(candidates: int, k: int) -> int:
-    """Scale the candidates with k beyond the calibrated ones."""
-    return math.ceil(candidates * max(1.0, k / CALIBRATED_K[-1]))
+    def keeping_large_k_of(self, before: Calibration) -> Calibration:
+        """Return this calibration with what another one of the same index has of LARGE_K."""
+        kept = self
+        for k in before.basis.large_k:
+            kept = kept.with_large_k(k, [point for point in before.points if point.k == k])
+        return kept
+
+    def _measured_k(self, k: int) -> int:
+        """Return the k whose points a search uses: by older rules there are only two."""
+        if self.outdated and self.points:
+            return next((each.k for each in self.points if k <= each.k), k)
+        return calibrated_k(k)
+
+    def _candidates_for(self, k: int) -> int:
+        """Return the candidates of a search with an nprobe; they depend on `calibrated_k` alone."""
+        k = calibrated_k(k)
+        point = self.point_for(TARGETS[-1], k)
+        if point is not None:
+            return point.parameters.candidates
+        last = self.point_for(TARGETS[-1], CALIBRATED_K[-1])
+        candidates = CANDIDATES_MAX_SMALL_K if last is None else last.parameters.candidates
+        return math.ceil(candidates * max(1.0, k / CALIBRATED_K[-1]))
 
 
 def merged_chances(k: int, shards: int) -> Float64Array:
@@ -130,58 +227,70 @@ def merged_chances(k: int, shards: int) -> Float64Array:
     """
     if shards == 1:
         return np.ones(k)
-    share = 1 / shards
-    of_shard = [
-        math.comb(k, rows) * share**rows * (1 - share) ** (k - rows) for rows in range(k + 1)
+    inside, outside = math.log(1 / shards), math.log1p(-1 / shards)
+    of_shard = [  # by logarithms: the binomial coefficients of k > 1,029 overflow a float
+        math.exp(
+            math.lgamma(k + 1)
+            - math.lgamma(rows + 1)
+            - math.lgamma(k - rows + 1)
+            + rows * inside
+            + (k - rows) * outside
+        )
+        for rows in range(k + 1)
     ]
     at_least: Float64Array = np.cumsum(of_shard[::-1])[::-1]
-    return at_least[1:]
+    return np.minimum(at_least[1:], 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The places of the true hits among the candidates, from 0, and the weight of each.
+class Reach:
+    """What one nprobe reaches with growing numbers of candidates. All arrays are (n,).
 
-    `places` int64 and `weights` float64 (hits,) cover the hits that are candidates, sorted by
-    place; `total` is the weight of all true hits.
+    `candidates` int64, ascending; `targets` float64, the highest target that each number reaches;
+    `recall` and `recall_balanced` float64, the mean recall of the two samples.
     """
 
-    places: Int64Array
-    weights: Float64Array
-    total: float
+    candidates: Int64Array
+    targets: Float64Array
+    recall: Float64Array
+    recall_balanced: Float64Array
 
 
-def places_of(
-    ranks: Int64Array, retrieved: BoolArray, hits: Int64Array, weights: Float64Array
-) -> Places:
-    """Return the places of the k best rows of all queries among the candidates retrieved.
+def candidates_tried(k: int, most: int) -> Int64Array:
+    """Return the numbers of candidates to try for k hits: k .. `most` by CANDIDATES_STEP."""
+    tried = [k]
+    while tried[-1] < most:
+        tried.append(min(most, max(tried[-1] + 1, int(tried[-1] * CANDIDATES_STEP))))
+    return np.array(tried, np.int64)
 
-    Rows of equal score are interchangeable: any of them counts as a hit.
+
+def targets_reached(
+    recalls: Float64Array, shards: int = 1, *, errors: float = RESERVE_ERRORS, worst: bool = True
+) -> Float64Array:
+    """Return the highest target that the recalls of some queries support. float64 (n,).
+
+    A target T needs a mean of T plus the reserve: RESERVE of the permitted misses, or `errors`
+    standard errors, whichever is larger. With `worst`, the worst tenth needs T - WORST_BELOW.
 
     Parameters
     ----------
-    ranks
-        int64 (queries, candidates), in the order of the codes: how many true hits score better
-        than each candidate; k or more for a candidate that is not a hit.
-    retrieved
-        bool (queries, candidates): the candidates that count; the others are ignored.
-    hits
-        int64 (queries,): the number of true hits, up to k.
-    weights
-        float64 (k,): the weight of a hit by the number of better hits.
+    recalls
+        float64 (queries, n): of each query, in n settings.
+    shards
+        Whose answers are merged. A merged recall is the mean of so many shards, each of which is
+        calibrated independently, so its deviations are smaller by the root of that.
     """
-    good = retrieved & (ranks < hits[:, None])
-    good &= good.cumsum(axis=1, dtype=np.int32) <= hits[:, None]
-    query_of, at = np.nonzero(good)
-    before = retrieved.cumsum(axis=1, dtype=np.int32)
-    places = before[query_of, at] - 1
-    order = np.argsort(places, kind="stable")
-    of_first = np.concatenate([[0.0], np.cumsum(weights)])
-    return Places(
-        places=places[order].astype(np.int64),
-        weights=weights[ranks[query_of, at]][order],
-        total=float(of_first[hits].sum()),
-    )
+    queries = len(recalls)
+    if not queries:
+        return np.ones(recalls.shape[1])
+    mean: Float64Array = recalls.mean(axis=0)
+    error = recalls.std(axis=0) / math.sqrt(queries * shards)
+    reached: Float64Array = np.minimum((mean - RESERVE) / (1 - RESERVE), mean - errors * error)
+    if worst:
+        few = max(1, int(queries * WORST_SHARE))
+        lowest = np.partition(recalls, few - 1, axis=0)[:few].mean(axis=0)
+        reached = np.minimum(reached, mean - (mean - lowest) / math.sqrt(shards) + WORST_BELOW)
+    return reached
 
 
 def work(parameters: SearchParameters, rows_a_list: float, code_bytes: int, dim: int) -> float:
@@ -196,43 +305,76 @@ def work(parameters: SearchParameters, rows_a_list: float, code_bytes: int, dim:
 
 
 def calibrate(
-    places_at: Callable[[int], Mapping[int, Places]],
+    reach_at: Callable[[int], Mapping[int, Reach]],
     nlist: int,
     work_of: Callable[[SearchParameters], float],
-    *,
-    compressed: bool,
+    ks: Sequence[int] = CALIBRATED_K,
 ) -> Calibration:
-    """Find the search parameters of least work for each of CALIBRATED_K and TARGETS.
+    """Find the search parameters of least work for each of `ks` and each target of CURVE.
+
+    Consecutive targets with the same search parameters share a point.
 
     Parameters
     ----------
-    places_at
-        Returns the places of the true hits at an nprobe for each of CALIBRATED_K: `places_of`.
-        The nprobe increases from call to call.
+    reach_at
+        Returns what an nprobe reaches for each of `ks`. The nprobe increases from call to call.
     nlist
         The largest nprobe.
     work_of
         The work of search parameters.
-    compressed
-        Whether candidates are re-ranked; otherwise the index ranks by exact scores.
     """
-    best: dict[tuple[int, float], tuple[float, CalibrationPoint]] = {}
+    curves = {k: _Curve(k, work_of) for k in ks}
     for nprobe in _nprobes(nlist):
-        places_of_k = places_at(nprobe)
-        for k in CALIBRATED_K:
-            for target in TARGETS:
-                point = _point(places_of_k[k], k, target, nprobe, compressed)
-                if point is None:
-                    continue
-                cost = work_of(point.parameters)
-                if (k, target) not in best or cost < best[k, target][0]:
-                    best[k, target] = cost, point
-        if len(best) == len(CALIBRATED_K) * len(TARGETS) and all(
-            work_of(SearchParameters(nprobe, point.k)) > cost for cost, point in best.values()
+        reach = reach_at(nprobe)
+        for k, curve in curves.items():
+            curve.add(nprobe, reach[k])
+        if all(
+            work_of(SearchParameters(nprobe, k)) > curve.highest_cost for k, curve in curves.items()
         ):
             break  # probing these lists alone costs more than every known point
-    known = [(k, target) for k in CALIBRATED_K for target in TARGETS if (k, target) in best]
-    return Calibration(tuple(best[each][1] for each in known))
+    return Calibration(tuple(point for curve in curves.values() for point in curve.points()))
+
+
+class _Curve:
+    """The cheapest search parameters so far for each target of CURVE, at k hits."""
+
+    def __init__(self, k: int, work_of: Callable[[SearchParameters], float]) -> None:
+        self._k = k
+        self._work_of = work_of
+        self._costs = [math.inf] * len(CURVE)
+        self._best: list[CalibrationPoint | None] = [None] * len(CURVE)
+
+    @property
+    def highest_cost(self) -> float:
+        """The cost of the dearest target; infinite while one is not reached."""
+        return self._costs[-1]
+
+    def add(self, nprobe: int, reach: Reach) -> None:
+        """Take in what an nprobe reaches."""
+        reached = np.maximum.accumulate(reach.targets)
+        at = np.searchsorted(reached, np.array(CURVE) - 1e-9)
+        for place, first in enumerate(at.tolist()):
+            if first == len(reached):
+                break
+            parameters = SearchParameters(nprobe, int(reach.candidates[first]))
+            cost = self._work_of(parameters)
+            if cost < self._costs[place]:
+                self._costs[place] = cost
+                self._best[place] = CalibrationPoint(
+                    k=self._k,
+                    target_recall=CURVE[place],
+                    parameters=parameters,
+                    measured_recall=float(reach.recall[first]),
+                    measured_recall_balanced=float(reach.recall_balanced[first]),
+                )
+
+    def points(self) -> list[CalibrationPoint]:
+        """Return the points by ascending target, the highest target of each setting."""
+        known = [point for point in self._best if point is not None]
+        last = known[-1:]
+        return [
+            point for point, upper in pairwise(known) if point.parameters != upper.parameters
+        ] + last
 
 
 def _nprobes(nlist: int) -> Iterator[int]:
@@ -242,25 +384,3 @@ def _nprobes(nlist: int) -> Iterator[int]:
         yield nprobe
         nprobe = max(nprobe + 1, round(nprobe * NPROBE_STEP))
     yield nlist
-
-
-def _point(
-    places: Places, k: int, target: float, nprobe: int, compressed: bool
-) -> CalibrationPoint | None:
-    """Return the fewest candidates that reach a target at an nprobe; None if no number does."""
-    reached = np.cumsum(places.weights)
-    needed = (target + RESERVE * (1 - target)) * places.total - 1e-9
-    at = int(np.searchsorted(reached, needed))
-    if at == len(reached) and needed > 0:
-        return None
-    candidates = max(k, int(places.places[at]) + 1) if compressed and len(reached) else k
-    found = int(np.searchsorted(places.places, candidates))
-    if (found <= at and needed > 0) or candidates > CANDIDATES_MAX:
-        return None
-    measured = min(1.0, float(reached[found - 1]) / places.total) if found else 1.0
-    return CalibrationPoint(
-        k=k,
-        target_recall=target,
-        parameters=SearchParameters(nprobe, candidates),
-        measured_recall=measured,
-    )

@@ -6,7 +6,7 @@ parameters from them. No clock and no collection enters here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,21 +17,24 @@ import numpy as np
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
     CANDIDATES_MAX,
+    CANDIDATES_MAX_SMALL_K,
     Calibration,
-    Places,
+    Reach,
     calibrate,
+    candidates_tried,
     merged_chances,
-    places_of,
+    targets_reached,
     work,
 )
+from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQueries
 from vectorshard.shard.index.exact import RankedRows, costs_of, exact_scores, rank
 from vectorshard.shard.index.float32_kernels import costs_that_tie, float32_costs
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import (
-    BoolArray,
     CollectionConfig,
     Float32Array,
+    Float64Array,
     IndexKind,
     Int32Array,
     Int64Array,
@@ -39,7 +42,6 @@ from vectorshard.shard.types import (
 )
 
 CALIBRATED_AT_ONCE: Final = 32  # queries of a calibration in one call of FAISS
-NO_ROW: Final = -2  # the own row of a query that is not a row
 
 NPROBES_A_LOOK: Final = 4
 """The ratio of the largest to the smallest nprobe that one search of the index measures. In a wider
@@ -51,7 +53,7 @@ _NOWHERE: Final = np.iinfo(np.int32).max
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Ground truth: the result of an exact search, up to the last of CALIBRATED_K.
+    """Ground truth: the result of an exact search.
 
     `limits` are the highest costs of a row that is as good as the 1st, 2nd .. best, float32
     (queries, k), infinite beyond the last. `hits` is their number, int64 (queries,). `shards` is
@@ -69,25 +71,98 @@ class Truth:
             [np.searchsorted(limits, each) for limits, each in pairs], np.int64
         ).reshape(costs.shape)
 
-    def places(self, ranks: Int64Array, retrieved: BoolArray, k: int) -> Places:
-        """Return the places of the k best rows among the candidates retrieved: `places_of`."""
-        weights = merged_chances(k, self.shards)
-        return places_of(ranks, retrieved, np.minimum(self.hits, k), weights)
+    def found(self, ranks: Int64Array, list_ranks: Int32Array) -> FoundHits:
+        """Return the true hits among the candidates; for the parameters see `FoundHits.of`."""
+        return FoundHits.of(ranks, list_ranks, self.hits, self.shards)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A search of an index, which also gives the results of searches with a smaller nprobe.
+class FoundHits:
+    """The candidates of a search of the index that are true hits, by query and rank.
 
-    They return the same candidates in the same order, without those in lists that they do not
-    probe. `ranks`, int64 (queries, n), is the number of true hits better than each candidate, in
-    the order of the codes. `list_ranks`, int32 of that shape, is the rank of the candidate's list
-    for its query.
+    Rows of equal score are interchangeable: any of them counts as a hit, and the first that is
+    found of those at rank r counts as the r-th, the second as the next. (If each had the weight of
+    rank r, a query among copies would count once for every copy.)
+
+    The arrays are (found,): the query of each, its place in the search of all lists, its rank, the
+    rank of its list, and the place in these arrays where its query and rank begin. `list_ranks` is
+    that of all candidates, int32 (queries, candidates).
     """
 
-    nprobe: int
+    query_of: Int64Array
+    at: Int64Array
     ranks: Int64Array
+    ranks_of_list: Int32Array
+    begins: Int64Array
     list_ranks: Int32Array
+    hits: Int64Array
+    shards: int
+
+    @classmethod
+    def of(
+        cls, ranks: Int64Array, list_ranks: Int32Array, hits: Int64Array, shards: int
+    ) -> FoundHits:
+        """Return those of a search, which also contains the searches with a smaller nprobe.
+
+        They return the same candidates in the same order, without those in lists that they do not
+        probe.
+
+        Parameters
+        ----------
+        ranks
+            int64 (queries, candidates), in the order of the codes: how many true hits are better.
+        list_ranks
+            int32 of that shape: the rank of the candidate's list for its query.
+        hits, shards
+            As in `Truth`.
+        """
+        query_of, at = np.nonzero(ranks < hits[:, None])
+        rank_of = ranks[query_of, at]
+        order = np.lexsort((rank_of, query_of))  # stable: by place among equals
+        query_of, at, rank_of = query_of[order], at[order], rank_of[order]
+        begins = np.ones(len(order), np.bool_)
+        begins[1:] = (query_of[1:] != query_of[:-1]) | (rank_of[1:] != rank_of[:-1])
+        starts = np.flatnonzero(begins)
+        return cls(
+            query_of=query_of,
+            at=at,
+            ranks=rank_of,
+            ranks_of_list=list_ranks[query_of, at],
+            begins=starts[np.cumsum(begins) - 1] if len(order) else starts,
+            list_ranks=list_ranks,
+            hits=hits,
+            shards=shards,
+        )
+
+    def recalls(self, nprobe: int, tried_of_k: Mapping[int, Int64Array]) -> dict[int, Float64Array]:
+        """Return the recall of each query at an nprobe.
+
+        For each k of `tried_of_k`, float64 (queries, n), one column for each of its n numbers of
+        candidates. Queries without true hits have a recall of 1.
+        """
+        retrieved = self.ranks_of_list < nprobe
+        counted = np.cumsum(retrieved)
+        before = np.concatenate([[0], counted])[self.begins]
+        kept = np.flatnonzero(retrieved)
+        ordinals = self.ranks[kept] + (counted[kept] - 1 - before[kept])
+        query_of = self.query_of[kept]
+        in_lists = np.cumsum(self.list_ranks < nprobe, axis=1, dtype=np.int32)
+        places = in_lists[query_of, self.at[kept]].astype(np.int64)  # from 1
+        found = {}
+        for k, tried in tried_of_k.items():
+            hits = np.minimum(self.hits, k)
+            good = ordinals < hits[query_of]
+            weights = merged_chances(k, self.shards)
+            column = np.searchsorted(tried, places[good])
+            cells = query_of[good] * (len(tried) + 1) + column
+            shape = len(hits), len(tried) + 1
+            sums = np.bincount(cells, weights[ordinals[good]], shape[0] * shape[1]).reshape(shape)
+            total = np.concatenate([[0.0], np.cumsum(weights)])[hits][:, None]
+            reached = np.cumsum(sums[:, :-1], axis=1, dtype=np.float64)
+            recalls = np.ones_like(reached)
+            np.divide(reached, total, out=recalls, where=total > 0)
+            found[k] = np.minimum(recalls, 1.0)
+        return found
 
 
 def exact_hits(
@@ -101,13 +176,18 @@ def exact_hits(
 
 
 def truth_of(
-    metric: Metric, held: RowRange, queries: Float32Array, own_rows: Int64Array, shards: int
+    metric: Metric,
+    held: RowRange,
+    queries: Float32Array,
+    own_rows: Int64Array,
+    shards: int,
+    k: int = CALIBRATED_K[-1],
 ) -> Truth:
-    """Return the ground truth of an exact search of `held`.
+    """Return the ground truth of an exact search of `held` for k hits.
 
-    For the parameters see `measured_calibration`.
+    `queries` float32 (queries, dim) with their `own_rows` int64 (queries,), NO_ROW for none;
+    `shards` as for `merged_chances`.
     """
-    k = CALIBRATED_K[-1]
     best = exact_hits(metric, held, queries, own_rows, k)
     counts = best.counts.astype(np.int64)
     _, end = held.positions.span(0, held.last)
@@ -117,30 +197,29 @@ def truth_of(
     return Truth(costs_that_tie(metric, queries, costs, norms), counts, shards)
 
 
-def found_of(
+def recalls_of(
     metric: Metric,
     held: RowRange,
     queries: Float32Array,
     candidates: Int64Array,
     k: int,
     shards: int,
-) -> tuple[float, float]:
-    """Return the weights of the queries' k best rows: of those among the candidates, and of all.
+) -> Float64Array:
+    """Return the recall of each query for k hits. float64 (queries,).
 
     Parameters
     ----------
     candidates
         int64 (queries, candidates): from the index while it held exactly `held`.
-    k
-        One of CALIBRATED_K.
     shards
         The number of shards whose results are merged: `merged_chances`.
     """
-    truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW), shards)
+    truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW), shards, k)
     older = _older(candidates, held.last)
     costs = float32_costs(metric, queries, held.positions.of_padded(older), held.vectors)
-    places = truth.places(truth.ranks(costs), older >= 0, k)
-    return min(float(places.weights.sum()), places.total), places.total
+    found = truth.found(truth.ranks(costs), np.where(older >= 0, 0, _NOWHERE).astype(np.int32))
+    everything = np.array([candidates.shape[1]])
+    return found.recalls(1, {k: everything})[k][:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +236,7 @@ class _Searches:
     locked: Callable[[], AbstractContextManager[object]]
 
     def costs_and_list_ranks(self, nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
-        """Search for some queries: the costs and list ranks of the candidates, as in `Look`."""
+        """Search for some queries: the costs and list ranks of the candidates."""
         queries, held = self.queries[piece], self.held
         with self.locked():
             rows = self.ivf.nearest(queries, self.candidates + 1, nprobe, held.tombstones)
@@ -171,26 +250,24 @@ def measured_calibration(
     config: CollectionConfig,
     ivf: IvfIndex,
     held: RowRange,
-    queries: Float32Array,
-    own_rows: Int64Array,
+    sample: CalibrationQueries,
     go_on: Callable[[], None],
     *,
+    ks: Sequence[int] = CALIBRATED_K,
     shards: int = 1,
     locked: Callable[[], AbstractContextManager[object]] = nullcontext,
     at_once: int = CALIBRATED_AT_ONCE,
 ) -> Calibration:
-    """Return the search parameters that reach each target recall for these queries.
+    """Return the search parameters that reach each target recall for each part of the sample.
 
     Parameters
     ----------
     held
         The rows in the index, now or a moment ago: rows absorbed since then are skipped.
-    queries
-        float32 (queries, dim).
-    own_rows
-        int64 (queries,): the row of each query, excluded from its result; NO_ROW for none.
     go_on
         Called before each search of the index. It may raise to end the calibration.
+    ks
+        The numbers of hits, ascending.
     shards
         The number of shards whose results are merged: `merged_chances`.
     locked
@@ -198,34 +275,72 @@ def measured_calibration(
     at_once
         Queries in one call of FAISS.
     """
-    metric, k = config.metric, CALIBRATED_K[-1]
-    truth = truth_of(metric, held, queries, own_rows, shards)
-    compressed = config.index.kind is not IndexKind.IVF_FLAT
-    candidates = min(CANDIDATES_MAX if compressed else k, max(1, ivf.rows))
+    metric, queries = config.metric, sample.vectors
+    truth = truth_of(metric, held, queries, sample.own_rows, shards, ks[-1])
+    tried = _tried(config.index.kind, ks)
+    candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     with locked():
         lists = ivf.lists_of_rows(held.last)
-    searches = _Searches(metric, ivf, held, queries, own_rows, candidates, lists, locked)
+    searches = _Searches(metric, ivf, held, queries, sample.own_rows, candidates, lists, locked)
 
-    def look(nprobe: int) -> Look:
+    def look(nprobe: int) -> FoundHits:
         parts = []
         for begin in range(0, max(1, len(queries)), at_once):
             go_on()
             parts.append(searches.costs_and_list_ranks(nprobe, slice(begin, begin + at_once)))
         costs, list_ranks = zip(*parts, strict=True)
-        return Look(nprobe, truth.ranks(np.concatenate(costs)), np.concatenate(list_ranks))
+        return truth.found(truth.ranks(np.concatenate(costs)), np.concatenate(list_ranks))
 
-    last = look(min(NPROBE_FIRST_LOOK, ivf.nlist))
+    looked = min(NPROBE_FIRST_LOOK, ivf.nlist)
+    found = look(looked)
 
-    def places_at(nprobe: int) -> Mapping[int, Places]:
-        nonlocal last
-        if nprobe > last.nprobe:
-            last = look(min(nprobe * NPROBES_A_LOOK, ivf.nlist))
-        retrieved = last.list_ranks < nprobe
-        return {each: truth.places(last.ranks, retrieved, each) for each in CALIBRATED_K}
+    def reach_at(nprobe: int) -> Mapping[int, Reach]:
+        nonlocal looked, found
+        if nprobe > looked:
+            looked = min(nprobe * NPROBES_A_LOOK, ivf.nlist)
+            found = look(looked)
+        recalls = found.recalls(nprobe, tried)
+        return {k: _reach(sample, tried[k], recalls[k], shards) for k in ks}
 
     rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
     work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
-    return calibrate(places_at, ivf.nlist, work_of, compressed=compressed)
+    return calibrate(reach_at, ivf.nlist, work_of, ks)
+
+
+def _tried(kind: IndexKind, ks: Sequence[int]) -> dict[int, Int64Array]:
+    """Return the numbers of candidates to try for each k; IVF_FLAT ranks by exact scores."""
+    if kind is IndexKind.IVF_FLAT:
+        return {k: np.array([k]) for k in ks}
+    most = CANDIDATES_MAX if ks[-1] > CALIBRATED_K[-1] else CANDIDATES_MAX_SMALL_K
+    return {k: candidates_tried(k, most) for k in ks}
+
+
+def _reach(
+    sample: CalibrationQueries, tried: Int64Array, recalls: Float64Array, shards: int
+) -> Reach:
+    """Return what the parts of a sample reach with each number of candidates.
+
+    `recalls` is float64 (queries, candidates tried). The balanced part keeps no standard errors in
+    reserve: what is promised is promised for queries like the distinct rows. Of live queries the
+    worst tenth is not looked at, since random ones have no neighbors to find.
+    """
+    distinct, balanced, live = (recalls[part] for part in sample.parts)
+    targets = np.minimum(
+        np.minimum(
+            targets_reached(distinct, shards), targets_reached(balanced, shards, errors=0.0)
+        ),
+        targets_reached(live, shards, worst=False),
+    )
+    rows_first = distinct if len(distinct) else live
+    return Reach(
+        tried, targets, _mean(rows_first), _mean(balanced if len(balanced) else rows_first)
+    )
+
+
+def _mean(recalls: Float64Array) -> Float64Array:
+    """Return the mean of the queries, 1 without queries. float64 (n,)."""
+    mean: Float64Array = recalls.mean(axis=0) if len(recalls) else np.ones(recalls.shape[1])
+    return mean
 
 
 def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:

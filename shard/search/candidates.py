@@ -107,7 +107,7 @@ def generate_candidates(
     if request.filter is not None:
         passing = filters.passing(snapshot, request.filter)
         return _generate_filtered(snapshot, config, queries, request, passing, plans.few_rows_work)
-    plan = plans.of(snapshot, request.effort, request.k)
+    plan = plans.of(snapshot, request.effort, config.target_recall, request.k)
     index, scattered = snapshot.index, plan.scan.scattered
     if index is None or plan.parameters is None:
         everything = filters.passing(snapshot, None) if scattered else snapshot.everything

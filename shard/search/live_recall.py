@@ -1,7 +1,11 @@
 """Measure the recall of live queries, and recalibrate the index on them if it is low. Pure.
 
-An index is calibrated on its own rows; queries unlike them have a lower recall. So a sample of the
+An index is calibrated on its own rows; queries unlike them have another recall. So a sample of the
 live queries is searched again with the default search parameters and compared with an exact search.
+If they find too little, the index is calibrated on the rows and on them; so it is if they find far
+more than they need, under a calibration that other live queries have raised. The worst of the
+samples decides, so live queries never lower the recall of queries like the rows.
+
 As in `shard.index.recall`, this measures the rows in the index, for 10 hits. Every search scores
 the training buffer exactly, so its recall is at least the measured one.
 
@@ -19,7 +23,7 @@ import numpy as np
 
 from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.index.calibration import CALIBRATED_K, Calibration
-from vectorshard.shard.index.recall import NO_ROW, found_of, measured_calibration
+from vectorshard.shard.index.recall import recalls_of
 from vectorshard.shard.search.live_sample import LiveSample
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import CollectionConfig, Effort, Float32Array
@@ -32,8 +36,21 @@ LOW_BEFORE_CALIBRATING: Final = 2
 """Consecutive low measurements before a recalibration, so that one unlucky sample has no effect.
 Each but the first needs LIVE_QUERIES_NEW, which bounds the rate of calibrations."""
 
+RECALL_HIGH: Final = 0.5
+"""The part of a target's permitted misses that a recall well above it leaves unused."""
+
+LIVE_QUERIES_TO_LOWER: Final = 200
+"""Queries in the sample before its high recall may lower nprobe, and new ones before the next try:
+a wrong step down costs recall, a missed one only time."""
+
+WORK_TO_LOWER: Final = 0.8
+"""The most work of a lower calibration, relative to the one in use."""
+
+OFFERED_A_REQUEST: Final = 8
+"""Queries of one request that the sample may take, evenly spaced: one caller's batch of a thousand
+is not a thousand callers."""
+
 ASKED_AT_ONCE: Final = 16  # queries per hold of the index's lock: as long as a small search
-CALIBRATED_AT_ONCE: Final = 4  # the same for a calibration, which takes far more candidates
 
 Published = Callable[[], AbstractContextManager[Snapshot]]
 """A context that gives the published snapshot and blocks additions to its index."""
@@ -44,7 +61,7 @@ class MeasuredLive:
     """The recall of live queries under one calibration.
 
     `taken` counts the queries that the sample had taken by then, `low_in_a_row` the consecutive low
-    measurements up to this one.
+    measurements up to this one, `high_in_a_row` those that were well above the target.
     """
 
     calibration: Calibration
@@ -52,6 +69,7 @@ class MeasuredLive:
     queries: int
     taken: int
     low_in_a_row: int
+    high_in_a_row: int = 0
 
 
 class LiveRecall:
@@ -70,6 +88,13 @@ class LiveRecall:
             np.random.default_rng(training.seed),
         )
         self._measured: MeasuredLive | None = None
+        self._lowered_at = 0
+        """Queries taken into the sample before the last try to lower nprobe."""
+
+    def follow(self, config: CollectionConfig) -> None:
+        """Measure against the target recall of `config` from now on; the sample stays."""
+        self._config = config
+        self._measured = None
 
     @property
     def memory_bytes(self) -> int:
@@ -81,6 +106,8 @@ class LiveRecall:
 
         Returns whether a measurement is now due, provided that there is an index.
         """
+        if len(queries) > OFFERED_A_REQUEST:
+            queries = queries[:: -(-len(queries) // OFFERED_A_REQUEST)]
         return self._sample.offer(queries) and self._enough_are_new
 
     def measured_of(self, index: TrainedIndex) -> MeasuredLive | None:
@@ -104,7 +131,7 @@ class LiveRecall:
         return taken - measured.taken >= LIVE_QUERIES_NEW
 
     def measure(self, published: Published, go_on: Callable[[], None]) -> bool:
-        """Measure the sample; return whether its recall is low enough to recalibrate.
+        """Measure the sample; return whether to recalibrate: its recall is too low or too high.
 
         If another index or calibration is published meanwhile, the measurement is dropped.
 
@@ -120,7 +147,7 @@ class LiveRecall:
             return False
         target = self._config.target_recall
         parameters = index.parameters_for(Effort(), target, CALIBRATED_K[0])
-        found, there = 0.0, 0.0
+        recalls = []
         for first in range(0, len(queries), ASKED_AT_ONCE):
             if parameters is None:  # such a search scores every row
                 break
@@ -133,38 +160,41 @@ class LiveRecall:
                     piece, parameters.candidates, parameters.nprobe, snapshot.tombstones
                 )
             held = snapshot.between(0, snapshot.absorbed_until)
-            hits = found_of(
-                self._config.metric, held, piece, candidates, CALIBRATED_K[0], self._shards
+            recalls.append(
+                recalls_of(
+                    self._config.metric, held, piece, candidates, CALIBRATED_K[0], self._shards
+                )
             )
-            found, there = found + hits[0], there + hits[1]
-        recall = found / there if there else 1.0
+        recall = float(np.concatenate(recalls).mean()) if recalls else 1.0
+        return self._measured_now(index, recall, len(queries), taken)
+
+    def _measured_now(self, index: TrainedIndex, recall: float, queries: int, taken: int) -> bool:
+        """Note a measurement; return whether to recalibrate."""
+        target = self._config.target_recall
         before = self.measured_of(index)
-        low_before = 0 if before is None else before.low_in_a_row
+        low_before, high_before = (
+            (0, 0) if before is None else (before.low_in_a_row, before.high_in_a_row)
+        )
         low_in_a_row = low_before + 1 if recall < target - RECALL_SHORT else 0
+        is_high = (
+            index.calibration.basis.live
+            and queries >= LIVE_QUERIES_TO_LOWER
+            and taken - self._lowered_at >= LIVE_QUERIES_TO_LOWER
+            and recall >= target + RECALL_HIGH * (1 - target)
+        )
+        high_in_a_row = high_before + 1 if is_high else 0
         self._measured = MeasuredLive(
             calibration=index.calibration,
             recall=recall,
-            queries=len(queries),
+            queries=queries,
             taken=taken,
             low_in_a_row=low_in_a_row,
+            high_in_a_row=high_in_a_row,
         )
-        return low_in_a_row >= LOW_BEFORE_CALIBRATING
+        if high_in_a_row >= LOW_BEFORE_CALIBRATING:
+            self._lowered_at = taken
+        return max(low_in_a_row, high_in_a_row) >= LOW_BEFORE_CALIBRATING
 
-    def calibrated(
-        self, index: TrainedIndex, published: Published, go_on: Callable[[], None]
-    ) -> Calibration:
-        """Return the search parameters for each target recall, measured with the sample."""
-        queries = self._sample.queries()
-        with published() as snapshot:
-            held = snapshot.between(0, snapshot.absorbed_until)
-        return measured_calibration(
-            self._config,
-            index.ivf,
-            held,
-            queries,
-            np.full(len(queries), NO_ROW),
-            go_on,
-            shards=self._shards,
-            locked=published,
-            at_once=CALIBRATED_AT_ONCE,
-        )
+    def queries(self) -> Float32Array:
+        """Return a copy of the sample, float32 (queries, dim)."""
+        return self._sample.queries()

@@ -153,18 +153,18 @@ class RememberedPlans:
         See `EngineConfig`.
     """
 
-    def __init__(self, target_recall: float, few_rows_work: float) -> None:
+    def __init__(self, few_rows_work: float) -> None:
         self.few_rows_work = few_rows_work
-        self._target_recall = target_recall
         self._last: tuple[object, dict[tuple[Effort, int], SearchPlan]] = None, {}
 
-    def of(self, snapshot: Snapshot, effort: Effort, k: int) -> SearchPlan:
+    def of(self, snapshot: Snapshot, effort: Effort, target_recall: float, k: int) -> SearchPlan:
         """Return the plan of a search without a filter."""
         index = snapshot.index
         state = (  # what a plan depends on, without keeping a snapshot alive
             snapshot.sequence,
             snapshot.absorbed_until,
             len(snapshot.vectors),
+            target_recall,
             None if index is None else index.generation,
             None if index is None else index.calibration,
         )
@@ -175,7 +175,7 @@ class RememberedPlans:
         plan = plans.get((effort, k))
         if plan is None:
             scan = Scan.of(snapshot)
-            plan = plan_of(index, effort, self._target_recall, k, scan, self.few_rows_work)
+            plan = plan_of(index, effort, target_recall, k, scan, self.few_rows_work)
             plans[effort, k] = plan
         return plan
 

@@ -77,6 +77,11 @@ class Snapshot:
         """The number of rows that are visible to searches."""
         return self.rows - self.tombstones.count
 
+    @property
+    def changes(self) -> int:
+        """The number of rows ever written, and of those ever deleted."""
+        return self.rows + self.deleted
+
     def vectors_of(self, rows: Int64Array) -> Float32Array:
         """Return a copy of the vectors of live rows, float32 (rows, dim)."""
         vectors: Float32Array = self.vectors.take(self.positions.of(rows), axis=0)

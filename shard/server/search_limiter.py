@@ -2,18 +2,21 @@
 
 A server that accepts more searches than it can answer in time answers none in time: it works for
 callers that have left. So searches are bounded by their number, and by the time that those in
-progress are expected to take, estimated from the recent pace of answers. The bytes of searches
-have a limiter too (shard.server.memory_limiter). A limiter belongs to one event loop.
+progress are expected to take. That is their work (shard.server.search_work), divided by the work
+that the server has recently done per second. The bytes of searches have a limiter too
+(shard.server.memory_limiter). A limiter belongs to one event loop.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from math import exp
+from math import exp, inf
 from typing import Final, Self
 
 from vectorshard.shard.errors import Overloaded
+from vectorshard.shard.server.search_work import ExpectedWork
+from vectorshard.shard.types import Receipt, SearchRequest
 
 ALWAYS_ACCEPTED: Final = 4
 """With fewer searches in progress than this, no search is refused for its deadline: one slow
@@ -35,8 +38,14 @@ MEMORY_S: Final = 1.0
 """The decay time of the pace estimate, in seconds of work."""
 
 
+UNCROWDED_S: Final = 4e-6
+"""The most seconds that an answer counts for, per microsecond of its work, with fewer searches in
+progress than ALWAYS_ACCEPTED. Such a server mostly waits, for clients, messages and threads, and
+would seem too slow for one heavy search."""
+
+
 class SearchLimiter:
-    """Counts the searches in progress, waiting or running.
+    """Counts and weighs the searches in progress, waiting or running.
 
     Parameters
     ----------
@@ -49,9 +58,11 @@ class SearchLimiter:
     def __init__(self, searches_max: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._searches_max = searches_max
         self._clock = clock
+        self._expected = ExpectedWork()
         self._searches = 0
+        self._work = 0.0  # of the searches in progress
         self._answered_at = 0.0
-        self._answered = 0.0
+        self._work_done = 0.0  # in `_busy_s`; both decay
         self._busy_s = 0.0
 
     @property
@@ -64,7 +75,7 @@ class SearchLimiter:
         """The time that the searches in progress are expected to take together."""
         if self._busy_s < TRUSTED_AFTER_S:
             return 0.0
-        return self._searches * self._busy_s / self._answered
+        return self._work * self._busy_s / self._work_done
 
     @property
     def is_busy(self) -> bool:
@@ -98,34 +109,58 @@ class SearchLimiter:
                 )
 
     def enter(self, left_s: float | None) -> Place:
-        """Accept a search; raise what `check` raises."""
+        """Accept a search, which is weighed once it has been read; raise what `check` raises."""
         self.check(left_s)
         if not self._searches:
             self._answered_at = self._clock()  # idle time does not count
         self._searches += 1
-        return Place(self)
+        place = Place(self, self._expected.typical)
+        self._work += place.work
+        return place
 
-    def _leave(self, answered: bool) -> None:
+    def _leave(self, work: float, done: float | None, most_s: float) -> None:
+        uncrowded = self._searches < ALWAYS_ACCEPTED
         self._searches -= 1
-        if answered:
+        self._work = self._work - work if self._searches else 0.0  # the roundings do not add up
+        if done is not None:
             now = self._clock()
             took_s = now - self._answered_at
+            if uncrowded:
+                took_s = min(took_s, most_s)
             kept = exp(-took_s / MEMORY_S)
-            self._answered = self._answered * kept + 1
+            self._work_done = self._work_done * kept + done
             self._busy_s = self._busy_s * kept + took_s
             self._answered_at = now
 
 
 class Place:
-    """A search in progress, as a context. A search that fails does not count for the pace."""
+    """A search in progress, as a context. A search that fails does not count for the pace.
 
-    __slots__ = ("_limiter",)
+    `work` is what it is expected to be; until it is weighed, that of a typical search.
+    """
 
-    def __init__(self, limiter: SearchLimiter) -> None:
+    __slots__ = ("_done", "_limiter", "work")
+
+    def __init__(self, limiter: SearchLimiter, work: float) -> None:
         self._limiter = limiter
+        self.work = work
+        self._done: float | None = None
+
+    def weigh(self, request: SearchRequest) -> None:
+        """State what the search asks for."""
+        work = self._limiter._expected.of(request)
+        self._limiter._work += work - self.work
+        self.work = work
+
+    def answered(self, request: SearchRequest, receipt: Receipt) -> None:
+        """State what the search has scanned."""
+        self._done = self._limiter._expected.learn(request, receipt)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._limiter._leave(answered=kind is None)
+        done, most_s = self.work, inf
+        if self._done is not None:
+            done, most_s = self._done, UNCROWDED_S * self._done
+        self._limiter._leave(self.work, None if kind is not None else done, most_s)

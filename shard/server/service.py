@@ -39,7 +39,7 @@ from vectorshard.shard.server.admission_control import (
     refuser,
 )
 from vectorshard.shard.server.memory_limiter import MemoryLimiter
-from vectorshard.shard.server.search_limiter import SearchLimiter
+from vectorshard.shard.server.search_limiter import Place, SearchLimiter
 from vectorshard.shard.server.search_stream import SearchStreamHandler
 from vectorshard.shard.server.status import (
     CODE_BY_NUMBER,
@@ -352,9 +352,9 @@ class VectorService:
     # ---- searches -------------------------------------------------------------------------------
 
     async def _search(self, payload: bytes, call: Call) -> bytes:
-        with self._searches.enter(self._left_s(call)):
+        with self._searches.enter(self._left_s(call)) as place:
             request = decode_search_request(payload, self._limits)
-            return await self._searched(request, call, self._limits)
+            return await self._searched(request, call, self._limits, place)
 
     async def _search_unread(
         self, payloads: AsyncIterator[bytes], context: Context
@@ -374,13 +374,17 @@ class VectorService:
             self._note(outcome, missing)
             await _abort(context, SEARCH.name, missing)
 
-    async def _searched(self, request: SearchRequest, call: Call, limits: Limits) -> bytes:
+    async def _searched(
+        self, request: SearchRequest, call: Call, limits: Limits, place: Place
+    ) -> bytes:
+        place.weigh(request)
         answer_bytes = min(expected_answer_bytes(request), limits.message_bytes)
         held = request.queries.nbytes + answer_bytes
         self._search_memory.acquire_nowait(held)
         try:
             result = await self._shard.search(request, call=call)
             self._metrics.searched(result.receipt)
+            place.answered(request, result.receipt)
             return encode_search_response(result, limits)
         finally:
             self._search_memory.release(held)
@@ -411,8 +415,8 @@ class VectorService:
         with self._run(SEARCH.name) as outcome:
             try:
                 await self._require_placement(call)
-                with self._searches.enter(self._left_s(call)):
-                    return await self._searched(request, call, self._stream_limits)
+                with self._searches.enter(self._left_s(call)) as place:
+                    return await self._searched(request, call, self._stream_limits, place)
             except Exception as error:
                 self._note(outcome, error)
                 raise

@@ -40,17 +40,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
     index = TrainedIndex(
         ivf=ivf,
         generation=stored.generation,
-        calibration=Calibration(
-            tuple(
-                CalibrationPoint(
-                    k=int(k),
-                    target_recall=target_recall,
-                    parameters=SearchParameters(int(nprobe), int(candidates)),
-                    measured_recall=measured_recall,
-                )
-                for k, target_recall, nprobe, candidates, measured_recall in stored.calibration
-            )
-        ),
+        calibration=_calibration_of(stored),
         live_when_trained=stored.live_when_trained,
         rows_trained_on=stored.rows_trained_on,
         trained_at=stored.trained_at,
@@ -79,7 +69,13 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
     name = f"index-{index.generation}-{snapshot.absorbed_until}.faiss"
     stored = row_store.index_file
     if stored is not None and stored.name == name:
-        row_store.set_index_file(replace(stored, calibration=_stored_points(index.calibration)))
+        row_store.set_index_file(
+            replace(
+                stored,
+                calibration=_stored_points(index.calibration),
+                calibration_basis=index.calibration.basis,
+            )
+        )
         return
     serialized = index.ivf.to_bytes()
     disk.write_new_file(directory / name, serialized.data)
@@ -98,6 +94,7 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             imbalance_when_trained=index.imbalance_when_trained,
             filter_margins=index.filter_margins,
             calibration=_stored_points(index.calibration),
+            calibration_basis=index.calibration.basis,
         )
     )
     remove_stray_index_files(disk, directory, row_store)
@@ -105,9 +102,32 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
 
 def _stored_points(calibration: Calibration) -> tuple[tuple[float, ...], ...]:
     return tuple(
-        (p.k, p.target_recall, p.parameters.nprobe, p.parameters.candidates, p.measured_recall)
-        for p in calibration.points
+        (
+            point.k,
+            point.target_recall,
+            point.parameters.nprobe,
+            point.parameters.candidates,
+            point.measured_recall,
+            point.measured_recall_balanced,
+        )
+        for point in calibration.points
     )
+
+
+def _calibration_of(stored: IndexFile) -> Calibration:
+    """Return the stored calibration. The first releases wrote no recall of a balanced sample."""
+    points = []
+    for k, target_recall, nprobe, candidates, measured_recall, *balanced in stored.calibration:
+        points.append(
+            CalibrationPoint(
+                k=int(k),
+                target_recall=target_recall,
+                parameters=SearchParameters(int(nprobe), int(candidates)),
+                measured_recall=measured_recall,
+                measured_recall_balanced=balanced[0] if balanced else 1.0,
+            )
+        )
+    return Calibration(tuple(points), stored.calibration_basis)
 
 
 def remove_stray_index_files(disk: Disk, directory: Path, row_store: RowStore) -> None:

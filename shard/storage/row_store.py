@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,16 @@ class RowStore:
         self._rows += rows
         self._has_metadata = self._has_metadata or bool(metadata)
         return self._sequence
+
+    def set_configuration(self, config: CollectionConfig) -> CollectionEntry:
+        """Replace the configuration by one that fits the stored rows, durably; return the entry.
+
+        After a failure, the one before stays in use.
+        """
+        with self._database.transaction(0):
+            self._database.put_property("configuration", config_to_json(config))
+        self.entry = replace(self.entry, config=config)
+        return self.entry
 
     def set_index_file(self, index_file: IndexFile | None) -> None:
         """Record the index file in use, durably; None for no file.

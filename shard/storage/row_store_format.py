@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from vectorshard.shard.index.calibration import CalibrationBasis
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.checksum import checksum
@@ -67,7 +68,7 @@ INSERT INTO ledger VALUES (0, 0, 0);
 Record: TypeAlias = tuple[Any, ...]
 """A row of `commits` or `kept`, as the schema orders it: three numbers, crc32c, and its blobs."""
 
-OPTIONAL_OF_INDEX_FILE: Final = ("imbalance_when_trained", "filter_margins")
+OPTIONAL_OF_INDEX_FILE: Final = ("imbalance_when_trained", "filter_margins", "calibration_basis")
 """Fields of IndexFile that the first releases did not write."""
 
 
@@ -154,7 +155,7 @@ class IndexFile:
     It holds the rows below `absorbed_until` except `rows_skipped`, which were dead when they were
     absorbed. `crc32c` and `file_bytes` are the file's; `live_when_trained` and `rows_trained_on`
     are rows; `trained_at` is in seconds since 1970, `training_s` a duration. Only their owners
-    interpret `calibration` and `filter_margins`.
+    interpret `calibration`, `calibration_basis` and `filter_margins`.
     """
 
     name: str
@@ -170,6 +171,7 @@ class IndexFile:
     calibration: tuple[tuple[float, ...], ...]
     imbalance_when_trained: float = 1.0
     filter_margins: tuple[float, ...] = ()
+    calibration_basis: CalibrationBasis = field(default_factory=CalibrationBasis)
 
 
 def config_to_json(config: CollectionConfig) -> str:

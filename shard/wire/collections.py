@@ -1,4 +1,4 @@
-"""CreateCollection, DropCollection, ListCollections, and the configuration that they carry."""
+"""CreateCollection, DropCollection, UpdateCollection, ListCollections, and the configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import InvalidConfig, InvalidRequest, MalformedMessage
+from vectorshard.shard.errors import (
+    InvalidConfig,
+    InvalidParameter,
+    InvalidRequest,
+    MalformedMessage,
+)
 from vectorshard.shard.wire.primitives import (
     FIELD_TYPES,
     ID_TYPES,
@@ -222,6 +227,46 @@ def encode_drop_collection_response() -> bytes:
 def decode_drop_collection_response(payload: bytes) -> None:
     """Check that the bytes parse."""
     parse(v1.DropCollectionResponse, payload)
+
+
+def encode_update_collection_request(request: types.UpdateRequest) -> bytes:
+    """Name the collection and its new target recall.
+
+    Raises InvalidParameter if the target is not a number.
+    """
+    target_recall = float_of(request.target_recall, "target_recall", InvalidParameter)
+    return v1.UpdateCollectionRequest(
+        collection=request.collection, target_recall=target_recall
+    ).SerializeToString()
+
+
+def decode_update_collection_request(payload: bytes) -> types.UpdateRequest:
+    """Return the validated request.
+
+    Raises MalformedMessage for bytes that do not parse, InvalidParameter without a target, or for
+    one outside (0, 1].
+    """
+    request = parse(v1.UpdateCollectionRequest, payload)
+    if not request.HasField("target_recall"):
+        raise InvalidParameter("target_recall is required", field="target_recall")
+    target_recall = shortest_decimal(request.target_recall)
+    check_recall(target_recall, "target_recall", InvalidParameter)
+    return types.UpdateRequest(collection=request.collection, target_recall=target_recall)
+
+
+def encode_update_collection_response(entry: types.CollectionEntry) -> bytes:
+    """Answer with the configuration as updated, and its incarnation."""
+    return v1.UpdateCollectionResponse(
+        config=encode_config(entry.config), incarnation=entry.incarnation
+    ).SerializeToString()
+
+
+def decode_update_collection_response(payload: bytes) -> types.CollectionEntry:
+    """Return the collection as updated."""
+    response = parse(v1.UpdateCollectionResponse, payload)
+    return types.CollectionEntry(
+        config=decode_config(response.config), incarnation=response.incarnation
+    )
 
 
 def encode_list_collections_request() -> bytes:

@@ -100,7 +100,7 @@ def _seconds_of(message: duration_pb2.Duration | timestamp_pb2.Timestamp) -> flo
 
 def _decode_shard(shard: v1.ShardDescription) -> descriptions.ShardDescription:
     values = copied(shard, descriptions.ShardDescription, *_CONVERTED)
-    for name in ("measured_recall", "live_recall", "list_imbalance"):
+    for name in ("measured_recall", "measured_recall_balanced", "live_recall", "list_imbalance"):
         values[name] = shortest_decimal(values[name])
     return descriptions.ShardDescription(
         **values,

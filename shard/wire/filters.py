@@ -26,7 +26,8 @@ _SENT_DEPTH_MAX: Final = 40  # a node is up to two messages, and protobuf nests 
 def encode_filter(filter_: Filter) -> v1.Filter:
     """Write a filter.
 
-    Raises InvalidParameter if it nests too deep for a message, or has a value of another type.
+    Raises InvalidParameter if it nests too deep for a message, or has a value of another type, or
+    an integer that a double does not hold exactly.
     """
     message = v1.Filter()
     try:
@@ -57,9 +58,19 @@ def _write(filter_: Filter, message: v1.Filter, depth: int) -> None:
         target.field = filter_.field
         for bound in _BOUNDS:
             if (value := getattr(filter_, bound)) is not None:
-                setattr(target, bound, value)
+                setattr(target, bound, _checked_number(value))
     elif isinstance(filter_, Exists):
         target.field = filter_.field
+
+
+def _checked_number(value: float) -> float:
+    """Return a number; raise TypeError for another type, ValueError for an integer that rounds."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"bound {value!r} is not a number")
+    check_exact(value)
+    return value
 
 
 def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
@@ -70,8 +81,7 @@ def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
     elif isinstance(value, str):
         target.string_value = value
     elif isinstance(value, int | float):
-        check_exact(value)
-        target.number_value = value
+        target.number_value = _checked_number(value)
     else:
         raise TypeError(f"value {value!r} is not a string, a number or a bool")
 

@@ -15,7 +15,8 @@ from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedM
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _DEEP_METADATA_BYTES = 190  # shorter metadata never nests too deep: 2 bytes a level, 100 levels
-_EXACT_INTEGER = 2**53  # the largest magnitude up to which a double holds every integer
+EXACT_INTEGER = 2**53
+"""The largest magnitude up to which a double holds every integer."""
 
 
 def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) -> bytes:
@@ -71,7 +72,7 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
 
 def check_exact(number: float) -> None:
     """Raise ValueError for an integer beyond those that a double always holds exactly."""
-    if isinstance(number, int) and not -_EXACT_INTEGER <= number <= _EXACT_INTEGER:
+    if isinstance(number, int) and not -EXACT_INTEGER <= number <= EXACT_INTEGER:
         raise ValueError(
             f"integer {number:,} is not in -2**53..2**53, which a double holds exactly: "
             "use a string"
@@ -106,7 +107,7 @@ def _value_of(value: struct_pb2.Value, *, floats: bool = False) -> Any:
         return [_value_of(element, floats=floats) for element in value.list_value.values]
     if kind == "number_value" and not floats:
         number = value.number_value
-        exact = number.is_integer() and abs(number) <= _EXACT_INTEGER
+        exact = number.is_integer() and abs(number) <= EXACT_INTEGER
         return int(number) if exact else number
     return getattr(value, kind)
 

@@ -107,6 +107,16 @@ DROP_COLLECTION: Final = Rpc[str, None](
     _alone(collections.decode_drop_collection_response),
 )
 
+UPDATE_COLLECTION: Final = Rpc[types.UpdateRequest, types.CollectionEntry](
+    "UpdateCollection",
+    Kind.WRITE,
+    lambda shard, request, call: shard.update_collection(request, call=call),
+    collections.encode_update_collection_request,
+    _alone(collections.decode_update_collection_request),
+    _alone(collections.encode_update_collection_response),
+    _alone(collections.decode_update_collection_response),
+)
+
 LIST_COLLECTIONS: Final = Rpc[None, Sequence[types.CollectionEntry]](
     "ListCollections",
     Kind.READ,
@@ -214,6 +224,7 @@ GET_SERVER_INFO: Final = "GetServerInfo"
 RPCS: Final[tuple[Rpc[Any, Any], ...]] = (
     CREATE_COLLECTION,
     DROP_COLLECTION,
+    UPDATE_COLLECTION,
     LIST_COLLECTIONS,
     DESCRIBE_COLLECTION,
     UPSERT,

@@ -13,6 +13,7 @@ from benchmarks.load.requests import (
     fresh_id,
     searches,
     upserts,
+    with_effort,
 )
 from vectorshard.shard.types import Float32Array, IdType
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -42,6 +43,14 @@ def test_a_batch_of_more_queries_than_there_are_repeats_them() -> None:
     assert requests.distinct == 1
     said = v1.SearchRequest.FromString(requests[0])
     assert np.array_equal(vectors_of(said.queries), VECTORS[[*range(7), 0, 1]])
+
+
+def test_searches_without_an_effort_state_the_collections_target() -> None:
+    plan = with_effort(Plan(target=""), 0.9)
+    said = v1.SearchRequest.FromString(searches(plan, VECTORS)[0])
+    assert said.target_recall == pytest.approx(0.9)
+    for stated in (Plan(target="", nprobe=5), Plan(target="", exact=True)):
+        assert with_effort(stated, 0.9) is stated
 
 
 @pytest.mark.parametrize(

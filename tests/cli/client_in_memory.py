@@ -81,6 +81,12 @@ class ClientInMemory:
     ) -> None:
         """Leave everything as it is."""
 
+    def update_collection(self, name: str, *, target_recall: float) -> CollectionConfig:
+        """Change the target recall of a collection."""
+        config = replace(self.collections[name], target_recall=target_recall)
+        self.collections[name] = config
+        return config
+
     def create_collection(
         self,
         name: str,

@@ -286,14 +286,24 @@ def test_describe_shows_the_ledger_or_lists_the_collections(run: Run) -> None:
 def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
     run: Run, client: ClientInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert re.search(r"0 +- +- +0 *\n", run("describe", "w").output)
+    assert re.search(r"0( +-){5} +0 *\n", run("describe", "w").output)
     buffering = client.describe("w")
     measured = replace(
-        buffering.shards[0], nlist=40, measured_recall=0.953, live_recall=0.941, live_queries=256
+        buffering.shards[0],
+        nlist=40,
+        measured_recall=0.953,
+        measured_recall_balanced=0.961,
+        calibration_queries=256,
+        calibration_rows=20_000,
+        rows_changed_since=1_234,
+        live_recall=0.941,
+        live_queries=200,
     )
     described = replace(buffering, shards=(measured,))
     monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
-    assert re.search(r"0 +0\.953 +0\.941 +256", run("describe", "w").output)
+    assert re.search(
+        r"0 +0\.953 +0\.961 +256 of 20,000 +1,234 +0\.941 +200", run("describe", "w").output
+    )
 
 
 @pytest.mark.usefixtures("filled")
@@ -302,3 +312,12 @@ def test_describe_fails_when_the_ledger_does_not_add_up(run: Run, client: Client
     ended = run("describe", "w")
     assert ended.exit_code == 1
     assert "DOES NOT ADD UP" in ended.output
+
+
+@pytest.mark.usefixtures("filled")
+def test_an_update_changes_the_target_recall_and_shows_it(run: Run, client: ClientInMemory) -> None:
+    ended = run("update", "w", "--target-recall", ".97")
+    assert ended.exit_code == 0, ended.output
+    assert ended.output == "w: target_recall 0.97\n"
+    assert client.collections["w"].target_recall == 0.97
+    assert run("update", "w").exit_code == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -59,9 +60,11 @@ from vectorshard.shard.wire import descriptions, reads, searches, writes
 from vectorshard.shard.wire.collections import (
     decode_create_collection_request,
     decode_drop_collection_request,
+    decode_update_collection_request,
     encode_create_collection_response,
     encode_drop_collection_response,
     encode_list_collections_response,
+    encode_update_collection_response,
 )
 from vectorshard.shard.wire.metadata import mapping_from_metadata
 from vectorshard.shard.wire.search_stream import (
@@ -117,6 +120,7 @@ class FakeServer:
         unary = {
             "CreateCollection": self._create_collection,
             "DropCollection": self._drop_collection,
+            "UpdateCollection": self._update_collection,
             "ListCollections": self._list_collections,
             "DescribeCollection": self._describe,
             "Upsert": lambda payload: self.upsert(payload),  # which a test may replace
@@ -212,6 +216,14 @@ class FakeServer:
         if self.configs.pop(name, None) is None:
             raise CollectionNotFound(name)
         return encode_drop_collection_response()
+
+    def _update_collection(self, payload: bytes) -> bytes:
+        request = decode_update_collection_request(payload)
+        if request.collection not in self.configs:
+            raise CollectionNotFound(request.collection)
+        config = replace(self.configs[request.collection], target_recall=request.target_recall)
+        self.configs[request.collection] = config
+        return encode_update_collection_response(CollectionEntry(config=config, incarnation="x1"))
 
     def _list_collections(self, payload: bytes) -> bytes:
         return encode_list_collections_response(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -88,6 +89,12 @@ def test_a_collection_is_created_listed_described_and_dropped(client: Any) -> No
     assert description.config == created
     assert description.shards == (SHARD,)
     assert description.recommended_batch_size == 64
+    updated = client.update_collection("words", target_recall=0.97)
+    assert updated == replace(created, target_recall=0.97)
+    assert client.list_collections() == [updated]
+    with pytest.raises(InvalidParameter) as caught:
+        client.update_collection("words", target_recall="high")
+    assert caught.value.field == "target_recall"
     client.drop_collection("words")
     assert client.list_collections() == []
 
@@ -198,6 +205,8 @@ def test_a_search_states_its_filter(words: Any, server: FakeServer) -> None:
         lambda client: client.get("words", ["a"], filter="n exists"),
         lambda client: client.count("words", filter="n exists and"),
         lambda client: client.search("words", np.ones((1, 3)), filter=Equals("n", 2**60)),
+        lambda client: client.delete("words", filter="n = 9007199254740993"),
+        lambda client: client.delete("words", filter=Range("n", lt=2**53 + 1)),
         lambda client: list(client.list_rows("words", filter="n")),
     ],
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vectorshard.client.filter_text import filter_from_text
+from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
+from vectorshard.shard.wire.filters import decode_filter, encode_filter
 
 A, B, C = Equals("a", 1.0), Equals("b", True), Exists("c")
 
@@ -80,6 +84,109 @@ def test_what_says_nothing_is_refused_where_it_goes_wrong(text: str, told: str) 
         filter_from_text(text)
     assert caught.value.reason == told
     assert caught.value.field == "filter"
+
+
+@pytest.mark.parametrize(
+    ("literal", "number"),
+    [
+        ("0", 0.0),
+        ("-0", 0.0),
+        ("-0.0", 0.0),
+        ("0e-999999999999999999999", 0.0),
+        ("007", 7.0),
+        ("-9007199254740992", -(2.0**53)),
+        ("0000000009007199254740992", 2.0**53),
+        (5_000 * "0" + "1", 1.0),
+        ("1e3", 1_000.0),
+        ("1E22", 1e22),
+        ("1e23", 1e23),
+        ("9007199254740992.0", 2.0**53),
+        ("9007199254740994.000", 2.0**53 + 2),
+        ("0.1", 0.1),
+        ("0.1000000000000000055511151231257827", 0.1),
+        ("3.14159265358979323846", 3.141592653589793),
+        ("1.7976931348623157e308", 1.7976931348623157e308),
+        ("5e-324", 5e-324),
+        ("2251799813685248.5", 2251799813685248.5),
+    ],
+)
+def test_a_number_is_the_double_that_is_written(literal: str, number: float) -> None:
+    assert filter_from_text(f"n = {literal}") == Equals("n", number)
+    assert filter_from_text(f"n < {literal}") == Range("n", lt=number)
+    (value,) = filter_from_text(f"n in ({literal})").values  # type: ignore[attr-defined]
+    assert type(value) is float
+
+
+@pytest.mark.parametrize(
+    ("literal", "told"),
+    [
+        ("9007199254740993", "integer 9,007,199,254,740,993 is not in -2**53..2**53"),
+        ("-9007199254740993", "is not in -2**53..2**53"),
+        ("9223372036854775807", "is not in -2**53..2**53"),
+        ("1" + 50 * "0", "is not in -2**53..2**53"),
+        (5_000 * "9", "is not in -2**53..2**53"),
+        ("9007199254740993.0", "would round it to 9007199254740992"),
+        ("9007199254740993e0", "would round it to 9007199254740992"),
+        ("9.007199254740993e15", "would round it to 9007199254740992"),
+        ("9007199254740992.5", "would round it to 9007199254740992"),
+        ("0.99999999999999999999", "would round it to 1"),
+        ("123456789012345678e1", "a double does not hold 123456789012345678e1 exactly"),
+        ("1e-400", "would round it to 0"),
+        ("-1e-99999999999999999999999", "would round it to -0"),
+        ("1e400", "number 1e400 is beyond the range of a double"),
+        ("-1e99999999999999999999999", "is beyond the range of a double"),
+        ("1.8e308", "is beyond the range of a double"),
+        (400 * "1" + ".5", "number " + 40 * "1" + "... is beyond the range of a double"),
+        ("0x10", "is not a name, a value or a comparison"),
+        ("1_000", "is not a name, a value or a comparison"),
+        ("1e", "is not a name, a value or a comparison"),
+        ("1.2.3", "is not a name, a value or a comparison"),
+        ("--1", "is not a name, a value or a comparison"),
+        ("\u0661\u0662", "is not a name, a value or a comparison"),
+        ("inf", None),
+        ("nan", None),
+    ],
+)
+def test_a_number_that_a_double_would_change_is_refused_where_it_is(
+    literal: str, told: str | None
+) -> None:
+    for text in (f"a = 1 and n = {literal}", f"a = 1 and n < {literal}", f"n in (1, {literal})"):
+        with pytest.raises(InvalidParameter) as caught:
+            filter_from_text(text)
+        column = text.index(literal) + 1
+        assert caught.value.reason.startswith(f"column {column}: ")
+        if told is not None:
+            assert told in caught.value.reason
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_an_integer_is_exact_or_is_refused_as_the_typed_form_is(number: int) -> None:
+    typed = read = None
+    with suppress(InvalidParameter):
+        typed = decode_filter(encode_filter(Range("n", lt=number)), Limits())
+    with suppress(InvalidParameter):
+        read = filter_from_text(f"n < {number}")
+    assert read == typed
+    if read is not None:
+        assert read == Range("n", lt=number)
+    assert (read is not None) == (abs(number) <= 2**53)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_double_that_is_printed_is_read_back(number: float) -> None:
+    assert filter_from_text(f"n = {number!r}") == Equals("n", number)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_no_other_number_becomes_an_integer(number: Decimal) -> None:
+    with suppress(InvalidParameter):
+        value = filter_from_text(f"n = {number}").value  # type: ignore[attr-defined]
+        assert not value.is_integer() or value == number or Decimal(repr(value)) == number
+
+
+@given(st.text())
+def test_any_string_is_read_back_from_json(text: str) -> None:
+    assert filter_from_text(f"lang = {json.dumps(text)}") == Equals("lang", text)
 
 
 @pytest.mark.parametrize("text", [100_000 * "not ", 100_000 * "(", 100_000 * "(not "])

@@ -27,6 +27,7 @@ from vectorshard.shard.types import (
     SearchRequest,
     ShardState,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
 )
 
@@ -255,3 +256,41 @@ async def test_the_ledger_counts_what_became_of_every_accepted_row(stage: Stage)
     await stage.reopen()
     assert (await stage.describe()).ledger.live == 230
     assert (await stage.describe()).ledger.accepted == 355
+
+
+async def test_an_update_changes_what_searches_aim_for_at_once_and_for_ever(stage: Stage) -> None:
+    await stage.create(config_of())
+    corpus = corpus_of(600)
+    await stage.put(corpus)
+    await stage.train()
+    entry = (await stage.shard.list_collections())[0]
+    queries = some_vectors(5, seed=1)
+    default = await stage.search(queries)
+    lower = await stage.search(queries, target_recall=0.5)
+    request = UpdateRequest(collection="words", target_recall=0.5)
+    updated = await stage.shard.update_collection(request)
+    expected = config_of(target_recall=0.5)
+    assert (updated.config, updated.incarnation) == (expected, entry.incarnation)
+    for reopened in (False, True):
+        if reopened:
+            await stage.reopen()
+        assert list(await stage.shard.list_collections()) == [updated]
+        assert (await stage.describe()).config == expected
+        result = await stage.search(queries)
+        for shard, aimed in zip(result.receipt.shards, lower.receipt.shards, strict=True):
+            assert (shard.nprobe, shard.candidates) == (aimed.nprobe, aimed.candidates)
+            assert shard.generation == aimed.generation  # it was not trained again
+    assert lower.receipt != default.receipt
+    assert (await stage.shard.create_collection(expected)) == (updated, False)
+    with pytest.raises(CollectionExists, match=r"target_recall 0\.5, not 0\.95"):
+        await stage.shard.create_collection(config_of())
+
+
+async def test_an_update_is_for_the_collection_that_is_meant(stage: Stage) -> None:
+    request = UpdateRequest(collection="words", target_recall=0.8)
+    with pytest.raises(CollectionNotFound):
+        await stage.shard.update_collection(request)
+    await stage.create(config_of())
+    with pytest.raises(IncarnationMismatch):
+        await stage.shard.update_collection(request, call=Call(incarnation="another"))
+    assert (await stage.describe()).config == config_of()

@@ -71,6 +71,7 @@ from vectorshard.shard.types import (
     Token,
     TopK,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
     WriteMode,
@@ -273,7 +274,7 @@ class ModelShard:
     def _still(self, held: Held) -> Held:
         """Return a collection as it is now; it may have been dropped since it was found."""
         now = self.state.held.get(held.entry.config.name)
-        if now is None or now.entry != held.entry:
+        if now is None or now.entry.incarnation != held.entry.incarnation:
             raise CollectionNotFound(f"collection {held.entry.config.name} was dropped meanwhile")
         return now
 
@@ -311,6 +312,21 @@ class ModelShard:
             self._change("drop", name, None)
 
         await self._committed(drop)
+
+    async def update_collection(
+        self, request: UpdateRequest, *, call: Call = NO_LIMIT
+    ) -> CollectionEntry:
+        """Change its target recall."""
+        self._arrive("update", request, call)
+
+        def update() -> CollectionEntry:
+            held = self._find(request.collection, call)
+            config = replace(held.entry.config, target_recall=request.target_recall)
+            changed = replace(held, entry=replace(held.entry, config=config))
+            self._change("update", request.collection, changed)
+            return changed.entry
+
+        return await self._committed(update)
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """List what is there."""

@@ -46,6 +46,7 @@ UNPARSABLE = b"\xff\xff\xff"
 UNARY_RPCS = (
     "CreateCollection",
     "DropCollection",
+    "UpdateCollection",
     "ListCollections",
     "DescribeCollection",
     "Upsert",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from vectorshard.cli.__main__ import ENVIRONMENT
 pytestmark = pytest.mark.system
 
 CALLS = 200
+ROUNDS = 3
 DEADLINE_S = 20.0
 EXPERIMENTS = ENVIRONMENT["GRPC_EXPERIMENTS"]
 DEFAULT = "-monitoring_experiment"
@@ -56,26 +58,31 @@ def times_woken(server: ServerProcess) -> int:
 
 
 def times_woken_by_calls(server: ServerProcess, rpc: str) -> int:
-    """Make calls one by one, and return how often they woke the event engine."""
+    """Make calls one by one, and return how often they woke the event engine.
+
+    Its timers wake it too, the more often the longer the calls take: the quickest round counts.
+    """
     with grpc.insecure_channel(server.address) as channel:
         call: Callable[..., bytes] = unary_bytes(channel, rpc)
         call(b"", timeout=DEADLINE_S)
-        before = times_woken(server)
-        for _ in range(CALLS):
-            call(b"", timeout=DEADLINE_S)
-        return times_woken(server) - before
+        woken = [times_woken(server)]
+        for _ in range(ROUNDS):
+            for _ in range(CALLS):
+                call(b"", timeout=DEADLINE_S)
+            woken.append(times_woken(server))
+        return min(after - before for before, after in pairwise(woken))
 
 
 def test_the_event_engine_takes_no_part_in_the_calls_of_a_server(start_server: Starter) -> None:
     server = start_server()
-    assert times_woken_by_calls(server, "GetServerInfo") < CALLS  # its timers wake it, too
+    assert times_woken_by_calls(server, "GetServerInfo") < CALLS
 
 
 def test_the_event_engine_takes_no_part_in_the_calls_of_a_link(start_server: Starter) -> None:
     fleet = start_server.fleet()
     with fleet.client() as client:
         client.create_collection(new_name(), dim=2)
-    assert times_woken_by_calls(fleet.router, "ListCollections") < CALLS  # its timers wake it, too
+    assert times_woken_by_calls(fleet.router, "ListCollections") < CALLS
 
 
 def test_with_the_event_engine_a_call_wakes_it(

@@ -298,6 +298,22 @@ class DropCollectionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class UpdateCollectionRequest(_message.Message):
+    __slots__ = ("collection", "target_recall")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_RECALL_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    target_recall: float
+    def __init__(self, collection: _Optional[str] = ..., target_recall: _Optional[float] = ...) -> None: ...
+
+class UpdateCollectionResponse(_message.Message):
+    __slots__ = ("config", "incarnation")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    config: CollectionConfig
+    incarnation: str
+    def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., incarnation: _Optional[str] = ...) -> None: ...
+
 class ListCollectionsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -331,7 +347,7 @@ class Ledger(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries")
+    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +365,11 @@ class ShardDescription(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     LIVE_RECALL_FIELD_NUMBER: _ClassVar[int]
     LIVE_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_RECALL_BALANCED_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_ROWS_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_CHANGED_SINCE_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: ShardState
     training: bool
@@ -366,7 +387,12 @@ class ShardDescription(_message.Message):
     candidates: int
     live_recall: float
     live_queries: int
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ...) -> None: ...
+    measured_recall_balanced: float
+    calibration_rows: int
+    calibration_queries: int
+    calibrated_at: float
+    rows_changed_since: int
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")

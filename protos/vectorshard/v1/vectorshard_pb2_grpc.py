@@ -45,6 +45,11 @@ class VectorServiceStub:
                 request_serializer=vectorshard_dot_v1_dot_vectorshard__pb2.DropCollectionRequest.SerializeToString,
                 response_deserializer=vectorshard_dot_v1_dot_vectorshard__pb2.DropCollectionResponse.FromString,
                 _registered_method=True)
+        self.UpdateCollection = channel.unary_unary(
+                '/vectorshard.v1.VectorService/UpdateCollection',
+                request_serializer=vectorshard_dot_v1_dot_vectorshard__pb2.UpdateCollectionRequest.SerializeToString,
+                response_deserializer=vectorshard_dot_v1_dot_vectorshard__pb2.UpdateCollectionResponse.FromString,
+                _registered_method=True)
         self.ListCollections = channel.unary_unary(
                 '/vectorshard.v1.VectorService/ListCollections',
                 request_serializer=vectorshard_dot_v1_dot_vectorshard__pb2.ListCollectionsRequest.SerializeToString,
@@ -133,6 +138,18 @@ class VectorServiceServicer:
     def DropCollection(self, request, context):
         """Drops a collection with all its rows. NOT_FOUND if it exists on no shard. Repeating a drop that
         failed on some shards completes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCollection(self, request, context):
+        """Changes the target_recall of a collection, durably. Searches that state no effort aim for it as
+        soon as this returns; the index is not trained again. Nothing else of a collection can change.
+        Repeating an update that failed on some shards completes it; until then, shards aim for
+        different targets. CreateCollection compares with the configuration as updated.
+        INVALID_ARGUMENT: no target_recall, or one outside (0, 1].
+        RESOURCE_EXHAUSTED: the disk is full. FAILED_PRECONDITION: the disk failed a write.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +322,11 @@ def add_VectorServiceServicer_to_server(servicer, server):
                     request_deserializer=vectorshard_dot_v1_dot_vectorshard__pb2.DropCollectionRequest.FromString,
                     response_serializer=vectorshard_dot_v1_dot_vectorshard__pb2.DropCollectionResponse.SerializeToString,
             ),
+            'UpdateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCollection,
+                    request_deserializer=vectorshard_dot_v1_dot_vectorshard__pb2.UpdateCollectionRequest.FromString,
+                    response_serializer=vectorshard_dot_v1_dot_vectorshard__pb2.UpdateCollectionResponse.SerializeToString,
+            ),
             'ListCollections': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCollections,
                     request_deserializer=vectorshard_dot_v1_dot_vectorshard__pb2.ListCollectionsRequest.FromString,
@@ -426,6 +448,33 @@ class VectorService:
             '/vectorshard.v1.VectorService/DropCollection',
             vectorshard_dot_v1_dot_vectorshard__pb2.DropCollectionRequest.SerializeToString,
             vectorshard_dot_v1_dot_vectorshard__pb2.DropCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vectorshard.v1.VectorService/UpdateCollection',
+            vectorshard_dot_v1_dot_vectorshard__pb2.UpdateCollectionRequest.SerializeToString,
+            vectorshard_dot_v1_dot_vectorshard__pb2.UpdateCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

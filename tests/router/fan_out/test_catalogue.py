@@ -25,7 +25,9 @@ from vectorshard.shard.types import (
     CollectionConfig,
     CollectionEntry,
     CountRequest,
+    Effort,
     Role,
+    UpdateRequest,
     UpsertRequest,
 )
 
@@ -236,3 +238,49 @@ async def test_a_caller_that_means_another_incarnation_is_not_helped_on(
     with pytest.raises(IncarnationMismatch):
         await router.search(search(), call=Call(incarnation="older"))
     await router.search(search(), call=Call(incarnation="first"))
+
+
+def targets_of(children: Sequence[FaultyShard]) -> list[float]:
+    """Return what searches aim for on each child."""
+    return [child.entries["words"].config.target_recall for child in children]
+
+
+UPDATE = UpdateRequest(collection="words", target_recall=0.9)
+
+
+async def test_an_update_that_fails_on_some_can_be_repeated(children: list[FaultyShard]) -> None:
+    router = await Router.connect(children)
+    children[2].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await router.update_collection(UPDATE)
+    children[2].failure = None
+    assert targets_of(children) == [0.9, 0.9, 0.95]
+    for target_recall in (0.9, 0.95):  # it is neither, until the update is repeated
+        with pytest.raises(CollectionExists):
+            await router.create_collection(config_of(target_recall=target_recall))
+    entry = await router.update_collection(UPDATE)
+    assert targets_of(children) == 3 * [0.9]
+    assert await router.create_collection(config_of(target_recall=0.9)) == (entry, False)
+
+
+async def test_an_update_that_fails_where_names_are_decided_changes_nothing(
+    children: list[FaultyShard],
+) -> None:
+    router = await Router.connect(children)
+    children[0].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await router.update_collection(UPDATE)
+    assert targets_of(children) == 3 * [0.95]
+
+
+async def test_a_router_that_remembers_the_old_target_names_none_to_its_children(
+    children: list[FaultyShard],
+) -> None:
+    router, other = await Router.connect(children), await Router.connect(children)
+    await other.search(search())
+    await router.update_collection(UPDATE)
+    await other.search(search())
+    assert (await other.describe("words")).config.target_recall == 0.9
+    for child in children:
+        efforts = [request.effort for request in child.asked("search")]  # type: ignore[attr-defined]
+        assert efforts == 2 * [Effort()]

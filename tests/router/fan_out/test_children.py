@@ -31,6 +31,7 @@ from vectorshard.shard.types import (
     ListRequest,
     Role,
     SearchRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
 )
@@ -209,6 +210,8 @@ async def test_rows_of_a_child_that_becomes_unknown_while_it_is_asked_name_its_s
     await router.close()
 
 
+UPDATE = UpdateRequest(collection="words", target_recall=0.9)
+
 EVERY_CALL: dict[str, Callable[[Router], Awaitable[object]]] = {
     "count": lambda router: router.count(COUNT),
     "search": lambda router: router.search(SEARCH),
@@ -217,6 +220,7 @@ EVERY_CALL: dict[str, Callable[[Router], Awaitable[object]]] = {
     "upsert": lambda router: router.upsert(upsert(MANY_IDS)),
     "list collections": lambda router: router.list_collections(),
     "describe": lambda router: router.describe("words"),
+    "update": lambda router: router.update_collection(UPDATE),
     "drop": lambda router: router.drop_collection("words"),
 }
 

@@ -45,6 +45,7 @@ from vectorshard.shard.types import (
     SearchRequest,
     SearchResult,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
 )
 
@@ -215,6 +216,9 @@ WRITES: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
         config_of("other"), call=Call(incarnation="other")
     ),
     "drop": lambda shard: shard.drop_collection("words"),
+    "update": lambda shard: shard.update_collection(
+        UpdateRequest(collection="words", target_recall=0.9)
+    ),
     "upsert": lambda shard: shard.upsert(
         UpsertRequest(collection="words", ids=int64s(2), vectors=some_vectors(1))
     ),

@@ -41,6 +41,7 @@ from vectorshard.shard.types import (
     ListRequest,
     SearchRequest,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
 )
 from vectorshard.shard.wire.call_metadata import call_of
@@ -309,6 +310,9 @@ EVERY_CALL: dict[str, Callable[[RemoteShard], Awaitable[object]]] = {
     "topology": lambda remote: remote.topology(),
     "create": lambda remote: remote.create_collection(config_of()),
     "drop": lambda remote: remote.drop_collection("words"),
+    "update": lambda remote: remote.update_collection(
+        UpdateRequest(collection="words", target_recall=0.9)
+    ),
     "list collections": lambda remote: remote.list_collections(),
     "describe": lambda remote: remote.describe("words"),
     "upsert": lambda remote: remote.upsert(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +279,28 @@ def test_rows_newer_than_the_index_file_are_buffered(tmp_path: Path) -> None:
         absorb(collection)
         assert collection.reads.ledger().buffered == 0
         check_contents(collection, contents)
+
+
+# ---- updates of the configuration ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(errno.ENOSPC, Overloaded), (errno.EIO, WritesStopped)]
+)
+def test_an_update_that_the_disk_fails_changes_nothing(
+    tmp_path: Path, code: int, error: type[Exception]
+) -> None:
+    disk, path = FailingDisk(), tmp_path / "shard-0"
+    with opened(disk, path, ENTRY) as collection:
+        disk.fail("commit", code=code)
+        with pytest.raises(error):
+            collection.writes.update(0.5)
+        assert collection.entry == ENTRY
+        if error is WritesStopped:
+            with pytest.raises(WritesStopped):
+                collection.writes.update(0.5)
+        else:
+            collection.writes.update(0.6)
+    updated = replace(ENTRY, config=replace(ENTRY.config, target_recall=0.6))
+    with opened(Disk(), path, ENTRY if error is WritesStopped else updated):
+        pass  # `opened` compares what is stored

@@ -19,8 +19,14 @@ from vectorshard.shard.engine.validation import (
     check_ids,
     check_vectors,
 )
-from vectorshard.shard.errors import DimensionMismatch, InvalidId, InvalidRequest, InvalidVector
-from vectorshard.shard.filters import Equals
+from vectorshard.shard.errors import (
+    DimensionMismatch,
+    InvalidId,
+    InvalidParameter,
+    InvalidRequest,
+    InvalidVector,
+)
+from vectorshard.shard.filters import Equals, Filter, In, Range
 from vectorshard.shard.index.exact import SQUARED_NORM_MAX
 from vectorshard.shard.types import (
     FieldType,
@@ -199,3 +205,34 @@ def test_texts_of_refused_ids_and_filter_values() -> None:
         "filter.equals.value: an INT64 field does not accept True (a bool); "
         "it accepts a 64-bit integer"
     )
+
+
+@pytest.mark.parametrize(
+    ("filter_", "path"),
+    [
+        (Equals("year", 2**53 + 1), "filter.equals.value"),
+        (Equals("year", 2.0**53 + 2), "filter.equals.value"),
+        (In("year", (0.0, -(2**53) - 1)), "filter.in.values[1]"),
+        (Range("year", gt=0.0, lte=2**53 + 1), "filter.range.lte"),
+        (Range("rating", gte=-(2**53) - 1), "filter.range.gte"),
+    ],
+)
+def test_an_integer_that_may_be_another_one_is_refused(filter_: Filter, path: str) -> None:
+    fields = (FilterField("year", FieldType.INT64), FilterField("rating", FieldType.DOUBLE))
+    with pytest.raises(InvalidParameter) as caught:
+        check_filter(replace(config_of(), filter_fields=fields), filter_)
+    assert caught.value.field == path
+
+
+@pytest.mark.parametrize(
+    "filter_",
+    [
+        In("year", (2.0**53, -(2.0**53), 2**53)),
+        Range("year", lt=float("inf"), gte=-1e300),
+        Range("year", lt=2**53),
+        Equals("rating", 1e300),
+    ],
+)
+def test_a_number_that_is_exact_or_a_double_on_purpose_is_taken(filter_: Filter) -> None:
+    fields = (FilterField("year", FieldType.INT64), FilterField("rating", FieldType.DOUBLE))
+    check_filter(replace(config_of(), filter_fields=fields), filter_)

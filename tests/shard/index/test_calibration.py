@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,21 +13,31 @@ from hypothesis import strategies as st
 
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
-    CANDIDATES_MAX,
+    CANDIDATES_MAX_SMALL_K,
+    CANDIDATES_STEP,
     NPROBE_STEP,
-    RESERVE,
+    RULE,
     TARGETS,
     Calibration,
+    CalibrationBasis,
     CalibrationPoint,
-    Places,
+    Reach,
     SearchParameters,
     calibrate,
+    candidates_tried,
     merged_chances,
     nlist_for,
-    places_of,
+    targets_reached,
     work,
 )
-from vectorshard.shard.types import Effort, IndexConfig, IndexKind, NlistRule
+from vectorshard.shard.types import (
+    Effort,
+    Float64Array,
+    IndexConfig,
+    IndexKind,
+    Int64Array,
+    NlistRule,
+)
 
 POINTS = Calibration(
     tuple(
@@ -36,9 +47,10 @@ POINTS = Calibration(
             parameters=SearchParameters(nprobe, 3 * k),
             measured_recall=target,
         )
-        for k, factor in zip(CALIBRATED_K, (1, 3), strict=True)
+        for k, factor in zip(CALIBRATED_K, (1, 2, 3), strict=True)
         for target, nprobe in zip(TARGETS, (2 * factor, 4 * factor, 8 * factor, 16), strict=True)
-    )
+    ),
+    CalibrationBasis(rule=RULE),
 )
 
 
@@ -80,39 +92,19 @@ def test_there_is_always_a_list_and_never_less_than_39_rows_for_each_of_several(
     assert nlist == 1 or rows >= 39 * nlist
 
 
-# ---- where the true hits stand -------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("distinct", "nlist"), [(6_000, 77), (3_000, 76), (390, 10), (39, 1), (2, 1)]
+)
+def test_few_distinct_vectors_get_few_lists(distinct: int, nlist: int) -> None:
+    assert nlist_for(IndexConfig(), 6_000, distinct) == nlist
+    assert nlist_for(IndexConfig(nlist_rule=NlistRule.FIXED, nlist=77), 6_000, distinct) == nlist
 
 
-def test_places_say_where_true_hits_stand_among_what_is_proposed() -> None:
-    ranks = np.array([[4, 0, 9, 1, 2], [0, 0, 0, 2, 2], [0, 1, 1, 1, 1]])
-    proposed, hits = np.full(ranks.shape, True), np.array([2, 2, 1])
-    weights = np.array([1.0, 0.5])
-    places = places_of(ranks, proposed, hits, weights)
-    assert places.places.tolist() == [0, 0, 1, 1, 3]
-    assert places.weights.tolist() == [1.0, 1.0, 1.0, 1.0, 0.5]
-    assert places.total == 1.5 + 1.5 + 1.0
-    proposed[0, [1, 2]] = False
-    fewer = places_of(ranks[:1], proposed[:1], hits[:1], weights)
-    assert (fewer.places.tolist(), fewer.weights.tolist(), fewer.total) == ([1], [0.5], 1.5)
+def test_a_sample_of_few_rows_a_list_is_not_taken_for_one_with_few_distinct_rows() -> None:
+    assert nlist_for(IndexConfig(), 6_000, 20 * 77, rows_per_list=20) == 77
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_places_are_those_of_the_first_that_are_good_enough(seed: int, k: int) -> None:
-    random = np.random.default_rng(seed)
-    ranks, hits = random.integers(0, 8, (4, 9)), random.integers(0, k + 1, 4)
-    proposed = random.random((4, 9)) < 0.7
-    expected: list[int] = []
-    for row, those, there in zip(ranks, proposed, hits.tolist(), strict=True):
-        expected += [place for place, rank in enumerate(row[those]) if rank < there][:there]
-    places = places_of(ranks, proposed, hits, np.ones(k))
-    assert places.places.tolist() == sorted(expected)
-    assert places.total == hits.sum()
-
-
-def test_of_no_queries_nothing_has_a_place() -> None:
-    nothing = np.zeros((0, 3), np.int64)
-    places = places_of(nothing, nothing > 0, np.zeros(0, np.int64), np.ones(5))
-    assert (len(places.places), places.total) == (0, 0.0)
+# ---- chances of merged answers -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 100])
@@ -127,6 +119,47 @@ def test_a_shards_hits_weigh_what_merged_answers_take_of_them(k: int, shards: in
     for nth in {1, (k + 1) // 2}:
         share = float((of_shard >= nth).mean())
         assert chances[nth - 1] == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize("shards", [2, 16])
+def test_a_large_k_has_chances_too(shards: int) -> None:
+    chances = merged_chances(10_000, shards)
+    assert np.isfinite(chances).all()
+    assert chances.sum() == pytest.approx(10_000 / shards)
+
+
+# ---- targets -------------------------------------------------------------------------------------
+
+
+def test_a_target_keeps_a_tenth_of_its_misses_in_reserve() -> None:
+    same = np.full((1_000, 2), [0.955, 0.91])
+    assert targets_reached(same).tolist() == pytest.approx([0.95, 0.90])
+
+
+def test_a_target_keeps_what_the_sampling_error_may_hide_in_reserve() -> None:
+    recalls = np.repeat([[1.0], [0.9]], 50, axis=0)  # mean 0.95, deviation 0.05
+    assert targets_reached(recalls).tolist() == pytest.approx([0.95 - 1.64 * 0.05 / 10])
+    assert targets_reached(recalls, shards=4).tolist() == pytest.approx([0.85 / 0.9])
+    assert targets_reached(recalls, errors=0.0).tolist() == pytest.approx([0.85 / 0.9])
+
+
+def test_the_worst_tenth_is_not_left_far_below_the_target() -> None:
+    recalls = np.repeat([[1.0], [0.7]], [900, 100], axis=0)  # mean 0.97
+    assert targets_reached(recalls, errors=0.0).tolist() == pytest.approx([0.9])
+    assert targets_reached(recalls, worst=False, errors=0.0)[0] == pytest.approx(0.87 / 0.9)
+    # A merged answer is the mean of shards, so it has fewer of such queries.
+    assert targets_reached(recalls, shards=4, errors=0.0)[0] == pytest.approx(0.87 / 0.9)
+
+
+def test_no_queries_limit_no_target() -> None:
+    assert targets_reached(np.zeros((0, 3))).tolist() == [1.0, 1.0, 1.0]
+
+
+@given(st.integers(1, 1_000), st.integers(0, 6_000))
+def test_candidates_are_tried_from_k_to_the_most_in_small_steps(k: int, more: int) -> None:
+    tried = candidates_tried(k, k + more)
+    assert (tried[0], tried[-1]) == (k, k + more)
+    assert all(b <= max(a + 1, a * CANDIDATES_STEP) for a, b in pairwise(tried.tolist()))
 
 
 # ---- calibration ---------------------------------------------------------------------------------
@@ -145,18 +178,20 @@ class Measured:
         self.before = random.integers(0, 3 * CALIBRATED_K[-1], shape) + np.arange(shape[1])
         self.asked: list[int] = []
 
-    def places_at(self, nprobe: int) -> Mapping[int, Places]:
-        self.asked.append(nprobe)
-        there = self.list_of < nprobe
-        found = {k: np.sort(self.before[:, :k][there[:, :k]]) for k in CALIBRATED_K}
-        return {
-            k: Places(places, np.ones(len(places)), float(k * len(there)))
-            for k, places in found.items()
-        }
+    def recall(self, k: int, nprobe: int, tried: Int64Array) -> Float64Array:
+        """Return the recall for each number of candidates tried."""
+        there = np.sort(self.before[:, :k][self.list_of[:, :k] < nprobe])
+        share: Float64Array = np.searchsorted(there, tried) / (k * len(self.before))
+        return share
 
-    def recall(self, k: int, setting: SearchParameters) -> float:
-        places = self.places_at(setting.nprobe)[k]
-        return float((places.places < setting.candidates).sum()) / places.total
+    def reach_at(self, nprobe: int) -> Mapping[int, Reach]:
+        self.asked.append(nprobe)
+        reach = {}
+        for k in CALIBRATED_K:
+            tried = candidates_tried(k, CANDIDATES_MAX_SMALL_K)
+            recall = self.recall(k, nprobe, tried)
+            reach[k] = Reach(tried, recall - 0.01, recall, recall - 0.001)
+        return reach
 
 
 def some_work(setting: SearchParameters) -> float:
@@ -164,30 +199,44 @@ def some_work(setting: SearchParameters) -> float:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
-@settings(max_examples=15)
+@settings(max_examples=10, deadline=None)
 def test_every_setting_reaches_its_target_and_none_that_was_tried_is_cheaper(
     seed: int, nlist: int
 ) -> None:
     index = Measured(seed, nlist)
-    points = calibrate(index.places_at, nlist, some_work, compressed=True).points
-    tried = list(index.asked)
-    assert [(point.k, point.target_recall) for point in points] == [
-        (k, target) for k in CALIBRATED_K for target in TARGETS
-    ]
-    for point in points:
-        wanted = point.target_recall + RESERVE * (1 - point.target_recall)
-        assert point.measured_recall >= wanted - 1e-9
-        assert index.recall(point.k, point.parameters) == pytest.approx(point.measured_recall)
-        for nprobe in tried:
-            for candidates in range(point.k, 600, 7):
-                cheaper = SearchParameters(nprobe, candidates)
-                if some_work(cheaper) < some_work(point.parameters):
-                    assert index.recall(point.k, cheaper) < wanted
+    calibration = calibrate(index.reach_at, nlist, some_work)
+    for k in CALIBRATED_K:
+        tried = candidates_tried(k, CANDIDATES_MAX_SMALL_K)
+        for target in (0.5, 0.8, 0.93, 0.96, 0.99):
+            point = calibration.point_for(target, k)
+            assert point is not None
+            setting = point.parameters
+            (reached,) = index.recall(k, setting.nprobe, np.array([setting.candidates]))
+            assert reached == pytest.approx(point.measured_recall)
+            assert reached - 0.001 == pytest.approx(point.measured_recall_balanced)
+            assert reached - 0.01 >= target - 1e-6
+            for nprobe in index.asked:
+                enough = index.recall(k, nprobe, tried) - 0.01 >= target + 0.005
+                costs = [some_work(SearchParameters(nprobe, n)) for n in tried[enough].tolist()]
+                assert min(costs, default=np.inf) >= some_work(setting)
+
+
+def test_cost_never_falls_as_the_target_grows_and_grows_in_small_steps() -> None:
+    index = Measured(1, 1_000)
+    calibration = calibrate(index.reach_at, 1_000, some_work)
+    for k in CALIBRATED_K:
+        curve = [calibration.point_for(target, k) for target in np.arange(0.50, 0.991, 0.01)]
+        points = [point for point in curve if point is not None]
+        assert len(points) == len(curve)
+        for lower, upper in pairwise(points):
+            assert some_work(lower.parameters) <= some_work(upper.parameters)
+            assert some_work(upper.parameters) <= 1.5 * some_work(lower.parameters)
+        assert len({point.parameters for point in points}) >= 12
 
 
 def test_nprobe_grows_by_a_step_that_a_target_can_afford() -> None:
     index = Measured(1, 1_000)
-    calibrate(index.places_at, 1_000, lambda _: 0.0, compressed=True)
+    calibrate(index.reach_at, 1_000, lambda _: 0.0)
     assert index.asked[0] == 1
     assert index.asked[-1] == 1_000
     assert all(
@@ -199,32 +248,18 @@ def test_nprobe_grows_by_a_step_that_a_target_can_afford() -> None:
 def test_lists_that_cost_more_than_what_is_known_are_not_tried() -> None:
     index = Measured(1, 1_000)
     index.list_of[:] = 2
-    points = calibrate(index.places_at, 1_000, some_work, compressed=True).points
+    points = calibrate(index.reach_at, 1_000, some_work).points
     assert {point.parameters.nprobe for point in points} == {3}
     assert max(index.asked) < 200
 
 
-def test_an_index_that_knows_who_is_best_needs_no_candidates_beyond_k() -> None:
-    index = Measured(1, 50)
-    index.before[:] = np.arange(CALIBRATED_K[-1])
-    for point in calibrate(index.places_at, 50, some_work, compressed=False).points:
-        assert point.parameters.candidates == point.k
-
-
 def test_a_target_that_no_setting_reaches_has_no_point() -> None:
     index = Measured(1, 20)
-    index.before[:, ::10] = CANDIDATES_MAX  # a tenth is beyond all candidates
-    reached = {
-        (point.k, point.target_recall)
-        for point in calibrate(index.places_at, 20, some_work, compressed=True).points
-    }
-    assert reached == {(k, target) for k in CALIBRATED_K for target in (0.8,)}
-
-
-def test_an_index_without_other_rows_reaches_everything() -> None:
-    nobody = {k: Places(np.zeros(0, np.int64), np.zeros(0), 0.0) for k in CALIBRATED_K}
-    points = calibrate(lambda _: nobody, 1, some_work, compressed=True).points
-    assert {point.measured_recall for point in points} == {1.0}
+    index.before[:, ::10] = CANDIDATES_MAX_SMALL_K  # a tenth is beyond all candidates
+    calibration = calibrate(index.reach_at, 20, some_work)
+    for k in CALIBRATED_K:
+        assert calibration.point_for(0.85, k) is not None
+        assert calibration.point_for(0.90, k) is None
 
 
 @given(st.integers(1, 65_536), st.sampled_from([8, 50, 200]), st.sampled_from([2, 100, 768]))
@@ -253,16 +288,63 @@ def test_a_target_between_two_that_are_calibrated_takes_the_upper() -> None:
 
 
 def test_a_k_between_two_that_are_calibrated_takes_the_upper() -> None:
-    assert [nprobes(0.9, k=k) for k in (1, 10, 11, 100, 1_000)] == [[4], [4], [12], [12], [12]]
-
-
-def test_candidates_grow_with_a_k_beyond_those_that_are_calibrated() -> None:
-    settings_of = [POINTS.parameters_for(Effort(), 0.9, k) for k in (100, 150, 1_000)]
-    assert settings_of == [
-        SearchParameters(12, 300),
-        SearchParameters(12, 450),
-        SearchParameters(12, 3_000),
+    assert [nprobes(0.9, k=k) for k in (1, 10, 11, 30, 31, 100)] == [
+        [4],
+        [4],
+        [8],
+        [8],
+        [12],
+        [12],
     ]
+
+
+def test_a_large_k_takes_all_rows_until_it_is_measured() -> None:
+    assert [POINTS.lacks(k) for k in (10, 100, 101, 300, 301, 1_000, 1_001)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert POINTS.parameters_for(Effort(), 0.9, 101) is None
+    point = CalibrationPoint(
+        k=300, target_recall=0.95, parameters=SearchParameters(40, 900), measured_recall=0.96
+    )
+    measured = POINTS.with_large_k(300, [point])
+    assert [measured.lacks(k) for k in (101, 300, 301)] == [False, False, True]
+    assert measured.parameters_for(Effort(), 0.9, 101) == SearchParameters(40, 900)
+    assert measured.parameters_for(Effort(), 0.99, 300) is None
+    assert measured.parameters_for(Effort(), 0.9, 100) == POINTS.parameters_for(Effort(), 0.9, 100)
+    again = replace(POINTS, points=POINTS.points[:1]).keeping_large_k_of(measured)
+    assert again.points == (POINTS.points[0], point)
+    assert not again.lacks(300)
+    unreachable = POINTS.with_large_k(1_000, [])
+    assert not unreachable.lacks(1_000)
+    assert unreachable.parameters_for(Effort(), 0.9, 1_000) is None
+
+
+def test_a_k_beyond_all_takes_all_rows() -> None:
+    assert POINTS.parameters_for(Effort(), 0.9, 1_001) is None
+    assert not POINTS.lacks(10_000)
+
+
+def test_a_calibration_by_older_rules_serves_until_it_is_replaced() -> None:
+    old = Calibration(tuple(point for point in POINTS.points if point.k != 30))
+    assert old.outdated
+    assert not POINTS.outdated
+    assert old.parameters_for(Effort(), 0.9, 11) == SearchParameters(12, 300)
+    assert old.parameters_for(Effort(), 0.9, 101) is None
+
+
+@pytest.mark.parametrize(("k", "candidates"), [(10, 30), (25, 90), (101, 900), (300, 900)])
+def test_an_nprobe_gets_the_same_candidates_for_all_k_that_are_calibrated_alike(
+    k: int, candidates: int
+) -> None:
+    # Searches with such k run together, and each must answer as it does alone.
+    found = POINTS.parameters_for(Effort(nprobe=3), 0.8, k)
+    assert found == SearchParameters(3, candidates)
 
 
 def test_a_target_above_all_that_are_calibrated_takes_all_rows() -> None:
@@ -292,5 +374,5 @@ def test_an_nprobe_of_its_own_comes_with_the_candidates_of_the_highest_recall() 
     )
     assert uneven.parameters_for(Effort(nprobe=3), 0.8, 10) == SearchParameters(3, 90)
     assert Calibration(()).parameters_for(Effort(nprobe=3), 0.8, 10) == SearchParameters(
-        3, CANDIDATES_MAX
+        3, CANDIDATES_MAX_SMALL_K
     )

@@ -10,8 +10,10 @@ import pytest
 from vectorshard.shard.filters import Equals
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
+    RULE,
     TARGETS,
     Calibration,
+    CalibrationBasis,
     CalibrationPoint,
     SearchParameters,
 )
@@ -75,7 +77,7 @@ class Indexed:
                 parameters=SearchParameters(nprobe, k),
                 measured_recall=target,
             )
-            for k, nprobe in zip(CALIBRATED_K, (4, 8), strict=True)
+            for k, nprobe in zip(CALIBRATED_K, (4, 6, 8), strict=True)
             for target in TARGETS
         )
         self.snapshot = Snapshot(
@@ -89,7 +91,7 @@ class Indexed:
         self.index = TrainedIndex(
             ivf=ivf,
             generation=1,
-            calibration=Calibration(points),
+            calibration=Calibration(points, CalibrationBasis(rule=RULE)),
             live_when_trained=rows,
             rows_trained_on=rows,
             trained_at=0.0,

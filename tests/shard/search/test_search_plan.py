@@ -148,13 +148,14 @@ def test_a_plan_is_remembered_until_something_is_written() -> None:
         index=index,
         absorbed_until=6_000,
     )
-    plans = RememberedPlans(0.95, FEW)
-    first = plans.of(snapshot, NO_EFFORT, 10)
-    assert plans.of(snapshot, NO_EFFORT, 10) is first
-    assert plans.of(snapshot, Effort(exact=True), 10).reason is ExactReason.REQUESTED
+    plans = RememberedPlans(FEW)
+    first = plans.of(snapshot, NO_EFFORT, 0.95, 10)
+    assert plans.of(snapshot, NO_EFFORT, 0.95, 10) is first
+    assert plans.of(snapshot, Effort(exact=True), 0.95, 10).reason is ExactReason.REQUESTED
+    assert plans.of(snapshot, NO_EFFORT, 0.9, 10) is not first
     dead = replace(snapshot, sequence=2, tombstones=Tombstones().with_dead(np.arange(5_900)))
     assert first.reason is None
-    assert plans.of(dead, NO_EFFORT, 10).reason is ExactReason.FEW_ROWS
+    assert plans.of(dead, NO_EFFORT, 0.95, 10).reason is ExactReason.FEW_ROWS
     recalibrated = replace(index, calibration=Calibration(()))
-    after = plans.of(replace(snapshot, index=recalibrated), NO_EFFORT, 10)
+    after = plans.of(replace(snapshot, index=recalibrated), NO_EFFORT, 0.95, 10)
     assert after.reason is ExactReason.NO_PARAMETERS

@@ -71,6 +71,18 @@ BAD_FILTERS = {
     "no value": (equals("year"), "filter.equals.value"),
     "NaN": (equals("year", number_value=NAN), "filter.equals.value"),
     "no whole number": (equals("year", number_value=0.5), "filter.equals.value"),
+    "a rounded integer": (equals("year", number_value=2**53 + 3), "filter.equals.value"),
+    "an integer beyond int64": (equals("year", number_value=2.0**63), "filter.equals.value"),
+    "a rounded integer of several": (
+        condition(
+            "in",
+            v1.FieldIn(
+                field="year",
+                values=[struct_pb2.Value(number_value=each) for each in (1, -(2**53) - 3)],
+            ),
+        ),
+        "filter.in.values[1]",
+    ),
     "text for a bool": (equals("public", string_value="true"), "filter.equals.value"),
     "a number for a keyword": (equals("lang", number_value=1), "filter.equals.value"),
     "one of several values": (

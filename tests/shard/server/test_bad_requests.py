@@ -358,8 +358,19 @@ async def test_another_configuration_under_a_name_is_already_exists(stub: Stub) 
     assert refusal.reason == "COLLECTION_EXISTS"
 
 
+@pytest.mark.parametrize("target_recall", [None, 0.0, -0.5, 1.5, NAN])
+async def test_an_update_to_no_recall_is_refused_and_changes_nothing(
+    stub: Stub, target_recall: float | None
+) -> None:
+    request = v1.UpdateCollectionRequest(collection="l2", target_recall=target_recall)
+    check(await refused(stub.UpdateCollection(request)), "target_recall")
+    described = await stub.DescribeCollection(v1.DescribeCollectionRequest(collection="l2"))
+    assert described.config.target_recall == pytest.approx(0.95)
+
+
 OF_A_COLLECTION: dict[str, dict[str, Any]] = {
     "DropCollection": {},
+    "UpdateCollection": {"target_recall": 0.9},
     "DescribeCollection": {},
     "Upsert": {"ids": THREE, "vectors": matrix(GOOD)},
     "UpsertStream": {"ids": THREE, "vectors": matrix(GOOD)},

@@ -1,9 +1,10 @@
-"""The limiter of searches: how many are taken, and for whom there is no time."""
+"""The limiter of searches: how many are taken, how much they are, and for whom there is no time."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 
 from vectorshard.shard.errors import Overloaded
@@ -14,6 +15,7 @@ from vectorshard.shard.server.search_limiter import (
     Place,
     SearchLimiter,
 )
+from vectorshard.shard.types import Receipt, SearchRequest, ShardReceipt
 
 PACE_S = 0.01
 
@@ -130,3 +132,120 @@ def test_it_is_busy_when_callers_with_little_time_may_have_to_be_refused() -> No
     crowd.enter(990)
     crowd.answer(985, pace_s=BUSY_S / 100)
     assert not crowd.limiter.is_busy
+
+
+# ---- searches that differ in their work ----------------------------------------------------------
+
+LIGHT = SearchRequest(collection="words", queries=np.zeros((1, 100), dtype=np.float32), k=10)
+HEAVY = SearchRequest(collection="words", queries=np.zeros((1_000, 100), dtype=np.float32), k=500)
+LIGHT_S, HEAVY_S = 0.001, 2.0
+
+
+def receipt_of(request: SearchRequest) -> Receipt:
+    """Return what a search of 300,000 rows scans: all of them for 500 hits."""
+    shard = ShardReceipt(shard=0, rows_visible=300_000, nlist=500, nprobe=40, candidates=180)
+    if request is HEAVY:
+        shard = ShardReceipt(shard=0, rows_visible=300_000, rows_exact=300_000)
+    return Receipt(shards=(shard,), coverage=1.0)
+
+
+class Line:
+    """A server that answers one search after the other, in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.limiter = SearchLimiter(1_024, self.clock)
+        self.refused = 0
+        self.waits_s: list[float] = []
+        self._waiting: list[tuple[SearchRequest, Place, float]] = []
+
+    def ask(self, request: SearchRequest, timeout_s: float = 30.0, times: int = 1) -> None:
+        """Have a search arrive, some times."""
+        for _ in range(times):
+            try:
+                place = self.limiter.enter(timeout_s)
+            except Overloaded:
+                self.refused += 1
+            else:
+                place.weigh(request)
+                self._waiting.append((request, place, self.clock.now))
+
+    def answer(self, searches: int = 1_024, light_s: float = LIGHT_S) -> None:
+        """Answer those that wait, or some of them."""
+        for request, place, arrived in self._waiting[:searches]:
+            self.clock.now += HEAVY_S if request is HEAVY else light_s
+            self.waits_s.append(self.clock.now - arrived)
+            with place:
+                place.answered(request, receipt_of(request))
+        del self._waiting[:searches]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new server", "searches are known"])
+def test_light_searches_are_accepted_after_a_heavy_one_as_they_are_answered_in_time(
+    known: bool,
+) -> None:
+    line = Line()
+    if known:
+        line.ask(LIGHT, times=500)
+        line.answer()
+    line.ask(HEAVY)
+    line.ask(LIGHT, times=60)
+    line.answer(1)
+    line.ask(LIGHT, times=140)
+    line.answer()
+    assert line.refused == 0
+    assert max(line.waits_s) < 5.0
+
+
+def test_a_light_search_is_refused_if_heavy_ones_before_it_take_most_of_its_time() -> None:
+    line = Line()
+    for request in (LIGHT, HEAVY):
+        line.ask(request)
+        line.answer()
+    line.ask(HEAVY, timeout_s=100.0, times=10)
+    assert line.limiter.expected_wait_s == pytest.approx(10 * HEAVY_S, rel=0.01)
+    line.ask(LIGHT, timeout_s=30.0)
+    assert line.refused == 1
+    line.ask(LIGHT, timeout_s=60.0)
+    assert line.refused == 1
+    line.answer()
+    line.ask(LIGHT, times=10)
+    assert line.limiter.expected_wait_s < 0.1
+
+
+def test_a_heavy_search_alone_keeps_no_light_one_out_that_has_ten_times_its_time() -> None:
+    line = Line()
+    for _ in range(3):
+        line.ask(HEAVY)
+        line.ask(LIGHT, timeout_s=10 * HEAVY_S, times=200)
+        line.answer()
+    assert line.refused == 0
+
+
+def test_searches_that_leave_take_their_work_along() -> None:
+    line = Line()
+    line.ask(HEAVY)
+    line.answer()
+    for _ in range(100):
+        places = [line.limiter.enter(None) for _ in range(10)]
+        for place in places:
+            place.weigh(HEAVY)
+        for place in places:
+            with pytest.raises(ZeroDivisionError), place:
+                raise ZeroDivisionError
+    assert line.limiter.expected_wait_s == 0.0
+    line.ask(HEAVY)
+    assert line.limiter.expected_wait_s == pytest.approx(HEAVY_S)
+
+
+def test_light_searches_one_at_a_time_do_not_make_a_server_seem_slow() -> None:
+    line = Line()
+    line.ask(HEAVY)
+    line.answer()
+    for _ in range(500):
+        line.ask(LIGHT)
+        line.answer(light_s=20 * LIGHT_S)  # it waits for its client, more than it works
+    line.ask(HEAVY)
+    line.ask(LIGHT, times=200)
+    assert line.refused == 0
+    assert HEAVY_S < line.limiter.expected_wait_s < 3 * HEAVY_S

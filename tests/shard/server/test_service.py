@@ -33,6 +33,7 @@ from vectorshard.shard.types import (
     Role,
     Token,
     TrainRequest,
+    UpdateRequest,
     UpsertRequest,
     UpsertResult,
 )
@@ -200,6 +201,9 @@ COUNT = reads.encode_count_request(CountRequest(collection="words"))
 EVERY_UNARY_CALL = {
     "CreateCollection": b"",
     "DropCollection": collections.encode_drop_collection_request("words"),
+    "UpdateCollection": collections.encode_update_collection_request(
+        UpdateRequest(collection="words", target_recall=0.95)
+    ),
     "ListCollections": collections.encode_list_collections_request(),
     "DescribeCollection": encode_describe_collection_request("words"),
     "Upsert": upsert_of(0),

@@ -27,7 +27,7 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import MalformedMessage, Overloaded, PlacementMismatch
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.server.search_limiter import ALWAYS_ACCEPTED, SearchLimiter
+from vectorshard.shard.server.search_limiter import ALWAYS_ACCEPTED, Place, SearchLimiter
 from vectorshard.shard.server.status import DETAILS_KEY, RETRY_DELAY_S, error_from_rpc, read_status
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -239,6 +239,33 @@ async def test_a_search_that_has_no_time_to_wait_is_refused(
         with places[0]:
             pass
         await served.call("Search", SEARCH_BYTES)
+
+
+async def test_searches_are_weighed_by_what_their_receipts_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = SearchLimiter(LIMITS.searches)
+    monkeypatch.setattr("vectorshard.shard.server.service.SearchLimiter", lambda _: gate)
+    async with serving(tmp_path) as served:
+        weighed: list[SearchRequest] = []
+        weigh = Place.weigh
+
+        def weigh_and_note(place: Place, request: SearchRequest) -> None:
+            weighed.append(request)
+            weigh(place, request)
+
+        monkeypatch.setattr(Place, "weigh", weigh_and_note)
+        before = gate._expected.of(SEARCH)
+        await served.call("Upsert", upsert_of(0))
+        await served.call("Search", SEARCH_BYTES)
+        after_unary = gate._expected.of(SEARCH)
+        await served.call("Upsert", upsert_of(100))
+        stream = served.stream("SearchStream")
+        await stream.write(search_message(1))
+        assert (await next_answer(stream)).response is not None
+        await stream.done_writing()
+        assert before < after_unary < gate._expected.of(SEARCH)  # it scans more rows
+        assert [len(each.queries) for each in weighed] == 2 * [len(SEARCH.queries)]
 
 
 async def test_a_busy_server_answers_as_an_idle_one_whoever_has_the_time(

@@ -85,7 +85,9 @@ async def test_live_recall_is_exported_once_it_is_measured(shard: LocalShard) ->
     corpus = corpus_of(200)
     await shard.upsert(UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors))
     await shard.train(TrainRequest(collection="words", wait=True))
-    await shard.search(SearchRequest(collection="words", queries=corpus.vectors[:120], k=10))
+    for first in range(0, 120, 8):  # one request gives no more queries to the sample
+        some = corpus.vectors[first : first + 8]
+        await shard.search(SearchRequest(collection="words", queries=some, k=10))
     collector = LedgerCollector(shard, asyncio.get_running_loop())
 
     async def look() -> dict[str, list[float]]:
@@ -95,7 +97,7 @@ async def test_live_recall_is_exported_once_it_is_measured(shard: LocalShard) ->
     async with asyncio.timeout(DEADLINE_S):
         while not (values := await look())["vectorshard_live_recall"]:
             pass
-    assert values["vectorshard_live_queries"] == [120.0]
+    assert 100.0 <= values["vectorshard_live_queries"][0] <= 120.0
     assert 0.8 < values["vectorshard_live_recall"][0] <= 1.0
 
 

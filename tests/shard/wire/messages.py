@@ -19,6 +19,8 @@ from vectorshard.shard.wire.collections import (
     decode_drop_collection_response,
     decode_list_collections_request,
     decode_list_collections_response,
+    decode_update_collection_request,
+    decode_update_collection_response,
 )
 from vectorshard.shard.wire.server_info import (
     decode_get_server_info_request,
@@ -109,6 +111,7 @@ def refusal(
 REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
     "create_collection": lambda p: decode_create_collection_request(p, LIMITS),
     "drop_collection": decode_drop_collection_request,
+    "update_collection": decode_update_collection_request,
     "list_collections": decode_list_collections_request,
     "describe_collection": descriptions.decode_describe_collection_request,
     "upsert": lambda p: writes.decode_upsert_request(p, LIMITS),
@@ -125,6 +128,7 @@ REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
 ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
     "create_collection": decode_create_collection_response,
     "drop_collection": decode_drop_collection_response,
+    "update_collection": decode_update_collection_response,
     "list_collections": decode_list_collections_response,
     "describe_collection": descriptions.decode_describe_collection_response,
     "upsert": writes.decode_upsert_response,

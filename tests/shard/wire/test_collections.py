@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.shard.samples import config_of
 from tests.shard.wire.messages import REQUEST_DECODERS, create_bytes, refusal
 from tests.shard.wire.strategies import LIMITS, configs
 from vectorshard.shard import types
-from vectorshard.shard.errors import InvalidConfig, MalformedMessage
+from vectorshard.shard.errors import InvalidConfig, InvalidParameter, MalformedMessage
 from vectorshard.shard.wire.collections import (
     decode_create_collection_request,
     decode_create_collection_response,
@@ -19,12 +21,16 @@ from vectorshard.shard.wire.collections import (
     decode_drop_collection_response,
     decode_list_collections_request,
     decode_list_collections_response,
+    decode_update_collection_request,
+    decode_update_collection_response,
     encode_create_collection_request,
     encode_create_collection_response,
     encode_drop_collection_request,
     encode_drop_collection_response,
     encode_list_collections_request,
     encode_list_collections_response,
+    encode_update_collection_request,
+    encode_update_collection_response,
 )
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -144,3 +150,22 @@ def test_a_drop_and_a_listing_come_back_as_they_were_sent() -> None:
     assert decode_drop_collection_request(drop) == "words"
     decode_drop_collection_response(encode_drop_collection_response())
     decode_list_collections_request(encode_list_collections_request())
+
+
+@given(st.floats(0.0625, 1.0, width=32).map(lambda recall: float(f"{recall:.4g}")))
+def test_an_update_is_read_as_it_was_written(target_recall: float) -> None:
+    request = types.UpdateRequest(collection="words", target_recall=target_recall)
+    assert decode_update_collection_request(encode_update_collection_request(request)) == request
+
+
+def test_an_updated_collection_is_read_as_it_was_written() -> None:
+    entry = types.CollectionEntry(config=config_of(target_recall=0.97), incarnation="1f")
+    assert decode_update_collection_response(encode_update_collection_response(entry)) == entry
+
+
+@pytest.mark.parametrize("target_recall", [None, 0.0, -1.0, 1.25, float("nan"), float("inf")])
+def test_an_update_without_a_recall_is_refused(target_recall: float | None) -> None:
+    message = v1.UpdateCollectionRequest(collection="words", target_recall=target_recall)
+    with pytest.raises(InvalidParameter) as caught:
+        decode_update_collection_request(message.SerializeToString())
+    assert caught.value.field == "target_recall"

@@ -155,6 +155,11 @@ def test_values_of_numpy_are_sent_as_what_they_are() -> None:
     "filter_",
     [
         Equals("a", 2**60),
+        In("a", (1, 2**53 + 1)),
+        Range("a", lt=2**53 + 1),
+        Range("a", gte=-(2**53) - 1),
+        Range("a", lte=np.int64(2**53 + 1)),  # type: ignore[arg-type]
+        Range("a", gt=True),
         Equals("a", None),  # type: ignore[arg-type]
         Range("a", gt="x"),  # type: ignore[arg-type]
         Equals("a", "\ud800"),
