@@ -22,6 +22,7 @@ from vectorshard.shard.search.search_plan import RememberedPlans
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
     Effort,
+    ExactReason,
     Float32Array,
     IdArray,
     Include,
@@ -71,8 +72,8 @@ class Reads:
             generated = generate_candidates(
                 snapshot, config, queries, request, self._filters, self._plans
             )
-        chosen = request.effort.exact or request.effort.nprobe
-        if not chosen and state.large_k.ask(snapshot.index, request.k):
+        uncalibrated = generated.reason is ExactReason.UNCALIBRATED
+        if uncalibrated and state.large_k.ask(snapshot.index, request.k):
             state.on_change()
         candidates = generated.with_exact(config.metric, queries, request.k, go_on)
         placed = candidates.at(snapshot.positions)

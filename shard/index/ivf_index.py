@@ -246,13 +246,18 @@ class IvfIndex:
         )
 
     def nearest(
-        self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
+        self,
+        queries: Float32Array,
+        wanted: int,
+        nprobe: int,
+        tombstones: Tombstones,
+        probes: Probes | None = None,
     ) -> Int64Array:
         """Return the live rows with the nearest codes, nearest first.
 
         int64 (queries, wanted), padded with -1.
         """
-        _, rows = self._search(queries, wanted, nprobe, _selector(tombstones))
+        _, rows = self._search(queries, wanted, nprobe, _selector(tombstones), probes)
         return rows
 
     def list_of(self, row: int, vector: Float32Array) -> int:

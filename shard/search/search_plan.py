@@ -279,6 +279,28 @@ def probes_of(
     )
 
 
+def proposals_of(
+    index: TrainedIndex, plan: SearchPlan, queries: Float32Array, tombstones: Tombstones
+) -> tuple[Int64Array, BoolArray]:
+    """Return the rows that a search by this plan re-ranks, and which queries it scores exactly.
+
+    The rows are int64 (queries, n), padded with -1; meaningless for exact queries, bool (queries,).
+    Call it under the index's lock. It measures recall: `candidates` searches.
+    """
+    ivf, parameters = index.ivf, plan.parameters
+    assert parameters is not None
+    nprobe, wanted = parameters.nprobe, max(plan.k, parameters.candidates)
+    if ivf.is_even(tombstones) or calibrated_lists_suffice(index, plan, queries, tombstones):
+        rows = ivf.nearest(queries, wanted, nprobe, tombstones)
+        exact = np.zeros(len(queries), np.bool_)
+    else:
+        chosen = probes_of(index, plan, queries, tombstones)
+        rows = ivf.nearest(queries, HOLE_CANDIDATES * wanted, nprobe, tombstones, chosen.probes)
+        rows[~chosen.in_hole, wanted:] = -1
+        exact = chosen.exact
+    return rows, exact | (rows[:, plan.k - 1] < 0)
+
+
 def _cost_of(
     index: TrainedIndex, lists: Int64Array, rows: Int64Array, candidates: Int64Array, dim: int
 ) -> Float64Array:

@@ -324,6 +324,7 @@ def test_the_receipt_says_why_all_rows_were_scored(tmp_path: Path) -> None:
     assert receipt_of(asked(index, queries)) == (None, 0, 0)
     wanted = asked(index, queries, effort=Effort(exact=True))
     assert receipt_of(wanted) == (ExactReason.REQUESTED, 200, 0)
-    assert receipt_of(asked(index, queries, 2_000))[0] is ExactReason.UNCALIBRATED
+    assert receipt_of(asked(index, queries, 300))[0] is ExactReason.UNCALIBRATED
+    assert receipt_of(asked(index, queries, 1_001))[0] is ExactReason.NO_PARAMETERS
     unreached = asked(index, queries, effort=Effort(target_recall=1.0))
     assert receipt_of(unreached)[0] is ExactReason.NO_PARAMETERS
