@@ -139,7 +139,8 @@ async def test_the_index_finds_most_of_what_passes_and_scores_it_exactly(
     assert recall_of(result, best_of(Metric.L2, queries, passing, 10)) >= 0.8
     assert [ids[0] for ids in ids_found(result)[2:]] == passing.ids[-2:].tolist()
     plans = {shard.filter_plan for shard in result.receipt.shards}
-    assert stage.shards_total > 1 or plans == {FilterPlan.INDEX}
+    # Fewer rows, or codes that need many candidates: to score all that pass is cheaper.
+    assert stage.shards_total > 1 or kind is IndexKind.IVF_PQ or plans == {FilterPlan.INDEX}
     for shard in result.receipt.shards:
         assert shard.rows_exact <= shard.rows_passing <= shard.rows_visible
         assert (shard.filter_plan is FilterPlan.INDEX) == (shard.nprobe > 0)
