@@ -12,7 +12,17 @@ from rich.table import Table
 
 from vectorshard.cli.tables import plain_table
 from vectorshard.shard.descriptions import Explanation
-from vectorshard.shard.types import ShardReceipt
+from vectorshard.shard.types import ExactReason, ShardReceipt
+
+_WHY_EXACT: Final = {
+    ExactReason.REQUESTED: "as requested",
+    ExactReason.NO_INDEX: "there is no index yet",
+    ExactReason.FEW_ROWS: "there are few",
+    ExactReason.CHEAPER: "the index would take longer",
+    ExactReason.NO_PARAMETERS: "the index does not reach the target recall",
+    ExactReason.UNCALIBRATED: "the index is not calibrated for so many hits",
+    ExactReason.SHORT: "the index proposes too few",
+}
 
 HITS: Final = 10
 """The default k of a search."""
@@ -89,8 +99,10 @@ def _indexed(explanation: Explanation) -> str:
 
 
 def _outcome(explanation: Explanation, tried: Tried) -> str:
-    receipt = tried.receipt
-    effort = f"probes {receipt.nprobe:,} lists" if receipt.nprobe else "scores every row"
+    nprobe, reason = tried.receipt.nprobe, explanation.exact_reason
+    effort = f"probes {nprobe:,} lists" if nprobe else "scores every row"
+    if reason is not None:
+        effort = f"scores every row ({_WHY_EXACT[reason]})"
     if tried.found:
         return f"The default search {effort} and finds it."
     nprobe = explanation.nprobe_needed
@@ -121,7 +133,9 @@ def explanation_table(explanation: Explanation, *, tried: Tried | None) -> Table
     if explanation.candidates:
         table.add_row("candidates needed at that rank", f"{explanation.candidates_needed:,}")
         table.add_row("candidates of a search by nprobe", f"{explanation.candidates:,}")
-    if tried is not None and tried.receipt.nprobe:
+    if explanation.exact_reason is not None:
+        table.add_row("default search scores every row", _WHY_EXACT[explanation.exact_reason])
+    elif tried is not None and tried.receipt.nprobe:
         table.add_row("nprobe of the default search", f"{tried.receipt.nprobe:,}")
         table.add_row("candidates of the default search", f"{tried.receipt.candidates:,}")
     if tried is not None:

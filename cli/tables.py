@@ -43,20 +43,30 @@ def hits_table(title: str, queries: Iterable[tuple[str, Iterable[Hit]]]) -> Tabl
 def receipt_table(receipt: Receipt) -> Table:
     """Return what the answer covers: one row per leaf shard.
 
-    With a filter, it also shows how many rows pass, and the plan by which they were found.
+    With a filter, it also shows how many rows pass, and the plan by which they were found; and how
+    many queries were answered by scoring every row, and why.
     """
     filtered = any(shard.filter_plan for shard in receipt.shards)
+    exact = any(shard.exact_reason for shard in receipt.shards)
     figures = ["rows visible", "rows exact", "nprobe", "nlist", "generation"]
     table = plain_table(
         f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
         f"coverage {receipt.coverage:.0%}",
         ["shard", "answered"],
-        figures + (["rows passing", "filter plan"] if filtered else []),
+        figures
+        + (["rows passing", "filter plan"] if filtered else [])
+        + (["queries exact", "reason"] if exact else []),
     )
     for shard in receipt.shards:
         plan = shard.filter_plan
         of_filter = [f"{shard.rows_passing:,}", plan.name] if plan else ["-"] * 2
-        table.add_row(*receipt_cells(shard), *(of_filter if filtered else []))
+        reason = shard.exact_reason
+        of_exact = [f"{shard.queries_exact:,}", reason.name] if reason else ["-"] * 2
+        table.add_row(
+            *receipt_cells(shard),
+            *(of_filter if filtered else []),
+            *(of_exact if exact else []),
+        )
     return table
 
 

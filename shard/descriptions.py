@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.types import (
     CollectionConfig,
+    ExactReason,
     IdArray,
     Ledger,
     Role,
@@ -98,8 +99,11 @@ class Explanation:
     deleted: bool = False  # the id's newest row is dead; unknown after a restart or compaction
     candidates_needed: int = 0
     """The candidates that a search of `centroid_rank` lists must take so that the row's code is
-    among them; 0 for IVF_FLAT, which scores every row of a list."""
+    among them; 0 for IVF_FLAT, which scores every row of a list. One more than the rows of the
+    index if no number suffices."""
     candidates: int = 0  # that a search by nprobe for 10 hits takes; 0 for IVF_FLAT
+    exact_reason: ExactReason | None = None
+    """Why the default search for 10 hits scores all rows that pass; None if the index answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

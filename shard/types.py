@@ -98,6 +98,18 @@ class FilterPlan(Enum):
     INDEX = "index"  # the index was searched, restricted to passing rows
 
 
+class ExactReason(Enum):
+    """Why a shard scored rows exactly instead of by its index, for all or some queries."""
+
+    REQUESTED = "requested"
+    NO_INDEX = "no_index"
+    FEW_ROWS = "few_rows"
+    CHEAPER = "cheaper"  # than what the index would need
+    NO_PARAMETERS = "no_parameters"  # no calibrated search reaches the target recall
+    UNCALIBRATED = "uncalibrated"  # for so many hits, until they are measured
+    SHORT = "short"  # the index proposed too few rows for some queries
+
+
 class Role(Enum):
     """The role of a server."""
 
@@ -356,6 +368,10 @@ class ShardReceipt:
     generation: int = 0
     rows_passing: int = 0
     filter_plan: FilterPlan | None = None  # None for a search without a filter
+    exact_reason: ExactReason | None = None  # None if the index answered every query
+    queries_widened: int = 0  # that probed more lists than calibrated, as rows were deleted
+    queries_exact: int = 0  # whose answers are exact, for `exact_reason`
+    nprobe_mean: float = 0.0  # of the queries that the index answered; `nprobe` is the largest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,8 @@ from vectorshard.shard.types import (
 
 ARCHIVE: Final = Path(__file__).parent / "fixtures" / "data_directory.tar.gz"
 SHARDS: Final = 2
-QUIET: Final = EngineConfig(buffer=BufferConfig(absorb_rows=100_000))
-"""Opening changes nothing: what is buffered stays buffered."""
+QUIET: Final = EngineConfig(buffer=BufferConfig(absorb_rows=100_000), few_rows_work=0)
+"""Opening changes nothing: what is buffered stays buffered. Few rows are searched by the index."""
 
 WORDS: Final = CollectionConfig(
     name="words",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
     from vectorshard.shard.types import (
         CollectionConfig,
+        ExactReason,
         FieldType,
         FilterField,
         FilterPlan,
@@ -121,6 +122,7 @@ _NAMES: Final = {
     ),
     "vectorshard.shard.types": (
         "CollectionConfig",
+        "ExactReason",
         "FieldType",
         "FilterField",
         "FilterPlan",
@@ -155,6 +157,7 @@ __all__ = [
     "DeadlineExceeded",
     "DimensionMismatch",
     "Equals",
+    "ExactReason",
     "Exists",
     "Explanation",
     "FieldType",

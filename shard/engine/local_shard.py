@@ -383,7 +383,9 @@ class LocalShard:
     ) -> SearchResult:
         def search() -> SearchResult:
             _check_in_time(call)  # it may have waited for a thread
-            return collection.reads.search(request)
+            return collection.reads.search(
+                request, partial(_check_in_time, call, "during the search")
+            )
 
         return await self._read(collection, search, threads=self._search_threads)
 
@@ -488,9 +490,9 @@ class LocalShard:
                 _log.exception("checkpoint failed", collection=collection.entry.config.name)
 
 
-def _check_in_time(call: Call) -> None:
+def _check_in_time(call: Call, when: str = "before the search began") -> None:
     if call.deadline is not None and time.monotonic() > call.deadline:
-        raise DeadlineExceeded("the deadline passed before the search began")
+        raise DeadlineExceeded(f"the deadline passed {when}")
 
 
 def recommended_batch_size(dim: int) -> int:

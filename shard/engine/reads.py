@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,13 +14,15 @@ from vectorshard.shard.engine.validation import check_filter, check_ids
 from vectorshard.shard.errors import LimitExceeded
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.index.calibration import CALIBRATED_K
-from vectorshard.shard.index.exact import concatenate, exact_scores, rank
+from vectorshard.shard.index.exact import exact_scores, rank
 from vectorshard.shard.search.candidates import GeneratedCandidates, generate_candidates
 from vectorshard.shard.search.explanation import looked_up, ranked
 from vectorshard.shard.search.filtered_search import RememberedFilters
+from vectorshard.shard.search.search_plan import RememberedPlans
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
     Effort,
+    ExactReason,
     Float32Array,
     IdArray,
     Include,
@@ -44,15 +46,19 @@ class Reads:
     def __init__(self, state: CollectionState) -> None:
         self._state = state
         self._filters = RememberedFilters()
+        self._plans = RememberedPlans(state.engine.few_rows_work)
         self.searches = 0
         """Searches begun, counted without a lock: background work asks only whether any come."""
 
-    def search(self, request: SearchRequest) -> SearchResult:
+    def search(
+        self, request: SearchRequest, go_on: Callable[[], None] = lambda: None
+    ) -> SearchResult:
         """Search one batch of queries, which have been validated.
 
         Candidates of the index are re-ranked by their exact scores together with those of the
         buffer. The snapshot is taken under the index's lock: what the index holds then is exactly
-        the rows below the snapshot's `absorbed_until`.
+        the rows below the snapshot's `absorbed_until`. `go_on` is called between blocks of an exact
+        scan, and may raise.
         """
         self.searches += 1
         state = self._state
@@ -63,12 +69,13 @@ class Reads:
             state.on_change()
         with state.index_lock.read():
             snapshot = state.snapshot
-            generated = generate_candidates(snapshot, config, queries, request, self._filters)
-        chosen = request.effort.exact or request.effort.nprobe
-        if not chosen and state.large_k.ask(snapshot.index, request.k):
+            generated = generate_candidates(
+                snapshot, config, queries, request, self._filters, self._plans
+            )
+        uncalibrated = generated.reason is ExactReason.UNCALIBRATED
+        if uncalibrated and state.large_k.ask(snapshot.index, request.k):
             state.on_change()
-        buffered = generated.exact_part.candidates(config.metric, queries, request.k)
-        candidates = concatenate([generated.from_index, buffered])
+        candidates = generated.with_exact(config.metric, queries, request.k, go_on)
         placed = candidates.at(snapshot.positions)
         scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
         ranked = rank(
@@ -83,12 +90,16 @@ class Reads:
         vectors, metadata = self.included(snapshot, ranked.rows, request.include)
         return SearchResult(
             hits=TopK(counts=ranked.counts, ids=ranked.ids, scores=ranked.scores),
-            receipt=Receipt(shards=(self._receipt(snapshot, generated),), coverage=1.0),
+            receipt=Receipt(
+                shards=(self._receipt(snapshot, generated, len(queries)),), coverage=1.0
+            ),
             vectors=vectors,
             metadata=metadata,
         )
 
-    def _receipt(self, snapshot: Snapshot, generated: GeneratedCandidates) -> ShardReceipt:
+    def _receipt(
+        self, snapshot: Snapshot, generated: GeneratedCandidates, queries: int
+    ) -> ShardReceipt:
         parameters = generated.parameters
         index = snapshot.index if parameters is not None else None
         return ShardReceipt(
@@ -101,6 +112,10 @@ class Reads:
             generation=index.generation if index is not None else 0,
             rows_passing=generated.rows_passing,
             filter_plan=generated.filter_plan,
+            exact_reason=generated.reason,
+            queries_widened=generated.queries_widened,
+            queries_exact=queries if index is None else len(generated.exact_queries),
+            nprobe_mean=round(generated.nprobe_mean, 2),
         )
 
     def explain(self, request: ExplainRequest) -> Explanation:
@@ -116,6 +131,15 @@ class Reads:
             with state.publish_lock:
                 snapshot, row = state.snapshot, int(state.newest_rows(request.id)[0])
             found = looked_up(config, snapshot, request, row)
+            if found.exists:
+                query = np.asarray(request.query, np.float32)
+                search = SearchRequest(
+                    collection=config.name, queries=query, k=CALIBRATED_K[0], filter=request.filter
+                )
+                generated = generate_candidates(
+                    snapshot, config, query, search, self._filters, self._plans
+                )
+                found = replace(found, exact_reason=generated.reason)
         return replace(ranked(config, snapshot, request, row, found), shard=state.shard)
 
     def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:

@@ -72,7 +72,7 @@ class CollectionState:
         with ExitStack() as opened:
             self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
             self.entry = self.row_store.entry
-            self.live = LiveRecall(self.entry.config, engine.training)
+            self.live = LiveRecall(self.entry.config, engine.training, engine.few_rows_work)
             self.large_k = LargeK()
             remove_stray_index_files(disk, directory, self.row_store)
             for path in directory.glob("rows-*"):

@@ -142,6 +142,7 @@ def exact_candidates(
     first: int,
     last: int,
     k: int,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Candidates:
     """Return candidates among the live rows of [first, last) that include the k best per query.
 
@@ -167,12 +168,14 @@ def exact_candidates(
         The range of rows to search.
     k
         Hits wanted for each query, at least 1.
+    go_on
+        Called before each block. It may raise to end the scan: a deadline has passed.
     """
     rows = np.asarray(rows)
     parts = []
     for begin in range(0, len(queries), _QUERIES_AT_ONCE):
         scan = _Scan(metric, queries[begin : begin + _QUERIES_AT_ONCE], rows, squared_norms, k)
-        scan.scan(live, first, last)
+        scan.scan(live, first, last, go_on)
         parts.append(Candidates(scan.pool.query_of + begin, scan.pool.row_of))
     return concatenate(parts)
 
@@ -334,13 +337,16 @@ class _Scan:
         self._lowest = np.empty(0, np.float32)  # of the pool's pairs
         self.pool = concatenate([])
 
-    def scan(self, live: BoolArray | None, first: int, last: int) -> None:
-        """Scan the rows of [first, last) block by block."""
+    def scan(
+        self, live: BoolArray | None, first: int, last: int, go_on: Callable[[], None]
+    ) -> None:
+        """Scan the rows of [first, last) block by block, calling `go_on` before each."""
         wanted = self._k * len(self._queries)
         block_rows = max(_BLOCK_ELEMENTS // len(self._queries), _GROUPS_PER_HIT * self._k)
         shape = (min(block_rows, last - first), len(self._queries))
         lowest, near = np.empty(shape, np.float32), np.empty(shape, np.bool_)
         for begin in range(first, last, block_rows):
+            go_on()
             end = min(begin + block_rows, last)
             self._scan_block(
                 begin,

@@ -1,7 +1,7 @@
-"""The IVF index: a small interface to FAISS, and its only importer.
+"""The IVF index: a small interface to FAISS.
 
-It holds codes of rows under their row numbers; the vectors are in the row file. FAISS 1.15.1 has
-these pitfalls:
+It holds codes of rows under their row numbers; the vectors are in the row file. This module and
+`float32_kernels` alone import FAISS. FAISS 1.15.1 has these pitfalls:
 
 * Adding during a search crashes the process. The collection guards both with a ReadWriteLock.
 * `merge_from` and `add_core` of a fast-scan index corrupt the heap. Only `add_with_ids` is used.
@@ -13,6 +13,7 @@ these pitfalls:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import faiss
@@ -20,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.shard.index.calibration import SearchParameters
-from vectorshard.shard.index.exact import Candidates, concatenate, costs_of
+from vectorshard.shard.index.exact import Candidates, concatenate
+from vectorshard.shard.index.float32_kernels import shortlist
+from vectorshard.shard.index.occupancy import Occupancy, OccupancyCounts
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import (
@@ -43,15 +46,38 @@ a scan cheaper and its order coarser, which more candidates compensate. Each com
 embedding matters less (`python -m benchmarks --only codes`)."""
 
 _PQ_CENTROIDS: Final = 1 << PQ_BITS
+_NO_QUERIES: Final = np.zeros(0, np.int64)
 _FAST_SCAN_BLOCK: Final = 32  # codes scanned at once
 _TIED_CANDIDATES_MAX: Final = 4_096
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
-_UNDERFLOW: Final = 2.0**-146  # above the underflow error of a float32 component's square
 
 
 def use_cores(cores: int) -> None:
     """Set the number of cores that FAISS uses in calls from this thread."""
     faiss.omp_set_num_threads(cores)
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """The lists that each query probes: `lists` int64 (queries, n), nearest first, -1 for none.
+
+    `distances`, float32 of that shape, are those of FAISS's coarse quantizer.
+    """
+
+    lists: Int64Array
+    distances: Float32Array
+
+    def of(self, queries: Int64Array | BoolArray) -> Probes:
+        """Return the probes of some of the queries."""
+        return Probes(self.lists[queries], self.distances[queries])
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """Candidates, and `short`, int64: the queries for which the index proposed too few rows."""
+
+    candidates: Candidates
+    short: Int64Array
 
 
 class IvfIndex:
@@ -65,6 +91,7 @@ class IvfIndex:
         self._kind = kind
         self._dim = dim
         self._index = index
+        self._occupancy = OccupancyCounts(self._list_sizes, self._rows_and_lists)
 
     @classmethod
     def train(
@@ -132,6 +159,21 @@ class IvfIndex:
         """Add `vectors` (rows, dim) under their row numbers, which must be new to the index."""
         if len(rows):
             self._index.add_with_ids(self._as_held(vectors), rows)
+            if self._occupancy.follows_rows:
+                self._occupancy.add(rows, self.lists_of(vectors))
+
+    def occupancy(self, tombstones: Tombstones) -> Occupancy:
+        """Return how full the lists are."""
+        return self._occupancy.of(tombstones, self.rows)
+
+    def is_even(self, tombstones: Tombstones) -> bool:
+        """Whether the calibrated number of lists is right: see `Occupancy.is_even`."""
+        return self._occupancy.are_even(tombstones, self.rows)
+
+    def nearest_lists(self, queries: Float32Array, n: int) -> Probes:
+        """Return the `n` nearest lists of each of `queries` (queries, dim), empty ones too."""
+        distances, lists = self._index.quantizer.search(self._as_held(queries), n)
+        return Probes(lists, distances)
 
     def candidates(
         self,
@@ -144,6 +186,25 @@ class IvfIndex:
         positions: RowMap | None = None,
         passing: UInt8Array | None = None,
     ) -> Candidates:
+        """Return the candidates of `proposed`."""
+        return self.proposed(
+            queries, k, parameters, tombstones, vectors, squared_norms, positions, passing
+        ).candidates
+
+    def proposed(
+        self,
+        queries: Float32Array,
+        k: int,
+        parameters: SearchParameters,
+        tombstones: Tombstones,
+        vectors: Float32Array,
+        squared_norms: Float32Array,
+        positions: RowMap | None = None,
+        passing: UInt8Array | None = None,
+        *,
+        probes: Probes | None = None,
+        enough: int = 0,
+    ) -> Proposed:
         """Return live candidates for each query from its nearest lists.
 
         For IVF_FLAT they contain the k best rows of those lists and, up to a bound, all ties with
@@ -163,27 +224,40 @@ class IvfIndex:
         passing
             A bitmap of the live rows to search, one bit per row, least significant first. It covers
             all rows in the index. None: all live rows.
+        probes
+            The lists of each query, in place of its `nprobe` nearest.
+        enough
+            The rows to propose for a query; with fewer, it is `short`.
         """
         if not len(vectors):  # no live rows, though the index may hold codes of dead ones
-            return concatenate([])
+            return Proposed(concatenate([]), np.arange(len(queries) if enough else 0))
         positions = positions or RowMap()
-        selector = _selector(tombstones, passing)
-        if self._kind is IndexKind.IVF_FLAT:
-            return self._candidates_with_ties(
-                queries, k, parameters.nprobe, selector, squared_norms, positions
-            )
-        wanted = max(k, parameters.candidates)
-        _, rows = self._search(queries, wanted, parameters.nprobe, selector)
-        return shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
+        search = parameters.nprobe, _selector(tombstones, passing), probes
+        if self._kind is not IndexKind.IVF_FLAT:
+            wanted = max(k, enough, parameters.candidates)
+            _, rows = self._search(queries, wanted, *search)
+            found = shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
+            return Proposed(found, _short(rows, enough))
+        scores, rows = self._search(queries, max(k, enough) + CANDIDATES_SLACK, *search)
+        short, wanted = _short(rows, enough), k + CANDIDATES_SLACK
+        scores, rows = scores[:, :wanted], rows[:, :wanted]
+        return Proposed(
+            self._with_ties((queries, k, *search), scores, rows, squared_norms, positions), short
+        )
 
     def nearest(
-        self, queries: Float32Array, wanted: int, nprobe: int, tombstones: Tombstones
+        self,
+        queries: Float32Array,
+        wanted: int,
+        nprobe: int,
+        tombstones: Tombstones,
+        probes: Probes | None = None,
     ) -> Int64Array:
         """Return the live rows with the nearest codes, nearest first.
 
         int64 (queries, wanted), padded with -1.
         """
-        _, rows = self._search(queries, wanted, nprobe, _selector(tombstones))
+        _, rows = self._search(queries, wanted, nprobe, _selector(tombstones), probes)
         return rows
 
     def list_of(self, row: int, vector: Float32Array) -> int:
@@ -227,6 +301,18 @@ class IvfIndex:
             lists[rows[rows < last]] = list_
         return lists
 
+    def _list_sizes(self) -> Int64Array:
+        """Return the rows in each list, dead or alive. int64 (nlist,)."""
+        size_of = self._index.invlists.list_size
+        return np.array([size_of(list_) for list_ in range(self.nlist)], np.int64)
+
+    def _rows_and_lists(self) -> tuple[Int64Array, Int32Array, int]:
+        """Return all rows held, ascending, the list of each, and the number of lists."""
+        rows = np.concatenate([self._rows_of_list(list_) for list_ in range(self.nlist)])
+        lists = np.repeat(np.arange(self.nlist, dtype=np.int32), self._list_sizes())
+        order = np.argsort(rows, kind="stable")  # each list is ascending: a merge
+        return rows[order], lists[order], self.nlist
+
     def _nearest_lists(self, queries: Float32Array) -> Int64Array:
         """Return all lists, nearest centroid first, for each of `queries` (queries, dim)."""
         lists: Int64Array
@@ -262,17 +348,17 @@ class IvfIndex:
         products += norms
         return products
 
-    def _candidates_with_ties(
+    def _with_ties(
         self,
-        queries: Float32Array,
-        k: int,
-        nprobe: int,
-        selector: faiss.IDSelector | None,
+        search: tuple[Float32Array, int, int, faiss.IDSelector | None, Probes | None],
+        scores: Float32Array,
+        rows: Int64Array,
         squared_norms: Float32Array,
         positions: RowMap,
     ) -> Candidates:
-        wanted = k + CANDIDATES_SLACK
-        scores, rows = self._search(queries, wanted, nprobe, selector)
+        """Return `rows` and, by further searches, the rows that tie with the k-th of a query."""
+        queries, k, nprobe, selector, probes = search
+        wanted = rows.shape[1]
         found = [_pairs(np.arange(len(queries)), rows)]
         open_queries = np.arange(len(queries))
         while wanted < min(self.rows, _TIED_CANDIDATES_MAX + k):
@@ -284,7 +370,8 @@ class IvfIndex:
             found[-1] = _pairs(open_queries[~tied], rows[~tied])
             open_queries = open_queries[tied]
             wanted *= 2
-            scores, rows = self._search(queries[open_queries], wanted, nprobe, selector)
+            of_open = None if probes is None else probes.of(open_queries)
+            scores, rows = self._search(queries[open_queries], wanted, nprobe, selector, of_open)
             found.append(_pairs(open_queries, rows))
         return concatenate(found)
 
@@ -294,9 +381,26 @@ class IvfIndex:
         wanted: int,
         nprobe: int,
         selector: faiss.IDSelector | None,
+        probes: Probes | None = None,
     ) -> tuple[Float32Array, Int64Array]:
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
-        scores, rows = self._index.search(self._as_held(queries), wanted, params=parameters)
+        queries = self._as_held(queries)
+        if probes is None:
+            parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
+            scores, rows = self._index.search(queries, wanted, params=parameters)
+            return scores, rows
+        # Only the raw call takes a selector. It skips the padding -1 anywhere.
+        parameters = faiss.SearchParametersIVF(nprobe=probes.lists.shape[1], sel=selector)
+        scores = np.empty((len(queries), wanted), np.float32)
+        rows = np.empty((len(queries), wanted), np.int64)
+        lists, distances = map(np.ascontiguousarray, (probes.lists, probes.distances))
+        self._index.search_preassigned_c(
+            len(queries),
+            faiss.swig_ptr(queries),
+            wanted,
+            *map(faiss.swig_ptr, (lists, distances, scores, rows)),
+            False,
+            parameters,
+        )
         return scores, rows
 
     @property
@@ -346,85 +450,11 @@ def _padded(vectors: Float32Array, dim: int) -> Float32Array:
     return np.ascontiguousarray(vectors)
 
 
-def shortlist(
-    metric: Metric,
-    queries: Float32Array,
-    rows: Int64Array,
-    k: int,
-    vectors: Float32Array,
-    squared_norms: Float32Array,
-    positions: RowMap | None = None,
-) -> Candidates:
-    """Return the rows that may be among the k best of each query, including ties.
-
-    FAISS's float32 kernels score the rows in place, without a copy. Their error is bounded as in
-    `shard.index.exact`, so exact scores are only needed for rows near the k-th: seldom more than k.
-
-    Parameters
-    ----------
-    queries
-        Float32 (queries, dim).
-    rows
-        Int64 (queries, candidates), padded with -1.
-    vectors, squared_norms
-        Float32 (positions, dim), row-major, and (positions,), at least one.
-    positions
-        Maps rows to positions in those two; None: the identity.
-    """
-    at = (positions or RowMap()).of_padded(rows)
-    costs = float32_costs(metric, queries, at, vectors)
-    wanted = min(k, rows.shape[1])
-    kth = np.partition(costs, wanted - 1, axis=1)[:, wanted - 1 : wanted]
-    largest = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
-    near = costs <= costs_that_tie(metric, queries, kth, largest)
-    near &= rows >= 0
-    query_of, place = np.nonzero(near)
-    return Candidates(query_of, rows[query_of, place])
-
-
-def float32_costs(
-    metric: Metric, queries: Float32Array, rows: Int64Array, vectors: Float32Array
-) -> Float32Array:
-    """Return the costs of rows by FAISS's float32 kernels; smaller is better.
-
-    float32 (queries, candidates), infinite where `rows`, int64 of that shape, is -1. `queries` is
-    float32 (queries, dim); `vectors`, float32 (rows, dim), is read only at `rows`.
-    """
-    queries = np.ascontiguousarray(queries)
-    scores = np.empty(rows.shape, np.float32)
-    kernel = (
-        faiss.fvec_L2sqr_by_idx if metric.smaller_is_better else faiss.fvec_inner_products_by_idx
-    )
-    kernel(
-        faiss.swig_ptr(scores),
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(vectors),
-        faiss.swig_ptr(rows),
-        queries.shape[1],
-        *rows.shape,
-    )
-    return costs_of(metric, scores)
-
-
-def costs_that_tie(
-    metric: Metric, queries: Float32Array, costs: Float32Array, squared_norms: Float32Array
-) -> Float32Array:
-    """Return the highest costs by `float32_costs` that may have the same exact score as `costs`.
-
-    Parameters
-    ----------
-    costs
-        Float32 (queries, n), exact or by `float32_costs`.
-    squared_norms
-        Float32 (queries, 1): the largest among the rows compared.
-    """
-    dim = queries.shape[1]
-    # Four errors: of both costs, of the exact score, and of the limit.
-    relative = 4 * (dim + 4) * _UNIT_ROUNDOFF
-    if metric.smaller_is_better:  # sums of squares: the error is relative
-        return np.asarray(costs * np.float32(1 + relative) + np.float32(dim * _UNDERFLOW))
-    query_norms = np.sqrt(np.vecdot(queries, queries))[:, None]
-    return np.asarray(costs + relative * query_norms * np.sqrt(squared_norms))
+def _short(rows: Int64Array, enough: int) -> Int64Array:
+    """Return the queries with fewer than `enough` of `rows` (queries, n), which -1 pads."""
+    if not enough or min(rows[:, enough - 1].tolist(), default=0) >= 0:
+        return _NO_QUERIES
+    return np.flatnonzero(rows[:, enough - 1] < 0)
 
 
 def _pairs(query_of: Int64Array, rows: Int64Array) -> Candidates:

@@ -28,7 +28,8 @@ from vectorshard.shard.index.calibration import (
 )
 from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQueries
 from vectorshard.shard.index.exact import RankedRows, costs_of, exact_scores, rank
-from vectorshard.shard.index.ivf_index import IvfIndex, costs_that_tie, float32_costs
+from vectorshard.shard.index.float32_kernels import costs_that_tie, float32_costs
+from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import (
     CollectionConfig,

@@ -35,6 +35,14 @@ class Tombstones:
         bits.flags.writeable = False
         return Tombstones(bits, self.count + len(rows))
 
+    def rows_since(self, older: Tombstones) -> Int64Array:
+        """Return the rows that died since `older`, ascending; every row dead then is dead now."""
+        changed = self.bits.copy()
+        changed[: len(older.bits)] ^= older.bits
+        places = np.flatnonzero(changed)
+        nth, bit = np.nonzero(np.unpackbits(changed[places, None], axis=1, bitorder="little"))
+        return places[nth] * 8 + bit
+
     def are_dead(self, rows: Int64Array) -> BoolArray:
         """Return whether each of `rows`, all >= 0, is dead. bool (rows,)."""
         dead = np.zeros(len(rows), dtype=np.bool_)

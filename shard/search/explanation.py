@@ -119,14 +119,12 @@ def candidates_needed(
 ) -> int:
     """Return how many candidates a search of `nprobe` lists must take to include a row.
 
+    More than all rows and than `usual` if no number suffices: the code scores worst, and fast scan
+    drops it.
+
     The order of rows with equal codes depends on the number of candidates requested. So the first
     search takes the `usual` number, which makes it certain whether that suffices. Above it, the
     result is exact except for rows with equal codes.
-
-    Raises
-    ------
-    LookupError
-        If the lists do not hold the row.
     """
     too_few, wanted = 0, usual
     while True:
@@ -135,7 +133,7 @@ def candidates_needed(
         if len(places):
             return max(int(places[0]), too_few) + 1
         if wanted >= ivf.rows:
-            raise LookupError(f"row {row} is not in the {nprobe} nearest inverted lists")
+            return max(ivf.rows, usual) + 1
         too_few, wanted = wanted, min(_GROWTH * wanted, ivf.rows)
 
 

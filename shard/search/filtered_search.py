@@ -18,13 +18,19 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.index.calibration import CALIBRATED_K, TARGETS, SearchParameters, work
+from vectorshard.shard.index.calibration import (
+    CALIBRATED_K,
+    TARGETS,
+    SearchParameters,
+    calibrated_k,
+)
 from vectorshard.shard.index.exact import (
     Candidates,
     concatenate,
@@ -33,17 +39,23 @@ from vectorshard.shard.index.exact import (
     exact_scores,
     kth_costs,
 )
-from vectorshard.shard.index.ivf_index import IvfIndex, shortlist
+from vectorshard.shard.index.float32_kernels import shortlist
+from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.recall import exact_hits
-from vectorshard.shard.index.row_range import RowRange
+from vectorshard.shard.index.row_range import SCORED_ONE_BY_ONE, RowRange
 from vectorshard.shard.rows.filter_columns import packed_bits
 from vectorshard.shard.rows.row_map import RowMap
+from vectorshard.shard.search.search_plan import (
+    Scan,
+    SearchPlan,
+    index_cost,
+    plan_of,
+)
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
-from vectorshard.shard.types import Effort, Float32Array, Int64Array, Metric
+from vectorshard.shard.types import Effort, ExactReason, Float32Array, Int64Array, Metric
 
 MARGIN_K: Final = CALIBRATED_K[0]  # hits for which margins are measured, at least
 MARGIN_QUERIES: Final = 128  # rows that a shard uses as queries to measure its margins
-SCORED_ONE_BY_ONE: Final = 4  # queries that are scored one at a time; more share one product
 REMEMBERED_FILTERS: Final = 16
 REMEMBERED_ROWS_MAX: Final = 65_536  # with more rows, the search takes the time, not the filter
 
@@ -52,7 +64,6 @@ REMEMBERED_BYTES_MAX: Final = 1024 * 1024
 to score them."""
 
 _WIDENED: Final = 1.15  # of the lists for evenly spread rows; the calibration error
-_GROWTH_MAX: Final = 0.6  # largest exponent by which nprobe grows with k
 _SECOND_STEP: Final = 1.5  # average cost of both steps, relative to the first
 _LOST_HITS: Final = 2.0
 """Misses that the margins permit, relative to the target's. The first step alone finds most hits:
@@ -71,7 +82,7 @@ class Gathered:
     def candidates(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
         """Return a superset of the k best rows for each query, by their places in the copies."""
         rows = len(self.vectors)
-        if rows and len(queries) <= SCORED_ONE_BY_ONE:
+        if rows and 0 < len(queries) <= SCORED_ONE_BY_ONE:
             places = np.tile(np.arange(rows), (len(queries), 1))
             return shortlist(metric, queries, places, k, self.vectors, self.squared_norms)
         return exact_candidates(metric, queries, self.vectors, self.squared_norms, None, 0, rows, k)
@@ -107,19 +118,35 @@ class PassingRows:
         """Return the rows from `first` on."""
         return replace(self, rows=self.rows[np.searchsorted(self.rows, first) :], copies=None)
 
+    def until(self, last: int) -> PassingRows:
+        """Return the rows below `last`."""
+        if not len(self.rows) or self.rows[-1] < last:
+            return self
+        return replace(self, rows=self.rows[: np.searchsorted(self.rows, last)], copies=None)
+
     def gathered(self, rows: Int64Array) -> Gathered:
         """Copy some of the rows."""
         at = self.positions.of(rows)
         return Gathered(self.vectors.take(at, axis=0), self.squared_norms[at])
 
-    def candidates(self, metric: Metric, queries: Float32Array, k: int) -> Candidates:
-        """Return a superset of the k best rows for each query, including ties."""
+    def candidates(
+        self,
+        metric: Metric,
+        queries: Float32Array,
+        k: int,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> Candidates:
+        """Return a superset of the k best rows for each query, including ties.
+
+        `go_on` is called before each block of rows, and may raise.
+        """
         if self.copies is not None:
             found = self.copies.candidates(metric, queries, k)
             return Candidates(found.query_of, self.rows[found.row_of])
         rows_at_once = max(1_024, _GATHERED_BYTES // (4 * self.vectors.shape[1]))
         parts = []
         for first in range(0, len(self.rows), rows_at_once):
+            go_on()
             rows = self.rows[first : first + rows_at_once]
             found = self.gathered(rows).candidates(metric, queries, k)
             parts.append(Candidates(found.query_of, rows[found.row_of]))
@@ -129,19 +156,24 @@ class PassingRows:
 class RememberedFilters:
     """A cache of the rows that passed the last few filters, since searches often repeat filters.
 
+    No filter passes all live rows: for few of them in a long row file.
+
     For few rows it holds copies of the vectors too. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: dict[Filter, tuple[int, Int64Array, Gathered | None]] = {}
+        self._found: dict[Filter | None, tuple[int, Int64Array, Gathered | None]] = {}
 
-    def passing(self, snapshot: Snapshot, filter_: Filter) -> PassingRows:
-        """Return the live rows of a snapshot that pass a validated filter."""
+    def passing(self, snapshot: Snapshot, filter_: Filter | None) -> PassingRows:
+        """Return the live rows of a snapshot that pass a validated filter, if there is one."""
         found = self._found.get(filter_)
         if found is not None and found[0] == snapshot.sequence:
             return PassingRows.of(snapshot, *found[1:])
-        rows = snapshot.passing(filter_)
+        if filter_ is None:
+            rows = snapshot.tombstones.live_rows(0, snapshot.rows)
+        else:
+            rows = snapshot.passing(filter_)
         passing = PassingRows.of(snapshot, rows)
         if len(rows) <= REMEMBERED_ROWS_MAX:
             copies = None
@@ -156,58 +188,47 @@ class RememberedFilters:
         return passing
 
 
-def filtered_parameters(
-    index: TrainedIndex,
+def filtered_plan(
+    index: TrainedIndex | None,
     effort: Effort,
     target_recall: float,
     k: int,
-    queries: int,
     passing: PassingRows,
-    live: int,
-) -> SearchParameters | None:
-    """Return the parameters of the first step; None to score all passing rows.
+    indexed: int,
+    few_rows_work: float,
+) -> SearchPlan:
+    """Return the plan of a search with a filter; `parameters` are those of the first step.
+
+    Few passing rows are all scored, also if the caller chose an nprobe, which is not widened.
 
     Parameters
     ----------
     effort, target_recall, k
-        As requested. A requested nprobe is not widened.
-    queries
-        The number of queries.
-    live
-        The live rows of the shard, passing or not.
+        As requested.
+    indexed
+        Passing rows that the index holds.
+    few_rows_work
+        See `EngineConfig`.
     """
-    parameters = index.parameters_for(effort, target_recall, k)
-    if parameters is None or not passing.live:
-        return None
-    if not effort.nprobe:
-        growth = _growth_of_nprobe(index, effort, target_recall)
-        nprobe = _WIDENED * parameters.nprobe * (live / passing.live) ** growth
-        parameters = replace(parameters, nprobe=min(math.ceil(nprobe), index.ivf.nlist))
     dim = passing.vectors.shape[1]
-    rows_a_list = index.ivf.rows / index.ivf.nlist
-    through_index = queries * work(parameters, rows_a_list, index.ivf.code_bytes, dim)
+    scan = Scan(living=passing.live, rows=passing.live, dim=dim, scattered=passing.copies is None)
+    plan = plan_of(index, effort, target_recall, k, scan, few_rows_work)
+    parameters = plan.parameters
+    if index is None or parameters is None:
+        return plan
+    if not passing.live:
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.FEW_ROWS)
+    steps = 1.0
     if not effort.nprobe:
-        through_index *= _SECOND_STEP
-    return None if exact_work(queries, passing.live, dim) <= through_index else parameters
-
-
-def exact_work(queries: int, rows: int, dim: int) -> float:
-    """Return the work of scoring some rows for all queries, in the units of `work`.
-
-    Fitted in the same way: gathering a row costs 40 ns and 0.5 ns per component, scoring it for a
-    query 1 ns and 0.04 ns per component.
-    """
-    return rows * (40 + 0.5 * dim + queries * (1 + 0.04 * dim))
-
-
-def _growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float) -> float:
-    """Return the exponent by which nprobe grows with k, from the least and most calibrated k."""
-    least, most = CALIBRATED_K[0], CALIBRATED_K[-1]
-    few, many = (index.parameters_for(effort, target_recall, k) for k in (least, most))
-    if few is None or many is None:
-        return _GROWTH_MAX
-    growth = math.log(many.nprobe / few.nprobe) / math.log(most / least)
-    return min(max(growth, 0.0), _GROWTH_MAX)
+        # Evenly spread, the k best of these are among the best k / share of all at the training.
+        trained = min(index.live_when_trained, index.ivf.rows)
+        share = min(1.0, indexed / max(1, trained))
+        nprobe = math.ceil(_WIDENED * parameters.nprobe / max(share, 1e-9) ** plan.growth)
+        parameters = replace(parameters, nprobe=min(nprobe, index.ivf.nlist))
+        steps = _SECOND_STEP
+    if scan.rows_cost <= steps * index_cost(index, parameters, dim):
+        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
+    return replace(plan, parameters=parameters)
 
 
 def margin_for(index: TrainedIndex, effort: Effort, target_recall: float) -> float | None:
@@ -233,6 +254,9 @@ def filtered_candidates(
 ) -> Candidates:
     """Return candidates among the passing rows, as `IvfIndex.candidates` does among all rows.
 
+    With a margin they include the best of the calibrated number of hits, which is at least k: what
+    a query finds must not depend on the k of others that it is joined with.
+
     Call it under the index's lock.
 
     Parameters
@@ -243,7 +267,7 @@ def filtered_candidates(
         Of the second step, which may search queries again; None: there is no second step.
     """
     bits = packed_bits(passing.rows, snapshot.rows)
-    wanted = max(k, MARGIN_K) if margin is not None else k
+    wanted = max(calibrated_k(k), MARGIN_K) if margin is not None else k
 
     def search(chosen: Float32Array, nprobe: int) -> Candidates:
         return index.ivf.candidates(

@@ -25,6 +25,7 @@ from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.index.calibration import CALIBRATED_K, Calibration
 from vectorshard.shard.index.recall import recalls_of
 from vectorshard.shard.search.live_sample import LiveSample
+from vectorshard.shard.search.search_plan import Scan, plan_of, proposals_of
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import CollectionConfig, Effort, Float32Array
 
@@ -78,8 +79,11 @@ class LiveRecall:
     Any number of threads may offer queries; one measures.
     """
 
-    def __init__(self, config: CollectionConfig, training: TrainingConfig) -> None:
+    def __init__(
+        self, config: CollectionConfig, training: TrainingConfig, few_rows_work: float
+    ) -> None:
         self._config = config
+        self._few_rows_work = few_rows_work
         self._shards = training.merged_shards
         self._sample = LiveSample(
             training.live_queries,
@@ -145,26 +149,21 @@ class LiveRecall:
             index = snapshot.index
         if index is None:
             return False
-        target = self._config.target_recall
-        parameters = index.parameters_for(Effort(), target, CALIBRATED_K[0])
+        target, k = self._config.target_recall, CALIBRATED_K[0]
+        plan = plan_of(index, Effort(), target, k, Scan.of(snapshot), self._few_rows_work)
         recalls = []
         for first in range(0, len(queries), ASKED_AT_ONCE):
-            if parameters is None:  # such a search scores every row
+            if plan.parameters is None:  # such a search scores every row
                 break
             go_on()
             piece = queries[first : first + ASKED_AT_ONCE]
             with published() as snapshot:
                 if snapshot.index is not index:
                     return False
-                candidates = index.ivf.nearest(
-                    piece, parameters.candidates, parameters.nprobe, snapshot.tombstones
-                )
+                rows, exact = proposals_of(index, plan, piece, snapshot.tombstones)
             held = snapshot.between(0, snapshot.absorbed_until)
-            recalls.append(
-                recalls_of(
-                    self._config.metric, held, piece, candidates, CALIBRATED_K[0], self._shards
-                )
-            )
+            found = recalls_of(self._config.metric, held, piece, rows, k, self._shards)
+            recalls.append(np.where(exact, 1.0, found))
         recall = float(np.concatenate(recalls).mean()) if recalls else 1.0
         return self._measured_now(index, recall, len(queries), taken)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from math import exp, inf
+from math import exp
 from typing import Final, Self
 
 from vectorshard.shard.errors import Overloaded
@@ -42,6 +42,11 @@ UNCROWDED_S: Final = 4e-6
 """The most seconds that an answer counts for, per microsecond of its work, with fewer searches in
 progress than ALWAYS_ACCEPTED. Such a server mostly waits, for clients, messages and threads, and
 would seem too slow for one heavy search."""
+
+
+CROWDED_S: Final = 16e-6
+"""The same with more searches in progress. The rest counts for the next answers: a light search may
+be answered just before the heavy one that kept it waiting."""
 
 
 class SearchLimiter:
@@ -118,19 +123,22 @@ class SearchLimiter:
         self._work += place.work
         return place
 
-    def _leave(self, work: float, done: float | None, most_s: float) -> None:
+    def _leave(self, work: float, done: float | None, measured: bool) -> None:
         uncrowded = self._searches < ALWAYS_ACCEPTED
         self._searches -= 1
         self._work = self._work - work if self._searches else 0.0  # the roundings do not add up
         if done is not None:
             now = self._clock()
             took_s = now - self._answered_at
-            if uncrowded:
+            left_s = 0.0
+            if measured:
+                most_s = (UNCROWDED_S if uncrowded else CROWDED_S) * done
+                left_s = 0.0 if uncrowded else max(0.0, took_s - most_s)
                 took_s = min(took_s, most_s)
             kept = exp(-took_s / MEMORY_S)
             self._work_done = self._work_done * kept + done
             self._busy_s = self._busy_s * kept + took_s
-            self._answered_at = now
+            self._answered_at = now - left_s
 
 
 class Place:
@@ -160,7 +168,6 @@ class Place:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        done, most_s = self.work, inf
-        if self._done is not None:
-            done, most_s = self._done, UNCROWDED_S * self._done
-        self._limiter._leave(self.work, None if kind is not None else done, most_s)
+        measured = self._done is not None
+        done = self.work if self._done is None else self._done
+        self._limiter._leave(self.work, None if kind is not None else done, measured)

@@ -383,6 +383,7 @@ class VectorService:
         self._search_memory.acquire_nowait(held)
         try:
             result = await self._shard.search(request, call=call)
+            self._metrics.searched(result.receipt)
             place.answered(request, result.receipt)
             return encode_search_response(result, limits)
         finally:

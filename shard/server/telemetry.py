@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.errors import CollectionNotFound
 from vectorshard.shard.protocol import Shard
-from vectorshard.shard.types import Ledger
+from vectorshard.shard.types import ExactReason, Ledger, Receipt
 
 DESCRIBE_TIMEOUT_S = 10.0
 
@@ -70,11 +70,23 @@ class RpcMetrics(Collector):
         self._calls: dict[tuple[str, grpc.StatusCode], int] = {}
         self._seconds: dict[str, float] = {}
         self._buckets: dict[str, list[int]] = {}
+        self._widened = 0
+        self._exact = dict.fromkeys(ExactReason, 0)
         registry.register(self)
 
     def call(self, method: str, ended: Callable[[], None] = lambda: None) -> Outcome:
         """Return a context that times a call from now to its end, counts it and calls `ended`."""
         return Outcome(method, self._count, ended)
+
+    def searched(self, receipt: Receipt) -> None:
+        """Count a search that was answered, if its receipt says that it was widened or exact.
+
+        Once for each reason: shards may differ.
+        """
+        reasons = {shard.exact_reason for shard in receipt.shards if shard.exact_reason}
+        for reason in reasons:
+            self._exact[reason] += 1
+        self._widened += any(shard.queries_widened for shard in receipt.shards)
 
     def _count(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         self._calls[method, code] = self._calls.get((method, code), 0) + 1
@@ -100,7 +112,19 @@ class RpcMetrics(Collector):
         for method, buckets in self._buckets.copy().items():
             cumulated = list(zip(bounds, accumulate(buckets), strict=True))
             took.add_metric((method,), cumulated, self._seconds[method])
-        return [calls, took]
+        widened = CounterMetricFamily(
+            "vectorshard_searches_widened",
+            "Searches in which a query probed more lists than calibrated, as rows were deleted.",
+            value=self._widened,
+        )
+        exact = CounterMetricFamily(
+            "vectorshard_searches_exact",
+            "Searches in which a shard scored every row for a query, by ShardReceipt.exact_reason.",
+            labels=("reason",),
+        )
+        for reason, searches in self._exact.items():
+            exact.add_metric((reason.value,), searches)
+        return [calls, took, widened, exact]
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing at registration: there are no calls yet."""

@@ -24,6 +24,7 @@ from vectorshard.shard.wire.ids import check_ids, decode_ids, encode_ids
 from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
 from vectorshard.shard.wire.opaque import decode_token, encode_token
 from vectorshard.shard.wire.primitives import (
+    EXACT_REASONS,
     FILTER_PLANS,
     check_recall,
     copied,
@@ -231,9 +232,18 @@ def _encode_receipt(receipt: types.Receipt) -> bytes:
 def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
     plan = receipt.filter_plan
     return v1.ShardReceipt(
-        **copied(receipt, types.ShardReceipt, "filter_plan"),
+        **copied(receipt, types.ShardReceipt, "filter_plan", "exact_reason"),
         filter_plan=v1.FILTER_PLAN_UNSPECIFIED if plan is None else FILTER_PLANS.number[plan],
+        exact_reason=_encode_reason(receipt.exact_reason),
     )
+
+
+def _encode_reason(reason: types.ExactReason | None) -> v1.ExactReason:
+    return v1.EXACT_REASON_UNSPECIFIED if reason is None else EXACT_REASONS.number[reason]
+
+
+def _decode_reason(number: int, field: str) -> types.ExactReason | None:
+    return EXACT_REASONS.member(number, field, MalformedMessage) if number else None
 
 
 @lru_cache(maxsize=256)
@@ -248,8 +258,10 @@ def _decode_receipt(payload: bytes) -> types.Receipt:
 def _decode_shard_receipt(receipt: v1.ShardReceipt) -> types.ShardReceipt:
     plan = receipt.filter_plan
     return types.ShardReceipt(
-        **copied(receipt, types.ShardReceipt, "filter_plan"),
+        **copied(receipt, types.ShardReceipt, "filter_plan", "exact_reason", "nprobe_mean"),
         filter_plan=FILTER_PLANS.member(plan, "receipt", MalformedMessage) if plan else None,
+        exact_reason=_decode_reason(receipt.exact_reason, "receipt"),
+        nprobe_mean=shortest_decimal(receipt.nprobe_mean),
     )
 
 
@@ -300,9 +312,17 @@ def _check_one(given: int, field: str) -> None:
 
 def encode_explain_response(explanation: Explanation) -> bytes:
     """Answer with an explanation."""
-    return v1.ExplainResponse(**copied(explanation, Explanation)).SerializeToString()
+    message = v1.ExplainResponse(
+        **copied(explanation, Explanation, "exact_reason"),
+        exact_reason=_encode_reason(explanation.exact_reason),
+    )
+    return message.SerializeToString()
 
 
 def decode_explain_response(payload: bytes) -> Explanation:
     """Return the explanation."""
-    return Explanation(**copied(parse(v1.ExplainResponse, payload), Explanation))
+    response = parse(v1.ExplainResponse, payload)
+    return Explanation(
+        **copied(response, Explanation, "exact_reason"),
+        exact_reason=_decode_reason(response.exact_reason, "exact_reason"),
+    )

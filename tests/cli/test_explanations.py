@@ -13,7 +13,7 @@ from vectorshard.cli.explanations import (
     sentence_of,
 )
 from vectorshard.shard.descriptions import Explanation
-from vectorshard.shard.types import ShardReceipt
+from vectorshard.shard.types import ExactReason, ShardReceipt
 
 FOUND = Explanation(
     exists=True,
@@ -65,6 +65,14 @@ def test_what_does_not_find_it_is_said_and_what_would() -> None:
 def test_a_search_that_scores_every_row_is_said_to() -> None:
     told = said(HOPELESS, Tried(True, ShardReceipt(shard=1)))
     assert told.endswith("The default search scores every row and finds it.")
+
+
+def test_why_a_search_scores_every_row_is_said() -> None:
+    short = replace(HOPELESS, exact_reason=ExactReason.SHORT)
+    told = said(short, Tried(True, RECEIPT))
+    assert told.endswith(
+        "The default search scores every row (the index proposes too few) and finds it."
+    )
 
 
 def test_a_rank_beyond_the_hits_of_a_search_is_said() -> None:

@@ -97,6 +97,7 @@ ENGINE = EngineConfig(
     compaction=CompactionConfig(
         dead_rows_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3
     ),
+    few_rows_work=0,
 )
 """So small that what comes with many rows comes in most histories: absorbing, rebuilding."""
 

@@ -44,8 +44,10 @@ ALL_SLOTS = ((0, SLOTS_TOTAL - 1),)
 SMALL_ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=50, absorb_piece_rows=20),
     training=TrainingConfig(calibration_queries=32, checkpoint_min_rows=1),
+    few_rows_work=0,
 )
-"""Small enough that a few hundred rows are trained, absorbed and written to disk."""
+"""Small enough that a few hundred rows are trained, absorbed, written to disk and searched by the
+index."""
 
 
 class TrainingGate:

@@ -75,6 +75,17 @@ class FilterPlan(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FILTER_PLAN_EXACT: _ClassVar[FilterPlan]
     FILTER_PLAN_INDEX: _ClassVar[FilterPlan]
 
+class ExactReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXACT_REASON_UNSPECIFIED: _ClassVar[ExactReason]
+    EXACT_REASON_REQUESTED: _ClassVar[ExactReason]
+    EXACT_REASON_NO_INDEX: _ClassVar[ExactReason]
+    EXACT_REASON_FEW_ROWS: _ClassVar[ExactReason]
+    EXACT_REASON_CHEAPER: _ClassVar[ExactReason]
+    EXACT_REASON_NO_PARAMETERS: _ClassVar[ExactReason]
+    EXACT_REASON_UNCALIBRATED: _ClassVar[ExactReason]
+    EXACT_REASON_SHORT: _ClassVar[ExactReason]
+
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROLE_UNSPECIFIED: _ClassVar[Role]
@@ -116,6 +127,14 @@ WRITE_MODE_INSERT: WriteMode
 FILTER_PLAN_UNSPECIFIED: FilterPlan
 FILTER_PLAN_EXACT: FilterPlan
 FILTER_PLAN_INDEX: FilterPlan
+EXACT_REASON_UNSPECIFIED: ExactReason
+EXACT_REASON_REQUESTED: ExactReason
+EXACT_REASON_NO_INDEX: ExactReason
+EXACT_REASON_FEW_ROWS: ExactReason
+EXACT_REASON_CHEAPER: ExactReason
+EXACT_REASON_NO_PARAMETERS: ExactReason
+EXACT_REASON_UNCALIBRATED: ExactReason
+EXACT_REASON_SHORT: ExactReason
 ROLE_UNSPECIFIED: Role
 ROLE_SHARD: Role
 ROLE_ROUTER: Role
@@ -536,7 +555,7 @@ class SearchRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., nprobe: _Optional[int] = ..., target_recall: _Optional[float] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ..., score_threshold: _Optional[float] = ..., min_coverage: _Optional[float] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class ShardReceipt(_message.Message):
-    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates", "rows_passing", "filter_plan")
+    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates", "rows_passing", "filter_plan", "exact_reason", "queries_widened", "queries_exact", "nprobe_mean")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
     ROWS_VISIBLE_FIELD_NUMBER: _ClassVar[int]
@@ -547,6 +566,10 @@ class ShardReceipt(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     ROWS_PASSING_FIELD_NUMBER: _ClassVar[int]
     FILTER_PLAN_FIELD_NUMBER: _ClassVar[int]
+    EXACT_REASON_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_WIDENED_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_EXACT_FIELD_NUMBER: _ClassVar[int]
+    NPROBE_MEAN_FIELD_NUMBER: _ClassVar[int]
     shard: int
     missing_reason: str
     rows_visible: int
@@ -557,7 +580,11 @@ class ShardReceipt(_message.Message):
     candidates: int
     rows_passing: int
     filter_plan: FilterPlan
-    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ..., rows_passing: _Optional[int] = ..., filter_plan: _Optional[_Union[FilterPlan, str]] = ...) -> None: ...
+    exact_reason: ExactReason
+    queries_widened: int
+    queries_exact: int
+    nprobe_mean: float
+    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ..., rows_passing: _Optional[int] = ..., filter_plan: _Optional[_Union[FilterPlan, str]] = ..., exact_reason: _Optional[_Union[ExactReason, str]] = ..., queries_widened: _Optional[int] = ..., queries_exact: _Optional[int] = ..., nprobe_mean: _Optional[float] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("shards_total", "shards_answered", "coverage", "shards")
@@ -632,7 +659,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., query: _Optional[_Union[Matrix, _Mapping]] = ..., id: _Optional[_Union[Ids, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., score: _Optional[float] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("exists", "shard", "buffered", "list", "centroid_rank", "nprobe_needed", "exact_rank", "score", "hidden_by_filter", "deleted", "candidates_needed", "candidates")
+    __slots__ = ("exists", "shard", "buffered", "list", "centroid_rank", "nprobe_needed", "exact_rank", "score", "hidden_by_filter", "deleted", "candidates_needed", "candidates", "exact_reason")
     EXISTS_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     BUFFERED_FIELD_NUMBER: _ClassVar[int]
@@ -645,6 +672,7 @@ class ExplainResponse(_message.Message):
     DELETED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_NEEDED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    EXACT_REASON_FIELD_NUMBER: _ClassVar[int]
     exists: bool
     shard: int
     buffered: bool
@@ -657,7 +685,8 @@ class ExplainResponse(_message.Message):
     deleted: bool
     candidates_needed: int
     candidates: int
-    def __init__(self, exists: _Optional[bool] = ..., shard: _Optional[int] = ..., buffered: _Optional[bool] = ..., list: _Optional[int] = ..., centroid_rank: _Optional[int] = ..., nprobe_needed: _Optional[int] = ..., exact_rank: _Optional[int] = ..., score: _Optional[float] = ..., hidden_by_filter: _Optional[bool] = ..., deleted: _Optional[bool] = ..., candidates_needed: _Optional[int] = ..., candidates: _Optional[int] = ...) -> None: ...
+    exact_reason: ExactReason
+    def __init__(self, exists: _Optional[bool] = ..., shard: _Optional[int] = ..., buffered: _Optional[bool] = ..., list: _Optional[int] = ..., centroid_rank: _Optional[int] = ..., nprobe_needed: _Optional[int] = ..., exact_rank: _Optional[int] = ..., score: _Optional[float] = ..., hidden_by_filter: _Optional[bool] = ..., deleted: _Optional[bool] = ..., candidates_needed: _Optional[int] = ..., candidates: _Optional[int] = ..., exact_reason: _Optional[_Union[ExactReason, str]] = ...) -> None: ...
 
 class TrainRequest(_message.Message):
     __slots__ = ("collection", "wait")

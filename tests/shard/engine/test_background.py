@@ -216,6 +216,7 @@ def test_few_points_a_list_are_sampled_from_many_rows(tmp_path: Path) -> None:
     engine = EngineConfig(
         buffer=SMALL_ENGINE.buffer,
         training=TrainingConfig(points_per_list=20, calibration_queries=8),
+        few_rows_work=0,
     )
     collection = open_collection(tmp_path, engine=engine)
     write(collection, corpus_of(4_000))
@@ -545,6 +546,7 @@ def test_there_is_room_for_rows_once_the_buffer_is_absorbed_to_its_bound(tmp_pat
     engine = EngineConfig(
         buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=10, slow_writers_rows=30),
         training=SMALL_ENGINE.training,
+        few_rows_work=0,
     )
     collection = open_collection(tmp_path, engine=engine)
     corpus = corpus_of(150)
@@ -610,7 +612,9 @@ def test_a_piece_gathered_for_an_index_that_was_replaced_meanwhile_goes_into_non
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = EngineConfig(
-        buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=10), training=SMALL_ENGINE.training
+        buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=10),
+        training=SMALL_ENGINE.training,
+        few_rows_work=0,
     )
     collection = open_collection(tmp_path, engine=engine)
     corpus = corpus_of(130)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.shard.samples import some_vectors
 from vectorshard.shard.index.calibration import SearchParameters
 from vectorshard.shard.index.exact import Candidates, costs_of, exact_scores
-from vectorshard.shard.index.ivf_index import IvfIndex, shortlist, use_cores
+from vectorshard.shard.index.float32_kernels import shortlist
+from vectorshard.shard.index.ivf_index import IvfIndex, use_cores
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import Float32Array, IndexKind, Int64Array, Metric
 

@@ -19,17 +19,17 @@ from vectorshard.shard.index.calibration import (
 )
 from vectorshard.shard.index.exact import Candidates, exact_candidates, exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.index.row_range import SCORED_ONE_BY_ONE
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.filtered_search import (
     REMEMBERED_FILTERS,
-    SCORED_ONE_BY_ONE,
     PassingRows,
     RememberedFilters,
     filtered_candidates,
-    filtered_parameters,
+    filtered_plan,
     margin_for,
     measured_margins,
 )
@@ -104,13 +104,10 @@ class Indexed:
     def passing(self, rows: Int64Array) -> PassingRows:
         return PassingRows.of(self.snapshot, rows)
 
-    def setting(
-        self, rows: int, *, queries: int = 64, effort: Effort = NO_EFFORT
-    ) -> SearchParameters | None:
+    def setting(self, rows: int, *, effort: Effort = NO_EFFORT) -> SearchParameters | None:
         """Return how far it is searched when so many rows pass."""
         passing = self.passing(np.arange(rows))
-        live = self.snapshot.live
-        return filtered_parameters(self.index, effort, 0.95, 10, queries, passing, live)
+        return filtered_plan(self.index, effort, 0.95, 10, passing, rows, 0).parameters
 
     def best(self, queries: Float32Array, rows: Int64Array, k: int) -> list[set[int]]:
         """Return the true k best of some rows for each query."""
@@ -193,7 +190,7 @@ def test_few_rows_are_scored_and_many_are_looked_up() -> None:
 
 def test_fewer_rows_that_pass_take_more_lists() -> None:
     indexed = Indexed(20_000)
-    settings = [indexed.setting(rows, queries=1) for rows in (20_000, 10_000, 2_500)]
+    settings = [indexed.setting(rows) for rows in (20_000, 10_000, 6_000)]
     probed = [setting.nprobe for setting in settings if setting is not None]
     assert len(probed) == 3
     assert 4 < probed[0] < probed[1] < probed[2] <= NLIST
@@ -202,7 +199,7 @@ def test_fewer_rows_that_pass_take_more_lists() -> None:
 def test_an_nprobe_that_is_asked_for_is_the_nprobe_and_no_more() -> None:
     indexed = Indexed(20_000)
     effort = Effort(nprobe=20)
-    setting = indexed.setting(10_000, queries=1, effort=effort)
+    setting = indexed.setting(10_000, effort=effort)
     assert setting is not None
     assert setting.nprobe == 20
     assert margin_for(indexed.index, effort, 0.95) is None

@@ -21,7 +21,9 @@ from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import Effort, SearchRequest
 
 DIM, ROWS = 8, 3_000
-ENGINE = EngineConfig(training=TrainingConfig(calibration_queries=24, checkpoint_min_rows=1))
+ENGINE = EngineConfig(
+    training=TrainingConfig(calibration_queries=24, checkpoint_min_rows=1), few_rows_work=0
+)
 
 
 def clusters_of_fifty() -> Corpus:

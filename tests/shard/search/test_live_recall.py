@@ -53,6 +53,7 @@ DIM, ROWS, TARGET = 16, 2_000, 0.95
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=50, absorb_piece_rows=20),
     training=TrainingConfig(calibration_queries=40, live_queries=200, checkpoint_min_rows=10_000),
+    few_rows_work=0,
 )
 
 

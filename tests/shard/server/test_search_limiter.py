@@ -249,3 +249,20 @@ def test_light_searches_one_at_a_time_do_not_make_a_server_seem_slow() -> None:
     line.ask(LIGHT, times=200)
     assert line.refused == 0
     assert HEAVY_S < line.limiter.expected_wait_s < 3 * HEAVY_S
+
+
+def test_a_light_search_answered_just_before_the_heavy_one_that_delayed_it_is_not_held_slow() -> (
+    None
+):
+    line = Line()
+    line.ask(HEAVY)
+    line.answer()
+    line.ask(LIGHT)
+    line.ask(HEAVY)
+    line.ask(LIGHT, times=100)
+    line.answer(1, light_s=HEAVY_S)
+    line.ask(LIGHT, times=100)
+    assert line.refused == 0
+    line.answer()
+    line.ask(HEAVY, timeout_s=100.0, times=10)
+    assert line.limiter.expected_wait_s > 5 * HEAVY_S

@@ -14,7 +14,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.shard.samples import DEADLINE_S, config_of, corpus_of, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics
-from vectorshard.shard.types import DeleteRequest, SearchRequest, TrainRequest, UpsertRequest
+from vectorshard.shard.types import (
+    DeleteRequest,
+    ExactReason,
+    Receipt,
+    SearchRequest,
+    ShardReceipt,
+    TrainRequest,
+    UpsertRequest,
+)
 
 
 @pytest_asyncio.fixture
@@ -97,6 +105,22 @@ def test_registering_the_ledgers_asks_nobody_yet(shard: LocalShard) -> None:
     stopped = asyncio.new_event_loop()
     CollectorRegistry().register(LedgerCollector(shard, stopped))
     stopped.close()
+
+
+def test_searches_are_counted_that_were_widened_or_exact() -> None:
+    registry = CollectorRegistry()
+    metrics = RpcMetrics(registry)
+    usual = ShardReceipt(shard=0)
+    few = ShardReceipt(shard=1, exact_reason=ExactReason.FEW_ROWS, queries_exact=3)
+    wide = ShardReceipt(shard=2, queries_widened=2)
+    for shards in ((usual,), (usual, few, few), (few, wide)):
+        metrics.searched(Receipt(shards=shards, coverage=1.0))
+
+    def exact(reason: str) -> float | None:
+        return registry.get_sample_value("vectorshard_searches_exact_total", {"reason": reason})
+
+    assert registry.get_sample_value("vectorshard_searches_widened_total") == 1
+    assert (exact("few_rows"), exact("short")) == (2, 0)
 
 
 def calls(registry: CollectorRegistry, method: str, code: str) -> float | None:

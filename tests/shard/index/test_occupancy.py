@@ -1,0 +1,114 @@
+"""How full lists are as rows come and die, and how many of them a query probes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.shard.samples import some_vectors
+from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.index.occupancy import Occupancy, Wanted, calibrated_suffices, widths
+from vectorshard.shard.rows.tombstones import Tombstones
+from vectorshard.shard.types import IndexKind, Int64Array, Metric
+
+NLIST = 8
+
+
+def occupancy(held: list[int], living: list[int]) -> Occupancy:
+    return Occupancy(np.array(held), np.array(living))
+
+
+def wanted(**changed: int | float) -> Wanted:
+    fields: dict[str, int | float] = {"nprobe": 2, "at_least": 0, "trained": 10_000, "growth": 0.0}
+    return Wanted(**(fields | changed))  # type: ignore[arg-type]
+
+
+def in_order(lists: int = 4) -> Int64Array:
+    """Return one query, nearest to the first list."""
+    return np.arange(lists)[None]
+
+
+def truth(ivf: IvfIndex, tombstones: Tombstones, rows: int) -> Int64Array:
+    lists = ivf.lists_of_rows(rows)
+    there = np.flatnonzero(lists >= 0)
+    return np.bincount(lists[there[~tombstones.are_dead(there)]], minlength=NLIST)
+
+
+def test_living_rows_are_counted_as_rows_come_and_die() -> None:
+    vectors, random = some_vectors(600), np.random.default_rng(3)
+    ivf = IvfIndex.train(IndexKind.IVF_FLAT, Metric.L2, vectors, NLIST, seed=1)
+    ivf.add(np.arange(300), vectors[:300])
+    tombstones, rows = Tombstones(), 300
+    assert ivf.occupancy(tombstones).held.sum() == 300
+    assert ivf.is_even(tombstones)
+    alive = random.permutation(600)
+    for step in range(1, 7):
+        # Some of the dead are not in the index yet: the shard adds them only if it missed that.
+        tombstones = tombstones.with_dead(alive[:70])
+        alive = alive[70:]
+        np.testing.assert_array_equal(
+            ivf.occupancy(tombstones).living, truth(ivf, tombstones, rows)
+        )
+        ivf.add(np.arange(rows, rows + 50), vectors[rows : rows + 50])
+        rows += 50
+        found = ivf.occupancy(tombstones)
+        np.testing.assert_array_equal(found.living, truth(ivf, tombstones, rows))
+        assert found.held.sum() == rows == 300 + 50 * step
+    reopened = IvfIndex.from_bytes(IndexKind.IVF_FLAT, 8, ivf.to_bytes().tobytes())
+    np.testing.assert_array_equal(reopened.occupancy(tombstones).living, found.living)
+    assert not reopened.is_even(tombstones)
+
+
+def test_a_tenth_of_dead_rows_and_an_empty_list_make_lists_uneven() -> None:
+    assert occupancy([100, 50], [100, 50]).is_even
+    assert occupancy([100, 50], [90, 45]).is_even
+    assert not occupancy([100, 50], [100, 44]).is_even
+    assert not occupancy([100, 0], [100, 0]).is_even
+
+
+def test_full_lists_are_as_many_as_calibrated() -> None:
+    full = occupancy([100] * 4, [100] * 4)
+    found = widths(full, in_order(), wanted())
+    assert found.lists.tolist() == [2]
+    assert not found.widened.any()
+    assert calibrated_suffices(full, in_order(2), wanted())
+
+
+@pytest.mark.parametrize(("growth", "lists"), [(0.0, 2), (0.3, 3), (1.0, 4)])
+def test_random_deletes_widen_by_the_growth_of_nprobe(growth: float, lists: int) -> None:
+    halved = occupancy([100] * 8, [50] * 8)
+    asked = wanted(growth=growth, trained=800)
+    assert widths(halved, in_order(8), asked).lists.tolist() == [lists]
+    assert calibrated_suffices(halved, in_order(2), asked) == (lists == 2)
+
+
+def test_a_query_in_a_hole_probes_until_it_has_three_times_its_rows() -> None:
+    hole = occupancy([101] * 12, [0, 0] + [101] * 10)
+    found = widths(hole, in_order(12), wanted())
+    assert found.in_hole.all()
+    assert found.lists.tolist() == [7]  # 3 * 202 * 10 / 12 = 505 rows are wanted, 2 lists are empty
+    assert not calibrated_suffices(hole, in_order(2), wanted())
+
+
+def test_lists_that_were_always_empty_are_not_counted() -> None:
+    twins = occupancy([0, 0, 100, 100, 100], [0, 0, 100, 100, 100])
+    found = widths(twins, in_order(5), wanted(trained=300))
+    assert found.lists.tolist() == [4]
+    assert not found.widened.any()
+    assert not calibrated_suffices(twins, in_order(2), wanted(trained=300))
+
+
+def test_a_query_has_at_least_so_many_rows_and_never_more_than_there_are() -> None:
+    small = occupancy([10] * 8, [10] * 8)
+    assert widths(small, in_order(8), wanted(at_least=45)).lists.tolist() == [5]
+    assert widths(small, in_order(8), wanted(at_least=1_000)).lists.tolist() == [8]
+    assert widths(small, in_order(4), wanted(at_least=45)).lists.tolist() == [-1]
+
+
+def test_rows_that_replaced_others_elsewhere_do_not_widen() -> None:
+    # All rows were replaced once: as many live as at the training, in other lists.
+    moved = occupancy([100, 100, 100, 100], [0, 0, 100, 100])
+    order = np.array([[2, 3, 0, 1]])
+    found = widths(moved, order, wanted(trained=200))
+    assert found.lists.tolist() == [2]
+    assert not found.widened.any()
