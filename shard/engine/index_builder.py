@@ -33,7 +33,6 @@ from vectorshard.shard.search.filtered_search import measured_margins
 from vectorshard.shard.search.live_recall import (
     RECALL_SHORT,
     WORK_TO_LOWER,
-    recall_of_newest,
 )
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import Float32Array, Int32Array

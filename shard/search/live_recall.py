@@ -256,4 +256,3 @@ class LiveRecall:
     def queries(self) -> Float32Array:
         """Return a copy of the sample, float32 (queries, dim)."""
         return self._sample.queries()
-
