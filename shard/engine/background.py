@@ -260,7 +260,6 @@ class BackgroundThreads:
         return any(
             each.maintenance.training_due
             or each.maintenance.drift_measurement_due
-            or each.maintenance.recalibration_due
             or each.compaction.due
             or each.compaction.sweep_due
             for each in self._collections

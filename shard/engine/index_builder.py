@@ -35,7 +35,7 @@ from vectorshard.shard.search.live_recall import (
     WORK_TO_LOWER,
 )
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
-from vectorshard.shard.types import Float32Array, Int32Array
+from vectorshard.shard.types import CollectionConfig, Float32Array, IndexKind, Int32Array
 
 BUILD_PIECE_ROWS: Final = 4_096
 """Rows added to a private index in one call; only memory limits it."""
@@ -112,14 +112,7 @@ def build_index(
     # Otherwise the rows written meanwhile make searches slow until they are absorbed.
     snapshot, skipped_since = _catch_up(collection, ivf, snapshot.rows, go_on)
     distances = distances_of_newest(ivf, snapshot, before.rows, snapshot.rows)
-    if ivf.kind is not config.index.kind:
-        _log.info(
-            "another kind of index serves",
-            collection=config.name,
-            index_kind=ivf.kind.name,
-            configured=config.index.kind.name,
-            live_rows=len(live_rows),
-        )
+    _log_another_kind(config, ivf.kind, len(live_rows))
     now = clock()
     collection.state.publish_index(
         TrainedIndex(
@@ -138,6 +131,18 @@ def build_index(
         rows_skipped + skipped_since,
         distances,
     )
+
+
+def _log_another_kind(config: CollectionConfig, kind: IndexKind, live: int) -> None:
+    configured = config.index.kind
+    if kind is not configured:
+        _log.info(
+            "another kind of index serves",
+            collection=config.name,
+            index_kind=kind.name,
+            configured=configured.name,
+            live_rows=live,
+        )
 
 
 def _first_calibration(

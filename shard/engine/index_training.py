@@ -32,8 +32,9 @@ from vectorshard.shard.types import CollectionConfig, Float32Array, IndexKind, I
 class EmptyIndex:
     """A trained index without rows.
 
-    `rows_trained_on` counts the rows that k-means used, `distance` is the mean distance to their
-    centroids of rows that it did not: UNKNOWN if those are too few.
+    `rows_trained_on` counts the rows sampled for k-means. If they are all, a tenth of them was held
+    out. `distance` is the mean distance to their centroids of rows that k-means did not see:
+    UNKNOWN if those are too few.
     """
 
     ivf: IvfIndex
@@ -72,6 +73,7 @@ class _Sample:
     vectors: Float32Array  # (rows, dim)
     held_out: Float32Array  # (rows, dim)
     distinct_share: float
+    rows: int  # sampled, with repetitions
 
     @classmethod
     def draw(
@@ -87,14 +89,16 @@ class _Sample:
         nlist = nlist_for(replace(config.index, kind=kind), len(live_rows))
         held_out = min(BASE_ROWS, int(HELD_OUT_SHARE * len(live_rows)))
         held_out = held_out if held_out >= BASE_ROWS_MIN else 0
-        wanted = min(len(live_rows), nlist * training.points_per_list + held_out)
-        rows = random.choice(live_rows, size=wanted, replace=False)
+        sampled = min(len(live_rows), nlist * training.points_per_list)
+        drawn = min(len(live_rows), sampled + held_out)
+        rows = random.choice(live_rows, size=drawn, replace=False)
         vectors = snapshot.vectors_of(np.sort(rows[held_out:]))
         distinct = first_of_each(vectors)
         return cls(
             vectors if len(distinct) == len(vectors) else vectors[distinct],
             snapshot.vectors_of(np.sort(rows[:held_out])),
             len(distinct) / len(vectors),
+            sampled,
         )
 
     def train(
@@ -102,12 +106,13 @@ class _Sample:
     ) -> EmptyIndex:
         """Train an index of the kind for `live` rows."""
         index = replace(config.index, kind=kind)
-        nlist = nlist_for(index, live, len(self.vectors), training.points_per_list)
+        distinct = round(self.distinct_share * self.rows)
+        nlist = nlist_for(index, live, distinct, training.points_per_list)
         ivf = IvfIndex.train(kind, config.metric, self.vectors, nlist, training.seed)
         distance = UNKNOWN
         if len(self.held_out):
             distance = float(ivf.centroid_distances(self.held_out).mean(dtype=np.float64))
-        return EmptyIndex(ivf, len(self.vectors), distance)
+        return EmptyIndex(ivf, self.rows, distance)
 
 
 def distances_of_newest(ivf: IvfIndex, snapshot: Snapshot, first: int, last: int) -> Float32Array:

@@ -93,7 +93,8 @@ class IvfIndex:
     """
 
     def __init__(self, kind: IndexKind, dim: int, index: faiss.IndexIVF) -> None:
-        self._kind = kind
+        self.kind = kind
+        """It may differ from the configured kind: `shard.index.index_kind`."""
         self._dim = dim
         self._index = index
         self._occupancy = OccupancyCounts(self._list_sizes, self._rows_and_lists)
@@ -127,9 +128,9 @@ class IvfIndex:
 
     @classmethod
     def from_bytes(cls, dim: int, serialized: bytes) -> IvfIndex:
-        """Read what `to_bytes` wrote. The caller has verified the checksum; FAISS does not.
+        """Read what `to_bytes` wrote; RuntimeError if another version or kind of index did.
 
-        Raises RuntimeError for bytes of another version, or of another class of index.
+        The caller has verified the checksum; FAISS does not.
         """
         index = faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8))
         if (kind := _KIND_OF_CLASS.get(type(index))) is None:
@@ -140,11 +141,6 @@ class IvfIndex:
         """Serialize the index."""
         serialized: npt.NDArray[np.uint8] = faiss.serialize_index(self._index)
         return serialized
-
-    @property
-    def kind(self) -> IndexKind:
-        """The kind of index; it may differ from the configured one: `shard.index.index_kind`."""
-        return self._kind
 
     @property
     def rows(self) -> int:
@@ -249,7 +245,7 @@ class IvfIndex:
             return Proposed(concatenate([]), np.arange(len(queries) if enough else 0))
         positions = positions or RowMap()
         search = parameters.nprobe, _selector(tombstones, passing), probes
-        if self._kind is not IndexKind.IVF_FLAT:
+        if self.kind is not IndexKind.IVF_FLAT:
             wanted = max(k, enough, parameters.candidates)
             _, rows = self._search(queries, wanted, *search)
             found = shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)

@@ -168,7 +168,7 @@ class LiveRecall:
     def of_newest(
         self, published: Published, added: int, go_on: Callable[[], None]
     ) -> tuple[TrainedIndex, float] | None:
-        """Measure the newest rows in the index, each left out of its own answer.
+        """Measure the newest rows in the index. No row counts as a hit of itself.
 
         Returns the index and the mean recall for 10 hits; None if another index or calibration was
         published meanwhile.
