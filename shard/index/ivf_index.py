@@ -128,10 +128,7 @@ class IvfIndex:
 
     @classmethod
     def from_bytes(cls, dim: int, serialized: bytes) -> IvfIndex:
-        """Read what `to_bytes` wrote; RuntimeError if another version or kind of index did.
-
-        The caller has verified the checksum; FAISS does not.
-        """
+        """Read what `to_bytes` wrote, whose checksum was verified; RuntimeError for other bytes."""
         index = faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8))
         if (kind := _KIND_OF_CLASS.get(type(index))) is None:
             raise RuntimeError(f"{type(index).__name__} is not a kind of index")
