@@ -23,7 +23,6 @@ import numpy as np
 
 from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.index.calibration import CALIBRATED_K, Calibration
-from vectorshard.shard.index.calibration_sample import NO_ROW
 from vectorshard.shard.index.recall import recalls_of, without
 from vectorshard.shard.search.live_sample import LiveSample
 from vectorshard.shard.search.search_plan import Scan, plan_of, proposals_of
@@ -159,8 +158,7 @@ class LiveRecall:
             index = snapshot.index
         if index is None:
             return False
-        nothing = np.full(len(queries), NO_ROW)
-        recalls = self._recalls(index, published, queries, nothing, go_on)
+        recalls = self._recalls(index, published, queries, None, go_on)
         if recalls is None:
             return False
         return self._measured_now(index, float(recalls.mean()), len(queries), taken)
@@ -195,13 +193,13 @@ class LiveRecall:
         index: TrainedIndex,
         published: Published,
         queries: Float32Array,
-        own_rows: Int64Array,
+        own_rows: Int64Array | None,
         go_on: Callable[[], None],
     ) -> Float64Array | None:
         """Return the recall of each query for 10 hits, searched as without an effort.
 
         float64 (queries,); 1 where such a search scores every row; None if another index or
-        calibration was published meanwhile. `own_rows` are int64 (queries,), NO_ROW for none.
+        calibration was published meanwhile. `own_rows` are int64 (queries,), if they are rows.
         """
         config, k = self._config, CALIBRATED_K[0]
         with published() as snapshot:
@@ -209,8 +207,9 @@ class LiveRecall:
         plan = plan_of(index, Effort(), config.target_recall, k, scan, self._few_rows_work)
         if plan.parameters is None or not len(queries):
             return np.ones(max(1, len(queries)))
-        one_more = replace(plan.parameters, candidates=plan.parameters.candidates + 1)
-        plan = replace(plan, parameters=one_more)  # in place of the own row
+        if own_rows is not None:  # one more candidate in place of the own row
+            one_more = replace(plan.parameters, candidates=plan.parameters.candidates + 1)
+            plan = replace(plan, parameters=one_more)
         recalls = []
         for first in range(0, len(queries), ASKED_AT_ONCE):
             go_on()
@@ -220,9 +219,9 @@ class LiveRecall:
                     return None
                 rows, exact = proposals_of(index, plan, queries[piece], snapshot.tombstones)
             held = snapshot.between(0, snapshot.absorbed_until)
-            own = own_rows[piece]
-            others = without(rows, own)
-            found = recalls_of(config.metric, held, queries[piece], others, k, self._shards, own)
+            own = None if own_rows is None else own_rows[piece]
+            rows = rows if own is None else without(rows, own)
+            found = recalls_of(config.metric, held, queries[piece], rows, k, self._shards, own)
             recalls.append(np.where(exact, 1.0, found))
         return np.concatenate(recalls)
 
