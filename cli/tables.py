@@ -118,11 +118,12 @@ def index_table(description: CollectionDescription) -> Table:
     config = description.config
     table = plain_table(
         f"index: {config.index.kind.name}, recommended batch {description.recommended_batch_size}",
-        ["shard"],
+        ["shard", "kind"],
         ["nlist", "nprobe", "rows trained on", "imbalance", "training time", "memory", "disk"],
     )
     for shard in description.shards:
         trained = [
+            "-" if shard.index_kind is None else shard.index_kind.name,
             f"{shard.nlist:,}",
             f"{shard.nprobe:,}",
             f"{shard.rows_trained_on:,}",
@@ -131,7 +132,7 @@ def index_table(description: CollectionDescription) -> Table:
         ]
         table.add_row(
             str(shard.shard),
-            *(trained if shard.nlist else ["-"] * 5),
+            *(trained if shard.nlist else ["-"] * len(trained)),
             f"{shard.memory_bytes / 1e6:,.1f} MB",
             f"{shard.disk_bytes / 1e6:,.1f} MB",
         )
@@ -161,6 +162,7 @@ def recall_table(description: CollectionDescription) -> Table:
             *(calibrated if shard.nlist else ["-"] * 4),
             f"{shard.live_recall:.3f}" if shard.live_queries else "-",
             f"{shard.live_queries:,}",
+            f"{shard.drift:.2f}" if shard.drift else "-",
         )
     return table
 

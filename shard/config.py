@@ -78,6 +78,7 @@ class TrainingConfig:
 
     # Affects behaviour.
     seed: int = 7  # same rows, same seed: same index
+    pq_rows_min: int = 1_000  # fewer live rows get IVF_FLAT instead of IVF_PQ
     merged_shards: int = 1  # whose results are merged; more: fewer hits of each shard matter
     # Affects performance.
     points_per_list: int = 64  # rows sampled for k-means; fewer: faster, poorer lists
@@ -93,7 +94,8 @@ class CompactionConfig:
     """When a compaction removes dead rows from the row file, and a training from the index."""
 
     # Affects performance.
-    dead_rows_min: int = 10_000  # fewer start neither
+    dead_rows_min: int = 10_000  # in the row file; fewer start no compaction
+    dead_codes_min: int = 100  # in the index; fewer start no training
     dead_share: float = 0.5  # of all rows; larger: less copying, more disk and memory
     dead_share_when_asked: float = 0.1  # dead_share for the row file after a Train call
     piece_bytes: int = 4 * 1024 * 1024  # of vectors between syncs; larger: longer waits for writes

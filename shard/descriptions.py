@@ -12,6 +12,7 @@ from vectorshard.shard.types import (
     CollectionConfig,
     ExactReason,
     IdArray,
+    IndexKind,
     Ledger,
     Role,
     ShardState,
@@ -45,6 +46,8 @@ class ShardDescription:
     calibration_queries: int = 0
     calibrated_at: float = 0.0
     rows_changed_since: int = 0
+    index_kind: IndexKind | None = None  # that serves; None without an index
+    drift: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The background threads of a shard: the builder and the absorber, for all of its collections.
 
-The builder trains indexes, compacts row files and measures live recall. Its work may take long and
+The builder trains indexes, compacts row files and measures recall. Its work may take long and
 delays nothing, because its results are private until they are published in one step. The absorber
 moves buffered rows into the index, so that the old index keeps growing meanwhile, and writes
 checkpoints. The threads only look for work; the collection decides what is due.
@@ -24,6 +24,7 @@ from vectorshard.shard.engine.index_builder import (
     build_index,
     calibrate_published,
     go_on_unless,
+    measure_drift,
     measure_large_k,
     measure_live_recall,
 )
@@ -35,6 +36,9 @@ ABSORBED_PIECES: Final = 200
 REST_A_PIECE: Final = 2.0
 """How long the absorber rests after a piece while searches come, as a ratio to what it took. A low
 priority would not help: searches wait for the lock that it holds."""
+
+LOOK_S: Final = 2.5
+"""How often the builder looks at a collection that may need work because time passes."""
 
 SEARCHES_COME_S: Final = 0.05
 """Searches come if there was one within that time."""
@@ -105,13 +109,18 @@ class BackgroundThreads:
         self._changes = 0
         self._collections: tuple[Collection, ...] = ()
         self._stopping = False
-        self._builder = self._thread("builder", self._build, BUILDER_NICENESS)
-        self._absorber = self._thread("absorber", self._absorb, 0)
+        self._builder = self._thread("builder", self.build_step, BUILDER_NICENESS, self._look_s)
+        self._absorber = self._thread("absorber", self._absorb, 0, lambda: None)
 
     def _thread(
-        self, name: str, step: Callable[[Collection], bool], niceness: int
+        self,
+        name: str,
+        step: Callable[[Collection], bool],
+        niceness: int,
+        look_s: Callable[[], float | None],
     ) -> threading.Thread:
-        return threading.Thread(target=self._loop, args=(step, niceness), name=name, daemon=True)
+        arguments = step, niceness, look_s
+        return threading.Thread(target=self._loop, args=arguments, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the threads."""
@@ -146,7 +155,9 @@ class BackgroundThreads:
             self._changes += 1
             self._changed.notify_all()
 
-    def _loop(self, step: Callable[[Collection], bool], niceness: int) -> None:
+    def _loop(
+        self, step: Callable[[Collection], bool], niceness: int, look_s: Callable[[], float | None]
+    ) -> None:
         use_cores(1)
         if niceness:  # on Linux, of this thread alone
             os.nice(niceness)
@@ -157,7 +168,7 @@ class BackgroundThreads:
             if not has_work:
                 self._when_idle()
             with self._changed:
-                self._changed.wait_for(partial(self._has_changed, seen))
+                self._changed.wait_for(partial(self._has_changed, seen), look_s())
                 seen = self._changes
             self._run_all(step)
 
@@ -188,15 +199,24 @@ class BackgroundThreads:
 
     # ---- the builder ----------------------------------------------------------------------------
 
-    def _build(self, collection: Collection) -> bool:
+    def _look_s(self) -> float | None:
+        """Return after how long to look again without a change; None if nothing waits for time."""
+        wanted = any(each.maintenance.looks_wanted for each in self._collections)
+        return LOOK_S if wanted else None
+
+    def build_step(self, collection: Collection) -> bool:
+        """Do the most urgent piece of the builder's work; return whether any was due."""
+        collection.maintenance.look(self._stopwatch())
         if collection.maintenance.training_due:
             self._train(collection)
         elif collection.compaction.due:
             collection.compaction.run(go_on_unless(self._is_stopping, collection))
         elif collection.compaction.sweep_due:
             collection.compaction.sweep()
+        elif collection.maintenance.drift_measurement_due:
+            measure_drift(collection, go_on_unless(self._is_stopping, collection))
         elif collection.maintenance.recalibration_due:
-            calibrate_published(collection, self._unhurried(collection), self._clock)
+            self._recalibrate(collection)
         elif collection.maintenance.large_k_due:
             measure_large_k(collection, self._unhurried(collection), self._clock)
         elif collection.maintenance.live_recall_due:
@@ -207,9 +227,18 @@ class BackgroundThreads:
 
     def _train(self, collection: Collection) -> None:
         with collection.maintenance.training() as asked:
-            build_index(collection, self._clock, self._is_stopping)
+            build_index(collection, self._clock, self._is_stopping, thorough=asked)
             if asked:
                 collection.compaction.ask()
+
+    def _recalibrate(self, collection: Collection) -> None:
+        try:
+            calibrate_published(collection, self._unhurried(collection), self._clock)
+        except WorkAbandoned:
+            raise  # it is still due
+        except Exception:
+            collection.maintenance.give_up_recalibration()
+            raise
 
     def _unhurried(self, collection: Collection) -> Callable[[], None]:
         """Return a function that rests between two pieces, and ends the work if other work is due.
@@ -229,7 +258,10 @@ class BackgroundThreads:
 
     def _has_other_work(self) -> bool:
         return any(
-            each.maintenance.training_due or each.compaction.due or each.compaction.sweep_due
+            each.maintenance.training_due
+            or each.maintenance.drift_measurement_due
+            or each.compaction.due
+            or each.compaction.sweep_due
             for each in self._collections
             if not each.closed
         )
@@ -251,6 +283,8 @@ class BackgroundThreads:
                 if rest_s:
                     self._rest(rest_s, lambda: False)
                     pace.rested(self._stopwatch())
+            if maintenance.training_due or maintenance.drift_measurement_due:
+                self._wake()  # the builder, which sees no absorption
         if maintenance.checkpoint_due:
             maintenance.checkpoint()
         return maintenance.absorbing_due

@@ -17,25 +17,25 @@ import numpy as np
 import structlog
 
 from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.index_training import distances_of_newest, trained_indexes
+from vectorshard.shard.engine.upkeep import rows_added
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
     RULE,
     Calibration,
     CalibrationBasis,
-    nlist_for,
     work,
 )
-from vectorshard.shard.index.calibration_sample import (
-    CalibrationQueries,
-    calibration_rows,
-    first_of_each,
-)
+from vectorshard.shard.index.calibration_sample import CalibrationQueries, calibration_rows
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.recall import CALIBRATED_AT_ONCE, measured_calibration
 from vectorshard.shard.search.filtered_search import measured_margins
-from vectorshard.shard.search.live_recall import WORK_TO_LOWER
+from vectorshard.shard.search.live_recall import (
+    RECALL_SHORT,
+    WORK_TO_LOWER,
+)
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
-from vectorshard.shard.types import Float32Array, Int32Array
+from vectorshard.shard.types import CollectionConfig, Float32Array, IndexKind, Int32Array
 
 BUILD_PIECE_ROWS: Final = 4_096
 """Rows added to a private index in one call; only memory limits it."""
@@ -43,6 +43,13 @@ BUILD_PIECE_ROWS: Final = 4_096
 CATCHING_UP_ROUNDS: Final = 3
 """How often a private index takes in the rows written meanwhile before it is published anyway. From
 then on, writers are slowed until the buffer is small."""
+
+HURRY_GROWTH: Final = 0.1
+"""Growth of the rows during k-means and filling that makes a calibration hurry: a load that adds a
+tenth in that time will soon outgrow the index."""
+
+HURRIED_QUERIES: Final = 48
+"""Rows that measure the recall in a hurry. The reserve for the error of so few is 0.02."""
 
 LARGE_K_QUERIES: Final = 48
 """Rows that measure a large k: each of them has a thousand hits to count."""
@@ -73,7 +80,7 @@ def build_index(
     clock: Callable[[], float],
     is_stopping: Callable[[], bool] = bool,
     *,
-    queries: int | None = None,
+    thorough: bool = False,
 ) -> None:
     """Train a new index on the live rows, fill it, calibrate it, and publish it.
 
@@ -84,33 +91,28 @@ def build_index(
     ----------
     clock
         Returns seconds since 1970.
-    queries
-        Distinct rows that measure the recall; None: as configured. Fewer are faster and leave a
-        larger reserve.
+    thorough
+        Whether to calibrate fully even though a load will soon outgrow the index.
     """
     go_on = go_on_unless(is_stopping, collection)
     started = clock()
-    config, training = collection.entry.config, collection.engine.training
-    snapshot = collection.snapshot
-    live_rows = snapshot.tombstones.live_rows(0, snapshot.rows)
+    config = collection.entry.config
+    before = collection.snapshot
+    live_rows = before.tombstones.live_rows(0, before.rows)
     if len(live_rows) == 0:
         return
-    random = np.random.default_rng(training.seed)
-    nlist = nlist_for(config.index, len(live_rows))
-    wanted = min(len(live_rows), nlist * training.points_per_list)
-    sample_rows = np.sort(random.choice(live_rows, size=wanted, replace=False))
-    vectors = snapshot.vectors_of(sample_rows)
-    distinct_rows = len(first_of_each(vectors))
-    nlist = nlist_for(config.index, len(live_rows), distinct_rows, training.points_per_list)
-    ivf = IvfIndex.train(config.index.kind, config.metric, vectors, nlist, training.seed)
-    go_on()
-    snapshot, rows_skipped = _catch_up(collection, ivf, 0, go_on)
-    queries = queries or training.calibration_queries
-    calibrated = _Calibrated(collection, ivf, snapshot, go_on, queries)
-    filter_margins = calibrated.margins()
-    calibration = calibrated.measured(CALIBRATED_K)
+    for empty in trained_indexes(config, collection.engine.training, before, live_rows):
+        ivf = empty.ivf
+        go_on()
+        snapshot, rows_skipped = _catch_up(collection, ivf, 0, go_on)
+        hurry = not thorough and snapshot.rows - before.rows > HURRY_GROWTH * len(live_rows)
+        calibration, filter_margins = _first_calibration(collection, ivf, snapshot, go_on, hurry)
+        if calibration.point_for(config.target_recall, CALIBRATED_K[0]) is not None:
+            break
     # Otherwise the rows written meanwhile make searches slow until they are absorbed.
     snapshot, skipped_since = _catch_up(collection, ivf, snapshot.rows, go_on)
+    distances = distances_of_newest(ivf, snapshot, before.rows, snapshot.rows)
+    _log_another_kind(config, ivf.kind, len(live_rows))
     now = clock()
     collection.state.publish_index(
         TrainedIndex(
@@ -118,15 +120,53 @@ def build_index(
             generation=collection.maintenance.next_generation(),
             calibration=replace(calibration, basis=replace(calibration.basis, at=now)),
             live_when_trained=len(live_rows),
-            rows_trained_on=len(sample_rows),
+            rows_trained_on=empty.rows_trained_on,
             trained_at=now,
             training_s=now - started,
             imbalance_when_trained=ivf.list_imbalance,
+            distance_when_trained=empty.distance,
             filter_margins=filter_margins,
         ),
         snapshot.rows,
         rows_skipped + skipped_since,
+        distances,
     )
+
+
+def _log_another_kind(config: CollectionConfig, kind: IndexKind, live: int) -> None:
+    configured = config.index.kind
+    if kind is not configured:
+        _log.info(
+            "another kind of index serves",
+            collection=config.name,
+            index_kind=kind.name,
+            configured=configured.name,
+            live_rows=live,
+        )
+
+
+def _first_calibration(
+    collection: Collection,
+    ivf: IvfIndex,
+    snapshot: Snapshot,
+    go_on: Callable[[], None],
+    hurry: bool,
+) -> tuple[Calibration, tuple[float, ...]]:
+    """Return the calibration of an index that holds a snapshot's rows, and its filters' margins.
+
+    In a hurry it is provisional: with few queries, and so with a larger reserve. If that leaves no
+    search parameters for the target recall, a full one decides whether the kind of index serves.
+    Margins are measured once, so with declared fields there is no hurry.
+    """
+    config = collection.entry.config
+    wanted = collection.engine.training.calibration_queries
+    if hurry and not config.filter_fields and wanted > HURRIED_QUERIES:
+        hurried = _Calibrated(collection, ivf, snapshot, go_on, HURRIED_QUERIES)
+        calibration = hurried.measured(CALIBRATED_K)
+        if calibration.point_for(config.target_recall, CALIBRATED_K[0]) is not None:
+            return replace(calibration, basis=replace(calibration.basis, provisional=True)), ()
+    full = _Calibrated(collection, ivf, snapshot, go_on, wanted)
+    return full.measured(CALIBRATED_K), full.margins()
 
 
 def _catch_up(
@@ -335,6 +375,30 @@ def measure_large_k(
         nprobe=point.parameters.nprobe if point else "all",
         candidates=point.parameters.candidates if point else "all",
         duration_s=round(clock() - started, 3),
+    )
+
+
+def measure_drift(collection: Collection, go_on: Callable[[], None]) -> None:
+    """Measure the recall of the newest rows, which differ from those of the training.
+
+    A low one makes a training due: `shard.engine.upkeep`. `go_on` is called between two pieces of
+    the work, and raises WorkAbandoned to end it.
+    """
+    state, config = collection.state, collection.entry.config
+    ratio, added = state.drift.ratio, rows_added(collection.snapshot)
+    measured = state.live.of_newest(state.index_at_rest, added, go_on)
+    if measured is None:
+        return
+    index, recall = measured
+    harmful = recall < config.target_recall - RECALL_SHORT
+    state.publish_verdict(index, added, harmful=harmful)
+    _log.info(
+        "measured the newest rows",
+        collection=config.name,
+        drift=round(ratio, 2),
+        recall=round(recall, 4),
+        target_recall=config.target_recall,
+        training_follows=harmful,
     )
 
 

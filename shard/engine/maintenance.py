@@ -11,7 +11,17 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from vectorshard.shard.engine.state import CollectionState
-from vectorshard.shard.engine.upkeep import first_training_due, retraining_due
+from vectorshard.shard.engine.upkeep import (
+    Lull,
+    Waited,
+    drift_training_due,
+    first_training_due,
+    is_provisional,
+    recalibration_due,
+    retraining_due,
+    rows_added,
+)
+from vectorshard.shard.index.drift import MEASURED_A_PIECE
 
 
 class Maintenance:
@@ -23,6 +33,11 @@ class Maintenance:
         self._generations = stored.generation if stored is not None else 0
         self._rows_before_next_try = 0
         self._training_asked: list[Future[None]] = []
+        self._lull = Lull()
+        self._published = (0, 0.0)  # a generation, and when a look first saw it
+        self._alarmed_at: float | None = None
+        self._waited = Waited()
+        self._not_recalibrated = 0  # the generation whose calibration could not be repeated
 
     # ---- training: the builder thread -----------------------------------------------------------
 
@@ -35,9 +50,11 @@ class Maintenance:
         snapshot = state.snapshot
         if snapshot.rows < self._rows_before_next_try:
             return False
-        return first_training_due(
-            snapshot, state.entry.config.index.min_training_size
-        ) or retraining_due(snapshot, state.engine.compaction)
+        return (
+            first_training_due(snapshot, state.entry.config.index.min_training_size)
+            or retraining_due(snapshot, state.engine.compaction)
+            or drift_training_due(snapshot, state.drift, self._waited)
+        )
 
     def ask_for_training(self) -> Future[None]:
         """Ask for a new index; the future is done when a training that starts after now ends."""
@@ -83,6 +100,65 @@ class Maintenance:
         self._generations += 1
         return self._generations
 
+    # ---- what time makes due: the builder thread ------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Note what has happened since the last look. `now` is in seconds of any clock.
+
+        What depends on time is due as of the last look.
+        """
+        snapshot, index = self._state.snapshot, self._state.snapshot.index
+        quiet_s = self._lull.seconds(snapshot.sequence, now)
+        if index is None:
+            return
+        if self._published[0] != index.generation:
+            self._published = index.generation, now
+            self._alarmed_at = None
+        if self._state.drift.harmful and self._alarmed_at is None:
+            self._alarmed_at = now
+        self._waited = Waited(
+            quiet_s=quiet_s,
+            trained_s=now - self._published[1],
+            training_s=index.training_s,
+            alarmed_s=0.0 if self._alarmed_at is None else now - self._alarmed_at,
+        )
+
+    @property
+    def looks_wanted(self) -> bool:
+        """Whether something may become due because time passes."""
+        state = self._state
+        index = state.snapshot.index
+        if index is None or state.snapshot.live == 0:
+            return False
+        provisional = self._may_recalibrate and is_provisional(index.calibration)
+        return state.drift.harmful or provisional
+
+    @property
+    def recalibration_due(self) -> bool:
+        """Whether the index should be calibrated again, and not trained."""
+        return self._may_recalibrate and recalibration_due(self._state.snapshot, self._waited)
+
+    @property
+    def _may_recalibrate(self) -> bool:
+        index = self._state.snapshot.index
+        return index is not None and index.generation != self._not_recalibrated
+
+    def give_up_recalibration(self) -> None:
+        """Calibrate the published index no more: it failed, and would fail at each look."""
+        index = self._state.snapshot.index
+        self._not_recalibrated = 0 if index is None else index.generation
+
+    @property
+    def drift_measurement_due(self) -> bool:
+        """Whether the newest rows differ so much that their recall should be measured."""
+        state = self._state
+        snapshot, index = state.snapshot, state.snapshot.index
+        return (
+            index is not None
+            and snapshot.live > 0
+            and state.drift.alarm(rows_added(snapshot), index.live_when_trained)
+        )
+
     @property
     def live_recall_due(self) -> bool:
         """Whether the recall of live searches should be measured."""
@@ -92,12 +168,6 @@ class Maintenance:
     def large_k_due(self) -> bool:
         """Whether to measure search parameters for a large k that a search asked for."""
         return self._state.large_k.due(self._state.snapshot.index) is not None
-
-    @property
-    def recalibration_due(self) -> bool:
-        """Whether the index was calibrated by older rules."""
-        index = self._state.snapshot.index
-        return index is not None and index.calibration.outdated
 
     # ---- absorbing and checkpoints: the absorber thread -----------------------------------------
 
@@ -121,13 +191,15 @@ class Maintenance:
             return False
         rows = snapshot.tombstones.live_rows(first, last)
         vectors = snapshot.vectors_of(rows)
+        measured = vectors[:: max(1, len(rows) // MEASURED_A_PIECE)]
+        distances = index.ivf.centroid_distances(measured)
         with state.index_lock.write():
             newest = state.snapshot.index
             if newest is None or newest.ivf is not index.ivf:
                 return True  # another index was published, which holds other rows
             index.ivf.add(rows, vectors)
             skipped = snapshot.rows_skipped + (last - first - len(rows))
-            state.publish_absorbed(last, skipped, index.ivf.list_imbalance)
+            state.publish_absorbed(last, skipped, index.ivf.list_imbalance, distances)
         return True
 
     @property

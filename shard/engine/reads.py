@@ -199,7 +199,7 @@ class Reads:
         """Describe this shard's part of the collection."""
         state = self._state
         with state.index_at_rest() as snapshot:
-            training = state.training
+            training, drift = state.training, state.drift
             ledger = snapshot.ledger()
         memory_bytes = snapshot.tombstones.bits.nbytes + snapshot.columns.memory_bytes
         memory_bytes += state.live.memory_bytes
@@ -236,6 +236,8 @@ class Reads:
             live_queries=0 if measured is None else measured.queries,
             generation=index.generation,
             rows_trained_on=index.rows_trained_on,
+            index_kind=index.kind,
+            drift=drift.ratio,
             list_imbalance=snapshot.list_imbalance,
             last_training_s=index.training_s,
             last_trained_at=index.trained_at,

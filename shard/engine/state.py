@@ -26,9 +26,11 @@ import numpy as np
 
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.commit_plan import CommitPlan
+from vectorshard.shard.engine.index_training import drift_after_start
 from vectorshard.shard.engine.read_write_lock import ReadWriteLock
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
 from vectorshard.shard.index.calibration import Calibration
+from vectorshard.shard.index.drift import Drift
 from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
@@ -64,6 +66,9 @@ class CollectionState:
         self.closed = False
         self.training = False
         """Whether an index is being trained."""
+        self.drift = Drift()
+        """How far the rows that the index has taken in differ from those of its training. It
+        changes with `publish_lock` held."""
         self.stop_reason = ""
         """Why the collection takes no more writes; empty while it does."""
         self._waiting_for_room: list[Future[None]] = []
@@ -112,6 +117,7 @@ class CollectionState:
         self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
         """What is published now."""
         self.large_k.remember(self.snapshot.index)
+        self.drift = drift_after_start(self.snapshot)
         self.checkpoint = Checkpoint(
             self.disk,
             self.directory,
@@ -161,8 +167,14 @@ class CollectionState:
                 deleted=old.deleted + len(plan.deleted),
             )
 
-    def publish_index(self, index: TrainedIndex, absorbed_until: int, rows_skipped: int) -> None:
-        """Replace the index in one step."""
+    def publish_index(
+        self, index: TrainedIndex, absorbed_until: int, rows_skipped: int, distances: Float32Array
+    ) -> None:
+        """Replace the index in one step.
+
+        `distances`, float32 (rows,), are those of rows written since its training began to their
+        centroids.
+        """
         with self.index_lock.write(), self.publish_lock:
             self.snapshot = replace(
                 self.snapshot,
@@ -172,11 +184,17 @@ class CollectionState:
                 list_imbalance=index.ivf.list_imbalance,
             )
             self.training = False
+            self.drift = Drift(base=index.distance_when_trained).with_distances(distances)
             self._announce_room()
         self.on_change()
 
-    def publish_absorbed(self, absorbed_until: int, rows_skipped: int, imbalance: float) -> None:
-        """Publish that the index holds more rows; `index_lock` is held to write."""
+    def publish_absorbed(
+        self, absorbed_until: int, rows_skipped: int, imbalance: float, distances: Float32Array
+    ) -> None:
+        """Publish that the index holds more rows; `index_lock` is held to write.
+
+        `distances` are those of some of the rows to their centroids, float32 (rows,).
+        """
         with self.publish_lock:
             self.snapshot = replace(
                 self.snapshot,
@@ -184,6 +202,7 @@ class CollectionState:
                 rows_skipped=rows_skipped,
                 list_imbalance=imbalance,
             )
+            self.drift = self.drift.with_distances(distances)
             self._announce_room()
 
     def publish_calibration(self, index: TrainedIndex, calibration: Calibration) -> bool:
@@ -200,6 +219,18 @@ class CollectionState:
         """Replace the collection's entry by one with another target recall."""
         self.entry = entry
         self.live.follow(entry.config)
+        self.on_change()
+
+    def publish_verdict(self, index: TrainedIndex, added: int, *, harmful: bool) -> None:
+        """Note what a measurement of the newest rows found, unless the index was replaced since.
+
+        `added` is the number of rows that the index had taken in by then.
+        """
+        with self.publish_lock:
+            newest = self.snapshot.index
+            if newest is not None and newest.ivf is index.ivf:
+                drift = self.drift
+                self.drift = drift.found_harmful() if harmful else drift.found_harmless(added)
         self.on_change()
 
     def publish_columns(self, columns: RowColumns) -> None:

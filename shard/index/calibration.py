@@ -134,7 +134,7 @@ class CalibrationBasis:
     `rows` are the live rows that the sample was drawn from, `queries` those of the sample of
     distinct rows. `at` is in seconds since 1970. `changes` counts the rows ever written or deleted
     by then. `large_k` are those of LARGE_K that were measured. `live` reports whether live queries
-    took part.
+    took part, `provisional` whether so few queries did that a full calibration is to follow.
     """
 
     rule: int = 0
@@ -144,6 +144,7 @@ class CalibrationBasis:
     changes: int = 0
     large_k: tuple[int, ...] = ()
     live: bool = False
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

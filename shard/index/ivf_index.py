@@ -49,6 +49,11 @@ _PQ_CENTROIDS: Final = 1 << PQ_BITS
 _NO_QUERIES: Final = np.zeros(0, np.int64)
 _FAST_SCAN_BLOCK: Final = 32  # codes scanned at once
 _TIED_CANDIDATES_MAX: Final = 4_096
+_KIND_OF_CLASS: Final = {
+    faiss.IndexIVFFlat: IndexKind.IVF_FLAT,
+    faiss.IndexIVFScalarQuantizer: IndexKind.IVF_SQ8,
+    faiss.IndexIVFPQFastScan: IndexKind.IVF_PQ,
+}
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
 
 
@@ -88,7 +93,8 @@ class IvfIndex:
     """
 
     def __init__(self, kind: IndexKind, dim: int, index: faiss.IndexIVF) -> None:
-        self._kind = kind
+        self.kind = kind
+        """It may differ from the configured kind: `shard.index.index_kind`."""
         self._dim = dim
         self._index = index
         self._occupancy = OccupancyCounts(self._list_sizes, self._rows_and_lists)
@@ -121,9 +127,12 @@ class IvfIndex:
         return cls(kind, dim, index)
 
     @classmethod
-    def from_bytes(cls, kind: IndexKind, dim: int, serialized: bytes) -> IvfIndex:
-        """Read what `to_bytes` wrote. The caller has verified the checksum; FAISS does not."""
-        return cls(kind, dim, faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8)))
+    def from_bytes(cls, dim: int, serialized: bytes) -> IvfIndex:
+        """Read what `to_bytes` wrote, whose checksum was verified; RuntimeError for other bytes."""
+        index = faiss.deserialize_index(np.frombuffer(serialized, dtype=np.uint8))
+        if (kind := _KIND_OF_CLASS.get(type(index))) is None:
+            raise RuntimeError(f"{type(index).__name__} is not a kind of index")
+        return cls(kind, dim, index)
 
     def to_bytes(self) -> npt.NDArray[np.uint8]:
         """Serialize the index."""
@@ -233,7 +242,7 @@ class IvfIndex:
             return Proposed(concatenate([]), np.arange(len(queries) if enough else 0))
         positions = positions or RowMap()
         search = parameters.nprobe, _selector(tombstones, passing), probes
-        if self._kind is not IndexKind.IVF_FLAT:
+        if self.kind is not IndexKind.IVF_FLAT:
             wanted = max(k, enough, parameters.candidates)
             _, rows = self._search(queries, wanted, *search)
             found = shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
@@ -333,11 +342,21 @@ class IvfIndex:
         lists: Int64Array = self._index.quantizer.search(self._as_held(vectors), 1)[1][:, 0]
         return lists
 
+    def centroid_distances(self, vectors: Float32Array) -> Float32Array:
+        """Return the L2 distance of each of `vectors` to its list's centroid. float32 (rows,)."""
+        differences = self._as_held(vectors) - self._centroids()[self.lists_of(vectors)]
+        distances: Float32Array = np.sqrt(np.vecdot(differences, differences))
+        return distances
+
+    def _centroids(self) -> Float32Array:
+        """Return the centroids, float32 (nlist, dim as held): a view into the index."""
+        flat = faiss.downcast_index(self._index.quantizer)
+        values: Float32Array = faiss.rev_swig_ptr(flat.get_xb(), self.nlist * int(self._index.d))
+        return values.reshape(self.nlist, -1)
+
     def centroid_scores(self, queries: Float32Array) -> Float32Array:
         """Return the approximate score of each list's centroid. float32 (queries, nlist)."""
-        flat = faiss.downcast_index(self._index.quantizer)
-        values = faiss.rev_swig_ptr(flat.get_xb(), self.nlist * int(self._index.d))
-        centroids = values.reshape(self.nlist, -1)
+        centroids = self._centroids()
         queries = self._as_held(queries)
         products: Float32Array = queries @ centroids.T
         if self._metric is not Metric.L2:

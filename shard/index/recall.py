@@ -204,6 +204,7 @@ def recalls_of(
     candidates: Int64Array,
     k: int,
     shards: int,
+    own_rows: Int64Array | None = None,
 ) -> Float64Array:
     """Return the recall of each query for k hits. float64 (queries,).
 
@@ -213,8 +214,12 @@ def recalls_of(
         int64 (queries, candidates): from the index while it held exactly `held`.
     shards
         The number of shards whose results are merged: `merged_chances`.
+    own_rows
+        int64 (queries,): the row of each query, which is no candidate and no hit; None: no rows.
     """
-    truth = truth_of(metric, held, queries, np.full(len(queries), NO_ROW), shards, k)
+    if own_rows is None:
+        own_rows = np.full(len(queries), NO_ROW)
+    truth = truth_of(metric, held, queries, own_rows, shards, k)
     older = _older(candidates, held.last)
     costs = float32_costs(metric, queries, held.positions.of_padded(older), held.vectors)
     found = truth.found(truth.ranks(costs), np.where(older >= 0, 0, _NOWHERE).astype(np.int32))
@@ -277,7 +282,7 @@ def measured_calibration(
     """
     metric, queries = config.metric, sample.vectors
     truth = truth_of(metric, held, queries, sample.own_rows, shards, ks[-1])
-    tried = _tried(config.index.kind, ks)
+    tried = _tried(ivf.kind, ks)
     candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     with locked():
         lists = ivf.lists_of_rows(held.last)

@@ -92,7 +92,7 @@ def explained(
     list_ = index.ivf.list_of(row, snapshot.vectors_of(np.array([row])))
     nprobe = index.ivf.centroid_rank(query, list_)
     needed = candidates = 0
-    if config.index.kind is not IndexKind.IVF_FLAT:
+    if index.kind is not IndexKind.IVF_FLAT:
         k = CALIBRATED_K[0]
         parameters = index.parameters_for(Effort(nprobe=nprobe), config.target_recall, k)
         assert parameters is not None, "a search with an nprobe never scores all rows"

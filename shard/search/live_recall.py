@@ -16,18 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.index.calibration import CALIBRATED_K, Calibration
-from vectorshard.shard.index.recall import recalls_of
+from vectorshard.shard.index.recall import recalls_of, without
 from vectorshard.shard.search.live_sample import LiveSample
 from vectorshard.shard.search.search_plan import Scan, plan_of, proposals_of
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
-from vectorshard.shard.types import CollectionConfig, Effort, Float32Array
+from vectorshard.shard.types import (
+    CollectionConfig,
+    Effort,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+)
 
 LIVE_QUERIES_MIN: Final = 100  # of fewer, a recall of .95 is off by .02 in one case of three
 LIVE_QUERIES_NEW: Final = 64  # new queries in the sample before it is measured again
@@ -52,6 +58,9 @@ OFFERED_A_REQUEST: Final = 8
 is not a thousand callers."""
 
 ASKED_AT_ONCE: Final = 16  # queries per hold of the index's lock: as long as a small search
+
+NEWEST_QUERIES: Final = 256  # of the rows added last, whose recall is measured after an alarm
+NEWEST_SHARE: Final = 0.1  # of the rows of the training: the window from which these are taken
 
 Published = Callable[[], AbstractContextManager[Snapshot]]
 """A context that gives the published snapshot and blocks additions to its index."""
@@ -149,23 +158,72 @@ class LiveRecall:
             index = snapshot.index
         if index is None:
             return False
-        target, k = self._config.target_recall, CALIBRATED_K[0]
-        plan = plan_of(index, Effort(), target, k, Scan.of(snapshot), self._few_rows_work)
+        recalls = self._recalls(index, published, queries, None, go_on)
+        if recalls is None:
+            return False
+        return self._measured_now(index, float(recalls.mean()), len(queries), taken)
+
+    def of_newest(
+        self, published: Published, added: int, go_on: Callable[[], None]
+    ) -> tuple[TrainedIndex, float] | None:
+        """Measure the newest rows in the index. No row counts as a hit of itself.
+
+        Returns the index and the mean recall for 10 hits; None if another index or calibration was
+        published meanwhile.
+
+        Parameters
+        ----------
+        added
+            Rows that the index has taken in since its training, of which the newest are asked for.
+        go_on
+            Called before each piece. It may raise to end the measurement.
+        """
+        with published() as snapshot:
+            index = snapshot.index
+        if index is None:
+            return None
+        newest = max(NEWEST_QUERIES, int(NEWEST_SHARE * index.live_when_trained))
+        rows = snapshot.tombstones.live_rows(0, snapshot.absorbed_until)[-min(added, newest) :]
+        rows = rows[:: -(-len(rows) // NEWEST_QUERIES) or 1]
+        recalls = self._recalls(index, published, snapshot.vectors_of(rows), rows, go_on)
+        return None if recalls is None else (index, float(recalls.mean()))
+
+    def _recalls(
+        self,
+        index: TrainedIndex,
+        published: Published,
+        queries: Float32Array,
+        own_rows: Int64Array | None,
+        go_on: Callable[[], None],
+    ) -> Float64Array | None:
+        """Return the recall of each query for 10 hits, searched as without an effort.
+
+        float64 (queries,); 1 where such a search scores every row; None if another index or
+        calibration was published meanwhile. `own_rows` are int64 (queries,), if they are rows.
+        """
+        config, k = self._config, CALIBRATED_K[0]
+        with published() as snapshot:
+            scan = Scan.of(snapshot)
+        plan = plan_of(index, Effort(), config.target_recall, k, scan, self._few_rows_work)
+        if plan.parameters is None or not len(queries):
+            return np.ones(max(1, len(queries)))
+        if own_rows is not None:  # one more candidate in place of the own row
+            one_more = replace(plan.parameters, candidates=plan.parameters.candidates + 1)
+            plan = replace(plan, parameters=one_more)
         recalls = []
         for first in range(0, len(queries), ASKED_AT_ONCE):
-            if plan.parameters is None:  # such a search scores every row
-                break
             go_on()
-            piece = queries[first : first + ASKED_AT_ONCE]
+            piece = slice(first, first + ASKED_AT_ONCE)
             with published() as snapshot:
                 if snapshot.index is not index:
-                    return False
-                rows, exact = proposals_of(index, plan, piece, snapshot.tombstones)
+                    return None
+                rows, exact = proposals_of(index, plan, queries[piece], snapshot.tombstones)
             held = snapshot.between(0, snapshot.absorbed_until)
-            found = recalls_of(self._config.metric, held, piece, rows, k, self._shards)
+            own = None if own_rows is None else own_rows[piece]
+            rows = rows if own is None else without(rows, own)
+            found = recalls_of(config.metric, held, queries[piece], rows, k, self._shards, own)
             recalls.append(np.where(exact, 1.0, found))
-        recall = float(np.concatenate(recalls).mean()) if recalls else 1.0
-        return self._measured_now(index, recall, len(queries), taken)
+        return np.concatenate(recalls)
 
     def _measured_now(self, index: TrainedIndex, recall: float, queries: int, taken: int) -> bool:
         """Note a measurement; return whether to recalibrate."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.index.calibration import Calibration, SearchParameters
+from vectorshard.shard.index.drift import UNKNOWN
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.filter_columns import FilterColumns, row_numbers
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.rows.tombstones import Tombstones
-from vectorshard.shard.types import Effort, Float32Array, IdArray, Int64Array, Ledger
+from vectorshard.shard.types import Effort, Float32Array, IdArray, IndexKind, Int64Array, Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,13 @@ class TrainedIndex:
     trained_at: float
     training_s: float
     imbalance_when_trained: float = 1.0
+    distance_when_trained: float = UNKNOWN  # the base of `shard.index.drift`
     filter_margins: tuple[float, ...] = ()  # of filtered_search; empty without declared fields
+
+    @property
+    def kind(self) -> IndexKind:
+        """The kind of index; it may differ from the configured one: `shard.index.index_kind`."""
+        return self.ivf.kind
 
     def parameters_for(
         self, effort: Effort, target_recall: float, k: int

@@ -170,7 +170,18 @@ class LedgerCollector(Collector):
             "Live queries with which the live recall was measured.",
             labels=("collection", "shard"),
         )
+        kind = GaugeMetricFamily(
+            "vectorshard_index_kind",
+            "1 for the kind of index that serves; it may differ from the configured one.",
+            labels=("collection", "shard", "kind", "configured"),
+        )
+        drift = GaugeMetricFamily(
+            "vectorshard_drift",
+            "Distance of the newest rows to their centroids, relative to that at the training.",
+            labels=("collection", "shard"),
+        )
         for description in descriptions:
+            configured = description.config.index.kind.name
             for shard in description.shards:
                 labels = [description.config.name, str(shard.shard)]
                 for entry in fields(Ledger):
@@ -178,9 +189,12 @@ class LedgerCollector(Collector):
                 training.add_metric(labels, float(shard.training))
                 recall.add_metric(labels, shard.measured_recall)
                 live_queries.add_metric(labels, shard.live_queries)
+                drift.add_metric(labels, shard.drift)
+                if shard.index_kind is not None:
+                    kind.add_metric([*labels, shard.index_kind.name, configured], 1.0)
                 if shard.live_queries:
                     live_recall.add_metric(labels, shard.live_recall)
-        return [rows, training, recall, live_recall, live_queries]
+        return [rows, training, recall, live_recall, live_queries, kind, drift]
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing at registration: the shard may not answer yet."""

@@ -31,8 +31,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
     if checksum(serialized) != stored.crc32c:
         return snapshot
     try:
-        config = row_store.entry.config
-        ivf = IvfIndex.from_bytes(config.index.kind, config.dim, serialized)
+        ivf = IvfIndex.from_bytes(row_store.entry.config.dim, serialized)
     except RuntimeError:  # another version of FAISS may have written it
         return snapshot
     if ivf.rows != stored.absorbed_until - stored.rows_skipped:
@@ -46,6 +45,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         trained_at=stored.trained_at,
         training_s=stored.training_s,
         imbalance_when_trained=stored.imbalance_when_trained,
+        distance_when_trained=stored.distance_when_trained,
         filter_margins=stored.filter_margins,
     )
     return replace(
@@ -92,6 +92,7 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
             trained_at=index.trained_at,
             training_s=index.training_s,
             imbalance_when_trained=index.imbalance_when_trained,
+            distance_when_trained=index.distance_when_trained,
             filter_margins=index.filter_margins,
             calibration=_stored_points(index.calibration),
             calibration_basis=index.calibration.basis,

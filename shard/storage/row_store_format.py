@@ -68,7 +68,12 @@ INSERT INTO ledger VALUES (0, 0, 0);
 Record: TypeAlias = tuple[Any, ...]
 """A row of `commits` or `kept`, as the schema orders it: three numbers, crc32c, and its blobs."""
 
-OPTIONAL_OF_INDEX_FILE: Final = ("imbalance_when_trained", "filter_margins", "calibration_basis")
+OPTIONAL_OF_INDEX_FILE: Final = (
+    "imbalance_when_trained",
+    "filter_margins",
+    "calibration_basis",
+    "distance_when_trained",
+)
 """Fields of IndexFile that the first releases did not write."""
 
 
@@ -170,6 +175,7 @@ class IndexFile:
     training_s: float
     calibration: tuple[tuple[float, ...], ...]
     imbalance_when_trained: float = 1.0
+    distance_when_trained: float = -1.0
     filter_margins: tuple[float, ...] = ()
     calibration_basis: CalibrationBasis = field(default_factory=CalibrationBasis)
 

@@ -11,7 +11,13 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from vectorshard.shard import descriptions, types
 from vectorshard.shard.errors import MalformedMessage
 from vectorshard.shard.wire.collections import decode_config, encode_config
-from vectorshard.shard.wire.primitives import SHARD_STATES, copied, parse, shortest_decimal
+from vectorshard.shard.wire.primitives import (
+    INDEX_KINDS,
+    SHARD_STATES,
+    copied,
+    parse,
+    shortest_decimal,
+)
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -68,7 +74,14 @@ def decode_train_response(payload: bytes) -> tuple[descriptions.ShardDescription
     return tuple(_decode_shard(shard) for shard in parse(v1.TrainResponse, payload).shards)
 
 
-_CONVERTED: Final = ("state", "ledger", "last_training_s", "last_trained_at")
+_CONVERTED: Final = ("state", "ledger", "last_training_s", "last_trained_at", "index_kind")
+_DECIMALS: Final = (
+    "measured_recall",
+    "measured_recall_balanced",
+    "live_recall",
+    "list_imbalance",
+    "drift",
+)
 
 
 def _encode_shard(shard: descriptions.ShardDescription) -> v1.ShardDescription:
@@ -77,6 +90,8 @@ def _encode_shard(shard: descriptions.ShardDescription) -> v1.ShardDescription:
         state=SHARD_STATES.number[shard.state],
         ledger=v1.Ledger(**copied(shard.ledger, types.Ledger)),
     )
+    if shard.index_kind is not None:
+        message.index_kind = INDEX_KINDS.number[shard.index_kind]
     if shard.last_training_s:
         message.last_training_duration.CopyFrom(
             duration_pb2.Duration(**_seconds_and_nanos(shard.last_training_s))
@@ -100,12 +115,16 @@ def _seconds_of(message: duration_pb2.Duration | timestamp_pb2.Timestamp) -> flo
 
 def _decode_shard(shard: v1.ShardDescription) -> descriptions.ShardDescription:
     values = copied(shard, descriptions.ShardDescription, *_CONVERTED)
-    for name in ("measured_recall", "measured_recall_balanced", "live_recall", "list_imbalance"):
+    for name in _DECIMALS:
         values[name] = shortest_decimal(values[name])
+    index_kind = None
+    if shard.index_kind:
+        index_kind = INDEX_KINDS.member(shard.index_kind, "shards.index_kind", MalformedMessage)
     return descriptions.ShardDescription(
         **values,
         state=SHARD_STATES.member(shard.state, "shards.state", MalformedMessage),
         ledger=types.Ledger(**copied(shard.ledger, types.Ledger)),
         last_training_s=_seconds_of(shard.last_training_duration),
         last_trained_at=_seconds_of(shard.last_trained_at),
+        index_kind=index_kind,
     )

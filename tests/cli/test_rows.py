@@ -13,7 +13,7 @@ from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
 from vectorshard.cli import rows
 from vectorshard.shard.descriptions import Explanation
-from vectorshard.shard.types import IdType, Metric
+from vectorshard.shard.types import IdType, IndexKind, Metric
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_describe_shows_the_ledger_or_lists_the_collections(run: Run) -> None:
 def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
     run: Run, client: ClientInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert re.search(r"0( +-){5} +0 *\n", run("describe", "w").output)
+    assert re.search(r"0( +-){5} +0 +- *\n", run("describe", "w").output)
     buffering = client.describe("w")
     measured = replace(
         buffering.shards[0],
@@ -298,12 +298,15 @@ def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
         rows_changed_since=1_234,
         live_recall=0.941,
         live_queries=200,
+        index_kind=IndexKind.IVF_SQ8,
+        drift=1.5,
     )
     described = replace(buffering, shards=(measured,))
     monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
     assert re.search(
-        r"0 +0\.953 +0\.961 +256 of 20,000 +1,234 +0\.941 +200", run("describe", "w").output
+        r"0 +0\.953 +0\.961 +256 of 20,000 +1,234 +0\.941 +200 +1\.50", run("describe", "w").output
     )
+    assert re.search(r"index: IVF_PQ.*\n(.*\n)+?.*0 +IVF_SQ8 +40 ", run("describe", "w").output)
 
 
 @pytest.mark.usefixtures("filled")

@@ -95,7 +95,7 @@ ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=10, absorb_piece_rows=3),
     training=TrainingConfig(calibration_queries=16, checkpoint_min_rows=20),
     compaction=CompactionConfig(
-        dead_rows_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3
+        dead_rows_min=3, dead_codes_min=3, dead_share=0.2, piece_bytes=10 * 4 * DIM, tail_rows=3
     ),
     few_rows_work=0,
 )

@@ -43,7 +43,7 @@ ALL_SLOTS = ((0, SLOTS_TOTAL - 1),)
 
 SMALL_ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=50, absorb_piece_rows=20),
-    training=TrainingConfig(calibration_queries=32, checkpoint_min_rows=1),
+    training=TrainingConfig(calibration_queries=32, checkpoint_min_rows=1, pq_rows_min=1),
     few_rows_work=0,
 )
 """Small enough that a few hundred rows are trained, absorbed, written to disk and searched by the

@@ -42,7 +42,9 @@ IDENTITY = ShardIdentity(
 ENGINE = EngineConfig(
     buffer=BufferConfig(absorb_rows=20, absorb_piece_rows=7),
     training=TrainingConfig(calibration_queries=8, checkpoint_min_rows=10),
-    compaction=CompactionConfig(dead_rows_min=1, piece_bytes=20 * 4 * DIM, tail_rows=10),
+    compaction=CompactionConfig(
+        dead_rows_min=1, dead_codes_min=1, piece_bytes=20 * 4 * DIM, tail_rows=10
+    ),
     few_rows_work=0,
 )
 WHOLE_ROWS = Include(vectors=True, metadata=True)

@@ -392,10 +392,10 @@ def test_an_index_is_replaced_when_most_of_what_it_holds_is_dead(collection: Col
         index = collection.snapshot.index
         assert index is not None
         generations.add(index.generation)
-        assert index.ivf.rows < GROWTH_BEFORE_RETRAINING * 100
+        assert index.ivf.rows < 200
         assert not collection.maintenance.training_due
         assert_exact(collection, corpus)
-    assert len(generations) == 1 + 19 // (GROWTH_BEFORE_RETRAINING - 1)
+    assert len(generations) == 20  # all rows were replaced each time
 
 
 def test_an_index_whose_rows_died_wants_no_training_once_none_lives(
@@ -415,7 +415,8 @@ def test_an_index_whose_rows_died_wants_no_training_once_none_lives(
 def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_out_fewer(
     tmp_path: Path, care: Care
 ) -> None:
-    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
+    compaction = CompactionConfig(dead_rows_min=20, dead_codes_min=20)
+    engine = replace(SMALL_ENGINE, compaction=compaction)
     collection = open_collection(tmp_path, config_of(min_training_size=50), engine=engine)
     care.take(collection)
     corpus = corpus_of(200)

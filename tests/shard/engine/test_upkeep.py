@@ -11,8 +11,23 @@ from tests.shard.samples import Corpus, config_of, open_collection, some_vectors
 from vectorshard.shard.config import CompactionConfig
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import build_index
-from vectorshard.shard.engine.upkeep import compaction_due, first_training_due, retraining_due
-from vectorshard.shard.index.calibration import Calibration
+from vectorshard.shard.engine.upkeep import (
+    DRIFT_REPLACED_SHARE,
+    PATIENCE_S,
+    PROVISIONAL_S,
+    QUIET_S,
+    REST_WHEN_QUIET,
+    REST_WHILE_WRITTEN,
+    Lull,
+    Waited,
+    compaction_due,
+    drift_training_due,
+    first_training_due,
+    recalibration_due,
+    retraining_due,
+)
+from vectorshard.shard.index.calibration import RULE, Calibration, CalibrationBasis
+from vectorshard.shard.index.drift import Drift
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
@@ -20,7 +35,9 @@ from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import IdType, IndexKind, Metric
 
-CONFIG = CompactionConfig(dead_rows_min=20, dead_share=0.5, dead_share_when_asked=0.1)
+CONFIG = CompactionConfig(
+    dead_rows_min=20, dead_codes_min=20, dead_share=0.5, dead_share_when_asked=0.1
+)
 
 
 def snapshot_of(
@@ -33,13 +50,14 @@ def snapshot_of(
     imbalance: float = 1.0,
     imbalance_when_trained: float = 1.0,
     positions: RowMap | None = None,
+    basis: CalibrationBasis | None = None,
 ) -> Snapshot:
     """Return a snapshot, with an index if it was trained for any rows."""
     vectors = some_vectors(4)
     index = TrainedIndex(
         ivf=IvfIndex.train(IndexKind.IVF_FLAT, Metric.L2, vectors, 1, seed=1),
         generation=1,
-        calibration=Calibration(()),
+        calibration=Calibration((), basis or CalibrationBasis()),
         live_when_trained=trained_for,
         rows_trained_on=trained_for,
         trained_at=0.0,
@@ -91,6 +109,106 @@ def test_an_index_that_was_trained_for_a_quarter_of_the_rows_is_out_of_date(
 def test_an_index_half_of_which_is_dead_is_out_of_date(rows: int, dead: range, due: bool) -> None:
     snapshot = snapshot_of(rows, dead=dead, trained_for=100, absorbed_until=min(rows, 100))
     assert retraining_due(snapshot, CONFIG) == due
+
+
+@pytest.mark.parametrize("rows", [200, 3_000, 9_998])
+def test_dead_rows_leave_an_index_of_any_size_at_the_same_share(rows: int) -> None:
+    half, default = rows // 2, CompactionConfig()
+    for dead, due in ((half - 1, False), (half, True)):
+        snapshot = snapshot_of(rows, dead=range(dead), trained_for=rows, absorbed_until=rows)
+        assert retraining_due(snapshot, default) == due
+    assert not compaction_due(snapshot_of(rows, dead=range(half)), default, asked=False)
+
+
+def test_rows_that_are_replaced_start_a_training_only_once_as_many_were_written_as_live() -> None:
+    for replaced in range(0, 1_000, 50):
+        snapshot = snapshot_of(
+            1_000 + replaced,
+            dead=range(replaced),
+            trained_for=1_000,
+            absorbed_until=1_000 + replaced,
+        )
+        assert not retraining_due(snapshot, CompactionConfig())
+    replaced_all = snapshot_of(2_000, dead=range(1_000), trained_for=1_000, absorbed_until=2_000)
+    assert retraining_due(replaced_all, CompactionConfig())
+
+
+def waited(
+    *, quiet_s: float = 0.0, trained_s: float = 0.0, training_s: float = 1.0, alarmed_s: float = 0.0
+) -> Waited:
+    """Return times of a collection that is being written to and was trained just now."""
+    return Waited(quiet_s=quiet_s, trained_s=trained_s, training_s=training_s, alarmed_s=alarmed_s)
+
+
+HARMFUL = Drift(base=1.0).found_harmful()
+
+
+def replacing(replaced: int) -> Snapshot:
+    """Return a snapshot of 1,000 rows, of which some were replaced since the training."""
+    rows = 1_000 + replaced
+    return snapshot_of(rows, dead=range(replaced), trained_for=1_000, absorbed_until=rows)
+
+
+def test_harmful_drift_starts_a_training_once_a_share_of_the_rows_was_replaced() -> None:
+    share = round(DRIFT_REPLACED_SHARE * 1_000)
+    assert not drift_training_due(replacing(share - 1), HARMFUL, waited())
+    assert drift_training_due(replacing(share), HARMFUL, waited())
+    assert not drift_training_due(replacing(share), Drift(base=1.0), waited())
+    assert not drift_training_due(snapshot_of(1_000), HARMFUL, waited())
+
+
+def test_rows_that_are_only_added_start_no_training_for_drift_while_they_are_written() -> None:
+    growing = snapshot_of(1_900, trained_for=1_000, absorbed_until=1_900)
+    assert not drift_training_due(growing, HARMFUL, waited())
+    assert drift_training_due(growing, HARMFUL, waited(quiet_s=QUIET_S, trained_s=100.0))
+
+
+@pytest.mark.parametrize(
+    ("times", "due"),
+    [
+        (waited(quiet_s=QUIET_S, trained_s=REST_WHEN_QUIET), True),
+        (waited(quiet_s=QUIET_S - 0.1, trained_s=REST_WHEN_QUIET), False),
+        (waited(quiet_s=QUIET_S, trained_s=REST_WHEN_QUIET, training_s=1.1), False),
+        (waited(alarmed_s=PATIENCE_S, trained_s=PATIENCE_S), True),
+        (waited(alarmed_s=PATIENCE_S - 1, trained_s=PATIENCE_S), False),
+        (waited(alarmed_s=PATIENCE_S, trained_s=PATIENCE_S - 1), False),
+        (waited(alarmed_s=900.0, trained_s=REST_WHILE_WRITTEN * 50 - 1, training_s=50.0), False),
+        (waited(alarmed_s=900.0, trained_s=REST_WHILE_WRITTEN * 50, training_s=50.0), True),
+    ],
+)
+def test_a_pause_and_a_long_time_start_a_training_that_the_time_since_the_last_one_pays_for(
+    times: Waited, due: bool
+) -> None:
+    assert drift_training_due(replacing(100), HARMFUL, times) == due
+
+
+FULL = CalibrationBasis(rule=RULE, rows=1_000, queries=256)
+PROVISIONAL = CalibrationBasis(rule=RULE, rows=1_000, queries=64, provisional=True)
+
+
+@pytest.mark.parametrize(
+    ("basis", "times", "due"),
+    [
+        (FULL, waited(quiet_s=900.0, trained_s=900.0), False),
+        (PROVISIONAL, waited(), False),
+        (PROVISIONAL, waited(quiet_s=QUIET_S), True),
+        (PROVISIONAL, waited(trained_s=PROVISIONAL_S), True),
+        (CalibrationBasis(), waited(), True),  # an earlier release's
+    ],
+)
+def test_a_calibration_in_haste_is_replaced_after_a_pause_and_one_by_older_rules_immediately(
+    basis: CalibrationBasis, times: Waited, due: bool
+) -> None:
+    snapshot = snapshot_of(1_000, trained_for=1_000, absorbed_until=1_000, basis=basis)
+    assert recalibration_due(snapshot, times) == due
+
+
+def test_a_lull_lasts_from_the_first_look_after_the_last_commit() -> None:
+    lull = Lull()
+    assert lull.seconds(7, 100.0) == 0
+    assert lull.seconds(7, 103.0) == 3
+    assert lull.seconds(8, 104.0) == 0
+    assert lull.seconds(8, 109.0) == 5
 
 
 def test_rows_that_the_index_never_held_do_not_count_as_dead_in_it() -> None:

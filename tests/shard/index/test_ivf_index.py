@@ -271,7 +271,8 @@ def test_rows_keep_their_numbers_however_sparse() -> None:
 def test_an_index_comes_back_from_its_bytes_as_it_was(kind: IndexKind) -> None:
     vectors, queries = some_vectors(300), some_vectors(10, seed=1)
     index = trained(vectors, kind=kind)
-    back = IvfIndex.from_bytes(kind, vectors.shape[1], index.to_bytes().tobytes())
+    back = IvfIndex.from_bytes(vectors.shape[1], index.to_bytes().tobytes())
+    assert back.kind is kind
     assert (back.rows, back.nlist) == (index.rows, index.nlist) == (300, 8)
     assert back.list_imbalance == index.list_imbalance
     assert proposed(propose(back, queries, 10, 2, vectors), 10) == proposed(

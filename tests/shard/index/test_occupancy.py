@@ -54,7 +54,7 @@ def test_living_rows_are_counted_as_rows_come_and_die() -> None:
         found = ivf.occupancy(tombstones)
         np.testing.assert_array_equal(found.living, truth(ivf, tombstones, rows))
         assert found.held.sum() == rows == 300 + 50 * step
-    reopened = IvfIndex.from_bytes(IndexKind.IVF_FLAT, 8, ivf.to_bytes().tobytes())
+    reopened = IvfIndex.from_bytes(8, ivf.to_bytes().tobytes())
     np.testing.assert_array_equal(reopened.occupancy(tombstones).living, found.living)
     assert not reopened.is_even(tombstones)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -11,12 +12,13 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.shard.samples import DEADLINE_S, config_of, corpus_of, open_shard
+from tests.shard.samples import DEADLINE_S, SMALL_ENGINE, config_of, corpus_of, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics
 from vectorshard.shard.types import (
     DeleteRequest,
     ExactReason,
+    IndexKind,
     Receipt,
     SearchRequest,
     ShardReceipt,
@@ -78,6 +80,30 @@ async def test_training_and_recall_are_exported_for_each_shard(shard: LocalShard
     assert values["vectorshard_measured_recall"] == [(labels, 1.0)]
     assert values["vectorshard_live_queries"] == [(labels, 0.0)]
     assert values["vectorshard_live_recall"] == []
+    assert values["vectorshard_index_kind"] == []
+    assert values["vectorshard_drift"] == [(labels, 0.0)]
+
+
+async def test_the_kind_that_serves_is_exported_beside_the_configured_one(
+    tmp_path: Path,
+) -> None:
+    training = replace(SMALL_ENGINE.training, pq_rows_min=1_000)
+    shard = open_shard(tmp_path, engine=replace(SMALL_ENGINE, training=training))
+    await shard.create_collection(config_of(kind=IndexKind.IVF_PQ))
+    corpus = corpus_of(100)
+    await shard.upsert(UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors))
+    await shard.train(TrainRequest(collection="words", wait=True))
+    collector = LedgerCollector(shard, asyncio.get_running_loop())
+    metrics = await asyncio.to_thread(lambda: list(collector.collect()))
+    (sample,) = next(each for each in metrics if each.name == "vectorshard_index_kind").samples
+    await shard.close()
+    assert sample.value == 1.0
+    assert sample.labels == {
+        "collection": "words",
+        "shard": "0",
+        "kind": "IVF_FLAT",
+        "configured": "IVF_PQ",
+    }
 
 
 async def test_live_recall_is_exported_once_it_is_measured(shard: LocalShard) -> None:

@@ -148,7 +148,10 @@ def test_the_records_of_a_row_store_are_written_as_they_were(shards: list[Path])
         if rebuilt := properties.get("rebuilt"):
             assert to_json(from_json(LastCompaction, rebuilt, "rebuilt")) == rebuilt
         if index_file := properties.get("index_file"):
-            assert to_json(from_json(IndexFile, index_file, "index_file")) == index_file
+            stored = from_json(IndexFile, index_file, "index_file", OPTIONAL_OF_INDEX_FILE)
+            written = json.loads(to_json(stored))
+            later = {"calibration_basis", "distance_when_trained"}
+            assert {key: written[key] for key in written.keys() - later} == json.loads(index_file)
             records += 1
     assert records == len(shards) == 2
 
@@ -172,9 +175,9 @@ def test_an_index_file_of_the_first_releases_lacks_two_fields(shards: list[Path]
             continue
         parsed = json.loads(properties["index_file"])
         for name in OPTIONAL_OF_INDEX_FILE:
-            del parsed[name]
+            parsed.pop(name, None)
         text = json.dumps(parsed)
         stored = from_json(IndexFile, text, "index_file", OPTIONAL_OF_INDEX_FILE)
         assert (stored.imbalance_when_trained, stored.filter_margins) == (1.0, ())
-        with pytest.raises(InvalidRecord, match="index_file: missing field filter_margins"):
+        with pytest.raises(InvalidRecord, match="index_file: missing field calibration_basis"):
             from_json(IndexFile, text, "index_file")
