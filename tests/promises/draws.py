@@ -14,7 +14,7 @@ import numpy as np
 from tests.promises.shapes import SHAPES
 from vectorshard.shard.types import IndexKind, Metric
 
-EASY: Final = 400_000
+EASY: Final = 320_000
 FULL: Final = 2_000_000
 """Components of all rows of a draw."""
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from tests.shard.samples import int64s, some_vectors
-from vectorshard.shard.index.calibration import Calibration
+from vectorshard.shard.index.calibration import (
+    Calibration,
+    CalibrationBasis,
+    CalibrationPoint,
+    SearchParameters,
+)
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
-from vectorshard.shard.types import IdType, IndexKind, Int64Array, Ledger, Metric
+from vectorshard.shard.types import Effort, IdType, IndexKind, Int64Array, Ledger, Metric
 
 
 def snapshot_of(rows: int, replaced: Int64Array, deleted: Int64Array) -> Snapshot:
@@ -76,3 +82,20 @@ def test_ledgers_are_summed_entry_by_entry() -> None:
     assert ledger.adds_up
     assert ledger.live == 3
     assert ledger + ledger == Ledger(accepted=30, buffered=2, indexed=4, deleted=8, replaced=16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "calibrated", "candidates"),
+    [(20, 20, 6), (30, 20, 9), (31, 20, 10), (60, 20, 18), (10, 20, 6), (60, 0, 9), (60, 1, 60)],
+)
+def test_candidates_grow_with_the_index_since_its_calibration(
+    rows: int, calibrated: int, candidates: int
+) -> None:
+    """A calibration by older rules does not say of how many rows: then those of the training."""
+    point = CalibrationPoint(
+        k=10, target_recall=0.9, parameters=SearchParameters(2, 6), measured_recall=0.9
+    )
+    calibration = Calibration((point,), CalibrationBasis(rows=calibrated))
+    index = replace(index_of(np.arange(rows)), calibration=calibration, live_when_trained=40)
+    found = index.parameters_for(Effort(), 0.9, 10)
+    assert found == SearchParameters(2, candidates)
