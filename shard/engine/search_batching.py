@@ -23,6 +23,7 @@ from vectorshard.shard.types import (
     Call,
     IdArray,
     Int64Array,
+    Receipt,
     SearchRequest,
     SearchResult,
     TopK,
@@ -204,7 +205,27 @@ def _part(result: SearchResult, counts: UInt32Array, places: slice | Int64Array)
             metadata = [metadata[at] for at in places.tolist()]
     return SearchResult(
         hits=TopK(counts=counts, ids=ids, scores=hits.scores[places]),
-        receipt=result.receipt,
+        receipt=_receipt_for(result.receipt, len(counts)),
         vectors=None if result.vectors is None else result.vectors[places],
         metadata=metadata,
     )
+
+
+def _receipt_for(receipt: Receipt, queries: int) -> Receipt:
+    """Return the receipt of a joined search for a part of so many queries.
+
+    Which queries were widened or scored exactly is known by number alone. So the part is told that
+    number, or all of its queries if they are fewer.
+    """
+    counts = (shard.queries_exact + shard.queries_widened for shard in receipt.shards)
+    if max(counts, default=0) <= queries:
+        return receipt
+    shards = tuple(
+        replace(
+            shard,
+            queries_exact=min(shard.queries_exact, queries),
+            queries_widened=min(shard.queries_widened, queries),
+        )
+        for shard in receipt.shards
+    )
+    return replace(receipt, shards=shards)

@@ -542,6 +542,15 @@ def test_parts_of_a_joined_answer_are_the_answers_to_each(
         assert part.metadata == alone.metadata
 
 
+def test_no_part_is_told_of_more_queries_than_it_has() -> None:
+    requests = [asking(1), asking(2, 3, 4)]
+    shard = ShardReceipt(shard=0, queries_widened=2, queries_exact=4)
+    result = replace(answer_to(joined(requests)), receipt=Receipt(shards=(shard,), coverage=1.0))
+    of_each = [part.receipt.shards[0] for part in parted(result, requests)]
+    assert [each.queries_exact for each in of_each] == [1, 3]
+    assert [each.queries_widened for each in of_each] == [1, 2]
+
+
 async def test_a_search_whose_deadline_passes_while_it_waits_is_not_begun(
     searcher: Searcher, callers: Callers
 ) -> None:
