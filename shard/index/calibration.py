@@ -266,12 +266,13 @@ def candidates_tried(k: int, most: int) -> Int64Array:
 
 
 def targets_reached(
-    recalls: Float64Array, shards: int = 1, *, errors: float = RESERVE_ERRORS, worst: bool = True
+    recalls: Float64Array, shards: int = 1, *, reserve: bool = True, worst: bool = True
 ) -> Float64Array:
     """Return the highest target that the recalls of some queries support. float64 (n,).
 
-    A target T needs a mean of T plus the reserve: RESERVE of the permitted misses, or `errors`
-    standard errors, whichever is larger. With `worst`, the worst tenth needs T - WORST_BELOW.
+    A target T needs a mean of T, with `reserve` plus RESERVE of the permitted misses or
+    RESERVE_ERRORS standard errors, whichever is larger. With `worst`, the worst tenth needs
+    T - WORST_BELOW.
 
     Parameters
     ----------
@@ -285,8 +286,10 @@ def targets_reached(
     if not queries:
         return np.ones(recalls.shape[1])
     mean: Float64Array = recalls.mean(axis=0)
-    error = recalls.std(axis=0) / math.sqrt(queries * shards)
-    reached: Float64Array = np.minimum((mean - RESERVE) / (1 - RESERVE), mean - errors * error)
+    reached = mean
+    if reserve:
+        error = recalls.std(axis=0) / math.sqrt(queries * shards)
+        reached = np.minimum((mean - RESERVE) / (1 - RESERVE), mean - RESERVE_ERRORS * error)
     if worst:
         few = max(1, int(queries * WORST_SHARE))
         lowest = np.partition(recalls, few - 1, axis=0)[:few].mean(axis=0)
