@@ -150,12 +150,16 @@ class Maintenance:
 
     @property
     def drift_measurement_due(self) -> bool:
-        """Whether the newest rows differ so much that their recall should be measured."""
+        """Whether the newest rows differ so much that their recall should be measured.
+
+        Not under the calibration of an earlier release: its low recall is no reason to train.
+        """
         state = self._state
         snapshot, index = state.snapshot, state.snapshot.index
         return (
             index is not None
             and snapshot.live > 0
+            and not (index.calibration.outdated and self._may_recalibrate)
             and state.drift.alarm(rows_added(snapshot), index.live_when_trained)
         )
 

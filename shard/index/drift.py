@@ -27,6 +27,11 @@ DRIFT_ROWS_MIN: Final = 100  # rows measured before the ratio counts, and rows a
 ADDED_SHARE_MIN: Final = 0.02
 """Rows added before an alarm, relative to those of the training: fewer change no mean recall."""
 
+ADDED_SHARE_CHECKED: Final = 0.25
+"""Rows added that lead to a measurement at any ratio, relative to those of the training. An index
+that was trained while another model's rows came in knows their centroids, so the ratio stays near
+1. But those rows have since become several times as dense as its codes were calibrated for."""
+
 RATIO_MAX: Final = 1_000.0  # also where the base rows were all equal to their centroids
 UNKNOWN: Final = -1.0  # the base of an index that was trained on too few rows
 
@@ -94,6 +99,8 @@ class Drift:
         if added < self.harmless_added + DRIFT_ROWS_MIN:
             return False
         grown = added >= ADDED_GROWTH * self.harmless_added
+        if grown and added >= ADDED_SHARE_CHECKED * rows_trained:
+            return True
         risen = self.ratio >= RATIO_RISE * self.harmless_ratio
         return self.ratio >= DRIFT_ALARM and (grown or risen)
 

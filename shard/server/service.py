@@ -434,10 +434,13 @@ class VectorService:
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:
-    """End the call with the error's status."""
+    """End the call with the error's status; as cancelled, if its caller has left meanwhile."""
     status = _status(method, error)
     trailing = ((DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(CODE_BY_NUMBER[status.code], status.message, trailing)
+    try:
+        await context.abort(CODE_BY_NUMBER[status.code], status.message, trailing)
+    except grpc.aio.InternalError:  # gRPC would log it as a fault of the server, with its traceback
+        raise asyncio.CancelledError from None
     raise AssertionError("abort raises")
 
 

@@ -21,6 +21,7 @@ from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.engine.index_training import distances_of_newest
+from vectorshard.shard.index.calibration import RULE
 from vectorshard.shard.index.drift import DRIFT_ALARM, UNKNOWN
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -166,15 +167,34 @@ def test_the_base_of_the_drift_comes_from_rows_that_k_means_did_not_see(tmp_path
     collection.close()
 
 
-def test_few_rows_have_no_base_and_raise_no_alarm(tmp_path: Path) -> None:
+def test_few_rows_have_no_base_and_only_their_number_raises_an_alarm(tmp_path: Path) -> None:
     collection = trained(tmp_path, some_vectors(100, 16))
     assert collection.snapshot.index is not None
     assert collection.snapshot.index.distance_when_trained == UNKNOWN
-    write(collection, Corpus(np.arange(1_000, 1_200), some_vectors(200, 16) + np.float32(50)))
+    for first, due in ((1_000, False), (2_000, True)):
+        elsewhere = some_vectors(90, 16) + np.float32(50)
+        write(collection, Corpus(np.arange(first, first + 90), elsewhere))
+        while collection.maintenance.absorb_piece():
+            pass
+        assert collection.reads.describe().drift == 0.0
+        assert collection.maintenance.drift_measurement_due is due
+    collection.close()
+
+
+def test_drift_is_measured_only_after_an_outdated_calibration_was_replaced(tmp_path: Path) -> None:
+    collection = trained(tmp_path, some_vectors(600, 16))
+    write(collection, Corpus(np.arange(1_000, 1_200), some_vectors(200, 16, seed=5)))
     while collection.maintenance.absorb_piece():
         pass
-    assert collection.reads.describe().drift == 0.0
+    assert collection.maintenance.drift_measurement_due
+    index = collection.snapshot.index
+    assert index is not None
+    basis = replace(index.calibration.basis, rule=RULE - 1)
+    collection.state.publish_calibration(index, replace(index.calibration, basis=basis))
+    assert collection.maintenance.recalibration_due
     assert not collection.maintenance.drift_measurement_due
+    collection.maintenance.give_up_recalibration()
+    assert collection.maintenance.drift_measurement_due
     collection.close()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.shard.samples import some_vectors
 from vectorshard.shard.index.drift import (
+    ADDED_SHARE_CHECKED,
     DRIFT_ALARM,
     DRIFT_ROWS_MIN,
     RATIO_MAX,
@@ -35,7 +36,7 @@ def test_the_ratio_is_that_of_the_mean_distances() -> None:
 def test_few_rows_and_an_unknown_base_give_no_ratio() -> None:
     assert drift_of(3.0, DRIFT_ROWS_MIN - 1).ratio == 0.0
     assert Drift().with_distances(distances(1_000, 3.0)).ratio == 0.0
-    assert not Drift().with_distances(distances(1_000, 3.0)).alarm(1_000, 1_000)
+    assert not Drift().with_distances(distances(1_000, 3.0)).alarm(1_000, 10_000)
 
 
 def test_rows_beside_equal_rows_have_the_largest_ratio() -> None:
@@ -56,10 +57,10 @@ def test_drift_that_begins_late_is_not_diluted_by_all_rows_before_it() -> None:
     drift = Drift(base=1.0)
     for _ in range(1_000):
         drift = drift.with_distances(distances(32, 1.0))
-    assert not drift.alarm(32_000, 32_000)
+    assert not drift.alarm(32_000, 320_000)
     for _ in range(2 * WINDOW_ROWS // 32):
         drift = drift.with_distances(distances(32, 2.0))
-    assert drift.alarm(33_000, 32_000)
+    assert drift.alarm(33_000, 320_000)
 
 
 def test_after_a_harmless_alarm_the_next_needs_new_rows_and_growth_or_a_higher_ratio() -> None:
@@ -72,6 +73,18 @@ def test_after_a_harmless_alarm_the_next_needs_new_rows_and_growth_or_a_higher_r
     risen = harmless.with_distances(distances(200, 3.4))
     assert not risen.alarm(1_099, 5_000)
     assert risen.alarm(1_100, 5_000)
+
+
+def test_many_added_rows_raise_an_alarm_at_any_ratio_and_each_next_one_needs_growth() -> None:
+    many = int(ADDED_SHARE_CHECKED * 4_000)
+    same = drift_of(1.0)
+    assert not same.alarm(many - 1, 4_000)
+    assert same.alarm(many, 4_000)
+    assert Drift().alarm(many, 4_000)  # nor does it need a base
+    harmless = same.found_harmless(added=many)
+    assert not harmless.alarm(many * 3 // 2 - 1, 4_000)
+    assert harmless.alarm(many * 3 // 2, 4_000)
+    assert not same.found_harmful().alarm(4_000, 4_000)
 
 
 def test_harmful_drift_asks_for_no_further_measurement() -> None:

@@ -282,3 +282,33 @@ async def test_a_busy_server_answers_as_an_idle_one_whoever_has_the_time(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await nothing
     assert isinstance(error_from_rpc(caught.value), MalformedMessage)
+
+
+class _Departed:
+    """The context of a call whose caller has left: gRPC accepts no status for it any more."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def time_remaining(self) -> float:
+        return 0.001
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def abort(self, *_: object) -> None:
+        raise grpc.aio.InternalError('Failed "execute_batch"')
+
+
+@dataclass
+class _Search:
+    method: str = f"/{SERVICE_NAME}/Search"
+    invocation_metadata: tuple[()] = ()
+
+
+async def test_an_error_for_a_caller_that_has_left_is_no_fault_of_the_server(
+    served: Served,
+) -> None:
+    handler: Any = served.service.handler().service(_Search())  # type: ignore[arg-type]  # what gRPC gives it
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_unary(b"\xff", _Departed())
