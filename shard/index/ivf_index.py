@@ -357,8 +357,7 @@ class IvfIndex:
     def centroid_scores(self, queries: Float32Array) -> Float32Array:
         """Return the approximate score of each list's centroid. float32 (queries, nlist).
 
-        In float32, one query would be rounded otherwise than many, and far from the origin by more
-        than a distance.
+        In float64: float32 rounds one query otherwise than many, and too much far from the origin.
         """
         centroids, exact = self._centroids().astype(float), self._as_held(queries).astype(float)
         products = exact @ centroids.T
@@ -366,7 +365,8 @@ class IvfIndex:
             products *= -2
             products += np.vecdot(exact, exact)[:, None]
             products += np.vecdot(centroids, centroids)
-        return products.astype(np.float32)
+        scores: Float32Array = products.astype(np.float32)
+        return scores
 
     def _with_ties(
         self,
