@@ -355,17 +355,18 @@ class IvfIndex:
         return values.reshape(self.nlist, -1)
 
     def centroid_scores(self, queries: Float32Array) -> Float32Array:
-        """Return the approximate score of each list's centroid. float32 (queries, nlist)."""
-        centroids = self._centroids()
-        queries = self._as_held(queries)
-        products: Float32Array = queries @ centroids.T
-        if self._metric is not Metric.L2:
-            return products
-        query_norms, norms = np.vecdot(queries, queries), np.vecdot(centroids, centroids)
-        products *= -2
-        products += query_norms[:, None]
-        products += norms
-        return products
+        """Return the approximate score of each list's centroid. float32 (queries, nlist).
+
+        In float64: float32 rounds one query otherwise than many, and too much far from the origin.
+        """
+        centroids, exact = self._centroids().astype(float), self._as_held(queries).astype(float)
+        products = exact @ centroids.T
+        if self._metric is Metric.L2:
+            products *= -2
+            products += np.vecdot(exact, exact)[:, None]
+            products += np.vecdot(centroids, centroids)
+        scores: Float32Array = products.astype(np.float32)
+        return scores
 
     def _with_ties(
         self,

@@ -276,21 +276,22 @@ def _generate_filtered(
             reason=plan.reason,
         )
     margin = margin_for(index, effort, target_recall)
-    found = filtered_candidates(
+    found, lists = filtered_candidates(
         snapshot, index, config.metric, queries, k, plan.parameters, margin, passing
     )
     short = _no_queries()
     if plan.widens:
         enough = min(calibrated_k(k), held.live)
         short = np.flatnonzero(np.bincount(found.query_of, minlength=len(queries)) < enough)
+        lists = np.delete(lists, short)
     return GeneratedCandidates(
         exact_part=passing.since(snapshot.absorbed_until),
-        parameters=plan.parameters,
+        parameters=replace(plan.parameters, nprobe=int(lists.max(initial=0))),
         from_index=without(found, short, len(queries)),
         rows_passing=passing.live,
         filter_plan=FilterPlan.INDEX,
         reason=ExactReason.SHORT if len(short) else None,
         exact_rest=held,
         exact_queries=short,
-        nprobe_mean=plan.parameters.nprobe,
+        nprobe_mean=float(lists.mean()) if len(lists) else 0.0,
     )

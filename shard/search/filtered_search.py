@@ -251,8 +251,9 @@ def filtered_candidates(
     parameters: SearchParameters,
     margin: float | None,
     passing: PassingRows,
-) -> Candidates:
-    """Return candidates among the passing rows, as `IvfIndex.candidates` does among all rows.
+) -> tuple[Candidates, Int64Array]:
+    """Return candidates among the passing rows, as `IvfIndex.candidates` does among all rows, and
+    how many lists each query probed: int64 (queries,).
 
     With a margin they include the best of the calibrated number of hits, which is at least k: what
     a query finds must not depend on the k of others that it is joined with.
@@ -282,8 +283,9 @@ def filtered_candidates(
         )
 
     found = search(queries, parameters.nprobe)
+    lists = np.full(len(queries), min(parameters.nprobe, index.ivf.nlist))
     if margin is None or parameters.nprobe == index.ivf.nlist:
-        return found
+        return found, lists
     scores = exact_scores(metric, queries, snapshot.vectors, found.at(snapshot.positions))
     kth = kth_costs(found.query_of, costs_of(metric, scores), len(queries), wanted)
     limits = remoteness(metric, queries, kth[:, None])[:, 0] + np.float32(margin)
@@ -295,9 +297,10 @@ def filtered_candidates(
         least, nprobe = nprobe, min(2 * nprobe, index.ivf.nlist)
         again = np.flatnonzero((needed > least) & (needed <= nprobe))
         if len(again):
+            lists[again] = nprobe
             further = search(np.ascontiguousarray(queries[again]), nprobe)
             parts.append(Candidates(again[further.query_of], further.row_of))
-    return concatenate(parts)
+    return concatenate(parts), lists
 
 
 def remoteness(metric: Metric, queries: Float32Array, costs: Float32Array) -> Float32Array:

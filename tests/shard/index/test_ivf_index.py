@@ -364,6 +364,20 @@ def test_a_shortlist_is_hardly_longer_than_k() -> None:
     assert len(kept) <= 64 * 10 + 8
 
 
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.INNER_PRODUCT])
+def test_far_from_the_origin_centroids_score_as_exactly_and_alone_as_in_a_batch(
+    metric: Metric,
+) -> None:
+    vectors = some_vectors(400, 12) + np.float32(3_000)
+    index, queries = trained(vectors, 40, metric=metric), vectors[:50]
+    centroids = index.centroid_scores(queries)
+    alone = [index.centroid_scores(queries[at : at + 1])[0] for at in range(len(queries))]
+    np.testing.assert_array_equal(alone, centroids)
+    if metric is Metric.L2:
+        ranks = np.argsort(np.argsort(centroids, axis=1), axis=1)
+        np.testing.assert_array_equal(ranks, index.centroid_ranks(queries))
+
+
 def test_memory_grows_with_the_rows_and_compressed_codes_are_smaller() -> None:
     vectors = some_vectors(400, dim=64)
     flat, small = trained(vectors), trained(vectors, kind=IndexKind.IVF_SQ8)

@@ -82,12 +82,25 @@ def test_random_deletes_widen_by_the_growth_of_nprobe(growth: float, lists: int)
     assert calibrated_suffices(halved, in_order(2), asked) == (lists == 2)
 
 
-def test_a_query_in_a_hole_probes_until_it_has_three_times_its_rows() -> None:
-    hole = occupancy([101] * 12, [0, 0] + [101] * 10)
-    found = widths(hole, in_order(12), wanted())
+def test_a_query_in_a_hole_probes_until_it_has_ten_times_its_rows() -> None:
+    hole = occupancy([101] * 24, [0, 0] + [101] * 22)
+    found = widths(hole, in_order(24), wanted())
     assert found.in_hole.all()
-    assert found.lists.tolist() == [7]  # 3 * 202 * 10 / 12 = 505 rows are wanted, 2 lists are empty
+    assert found.lists.tolist() == [21]  # 10 * 202 * 22 / 24 = 1,852 are wanted, 2 lists are empty
     assert not calibrated_suffices(hole, in_order(2), wanted())
+
+
+@pytest.mark.parametrize(
+    ("rows", "left", "in_hole"),
+    [(10_000, 3_900, True), (10_000, 4_400, False), (100, 36, True), (100, 39, False)],
+)
+def test_long_lists_show_a_shallower_hole_than_short_ones_whose_rows_die_unevenly_by_chance(
+    rows: int, left: int, in_hole: bool
+) -> None:
+    others = [rows] * 1_000, [rows // 2] * 1_000
+    lists = occupancy([rows, *others[0]], [left, *others[1]])
+    found = widths(lists, np.arange(100)[None], wanted(nprobe=1, trained=1_001 * rows))
+    assert found.in_hole.tolist() == [in_hole]
 
 
 def test_lists_that_were_always_empty_are_not_counted() -> None:

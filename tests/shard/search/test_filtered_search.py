@@ -121,7 +121,7 @@ class Indexed:
         self, queries: Float32Array, rows: Int64Array, nprobe: int, margin: float | None
     ) -> float:
         """Return the recall@10 of a search of the index for some rows."""
-        found = filtered_candidates(
+        found, self.lists = filtered_candidates(
             self.snapshot,
             self.index,
             self.metric,
@@ -225,7 +225,9 @@ def test_rows_that_lie_elsewhere_are_found_by_the_second_step(metric: Metric) ->
     margin = margin_for(indexed.index, NO_EFFORT, 0.95)
     assert margin is not None
     assert indexed.recall(queries, elsewhere, 6, None) < 0.8
+    assert indexed.lists.tolist() == [6] * 64
     assert indexed.recall(queries, elsewhere, 6, margin) >= 0.95
+    assert 6 < indexed.lists.mean() <= NLIST
 
 
 def test_fewer_rows_than_hits_are_all_found() -> None:

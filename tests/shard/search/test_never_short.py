@@ -274,6 +274,10 @@ def test_filters_are_never_short_and_answer_alone_as_in_a_batch(tmp_path: Path, 
     alone = [search(query[None]) for query in words[:20]]
     ids = np.concatenate([each.hits.ids for each in alone])
     np.testing.assert_array_equal(together.hits.ids, ids)
+    (receipt,) = together.receipt.shards
+    probed = [each.receipt.shards[0].nprobe for each in alone]
+    assert receipt.nprobe == max(probed)
+    assert receipt.nprobe_mean * (20 - receipt.queries_exact) == pytest.approx(sum(probed), abs=0.2)
     best = search(words[:20], Effort(exact=True))
     assert np.mean(together.hits.scores >= best.hits.scores - 1e-6) >= 0.9
 
