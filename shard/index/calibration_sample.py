@@ -27,8 +27,10 @@ milliseconds of work."""
 POOL_A_QUERY: Final = 4
 """But at least this many rows for each query wanted."""
 
-BALANCED_SHARE: Final = 0.375
-"""Size of the balanced sample, relative to that of distinct rows."""
+BALANCED_SHARE: Final = 0.75
+"""Size of the balanced sample, relative to that of distinct rows. Half of it makes the worst tenth
+mostly chance: at .95 on 336,479 words, eight draws took 110 to 193 us of work; with this, 110 to
+142."""
 
 _HASHED_ROWS: Final = 4_096  # hashed at once
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio, odd

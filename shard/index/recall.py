@@ -325,15 +325,14 @@ def _reach(
 ) -> Reach:
     """Return what the parts of a sample reach with each number of candidates.
 
-    `recalls` is float64 (queries, candidates tried). Of the balanced part only the mean counts, and
-    without a reserve. What is promised is promised for queries like the distinct rows, and the
-    worst tenth of so few queries is mostly chance: on words it took up to 1.9 times the work. Of
-    live queries the worst tenth is ignored too, since random ones have no neighbors to find.
+    `recalls` is float64 (queries, candidates tried). The balanced part keeps no reserve: what is
+    promised is promised for queries like the distinct rows. Of live queries the worst tenth is
+    ignored, since random ones have no neighbors to find.
     """
     distinct, balanced, live = (recalls[part] for part in sample.parts)
     of_rows = np.minimum(
         targets_reached(distinct, shards),
-        targets_reached(balanced, shards, reserve=False, worst=False),
+        targets_reached(balanced, shards, reserve=False),
     )
     targets = np.minimum(of_rows, targets_reached(live, shards, worst=False))
     rows_first = distinct if len(distinct) else live
