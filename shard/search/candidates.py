@@ -276,22 +276,22 @@ def _generate_filtered(
             reason=plan.reason,
         )
     margin = margin_for(index, effort, target_recall)
-    found, lists = filtered_candidates(
-        snapshot, index, config.metric, queries, k, plan.parameters, margin, passing
-    )
-    short = _no_queries()
+    arguments = snapshot, index, config.metric, queries, k, plan.parameters, margin, passing
+    found, lists = filtered_candidates(*arguments, plan.scan.rows_cost)
+    scanned, short = lists < 0, np.zeros(len(queries), np.bool_)
     if plan.widens:
         enough = min(calibrated_k(k), held.live)
-        short = np.flatnonzero(np.bincount(found.query_of, minlength=len(queries)) < enough)
-        lists = np.delete(lists, short)
+        short = np.bincount(found.query_of, minlength=len(queries)) < enough
+    exact_queries, lists = np.flatnonzero(scanned | short), lists[~(scanned | short)]
+    reason = ExactReason.SHORT if (short & ~scanned).any() else ExactReason.CHEAPER
     return GeneratedCandidates(
         exact_part=passing.since(snapshot.absorbed_until),
         parameters=replace(plan.parameters, nprobe=int(lists.max(initial=0))),
-        from_index=without(found, short, len(queries)),
+        from_index=without(found, exact_queries, len(queries)),
         rows_passing=passing.live,
         filter_plan=FilterPlan.INDEX,
-        reason=ExactReason.SHORT if len(short) else None,
+        reason=reason if len(exact_queries) else None,
         exact_rest=held,
-        exact_queries=short,
+        exact_queries=exact_queries,
         nprobe_mean=float(lists.mean()) if len(lists) else 0.0,
     )

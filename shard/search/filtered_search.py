@@ -251,21 +251,22 @@ def filtered_candidates(
     parameters: SearchParameters,
     margin: float | None,
     passing: PassingRows,
+    scan_cost: float = math.inf,
 ) -> tuple[Candidates, Int64Array]:
     """Return candidates among the passing rows, as `IvfIndex.candidates` does among all rows, and
-    how many lists each query probed: int64 (queries,).
+    how many lists each query probed: int64 (queries,). -1: none and no candidates, because to score
+    all passing rows is cheaper.
 
     With a margin they include the best of the calibrated number of hits, which is at least k: what
-    a query finds must not depend on the k of others that it is joined with.
-
-    Call it under the index's lock.
+    a query finds must not depend on the k of others that it is joined with. Call it under the
+    index's lock.
 
     Parameters
     ----------
-    parameters
-        Of the first step.
-    margin
-        Of the second step, which may search queries again; None: there is no second step.
+    parameters, margin
+        Of the first step, and of the second, which searches some queries again unless it is None.
+    scan_cost
+        The work to score all passing rows for a query: a second step that costs more is not made.
     """
     bits = packed_bits(passing.rows, snapshot.rows)
     wanted = max(calibrated_k(k), MARGIN_K) if margin is not None else k
@@ -286,21 +287,39 @@ def filtered_candidates(
     lists = np.full(len(queries), min(parameters.nprobe, index.ivf.nlist))
     if margin is None or parameters.nprobe == index.ivf.nlist:
         return found, lists
-    scores = exact_scores(metric, queries, snapshot.vectors, found.at(snapshot.positions))
-    kth = kth_costs(found.query_of, costs_of(metric, scores), len(queries), wanted)
-    limits = remoteness(metric, queries, kth[:, None])[:, 0] + np.float32(margin)
-    centroids = remoteness(metric, queries, costs_of(metric, index.ivf.centroid_scores(queries)))
-    needed = np.count_nonzero(centroids <= limits[:, None], axis=1)
+    needed = _lists_needed(snapshot, index, metric, queries, found, wanted, margin)
     parts = [found.where(needed[found.query_of] <= parameters.nprobe)]
     nprobe = parameters.nprobe
     while nprobe < index.ivf.nlist:
         least, nprobe = nprobe, min(2 * nprobe, index.ivf.nlist)
         again = np.flatnonzero((needed > least) & (needed <= nprobe))
         if len(again):
+            step = replace(parameters, nprobe=nprobe)
+            if index_cost(index, step, queries.shape[1]) > scan_cost:
+                lists[again] = -1
+                continue
             lists[again] = nprobe
             further = search(np.ascontiguousarray(queries[again]), nprobe)
             parts.append(Candidates(again[further.query_of], further.row_of))
     return concatenate(parts), lists
+
+
+def _lists_needed(
+    snapshot: Snapshot,
+    index: TrainedIndex,
+    metric: Metric,
+    queries: Float32Array,
+    found: Candidates,
+    k: int,
+    margin: float,
+) -> Int64Array:
+    """Return how many lists of each query lie within a margin of its k-th hit. int64 (queries,)."""
+    scores = exact_scores(metric, queries, snapshot.vectors, found.at(snapshot.positions))
+    kth = kth_costs(found.query_of, costs_of(metric, scores), len(queries), k)
+    limits = remoteness(metric, queries, kth[:, None])[:, 0] + np.float32(margin)
+    centroids = remoteness(metric, queries, costs_of(metric, index.ivf.centroid_scores(queries)))
+    needed: Int64Array = np.count_nonzero(centroids <= limits[:, None], axis=1)
+    return needed
 
 
 def remoteness(metric: Metric, queries: Float32Array, costs: Float32Array) -> Float32Array:

@@ -230,6 +230,19 @@ def test_rows_that_lie_elsewhere_are_found_by_the_second_step(metric: Metric) ->
     assert 6 < indexed.lists.mean() <= NLIST
 
 
+def test_a_second_step_that_costs_more_than_scoring_all_that_pass_is_not_made() -> None:
+    indexed = Indexed()
+    queries = in_regions(64, 1)[0]
+    passing = indexed.passing(np.flatnonzero(indexed.region < 4))
+    margin = margin_for(indexed.index, NO_EFFORT, 0.95)
+    search = indexed.snapshot, indexed.index, indexed.metric, queries, 10
+    _, wide = filtered_candidates(*search, SearchParameters(6, 10), margin, passing)
+    found, lists = filtered_candidates(*search, SearchParameters(6, 10), margin, passing, 0.0)
+    np.testing.assert_array_equal(lists, np.where(wide > 6, -1, 6))
+    assert (wide > 6).any()
+    assert not set(found.query_of.tolist()) & set(np.flatnonzero(wide > 6).tolist())
+
+
 def test_fewer_rows_than_hits_are_all_found() -> None:
     indexed = Indexed()
     margin = margin_for(indexed.index, NO_EFFORT, 0.95)
