@@ -100,7 +100,9 @@ def _indexed(explanation: Explanation) -> str:
 
 def _outcome(explanation: Explanation, tried: Tried) -> str:
     nprobe, reason = tried.receipt.nprobe, explanation.exact_reason
-    effort = f"probes {nprobe:,} lists" if nprobe else "scores every row"
+    # After deletes a search skips lists without live rows; centroid_rank counts them.
+    lists = "lists that hold live rows" if tried.receipt.queries_widened else "lists"
+    effort = f"probes {nprobe:,} {lists}" if nprobe else "scores every row"
     if reason is not None:
         effort = f"scores every row ({_WHY_EXACT[reason]})"
     if tried.found:

@@ -117,7 +117,7 @@ def sampled_rows(
         ids, keys = ids[kept], keys[kept]
     if listed < 2:
         raise VectorShardError(
-            f"collection {collection!r} has {listed} rows; measuring recall needs at least 2"
+            f"measuring recall needs at least 2 rows; collection {collection!r} has {listed}"
         )
     found = client.get(collection, ids.tolist(), metadata=False)
     assert found.vectors is not None
