@@ -27,7 +27,7 @@ serve: setup ## run a server on LISTEN, with its rows in DATA
 	$(BIN)/vectorshard serve --shards $(SHARDS) --data $(DATA) --listen $(LISTEN)
 
 test: setup ## run all tests, two files at a time; those that measure times run alone
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m '$(QUICK) and not alone'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m '$(QUICK) and not alone'
 	$(BIN)/python -m pytest -m '$(QUICK) and alone'
 
 test-net: setup ## test moving shards and lost packets; needs root, iproute2, iptables, dnsmasq

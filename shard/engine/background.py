@@ -109,6 +109,7 @@ class BackgroundThreads:
         self._changes = 0
         self._collections: tuple[Collection, ...] = ()
         self._stopping = False
+        self._trained_last: Collection | None = None  # if the builder's last step was a training
         self._builder = self._thread("builder", self.build_step, BUILDER_NICENESS, self._look_s)
         self._absorber = self._thread("absorber", self._absorb, 0, lambda: None)
 
@@ -207,7 +208,13 @@ class BackgroundThreads:
     def build_step(self, collection: Collection) -> bool:
         """Do the most urgent piece of the builder's work; return whether any was due."""
         collection.maintenance.look(self._stopwatch())
-        if collection.maintenance.training_due:
+        # Rows that are replaced fast make the next training due before the last one has ended.
+        files_first = self._trained_last is collection
+        self._trained_last = None
+        if collection.maintenance.training_due and not (
+            files_first and (collection.compaction.due or collection.compaction.sweep_due)
+        ):
+            self._trained_last = collection
             self._train(collection)
         elif collection.compaction.due:
             collection.compaction.run(go_on_unless(self._is_stopping, collection))

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vectorshard.shard.config import SLOTS_TOTAL, BufferConfig, EngineConfig, TrainingConfig
+from vectorshard.shard.config import (
+    SLOTS_TOTAL,
+    BufferConfig,
+    EngineConfig,
+    TrainingConfig,
+)
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome
 from vectorshard.shard.engine.local_shard import LocalShard

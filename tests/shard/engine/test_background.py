@@ -437,6 +437,24 @@ def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_ou
     collection.close()
 
 
+def test_trainings_that_are_always_due_do_not_keep_dead_rows_in_the_files(
+    tmp_path: Path, care: Care, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Maintenance, "training_due", True)
+    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
+    collection = open_collection(tmp_path, config_of(min_training_size=50), engine=engine)
+    corpus = corpus_of(200)
+    write(collection, corpus)
+    delete(collection, corpus.ids[:150])
+    done = []
+    for _ in range(3):
+        care.threads.build_step(collection)
+        index = collection.snapshot.index
+        done.append((index.generation if index else 0, len(collection.snapshot.vectors)))
+    assert done == [(1, 200), (1, 50), (2, 50)]
+    collection.close()
+
+
 def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
     tmp_path: Path, care: Care
 ) -> None:

@@ -137,7 +137,7 @@ def test_live_recall_is_what_live_searches_found(tmp_path: Path, kind: IndexKind
     description = collection.reads.describe()
     assert description.live_queries == 150
     assert description.live_recall == pytest.approx(recall(collection, queries), abs=1e-9)
-    assert description.live_recall < TARGET - 0.02
+    assert description.live_recall < TARGET - 0.01
     collection.close()
 
 
@@ -203,7 +203,7 @@ def test_one_request_gives_few_of_its_queries_to_the_sample(collection: Collecti
 
 def test_easier_queries_lower_nprobe_again_but_not_below_what_rows_need(tmp_path: Path) -> None:
     engine = replace(ENGINE, training=replace(ENGINE.training, live_queries=200, live_window=200))
-    collection = open_collection(tmp_path, config_of(dim=DIM, target_recall=TARGET), engine=engine)
+    collection = open_collection(tmp_path, config_of(dim=DIM, target_recall=0.97), engine=engine)
     write(collection, CORPUS)
     build_index(collection, lambda: 0.0)
 
@@ -211,12 +211,12 @@ def test_easier_queries_lower_nprobe_again_but_not_below_what_rows_need(tmp_path
         return collection.reads.describe().nprobe
 
     of_rows = nprobe()
-    for seed in range(3):
+    for seed in range(2):
         search(collection, means_of_five(200, seed))
         measure(collection)
     raised = nprobe()
     assert raised > 1.5 * of_rows
-    copies = np.repeat(CORPUS.vectors[:1], 1_600, axis=0)  # any single list answers them
+    copies = np.repeat(CORPUS.vectors[:1], 1_600, axis=0)  # a few lists answer them
     search(collection, copies[:800])
     measure(collection)
     assert nprobe() == raised  # one high measurement changes nothing
@@ -224,7 +224,7 @@ def test_easier_queries_lower_nprobe_again_but_not_below_what_rows_need(tmp_path
     measure(collection)
     lowered = collection.reads.describe()
     assert lowered.nprobe == of_rows
-    assert lowered.measured_recall >= TARGET
+    assert lowered.measured_recall >= 0.97
     collection.close()
 
 
@@ -484,9 +484,9 @@ def test_live_recall_is_measured_against_an_updated_target(tmp_path: Path) -> No
     assert measure(collection)
     assert not measure(collection)
     before = collection.reads.describe().live_recall
-    collection.writes.update(0.99)
+    collection.writes.update(0.8)
     assert measure(collection)
     description = collection.reads.describe()
     assert description.live_recall == pytest.approx(recall(collection, queries), abs=1e-9)
-    assert description.live_recall > before
+    assert description.live_recall < before
     collection.close()
