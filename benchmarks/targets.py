@@ -69,13 +69,14 @@ def measure(quick: bool) -> Table:
     """Measure every target on every set."""
     rows: list[Row] = []
     for corpus in sets(quick):
-        with scratch() as directory, serving(directory / "rows") as server:
-            with server.connect() as client:
-                fill(client, corpus)
-                asked = {
-                    (target, k): ask(client, corpus, target, k) for k in K for target in TARGETS
-                }
-            nlist = asked[TARGETS[0], K[0]].shards[0].nlist
+        with (
+            scratch() as directory,
+            serving(directory / "rows") as server,
+            server.connect() as client,
+        ):
+            fill(client, corpus)
+            asked = {(target, k): ask(client, corpus, target, k) for k in K for target in TARGETS}
+            nlist = client.describe(COLLECTION).shards[0].nlist
         codes = Codes(corpus.vectors, nlist, SHARDS)
         swept = sweep(codes, corpus, nlist)
         budget_s = QUICK_BUDGET_S if quick else BUDGET_S
@@ -217,6 +218,11 @@ def row_of(
     codes: Codes, corpus: Corpus, swept: Sweep, target: float, k: int, asked: Asked, budget_s: float
 ) -> Row:
     """Return the table's row of a target."""
+    bar = "met" if asked.recall >= target - BELOW_BAR else "missed"
+    if not all(shard.nprobe for shard in asked.shards):
+        reason = asked.shards[0].exact_reason
+        exact = f"every row: {reason.name}" if reason else "every row"
+        return (corpus.name, k, f"{target:.2f}", asked.recall, bar, exact, "-", "-", "-", "-")
     batches = batches_of(corpus.queries, BATCH)
     found = codes.search(batches, k, asked.settings)
     recall = recall_of(found, corpus.neighbors[:, :k])
@@ -247,7 +253,7 @@ def row_of(
         k,
         f"{target:.2f}",
         asked.recall,
-        "met" if asked.recall >= target - BELOW_BAR else "missed",
+        bar,
         " / ".join(sorted({shown(setting) for setting in asked.settings})),
         cheapest,
         ratio,
