@@ -64,7 +64,7 @@ REMEMBERED_BYTES_MAX: Final = 1024 * 1024
 to score them."""
 
 _WIDENED: Final = 1.15  # of the lists for evenly spread rows; the calibration error
-_SECOND_STEP: Final = 1.5  # average cost of both steps, relative to the first
+_SECOND_STEP: Final = 2.0  # average cost of both steps, relative to the first, on words
 _LOST_HITS: Final = 2.0
 """Misses that the margins permit, relative to the target's. The first step alone finds most hits:
 measured on words, with filters from independent to aligned with clusters, 0.95 becomes 0.955 to
