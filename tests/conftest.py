@@ -8,7 +8,7 @@ from hypothesis import settings
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
-SEEDS_DEFAULT = 200
+SEEDS_DEFAULT = 150
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

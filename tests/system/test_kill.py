@@ -31,7 +31,7 @@ pytestmark = pytest.mark.system
 FLAT = IndexConfig(kind=IndexKind.IVF_FLAT)
 """Every list of it finds every row."""
 
-KILLS = 14
+KILLS = 10
 ACTIVITY_S = (0.05, 0.6)
 """Between which bounds a server works before it is killed."""
 
@@ -254,7 +254,7 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
 
 
 NAME = "rows"
-FLEET_KILLS = 6
+FLEET_KILLS = 4
 FLEET_IDS = range(100, 900)
 ABSENT_IDS = range(10_000, 10_100)
 

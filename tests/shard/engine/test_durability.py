@@ -42,8 +42,8 @@ from vectorshard.shard.types import (
     WriteMode,
 )
 
-STATES = 160
-STATES_OF_OTHER_ENCODINGS = 60  # the same history in other bytes
+STATES = 120
+STATES_OF_OTHER_ENCODINGS = 40  # the same history in other bytes
 TRAINED_AGAIN_EVERY = 10  # states
 REBUILT_AGAIN_EVERY = 4
 
