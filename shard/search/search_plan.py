@@ -48,6 +48,10 @@ GROWTH_MAX: Final = 0.6  # largest exponent by which nprobe grows with k
 _REMEMBERED_PLANS: Final = 64
 _RANKED_FIRST: Final = 4  # times the calibrated lists that are ranked for each query at first
 _RANKED_MIN: Final = 16
+_HIT_COST: Final = 170
+"""Of scoring and ranking one hit, in the units of `work`. _INDEX_COST covers up to 100 of them, for
+which it was fitted; more cost the index as much as they cost an exact scan."""
+
 _INDEX_COST: Final = 1.2  # of a search by the index, in the units of `work`
 
 
@@ -78,7 +82,7 @@ class Scan:
         Fitted to 70 searches of 16 queries for 10 and 100 hits among 300 to 30,000 rows of d = 8 to
         1,536, in which the choice costs at most a sixth more than the best.
         """
-        return 1_500 + 170 * k + self.rows_cost
+        return 1_500 + _HIT_COST * k + self.rows_cost
 
     @property
     def rows_cost(self) -> float:
@@ -138,7 +142,9 @@ def plan_of(
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.UNCALIBRATED)
     if parameters is None:
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.NO_PARAMETERS)
-    if few_rows_work and scan.cost(calibrated_k(k)) <= index_cost(index, parameters, scan.dim):
+    many_hits = _HIT_COST * max(0, calibrated_k(k) - CALIBRATED_K[-1])
+    by_index = index_cost(index, parameters, scan.dim) + many_hits
+    if few_rows_work and scan.cost(calibrated_k(k)) <= by_index:
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
     growth = growth_of_nprobe(index, effort, target_recall)
     return SearchPlan(k=calibrated_k(k), scan=scan, parameters=parameters, growth=growth)
