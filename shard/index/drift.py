@@ -72,9 +72,9 @@ class Drift:
         if self.base < 0 or self.measured < DRIFT_ROWS_MIN:
             return 0.0
         distance = self.total / self.measured
-        if distance <= self.base:  # also where both are 0: all rows are equal
-            return distance / self.base if self.base else 1.0
-        return distance / self.base if distance < RATIO_MAX * self.base else RATIO_MAX
+        if distance < RATIO_MAX * self.base:
+            return distance / self.base
+        return RATIO_MAX if distance else 1.0  # both 0: all rows are equal
 
     def with_distances(self, distances: Float32Array) -> Drift:
         """Return the drift after more rows, given their distances to their centroids, (rows,)."""

@@ -72,7 +72,7 @@ class Probes:
     lists: Int64Array
     distances: Float32Array
 
-    def of(self, queries: Int64Array | BoolArray) -> Probes:
+    def of(self, queries: Int64Array) -> Probes:
         """Return the probes of some of the queries."""
         return Probes(self.lists[queries], self.distances[queries])
 
@@ -184,22 +184,6 @@ class IvfIndex:
         distances, lists = self._index.quantizer.search(self._as_held(queries), n)
         return Probes(lists, distances)
 
-    def candidates(
-        self,
-        queries: Float32Array,
-        k: int,
-        parameters: SearchParameters,
-        tombstones: Tombstones,
-        vectors: Float32Array,
-        squared_norms: Float32Array,
-        positions: RowMap | None = None,
-        passing: UInt8Array | None = None,
-    ) -> Candidates:
-        """Return the candidates of `proposed`."""
-        return self.proposed(
-            queries, k, parameters, tombstones, vectors, squared_norms, positions, passing
-        ).candidates
-
     def proposed(
         self,
         queries: Float32Array,
@@ -280,7 +264,7 @@ class IvfIndex:
         LookupError
             If no list holds the row.
         """
-        for list_ in self._nearest_lists(vector)[0].tolist():
+        for list_ in self.nearest_lists(vector, self.nlist).lists[0].tolist():
             if row in self._rows_of_list(list_):
                 return int(list_)
         raise LookupError(f"no inverted list holds row {row}")
@@ -297,7 +281,7 @@ class IvfIndex:
 
         int32 (queries, nlist).
         """
-        nearest = self._nearest_lists(queries)
+        nearest = self.nearest_lists(queries, self.nlist).lists
         ranks = np.empty(nearest.shape, np.int32)
         np.put_along_axis(ranks, nearest, np.arange(self.nlist, dtype=np.int32)[None], axis=1)
         return ranks
@@ -322,12 +306,6 @@ class IvfIndex:
         order = np.argsort(rows, kind="stable")  # each list is ascending: a merge
         return rows[order], lists[order], self.nlist
 
-    def _nearest_lists(self, queries: Float32Array) -> Int64Array:
-        """Return all lists, nearest centroid first, for each of `queries` (queries, dim)."""
-        lists: Int64Array
-        _, lists = self._index.quantizer.search(self._as_held(queries), self.nlist)
-        return lists
-
     def _rows_of_list(self, list_: int) -> Int64Array:
         """Return the rows in a list: a view into the index."""
         lists = self._index.invlists
@@ -339,8 +317,7 @@ class IvfIndex:
 
     def lists_of(self, vectors: Float32Array) -> Int64Array:
         """Return the inverted list that holds, or would hold, each of `vectors`. int64 (rows,)."""
-        lists: Int64Array = self._index.quantizer.search(self._as_held(vectors), 1)[1][:, 0]
-        return lists
+        return self.nearest_lists(vectors, 1).lists[:, 0]
 
     def centroid_distances(self, vectors: Float32Array) -> Float32Array:
         """Return the L2 distance of each of `vectors` to its list's centroid. float32 (rows,)."""

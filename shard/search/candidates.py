@@ -131,8 +131,13 @@ def generate_candidates(
                 return search.answer(found.candidates, chosen.lists, chosen.widened)
         asked, kept = np.arange(len(queries)), concatenate([])
         again = ~chosen.exact
-    held = snapshot.between(0, snapshot.absorbed_until)
-    rest = filters.passing(snapshot, None).until(held.last) if scattered else held
+
+    def rest() -> RowRange | PassingRows:
+        last = snapshot.absorbed_until
+        if scattered:
+            return filters.passing(snapshot, None).until(last)
+        return snapshot.between(0, last)
+
     return search.never_short(plan.k, asked, kept, chosen, again, rest)
 
 
@@ -199,7 +204,7 @@ class _IndexSearch:
         kept: Candidates,
         chosen: QueryProbes,
         again: BoolArray,
-        rest: RowRange | PassingRows,
+        rest: Callable[[], RowRange | PassingRows],
     ) -> GeneratedCandidates:
         """Search for some queries with an nprobe for each, and name those that need `rest`.
 
@@ -215,7 +220,7 @@ class _IndexSearch:
         again
             Bool, which of these the index is searched for.
         rest
-            All live rows of the index.
+            Returns all live rows of the index; called only if a query needs them.
         """
         parts, scanned = [kept], [asked[~again]]
         for part, candidates in ((~chosen.in_hole, 1), (chosen.in_hole, HOLE_CANDIDATES)):
@@ -242,7 +247,7 @@ class _IndexSearch:
         return replace(
             answer,
             reason=ExactReason.CHEAPER if only_cheaper else ExactReason.SHORT,
-            exact_rest=rest,
+            exact_rest=rest(),
             exact_queries=exact_queries,
         )
 

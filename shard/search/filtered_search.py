@@ -253,7 +253,7 @@ def filtered_candidates(
     passing: PassingRows,
     scan_cost: float = math.inf,
 ) -> tuple[Candidates, Int64Array]:
-    """Return candidates among the passing rows, as `IvfIndex.candidates` does among all rows, and
+    """Return candidates among the passing rows, as `IvfIndex.proposed` does among all rows, and
     how many lists each query probed: int64 (queries,). -1: none and no candidates, because to score
     all passing rows is cheaper.
 
@@ -272,7 +272,7 @@ def filtered_candidates(
     wanted = max(calibrated_k(k), MARGIN_K) if margin is not None else k
 
     def search(chosen: Float32Array, nprobe: int) -> Candidates:
-        return index.ivf.candidates(
+        return index.ivf.proposed(
             chosen,
             wanted,
             replace(parameters, nprobe=nprobe),
@@ -281,7 +281,7 @@ def filtered_candidates(
             snapshot.squared_norms,
             snapshot.positions,
             bits,
-        )
+        ).candidates
 
     found = search(queries, parameters.nprobe)
     lists = np.full(len(queries), min(parameters.nprobe, index.ivf.nlist))

@@ -129,25 +129,26 @@ def plan_of(
     few_rows_work
         See `EngineConfig`.
     """
+    hits = calibrated_k(k)
     if effort.exact:
-        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.REQUESTED)
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.REQUESTED)
     if index is None:
-        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.NO_INDEX)
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.NO_INDEX)
     parameters = index.parameters_for(effort, target_recall, k)
     if effort.nprobe:
-        return SearchPlan(k=calibrated_k(k), scan=scan, parameters=parameters, widens=False)
+        return SearchPlan(k=hits, scan=scan, parameters=parameters, widens=False)
     if scan.living * (scan.dim + 80) <= few_rows_work:
-        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.FEW_ROWS)
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.FEW_ROWS)
     if index.calibration.lacks(k):
-        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.UNCALIBRATED)
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.UNCALIBRATED)
     if parameters is None:
-        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.NO_PARAMETERS)
-    many_hits = _HIT_COST * max(0, calibrated_k(k) - CALIBRATED_K[-1])
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.NO_PARAMETERS)
+    many_hits = _HIT_COST * max(0, hits - CALIBRATED_K[-1])
     by_index = index_cost(index, parameters, scan.dim) + many_hits
-    if few_rows_work and scan.cost(calibrated_k(k)) <= by_index:
-        return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)
+    if few_rows_work and scan.cost(hits) <= by_index:
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.CHEAPER)
     growth = growth_of_nprobe(index, effort, target_recall)
-    return SearchPlan(k=calibrated_k(k), scan=scan, parameters=parameters, growth=growth)
+    return SearchPlan(k=hits, scan=scan, parameters=parameters, growth=growth)
 
 
 class RememberedPlans:
@@ -269,7 +270,6 @@ def probes_of(
     probed = np.arange(used) < found.lists[:, None]
     probed &= occupancy.living[ranks] > 0
     lists = np.count_nonzero(probed, axis=1)
-    any_in_hole = bool(found.in_hole.any())
     exact = found.widened | found.in_hole
     if exact.any():
         rows = (occupancy.held[ranks] * probed).sum(axis=1)
@@ -281,7 +281,7 @@ def probes_of(
         exact=exact,
         widened=found.widened,
         in_hole=found.in_hole,
-        is_plain=not any_in_hole and not exact.any(),
+        is_plain=not (found.in_hole.any() or exact.any()),
     )
 
 

@@ -50,7 +50,8 @@ def propose(
 ) -> Candidates:
     """Propose rows of an index that holds `vectors` under their positions."""
     setting = SearchParameters(nprobe, candidates)
-    return index.candidates(queries, k, setting, tombstones, vectors, squared_norms(vectors))
+    norms = squared_norms(vectors)
+    return index.proposed(queries, k, setting, tombstones, vectors, norms).candidates
 
 
 def proposed(candidates: Candidates, queries: int) -> list[set[int]]:

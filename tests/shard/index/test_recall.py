@@ -65,9 +65,9 @@ def test_the_recall_of_a_setting_is_what_a_search_with_it_has(
     points = [calibration.point_for(target, k) for k in CALIBRATED_K for target in (0.8, 0.95)]
     assert points.count(None) <= 2  # codes of dim 16 may not reach .95
     for point in filter(None, points):
-        found = ivf.candidates(
+        found = ivf.proposed(
             vectors[queries], point.k + 1, point.parameters, tombstones, vectors, held.squared_norms
-        )
+        ).candidates
         truth = held.candidates(metric, vectors[queries], point.k + 1)
         shares = []
         for query, own in enumerate(queries.tolist()):
@@ -104,7 +104,9 @@ def test_queries_that_are_no_rows_are_measured_as_they_are() -> None:
     calibration = measured_calibration(config, ivf, held, live, lambda: None)
     setting = calibration.parameters_for(Effort(), 0.9, 10)
     assert setting is not None
-    found = ivf.candidates(queries, 10, setting, held.tombstones, vectors, held.squared_norms)
+    found = ivf.proposed(
+        queries, 10, setting, held.tombstones, vectors, held.squared_norms
+    ).candidates
     truth = held.candidates(Metric.L2, queries, 10)
     best = rank(
         Metric.L2, truth, exact_scores(Metric.L2, queries, vectors, truth), np.asarray, 50, 10
@@ -209,9 +211,9 @@ def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
         assert merged is not None
         cost = partial(work, rows_a_list=held.last / 16, code_bytes=ivf.code_bytes, dim=16)
         assert cost(merged) < 0.8 * cost(alone)
-        hits = ivf.candidates(
+        hits = ivf.proposed(
             queries, 10, merged, held.tombstones, held.vectors, held.squared_norms
-        )
+        ).candidates
         scores = exact_scores(Metric.L2, queries, held.vectors, hits)
         for query, row, score in zip(hits.query_of, hits.row_of, scores, strict=True):
             found[query].append((float(score), int(row) * shards + shard))
