@@ -80,8 +80,9 @@ class Wanted:
 class Widths:
     """How many of its nearest lists each query probes; arrays (queries,).
 
-    `lists` int64 counts empty lists too; -1 if the ranked lists hold too few rows. `widened` and
-    `in_hole` are bool: queries that probe more lists than calibrated, and those that lie in a hole.
+    `lists` int64 counts empty lists too; -1 if the ranked lists are too few or hold too few rows.
+    `widened` and `in_hole` are bool: queries that probe more lists than calibrated, and those that
+    lie in a hole.
     """
 
     lists: Int64Array
@@ -114,7 +115,9 @@ def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     needed, in_hole = _needed(occupancy, (held * counted).sum(axis=1), found, wanted)
     lists = np.maximum((living < needed[:, None]).sum(axis=1) + 1, usual)
     lists = np.where(found >= _ENOUGH * needed, usual, lists)
-    lists[lists > ranked.shape[1]] = -1
+    nprobe = min(wanted.nprobe, np.count_nonzero(occupancy.held))
+    too_few = (counted & (held > 0)).sum(axis=1) < nprobe
+    lists[too_few | (lists > ranked.shape[1])] = -1
     return Widths(lists, lists != usual, in_hole)
 
 

@@ -109,9 +109,14 @@ def generate_candidates(
         return _generate_filtered(snapshot, config, queries, request, passing, plans.few_rows_work)
     plan = plans.of(snapshot, request.effort, config.target_recall, request.k)
     index, scattered = snapshot.index, plan.scan.scattered
+
+    def below(last: int) -> RowRange | PassingRows:
+        if scattered:
+            return filters.passing(snapshot, None).until(last)
+        return snapshot.between(0, last)
+
     if index is None or plan.parameters is None:
-        everything = filters.passing(snapshot, None) if scattered else snapshot.everything
-        return GeneratedCandidates(exact_part=everything, reason=plan.reason)
+        return GeneratedCandidates(exact_part=below(snapshot.rows), reason=plan.reason)
     search = _IndexSearch(snapshot, index, queries, request.k, plan.parameters)
     if not plan.widens:
         return search.answer(search.propose(queries, plan.parameters, enough=0).candidates)
@@ -131,14 +136,7 @@ def generate_candidates(
                 return search.answer(found.candidates, chosen.lists, chosen.widened)
         asked, kept = np.arange(len(queries)), concatenate([])
         again = ~chosen.exact
-
-    def rest() -> RowRange | PassingRows:
-        last = snapshot.absorbed_until
-        if scattered:
-            return filters.passing(snapshot, None).until(last)
-        return snapshot.between(0, last)
-
-    return search.never_short(plan.k, asked, kept, chosen, again, rest)
+    return search.never_short(plan.k, asked, kept, chosen, again, below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +175,18 @@ class _IndexSearch:
         found: Candidates,
         lists: Int64Array | None = None,
         widened: BoolArray | None = None,
+        *,
+        in_hole: bool = False,
     ) -> GeneratedCandidates:
-        """Return the answer of the index to all queries, each of which probed so many `lists`, by
-        default as calibrated.
+        """Return the answer of the index to its queries, each of which probed so many `lists`, by
+        default as calibrated. `in_hole` says whether any of them lies in a hole.
         """
         nprobe = self.parameters.nprobe
         parameters, mean, wider = self.parameters, float(nprobe), 0
         if lists is not None:
             largest = int(lists.max(initial=0))
-            parameters = SearchParameters(largest, self.parameters.candidates)
+            candidates = self.parameters.candidates * (HOLE_CANDIDATES if in_hole else 1)
+            parameters = SearchParameters(largest, candidates)
             mean = float(lists.mean()) if largest else 0.0
         if widened is not None:
             wider = int(np.count_nonzero(widened))
@@ -204,9 +205,9 @@ class _IndexSearch:
         kept: Candidates,
         chosen: QueryProbes,
         again: BoolArray,
-        rest: Callable[[], RowRange | PassingRows],
+        below: Callable[[int], RowRange | PassingRows],
     ) -> GeneratedCandidates:
-        """Search for some queries with an nprobe for each, and name those that need `rest`.
+        """Search for some queries with an nprobe for each, and name those that are scored exactly.
 
         Whether a query has enough proposals is judged by the calibrated number of hits: it must not
         depend on the k of other queries that it is joined with.
@@ -219,8 +220,8 @@ class _IndexSearch:
             int64: the queries of `chosen`. `kept` are the candidates of all others.
         again
             Bool, which of these the index is searched for.
-        rest
-            Returns all live rows of the index; called only if a query needs them.
+        below
+            Returns the live rows below a row; called only if a query needs them.
         """
         parts, scanned = [kept], [asked[~again]]
         for part, candidates in ((~chosen.in_hole, 1), (chosen.in_hole, HOLE_CANDIDATES)):
@@ -240,16 +241,18 @@ class _IndexSearch:
         widened[asked] = chosen.widened
         by_index = np.ones(len(self.queries), np.bool_)
         by_index[exact_queries] = False
-        answer = self.answer(concatenate(parts), lists[by_index], widened[by_index])
+        only_cheaper = len(exact_queries) == np.count_nonzero(chosen.exact)
+        reason = ExactReason.CHEAPER if only_cheaper else ExactReason.SHORT
+        if not by_index.any():
+            return GeneratedCandidates(exact_part=below(self.snapshot.rows), reason=reason)
+        in_hole = bool((chosen.in_hole & by_index[asked]).any())
+        answer = self.answer(
+            concatenate(parts), lists[by_index], widened[by_index], in_hole=in_hole
+        )
         if not len(exact_queries):
             return answer
-        only_cheaper = len(exact_queries) == np.count_nonzero(chosen.exact)
-        return replace(
-            answer,
-            reason=ExactReason.CHEAPER if only_cheaper else ExactReason.SHORT,
-            exact_rest=rest(),
-            exact_queries=exact_queries,
-        )
+        rest = below(self.snapshot.absorbed_until)
+        return replace(answer, reason=reason, exact_rest=rest, exact_queries=exact_queries)
 
 
 def without(found: Candidates, queries: Int64Array, total: int) -> Candidates:
@@ -289,6 +292,13 @@ def _generate_filtered(
         short = np.bincount(found.query_of, minlength=len(queries)) < enough
     exact_queries, lists = np.flatnonzero(scanned | short), lists[~(scanned | short)]
     reason = ExactReason.SHORT if (short & ~scanned).any() else ExactReason.CHEAPER
+    if not len(lists):
+        return GeneratedCandidates(
+            exact_part=passing,
+            rows_passing=passing.live,
+            filter_plan=FilterPlan.EXACT,
+            reason=reason,
+        )
     return GeneratedCandidates(
         exact_part=passing.since(snapshot.absorbed_until),
         parameters=replace(plan.parameters, nprobe=int(lists.max(initial=0))),
@@ -298,5 +308,5 @@ def _generate_filtered(
         reason=reason if len(exact_queries) else None,
         exact_rest=held,
         exact_queries=exact_queries,
-        nprobe_mean=float(lists.mean()) if len(lists) else 0.0,
+        nprobe_mean=float(lists.mean()),
     )

@@ -257,9 +257,8 @@ def filtered_candidates(
     how many lists each query probed: int64 (queries,). -1: none and no candidates, because to score
     all passing rows is cheaper.
 
-    With a margin they include the best of the calibrated number of hits, which is at least k: what
-    a query finds must not depend on the k of others that it is joined with. Call it under the
-    index's lock.
+    They include the best of the calibrated number of hits, which is at least k: what a query finds
+    must not depend on the k of others that it is joined with. Call it under the index's lock.
 
     Parameters
     ----------
@@ -269,7 +268,7 @@ def filtered_candidates(
         The work to score all passing rows for a query: a second step that costs more is not made.
     """
     bits = packed_bits(passing.rows, snapshot.rows)
-    wanted = max(calibrated_k(k), MARGIN_K) if margin is not None else k
+    wanted = max(calibrated_k(k), MARGIN_K)
 
     def search(chosen: Float32Array, nprobe: int) -> Candidates:
         return index.ivf.proposed(
