@@ -1,4 +1,4 @@
-"""The vocabulary of descriptions: what a shard tells of itself, a collection or a row.
+"""The vocabulary of descriptions: what a shard reports about itself, a collection or a row.
 
 As in `shard.types`, these are dataclasses and numpy arrays.
 """

@@ -38,7 +38,8 @@ REST_A_PIECE: Final = 2.0
 priority would not help: searches wait for the lock that it holds."""
 
 LOOK_S: Final = 2.5
-"""How often the builder looks at a collection that may need work because time passes."""
+"""How long after IDLE_S without a change the builder looks again at collections that may need work
+because time passes."""
 
 SEARCHES_COME_S: Final = 0.05
 """Searches come if there was one within that time."""
@@ -93,7 +94,7 @@ class BackgroundThreads:
     stopwatch
         Seconds since any moment.
     when_idle
-        Called on a thread after IDLE_S without work, once until the thread has work again.
+        Called on a thread after IDLE_S without work, once until the thread wakes again.
     """
 
     def __init__(

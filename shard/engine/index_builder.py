@@ -62,7 +62,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WorkAbandoned(Exception):
-    """The shard or the collection stops, or work that only uses idle time makes way for other."""
+    """The shard or the collection stops, or work in idle time makes way for more urgent work."""
 
 
 def go_on_unless(is_stopping: Callable[[], bool], collection: Collection) -> Callable[[], None]:

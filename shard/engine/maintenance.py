@@ -1,7 +1,7 @@
 """The upkeep of one collection's index: when it is due, absorbing, checkpoints.
 
-The builder thread trains indexes and measures live recall, see `index_builder`; the absorber thread
-calls `absorb_piece` and `checkpoint`. Any thread asks what is due.
+The builder thread trains and calibrates indexes and measures recall, see `index_builder`; the
+absorber thread calls `absorb_piece` and `checkpoint`. Any thread asks what is due.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class Maintenance:
 
         What depends on time is due as of the last look.
         """
-        snapshot, index = self._state.snapshot, self._state.snapshot.index
+        snapshot = self._state.snapshot
+        index = snapshot.index
         quiet_s = self._lull.seconds(snapshot.sequence, now)
         if index is None:
             return
@@ -126,9 +127,9 @@ class Maintenance:
     @property
     def looks_wanted(self) -> bool:
         """Whether something may become due because time passes."""
-        state = self._state
-        index = state.snapshot.index
-        if index is None or state.snapshot.live == 0:
+        state, snapshot = self._state, self._state.snapshot
+        index = snapshot.index
+        if index is None or snapshot.live == 0:
             return False
         provisional = self._may_recalibrate and is_provisional(index.calibration)
         return state.drift.harmful or provisional
@@ -154,8 +155,8 @@ class Maintenance:
 
         Not under the calibration of an earlier release: its low recall is no reason to train.
         """
-        state = self._state
-        snapshot, index = state.snapshot, state.snapshot.index
+        state, snapshot = self._state, self._state.snapshot
+        index = snapshot.index
         return (
             index is not None
             and snapshot.live > 0

@@ -78,7 +78,7 @@ class Reads:
         candidates = generated.with_exact(config.metric, queries, request.k, go_on)
         placed = candidates.at(snapshot.positions)
         scores = exact_scores(config.metric, queries, snapshot.vectors, placed)
-        ranked = rank(
+        best = rank(
             config.metric,
             candidates,
             scores,
@@ -87,9 +87,9 @@ class Reads:
             request.k,
             request.score_threshold,
         )
-        vectors, metadata = self.included(snapshot, ranked.rows, request.include)
+        vectors, metadata = self.included(snapshot, best.rows, request.include)
         return SearchResult(
-            hits=TopK(counts=ranked.counts, ids=ranked.ids, scores=ranked.scores),
+            hits=TopK(counts=best.counts, ids=best.ids, scores=best.scores),
             receipt=Receipt(
                 shards=(self._receipt(snapshot, generated, len(queries)),), coverage=1.0
             ),

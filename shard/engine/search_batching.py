@@ -214,8 +214,8 @@ def _part(result: SearchResult, counts: UInt32Array, places: slice | Int64Array)
 def _receipt_for(receipt: Receipt, queries: int) -> Receipt:
     """Return the receipt of a joined search for a part of so many queries.
 
-    Which queries were widened or scored exactly is known by number alone. So the part is told that
-    number, or all of its queries if they are fewer.
+    The receipt only counts the queries that were widened or scored exactly. So the part gets these
+    counts as upper bounds: each at most the number of its queries.
     """
     counts = (shard.queries_exact + shard.queries_widened for shard in receipt.shards)
     if max(counts, default=0) <= queries:

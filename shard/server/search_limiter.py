@@ -37,12 +37,10 @@ refusal cheap, and an answer slightly more expensive."""
 MEMORY_S: Final = 1.0
 """The decay time of the pace estimate, in seconds of work."""
 
-
 UNCROWDED_S: Final = 4e-6
 """The most seconds that an answer counts for, per microsecond of its work, with fewer searches in
 progress than ALWAYS_ACCEPTED. Such a server mostly waits, for clients, messages and threads, and
 would seem too slow for one heavy search."""
-
 
 CROWDED_S: Final = 16e-6
 """The same with more searches in progress. The rest counts for the next answers: a light search may

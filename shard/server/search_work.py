@@ -72,7 +72,7 @@ class ExpectedWork:
         return SEARCH_WORK + len(request.queries) * query_work
 
     def learn(self, request: SearchRequest, receipt: Receipt) -> float:
-        """Return the work that a search has been; the next of its kind is expected to be alike."""
+        """Return the work of an answered search, and expect the same from the next of its kind."""
         query_work = QUERY_WORK + scan_work(receipt, request.queries.shape[1])
         kind = _kind_of(request)
         self._query_work[kind] = query_work

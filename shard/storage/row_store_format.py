@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from vectorshard.shard.index.calibration import CalibrationBasis
+from vectorshard.shard.index.drift import UNKNOWN
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.checksum import checksum
@@ -175,7 +176,7 @@ class IndexFile:
     training_s: float
     calibration: tuple[tuple[float, ...], ...]
     imbalance_when_trained: float = 1.0
-    distance_when_trained: float = -1.0
+    distance_when_trained: float = UNKNOWN
     filter_margins: tuple[float, ...] = ()
     calibration_basis: CalibrationBasis = field(default_factory=CalibrationBasis)
 
