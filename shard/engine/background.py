@@ -12,7 +12,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -28,6 +29,7 @@ from vectorshard.shard.engine.index_builder import (
     measure_large_k,
     measure_live_recall,
 )
+from vectorshard.shard.engine.maintenance import Measuring
 from vectorshard.shard.index.ivf_index import use_cores
 
 ABSORBED_PIECES: Final = 200
@@ -110,7 +112,6 @@ class BackgroundThreads:
         self._changes = 0
         self._collections: tuple[Collection, ...] = ()
         self._stopping = False
-        self._trained_last: Collection | None = None  # if the builder's last step was a training
         self._builder = self._thread("builder", self.build_step, BUILDER_NICENESS, self._look_s)
         self._absorber = self._thread("absorber", self._absorb, 0, lambda: None)
 
@@ -208,27 +209,30 @@ class BackgroundThreads:
 
     def build_step(self, collection: Collection) -> bool:
         """Do the most urgent piece of the builder's work; return whether any was due."""
-        collection.maintenance.look(self._stopwatch())
-        # Rows that are replaced fast make the next training due before the last one has ended.
-        files_first = self._trained_last is collection
-        self._trained_last = None
-        if collection.maintenance.training_due and not (
-            files_first and (collection.compaction.due or collection.compaction.sweep_due)
+        maintenance, compaction = collection.maintenance, collection.compaction
+        maintenance.look(self._stopwatch())
+        files_first, maintenance.files_first = maintenance.files_first, False
+        if maintenance.training_due and not (
+            files_first and (compaction.due or compaction.sweep_due)
         ):
-            self._trained_last = collection
+            maintenance.files_first = True
             self._train(collection)
-        elif collection.compaction.due:
-            collection.compaction.run(go_on_unless(self._is_stopping, collection))
-        elif collection.compaction.sweep_due:
-            collection.compaction.sweep()
-        elif collection.maintenance.drift_measurement_due:
-            measure_drift(collection, go_on_unless(self._is_stopping, collection))
-        elif collection.maintenance.recalibration_due:
-            self._recalibrate(collection)
-        elif collection.maintenance.large_k_due:
-            measure_large_k(collection, self._unhurried(collection), self._clock)
-        elif collection.maintenance.live_recall_due:
-            measure_live_recall(collection, self._unhurried(collection), self._clock)
+        elif compaction.due:
+            compaction.run(go_on_unless(self._is_stopping, collection))
+        elif compaction.sweep_due:
+            compaction.sweep()
+        elif maintenance.drift_measurement_due:
+            with self._measuring(collection, Measuring.DRIFT):
+                measure_drift(collection, go_on_unless(self._is_stopping, collection))
+        elif maintenance.recalibration_due:
+            with self._measuring(collection, Measuring.CALIBRATION):
+                calibrate_published(collection, self._unhurried(collection), self._clock)
+        elif maintenance.large_k_due:
+            with self._measuring(collection, Measuring.LARGE_K):
+                measure_large_k(collection, self._unhurried(collection), self._clock)
+        elif maintenance.live_recall_due:
+            with self._measuring(collection, Measuring.LIVE_RECALL):
+                measure_live_recall(collection, self._unhurried(collection), self._clock)
         else:
             return False
         return True
@@ -239,13 +243,15 @@ class BackgroundThreads:
             if asked:
                 collection.compaction.ask()
 
-    def _recalibrate(self, collection: Collection) -> None:
+    @contextmanager
+    def _measuring(self, collection: Collection, measuring: Measuring) -> Iterator[None]:
+        """Give up what fails; what is abandoned is still due."""
         try:
-            calibrate_published(collection, self._unhurried(collection), self._clock)
+            yield
         except WorkAbandoned:
-            raise  # it is still due
+            raise
         except Exception:
-            collection.maintenance.give_up_recalibration()
+            collection.maintenance.give_up(measuring)
             raise
 
     def _unhurried(self, collection: Collection) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from enum import Enum, auto
 
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.upkeep import (
@@ -24,6 +25,15 @@ from vectorshard.shard.engine.upkeep import (
 from vectorshard.shard.index.drift import MEASURED_A_PIECE
 
 
+class Measuring(Enum):
+    """What the builder measures of a published index."""
+
+    DRIFT = auto()
+    CALIBRATION = auto()
+    LARGE_K = auto()
+    LIVE_RECALL = auto()
+
+
 class Maintenance:
     """Keeps the index of one collection on one shard in step with its rows."""
 
@@ -37,7 +47,10 @@ class Maintenance:
         self._published = (0, 0.0)  # a generation, and when a look first saw it
         self._alarmed_at: float | None = None
         self._waited = Waited()
-        self._not_recalibrated = 0  # the generation whose calibration could not be repeated
+        self._given_up: dict[Measuring, int] = {}  # what failed, and for which generation
+        self.files_first = False
+        """Whether the builder's last step for this collection was a training. Rows that are
+        replaced fast make the next one due before it has ended: the files come first."""
 
     # ---- training: the builder thread -----------------------------------------------------------
 
@@ -131,23 +144,24 @@ class Maintenance:
         index = snapshot.index
         if index is None or snapshot.live == 0:
             return False
-        provisional = self._may_recalibrate and is_provisional(index.calibration)
+        provisional = self._may(Measuring.CALIBRATION) and is_provisional(index.calibration)
         return state.drift.harmful or provisional
 
     @property
     def recalibration_due(self) -> bool:
         """Whether the index should be calibrated again, and not trained."""
-        return self._may_recalibrate and recalibration_due(self._state.snapshot, self._waited)
+        due = recalibration_due(self._state.snapshot, self._waited)
+        return due and self._may(Measuring.CALIBRATION)
 
-    @property
-    def _may_recalibrate(self) -> bool:
+    def _may(self, measuring: Measuring) -> bool:
         index = self._state.snapshot.index
-        return index is not None and index.generation != self._not_recalibrated
+        return index is not None and self._given_up.get(measuring) != index.generation
 
-    def give_up_recalibration(self) -> None:
-        """Calibrate the published index no more: it failed, and would fail at each look."""
+    def give_up(self, measuring: Measuring) -> None:
+        """Measure this of the published index no more: it failed, and would fail at each look."""
         index = self._state.snapshot.index
-        self._not_recalibrated = 0 if index is None else index.generation
+        if index is not None:
+            self._given_up[measuring] = index.generation
 
     @property
     def drift_measurement_due(self) -> bool:
@@ -160,19 +174,22 @@ class Maintenance:
         return (
             index is not None
             and snapshot.live > 0
-            and not (index.calibration.outdated and self._may_recalibrate)
+            and not (index.calibration.outdated and self._may(Measuring.CALIBRATION))
             and state.drift.alarm(rows_added(snapshot), index.live_when_trained)
+            and self._may(Measuring.DRIFT)
         )
 
     @property
     def live_recall_due(self) -> bool:
         """Whether the recall of live searches should be measured."""
-        return self._state.live.due(self._state.snapshot.index)
+        due = self._state.live.due(self._state.snapshot.index)
+        return due and self._may(Measuring.LIVE_RECALL)
 
     @property
     def large_k_due(self) -> bool:
         """Whether to measure search parameters for a large k that a search asked for."""
-        return self._state.large_k.due(self._state.snapshot.index) is not None
+        due = self._state.large_k.due(self._state.snapshot.index) is not None
+        return due and self._may(Measuring.LARGE_K)
 
     # ---- absorbing and checkpoints: the absorber thread -----------------------------------------
 

@@ -37,16 +37,23 @@ _TYPICAL_SHARE: Final = 0.1
 take. Larger: it follows the newest search faster, and is noisier."""
 
 
-def scan_work(receipt: Receipt, dim: int) -> float:
-    """Return the work of one query's scan on all shards, from the receipt of its search."""
+def scan_work(receipt: Receipt, dim: int, queries: int = 1) -> float:
+    """Return the mean work of a query's scan on all shards, from the receipt of its search.
+
+    `queries` is their number: some may have been scored exactly, and others by the index.
+    """
     work = 0.0
     for shard in receipt.shards:
-        rows = float(shard.rows_exact)
+        rows, candidates = float(shard.rows_exact), float(shard.candidates)
         if shard.nlist:
-            indexed = max(0, shard.rows_visible - shard.rows_exact)
-            rows += indexed * min(1.0, shard.nprobe / shard.nlist)
+            exact = min(1.0, shard.queries_exact / max(1, queries))
+            passing = shard.rows_visible if shard.filter_plan is None else shard.rows_passing
+            probed = min(1.0, (shard.nprobe_mean or shard.nprobe) / shard.nlist)
+            rows += exact * max(0, passing - shard.rows_exact)
+            rows += (1 - exact) * max(0, shard.rows_visible - shard.rows_exact) * probed
+            candidates *= 1 - exact
         work += rows * (dim + _ROW_DIMS) * _SCANNED_WORK
-        work += shard.candidates * (dim + _CANDIDATE_DIMS) * _CANDIDATE_WORK
+        work += candidates * (dim + _CANDIDATE_DIMS) * _CANDIDATE_WORK
     return work
 
 
@@ -73,14 +80,15 @@ class ExpectedWork:
 
     def learn(self, request: SearchRequest, receipt: Receipt) -> float:
         """Return the work of an answered search, and expect the same from the next of its kind."""
-        query_work = QUERY_WORK + scan_work(receipt, request.queries.shape[1])
+        queries, dim = len(request.queries), int(request.queries.shape[1])
+        query_work = QUERY_WORK + scan_work(receipt, dim, queries)
         kind = _kind_of(request)
         self._query_work[kind] = query_work
         self._query_work.move_to_end(kind)
         if len(self._query_work) > _KINDS_MAX:
             self._query_work.popitem(last=False)
         self._typical += _TYPICAL_SHARE * (query_work - self._typical)
-        return SEARCH_WORK + len(request.queries) * query_work
+        return SEARCH_WORK + queries * query_work
 
 
 def _kind_of(request: SearchRequest) -> Hashable:

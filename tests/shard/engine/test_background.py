@@ -26,6 +26,7 @@ from tests.shard.samples import (
     write,
 )
 from vectorshard.shard.config import BufferConfig, CompactionConfig, EngineConfig, TrainingConfig
+from vectorshard.shard.engine import background
 from vectorshard.shard.engine.background import (
     REST_A_PIECE,
     SEARCHES_COME_S,
@@ -442,16 +443,45 @@ def test_trainings_that_are_always_due_do_not_keep_dead_rows_in_the_files(
 ) -> None:
     monkeypatch.setattr(Maintenance, "training_due", True)
     engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
-    collection = open_collection(tmp_path, config_of(min_training_size=50), engine=engine)
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    collection, other = (
+        open_collection(tmp_path / name, config_of(min_training_size=50), engine=engine)
+        for name in ("one", "other")
+    )
     corpus = corpus_of(200)
     write(collection, corpus)
     delete(collection, corpus.ids[:150])
     done = []
     for _ in range(3):
         care.threads.build_step(collection)
+        care.threads.build_step(other)
         index = collection.snapshot.index
         done.append((index.generation if index else 0, len(collection.snapshot.vectors)))
     assert done == [(1, 200), (1, 50), (2, 50)]
+    collection.close()
+    other.close()
+
+
+def test_a_measurement_that_fails_does_not_keep_others_from_being_done(
+    tmp_path: Path, care: Care, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = open_collection(tmp_path, config_of(min_training_size=50), engine=SMALL_ENGINE)
+    write(collection, corpus_of(200))
+    build_index(collection, lambda: 0.0)
+    measured = []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(type(collection.state.large_k), "due", lambda *_: 300)
+    monkeypatch.setattr(type(collection.state.live), "due", lambda *_: True)
+    monkeypatch.setattr(background, "measure_large_k", fail)
+    monkeypatch.setattr(background, "measure_live_recall", lambda *_: measured.append(True))
+    with pytest.raises(RuntimeError, match="on purpose"):
+        care.threads.build_step(collection)
+    assert care.threads.build_step(collection)
+    assert measured
     collection.close()
 
 

@@ -21,6 +21,7 @@ from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.engine.index_training import distances_of_newest
+from vectorshard.shard.engine.maintenance import Measuring
 from vectorshard.shard.index.calibration import RULE
 from vectorshard.shard.index.drift import DRIFT_ALARM, UNKNOWN
 from vectorshard.shard.types import (
@@ -193,7 +194,7 @@ def test_drift_is_measured_only_after_an_outdated_calibration_was_replaced(tmp_p
     collection.state.publish_calibration(index, replace(index.calibration, basis=basis))
     assert collection.maintenance.recalibration_due
     assert not collection.maintenance.drift_measurement_due
-    collection.maintenance.give_up_recalibration()
+    collection.maintenance.give_up(Measuring.CALIBRATION)
     assert collection.maintenance.drift_measurement_due
     collection.close()
 

@@ -109,3 +109,13 @@ def test_a_client_that_varies_its_searches_takes_no_more_memory() -> None:
     assert len(expected._query_work) <= 256
     expected.learn(searching(effort=Effort(nprobe=1)), EXACT)
     assert expected.of(searching()) == SEARCH_WORK + QUERY_WORK + scan_work(PROBED, DIM)
+
+
+def test_the_work_of_a_batch_is_that_of_its_queries() -> None:
+    shard = replace(PROBED.shards[0], queries_exact=2)
+    mixed = scan_work(replace(PROBED, shards=(shard,)), DIM, queries=4)
+    exact = ShardReceipt(shard=0, rows_visible=shard.rows_visible, rows_exact=shard.rows_visible)
+    of_exact = scan_work(replace(PROBED, shards=(exact,)), DIM)
+    assert mixed == pytest.approx((of_exact + scan_work(PROBED, DIM)) / 2)
+    wide = replace(PROBED.shards[0], nprobe=100 * shard.nprobe, nprobe_mean=float(shard.nprobe))
+    assert scan_work(replace(PROBED, shards=(wide,)), DIM) == scan_work(PROBED, DIM)
