@@ -59,13 +59,15 @@ def recall(
             help='Target recalls: "0.9,0.95". Default: 0.8, 0.9, 0.95, 0.99 and the collection\'s.'
         ),
     ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Rows that serve as queries.")] = 256,
+    queries: Annotated[
+        int, typer.Option(min=1, max=2_000, help="Rows that serve as queries.")
+    ] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Queries in each call.")] = 64,
     timeout: rows.Timeout = 60.0,
 ) -> None:
     """Measure the recall of searches against exact ones, and what each costs."""
     wanted_k = [int(number) for number in numbers(k, "--k", 2, float("inf"), int)]
-    wanted_targets = None if targets is None else numbers(targets, "--targets", 0, 1, float)
+    wanted_targets = None if targets is None else numbers(targets, "--targets", 0.01, 1, float)
     console = terminal()
     with rows.connect(target, timeout) as client:
         config = client.describe(collection).config
@@ -92,7 +94,8 @@ def numbers(
     except ValueError:
         parsed = []
     if not parsed or not all(least <= number <= most for number in parsed):
-        raise typer.BadParameter(f"{option}: {text!r} is not a list of numbers of at least {least}")
+        bounds = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise typer.BadParameter(f"{option}: {text!r} is not a list of numbers {bounds}")
     return parsed
 
 
