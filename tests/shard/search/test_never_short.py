@@ -196,6 +196,24 @@ def test_rows_whose_codes_score_worst_are_found_by_the_exact_last_step(
     assert receipt_of(asked(collection, words[:20], 100))[0] is not None
 
 
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.INNER_PRODUCT])
+def test_a_query_that_shares_nothing_with_the_rows_has_full_answers(
+    tmp_path: Path, metric: Metric
+) -> None:
+    rows = np.random.default_rng(2).standard_normal((3_000, 64)).astype(np.float32)
+    rows[:, 32:] = 0
+    stranger = np.zeros((1, 64), np.float32)
+    stranger[:, 32:] = 1  # every row scores 0, and every code the worst
+    collection = trained(tmp_path, rows, metric)
+    queries = np.concatenate([rows[:7], stranger])
+    by_list = asked(collection, queries, effort=Effort(nprobe=65_536))
+    assert by_list.hits.counts.tolist() == [10] * 7 + [0], "these data would need no exact step"
+    found = asked(collection, queries)
+    assert found.hits.counts.tolist() == [10] * 8
+    assert receipt_of(found) == (ExactReason.SHORT, 1, 0)
+    assert receipt_of(asked(collection, stranger)) == (ExactReason.SHORT, 1, 0)
+
+
 @EVERY_METRIC
 @pytest.mark.parametrize("distinct", [1, 2, 16, 64])
 def test_copies_of_few_vectors_are_found_whatever_lists_are_empty(
