@@ -48,6 +48,8 @@ class ShardDescription:
     rows_changed_since: int = 0
     index_kind: IndexKind | None = None  # that serves; None without an index
     drift: float = 0.0
+    missing_reason: str = ""  # why its rows are not served; empty if they are
+    writes_stopped: str = ""  # why it takes no writes; empty if it does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +113,14 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlacement:
-    """A leaf shard and its slots, as inclusive ranges."""
+    """A leaf shard and its slots, as inclusive ranges.
+
+    `session` identifies one opening of its data directory; empty in earlier releases.
+    """
 
     shard: int
     slots: tuple[tuple[int, int], ...]
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,12 @@ VectorShardError
   Unsupported                 part of the contract, but not of this release
   Overloaded                  a limit of the server is reached; try again later
   ShardUnavailable            a shard is missing, draining or stalled
+    ShardMissing              its disk was lost, or is older than others remember: see accept-loss
   DeadlineExceeded            the deadline of the call has passed
   WritesStopped               a disk write failed; reads continue, writes need a restart
+  WritesLost                  the token names writes that a shard has lost with its disk
   CorruptData                 stored bytes do not match their checksum
+    CollectionDamaged         a shard set the collection aside; it serves the others
     RowFileCorrupt            a committed row does not match its checksum
     RowStoreCorrupt           the row store contradicts itself
   DataDirectoryError          the server cannot start on this data directory
@@ -160,6 +163,12 @@ class ShardUnavailable(VectorShardError):
     retryable = True
 
 
+class ShardMissing(ShardUnavailable):
+    """A shard has not the rows that it should have: an operator must act."""
+
+    retryable = False
+
+
 class DeadlineExceeded(VectorShardError):
     """The deadline of the call has passed."""
 
@@ -170,10 +179,20 @@ class WritesStopped(VectorShardError):
     is_servers_own = True
 
 
+class WritesLost(VectorShardError):
+    """The token names writes that a shard has lost with its disk."""
+
+
 class CorruptData(VectorShardError):
     """Stored bytes do not match their checksum."""
 
     is_servers_own = True
+
+
+class CollectionDamaged(CorruptData):
+    """A shard set the collection aside, because its files do not match their checksums."""
+
+    is_servers_own = False
 
 
 class RowFileCorrupt(CorruptData):

@@ -182,13 +182,17 @@ class UpdateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """The state of all accepted rows: accepted = buffered + indexed + deleted + replaced."""
+    """The state of all accepted rows: accepted = buffered + indexed + deleted + replaced + lost.
+
+    `lost` are rows that a disk lost and whose loss an operator accepted.
+    """
 
     accepted: int = 0
     buffered: int = 0
     indexed: int = 0
     deleted: int = 0
     replaced: int = 0
+    lost: int = 0
 
     @property
     def live(self) -> int:
@@ -198,7 +202,8 @@ class Ledger:
     @property
     def adds_up(self) -> bool:
         """Whether every accepted row is counted exactly once."""
-        return self.accepted == self.buffered + self.indexed + self.deleted + self.replaced
+        gone = self.deleted + self.replaced + self.lost
+        return self.accepted == self.buffered + self.indexed + gone
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(
@@ -207,15 +212,20 @@ class Ledger:
             indexed=self.indexed + other.indexed,
             deleted=self.deleted + other.deleted,
             replaced=self.replaced + other.replaced,
+            lost=self.lost + other.lost,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """The newest commit on each leaf shard that a write touched."""
+    """The newest commit on each leaf shard that a write touched, and the session that wrote it.
+
+    Tokens of earlier releases have no sessions.
+    """
 
     incarnation: str
     sequences: Mapping[int, int] = field(default_factory=dict)
+    sessions: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,4 +81,5 @@ def _errors_of(part: Written, failure: VectorShardError) -> list[RowError]:
 def joined_token(tokens: Sequence[Token]) -> Token:
     """Return one token for the writes of all tokens, at least one."""
     sequences = {shard: at for token in tokens for shard, at in token.sequences.items()}
-    return Token(incarnation=tokens[0].incarnation, sequences=sequences)
+    sessions = {shard: at for token in tokens for shard, at in token.sessions.items()}
+    return Token(incarnation=tokens[0].incarnation, sequences=sequences, sessions=sessions)

@@ -54,11 +54,14 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ShardMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     # Not UNAVAILABLE, which clients retry: a call that fails with FAILED_PRECONDITION "should not
     # be retried until the system state has been explicitly fixed", here by a restart.
     errors.WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.WritesLost: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CorruptData: grpc.StatusCode.DATA_LOSS,
+    errors.CollectionDamaged: grpc.StatusCode.DATA_LOSS,
     errors.RowFileCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.RowStoreCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.DataDirectoryError: grpc.StatusCode.FAILED_PRECONDITION,

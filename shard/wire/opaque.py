@@ -18,7 +18,9 @@ def encode_token(token: types.Token) -> bytes:
     if not token.incarnation:
         return b""
     return twins.Token(
-        incarnation=token.incarnation, sequences=dict(token.sequences)
+        incarnation=token.incarnation,
+        sequences=dict(token.sequences),
+        sessions=dict(token.sessions),
     ).SerializeToString(deterministic=True)
 
 
@@ -30,7 +32,11 @@ def decode_token(token: bytes) -> types.Token:
     if not token:
         return types.Token(incarnation="")
     message = _parse_issued(twins.Token, token, "token")
-    return types.Token(incarnation=message.incarnation, sequences=dict(message.sequences))
+    return types.Token(
+        incarnation=message.incarnation,
+        sequences=dict(message.sequences),
+        sessions=dict(message.sessions),
+    )
 
 
 def encode_cursor(cursor: types.Cursor | None) -> bytes:

@@ -33,6 +33,7 @@ def encode_get_server_info_response(
             v1.ShardPlacement(
                 shard=placement.shard,
                 slots=[v1.SlotRange(first=first, last=last) for first, last in placement.slots],
+                session=placement.session,
             )
             for placement in topology.shards
         ],
@@ -53,6 +54,7 @@ def decode_get_server_info_response(payload: bytes) -> tuple[str, descriptions.T
             descriptions.ShardPlacement(
                 shard=placement.shard,
                 slots=tuple((slots.first, slots.last) for slots in placement.slots),
+                session=placement.session,
             )
             for placement in response.shards
         ),

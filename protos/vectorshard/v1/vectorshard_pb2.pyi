@@ -92,6 +92,16 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_SHARD: _ClassVar[Role]
     ROLE_ROUTER: _ClassVar[Role]
     ROLE_EMBEDDED: _ClassVar[Role]
+
+class ProblemKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROBLEM_KIND_UNSPECIFIED: _ClassVar[ProblemKind]
+    PROBLEM_KIND_MISSING: _ClassVar[ProblemKind]
+    PROBLEM_KIND_DAMAGED: _ClassVar[ProblemKind]
+    PROBLEM_KIND_WRITES_STOPPED: _ClassVar[ProblemKind]
+    PROBLEM_KIND_DISK_FULL: _ClassVar[ProblemKind]
+    PROBLEM_KIND_LIMIT: _ClassVar[ProblemKind]
+    PROBLEM_KIND_DISK_UNSAFE: _ClassVar[ProblemKind]
 D_TYPE_UNSPECIFIED: DType
 D_TYPE_FLOAT32: DType
 D_TYPE_FLOAT16: DType
@@ -139,6 +149,13 @@ ROLE_UNSPECIFIED: Role
 ROLE_SHARD: Role
 ROLE_ROUTER: Role
 ROLE_EMBEDDED: Role
+PROBLEM_KIND_UNSPECIFIED: ProblemKind
+PROBLEM_KIND_MISSING: ProblemKind
+PROBLEM_KIND_DAMAGED: ProblemKind
+PROBLEM_KIND_WRITES_STOPPED: ProblemKind
+PROBLEM_KIND_DISK_FULL: ProblemKind
+PROBLEM_KIND_LIMIT: ProblemKind
+PROBLEM_KIND_DISK_UNSAFE: ProblemKind
 
 class Matrix(_message.Message):
     __slots__ = ("data", "dim", "dtype")
@@ -333,21 +350,23 @@ class DescribeCollectionRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class Ledger(_message.Message):
-    __slots__ = ("accepted", "buffered", "indexed", "deleted", "replaced")
+    __slots__ = ("accepted", "buffered", "indexed", "deleted", "replaced", "lost")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     BUFFERED_FIELD_NUMBER: _ClassVar[int]
     INDEXED_FIELD_NUMBER: _ClassVar[int]
     DELETED_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     buffered: int
     indexed: int
     deleted: int
     replaced: int
-    def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
+    lost: int
+    def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since", "index_kind", "drift")
+    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since", "index_kind", "drift", "missing_reason", "writes_stopped")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -372,6 +391,8 @@ class ShardDescription(_message.Message):
     ROWS_CHANGED_SINCE_FIELD_NUMBER: _ClassVar[int]
     INDEX_KIND_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
+    WRITES_STOPPED_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: ShardState
     training: bool
@@ -396,7 +417,9 @@ class ShardDescription(_message.Message):
     rows_changed_since: int
     index_kind: IndexKind
     drift: float
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ...) -> None: ...
+    missing_reason: str
+    writes_stopped: str
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ..., missing_reason: _Optional[str] = ..., writes_stopped: _Optional[str] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")
@@ -719,12 +742,26 @@ class SlotRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class ShardPlacement(_message.Message):
-    __slots__ = ("shard", "slots")
+    __slots__ = ("shard", "slots", "session")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     shard: int
     slots: _containers.RepeatedCompositeFieldContainer[SlotRange]
-    def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
+    session: str
+    def __init__(self, shard: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ..., session: _Optional[str] = ...) -> None: ...
+
+class Problem(_message.Message):
+    __slots__ = ("shard", "collection", "kind", "text")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    collection: str
+    kind: ProblemKind
+    text: str
+    def __init__(self, shard: _Optional[int] = ..., collection: _Optional[str] = ..., kind: _Optional[_Union[ProblemKind, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes", "default_timeout_ms", "searches", "search_bytes", "calls", "streams", "connections", "connection_calls")
@@ -775,7 +812,7 @@ class Limits(_message.Message):
     def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., searches: _Optional[int] = ..., search_bytes: _Optional[int] = ..., calls: _Optional[int] = ..., streams: _Optional[int] = ..., connections: _Optional[int] = ..., connection_calls: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total")
+    __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total", "problems")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
@@ -784,6 +821,7 @@ class GetServerInfoResponse(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     version: str
     role: Role
     cluster: str
@@ -792,4 +830,5 @@ class GetServerInfoResponse(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[ShardPlacement]
     limits: Limits
     shards_total: int
-    def __init__(self, version: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., cluster: _Optional[str] = ..., placement_epoch: _Optional[int] = ..., slots_total: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardPlacement, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shards_total: _Optional[int] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[Problem]
+    def __init__(self, version: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., cluster: _Optional[str] = ..., placement_epoch: _Optional[int] = ..., slots_total: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardPlacement, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shards_total: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ...) -> None: ...

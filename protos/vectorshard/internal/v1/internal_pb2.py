@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vectorshard.v1 import vectorshard_pb2 as vectorshard_dot_v1_dot_vectorshard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&vectorshard/internal/v1/internal.proto\x12\x17vectorshard.internal.v1\x1a vectorshard/v1/vectorshard.proto\"\x1e\n\x0cInt64IdsTwin\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"x\n\x07IdsTwin\x12\x37\n\x06int64s\x18\x01 \x01(\x0b\x32%.vectorshard.internal.v1.Int64IdsTwinH\x00\x12,\n\x07strings\x18\x02 \x01(\x0b\x32\x19.vectorshard.v1.StringIdsH\x00\x42\x06\n\x04kind\"\xce\x01\n\x11UpsertRequestTwin\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x03 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x04 \x03(\x0c\x12\'\n\x04mode\x18\x05 \x01(\x0e\x32\x19.vectorshard.v1.WriteMode\x12\x12\n\nrequest_id\x18\x06 \x01(\x04\"\xaf\x01\n\x12SearchResponseTwin\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\'\n\x07vectors\x18\x04 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x05 \x03(\x0c\x12\x0f\n\x07receipt\x18\x06 \x01(\x0c\"\x84\x01\n\x08RowsTwin\x12-\n\x03ids\x18\x01 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x02 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x03 \x03(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"\x9c\x01\n\x17SearchStreamRequestTwin\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x10\n\x06search\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x0cH\x00\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x18\n\x10\x61nswer_bytes_max\x18\x06 \x01(\rB\x06\n\x04kind\"[\n\x18SearchStreamResponseTwin\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\"\x90\x01\n\x05Token\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12@\n\tsequences\x18\x02 \x03(\x0b\x32-.vectorshard.internal.v1.Token.SequencesEntry\x1a\x30\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"9\n\x06\x43ursor\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0b\n\x03row\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&vectorshard/internal/v1/internal.proto\x12\x17vectorshard.internal.v1\x1a vectorshard/v1/vectorshard.proto\"\x1e\n\x0cInt64IdsTwin\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"x\n\x07IdsTwin\x12\x37\n\x06int64s\x18\x01 \x01(\x0b\x32%.vectorshard.internal.v1.Int64IdsTwinH\x00\x12,\n\x07strings\x18\x02 \x01(\x0b\x32\x19.vectorshard.v1.StringIdsH\x00\x42\x06\n\x04kind\"\xce\x01\n\x11UpsertRequestTwin\x12\x12\n\ncollection\x18\x01 \x01(\t\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x03 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x04 \x03(\x0c\x12\'\n\x04mode\x18\x05 \x01(\x0e\x32\x19.vectorshard.v1.WriteMode\x12\x12\n\nrequest_id\x18\x06 \x01(\x04\"\xaf\x01\n\x12SearchResponseTwin\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\r\x12-\n\x03ids\x18\x02 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\x0e\n\x06scores\x18\x03 \x01(\x0c\x12\'\n\x07vectors\x18\x04 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x05 \x03(\x0c\x12\x0f\n\x07receipt\x18\x06 \x01(\x0c\"\x84\x01\n\x08RowsTwin\x12-\n\x03ids\x18\x01 \x01(\x0b\x32 .vectorshard.internal.v1.IdsTwin\x12\'\n\x07vectors\x18\x02 \x01(\x0b\x32\x16.vectorshard.v1.Matrix\x12\x10\n\x08metadata\x18\x03 \x03(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"\x9c\x01\n\x17SearchStreamRequestTwin\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x10\n\x06search\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\x0cH\x00\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x18\n\x10\x61nswer_bytes_max\x18\x06 \x01(\rB\x06\n\x04kind\"[\n\x18SearchStreamResponseTwin\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\"\x81\x02\n\x05Token\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12@\n\tsequences\x18\x02 \x03(\x0b\x32-.vectorshard.internal.v1.Token.SequencesEntry\x12>\n\x08sessions\x18\x03 \x03(\x0b\x32,.vectorshard.internal.v1.Token.SessionsEntry\x1a\x30\n\x0eSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a/\n\rSessionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x06:\x02\x38\x01\"9\n\x06\x43ursor\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0b\n\x03row\x18\x03 \x01(\x04\"8\n\x06Member\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x0c\n\x04life\x18\x03 \x01(\r\"_\n\rSeenDirectory\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x0c\n\x04life\x18\x03 \x01(\r\x12\r\n\x05opens\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\x06\"\x8d\x01\n\tStatement\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04life\x18\x03 \x01(\r\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\x06\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x06 \x01(\x04\x12\x0c\n\x04live\x18\x07 \x01(\x04\x12\x0b\n\x03sum\x18\x08 \x01(\x0c\"\xc9\x02\n\x10\x43ollectionReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32(.vectorshard.internal.v1.CollectionState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12-\n\x05stage\x18\x05 \x01(\x0e\x32\x1e.vectorshard.internal.v1.Stage\x12\x30\n\x07members\x18\x06 \x03(\x0b\x32\x1f.vectorshard.internal.v1.Member\x12\x17\n\x0f\x66irst_sequences\x18\x07 \x03(\x04\x12\x10\n\x08sessions\x18\x08 \x03(\x06\x12\x10\n\x08sequence\x18\t \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\n \x01(\x04\x12\x0c\n\x04live\x18\x0b \x01(\x04\x12\x0b\n\x03sum\x18\x0c \x01(\x0c\"\xd8\x02\n\x0bShardReport\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x0c\n\x04life\x18\x03 \x01(\r\x12\r\n\x05opens\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\x06\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12>\n\x0b\x63ollections\x18\x07 \x03(\x0b\x32).vectorshard.internal.v1.CollectionReport\x12\x36\n\nstatements\x18\x08 \x03(\x0b\x32\".vectorshard.internal.v1.Statement\x12\x34\n\x04seen\x18\t \x03(\x0b\x32&.vectorshard.internal.v1.SeenDirectory\x12\x0f\n\x07\x63luster\x18\n \x01(\t\x12)\n\x08problems\x18\x0b \x03(\x0b\x32\x17.vectorshard.v1.Problem\"W\n\x0f\x45xchangeRequest\x12\x34\n\x06others\x18\x01 \x03(\x0b\x32$.vectorshard.internal.v1.ShardReport\x12\x0e\n\x06\x66orget\x18\x02 \x03(\t\"I\n\x10\x45xchangeResponse\x12\x35\n\x07reports\x18\x01 \x03(\x0b\x32$.vectorshard.internal.v1.ShardReport\"\xb7\x01\n\rSettleRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12-\n\x05stage\x18\x03 \x01(\x0e\x32\x1e.vectorshard.internal.v1.Stage\x12\x30\n\x07members\x18\x04 \x03(\x0b\x32\x1f.vectorshard.internal.v1.Member\x12\x12\n\x05shard\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_shard\"\x10\n\x0eSettleResponse\"w\n\x11\x41\x63\x63\x65ptLossRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0e\n\x06\x61\x63\x63\x65pt\x18\x02 \x01(\x08\x12\x35\n\x06losses\x18\x03 \x03(\x0b\x32%.vectorshard.internal.v1.AcceptedLoss\x12\x0c\n\x04life\x18\x04 \x01(\r\"\xac\x03\n\x0c\x41\x63\x63\x65ptedLoss\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\x04\x12\x0c\n\x04live\x18\x06 \x01(\x04\x12\x1f\n\x12witnessed_sequence\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x1f\n\x12witnessed_accepted\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12\x1b\n\x0ewitnessed_live\x18\t \x01(\x04H\x02\x88\x01\x01\x12\x30\n\x06\x63onfig\x18\n \x01(\x0b\x32 .vectorshard.v1.CollectionConfig\x12-\n\x05stage\x18\x0b \x01(\x0e\x32\x1e.vectorshard.internal.v1.Stage\x12\x30\n\x07members\x18\x0c \x03(\x0b\x32\x1f.vectorshard.internal.v1.MemberB\x15\n\x13_witnessed_sequenceB\x15\n\x13_witnessed_acceptedB\x11\n\x0f_witnessed_live\"Y\n\x12\x41\x63\x63\x65ptLossResponse\x12\x35\n\x06losses\x18\x01 \x03(\x0b\x32%.vectorshard.internal.v1.AcceptedLoss\x12\x0c\n\x04life\x18\x02 \x01(\r*\xc3\x01\n\x0f\x43ollectionState\x12 \n\x1c\x43OLLECTION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OLLECTION_STATE_LIVE\x10\x01\x12\x19\n\x15\x43OLLECTION_STATE_LOST\x10\x02\x12\x1c\n\x18\x43OLLECTION_STATE_DAMAGED\x10\x03\x12\x1c\n\x18\x43OLLECTION_STATE_FOREIGN\x10\x04\x12\x1c\n\x18\x43OLLECTION_STATE_DROPPED\x10\x05*V\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x11\n\rSTAGE_CREATED\x10\x01\x12\x0f\n\x0bSTAGE_KNOWN\x10\x02\x12\x12\n\x0eSTAGE_COMPLETE\x10\x03\x32\xb1\x02\n\x0cShardService\x12_\n\x08\x45xchange\x12(.vectorshard.internal.v1.ExchangeRequest\x1a).vectorshard.internal.v1.ExchangeResponse\x12Y\n\x06Settle\x12&.vectorshard.internal.v1.SettleRequest\x1a\'.vectorshard.internal.v1.SettleResponse\x12\x65\n\nAcceptLoss\x12*.vectorshard.internal.v1.AcceptLossRequest\x1a+.vectorshard.internal.v1.AcceptLossResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOKEN_SEQUENCESENTRY']._loaded_options = None
   _globals['_TOKEN_SEQUENCESENTRY']._serialized_options = b'8\001'
+  _globals['_TOKEN_SESSIONSENTRY']._loaded_options = None
+  _globals['_TOKEN_SESSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_COLLECTIONSTATE']._serialized_start=3338
+  _globals['_COLLECTIONSTATE']._serialized_end=3533
+  _globals['_STAGE']._serialized_start=3535
+  _globals['_STAGE']._serialized_end=3621
   _globals['_INT64IDSTWIN']._serialized_start=101
   _globals['_INT64IDSTWIN']._serialized_end=131
   _globals['_IDSTWIN']._serialized_start=133
@@ -49,9 +55,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHSTREAMRESPONSETWIN']._serialized_start=936
   _globals['_SEARCHSTREAMRESPONSETWIN']._serialized_end=1027
   _globals['_TOKEN']._serialized_start=1030
-  _globals['_TOKEN']._serialized_end=1174
-  _globals['_TOKEN_SEQUENCESENTRY']._serialized_start=1126
-  _globals['_TOKEN_SEQUENCESENTRY']._serialized_end=1174
-  _globals['_CURSOR']._serialized_start=1176
-  _globals['_CURSOR']._serialized_end=1233
+  _globals['_TOKEN']._serialized_end=1287
+  _globals['_TOKEN_SEQUENCESENTRY']._serialized_start=1190
+  _globals['_TOKEN_SEQUENCESENTRY']._serialized_end=1238
+  _globals['_TOKEN_SESSIONSENTRY']._serialized_start=1240
+  _globals['_TOKEN_SESSIONSENTRY']._serialized_end=1287
+  _globals['_CURSOR']._serialized_start=1289
+  _globals['_CURSOR']._serialized_end=1346
+  _globals['_MEMBER']._serialized_start=1348
+  _globals['_MEMBER']._serialized_end=1404
+  _globals['_SEENDIRECTORY']._serialized_start=1406
+  _globals['_SEENDIRECTORY']._serialized_end=1501
+  _globals['_STATEMENT']._serialized_start=1504
+  _globals['_STATEMENT']._serialized_end=1645
+  _globals['_COLLECTIONREPORT']._serialized_start=1648
+  _globals['_COLLECTIONREPORT']._serialized_end=1977
+  _globals['_SHARDREPORT']._serialized_start=1980
+  _globals['_SHARDREPORT']._serialized_end=2324
+  _globals['_EXCHANGEREQUEST']._serialized_start=2326
+  _globals['_EXCHANGEREQUEST']._serialized_end=2413
+  _globals['_EXCHANGERESPONSE']._serialized_start=2415
+  _globals['_EXCHANGERESPONSE']._serialized_end=2488
+  _globals['_SETTLEREQUEST']._serialized_start=2491
+  _globals['_SETTLEREQUEST']._serialized_end=2674
+  _globals['_SETTLERESPONSE']._serialized_start=2676
+  _globals['_SETTLERESPONSE']._serialized_end=2692
+  _globals['_ACCEPTLOSSREQUEST']._serialized_start=2694
+  _globals['_ACCEPTLOSSREQUEST']._serialized_end=2813
+  _globals['_ACCEPTEDLOSS']._serialized_start=2816
+  _globals['_ACCEPTEDLOSS']._serialized_end=3244
+  _globals['_ACCEPTLOSSRESPONSE']._serialized_start=3246
+  _globals['_ACCEPTLOSSRESPONSE']._serialized_end=3335
+  _globals['_SHARDSERVICE']._serialized_start=3624
+  _globals['_SHARDSERVICE']._serialized_end=3929
 # @@protoc_insertion_point(module_scope)

@@ -1,11 +1,38 @@
 from vectorshard.v1 import vectorshard_pb2 as _vectorshard_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class CollectionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COLLECTION_STATE_UNSPECIFIED: _ClassVar[CollectionState]
+    COLLECTION_STATE_LIVE: _ClassVar[CollectionState]
+    COLLECTION_STATE_LOST: _ClassVar[CollectionState]
+    COLLECTION_STATE_DAMAGED: _ClassVar[CollectionState]
+    COLLECTION_STATE_FOREIGN: _ClassVar[CollectionState]
+    COLLECTION_STATE_DROPPED: _ClassVar[CollectionState]
+
+class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_UNSPECIFIED: _ClassVar[Stage]
+    STAGE_CREATED: _ClassVar[Stage]
+    STAGE_KNOWN: _ClassVar[Stage]
+    STAGE_COMPLETE: _ClassVar[Stage]
+COLLECTION_STATE_UNSPECIFIED: CollectionState
+COLLECTION_STATE_LIVE: CollectionState
+COLLECTION_STATE_LOST: CollectionState
+COLLECTION_STATE_DAMAGED: CollectionState
+COLLECTION_STATE_FOREIGN: CollectionState
+COLLECTION_STATE_DROPPED: CollectionState
+STAGE_UNSPECIFIED: Stage
+STAGE_CREATED: Stage
+STAGE_KNOWN: Stage
+STAGE_COMPLETE: Stage
 
 class Int64IdsTwin(_message.Message):
     __slots__ = ("values",)
@@ -92,8 +119,15 @@ class SearchStreamResponseTwin(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., response: _Optional[bytes] = ..., error: _Optional[bytes] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("incarnation", "sequences")
+    __slots__ = ("incarnation", "sequences", "sessions")
     class SequencesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    class SessionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -102,9 +136,11 @@ class Token(_message.Message):
         def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     sequences: _containers.ScalarMap[int, int]
-    def __init__(self, incarnation: _Optional[str] = ..., sequences: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    sessions: _containers.ScalarMap[int, int]
+    def __init__(self, incarnation: _Optional[str] = ..., sequences: _Optional[_Mapping[int, int]] = ..., sessions: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class Cursor(_message.Message):
     __slots__ = ("incarnation", "shard", "row")
@@ -115,3 +151,181 @@ class Cursor(_message.Message):
     shard: int
     row: int
     def __init__(self, incarnation: _Optional[str] = ..., shard: _Optional[int] = ..., row: _Optional[int] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("shard", "directory", "life")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    directory: str
+    life: int
+    def __init__(self, shard: _Optional[int] = ..., directory: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
+
+class SeenDirectory(_message.Message):
+    __slots__ = ("shard", "directory", "life", "opens", "session")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    directory: str
+    life: int
+    opens: int
+    session: int
+    def __init__(self, shard: _Optional[int] = ..., directory: _Optional[str] = ..., life: _Optional[int] = ..., opens: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
+
+class Statement(_message.Message):
+    __slots__ = ("shard", "incarnation", "life", "sequence", "session", "accepted", "live", "sum")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    incarnation: str
+    life: int
+    sequence: int
+    session: int
+    accepted: int
+    live: int
+    sum: bytes
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[str] = ..., life: _Optional[int] = ..., sequence: _Optional[int] = ..., session: _Optional[int] = ..., accepted: _Optional[int] = ..., live: _Optional[int] = ..., sum: _Optional[bytes] = ...) -> None: ...
+
+class CollectionReport(_message.Message):
+    __slots__ = ("name", "incarnation", "state", "reason", "stage", "members", "first_sequences", "sessions", "sequence", "accepted", "live", "sum")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    incarnation: str
+    state: CollectionState
+    reason: str
+    stage: Stage
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    first_sequences: _containers.RepeatedScalarFieldContainer[int]
+    sessions: _containers.RepeatedScalarFieldContainer[int]
+    sequence: int
+    accepted: int
+    live: int
+    sum: bytes
+    def __init__(self, name: _Optional[str] = ..., incarnation: _Optional[str] = ..., state: _Optional[_Union[CollectionState, str]] = ..., reason: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., first_sequences: _Optional[_Iterable[int]] = ..., sessions: _Optional[_Iterable[int]] = ..., sequence: _Optional[int] = ..., accepted: _Optional[int] = ..., live: _Optional[int] = ..., sum: _Optional[bytes] = ...) -> None: ...
+
+class ShardReport(_message.Message):
+    __slots__ = ("shard", "directory", "life", "opens", "session", "version", "collections", "statements", "seen", "cluster", "problems")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    STATEMENTS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    directory: str
+    life: int
+    opens: int
+    session: int
+    version: int
+    collections: _containers.RepeatedCompositeFieldContainer[CollectionReport]
+    statements: _containers.RepeatedCompositeFieldContainer[Statement]
+    seen: _containers.RepeatedCompositeFieldContainer[SeenDirectory]
+    cluster: str
+    problems: _containers.RepeatedCompositeFieldContainer[_vectorshard_pb2.Problem]
+    def __init__(self, shard: _Optional[int] = ..., directory: _Optional[str] = ..., life: _Optional[int] = ..., opens: _Optional[int] = ..., session: _Optional[int] = ..., version: _Optional[int] = ..., collections: _Optional[_Iterable[_Union[CollectionReport, _Mapping]]] = ..., statements: _Optional[_Iterable[_Union[Statement, _Mapping]]] = ..., seen: _Optional[_Iterable[_Union[SeenDirectory, _Mapping]]] = ..., cluster: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_vectorshard_pb2.Problem, _Mapping]]] = ...) -> None: ...
+
+class ExchangeRequest(_message.Message):
+    __slots__ = ("others", "forget")
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    FORGET_FIELD_NUMBER: _ClassVar[int]
+    others: _containers.RepeatedCompositeFieldContainer[ShardReport]
+    forget: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, others: _Optional[_Iterable[_Union[ShardReport, _Mapping]]] = ..., forget: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExchangeResponse(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[ShardReport]
+    def __init__(self, reports: _Optional[_Iterable[_Union[ShardReport, _Mapping]]] = ...) -> None: ...
+
+class SettleRequest(_message.Message):
+    __slots__ = ("collection", "incarnation", "stage", "members", "shard")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    incarnation: str
+    stage: Stage
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    shard: int
+    def __init__(self, collection: _Optional[str] = ..., incarnation: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., shard: _Optional[int] = ...) -> None: ...
+
+class SettleResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AcceptLossRequest(_message.Message):
+    __slots__ = ("shard", "accept", "losses", "life")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    accept: bool
+    losses: _containers.RepeatedCompositeFieldContainer[AcceptedLoss]
+    life: int
+    def __init__(self, shard: _Optional[int] = ..., accept: _Optional[bool] = ..., losses: _Optional[_Iterable[_Union[AcceptedLoss, _Mapping]]] = ..., life: _Optional[int] = ...) -> None: ...
+
+class AcceptedLoss(_message.Message):
+    __slots__ = ("collection", "incarnation", "reason", "sequence", "accepted", "live", "witnessed_sequence", "witnessed_accepted", "witnessed_live", "config", "stage", "members")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_LIVE_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    incarnation: str
+    reason: str
+    sequence: int
+    accepted: int
+    live: int
+    witnessed_sequence: int
+    witnessed_accepted: int
+    witnessed_live: int
+    config: _vectorshard_pb2.CollectionConfig
+    stage: Stage
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, collection: _Optional[str] = ..., incarnation: _Optional[str] = ..., reason: _Optional[str] = ..., sequence: _Optional[int] = ..., accepted: _Optional[int] = ..., live: _Optional[int] = ..., witnessed_sequence: _Optional[int] = ..., witnessed_accepted: _Optional[int] = ..., witnessed_live: _Optional[int] = ..., config: _Optional[_Union[_vectorshard_pb2.CollectionConfig, _Mapping]] = ..., stage: _Optional[_Union[Stage, str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
+class AcceptLossResponse(_message.Message):
+    __slots__ = ("losses", "life")
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    losses: _containers.RepeatedCompositeFieldContainer[AcceptedLoss]
+    life: int
+    def __init__(self, losses: _Optional[_Iterable[_Union[AcceptedLoss, _Mapping]]] = ..., life: _Optional[int] = ...) -> None: ...
