@@ -102,13 +102,13 @@ def _itself(result: ResultT) -> ResultT:
 
 
 def server_info() -> UnaryCall[ServerInfo]:
-    """Return the server's version, topology and limits."""
+    """Return the server's version, topology and limits, and what an operator has to look at."""
     return UnaryCall(rpcs.GET_SERVER_INFO, encode_get_server_info_request(), _server_info)
 
 
 def _server_info(payload: bytes) -> ServerInfo:
-    version, topology, limits = decode_get_server_info_response(payload)
-    return ServerInfo(version=version, topology=topology, limits=limits)
+    version, topology, limits, problems = decode_get_server_info_response(payload)
+    return ServerInfo(version=version, topology=topology, limits=limits, problems=problems)
 
 
 def create_collection(

@@ -11,6 +11,7 @@ import numpy as np
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import Topology
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.types import (
     Float32Array,
     IdArray,
@@ -103,11 +104,15 @@ class RowsView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """The version of a server, the leaf shards that it reaches, and the limits it enforces."""
+    """The version of a server, the leaf shards that it reaches, and the limits it enforces.
+
+    `problems` are what an operator has to look at, such as a shard that lost its disk.
+    """
 
     version: str
     topology: Topology
     limits: Limits
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,15 @@ from vectorshard.shard.descriptions import (
     ShardDescription,
     Topology,
 )
+from vectorshard.shard.errors import Unsupported
+from vectorshard.shard.membership import (
+    AcceptLossRequest,
+    AcceptLossResult,
+    ExchangeRequest,
+    Problem,
+    SettleRequest,
+    ShardReport,
+)
 from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
@@ -107,6 +116,61 @@ class Shard(Protocol):
         """Train a new index on the rows that are live now."""
         ...
 
+    async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
+        """Return what an operator has to look at."""
+        ...
+
+    async def exchange(
+        self, request: ExchangeRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardReport]:
+        """Take in the reports of other shards, and return those of the leaf shards behind this one.
+
+        Leaf shards that do not answer have no report. Raises Unsupported in earlier releases.
+        """
+        ...
+
+    async def settle(self, request: SettleRequest, *, call: Call = NO_LIMIT) -> None:
+        """Raise the stage of a collection, durably, and set its members.
+
+        A stage below the present one changes nothing. Raises CollectionNotFound or
+        IncarnationMismatch if a shard that is meant has no such collection.
+        """
+        ...
+
+    async def accept_loss(
+        self, request: AcceptLossRequest, *, call: Call = NO_LIMIT
+    ) -> AcceptLossResult:
+        """Return what a shard has lost, and record it as accepted if the request says so.
+
+        A router works out the losses; a leaf shard records those that it is given. Repeating it is
+        safe. Raises InvalidParameter if nothing is missing there.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish running work, write checkpoints, and release all resources."""
         ...
+
+
+class WithoutMembership:
+    """The part of a shard that keeps no membership, like one of an earlier release."""
+
+    async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
+        """Return none."""
+        return ()
+
+    async def exchange(
+        self, request: ExchangeRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardReport]:
+        """Refuse."""
+        raise Unsupported("this shard makes no reports")
+
+    async def settle(self, request: SettleRequest, *, call: Call = NO_LIMIT) -> None:
+        """Refuse."""
+        raise Unsupported("this shard knows no stages of a collection")
+
+    async def accept_loss(
+        self, request: AcceptLossRequest, *, call: Call = NO_LIMIT
+    ) -> AcceptLossResult:
+        """Refuse."""
+        raise Unsupported("this shard notices no losses")

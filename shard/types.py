@@ -159,6 +159,8 @@ class Call:
     """The incarnation of the collection that the caller expects; empty accepts any."""
     placement: str = ""
     """The fingerprint of the leaf shards that the caller expects; empty accepts any."""
+    staged: bool = False
+    """For a create: the caller settles the collection afterwards (shard.membership.Stage)."""
 
 
 NO_LIMIT = Call()
@@ -245,6 +247,7 @@ class RowErrorCode(IntEnum):
     DEADLINE_EXCEEDED = 4
     ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
     UNAVAILABLE = 14
 
 

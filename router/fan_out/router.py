@@ -39,7 +39,7 @@ from vectorshard.shard.errors import (
     PlacementMismatch,
     ShardUnavailable,
 )
-from vectorshard.shard.protocol import Shard
+from vectorshard.shard.protocol import Shard, WithoutMembership
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -77,7 +77,7 @@ def new_incarnation() -> str:
     return uuid.uuid4().hex
 
 
-class Router:
+class Router(WithoutMembership):
     """Collections whose rows live in several downstream shards. Use `connect`."""
 
     def __init__(

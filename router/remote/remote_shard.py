@@ -46,6 +46,14 @@ from vectorshard.shard.errors import (
     VectorShardError,
     mark_unanswered,
 )
+from vectorshard.shard.membership import (
+    AcceptLossRequest,
+    AcceptLossResult,
+    ExchangeRequest,
+    Problem,
+    SettleRequest,
+    ShardReport,
+)
 from vectorshard.shard.server.status import DETAILS_KEY, error_from_rpc, read_status
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -213,6 +221,27 @@ class RemoteShard:
         """Train an index there."""
         return await self._ask(rpcs.TRAIN, request, call)
 
+    async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
+        """Ask what an operator has to look at there."""
+        _, problems = await self._server_info(call)
+        return problems
+
+    async def exchange(
+        self, request: ExchangeRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardReport]:
+        """Exchange reports with it."""
+        return await self._ask(rpcs.EXCHANGE, request, call)
+
+    async def settle(self, request: SettleRequest, *, call: Call = NO_LIMIT) -> None:
+        """Settle a collection there."""
+        await self._ask(rpcs.SETTLE, request, call)
+
+    async def accept_loss(
+        self, request: AcceptLossRequest, *, call: Call = NO_LIMIT
+    ) -> AcceptLossResult:
+        """Show or accept a loss there."""
+        return await self._ask(rpcs.ACCEPT_LOSS, request, call)
+
     async def close(self) -> None:
         """Close the connection. The server is not affected."""
         self._closed = True
@@ -243,12 +272,16 @@ class RemoteShard:
             response = await self._response(rpc.name, payload, call)
         return self._decoded(rpc.name, lambda: rpc.decode_response(response, request))
 
-    async def _topology(self, call: Call) -> Topology:
+    async def _server_info(self, call: Call) -> tuple[Topology, Sequence[Problem]]:
         payload = encode_get_server_info_request()
         response = await self._response(rpcs.GET_SERVER_INFO, payload, call)
-        _, topology, _ = self._decoded(
+        _, topology, _, problems = self._decoded(
             rpcs.GET_SERVER_INFO, lambda: decode_get_server_info_response(response)
         )
+        return topology, problems
+
+    async def _topology(self, call: Call) -> Topology:
+        topology, _ = await self._server_info(call)
         return topology
 
     def _decoded(self, rpc: str, decode: Callable[[], T]) -> T:

@@ -47,6 +47,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
 )
 from vectorshard.shard.index.ivf_index import use_cores
+from vectorshard.shard.protocol import WithoutMembership
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
@@ -74,8 +75,7 @@ from vectorshard.shard.types import (
 
 QUERY_BATCH_BYTES = 256 * 1024
 QUERY_BATCH_MAX = 64
-"""Beyond 64 queries the shared product no longer gets cheaper per query. Beyond 256 KiB the queries
-no longer fit a core's cache."""
+"""More queries get no cheaper each, and more bytes do not fit a core's cache."""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class _Served:
     searches: SearchBatcher
 
 
-class LocalShard:
+class LocalShard(WithoutMembership):
     """Collections whose rows live in this process's data directory. Use `open`."""
 
     def __init__(

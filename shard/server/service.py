@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from vectorshard.shard.errors import (
     PlacementMismatch,
     VectorShardError,
 )
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.server.admission_control import (
@@ -127,8 +128,8 @@ class VectorService:
         self._stream_limits = replace(limits, message_bytes=limits.message_bytes - ENVELOPE_BYTES)
         self._version = version
         self._metrics = metrics
-        self._identity: tuple[Topology | None, str] = (None, "")
-        self._server_info: tuple[Topology | None, bytes] = (None, b"")
+        self._identity: tuple[Topology | None, frozenset[str]] = (None, frozenset())
+        self._server_info: tuple[tuple[Topology, Sequence[Problem]] | None, bytes] = (None, b"")
         self._refusals = RefusalLog()
         self._write_memory = MemoryLimiter(limits.write_bytes, "writes")
         self._searches = SearchLimiter(limits.searches)
@@ -300,11 +301,12 @@ class VectorService:
         if not call.placement:
             return
         topology = await self._shard.topology()
-        known, fingerprint = self._identity
+        known, fingerprints = self._identity
         if topology is not known:
-            fingerprint = fingerprint_of(topology)
-            self._identity = (topology, fingerprint)
-        if call.placement != fingerprint:
+            without = fingerprint_of(topology, with_sessions=False)  # of earlier releases
+            fingerprints = frozenset({fingerprint_of(topology), without})
+            self._identity = (topology, fingerprints)
+        if call.placement not in fingerprints:
             shards = ", ".join(str(shard.shard) for shard in topology.shards) or "none"
             raise PlacementMismatch(
                 f"this server serves shards {shards} of {topology.shards_total} of cluster "
@@ -426,10 +428,13 @@ class VectorService:
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         decode_get_server_info_request(payload)
         topology = await self._shard.topology(call=call)
+        state = (topology, tuple(await self._shard.problems(call=call)))
         known, answer = self._server_info
-        if topology is not known:
-            answer = encode_get_server_info_response(self._version, topology, self._limits)
-            self._server_info = (topology, answer)
+        if state != known:
+            answer = encode_get_server_info_response(
+                self._version, topology, self._limits, state[1]
+            )
+            self._server_info = (state, answer)
         return answer
 
 

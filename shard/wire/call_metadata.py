@@ -8,20 +8,25 @@ from vectorshard.shard.types import Call
 
 _INCARNATION = "vectorshard-incarnation"
 _PLACEMENT = "vectorshard-placement"
+_STAGED = "vectorshard-staged"
 
 
 def metadata_of(call: Call) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that names the incarnation and the placement that a call expects."""
-    pairs = ((_INCARNATION, call.incarnation), (_PLACEMENT, call.placement))
+    """Return the metadata of what a call expects: incarnation, placement, and a staged create."""
+    staged = "1" if call.staged else ""
+    pairs = ((_INCARNATION, call.incarnation), (_PLACEMENT, call.placement), (_STAGED, staged))
     return tuple(pair for pair in pairs if pair[1])
 
 
 def call_of(metadata: Iterable[tuple[str, str | bytes]] | None, deadline: float | None) -> Call:
     """Return the Call of a request's metadata and deadline, in seconds of time.monotonic()."""
     incarnation = placement = ""
+    staged = False
     for key, value in metadata or ():
         if key == _INCARNATION:
             incarnation = str(value)
         elif key == _PLACEMENT:
             placement = str(value)
-    return Call(deadline=deadline, incarnation=incarnation, placement=placement)
+        elif key == _STAGED:
+            staged = value == "1"
+    return Call(deadline=deadline, incarnation=incarnation, placement=placement, staged=staged)

@@ -10,9 +10,11 @@ from functools import cache
 from typing import Any, Generic, SupportsIndex, TypeVar
 
 import numpy as np
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from vectorshard.shard import types
+from vectorshard.internal.v1 import internal_pb2 as twins
+from vectorshard.shard import membership, types
 from vectorshard.shard.errors import InvalidRequest, MalformedMessage
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -101,10 +103,13 @@ def unknown(number: int, allowed: Iterable[str]) -> str:
 
 
 class EnumTable(Generic[_EnumT]):
-    """The numbers of an enum of the contract, by the vocabulary's enum of that name, and back."""
+    """The numbers of an enum of the contract, by the vocabulary's enum of that name, and back.
 
-    def __init__(self, enum: type[_EnumT]) -> None:
-        contract = v1.DESCRIPTOR.enum_types_by_name[enum.__name__]
+    `file` is the descriptor of the .proto that has it.
+    """
+
+    def __init__(self, enum: type[_EnumT], file: FileDescriptor = v1.DESCRIPTOR) -> None:
+        contract = file.enum_types_by_name[enum.__name__]
         prefix = contract.values_by_number[0].name.removesuffix("UNSPECIFIED")
         # Any: each enum of the contract has a separate type for its numbers.
         self.number: dict[_EnumT, Any] = {
@@ -132,3 +137,6 @@ FILTER_PLANS = EnumTable(types.FilterPlan)
 WRITE_MODES = EnumTable(types.WriteMode)
 SHARD_STATES = EnumTable(types.ShardState)
 ROLES = EnumTable(types.Role)
+PROBLEM_KINDS = EnumTable(membership.ProblemKind)
+STAGES = EnumTable(membership.Stage, twins.DESCRIPTOR)
+COLLECTION_STATES = EnumTable(membership.CollectionState, twins.DESCRIPTOR)

@@ -1,5 +1,6 @@
-"""The unary RPCs of the contract: one table of name, kind, codec, and method of Shard.
+"""The unary RPCs: one table of service, name, kind, codec, and method of Shard.
 
+Those of ShardService are between servers, and not part of the contract. All names are distinct.
 The service, the retry policies, the circuit breaker and the metrics read it: they need no edit for
 a new RPC. CONTRIBUTING.md lists the files that do. The two streams, UpsertStream and SearchStream,
 carry the messages of Upsert and Search; they are not in the table.
@@ -20,12 +21,27 @@ from vectorshard.shard.descriptions import (
     Explanation,
     ShardDescription,
 )
+from vectorshard.shard.membership import (
+    AcceptLossRequest,
+    AcceptLossResult,
+    ExchangeRequest,
+    SettleRequest,
+    ShardReport,
+)
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import Call
-from vectorshard.shard.wire import collections, descriptions, reads, searches, writes
+from vectorshard.shard.wire import (
+    collections,
+    descriptions,
+    membership,
+    reads,
+    searches,
+    writes,
+)
 from vectorshard.shard.wire.primitives import copied
 
 SERVICE_NAME: Final = "vectorshard.v1.VectorService"
+SHARD_SERVICE_NAME: Final = "vectorshard.internal.v1.ShardService"
 UPSERT_STREAM: Final = "UpsertStream"
 SEARCH_STREAM: Final = "SearchStream"
 
@@ -36,8 +52,8 @@ _TargetT = TypeVar("_TargetT")
 
 
 def path_of(name: str) -> str:
-    """Return the path of an RPC of the service, by its name."""
-    return f"/{SERVICE_NAME}/{name}"
+    """Return the path of an RPC, by its name."""
+    return f"/{_SERVICES.get(name, SERVICE_NAME)}/{name}"
 
 
 def message_options(message_bytes: int = Limits().message_bytes) -> list[tuple[str, int]]:
@@ -78,6 +94,7 @@ class Rpc(Generic[RequestT, ResultT]):
     decode_request: Callable[[bytes, Limits], RequestT]
     encode_response: Callable[[ResultT, Limits], bytes]
     decode_response: Callable[[bytes, RequestT], ResultT]
+    service: str = SERVICE_NAME
 
 
 def _alone(codec: Callable[[_SourceT], _TargetT]) -> Callable[[_SourceT, object], _TargetT]:
@@ -218,6 +235,39 @@ TRAIN: Final = Rpc[types.TrainRequest, Sequence[ShardDescription]](
     _alone(descriptions.decode_train_response),
 )
 
+EXCHANGE: Final = Rpc[ExchangeRequest, Sequence[ShardReport]](
+    "Exchange",
+    Kind.READ,  # repeating it changes nothing
+    lambda shard, request, call: shard.exchange(request, call=call),
+    membership.encode_exchange_request,
+    _alone(membership.decode_exchange_request),
+    _alone(membership.encode_exchange_response),
+    _alone(membership.decode_exchange_response),
+    SHARD_SERVICE_NAME,
+)
+
+SETTLE: Final = Rpc[SettleRequest, None](
+    "Settle",
+    Kind.WRITE,
+    lambda shard, request, call: shard.settle(request, call=call),
+    membership.encode_settle_request,
+    _alone(membership.decode_settle_request),
+    lambda *_: membership.encode_settle_response(),
+    _alone(membership.decode_settle_response),
+    SHARD_SERVICE_NAME,
+)
+
+ACCEPT_LOSS: Final = Rpc[AcceptLossRequest, AcceptLossResult](
+    "AcceptLoss",
+    Kind.WRITE,
+    lambda shard, request, call: shard.accept_loss(request, call=call),
+    membership.encode_accept_loss_request,
+    _alone(membership.decode_accept_loss_request),
+    _alone(membership.encode_accept_loss_response),
+    _alone(membership.decode_accept_loss_response),
+    SHARD_SERVICE_NAME,
+)
+
 GET_SERVER_INFO: Final = "GetServerInfo"
 """Not in the table: the service answers it, with its version and limits, not the shard alone."""
 
@@ -235,7 +285,12 @@ RPCS: Final[tuple[Rpc[Any, Any], ...]] = (
     SEARCH,
     EXPLAIN,
     TRAIN,
+    EXCHANGE,
+    SETTLE,
+    ACCEPT_LOSS,
 )
+
+_SERVICES: Final = {rpc.name: rpc.service for rpc in RPCS}
 
 KINDS: Final[dict[str, Kind]] = {rpc.name: rpc.kind for rpc in RPCS} | {GET_SERVER_INFO: Kind.READ}
 """The kind of every unary RPC, by its name."""

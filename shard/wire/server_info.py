@@ -1,16 +1,18 @@
-"""GetServerInfo: a server's version, topology and limits."""
+"""GetServerInfo: a server's version, topology, limits and problems."""
 
 from __future__ import annotations
 
-from vectorshard.shard import descriptions
+from collections.abc import Iterable
+
+from vectorshard.shard import descriptions, membership
 from vectorshard.shard.config import SLOTS_TOTAL, Limits
 from vectorshard.shard.errors import MalformedMessage
-from vectorshard.shard.wire.primitives import ROLES, copied, parse
+from vectorshard.shard.wire.primitives import PROBLEM_KINDS, ROLES, copied, parse
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
 def encode_get_server_info_request() -> bytes:
-    """Request the version, topology and limits."""
+    """Request the version, topology, limits and problems."""
     return v1.GetServerInfoRequest().SerializeToString()
 
 
@@ -20,9 +22,12 @@ def decode_get_server_info_request(payload: bytes) -> None:
 
 
 def encode_get_server_info_response(
-    version: str, topology: descriptions.Topology, limits: Limits
+    version: str,
+    topology: descriptions.Topology,
+    limits: Limits,
+    problems: Iterable[membership.Problem] = (),
 ) -> bytes:
-    """Answer with the version, topology and limits."""
+    """Answer with the version, topology, limits and problems."""
     return v1.GetServerInfoResponse(
         version=version,
         role=ROLES.number[topology.role],
@@ -39,11 +44,31 @@ def encode_get_server_info_response(
         ],
         limits=v1.Limits(**copied(limits, Limits)),
         shards_total=topology.shards_total,
+        problems=[encode_problem(problem) for problem in problems],
     ).SerializeToString()
 
 
-def decode_get_server_info_response(payload: bytes) -> tuple[str, descriptions.Topology, Limits]:
-    """Return the version, topology and limits."""
+def encode_problem(problem: membership.Problem) -> v1.Problem:
+    """Write a problem."""
+    return v1.Problem(
+        **copied(problem, membership.Problem, "kind"), kind=PROBLEM_KINDS.number[problem.kind]
+    )
+
+
+def decode_problems(problems: Iterable[v1.Problem]) -> tuple[membership.Problem, ...]:
+    """Return the problems; those of a kind that a later release has are left out."""
+    known = {number: kind for kind, number in PROBLEM_KINDS.number.items()}
+    return tuple(
+        membership.Problem(**copied(problem, membership.Problem, "kind"), kind=known[problem.kind])
+        for problem in problems
+        if problem.kind in known
+    )
+
+
+def decode_get_server_info_response(
+    payload: bytes,
+) -> tuple[str, descriptions.Topology, Limits, tuple[membership.Problem, ...]]:
+    """Return the version, topology, limits and problems."""
     response = parse(v1.GetServerInfoResponse, payload)
     topology = descriptions.Topology(
         role=ROLES.member(response.role, "role", MalformedMessage),
@@ -59,4 +84,5 @@ def decode_get_server_info_response(payload: bytes) -> tuple[str, descriptions.T
             for placement in response.shards
         ),
     )
-    return response.version, topology, Limits(**copied(response.limits, Limits))
+    limits = Limits(**copied(response.limits, Limits))
+    return response.version, topology, limits, decode_problems(response.problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 import grpc
@@ -10,6 +11,7 @@ import grpc
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.descriptions import Topology
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import Call
 from vectorshard.shard.wire.rpcs import RequestT, ResultT, Rpc
@@ -37,8 +39,8 @@ class OfflineShard(RemoteShard):
     async def _send(self, rpc: Rpc[RequestT, ResultT], request: RequestT, call: Call) -> ResultT:
         return await rpc.ask(self._shard, request, call)
 
-    async def _topology(self, call: Call) -> Topology:
-        return await self._shard.topology(call=call)
+    async def _server_info(self, call: Call) -> tuple[Topology, Sequence[Problem]]:
+        return await self._shard.topology(call=call), await self._shard.problems(call=call)
 
     async def close(self) -> None:
         """Close the other shard, too."""

@@ -29,7 +29,6 @@ from tests.router.model_shard import CAUSE, Cause, ModelShard
 from vectorshard.shard.config import Limits
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.telemetry import RpcMetrics
-from vectorshard.shard.wire.rpcs import path_of
 
 KEEPALIVE_S: Final = 20.0
 """After this long without a sign of life a connection is given up."""
@@ -359,7 +358,7 @@ class _Unary:
     def __init__(
         self, channel: Channel, path: str, payload: bytes, timeout_s: float | None, metadata: Pairs
     ) -> None:
-        self.rpc = path.removeprefix(path_of(""))
+        self.rpc = path.rpartition("/")[2]
         self.cause = CAUSE.get()
         self._channel = channel
         self._network = channel.network

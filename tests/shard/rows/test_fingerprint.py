@@ -50,5 +50,16 @@ def test_the_way_to_the_shards_and_their_order_do_not_matter() -> None:
     assert fingerprint_of(replace(TOPOLOGY, shards=SHARDS[::-1])) == fingerprint
 
 
+def test_a_shard_that_was_started_again_has_another_fingerprint_but_not_for_old_routers() -> None:
+    def opened(*sessions: str) -> Topology:
+        shards = zip(SHARDS, sessions, strict=True)
+        return replace(TOPOLOGY, shards=tuple(replace(shard, session=at) for shard, at in shards))
+
+    openings = [opened(*each) for each in (("", ""), ("a", "b"), ("b", "a"), ("a", ""), ("", "a"))]
+    assert len({fingerprint_of(each) for each in openings}) == len(openings)
+    without = {fingerprint_of(each, with_sessions=False) for each in openings}
+    assert without == {fingerprint_of(TOPOLOGY)}
+
+
 def test_a_fingerprint_is_the_same_in_every_process_and_fits_a_header() -> None:
     assert fingerprint_of(TOPOLOGY) == "978ca804212c7f61"

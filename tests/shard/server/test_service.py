@@ -69,8 +69,9 @@ async def test_a_search_over_the_wire_answers_as_the_shard_does(served: Served) 
 
 async def test_the_server_says_its_version_topology_and_limits(served: Served) -> None:
     payload = await served.call("GetServerInfo", encode_get_server_info_request())
-    version, topology, limits = decode_get_server_info_response(payload)
+    version, topology, limits, problems = decode_get_server_info_response(payload)
     assert (version, topology.role, limits.k) == ("1.2.3", Role.SHARD, LIMITS.k)
+    assert problems == ()
     assert topology.cluster == identity_of().cluster
 
 
@@ -256,6 +257,25 @@ async def test_a_server_that_has_become_another_knows_it_at_the_next_call(
     _, error = await served.refusal("Count", COUNT, meant)
     assert isinstance(error, PlacementMismatch)
     await served.call("Count", COUNT, call=Call(placement=fingerprint_of(now)))
+
+
+async def test_a_router_of_an_earlier_release_means_every_opening_of_a_shard(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await served.shard.topology()
+    opened = [
+        replace(before, shards=(replace(before.shards[0], session=session),))
+        for session in ("first", "second")
+    ]
+
+    async def topology(*, call: Call = NO_LIMIT) -> Topology:
+        return opened[1]
+
+    monkeypatch.setattr(served.shard, "topology", topology)
+    await served.call("Count", COUNT, call=Call(placement=fingerprint_of(before)))
+    await served.call("Count", COUNT, call=Call(placement=fingerprint_of(opened[1])))
+    _, error = await served.refusal("Count", COUNT, Call(placement=fingerprint_of(opened[0])))
+    assert isinstance(error, PlacementMismatch)
 
 
 async def test_a_call_that_means_another_incarnation_is_refused(served: Served) -> None:

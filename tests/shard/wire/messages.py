@@ -11,7 +11,7 @@ import pytest
 from tests.shard.wire.strategies import LIMITS
 from vectorshard.shard import types
 from vectorshard.shard.errors import InvalidRequest
-from vectorshard.shard.wire import descriptions, reads, searches, writes
+from vectorshard.shard.wire import descriptions, membership, reads, searches, writes
 from vectorshard.shard.wire.collections import (
     decode_create_collection_request,
     decode_create_collection_response,
@@ -124,6 +124,9 @@ REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
     "explain": lambda p: searches.decode_explain_request(p, LIMITS),
     "train": descriptions.decode_train_request,
     "get_server_info": decode_get_server_info_request,
+    "exchange": membership.decode_exchange_request,
+    "settle": membership.decode_settle_request,
+    "accept_loss": membership.decode_accept_loss_request,
 }
 ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
     "create_collection": decode_create_collection_response,
@@ -140,4 +143,7 @@ ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
     "explain": searches.decode_explain_response,
     "train": descriptions.decode_train_response,
     "get_server_info": decode_get_server_info_response,
+    "exchange": membership.decode_exchange_response,
+    "settle": membership.decode_settle_response,
+    "accept_loss": membership.decode_accept_loss_response,
 }

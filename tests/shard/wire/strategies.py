@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vectorshard.shard import descriptions, types
+from vectorshard.shard import descriptions, membership, types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.filters import And, Equals, Exists, In, Not, Or, Range
 from vectorshard.shard.wire.metadata import metadata_from_mapping
@@ -40,6 +40,7 @@ tokens = st.builds(
     types.Token,
     incarnation=st.text(min_size=1, max_size=8),
     sequences=st.dictionaries(uint32s, uint64s, max_size=4),
+    sessions=st.dictionaries(uint32s, uint64s, max_size=4),
 )
 cursors = st.builds(
     types.Cursor, incarnation=st.text(min_size=1, max_size=8), shard=uint32s, row=uint64s
@@ -70,6 +71,15 @@ shard_descriptions = st.builds(
     last_trained_at=st.integers(0, 2**41).map(lambda ms: ms / 1000),
     memory_bytes=uint64s,
     disk_bytes=uint64s,
+    missing_reason=texts,
+    writes_stopped=texts,
+)
+problems = st.builds(
+    membership.Problem,
+    shard=uint32s,
+    kind=st.sampled_from(membership.ProblemKind),
+    text=texts,
+    collection=texts,
 )
 filter_values = st.booleans() | texts | st.floats(allow_nan=False)
 bounds = st.none() | st.floats(allow_nan=False)

@@ -11,11 +11,16 @@ from vectorshard.shard.wire.call_metadata import call_of, metadata_of
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E))
 
 
-@given(incarnation=PRINTABLE, placement=PRINTABLE, deadline=st.none() | st.floats(0, 1e9))
+@given(
+    incarnation=PRINTABLE,
+    placement=PRINTABLE,
+    deadline=st.none() | st.floats(0, 1e9),
+    staged=st.booleans(),
+)
 def test_whom_a_call_means_arrives_and_the_deadline_is_told_apart(
-    incarnation: str, placement: str, deadline: float | None
+    incarnation: str, placement: str, deadline: float | None, staged: bool
 ) -> None:
-    call = Call(deadline=deadline, incarnation=incarnation, placement=placement)
+    call = Call(deadline=deadline, incarnation=incarnation, placement=placement, staged=staged)
     assert call_of(metadata_of(call), deadline) == call
 
 
@@ -26,8 +31,12 @@ def test_a_call_that_means_anybody_has_no_metadata() -> None:
 
 
 def test_keys_are_such_as_grpc_takes_and_say_whose_they_are() -> None:
-    pairs = metadata_of(Call(incarnation="i", placement="p"))
-    assert pairs == (("vectorshard-incarnation", "i"), ("vectorshard-placement", "p"))
+    pairs = metadata_of(Call(incarnation="i", placement="p", staged=True))
+    assert pairs == (
+        ("vectorshard-incarnation", "i"),
+        ("vectorshard-placement", "p"),
+        ("vectorshard-staged", "1"),
+    )
 
 
 def test_metadata_of_others_is_passed_over() -> None:

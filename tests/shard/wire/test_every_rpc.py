@@ -16,9 +16,17 @@ from tests.shard.wire.messages import (
     search_bytes,
     upsert_bytes,
 )
+from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import MalformedMessage, VectorShardError
-from vectorshard.shard.wire.rpcs import KINDS, SEARCH_STREAM, SERVICE_NAME, UPSERT_STREAM
+from vectorshard.shard.wire.rpcs import (
+    KINDS,
+    SEARCH_STREAM,
+    SERVICE_NAME,
+    SHARD_SERVICE_NAME,
+    UPSERT_STREAM,
+    path_of,
+)
 from vectorshard.shard.wire.search_stream import (
     decode_search_stream_request,
     decode_search_stream_response,
@@ -26,19 +34,25 @@ from vectorshard.shard.wire.search_stream import (
 from vectorshard.shard.wire.writes import decode_upsert_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
+SERVICES = (
+    v1.DESCRIPTOR.services_by_name["VectorService"],
+    twins.DESCRIPTOR.services_by_name["ShardService"],
+)
+
 
 def test_every_rpc_of_the_contract_has_its_decoder() -> None:
-    service = v1.DESCRIPTOR.services_by_name["VectorService"]
-    rpcs = {method.name.lower() for method in service.methods}
+    rpcs = {method.name.lower() for service in SERVICES for method in service.methods}
     rpcs.remove("searchstream")  # refused before anything of it is read
     assert {name.replace("_", "") for name in REQUEST_DECODERS} == rpcs
 
 
 def test_every_rpc_of_the_contract_is_in_the_table_or_beside_it() -> None:
-    service = v1.DESCRIPTOR.services_by_name["VectorService"]
-    assert service.full_name == SERVICE_NAME
+    assert [service.full_name for service in SERVICES] == [SERVICE_NAME, SHARD_SERVICE_NAME]
     rpcs = [*KINDS, UPSERT_STREAM, SEARCH_STREAM]
-    assert sorted(rpcs) == sorted(method.name for method in service.methods)
+    assert sorted(map(path_of, rpcs)) == sorted(
+        f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods
+    )
+    assert len(set(rpcs)) == len(rpcs)
 
 
 @pytest.mark.parametrize("rpc", REQUEST_DECODERS)
