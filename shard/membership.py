@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Final
 
 from vectorshard.shard.types import CollectionConfig
 
@@ -46,6 +47,21 @@ class Member:
     shard: int
     directory: str
     life: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """Which `directory` a collection's files belong to, and its members.
+
+    An earlier release wrote a collection without a `directory`.
+    """
+
+    directory: str = ""
+    stage: Stage = Stage.COMPLETE
+    members: tuple[Member, ...] = ()
+
+
+NO_MEMBERSHIP: Final = Membership()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from vectorshard.shard.engine.reads import Reads
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.writes import Writes
 from vectorshard.shard.errors import CollectionNotFound
+from vectorshard.shard.membership import NO_MEMBERSHIP, Membership
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_file import RowFile
@@ -46,15 +47,25 @@ class Collection:
         )
 
     @classmethod
-    def create(cls, disk: Disk, directory: Path, entry: CollectionEntry) -> None:
+    def create(
+        cls,
+        disk: Disk,
+        directory: Path,
+        entry: CollectionEntry,
+        membership: Membership = NO_MEMBERSHIP,
+    ) -> None:
         """Create an empty collection's files in an existing, empty directory."""
-        row_store = RowStore.create(disk, directory, entry)
+        row_store = RowStore.create(disk, directory, entry, membership)
         row_store.close()
         RowFile.open(disk, directory / row_store.row_file, entry.config.dim).close()
 
     @classmethod
-    def open(cls, disk: Disk, directory: Path, shard: int, engine: EngineConfig) -> Collection:
+    def open(
+        cls, disk: Disk, directory: Path, shard: int, engine: EngineConfig, session: int = 0
+    ) -> Collection:
         """Open a collection and recover what was committed.
+
+        `session` is the session of the data directory, or 0.
 
         Raises
         ------
@@ -63,7 +74,7 @@ class Collection:
         RowStoreCorrupt
             If the row store contradicts itself.
         """
-        return cls(CollectionState(disk, directory, shard, engine))
+        return cls(CollectionState(disk, directory, shard, engine, session))
 
     @property
     def entry(self) -> CollectionEntry:

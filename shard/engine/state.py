@@ -54,7 +54,9 @@ class CollectionState:
     `shard` is the number of the shard, for receipts and descriptions. See `Collection.open`.
     """
 
-    def __init__(self, disk: Disk, directory: Path, shard: int, engine: EngineConfig) -> None:
+    def __init__(
+        self, disk: Disk, directory: Path, shard: int, engine: EngineConfig, session: int = 0
+    ) -> None:
         self.disk = disk
         self.directory = directory
         self.shard = shard

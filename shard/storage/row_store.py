@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vectorshard.shard.errors import RowStoreCorrupt
+from vectorshard.shard.membership import NO_MEMBERSHIP, Membership, Sessions
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.json_records import from_json, to_json
@@ -32,6 +33,8 @@ from vectorshard.shard.storage.row_store_format import (
     config_to_json,
     is_sound,
     kept_record,
+    membership_of,
+    membership_properties,
 )
 from vectorshard.shard.storage.row_store_sweep import InRowFile, Sweep
 from vectorshard.shard.types import CollectionConfig, CollectionEntry, Int64Array, UInt32Array
@@ -82,6 +85,14 @@ class RowStore:
                 f"{self.row_file}"
             )
         self._swept = int(properties.get("swept", "0"))
+        self.membership = membership_of(properties, where)
+        """Whose the files are."""
+        self.sessions = Sessions()
+        """Which session wrote which commits."""
+        self.sum = bytes(16)
+        """The sum of the content hashes of the live rows."""
+        self.lost = 0
+        """Rows whose loss an operator has accepted."""
         self.index_file: IndexFile | None = None
         """The index file in use, or None."""
         if (index_file := properties.get("index_file")) is not None:
@@ -90,7 +101,13 @@ class RowStore:
             )
 
     @classmethod
-    def create(cls, disk: Disk, directory: Path, entry: CollectionEntry) -> RowStore:
+    def create(
+        cls,
+        disk: Disk,
+        directory: Path,
+        entry: CollectionEntry,
+        membership: Membership = NO_MEMBERSHIP,
+    ) -> RowStore:
         """Create an empty store in an existing directory, durably, and open it.
 
         After a failure, what remains in the directory is useless.
@@ -100,6 +117,7 @@ class RowStore:
             "configuration": config_to_json(entry.config),
             "incarnation": entry.incarnation,
             "row_file": LastCompaction().row_file,
+            **membership_properties(membership),
         }
         with database.closed_on_failure():
             database.initialize(properties)
@@ -263,6 +281,20 @@ class RowStore:
             self._database.put_property("configuration", config_to_json(config))
         self.entry = replace(self.entry, config=config)
         return self.entry
+
+    def set_membership(self, membership: Membership) -> None:
+        """Replace the membership, durably. After a failure, the one before stays in use."""
+        with self._database.transaction(0):
+            for key, value in membership_properties(membership).items():
+                self._database.put_property(key, value)
+        self.membership = membership
+
+    def record_loss(self, lost: int) -> None:
+        """Record durably that so many rows in all are lost, whatever was recorded before.
+
+        `accepted` is what was committed here, and `lost`.
+        """
+        raise NotImplementedError
 
     def set_index_file(self, index_file: IndexFile | None) -> None:
         """Record the index file in use, durably; None for no file.

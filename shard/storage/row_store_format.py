@@ -12,10 +12,11 @@ from typing import Any, Final, TypeAlias
 
 from vectorshard.shard.index.calibration import CalibrationBasis
 from vectorshard.shard.index.drift import UNKNOWN
+from vectorshard.shard.membership import Member, Membership, Stage
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.checksum import checksum
-from vectorshard.shard.storage.json_records import to_json
+from vectorshard.shard.storage.json_records import InvalidRecord, from_json, to_json
 from vectorshard.shard.types import (
     CollectionConfig,
     Float32Array,
@@ -181,9 +182,36 @@ class IndexFile:
     calibration_basis: CalibrationBasis = field(default_factory=CalibrationBasis)
 
 
+@dataclass(frozen=True, slots=True)
+class _Members:
+    members: tuple[Member, ...]
+
+
 def config_to_json(config: CollectionConfig) -> str:
     """Return `config` as one line of JSON; equal configurations give equal text."""
     return to_json(config, sort_keys=True, separators=(",", ":"))
+
+
+def membership_properties(membership: Membership) -> dict[str, str]:
+    """Return a membership as properties."""
+    return {
+        "directory": membership.directory,
+        "stage": str(int(membership.stage)),
+        "members": to_json(_Members(membership.members)),
+    }
+
+
+def membership_of(properties: Mapping[str, str], where: str) -> Membership:
+    """Return the membership in properties; InvalidRecord names `where`."""
+    if "members" not in properties:
+        return Membership()
+    try:
+        stage = Stage(int(properties["stage"]))
+        directory = properties["directory"]
+    except (KeyError, ValueError) as error:
+        raise InvalidRecord(f"{where}: stage and directory: {error!r}") from None
+    members = from_json(_Members, properties["members"], f"{where}members").members
+    return Membership(directory=directory, stage=stage, members=members)
 
 
 def commit_record(sequence: int, commit: Commit, id_type: IdType) -> Record:
