@@ -27,6 +27,7 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
     errors.DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
     errors.ShardUnavailable: "is the server running?",
+    errors.ReadFailed: "check the shard's disk, then restart the shard",
     errors.DeadlineExceeded: "try again with a longer --timeout",
     errors.Overloaded: "try again later, or with a smaller --batch",
     errors.WritesStopped: "check the server's disk, then restart the server",

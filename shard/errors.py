@@ -19,6 +19,8 @@ VectorShardError
   Overloaded                  a limit of the server is reached; try again later
   ShardUnavailable            a shard is missing, draining or stalled
     ShardMissing              its disk was lost, or is older than others remember: see accept-loss
+    ReadFailed                the disk failed a read; nothing is known to be lost
+      CollectionUnreadable    a shard set the collection aside: it could not read its files
   DeadlineExceeded            the deadline of the call has passed
   WritesStopped               a disk write failed; reads continue, writes need a restart
   WritesLost                  the token names writes that a shard has lost with its disk
@@ -169,12 +171,25 @@ class ShardMissing(ShardUnavailable):
     retryable = False
 
 
+class ReadFailed(ShardUnavailable):
+    """The disk failed a read. Nothing is known to be lost."""
+
+    retryable = False
+    is_servers_own = True
+
+
+class CollectionUnreadable(ReadFailed):
+    """A shard set the collection aside, because it could not read its files."""
+
+    is_servers_own = False
+
+
 class DeadlineExceeded(VectorShardError):
     """The deadline of the call has passed."""
 
 
 class WritesStopped(VectorShardError):
-    """A disk write failed. Reads continue; writes are rejected until a restart."""
+    """A disk failed a write, which may have been done. Reads continue; writes need a restart."""
 
     is_servers_own = True
 

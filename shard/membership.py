@@ -32,6 +32,7 @@ class CollectionState(Enum):
     LIVE = "live"
     LOST = "lost"  # its directory is gone, though nothing dropped it
     DAMAGED = "damaged"  # it is set aside
+    UNREADABLE = "unreadable"  # it is set aside, and nothing is known to be lost
     FOREIGN = "foreign"  # its files belong to another shard's directory; it is set aside
     DROPPED = "dropped"  # a drop has begun, or is done: a tombstone
 
@@ -108,7 +109,7 @@ class Statement:
 class CollectionReport:
     """What a shard has of a collection. Without `members`, an earlier release created it.
 
-    `reason` says why it is LOST, DAMAGED or FOREIGN.
+    `reason` says why it is not LIVE or DROPPED.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ProblemKind(Enum):
     DISK_FULL = "disk_full"  # free space is below the reserve
     LIMIT = "limit"  # a limit of the machine is too low
     DISK_UNSAFE = "disk_unsafe"  # such as a network file system
+    UNREADABLE = "unreadable"  # a disk failed a read, or an open of files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

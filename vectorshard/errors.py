@@ -3,6 +3,7 @@
 from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
+    CollectionUnreadable,
     CorruptData,
     DeadlineExceeded,
     DimensionMismatch,
@@ -17,15 +18,19 @@ from vectorshard.shard.errors import (
     MalformedMessage,
     Overloaded,
     PlacementMismatch,
+    ReadFailed,
+    ShardMissing,
     ShardUnavailable,
     Unsupported,
     VectorShardError,
+    WritesLost,
     WritesStopped,
 )
 
 __all__ = [
     "CollectionExists",
     "CollectionNotFound",
+    "CollectionUnreadable",
     "CorruptData",
     "DeadlineExceeded",
     "DimensionMismatch",
@@ -40,8 +45,11 @@ __all__ = [
     "MalformedMessage",
     "Overloaded",
     "PlacementMismatch",
+    "ReadFailed",
+    "ShardMissing",
     "ShardUnavailable",
     "Unsupported",
     "VectorShardError",
+    "WritesLost",
     "WritesStopped",
 ]

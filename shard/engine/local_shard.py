@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import structlog
 
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, SLOTS_TOTAL, EngineConfig
 from vectorshard.shard.descriptions import (
@@ -35,7 +34,9 @@ from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
 from vectorshard.shard.engine.group_commit import Write, commit_batcher
 from vectorshard.shard.engine.index_builder import WorkAbandoned
+from vectorshard.shard.engine.reads import recommended_batch_size
 from vectorshard.shard.engine.search_batching import SearchBatcher
+from vectorshard.shard.engine.set_aside import SetAsides
 from vectorshard.shard.engine.validation import admit_vectors, already_exists, check_filter
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -47,6 +48,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
 )
 from vectorshard.shard.index.ivf_index import use_cores
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.protocol import WithoutMembership
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity, new_cluster
@@ -72,12 +74,6 @@ from vectorshard.shard.types import (
     UpsertRequest,
     UpsertResult,
 )
-
-QUERY_BATCH_BYTES = 256 * 1024
-QUERY_BATCH_MAX = 64
-"""More queries get no cheaper each, and more bytes do not fit a core's cache."""
-
-_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -120,6 +116,7 @@ class LocalShard(WithoutMembership):
             self._owned[first : last + 1] = True
         self._background = BackgroundThreads(clock, when_idle=when_idle)
         self._served: dict[str, _Served] = {}
+        self._set_aside = SetAsides(identity.shard)
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Future[Any]] = set()
         prefix = f"shard-{self._identity.shard}"
@@ -144,6 +141,7 @@ class LocalShard(WithoutMembership):
     ) -> LocalShard:
         """Open a shard's data directory and all collections in it; blocking.
 
+        A collection that fails to open is set aside, and the others are served.
         `new_cluster` names the cluster of a new directory if `identity` does not; `when_idle` is
         called whenever a background thread runs out of work.
 
@@ -151,25 +149,23 @@ class LocalShard(WithoutMembership):
         ------
         DataDirectoryError
             If the directory is in use, too new, or belongs to another shard.
-        CorruptData
-            If a collection's committed rows do not match what was written.
         """
         directory = DataDirectory.open(disk, path, identity, new_cluster=new_cluster)
         try:
             shard = cls(disk, directory, engine, clock, when_idle)
             for collection_directory in directory.collection_directories():
-                shard._serve(
-                    Collection.open(
-                        disk, collection_directory, directory.identity.shard, shard._engine
-                    )
-                )
+                shard._set_aside.open_or_set_aside(collection_directory, shard._open)
         except BaseException:
             directory.close()
             raise
         shard._background.start()
         return shard
 
-    def _serve(self, collection: Collection) -> _Served:
+    def _open(self, directory: Path) -> None:
+        shard = self._identity.shard
+        self._serve(Collection.open(self._disk, directory, shard, self._engine))
+
+    def _serve(self, collection: Collection) -> None:
         writes = commit_batcher(
             collection.writes.apply,
             collection.state.room_for_rows,
@@ -179,7 +175,6 @@ class LocalShard(WithoutMembership):
         served = _Served(collection, writes, SearchBatcher())
         self._served[collection.entry.config.name] = served
         self._background.attach(collection)
-        return served
 
     # ---- collections ----------------------------------------------------------------------------
 
@@ -199,8 +194,10 @@ class LocalShard(WithoutMembership):
         async with self._changing:
             if (served := self._served.get(config.name)) is not None:
                 return self._existing(served.collection.entry, config, call), False
-            if len(self._served) >= self._engine.limits.collections:
-                raise Overloaded(f"this shard holds {len(self._served)} collections, the maximum")
+            self._set_aside.check(config.name, NO_LIMIT)
+            maximum = self._engine.limits.collections
+            if len(self._served) + len(self._set_aside) >= maximum:
+                raise Overloaded(f"this shard holds the maximum of {maximum} collections")
             entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
             collection = await self._in_thread(self._change_threads, self._create, entry)
             self._serve(collection)
@@ -231,6 +228,11 @@ class LocalShard(WithoutMembership):
 
     async def _drop_collection(self, name: str, call: Call) -> None:
         async with self._changing:
+            if (aside := self._set_aside.find(name, call)) is not None:
+                drop = partial(self._directory.drop_collection, name, aside.incarnation or name)
+                await self._in_thread(self._change_threads, drop)
+                self._set_aside.forget(name)
+                return
             served = self._find(name, call)
             collection = served.collection
             del self._served[name]
@@ -273,10 +275,13 @@ class LocalShard(WithoutMembership):
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """Return the collections by name."""
-        return [self._served[name].collection.entry for name in sorted(self._served)]
+        entries = [served.collection.entry for served in self._served.values()]
+        return sorted(entries + self._set_aside.entries, key=lambda entry: entry.config.name)
 
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
         """Describe a collection on this shard."""
+        if (aside := self._set_aside.find(name, call)) is not None:
+            return aside.describe()
         collection = self._find(name, call).collection
         description = await self._read(collection, collection.reads.describe)
         return CollectionDescription(
@@ -425,11 +430,18 @@ class LocalShard(WithoutMembership):
                 ) from None
         return [await self._read(collection, collection.reads.describe)]
 
+    async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
+        """Return what an operator has to look at."""
+        states = (served.collection.state for served in self._served.values())
+        found = self._set_aside.problems + [problem for each in states for problem in each.problems]
+        return sorted(found, key=lambda problem: (problem.collection, problem.kind.value))
+
     # ---- common ---------------------------------------------------------------------------------
 
     def _find(self, name: str, call: Call) -> _Served:
         served = self._served.get(name)
         if served is None:
+            self._set_aside.check(name, call)
             raise CollectionNotFound(f"collection {name!r} does not exist")
         if call.incarnation and call.incarnation != served.collection.entry.incarnation:
             raise IncarnationMismatch(f"collection {name!r} was dropped and created again")
@@ -479,22 +491,9 @@ class LocalShard(WithoutMembership):
             closing.callback(self._directory.close)
             for collection in collections:
                 closing.callback(collection.close)
-                self._checkpoint_if_due(collection)
-
-    def _checkpoint_if_due(self, collection: Collection) -> None:
-        absorbed = collection.maintenance.rows_since_checkpoint
-        if collection.maintenance.checkpoint_due or absorbed >= self._engine.buffer.absorb_rows:
-            try:
-                collection.maintenance.checkpoint()
-            except Exception:
-                _log.exception("checkpoint failed", collection=collection.entry.config.name)
+                collection.maintenance.checkpoint_at_close()
 
 
 def _check_in_time(call: Call, when: str = "before the search began") -> None:
     if call.deadline is not None and time.monotonic() > call.deadline:
         raise DeadlineExceeded(f"the deadline passed {when}")
-
-
-def recommended_batch_size(dim: int) -> int:
-    """Return how many queries a Search message should carry for the best throughput."""
-    return max(1, min(QUERY_BATCH_MAX, QUERY_BATCH_BYTES // (4 * dim)))

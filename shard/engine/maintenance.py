@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import Enum, auto
 
+import structlog
+
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.upkeep import (
     Lull,
@@ -23,6 +25,8 @@ from vectorshard.shard.engine.upkeep import (
     rows_added,
 )
 from vectorshard.shard.index.drift import MEASURED_A_PIECE
+
+_log = structlog.get_logger(__name__)
 
 
 class Measuring(Enum):
@@ -242,3 +246,12 @@ class Maintenance:
         with self._state.files_lock.read():
             if not self._state.closed:
                 self._state.checkpoint.store(self._state.snapshot)
+
+    def checkpoint_at_close(self) -> None:
+        """Write them if that saves the next start some work; a failure is logged."""
+        enough = self.rows_since_checkpoint >= self._state.engine.buffer.absorb_rows
+        if self.checkpoint_due or enough:
+            try:
+                self.checkpoint()
+            except Exception:
+                _log.exception("checkpoint failed", collection=self._state.entry.config.name)

@@ -37,7 +37,16 @@ from vectorshard.shard.types import (
     TopK,
 )
 
+QUERY_BATCH_BYTES: Final = 256 * 1024
+QUERY_BATCH_MAX: Final = 64
+"""More queries get no cheaper each, and more bytes do not fit a core's cache."""
+
 _DEFAULT: Final = Effort()
+
+
+def recommended_batch_size(dim: int) -> int:
+    """Return how many queries a Search message should carry for the best throughput."""
+    return max(1, min(QUERY_BATCH_MAX, QUERY_BATCH_BYTES // (4 * dim)))
 
 
 class Reads:
@@ -212,6 +221,7 @@ class Reads:
             state=ShardState.TRAINING if training else ShardState.BUFFERING,
             training=training,
             ledger=ledger,
+            writes_stopped=state.stop_reason,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
         )

@@ -31,6 +31,7 @@ from vectorshard.shard.engine.read_write_lock import ReadWriteLock
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
 from vectorshard.shard.index.calibration import Calibration
 from vectorshard.shard.index.drift import Drift
+from vectorshard.shard.membership import Problem, ProblemKind
 from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
@@ -276,10 +277,19 @@ class CollectionState:
                 if room.set_running_or_notify_cancel():
                     room.set_result(None)
 
+    @property
+    def problems(self) -> list[Problem]:
+        """What an operator has to look at."""
+        if not self.stop_reason:
+            return []
+        kind, name = ProblemKind.WRITES_STOPPED, self.entry.config.name
+        return [Problem(shard=self.shard, kind=kind, collection=name, text=self.stop_reason)]
+
     def stop_writes(self, reason: str) -> WritesStopped:
         """Refuse all writes from now on; return the error that says why."""
         self.stop_reason = (
-            f"collection {self.entry.config.name!r} takes no more writes: {reason}; "
-            "restart the shard after removing the cause"
+            f"collection {self.entry.config.name!r} takes no more writes: {reason}. The write that "
+            "failed may have been done: a restart shows it. Restart the shard after removing the "
+            "cause."
         )
         return WritesStopped(self.stop_reason)

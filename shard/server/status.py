@@ -55,6 +55,9 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ShardUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.ShardMissing: grpc.StatusCode.FAILED_PRECONDITION,
+    # Not DATA_LOSS: a restart may read what is there. Not UNAVAILABLE, as for WritesStopped.
+    errors.ReadFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CollectionUnreadable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     # Not UNAVAILABLE, which clients retry: a call that fails with FAILED_PRECONDITION "should not
     # be retried until the system state has been explicitly fixed", here by a restart.

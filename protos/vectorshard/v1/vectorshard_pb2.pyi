@@ -102,6 +102,7 @@ class ProblemKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROBLEM_KIND_DISK_FULL: _ClassVar[ProblemKind]
     PROBLEM_KIND_LIMIT: _ClassVar[ProblemKind]
     PROBLEM_KIND_DISK_UNSAFE: _ClassVar[ProblemKind]
+    PROBLEM_KIND_UNREADABLE: _ClassVar[ProblemKind]
 D_TYPE_UNSPECIFIED: DType
 D_TYPE_FLOAT32: DType
 D_TYPE_FLOAT16: DType
@@ -156,6 +157,7 @@ PROBLEM_KIND_WRITES_STOPPED: ProblemKind
 PROBLEM_KIND_DISK_FULL: ProblemKind
 PROBLEM_KIND_LIMIT: ProblemKind
 PROBLEM_KIND_DISK_UNSAFE: ProblemKind
+PROBLEM_KIND_UNREADABLE: ProblemKind
 
 class Matrix(_message.Message):
     __slots__ = ("data", "dim", "dtype")

@@ -30,7 +30,8 @@ from tests.shard.samples import (
     some_vectors,
 )
 from vectorshard.shard.config import SLOTS_TOTAL, BufferConfig, Limits
-from vectorshard.shard.engine.local_shard import LocalShard, recommended_batch_size
+from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.engine.reads import recommended_batch_size
 from vectorshard.shard.errors import (
     CollectionNotFound,
     DataDirectoryForeign,
@@ -160,22 +161,6 @@ async def test_what_was_written_is_there_after_closing_and_opening(tmp_path: Pat
         so_far = corpus.take(slice(0, 50 * (turn + 1)))
         assert await found(shard, so_far) == so_far.ids.tolist()
         await shard.close()
-
-
-async def test_a_damaged_row_stops_the_start_and_leaves_the_directory_free(tmp_path: Path) -> None:
-    shard = open_shard(tmp_path)
-    await shard.create_collection(config_of())
-    await put(shard, corpus_of(50))
-    await shard.close()
-    row_file = the_file(tmp_path, "rows-*.f32")
-    contents = bytearray(row_file.read_bytes())
-    contents[33] ^= 4
-    row_file.write_bytes(contents)
-    with pytest.raises(RowFileCorrupt, match="words"):
-        open_shard(tmp_path)
-    contents[33] ^= 4
-    row_file.write_bytes(contents)
-    await open_shard(tmp_path).close()
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])

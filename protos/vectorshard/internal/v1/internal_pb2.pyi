@@ -16,6 +16,7 @@ class CollectionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COLLECTION_STATE_DAMAGED: _ClassVar[CollectionState]
     COLLECTION_STATE_FOREIGN: _ClassVar[CollectionState]
     COLLECTION_STATE_DROPPED: _ClassVar[CollectionState]
+    COLLECTION_STATE_UNREADABLE: _ClassVar[CollectionState]
 
 class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +30,7 @@ COLLECTION_STATE_LOST: CollectionState
 COLLECTION_STATE_DAMAGED: CollectionState
 COLLECTION_STATE_FOREIGN: CollectionState
 COLLECTION_STATE_DROPPED: CollectionState
+COLLECTION_STATE_UNREADABLE: CollectionState
 STAGE_UNSPECIFIED: Stage
 STAGE_CREATED: Stage
 STAGE_KNOWN: Stage
