@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from itertools import accumulate
@@ -23,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from vectorshard.shard.descriptions import CollectionDescription
 from vectorshard.shard.errors import CollectionNotFound
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import ExactReason, Ledger, Receipt
 
@@ -144,10 +146,10 @@ class LedgerCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of the shard's collections as they are now."""
         describing = asyncio.run_coroutine_threadsafe(self._describe(), self._loop)
-        descriptions = describing.result(DESCRIBE_TIMEOUT_S)
+        descriptions, problems = describing.result(DESCRIBE_TIMEOUT_S)
         rows = GaugeMetricFamily(
             "vectorshard_rows",
-            "Rows of the ledger: accepted = buffered + indexed + deleted + replaced.",
+            "Rows of the ledger: accepted = buffered + indexed + deleted + replaced + lost.",
             labels=("collection", "shard", "entry"),
         )
         training = GaugeMetricFamily(
@@ -183,6 +185,8 @@ class LedgerCollector(Collector):
         for description in descriptions:
             configured = description.config.index.kind.name
             for shard in description.shards:
+                if shard.missing_reason:  # zeros would look like an empty collection
+                    continue
                 labels = [description.config.name, str(shard.shard)]
                 for entry in fields(Ledger):
                     rows.add_metric([*labels, entry.name], getattr(shard.ledger, entry.name))
@@ -194,18 +198,30 @@ class LedgerCollector(Collector):
                     kind.add_metric([*labels, shard.index_kind.name, configured], 1.0)
                 if shard.live_queries:
                     live_recall.add_metric(labels, shard.live_recall)
-        return [rows, training, recall, live_recall, live_queries, kind, drift]
+        return [rows, training, recall, live_recall, live_queries, kind, drift, _gauge_of(problems)]
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing at registration: the shard may not answer yet."""
         return []
 
-    async def _describe(self) -> list[CollectionDescription]:
+    async def _describe(self) -> tuple[list[CollectionDescription], Sequence[Problem]]:
         descriptions = []
         for entry in await self._shard.list_collections():
             with suppress(CollectionNotFound):  # dropped since
                 descriptions.append(await self._shard.describe(entry.config.name))
-        return descriptions
+        return descriptions, await self._shard.problems()
+
+
+def _gauge_of(problems: Iterable[Problem]) -> Metric:
+    gauge = GaugeMetricFamily(
+        "vectorshard_problems",
+        "Problems that an operator must look at, as in GetServerInfo; absent without any.",
+        labels=("kind", "shard", "collection"),
+    )
+    found = Counter((each.kind, each.shard, each.collection) for each in problems)
+    for (kind, shard, collection), number in found.items():
+        gauge.add_metric((kind.value, str(shard), collection), number)
+    return gauge
 
 
 def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> int:

@@ -12,8 +12,10 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry, generate_latest
 
+from tests.crash_disk import FailingDisk
 from tests.shard.samples import DEADLINE_S, SMALL_ENGINE, config_of, corpus_of, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.errors import WritesStopped
 from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics
 from vectorshard.shard.types import (
     DeleteRequest,
@@ -63,6 +65,7 @@ async def test_the_ledger_of_every_collection_is_exported_as_it_is_now(shard: Lo
         "indexed": 70,
         "deleted": 30,
         "replaced": 0,
+        "lost": 0,
     }
     assert set((await rows("empty")).values()) == {0}
 
@@ -104,6 +107,35 @@ async def test_the_kind_that_serves_is_exported_beside_the_configured_one(
         "kind": "IVF_FLAT",
         "configured": "IVF_PQ",
     }
+
+
+async def test_problems_are_exported_and_a_collection_that_is_set_aside_has_no_rows(
+    tmp_path: Path,
+) -> None:
+    disk, corpus = FailingDisk(), corpus_of(3)
+    shard = open_shard(tmp_path)
+    upserts = {}
+    for name in ("harmed", "stopped"):
+        await shard.create_collection(config_of(name))
+        upserts[name] = UpsertRequest(collection=name, ids=corpus.ids, vectors=corpus.vectors)
+    await shard.upsert(upserts["harmed"])
+    await shard.close()
+    (row_file,) = (tmp_path / "collections" / "harmed").glob("rows-*")
+    row_file.unlink()
+    shard = open_shard(tmp_path, disk=disk)
+    disk.fail("sync")
+    with pytest.raises(WritesStopped):
+        await shard.upsert(upserts["stopped"])
+    collector = LedgerCollector(shard, asyncio.get_running_loop())
+    metrics = await asyncio.to_thread(lambda: list(collector.collect()))
+    samples = {metric.name: metric.samples for metric in metrics}
+    problems = [(sample.labels, sample.value) for sample in samples["vectorshard_problems"]]
+    assert problems == [
+        ({"kind": "damaged", "shard": "0", "collection": "harmed"}, 1.0),
+        ({"kind": "writes_stopped", "shard": "0", "collection": "stopped"}, 1.0),
+    ]
+    assert {sample.labels["collection"] for sample in samples["vectorshard_rows"]} == {"stopped"}
+    await shard.close()
 
 
 async def test_live_recall_is_exported_once_it_is_measured(shard: LocalShard) -> None:
