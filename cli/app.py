@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 import vectorshard
 from vectorshard.cli import recall, rows, serve
+from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
 
@@ -53,15 +54,15 @@ def text_of(error: Exception) -> str:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an expected failure into one line on stderr and exit code 1."""
+def one_line_errors(code_of: Callable[[Exception], int] = lambda _: 1) -> Iterator[None]:
+    """Turn an expected failure into one line on stderr, and an exit code by its cause."""
     try:
         yield
     except (errors.VectorShardError, UnreadableFile, OSError) as error:
         text = " ".join(text_of(error).split()) or type(error).__name__
         advice = advice_for(error)
         typer.echo(f"error: {text}" + (f" - {advice}" if advice else ""), err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(code_of(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -107,8 +108,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A distributed vector search service over gRPC.",
 )
-for _command in (*serve.COMMANDS, *rows.COMMANDS, *recall.COMMANDS):
-    app.command()(one_line_errors()(_command))
+for _command in serve.COMMANDS:
+    app.command(epilog=explained())(one_line_errors(exit_code)(_command))
+for _other in (*rows.COMMANDS, *recall.COMMANDS):
+    app.command()(one_line_errors()(_other))
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from vectorshard.cli.fleet import EMBEDDED, open_shard
+from vectorshard.cli.machine import engine_within
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -47,12 +48,15 @@ async def open_embedded(
         raise
 
 
-async def serve(*, shards: int, data: Path, server: ServerConfig) -> None:
+async def serve(
+    *, shards: int, data: Path, server: ServerConfig, reserve_mb: int | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
 
-    Raises what `open_embedded` and `run_server` raise.
+    `reserve_mb` is as in `engine_within`. Raises what that, `open_embedded` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // shards))
+    engine = engine_within(engine, shards=shards, reserve_mb=reserve_mb)
 
     async def open_all() -> Router:
         return await open_embedded(data, shards, engine)

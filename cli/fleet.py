@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from vectorshard.cli.machine import engine_within
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.engine.machine import naming_start_failures
 from vectorshard.shard.errors import DataDirectoryForeign
 from vectorshard.shard.runtime.allocator import give_back
 from vectorshard.shard.server.run import run_server
@@ -43,8 +45,8 @@ async def open_shard(
     """Open one of `shards_total` shards; an empty cluster joins the one in its directory.
 
     `new_cluster` names the cluster of a new directory if `cluster` is empty. Raises
-    DataDirectoryError or CorruptData if the data directory is in use, too new, damaged, or belongs
-    to another shard.
+    DataDirectoryError or CorruptData if the data directory is in use, too new, damaged, full, or
+    belongs to another shard, and what `naming_start_failures` raises.
     """
     identity = ShardIdentity(
         cluster=cluster,
@@ -54,6 +56,8 @@ async def open_shard(
         placement_epoch=PLACEMENT_EPOCH,
     )
     return await asyncio.to_thread(
+        naming_start_failures,
+        directory,
         LocalShard.open,
         disk,
         directory,
@@ -80,15 +84,16 @@ async def serve_shard(
     cluster: str | None,
     cores: int,
     server: ServerConfig,
+    reserve_mb: int | None = None,
 ) -> None:
     """Serve one shard until SIGTERM or SIGINT; one search uses at most `cores` cores.
 
     `cluster` is the cluster that it must belong to; None stands for the one stored in the
-    directory, and for CLUSTER_DEFAULT in a new directory.
+    directory, and for CLUSTER_DEFAULT in a new directory. `reserve_mb` is as in `engine_within`.
 
-    Raises what `open_shard` and `run_server` raise.
+    Raises what that, `open_shard` and `run_server` raise.
     """
-    engine = EngineConfig(search_cores=cores)
+    engine = engine_within(EngineConfig(search_cores=cores), shards=1, reserve_mb=reserve_mb)
 
     async def open_this() -> LocalShard:
         _require_no_embedded_shards(data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vectorshard.cli.machine import router_within
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.metrics import RemoteShardCollector
 from vectorshard.router.remote.remote_shard import RemoteShard
@@ -21,15 +22,17 @@ async def serve_router(*, shards: Sequence[str], partial: bool, server: ServerCo
     They are shards in the order of their numbers, or routers. With `partial` they may cover only a
     part of the placement. The router starts while some are unavailable, and connects to them later.
 
-    Raises what `run_server` raises, and PlacementMismatch if the servers contradict each other.
+    Raises what `run_server` raises, LimitsTooLow, and PlacementMismatch if the servers contradict
+    each other.
     """
     for target in shards:
         split_address(target, "shard")
 
+    limits = router_within(Limits(), shards=len(shards))
     collector = RemoteShardCollector()
 
     async def connect() -> Router:
         collector.shards = remote = [RemoteShard(target) for target in shards]
         return await Router.connect(remote, names=shards, partial=partial)
 
-    await run_server(connect, Limits(), server, [collector])
+    await run_server(connect, limits, server, [collector])

@@ -56,6 +56,15 @@ ConnectionAge = Annotated[
         " running calls finish.",
     ),
 ]
+ReserveMb = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="MB",
+        help="Free space on the disk at which upserts are refused. Default: 256, but at most 5 % of"
+        " the disk.",
+    ),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="Format of the log.")]
 
 
@@ -69,6 +78,7 @@ def serve(
     health: Health = None,
     lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
+    reserve_mb: ReserveMb = None,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router and its shards in one process, until SIGTERM."""
@@ -85,7 +95,7 @@ def serve(
         lame_duck_s=lame_duck,
         connection_age_s=connection_age,
     )
-    uvloop.run(embedded.serve(shards=shards, data=data, server=server))
+    uvloop.run(embedded.serve(shards=shards, data=data, server=server, reserve_mb=reserve_mb))
 
 
 def shard(
@@ -107,6 +117,7 @@ def shard(
     health: Health = None,
     lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
+    reserve_mb: ReserveMb = None,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve one shard of a fleet, until SIGTERM."""
@@ -133,6 +144,7 @@ def shard(
             cluster=cluster,
             cores=cores or len(os.sched_getaffinity(0)),
             server=server,
+            reserve_mb=reserve_mb,
         )
     )
 

@@ -103,10 +103,28 @@ class CompactionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineConfig:
+    """What a shard may take of the machine that it runs on."""
+
+    # Affects behaviour.
+    reserve_bytes: int = 256 * 1024 * 1024
+    """Free space on the disk below which upserts and creations are refused: room for what is in
+    progress, for deletes, for logs and index files. Less: the disk itself may become full."""
+    reserve_share: float = 0.05  # of the disk's size: the most that the reserve may be
+    collections_max: int = 1_000_000  # for which there are open files; see `runtime.open_files`
+    limit_too_low: str = ""  # which limit of the machine is too low, and what to do; or empty
+
+    def reserve_of(self, disk_bytes: int) -> int:
+        """Return the reserve of a disk of this size."""
+        return min(self.reserve_bytes, int(self.reserve_share * disk_bytes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """The configuration of a shard's engine."""
 
     limits: Limits = field(default_factory=Limits)
+    machine: MachineConfig = field(default_factory=MachineConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     compaction: CompactionConfig = field(default_factory=CompactionConfig)

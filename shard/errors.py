@@ -10,6 +10,7 @@ VectorShardError
     InvalidId                 the id is empty, too long, duplicated, or of the wrong type
     InvalidParameter          k, nprobe, target_recall, cursor, token, filter, declared field ...
     InvalidConfig             the configuration of the collection is invalid
+    CannotListen              an address to listen on is in use, or not of this machine
     LimitExceeded             too many rows, queries, hits or filters in one request
   CollectionNotFound          no collection has this name
   CollectionExists            the name is in use with a different configuration
@@ -32,6 +33,9 @@ VectorShardError
     DataDirectoryLocked       another process uses it
     DataDirectoryTooNew       a later version wrote it
     DataDirectoryForeign      it belongs to another shard, cluster or placement
+    DataDirectoryFull         its disk has no room for what a start writes
+    DataDirectoryUnusable     its disk fails, is read-only, or denies access
+  LimitsTooLow                the machine allows too few open files for a server
   InternalError               a server's internal error, as a client sees it: an opaque error id
 """
 
@@ -123,6 +127,10 @@ class InvalidId(InvalidRequest):
 
 class InvalidParameter(InvalidRequest):
     """A parameter out of its range, or a filter or metadata that contradicts a declared field."""
+
+
+class CannotListen(InvalidParameter):
+    """An address to listen on is in use, or not of this machine."""
 
 
 class InvalidConfig(InvalidRequest):
@@ -234,6 +242,20 @@ class DataDirectoryTooNew(DataDirectoryError):
 
 class DataDirectoryForeign(DataDirectoryError):
     """The data directory belongs to another shard, cluster or placement."""
+
+
+class DataDirectoryFull(DataDirectoryError):
+    """The disk of the data directory has no room for what a start writes."""
+
+
+class DataDirectoryUnusable(DataDirectoryError):
+    """The disk of the data directory fails, is read-only, or denies access."""
+
+
+class LimitsTooLow(VectorShardError):
+    """The machine allows too few open files for a server."""
+
+    is_servers_own = True
 
 
 class InternalError(VectorShardError):

@@ -57,6 +57,14 @@ Kind: TypeAlias = Literal[
 
 _SQLITE_KINDS = {"connect", "commit", "checkpoint", "disconnect"}
 
+_SQLITE_ERRORS = {
+    errno.ENOSPC: ("database or disk is full", sqlite3.SQLITE_FULL),
+    errno.EMFILE: ("unable to open database file", sqlite3.SQLITE_CANTOPEN),
+    errno.ENFILE: ("unable to open database file", sqlite3.SQLITE_CANTOPEN),
+    errno.ENOMEM: ("disk I/O error", sqlite3.SQLITE_IOERR_NOMEM),
+}
+"""What SQLite answers when the system answers it so."""
+
 
 class FailingDisk(Disk):
     """A real disk on which chosen operations fail or wait.
@@ -73,9 +81,9 @@ class FailingDisk(Disk):
     def fail(self, kind: Kind, *, after: int = 0, code: int = errno.EIO) -> None:
         """Let one operation of a kind fail, once: the next, or the one `after` so many more.
 
-        It raises OSError with `code`, EIO or ENOSPC, or the sqlite3.OperationalError that SQLite
-        raises for it. A failing write leaves half of what it should write, as a full disk does; any
-        other operation that fails does nothing.
+        It raises OSError with `code`, or the error that SQLite raises for it. A failing write
+        leaves half of what it should write, as a full disk does; any other operation that fails
+        does nothing.
         """
         self._failures[kind, self.counts.get(kind, 0) + after] = code
 
@@ -99,9 +107,9 @@ class FailingDisk(Disk):
             return None
         if kind not in _SQLITE_KINDS:
             return OSError(code, os.strerror(code))
-        full = code == errno.ENOSPC
-        error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
-        error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR
+        text, sqlite_code = _SQLITE_ERRORS.get(code, ("disk I/O error", sqlite3.SQLITE_IOERR))
+        error = sqlite3.OperationalError(text)
+        error.sqlite_errorcode = sqlite_code
         return error
 
     def _enter(self, kind: Kind) -> None:

@@ -34,6 +34,7 @@ from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
 from vectorshard.shard.engine.group_commit import Write, commit_batcher
 from vectorshard.shard.engine.index_builder import WorkAbandoned
+from vectorshard.shard.engine.machine import Machine, limited
 from vectorshard.shard.engine.reads import recommended_batch_size
 from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.engine.set_aside import SetAsides
@@ -43,7 +44,6 @@ from vectorshard.shard.errors import (
     DeadlineExceeded,
     IncarnationMismatch,
     InvalidParameter,
-    Overloaded,
     PlacementMismatch,
     ShardUnavailable,
 )
@@ -114,6 +114,7 @@ class LocalShard(WithoutMembership):
         self._owned = np.zeros(SLOTS_TOTAL, dtype=np.bool_)
         for first, last in identity.slots:
             self._owned[first : last + 1] = True
+        self._machine = Machine(disk, directory.path, engine)
         self._background = BackgroundThreads(clock, when_idle=when_idle)
         self._served: dict[str, _Served] = {}
         self._set_aside = SetAsides(identity.shard)
@@ -174,6 +175,7 @@ class LocalShard(WithoutMembership):
         )
         served = _Served(collection, writes, SearchBatcher())
         self._served[collection.entry.config.name] = served
+        collection.state.require_room = self._machine.require_room
         self._background.attach(collection)
 
     # ---- collections ----------------------------------------------------------------------------
@@ -195,9 +197,7 @@ class LocalShard(WithoutMembership):
             if (served := self._served.get(config.name)) is not None:
                 return self._existing(served.collection.entry, config, call), False
             self._set_aside.check(config.name, NO_LIMIT)
-            maximum = self._engine.limits.collections
-            if len(self._served) + len(self._set_aside) >= maximum:
-                raise Overloaded(f"this shard holds the maximum of {maximum} collections")
+            self._machine.require_place(len(self._served) + len(self._set_aside))
             entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
             collection = await self._in_thread(self._change_threads, self._create, entry)
             self._serve(collection)
@@ -433,7 +433,8 @@ class LocalShard(WithoutMembership):
     async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
         """Return what an operator has to look at."""
         states = (served.collection.state for served in self._served.values())
-        found = self._set_aside.problems + [problem for each in states for problem in each.problems]
+        found = self._machine.problems(self._identity.shard) + self._set_aside.problems
+        found += [problem for each in states for problem in each.problems]
         return sorted(found, key=lambda problem: (problem.collection, problem.kind.value))
 
     # ---- common ---------------------------------------------------------------------------------
@@ -472,7 +473,7 @@ class LocalShard(WithoutMembership):
     def _in_thread(
         threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
     ) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+        return asyncio.get_running_loop().run_in_executor(threads, limited, function, *arguments)
 
     async def close(self) -> None:
         """Finish the writes in flight, write the checkpoints that are due, close the files."""

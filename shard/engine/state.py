@@ -77,6 +77,8 @@ class CollectionState:
         self._waiting_for_room: list[Future[None]] = []
         self.on_change: Callable[[], None] = lambda: None
         """Called when background work may be due; returns immediately."""
+        self.require_room: Callable[[], None] = lambda: None
+        """Called before rows are written; raises Overloaded if the disk is nearly full."""
         with ExitStack() as opened:
             self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
             self.entry = self.row_store.entry

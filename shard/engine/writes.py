@@ -24,12 +24,13 @@ from vectorshard.shard.engine.commit_plan import (
     CommitPlan,
     WriteOutcome,
 )
+from vectorshard.shard.engine.machine import limit_reached
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import admit_vectors, check_filter, check_ids
-from vectorshard.shard.errors import Overloaded, WritesStopped
+from vectorshard.shard.errors import WritesStopped
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import row_checksums
-from vectorshard.shard.storage.disk import DISK_ERRORS, DiskError, is_disk_full
+from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.types import CollectionEntry, DeleteRequest, UpsertRequest
 
@@ -81,7 +82,7 @@ class Writes:
             entry = state.row_store.set_configuration(
                 replace(state.entry.config, target_recall=target_recall)
             )
-        except DISK_ERRORS as error:
+        except (*DISK_ERRORS, MemoryError) as error:
             raise self._write_failure(error) from error
         state.publish_configuration(entry)
         return entry
@@ -96,6 +97,7 @@ class Writes:
                 return AdmittedFilterDelete(filter=request.filter)
             check_ids(config, request.ids)
             return AdmittedDelete(ids=request.ids)
+        self._state.require_room()
         check_ids(config, request.ids)
         return AdmittedUpsert(
             ids=request.ids,
@@ -134,7 +136,7 @@ class Writes:
         try:
             commit = self._prepare(plan)
             sequence = state.row_store.commit(commit)  # this decides
-        except DISK_ERRORS as error:
+        except (*DISK_ERRORS, MemoryError) as error:
             raise self._write_failure(error) from error
         try:
             state.publish_commit(plan, sequence, commit.squared_norms)
@@ -165,12 +167,12 @@ class Writes:
             deleted=plan.deleted,
         )
 
-    def _write_failure(self, error: DiskError) -> Exception:
-        """Translate a failed write; stop all writes unless the disk is merely full.
+    def _write_failure(self, error: Exception) -> Exception:
+        """Translate a failed write; stop all writes unless a limit of the machine is the cause.
 
         A failed sync may have dropped the written pages from the kernel while they stay readable.
         A second try would succeed without having stored anything.
         """
-        if is_disk_full(error):
-            return Overloaded("the disk is full; free space and retry")
+        if (overloaded := limit_reached(error)) is not None:
+            return overloaded
         return self._state.stop_writes(f"the disk failed a write ({error})")

@@ -22,7 +22,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.errors import CannotListen
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.server.listening import join_address, split_address
 
@@ -150,7 +150,7 @@ class ThreadHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it 
 class HealthPort:
     """A separate port and thread that answer health, from the heartbeat. Must be stopped.
 
-    The address is HOST:PORT; port 0 picks one. Raises InvalidParameter if it cannot listen there.
+    The address is HOST:PORT; port 0 picks one. Raises CannotListen if it cannot listen there.
     """
 
     def __init__(self, address: str, service: str, heartbeat: Heartbeat) -> None:
@@ -164,7 +164,7 @@ class HealthPort:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
-            raise InvalidParameter(
+            raise CannotListen(
                 f"cannot listen on {address}: the address is in use, or not of this machine",
                 field="health",
             ) from None

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import grpc
 
-from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.errors import CannotListen, InvalidParameter
 
 _NOT_OF_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -36,8 +36,8 @@ async def bind(server: grpc.aio.Server, listen: str, *, shares_port: bool = Fals
 
     Returns HOST:PORT, with the port that was picked for 0. From here on no other process gets the
     port; connections wait for the server to start. A server that shares its port, as grpc's option
-    also states, does not check whether other servers have it. Raises InvalidParameter if an address
-    is in use, or no address is of this machine.
+    also states, does not check whether other servers have it. Raises CannotListen if an address is
+    in use, or no address is of this machine.
     """
 
     def take(family: int, address: str, port: int) -> int:
@@ -113,5 +113,5 @@ def _require_free(family: int, address: str, port: int) -> None:
         probe.bind((address, port))
 
 
-def _refusal(listen: str, reason: str) -> InvalidParameter:
-    return InvalidParameter(f"cannot listen on {listen}: {reason}", field="listen")
+def _refusal(listen: str, reason: str) -> CannotListen:
+    return CannotListen(f"cannot listen on {listen}: {reason}", field="listen")

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from vectorshard.shard.config import CONNECTION_AGE_S, LISTENING, Limits, ServerConfig
-from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.errors import CannotListen
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.runtime.allocator import keep_few_arenas
 from vectorshard.shard.runtime.numpy_threads import use_one_thread
@@ -90,7 +90,7 @@ async def run_server(
 
     Raises
     ------
-    InvalidParameter
+    CannotListen
         If it cannot listen on an address.
 
     And what `open_shard` raises.
@@ -137,7 +137,7 @@ def _listen_for_metrics(registry: CollectorRegistry, listen: str) -> None:
     try:
         port = serve_metrics(registry, host, port)
     except OSError as error:
-        raise InvalidParameter(
+        raise CannotListen(
             f"cannot listen on {listen}: {error.strerror}", field="metrics"
         ) from None
     _log.info("serving metrics", address=join_address(host, port))

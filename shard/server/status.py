@@ -44,6 +44,7 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.InvalidVector: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidId: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidParameter: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.CannotListen: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidConfig: grpc.StatusCode.INVALID_ARGUMENT,
     # Not RESOURCE_EXHAUSTED, which clients retry: the same request never fits.
     errors.LimitExceeded: grpc.StatusCode.INVALID_ARGUMENT,
@@ -71,6 +72,9 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.DataDirectoryLocked: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DataDirectoryTooNew: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DataDirectoryForeign: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataDirectoryFull: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DataDirectoryUnusable: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LimitsTooLow: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -20,11 +21,48 @@ DISK_ERRORS: Final = (OSError, sqlite3.Error)
 """What a method of Disk raises when the disk fails, for `except`."""
 
 
-def is_disk_full(error: DiskError) -> bool:
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def is_disk_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or a quota, is full: it may succeed later."""
     if isinstance(error, OSError):
-        return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        return error.errno in _FULL
+    # A WAL database has an index of its log in a file -shm, of 32 kB: without room for it, SQLite
+    # opens nothing, not even to read.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether the process, or the machine, had no open files or memory left.
+
+    What failed had no effect, and may succeed later: the disk is sound. SQLite reports every file
+    that it cannot open alike, and Python its lack of memory as MemoryError.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _EXHAUSTED
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return isinstance(error, MemoryError)
+    return code & 0xFF in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM} or (
+        code == sqlite3.SQLITE_IOERR_NOMEM
+    )
+
+
+def type_of_mount(mounts: str, path: Path) -> str:
+    """Return the type of the file system at a path, by the text of /proc/self/mountinfo (proc(5)).
+
+    The mount nearest to the path counts, and of several on one directory the last.
+    """
+    nearest, found = -1, ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        mount = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]))
+        if len(mount.parts) >= nearest and path.is_relative_to(mount):
+            nearest, found = len(mount.parts), after.split()[0]
+    return found
 
 
 class DiskFile:
@@ -46,6 +84,22 @@ class DiskFile:
 
 class Disk:
     """The real disk. Each method documents when its effect is durable; any may raise OSError."""
+
+    def free_bytes(self, path: Path) -> tuple[int, int]:
+        """Return the bytes that this user may still write, and the size of the file system."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    def file_system(self, path: Path) -> str:
+        """Return the type of the file system that holds a path, such as ext4 or nfs4.
+
+        Empty if the system does not tell, as on any but Linux.
+        """
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        except OSError:
+            return ""
+        return type_of_mount(mounts, path.resolve())
 
     def make_directory(self, path: Path) -> None:
         """Create a directory whose parent exists. Durable after `sync_directory(path.parent)`."""

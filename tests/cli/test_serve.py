@@ -9,21 +9,35 @@ import pytest
 
 from tests.cli.conftest import Run
 from vectorshard.cli import embedded, routing
+from vectorshard.cli.exit_codes import MEANINGS, ExitCode
 from vectorshard.shard import errors
 from vectorshard.shard.config import ServerConfig
 from vectorshard.shard.runtime import logs
 
 
 @pytest.mark.parametrize(
-    ("failure", "text"),
+    ("failure", "text", "code"),
     [
-        (errors.DataDirectoryLocked("rows are in use\nby 7"), "rows are in use by 7"),
-        (OSError(28, "No space left"), "No space left"),
-        (FileNotFoundError(2, "No such file", "/rows"), "/rows: No such file"),
+        (errors.DataDirectoryLocked("rows are in use\nby 7"), "rows are in use by 7", 11),
+        (errors.CannotListen("in use", field="listen"), "listen: in use", 10),
+        (errors.DataDirectoryTooNew("of version 9"), "of version 9", 12),
+        (errors.DataDirectoryForeign("of shard 7"), "of shard 7", 13),
+        (errors.DataDirectoryError("shard.json: no object"), "shard.json: no object", 14),
+        (errors.DataDirectoryFull("no room"), "no room", 15),
+        (errors.DataDirectoryUnusable("/rows: Read-only"), "/rows: Read-only", 16),
+        (errors.LimitsTooLow("64 files"), "64 files", 17),
+        (errors.PlacementMismatch("1 of 3"), "1 of 3", 18),
+        (OSError(28, "No space left"), "No space left", 1),
+        (FileNotFoundError(2, "No such file", "/rows"), "/rows: No such file", 1),
     ],
 )
-def test_a_server_that_cannot_start_says_why_in_one_line(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception, text: str
+def test_a_server_that_cannot_start_says_why_in_one_line_and_its_code(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    failure: Exception,
+    text: str,
+    code: int,
 ) -> None:
     async def serve(**_settings: object) -> None:
         raise failure
@@ -31,9 +45,29 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
     monkeypatch.setattr(embedded, "serve", serve)
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
     ended = run("serve", "--data", tmp_path)
-    assert ended.exit_code == 1
+    assert ended.exit_code == code
     assert not ended.stdout
     assert ended.stderr == f"error: {text}\n"
+
+
+def test_damage_has_an_exit_code_and_advice(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def serve(**_settings: object) -> None:
+        raise errors.RowStoreCorrupt("store.db is missing")
+
+    monkeypatch.setattr(embedded, "serve", serve)
+    monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
+    ended = run("serve", "--data", tmp_path)
+    assert ended.exit_code == 14
+    assert ended.stderr.startswith("error: store.db is missing - restore")
+
+
+@pytest.mark.parametrize("command", ["serve", "shard", "router"])
+def test_help_lists_the_exit_codes(run: Run, command: str) -> None:
+    printed = run(command, "--help").stdout
+    for code in ExitCode:
+        assert f" {code}  {MEANINGS[code]}" in printed
 
 
 def test_serve_passes_on_what_it_is_told(
@@ -48,6 +82,7 @@ def test_serve_passes_on_what_it_is_told(
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
     options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
     options += ["--health", "127.0.0.1:1", "--lame-duck", 2, "--connection-age", 60]
+    options += ["--reserve-mb", 7]
     assert run("serve", "--data", tmp_path, *options).exit_code == 0
     assert told == {
         "shards": 3,
@@ -55,6 +90,7 @@ def test_serve_passes_on_what_it_is_told(
         "server": ServerConfig(
             listen="127.0.0.1:0", health="127.0.0.1:1", lame_duck_s=2.0, connection_age_s=60.0
         ),
+        "reserve_mb": 7,
         "log": "json",
     }
 

@@ -321,12 +321,12 @@ def ledger_of(stub: Stub, collection: str) -> tuple[int, ...]:
     return ledger.accepted, live, ledger.deleted, ledger.replaced
 
 
-def check_does_not_start(server: ServerProcess, told: str) -> None:
-    """Assert that a server ends at once, with a code and one line that says why."""
+def check_does_not_start(server: ServerProcess, told: str, code: int) -> None:
+    """Assert that a server ends at once, with its code and one line that says why."""
     process = server.launch()
     assert process.stdout is not None
     assert line_of(process.stdout, START_S) == ""
-    assert server.ended() == 1
+    assert server.ended() == code
     [line] = [line for line in server.log_text().splitlines() if not line.startswith("{")]
     assert re.search(told, line), line
 

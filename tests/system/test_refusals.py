@@ -117,7 +117,7 @@ def test_a_second_server_on_a_port_ends_with_one_line_and_makes_no_directory(
         "router": lambda **changes: start_server.router(["127.0.0.1:1"], **changes),
     }
     server = start[kind](start=False, listen=listen)
-    check_does_not_start(server, f"cannot listen on {listen}")
+    check_does_not_start(server, f"cannot listen on {listen}", 10)
     assert kind == "router" or not server.data.exists()
     with embedded_server.client() as client:
         client.list_collections()
@@ -134,7 +134,7 @@ def test_a_second_server_on_a_data_directory_ends_with_one_line(
 
     server = start(first)
     assert server.process is not None
-    check_does_not_start(start(second, start=False), f"in use by process {server.process.pid}")
+    check_does_not_start(start(second, start=False), f"in use by process {server.process.pid}", 11)
     with server.client() as client:
         client.list_collections()
     server.stop()
@@ -157,7 +157,7 @@ def test_a_shard_on_the_rows_of_another_ends_with_one_line_and_leaves_them_alone
         (1, 2, ("--cluster", "red"), "has cluster 'blue', not 'red'"),
     ):
         wrong = start_server.shard(shard, shards, data=data, options=options, start=False)
-        check_does_not_start(wrong, told)
+        check_does_not_start(wrong, told, 13)
     again = start_server.shard(1, 2, data=data)
     with again.client() as client:
         assert client.server_info().topology.cluster == "blue"
@@ -192,16 +192,16 @@ def test_a_directory_too_high_or_too_low_is_refused_instead_of_starting_empty(
     data = tmp_path / "data"
     start_server(2, data=data).stop()
     within = start_server(2, data=data / "shard-0", start=False)
-    check_does_not_start(within, "is the directory of one shard")
+    check_does_not_start(within, "is the directory of one shard", 13)
     above = start_server.shard(0, 2, data=data, start=False)
-    check_does_not_start(above, "contains the directories of several shards")
+    check_does_not_start(above, "contains the directories of several shards", 13)
     assert sorted(entry.name for entry in data.iterdir()) == ["shard-0", "shard-1"]
     assert not (data / "shard-0" / "shard-0").exists()
 
 
 def test_an_address_without_a_port_is_refused(start_server: Starter) -> None:
     router = start_server.router(["127.0.0.1"], start=False)
-    check_does_not_start(router, "'127.0.0.1' is not HOST:PORT")
+    check_does_not_start(router, "'127.0.0.1' is not HOST:PORT", 1)
 
 
 # ---- routers -------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_a_router_over_shards_that_contradict_it_ends_with_one_line(
     start_server: Starter, addresses: dict[str, str], shards: list[str], told: str
 ) -> None:
     router = start_server.router([addresses[name] for name in shards], start=False)
-    check_does_not_start(router, told)
+    check_does_not_start(router, told, 18)
 
 
 def check_health(channel: grpc.Channel, *, serves: bool) -> None:

@@ -130,7 +130,7 @@ def test_another_number_of_shards_on_the_same_rows_is_refused(
         client.upsert(NAME, range(100), vectors_of(range(100)))
     server.stop()
     other = start_server(started_with, start=False, data=server.data)
-    check_does_not_start(other, f"shards_total {made_with}, not {started_with}")
+    check_does_not_start(other, f"shards_total {made_with}, not {started_with}", 13)
     server.start()
     with server.client() as client:
         assert client.count(NAME) == 100
@@ -138,13 +138,17 @@ def test_another_number_of_shards_on_the_same_rows_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("listen", "told"),
-    [("nowhere", "HOST:PORT"), ("127.0.0.1:70000", "HOST:PORT"), ("192.0.2.1:0", "cannot listen")],
+    ("listen", "told", "code"),
+    [
+        ("nowhere", "HOST:PORT", 1),
+        ("127.0.0.1:70000", "HOST:PORT", 1),
+        ("192.0.2.1:0", "cannot listen", 10),
+    ],
 )
 def test_an_address_that_cannot_be_listened_on_is_one_line(
-    start_server: Starter, listen: str, told: str
+    start_server: Starter, listen: str, told: str, code: int
 ) -> None:
-    check_does_not_start(start_server(1, start=False, listen=listen), told)
+    check_does_not_start(start_server(1, start=False, listen=listen), told, code)
 
 
 def test_a_data_directory_that_cannot_be_one_is_one_line(
@@ -152,7 +156,7 @@ def test_a_data_directory_that_cannot_be_one_is_one_line(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("no directory")
-    check_does_not_start(start_server(1, start=False, data=file), "file")
+    check_does_not_start(start_server(1, start=False, data=file), "file", 16)
 
 
 # ---- watched from outside ------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def test_the_metrics_endpoint_exposes_the_ledger_of_every_shard(start_server: St
             assert float(found[1]) == getattr(shard.ledger, entry)
     assert 'vectorshard_calls_total{code="OK",method="Upsert"} 2.0' in text
     taken = start_server(1, start=False, options=("--metrics", f"127.0.0.1:{port}"))
-    check_does_not_start(taken, "cannot listen on 127.0.0.1:")
+    check_does_not_start(taken, "cannot listen on 127.0.0.1:", 10)
     server.stop()
 
 

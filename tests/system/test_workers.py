@@ -79,7 +79,7 @@ def test_workers_serve_on_one_port_come_back_and_end_together(start_server: Star
 
     for options in ([], TWO):
         second = start_server.router(NOBODY, listen=router.address, options=options, start=False)
-        check_does_not_start(second, f"cannot listen on {router.address}")
+        check_does_not_start(second, f"cannot listen on {router.address}", 10)
 
     killed = min(workers)
     os.kill(killed, signal.SIGKILL)
@@ -103,4 +103,4 @@ def test_one_that_cannot_start_ends_all_with_its_code_and_one_line(start_server:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         metrics = f"127.0.0.1:{taken.getsockname()[1] - 1}"
         router = start_server.router(NOBODY, options=[*TWO, "--metrics", metrics], start=False)
-        check_does_not_start(router, "cannot listen on 127.0.0.1:")
+        check_does_not_start(router, "cannot listen on 127.0.0.1:", 10)
