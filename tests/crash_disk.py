@@ -1,17 +1,12 @@
 """Disks for tests: one that fails and delays, and one that remembers enough to cut the power.
 
 `RecordingDisk` works on a real directory and keeps a list of what was asked of it. Every point in
-that list is a moment at which the power may fail; `crash_states` draws some, and each of them
-rebuilds a directory as a disk might hold it then:
-
-* a file's writes and lengthenings are certain once the file was synced; until then each is kept,
-  dropped or, a write, torn: any of its 512-byte sectors may have reached the disk, in any order;
-* a directory's entries (created, renamed, removed) are certain once the directory was synced; until
-  then each is kept or dropped;
-* a SQLite commit is a write of what changed in its log, then a sync of the log; a checkpoint is
-  the same for the database. What changed is found by comparing the files before and after. SQLite
-  syncs the header of a log that it restarts before the rest of it, and the directory in which it
-  creates a log (wal.c, walWriteFrames; os_unix.c, unixSync); so do these records.
+that list is a moment at which the power may fail; `crash_states` draws some, and the module of that
+name rebuilds what a disk might hold then. A SQLite commit is a write of what changed in its log,
+then a sync of the log; a checkpoint is the same for the database. What changed is found by
+comparing the files before and after. SQLite syncs the header of a log that it restarts before the
+rest of it, and the directory in which it creates a log (wal.c, walWriteFrames; os_unix.c,
+unixSync); so do these records. `tests/crash_recorder` records what SQLite really does.
 """
 
 from __future__ import annotations
@@ -21,17 +16,26 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from tests.crash_states import (
+    SECTOR_BYTES,
+    Created,
+    DirectorySynced,
+    Marked,
+    Operation,
+    Removed,
+    Renamed,
+    Resized,
+    Synced,
+    Written,
+)
+from tests.crash_states import CrashState as CrashState
 from vectorshard.shard.storage.disk import Bytes, Disk, DiskFile
-
-SECTOR_BYTES = 512
-"""What a disk writes at once or not at all."""
 
 FULL = 2
 """The least level of PRAGMA synchronous at which SQLite syncs its log with every commit."""
@@ -172,81 +176,6 @@ class FailingDisk(Disk):
         super().disconnect(connection)
 
 
-# ---- what is recorded ---------------------------------------------------------------------------
-# Files and directories go by numbers, as names change. The root directory is number 0.
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """An entry of a directory for a new file or directory."""
-
-    directory: int
-    name: str
-    node: int
-    is_directory: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Renamed:
-    """An entry under a new name, in place of what had that name."""
-
-    directory: int
-    source: str
-    name: str
-    node: int
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """An entry less."""
-
-    directory: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Bytes at an offset of a file."""
-
-    node: int
-    offset: int
-    contents: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Extended:
-    """Zeros at the end of a file, up to `size` bytes."""
-
-    node: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """All that was written to a file is certain now."""
-
-    node: int
-
-
-@dataclass(frozen=True, slots=True)
-class DirectorySynced:
-    """Entries of a directory are certain now: all, or the one that is named."""
-
-    directory: int
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """An event of the test's own."""
-
-    event: object
-
-
-EntryChange: TypeAlias = Created | Renamed | Removed
-Operation: TypeAlias = EntryChange | Written | Extended | Synced | DirectorySynced | Marked
-
-
 class RecordingDisk(FailingDisk):
     """A real disk that records what happens below `root`, an existing and empty directory.
 
@@ -303,7 +232,7 @@ class RecordingDisk(FailingDisk):
     def extend(self, file: DiskFile, size: int) -> None:
         with self._one_at_a_time:
             super().extend(file, size)
-            self.operations.append(Extended(self._open_files[file], size))
+            self.operations.append(Resized(self._open_files[file], size))
 
     def sync(self, file: DiskFile) -> None:
         with self._one_at_a_time:
@@ -432,150 +361,3 @@ def changed_sectors(before: bytes, after: bytes) -> Iterator[tuple[int, bytes]]:
     edges = np.flatnonzero(np.diff(differs.astype(np.int8), prepend=0, append=0)) * SECTOR_BYTES
     for start, end in edges.reshape(-1, 2).tolist():
         yield start, after[start:end]
-
-
-# ---- what is rebuilt ----------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _File:
-    """A file's certain contents, and what was done to it since its last sync."""
-
-    certain: bytearray = field(default_factory=bytearray)
-    since: list[Written | Extended] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Directory:
-    """A directory's certain entries, and what was done to it since its last sync."""
-
-    certain: dict[str, int] = field(default_factory=dict)
-    since: list[EntryChange] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class CrashState:
-    """One outcome of a power cut: after the first `moment` operations, with choices from `seed`."""
-
-    operations: tuple[Operation, ...] = field(repr=False)
-    moment: int
-    seed: int
-
-    @property
-    def marks(self) -> list[object]:
-        """The events that were marked before the power went, in their order."""
-        done = self.operations[: self.moment]
-        return [operation.event for operation in done if isinstance(operation, Marked)]
-
-    def materialise(self, directory: Path) -> None:
-        """Rebuild what the disk holds, in an existing and empty directory."""
-        random = Random(self.seed)
-        fate = random.choice(["keep", "drop", "tear", "mix"])
-        nodes = self._replayed()
-
-        def draw() -> str:
-            return random.choice(["keep", "drop", "tear"]) if fate == "mix" else fate
-
-        def build(node: int, path: Path) -> None:
-            state = nodes[node]
-            if isinstance(state, _File):
-                contents = state.certain
-                for change in state.since:
-                    _change_file(contents, change, draw(), random)
-                path.write_bytes(contents)
-                return
-            entries = state.certain
-            for entry_change in state.since:
-                kept = draw()
-                if kept == "keep" or (kept == "tear" and random.random() < 0.5):
-                    _change_entries(entries, entry_change)
-            path.mkdir(exist_ok=node == 0)
-            for name, child in sorted(entries.items()):
-                build(child, path / name)
-
-        build(0, directory)
-
-    def _replayed(self) -> dict[int, _File | _Directory]:
-        nodes: dict[int, _File | _Directory] = {0: _Directory()}
-        for operation in self.operations[: self.moment]:
-            match operation:
-                case Created(_, _, node, is_directory):
-                    nodes[node] = _Directory() if is_directory else _File()
-            match operation:
-                case Created() | Renamed() | Removed():
-                    _directory(nodes, operation.directory).since.append(operation)
-                case Written() | Extended():
-                    _file(nodes, operation.node).since.append(operation)
-                case Synced(node):
-                    file = _file(nodes, node)
-                    for change in file.since:
-                        _change_file(file.certain, change, "keep", None)
-                    file.since.clear()
-                case DirectorySynced(node, name):
-                    _sync_entries(_directory(nodes, node), name)
-                case Marked():
-                    pass
-        return nodes
-
-
-def _file(nodes: dict[int, _File | _Directory], node: int) -> _File:
-    state = nodes[node]
-    assert isinstance(state, _File)
-    return state
-
-
-def _directory(nodes: dict[int, _File | _Directory], node: int) -> _Directory:
-    state = nodes[node]
-    assert isinstance(state, _Directory)
-    return state
-
-
-def _sync_entries(directory: _Directory, name: str | None) -> None:
-    changes, directory.since = directory.since, []
-    for change in changes:
-        if name in (None, change.name):
-            _change_entries(directory.certain, change)
-        else:
-            directory.since.append(change)
-
-
-def _change_entries(entries: dict[str, int], change: EntryChange) -> None:
-    match change:
-        case Created():
-            entries[change.name] = change.node
-        case Renamed():
-            for name in [name for name, node in entries.items() if node == change.node]:
-                del entries[name]  # one directory never shows under two names
-            entries[change.name] = change.node
-        case Removed():
-            entries.pop(change.name, None)
-
-
-def _change_file(
-    contents: bytearray, change: Written | Extended, fate: str, random: Random | None
-) -> None:
-    if fate == "tear" and random is not None:
-        for piece in _torn(change, random):
-            _change_file(contents, piece, "keep", None)
-    elif fate == "keep":
-        end = change.size if isinstance(change, Extended) else change.offset + len(change.contents)
-        contents.extend(bytes(max(0, end - len(contents))))
-        if isinstance(change, Written):
-            contents[change.offset : end] = change.contents
-
-
-def _torn(change: Written | Extended, random: Random) -> Iterator[Written | Extended]:
-    """Yield what reached the disk: each sector or not, a new length or not."""
-    if isinstance(change, Extended):
-        if random.random() < 0.5:
-            yield change
-        return
-    end = change.offset + len(change.contents)
-    start = change.offset
-    while start < end:
-        stop = min(end, (start // SECTOR_BYTES + 1) * SECTOR_BYTES)
-        if random.random() < 0.5:
-            yield Written(
-                change.node, start, change.contents[start - change.offset : stop - change.offset]
-            )
-        start = stop

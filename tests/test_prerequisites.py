@@ -36,7 +36,7 @@ class Machine:
         bin_ = self.bin
         install = "; ".join(
             f"printf '#!/bin/sh\\nexit 0\\n' >{bin_ / name}; /bin/chmod 755 {bin_ / name}"
-            for name in ("python3", "make", "kubectl", "ip", "iptables", "dnsmasq")
+            for name in ("python3", "make", "gcc", "kubectl", "ip", "iptables", "dnsmasq")
         )
         self.has(
             "apt-get", f'echo "apt-get $*" >>{self.log}\n[ "$1" = update ] || {{ {install}; }}'
@@ -85,7 +85,11 @@ def test_who_may_use_sudo_without_a_password_gets_it_installed(machine: Machine)
     assert "python3-venv make" in machine.log.read_text()
 
 
-MORE = [("--kubectl", "kubernetes-client"), ("--net", "iproute2 iptables dnsmasq-base")]
+MORE = [
+    ("--compiler", "build-essential"),
+    ("--kubectl", "kubernetes-client"),
+    ("--net", "iproute2 iptables dnsmasq-base"),
+]
 
 
 @pytest.mark.parametrize(("option", "packages"), MORE)
@@ -114,7 +118,7 @@ def test_what_is_there_already_is_not_installed_again_from_another_package(
 
 def test_everything_that_is_asked_for_is_installed_at_once(machine: Machine) -> None:
     machine.has_apt(uid=0)
-    assert machine.prerequisites("--kubectl", "--net").returncode == 0
+    assert machine.prerequisites(*(option for option, _ in MORE)).returncode == 0
     packages = " ".join(packages for _, packages in MORE)
     assert machine.log.read_text().endswith(f"python3-venv make {packages}\n")
 

@@ -1,0 +1,69 @@
+"""A shard keeps what it acknowledged, whenever the power fails: by the system calls that it makes.
+
+Histories are lived by a real shard with its threads, in a program under the recorder of
+`tests/crash_recorder`; some of their crash states are opened here. `make test-long` draws 20,000.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.crash_recorder.live import Order
+from tests.crash_recorder.recorder import check_recording, compiler, operations, run_recorded
+from tests.crash_recorder.states import Lived, check_lives, lives
+from tests.crash_states import Operation
+
+pytestmark = pytest.mark.skipif(
+    compiler() is None, reason="needs a C compiler: .ci/prerequisites --compiler"
+)
+
+STATES = 100
+STATES_OF_A_BREAKAGE = 12
+HONEST = [Order(seed, rounds=60, cuts=2) for seed in range(1, 5)]
+BROKEN = [
+    Order(1, rounds=20, cuts=0, breakage=breakage)
+    for breakage in ("no-row-sync", "no-index-sync", "no-directory-sync", "no-log-sync")
+]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Operation], Path]:
+    """All histories of this module, lived by one program; and the directory that it left."""
+    directory = tmp_path_factory.mktemp("crash-states")
+    root, log = directory / "root", directory / "log"
+    root.mkdir()
+    orders = json.dumps([asdict(order) for order in (*HONEST, *BROKEN)])
+    run_recorded(["-m", "tests.crash_recorder.live", root, log, orders], root, log)
+    return operations(log, root), root
+
+
+def lived(recorded: list[Operation], orders: list[Order]) -> list[Lived]:
+    names = tuple(order.name for order in orders)
+    return [life for life in lives(recorded) if life.directory.rpartition("-")[0] in names]
+
+
+def test_the_end_of_the_recording_is_what_the_shards_left(
+    recording: tuple[list[Operation], Path], tmp_path: Path
+) -> None:
+    check_recording(*recording, tmp_path)
+
+
+def test_every_acknowledged_write_is_there_whenever_the_power_fails(
+    recording: tuple[list[Operation], Path], tmp_path: Path
+) -> None:
+    found = lived(recording[0], HONEST)
+    assert len(found) == sum(order.cuts + 1 for order in HONEST)
+    violations = list(check_lives(recording[0], found, tmp_path, 1, STATES))
+    assert not violations, "\n".join(map(str, violations))
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda order: order.breakage)
+def test_a_missing_sync_is_noticed(
+    recording: tuple[list[Operation], Path], tmp_path: Path, broken: Order
+) -> None:
+    found = lived(recording[0], [broken])
+    assert next(check_lives(recording[0], found, tmp_path, 1, STATES_OF_A_BREAKAGE), None)
