@@ -19,7 +19,7 @@ from vectorshard.shard.engine.reads import Reads
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.writes import Writes
 from vectorshard.shard.errors import CollectionNotFound
-from vectorshard.shard.membership import NO_MEMBERSHIP, Membership
+from vectorshard.shard.membership import NO_MEMBERSHIP, Membership, Problem
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_file import RowFile
@@ -85,6 +85,11 @@ class Collection:
     def snapshot(self) -> Snapshot:
         """What is published now."""
         return self.state.snapshot
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What an operator has to look at."""
+        return self.state.problems
 
     @property
     def closed(self) -> bool:

@@ -432,9 +432,8 @@ class LocalShard(WithoutMembership):
 
     async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
         """Return what an operator has to look at."""
-        states = (served.collection.state for served in self._served.values())
         found = self._machine.problems(self._identity.shard) + self._set_aside.problems
-        found += [problem for each in states for problem in each.problems]
+        found += [each for served in self._served.values() for each in served.collection.problems]
         return sorted(found, key=lambda problem: (problem.collection, problem.kind.value))
 
     # ---- common ---------------------------------------------------------------------------------
@@ -461,8 +460,9 @@ class LocalShard(WithoutMembership):
         """
         try:
             answer = await self._in_thread(threads or self._read_threads, read, *arguments)
-        except Exception:
+        except Exception as error:
             if not collection.closed:
+                collection.state.noticed.check(error)
                 raise
         else:
             if not collection.closed:

@@ -24,12 +24,14 @@ from vectorshard.shard.errors import (
     CorruptData,
     DataDirectoryTooNew,
     IncarnationMismatch,
+    ReadFailed,
     ShardMissing,
     VectorShardError,
 )
 from vectorshard.shard.membership import CollectionReport, CollectionState, Problem, ProblemKind
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.disk_failures import failure_at_open
+from vectorshard.shard.storage.read_failures import try_twice
 from vectorshard.shard.storage.stored_entry import stored_entry
 from vectorshard.shard.types import Call, CollectionConfig, CollectionEntry, Ledger, ShardState
 
@@ -131,7 +133,7 @@ class SetAsides:
     def open_or_set_aside(self, directory: Path, open_: Callable[[Path], None]) -> None:
         """Open the collection in a directory; set it aside if that fails."""
         try:
-            open_(directory)
+            try_twice(lambda: open_(directory))
         except Exception as error:
             self.put(aside_of(self._shard, directory, error), error)
 
@@ -203,6 +205,8 @@ def _found(directory: Path, error: Exception) -> tuple[CollectionState, str, str
     unreadable = CollectionState.UNREADABLE
     if isinstance(error, CorruptData):
         return CollectionState.DAMAGED, str(error), _DAMAGED
+    if isinstance(error, ReadFailed):
+        return unreadable, f"{error}; nothing is known to be lost", f"Check the disk. {_RESTART}"
     if isinstance(error, DataDirectoryTooNew):
         return unreadable, str(error), "Start the shard with a later release"
     if isinstance(error, (*DISK_ERRORS, MemoryError)):

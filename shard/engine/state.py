@@ -27,6 +27,7 @@ import numpy as np
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.commit_plan import CommitPlan
 from vectorshard.shard.engine.index_training import drift_after_start
+from vectorshard.shard.engine.noticed import Noticed
 from vectorshard.shard.engine.read_write_lock import ReadWriteLock
 from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
 from vectorshard.shard.index.calibration import Calibration
@@ -84,6 +85,7 @@ class CollectionState:
             self.entry = self.row_store.entry
             self.live = LiveRecall(self.entry.config, engine.training, engine.few_rows_work)
             self.large_k = LargeK()
+            self.noticed = Noticed(shard, self.entry.config.name)
             remove_stray_index_files(disk, directory, self.row_store)
             for path in directory.glob("rows-*"):
                 if path.name != self.row_store.row_file:  # the previous one, or left by a crash
@@ -283,9 +285,10 @@ class CollectionState:
     def problems(self) -> list[Problem]:
         """What an operator has to look at."""
         if not self.stop_reason:
-            return []
+            return self.noticed.problems
         kind, name = ProblemKind.WRITES_STOPPED, self.entry.config.name
-        return [Problem(shard=self.shard, kind=kind, collection=name, text=self.stop_reason)]
+        stopped = Problem(shard=self.shard, kind=kind, collection=name, text=self.stop_reason)
+        return [stopped, *self.noticed.problems]
 
     def stop_writes(self, reason: str) -> WritesStopped:
         """Refuse all writes from now on; return the error that says why."""

@@ -55,7 +55,8 @@ class Writes:
 
         A write with an outcome is durable, and visible to every search that starts later.
         """
-        with self._state.writes_lock.read():
+        state = self._state
+        with state.writes_lock.read():
             outcomes: list[WriteOutcome | Exception] = []
             plan = self._new_plan()
             planned: list[WriteOutcome | Exception] = []
@@ -67,7 +68,7 @@ class Writes:
                         plan, planned = self._new_plan(), []
                     planned.append(plan.add(write))
                 except Exception as error:
-                    planned.append(error)
+                    planned.append(state.noticed.error_of(error))
             return outcomes + self._committed(plan, planned)
 
     def update(self, target_recall: float) -> CollectionEntry:

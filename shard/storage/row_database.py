@@ -22,6 +22,11 @@ from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.json_records import InvalidRecord
+from vectorshard.shard.storage.read_failures import (
+    failure_behind,
+    release,
+    try_twice,
+)
 from vectorshard.shard.storage.row_store_format import (
     FORMAT_VERSION,
     SCHEMA,
@@ -104,6 +109,7 @@ class RowDatabase:
             self._readers.pop().close()
         with self.writing:
             self._disk.disconnect(self.connection)
+        release(self.path)
 
     def checkpoint(self) -> None:
         """Sync the log, and copy it into the database as far as readers allow."""
@@ -195,6 +201,9 @@ class RowDatabase:
 
     def metadata(self, rows: list[int]) -> dict[int, bytes]:
         """Return the metadata of those of `rows` that have some."""
+        return try_twice(lambda: self._metadata(rows))
+
+    def _metadata(self, rows: list[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         with self.reader() as reader:
             for first in range(0, len(rows), METADATA_ROWS):
@@ -210,13 +219,15 @@ class RowDatabase:
 
 @contextmanager
 def corruption_named(path: Path) -> Iterator[None]:
-    """Turn what a damaged database leads to into RowStoreCorrupt."""
+    """Turn what a damaged database leads to into RowStoreCorrupt; ReadFailed if a read failed."""
     try:
         yield
     except InvalidRecord as error:
         raise RowStoreCorrupt(str(error)) from error
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _CORRUPT_CODES:
+            if (failure := failure_behind(path, error)) is not None:
+                raise failure from error
             raise RowStoreCorrupt(f"{path}: {error}") from error
         raise
     except (TypeError, ValueError, AttributeError, struct.error) as error:
