@@ -23,9 +23,9 @@ pytestmark = pytest.mark.skipif(
 
 STATES = 100
 STATES_OF_A_BREAKAGE = 12
-HONEST = [Order(seed, rounds=60, cuts=2) for seed in range(1, 5)]
+HONEST = [Order(seed, rounds=40) for seed in range(1, 5)]
 BROKEN = [
-    Order(1, rounds=20, cuts=0, breakage=breakage)
+    Order(1, rounds=16, cuts=0, breakage=breakage)
     for breakage in ("no-row-sync", "no-index-sync", "no-directory-sync", "no-log-sync")
 ]
 

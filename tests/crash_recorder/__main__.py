@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Result:
     states: int
     operations: int
     violations: tuple[str, ...]
+    warned: dict[str, int]
     cpu_s: float
 
     def __str__(self) -> str:
@@ -50,6 +52,7 @@ def checked(order: Order, states: int) -> Result:
         for directory in (root, scratch, base / "whole"):
             directory.mkdir()
         violations: list[str] = []
+        warned: Counter[str] = Counter()
         count = 0
         try:
             ordered = json.dumps([asdict(order)])
@@ -60,14 +63,14 @@ def checked(order: Order, states: int) -> Result:
             recorded = operations(log, root)
             count = len(recorded)
             check_recording(recorded, root, base / "whole")
-            found = check_lives(recorded, lives(recorded), scratch, order.seed, states)
+            found = check_lives(recorded, lives(recorded), scratch, order.seed, states, warned)
             violations.extend(map(str, found))
         if violations:
             kept = KEPT / str(order.seed)
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(base, kept, symlinks=True)
     cpu_s = round(time.process_time() - begun, 2)
-    return Result(order.seed, states, count, tuple(violations), cpu_s)
+    return Result(order.seed, states, count, tuple(violations), dict(warned), cpu_s)
 
 
 def read(results: Path) -> dict[int, dict[str, Any]]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 import numpy as np
+import structlog
+from structlog.testing import LogCapture
 
 from tests.crash_recorder.plan import Expected, Found, Kept, Step
 from tests.shard.engine.contents import ENGINE, EVERY_ROW, IDENTITY, WHOLE_ROWS, now
 from vectorshard.shard.engine import state
 from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.membership import ProblemKind
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.index_file import with_stored_index
@@ -51,6 +57,23 @@ class HurriedDisk(Disk):
         connection = super().connect(path)
         connection.execute("PRAGMA synchronous = OFF")
         return connection
+
+
+@contextmanager
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    """Yield the list of what is logged; AssertionError at the end if there is an error in it."""
+    processors = structlog.get_config()["processors"]
+    events = LogCapture()
+    structlog.configure(processors=[structlog.processors.format_exc_info, events])
+    try:
+        yield events.entries
+    finally:
+        structlog.configure(processors=processors)
+    errors = [each for each in events.entries if each["log_level"] in ("error", "critical")]
+    texts = [f"{each.pop('event')} {each.pop('exception', '')} {each}" for each in errors]
+    # A step that runs while its collection is dropped finds its directory gone.
+    texts = [text for text in texts if not re.search(r"work failed(.|\n)*FileNotFoundError", text)]
+    assert not texts, "\n".join(texts)
 
 
 # ---- a shard ------------------------------------------------------------------------------------
@@ -100,18 +123,36 @@ async def found_in(shard: LocalShard) -> dict[str, Found]:
 # ---- a crash state ------------------------------------------------------------------------------
 
 
-async def check_state(directory: Path, marks: list[str], *, thorough: bool) -> None:
+NEVER_AFTER_A_POWER_CUT: Final = {
+    ProblemKind.MISSING,
+    ProblemKind.DAMAGED,
+    ProblemKind.UNREADABLE,
+    ProblemKind.WRITES_STOPPED,
+}
+"""Problems that only a lying or failing disk, or an operator, may lead to."""
+
+
+def check_state(directory: Path, marks: list[str], *, thorough: bool) -> Counter[str]:
     """Start on a directory, compare, go on writing, and start once more.
 
     `thorough` also trains and compacts. AssertionError, or what the shard raises, is a violation.
+    Returns what was warned of.
     """
     expected = Expected()
     for mark in marks:
         expected.follow(mark)
+    with logged() as events:
+        asyncio.run(_check_state(directory, expected, thorough=thorough))
+    return Counter(event["event"] for event in events if event["log_level"] == "warning")
+
+
+async def _check_state(directory: Path, expected: Expected, *, thorough: bool) -> None:
     async with opened(HurriedDisk(), directory, trains=thorough) as shard:
         found = await found_in(shard)
         expected.settle(found)
         expected.check(found)
+        problems = [each for each in await shard.problems() if each.kind in NEVER_AFTER_A_POWER_CUT]
+        assert not problems
         for name, kept in expected.collections.items():
             await check_reads(shard, name, kept)
         await go_on(shard, expected, thorough=thorough)

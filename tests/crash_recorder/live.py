@@ -17,7 +17,7 @@ from random import Random
 import structlog
 
 from tests.crash_recorder.breakages import BREAKAGES
-from tests.crash_recorder.check import found_in, opened
+from tests.crash_recorder.check import found_in, logged, opened
 from tests.crash_recorder.plan import Expected, Step, begun, done, next_round
 from tests.crash_recorder.recorder import Recorder, operations
 from tests.crash_recorder.states import lives, moments
@@ -147,8 +147,9 @@ def main(root: str, log: str, orders: str) -> None:
     row_file.FIRST_BYTES = FIRST_BYTES
     row_database.CHECKPOINT_BYTES = CHECKPOINT_BYTES
     recorder = Recorder()
-    for order in json.loads(orders):
-        live_history(Order(**order), Path(root), Path(log), recorder)
+    with logged():
+        for order in json.loads(orders):
+            live_history(Order(**order), Path(root), Path(log), recorder)
 
 
 if __name__ == "__main__":

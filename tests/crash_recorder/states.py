@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -117,12 +117,18 @@ class Violation:
 
 
 def check_lives(
-    operations: Sequence[Operation], lived: Sequence[Lived], scratch: Path, seed: int, states: int
+    operations: Sequence[Operation],
+    lived: Sequence[Lived],
+    scratch: Path,
+    seed: int,
+    states: int,
+    warned: Counter[str] | None = None,
 ) -> Iterator[Violation]:
     """Check so many states of some lives of one recording, spread over them; yield violations.
 
-    The directory of a violation stays in `scratch`.
+    The directory of a violation stays in `scratch`. `warned` counts what the shards warned of.
     """
+    warned = Counter() if warned is None else warned
     random = Random(seed)
     shares = [states // len(lived) + (place < states % len(lived)) for place in range(len(lived))]
     image, done, number = Image(), 0, 0
@@ -138,7 +144,7 @@ def check_lives(
             marks = life.marks(operations, moment)
             number += 1
             try:
-                asyncio.run(check_state(directory, marks, thorough=number % THOROUGH_EVERY == 0))
+                warned += check_state(directory, marks, thorough=number % THOROUGH_EVERY == 0)
             except Exception as error:
                 yield Violation(life.directory, moment, seed, error)
             else:
