@@ -89,6 +89,7 @@ MORE = [
     ("--compiler", "build-essential"),
     ("--kubectl", "kubernetes-client"),
     ("--net", "iproute2 iptables dnsmasq-base"),
+    ("--strace", "strace"),
 ]
 
 
