@@ -70,6 +70,7 @@ PURE_MODULES = frozenset(
         "client.results",
         "client.upload",
         "router.fan_out.memory",
+        "router.fan_out.absence",
         "router.fan_out.merge",
         "router.fan_out.placement",
         "router.fan_out.verdicts",

@@ -10,7 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
@@ -114,6 +123,8 @@ class Children:
         self._asking: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
         self._closed = False
+        self.when_changed: Callable[[], None] = lambda: None
+        """Called after each change of what is known of the leaf shards."""
         self.placement = Placement([None] * len(shards), partial=partial)
         self.topology = self._topology()
 
@@ -208,6 +219,7 @@ class Children:
         child.topology = topology
         child.fingerprint = fingerprint_of(topology) if topology is not None else ""
         self.topology = self._topology()
+        self.when_changed()
 
     def _topology(self) -> Topology:
         return Topology(
@@ -269,6 +281,19 @@ class Children:
         Raises what `all` raises.
         """
         return sorted(self.all(), key=lambda child: child.first_shard)
+
+    def is_absent(self, child: Child, absent: Collection[int]) -> bool:
+        """Whether all leaf shards of a child are among those that are absent."""
+        return bool(absent) and all(
+            shard in absent for shard in self.placement.shards_of_child(child.number)
+        )
+
+    def require_present(self, child: Child, absent: Mapping[int, VectorShardError]) -> None:
+        """Raise why a leaf shard of a child is absent, if one is."""
+        if absent:
+            for shard in self.placement.shards_of_child(child.number):
+                if shard in absent:
+                    raise absent[shard]
 
     def missing(self) -> ShardUnavailable | PlacementMismatch | None:
         """Return why children are unknown, None if all are known.

@@ -1,7 +1,7 @@
 """The result of a batch that only some children have written: an error for each row of the others.
 
-It covers children that are temporarily unavailable. Any other failure is one of the whole batch,
-such as a collection or a placement that has changed.
+It covers children that are temporarily unavailable, and leaf shards that are missing. Any other
+failure is one of the whole batch, such as a collection or a placement that has changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from textwrap import shorten
 from typing import Final
 
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     DeadlineExceeded,
     Overloaded,
+    ShardMissing,
     ShardUnavailable,
     VectorShardError,
 )
 from vectorshard.shard.types import Int64Array, RowError, RowErrorCode, Token, UpsertResult
 
 _CODES: Final = {
+    ShardMissing: RowErrorCode.FAILED_PRECONDITION,  # first: it is a ShardUnavailable
+    CollectionDamaged: RowErrorCode.FAILED_PRECONDITION,
     DeadlineExceeded: RowErrorCode.DEADLINE_EXCEEDED,
     Overloaded: RowErrorCode.RESOURCE_EXHAUSTED,
     ShardUnavailable: RowErrorCode.UNAVAILABLE,

@@ -61,6 +61,7 @@ class Placement:
         self.slots_total = SLOTS_TOTAL
         self.slots_of_child = np.zeros(len(topologies), dtype=np.int64)
         self._child_of_slot = np.full(SLOTS_TOTAL, NO_CHILD, dtype=np.int64)
+        self._shard_of_slot = np.full(SLOTS_TOTAL, NO_CHILD, dtype=np.int64)
         self._child_of_shard: dict[int, int] = {}
         for child, topology in known:
             self._require_same_placement(child, topology, first_child)
@@ -99,6 +100,7 @@ class Placement:
                 if (taken != NO_CHILD).any():
                     raise PlacementMismatch(f"slots {first} to {last} have two owners")
                 taken[:] = child
+                self._shard_of_slot[first : last + 1] = number
                 self.slots_of_child[child] += last + 1 - first
 
     @staticmethod
@@ -144,6 +146,19 @@ class Placement:
     def shards_of_child(self, child: int) -> list[int]:
         """Return the leaf shards that a child reaches, as far as known, by number."""
         return [shard.shard for shard in self.shards if self._child_of_shard[shard.shard] == child]
+
+    def shards_of(self, ids: IdArray) -> Int64Array:
+        """Return the leaf shard that owns each id, (rows,); NO_CHILD where it is not known."""
+        shards: Int64Array = self._shard_of_slot[slots_of(ids)]
+        return shards
+
+    def has_owners_of(self, other: Placement) -> bool:
+        """Whether every slot has the same child and leaf shard as in another placement."""
+        return (
+            (self.cluster, self.epoch) == (other.cluster, other.epoch)
+            and np.array_equal(self._child_of_slot, other._child_of_slot)
+            and np.array_equal(self._shard_of_slot, other._shard_of_slot)
+        )
 
     def split(self, ids: IdArray) -> Iterator[tuple[int, Int64Array]]:
         """Yield each child that owns some of the ids, with their indices (rows,), ascending.

@@ -10,15 +10,27 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from vectorshard.router.fan_out.absence import (
+    joined_description,
+    refusal_of,
+    refused_parts,
+    without,
+)
 from vectorshard.router.fan_out.catalogue import Catalogue
 from vectorshard.router.fan_out.children import Child, Children, all_answers
+from vectorshard.router.fan_out.examination import (
+    EXCHANGE_TIMEOUT_S,
+    WITNESS_INTERVAL_S,
+    Examination,
+)
+from vectorshard.router.fan_out.membership_calls import MembershipCalls
 from vectorshard.router.fan_out.merge import by_shard, joined_rows, reordered
 from vectorshard.router.fan_out.partial_write import Written, joined, joined_token, reached_some
 from vectorshard.router.fan_out.search import SearchFanOut
@@ -39,7 +51,7 @@ from vectorshard.shard.errors import (
     PlacementMismatch,
     ShardUnavailable,
 )
-from vectorshard.shard.protocol import Shard, WithoutMembership
+from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -69,6 +81,7 @@ NOTHING_DONE: Final = (CollectionNotFound, IncarnationMismatch, Overloaded, Plac
 """Errors that prove that a shard has written nothing. After any other it may have."""
 
 T = TypeVar("T")
+PartT = TypeVar("PartT")
 SelectionT = TypeVar("SelectionT", DeleteRequest, GetRequest, CountRequest)
 
 
@@ -77,15 +90,19 @@ def new_incarnation() -> str:
     return uuid.uuid4().hex
 
 
-class Router(WithoutMembership):
+class Router(MembershipCalls):
     """Collections whose rows live in several downstream shards. Use `connect`."""
 
     def __init__(
-        self, children: Children, *, new_incarnation: Callable[[], str] = new_incarnation
+        self,
+        children: Children,
+        *,
+        new_incarnation: Callable[[], str] = new_incarnation,
+        examination: Examination | None = None,
     ) -> None:
-        self._children = children
-        self._catalogue = Catalogue(children, new_incarnation)
-        self._searches = SearchFanOut(children)
+        super().__init__(children, examination or Examination(children))
+        self._catalogue = Catalogue(children, self._examination, new_incarnation)
+        self._searches = SearchFanOut(children, self._examination)
 
     @classmethod
     async def connect(
@@ -98,8 +115,9 @@ class Router(WithoutMembership):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         new_incarnation: Callable[[], str] = new_incarnation,
+        witness_interval_s: float = WITNESS_INTERVAL_S,
     ) -> Router:
-        """Learn which slots the downstream shards own. Some of them may be missing.
+        """Learn which slots the downstream shards own, and cross-examine them. Some may be missing.
 
         Raises PlacementMismatch if a shard that answers contradicts another one, or the placement.
 
@@ -117,10 +135,14 @@ class Router(WithoutMembership):
             Wait some seconds before a missing shard is asked again; seconds, as in a deadline.
         new_incarnation
             Names the incarnation of a new collection.
+        witness_interval_s
+            Time between two examinations of the shards.
         """
         children = Children(shards, role, names=names, partial=partial, sleep=sleep, clock=clock)
         await children.connect()
-        return cls(children, new_incarnation=new_incarnation)
+        examination = Examination(children, interval_s=witness_interval_s, sleep=sleep)
+        await examination.examined(Call(deadline=clock() + EXCHANGE_TIMEOUT_S))
+        return cls(children, new_incarnation=new_incarnation, examination=examination)
 
     async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
         """Return the leaf shards that are reached through this router."""
@@ -128,6 +150,7 @@ class Router(WithoutMembership):
 
     async def close(self) -> None:
         """Close the downstream shards."""
+        await self._examination.close()
         await self._children.close()
 
     # ---- collections ----------------------------------------------------------------------------
@@ -167,11 +190,17 @@ class Router(WithoutMembership):
     async def _describe(
         self, name: str, entry: CollectionEntry, call: Call
     ) -> CollectionDescription:
-        descriptions = await all_answers(
-            child.shard.describe(name, call=child.to(call)) for child in self._children.all()
+        absent = self._examination.absent(entry.incarnation)
+        asked = [
+            child for child in self._children.all() if not self._children.is_absent(child, absent)
+        ]
+        outcomes = await asyncio.gather(
+            *(child.shard.describe(name, call=child.to(call)) for child in asked),
+            return_exceptions=True,
         )
-        shards = by_shard(shard for each in descriptions for shard in each.shards)
-        return replace(descriptions[0], shards=shards)
+        shards_of = self._children.placement.shards_of_child
+        leaves = [shards_of(child.number) for child in asked]
+        return joined_description(list(zip(leaves, outcomes, strict=True)), absent)
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT
@@ -182,6 +211,7 @@ class Router(WithoutMembership):
     async def _train(
         self, request: TrainRequest, entry: CollectionEntry, call: Call
     ) -> Sequence[ShardDescription]:
+        self._catalogue.require_whole(entry)
         results = await all_answers(
             child.shard.train(request, call=child.to(call)) for child in self._children.all()
         )
@@ -195,7 +225,9 @@ class Router(WithoutMembership):
         Rows of missing shards are errors of the result. If no shard has written its part, the call
         fails. Repeating the same batch is harmless.
         """
-        return await self._catalogue.ask(request.collection, call, self._upsert, request)
+        result = await self._catalogue.ask(request.collection, call, self._upsert, request)
+        self._examination.acknowledged(result.token)
+        return result
 
     async def _upsert(
         self, request: UpsertRequest, entry: CollectionEntry, call: Call
@@ -205,25 +237,63 @@ class Router(WithoutMembership):
         if request.metadata is not None and entry.config.filter_fields:
             # It reads every row: too long for the event loop.
             await asyncio.to_thread(declared_fields, entry.config, request.metadata)
-        parts = list(self._children.split(request.ids))
+        absent = self._examination.absent(entry.incarnation)
+        refused = list(refused_parts(self._children.placement, request.ids, absent))
+        parts = [(child, rows) for child, rows in self._children.split(request.ids)]
+        if refused:
+            parts = without(parts, refused)
         placement = self._children.placement  # a child may become unknown during its call
-        if len(parts) <= 1:
+        if len(parts) <= 1 and not refused:
             child = parts[0][0] if parts else self._children.all()[0]
             return await child.shard.upsert(request, call=child.to(call))
-        outcomes = await asyncio.gather(
-            *(
-                child.shard.upsert(_rows_of(request, indices), call=child.to(call))
-                for child, indices in parts
-            ),
-            return_exceptions=True,
-        )
+
+        async def write(child: Child, indices: Int64Array) -> UpsertResult:
+            return await child.shard.upsert(_rows_of(request, indices), call=child.to(call))
+
+        outcomes = await self._outcomes(entry, call, write, parts)
         written = [
             Written(indices, partial(placement.shards_of_child, child.number), each)
             for (child, indices), each in zip(parts, outcomes, strict=True)
-        ]
+        ] + refused
         if not reached_some(written):
-            await self._all_done(call, outcomes)
+            await self._all_done(call, [part.outcome for part in written])
         return joined(written)
+
+    async def _outcomes(
+        self,
+        entry: CollectionEntry,
+        call: Call,
+        write: Callable[[Child, PartT], Coroutine[Any, Any, T]],
+        parts: Sequence[tuple[Child, PartT]],
+    ) -> list[T | BaseException]:
+        """Return the outcomes of the parts of a write.
+
+        Those that a shard refuses because it was started again are repeated once: they are not
+        written, and the same shards own their rows.
+        """
+        before = self._children.placement
+        outcomes = await asyncio.gather(*(write(*part) for part in parts), return_exceptions=True)
+        refused = [isinstance(outcome, PlacementMismatch) for outcome in outcomes]
+        if not any(refused) or all(refused):
+            return outcomes
+        await self._children.learn(call)
+        await self._examination.examined(call)
+        if not self._children.placement.has_owners_of(before):
+            return outcomes
+        absent = self._examination.absent(entry.incarnation)
+
+        async def write_again(child: Child, part: PartT) -> T:
+            self._children.require_present(child, absent)
+            return await write(child, part)
+
+        again = [part for part, is_refused in zip(parts, refused, strict=True) if is_refused]
+        repeated = iter(
+            await asyncio.gather(*(write_again(*part) for part in again), return_exceptions=True)
+        )
+        return [
+            next(repeated) if is_refused else outcome
+            for outcome, is_refused in zip(outcomes, refused, strict=True)
+        ]
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Delete by ids, or the rows that pass a filter.
@@ -231,17 +301,20 @@ class Router(WithoutMembership):
         Each shard applies a filter in one step, to the rows that pass when it commits. The shards
         do not commit at the same moment.
         """
-        return await self._catalogue.ask(request.collection, call, self._delete, request)
+        result = await self._catalogue.ask(request.collection, call, self._delete, request)
+        self._examination.acknowledged(result.token)
+        return result
 
     async def _delete(
         self, request: DeleteRequest, entry: CollectionEntry, call: Call
     ) -> DeleteResult:
         check_filter(entry.config, request.filter)
-        parts = self._parts_of(request, entry.config)
-        outcomes = await asyncio.gather(
-            *(child.shard.delete(part, call=child.to(call)) for child, part in parts),
-            return_exceptions=True,
-        )
+        parts = self._parts_of(request, entry)
+
+        async def delete(child: Child, part: DeleteRequest) -> DeleteResult:
+            return await child.shard.delete(part, call=child.to(call))
+
+        outcomes = await self._outcomes(entry, call, delete, parts)
         results = await self._all_done(call, outcomes)
         if not results:
             return DeleteResult(deleted=0, token=Token(incarnation=entry.incarnation))
@@ -277,7 +350,7 @@ class Router(WithoutMembership):
         check_filter(entry.config, request.filter)
         pages = await all_answers(
             child.shard.get(part, call=child.to(call))
-            for child, part in self._parts_of(request, entry.config)
+            for child, part in self._parts_of(request, entry)
         )
         rows = joined_rows(pages, entry.config)
         if request.ids is None:
@@ -292,18 +365,26 @@ class Router(WithoutMembership):
         check_filter(entry.config, request.filter)
         counts = await all_answers(
             child.shard.count(part, call=child.to(call))
-            for child, part in self._parts_of(request, entry.config)
+            for child, part in self._parts_of(request, entry)
         )
         return sum(counts)
 
     def _parts_of(
-        self, request: SelectionT, config: CollectionConfig
+        self, request: SelectionT, entry: CollectionEntry
     ) -> list[tuple[Child, SelectionT]]:
-        """Return each child with its part of the ids; without ids, all with the whole request."""
+        """Return each child with its part of the ids; without ids, all with the whole request.
+
+        Raises what is missing of the collection, if it is needed.
+        """
         ids = request.ids
         if ids is None:
+            self._catalogue.require_whole(entry)
             return [(child, request) for child in self._children.all()]
-        check_ids(config, ids)
+        check_ids(entry.config, ids)
+        if absent := self._examination.absent(entry.incarnation):
+            needed = np.unique(self._children.placement.shards_of(ids)).tolist()
+            if missing := {shard: absent[shard] for shard in needed if shard in absent}:
+                raise refusal_of(missing)
         return [
             (child, replace(request, ids=ids[indices]))
             for child, indices in self._children.split(ids)
@@ -320,7 +401,9 @@ class Router(WithoutMembership):
         wanted = request.page_size or PAGE_SIZE_DEFAULT
         cursor = request.cursor
         pages: list[Rows] = []
+        absent = self._examination.absent(entry.incarnation)
         for child in children[first:]:
+            self._children.require_present(child, absent)
             part = replace(request, cursor=cursor, page_size=wanted)
             page = await child.shard.list_rows(part, call=child.to(call))
             pages.append(page)
@@ -348,9 +431,16 @@ class Router(WithoutMembership):
         """Search on every shard, merge the answers, and report their coverage.
 
         Raises ShardUnavailable, with the missing shards, if less than `min_coverage` of the slots
-        answered, and DeadlineExceeded if the deadline passed on every shard.
+        answered; ShardMissing, if waiting does not help; and DeadlineExceeded if the deadline
+        passed on every shard.
         """
-        return await self._catalogue.ask(request.collection, call, self._searches.search, request)
+        return await self._catalogue.ask(
+            request.collection,
+            call,
+            self._searches.search,
+            request,
+            strict=request.min_coverage == 1.0,
+        )
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Ask the owner of the id, then all other shards how many of their rows rank before it.
@@ -366,6 +456,7 @@ class Router(WithoutMembership):
         check_ids(entry.config, request.id, "id")
         check_vectors(entry.config, request.query, "query")
         check_filter(entry.config, request.filter)
+        self._catalogue.require_whole(entry)
         others = self._children.all()
         if request.score is not None:
             found = Explanation(score=request.score, exact_rank=1)

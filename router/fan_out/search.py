@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from vectorshard.router.fan_out.absence import refusal_of
 from vectorshard.router.fan_out.children import Child, Children
+from vectorshard.router.fan_out.examination import Examination
 from vectorshard.router.fan_out.merge import by_shard, merge_results
 from vectorshard.router.fan_out.placement import Placement
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchBatcher
 from vectorshard.shard.engine.validation import check_filter, check_vectors
-from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable, VectorShardError
+from vectorshard.shard.errors import (
+    CollectionDamaged,
+    CorruptData,
+    DeadlineExceeded,
+    RowFileCorrupt,
+    RowStoreCorrupt,
+    ShardMissing,
+    ShardUnavailable,
+    VectorShardError,
+)
 from vectorshard.shard.types import (
     Call,
     CollectionEntry,
@@ -43,11 +54,22 @@ a third of theirs left (see DEADLINE_STEP): enough for the other shards to answe
 missing ones to be named."""
 
 
+_LASTING: Final[Mapping[str, type[VectorShardError]]] = {
+    **{
+        kind.__name__: CollectionDamaged
+        for kind in (CollectionDamaged, CorruptData, RowFileCorrupt, RowStoreCorrupt)
+    },
+    "ShardMissing": ShardMissing,
+}
+"""What the reason of a missing shard begins with, if waiting does not help, and the error."""
+
+
 class SearchFanOut:
     """Searches over all children of a router."""
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: Children, examination: Examination) -> None:
         self._children = children
+        self._examination = examination
         self._joined = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART, names_missing=True)
 
     async def search(
@@ -57,7 +79,7 @@ class SearchFanOut:
         check_vectors(entry.config, request.queries, "queries")
         check_filter(entry.config, request.filter)
         kind = (call.incarnation, call.placement, deadline_class(call, self._children.clock()))
-        run = partial(_fan_out, self._children, entry)
+        run = partial(_fan_out, self._children, self._examination, entry)
         return await self._joined.search(request, call, run, kind)
 
 
@@ -73,15 +95,24 @@ def deadline_class(call: Call, now: float) -> int | None:
 
 async def _fan_out(
     children: Children,
+    examination: Examination,
     entry: CollectionEntry,
     request: SearchRequest,
     call: Call,
     start_next: Callable[[], None],
 ) -> SearchResult:
-    """Ask every known child, and merge the answers; `_Pacing` calls `start_next`."""
+    """Ask every known child whose shards are not absent, and merge the answers.
+
+    `_Pacing` calls `start_next`.
+    """
     known, placement, unknown = children.known(), children.placement, children.missing()
     if unknown is not None and (request.min_coverage == 1.0 or not known):
         raise unknown
+    absent = examination.absent(entry.incarnation)
+    if absent:
+        known = [child for child in known if not children.is_absent(child, absent)]
+        if request.min_coverage == 1.0 or not known:
+            raise refusal_of(absent)
     part = request
     if request.min_coverage < 1.0:
         # It applies to the whole answer, not to the part of each child.
@@ -97,7 +128,9 @@ async def _fan_out(
         return answer
 
     outcomes = await asyncio.gather(*map(ask, known), return_exceptions=True)
-    answers, receipts, answered_slots = _sorted_outcomes(known, placement, outcomes)
+    answers, receipts, answered_slots = _sorted_outcomes(
+        known, placement, outcomes, absent, strict=request.min_coverage == 1.0
+    )
     if unknown is not None or not placement.partial:
         reason = unknown or ShardUnavailable("no downstream shard reaches it")
         receipts = missing_receipts(placement.missing_shards, reason) | receipts
@@ -112,31 +145,51 @@ async def _fan_out(
 
 
 def _sorted_outcomes(
-    known: Sequence[Child], placement: Placement, outcomes: Sequence[SearchResult | BaseException]
+    known: Sequence[Child],
+    placement: Placement,
+    outcomes: Sequence[SearchResult | BaseException],
+    absent: Mapping[int, VectorShardError],
+    *,
+    strict: bool,
 ) -> tuple[list[SearchResult], dict[int, ShardReceipt], float]:
     """Return the answers, the receipts by leaf shard, and how many slots answered.
 
-    Raises DeadlineExceeded if it passed on every child, and any error that is not an absence.
+    Raises DeadlineExceeded if it passed on every child, and any error that is not an absence. The
+    answer of a router below that contains rows of an `absent` leaf shard is left out.
     """
     expired = [outcome for outcome in outcomes if isinstance(outcome, DeadlineExceeded)]
     if expired and len(expired) == len(outcomes):
         raise expired[0]  # no shard is missing: the caller's time is over
     answers: list[SearchResult] = []
     receipts: dict[int, ShardReceipt] = {}
+    for leaf, error in absent.items():
+        receipts |= missing_receipts((leaf,), error)
     answered_slots = 0.0
     for child, outcome in zip(known, outcomes, strict=True):
-        if isinstance(outcome, SearchResult):
+        if isinstance(outcome, SearchResult) and _contains(outcome, absent):
+            reason = ShardUnavailable("its router has yet to learn that another shard is missing")
+            shards = placement.shards_of_child(child.number)
+            receipts = missing_receipts(shards, reason) | receipts
+        elif isinstance(outcome, SearchResult):
             answers.append(outcome)
             for shard in outcome.receipt.shards:
                 # A router below may report shards as missing that other children reach.
                 if placement.child_of_shard(shard.shard) in (child.number, None):
-                    receipts[shard.shard] = shard
+                    receipts.setdefault(shard.shard, shard)
             answered_slots += outcome.receipt.coverage * placement.slots_of_child[child.number]
-        elif isinstance(outcome, ShardUnavailable | DeadlineExceeded):
+        elif isinstance(outcome, ShardUnavailable | DeadlineExceeded) or (
+            isinstance(outcome, CorruptData) and not strict
+        ):
             receipts |= missing_receipts(placement.shards_of_child(child.number), outcome)
         else:
             raise outcome
     return answers, receipts, answered_slots
+
+
+def _contains(answer: SearchResult, absent: Collection[int]) -> bool:
+    return bool(absent) and any(
+        shard.shard in absent and not shard.missing_reason for shard in answer.receipt.shards
+    )
 
 
 class _Pacing:
@@ -166,12 +219,16 @@ class _Pacing:
 
 def missing_receipts(shards: Iterable[int], reason: VectorShardError) -> dict[int, ShardReceipt]:
     """Return receipts of leaf shards that are missing, by number."""
-    why = f"{type(reason).__name__}: {reason}"
+    text = reason if not reason.is_servers_own or reason.error_id else type(reason).__doc__
+    why = f"{type(reason).__name__}: {text}"
     return {shard: ShardReceipt(shard=shard, missing_reason=why) for shard in shards}
 
 
 def require_coverage(receipt: Receipt, min_coverage: float) -> None:
-    """Raise ShardUnavailable, with the missing shards, if the coverage is too small."""
+    """Raise ShardUnavailable, with the missing shards, if the coverage is too small.
+
+    CollectionDamaged or ShardMissing instead, if that is why all of them are missing.
+    """
     if receipt.coverage >= min_coverage - 1e-6 and receipt.shards_answered:
         return
     missing = "; ".join(
@@ -179,7 +236,9 @@ def require_coverage(receipt: Receipt, min_coverage: float) -> None:
         for shard in receipt.shards
         if shard.missing_reason
     )
-    raise ShardUnavailable(
+    kinds = {shard.missing_reason.partition(":")[0] for shard in receipt.shards} - {""}
+    kind = _LASTING[min(kinds)] if kinds and kinds <= _LASTING.keys() else ShardUnavailable
+    raise kind(
         f"coverage {receipt.coverage:.3f} is below min_coverage {min_coverage:.3f}; "
         f"missing: {missing}"
     )

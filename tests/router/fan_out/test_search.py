@@ -19,6 +19,7 @@ from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.search import MERGED_ON_LOOP
 from vectorshard.shard.descriptions import ExplainRequest, Explanation
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     DeadlineExceeded,
     Overloaded,
     RowFileCorrupt,
@@ -212,9 +213,24 @@ async def test_what_a_router_below_does_not_cover_is_not_covered_here(
     assert result.receipt.shards[2].missing_reason == "asleep"
 
 
-@pytest.mark.parametrize(
-    "failure", [RowFileCorrupt("bits"), Overloaded("full"), RuntimeError("bug")]
-)
+@pytest.mark.parametrize("failure", [CollectionDamaged("bits"), RowFileCorrupt("bits")])
+async def test_damage_is_an_absence_for_those_who_accept_it_and_an_error_for_others(
+    children: list[FaultyShard], failure: VectorShardError
+) -> None:
+    router = await remembering(children)
+    children[1].failure = failure
+    with pytest.raises(type(failure), match="bits"):
+        await found(router)
+    result = await found(router, min_coverage=0.5)
+    assert result.receipt.coverage == pytest.approx(2 / 3, abs=1e-3)
+    reason = result.receipt.shards[1].missing_reason
+    assert reason.startswith(type(failure).__name__)
+    assert ("bits" in reason) is not failure.is_servers_own
+    with pytest.raises(CollectionDamaged, match="shard 1: "):
+        await found(router, min_coverage=0.9)
+
+
+@pytest.mark.parametrize("failure", [Overloaded("full"), RuntimeError("bug")])
 async def test_a_failure_that_is_no_absence_is_passed_on_and_never_hidden(
     children: list[FaultyShard], failure: VectorShardError
 ) -> None:

@@ -1,0 +1,430 @@
+"""Cross-examination: whether the shards of a router have what the others know that they had.
+
+In the background, every WITNESS_INTERVAL_S, a router asks all shards for reports, hands each of
+them the reports of the others, and judges them (router.fan_out.verdicts). A shard that does not
+have what it should have is missing: no call is sent to it, and every answer says so. Searches and
+writes only look up what the last round found.
+
+A shard that has just been found, or was started again, is examined before it answers strictly. A
+shard of an earlier release has no session, makes no reports, and is served as it always was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from vectorshard.router.fan_out import verdicts
+from vectorshard.router.fan_out.absence import refusal_of
+from vectorshard.router.fan_out.children import Child, Children
+from vectorshard.router.fan_out.memory import ROUND_S
+from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind, Memory
+from vectorshard.shard.errors import (
+    CollectionDamaged,
+    ShardMissing,
+    ShardUnavailable,
+    Unsupported,
+    VectorShardError,
+)
+from vectorshard.shard.membership import (
+    ExchangeRequest,
+    Member,
+    Problem,
+    ProblemKind,
+    ShardReport,
+)
+from vectorshard.shard.types import Call, Role, Token
+
+WITNESS_INTERVAL_S: Final = 1.0
+"""Time between two rounds. What a shard has written since the last one has no witness yet."""
+
+EXCHANGE_TIMEOUT_S: Final = 2.0
+"""Timeout of a round. A healthy shard makes its report in milliseconds."""
+
+_ROUNDS_AT_ONCE: Final = 3
+"""Rounds without a pause: two examine a shard, and one may meet a create."""
+
+JUDGED_ON_LOOP: Final = 500
+"""Collections of all shards that are judged on the event loop, in a few milliseconds."""
+
+_NONE: Final[Mapping[int, VectorShardError]] = {}
+
+_log = structlog.get_logger(__name__)
+
+
+class Examination:
+    """What a router knows of its leaf shards. It lives on an event loop.
+
+    Parameters
+    ----------
+    children
+        The children of the router. Their changes start examinations.
+    interval_s
+        Time between two rounds.
+    sleep
+        Waits some seconds.
+    """
+
+    def __init__(
+        self,
+        children: Children,
+        *,
+        interval_s: float = WITNESS_INTERVAL_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._children = children
+        self._interval_s = interval_s
+        self._sleep = sleep
+        self.memory = Memory()
+        self.reports: dict[int, ShardReport] = {}
+        """Of the leaf shards that answered in the last round."""
+        self.verdicts: Mapping[str, CollectionVerdict] = {}
+        """Of the last round, by incarnation."""
+        self._before: Mapping[str, CollectionVerdict] = {}
+        self._absent: dict[str, dict[int, VectorShardError]] = {}
+        self._sessions: dict[int, str] = {}
+        self._examined: dict[int, tuple[str, int | None]] = {}
+        self._waiting: frozenset[int] = frozenset()
+        self._failures: dict[int, VectorShardError] = {}
+        self._handed: dict[int, dict[int, tuple[int, int]]] = {}
+        self._from_above: dict[int, ShardReport] = {}
+        self._forget: set[str] = set()
+        self._rested_on: tuple[Any, Any] = (None, None)
+        self._has_news = False
+        self._next: asyncio.Task[None] | None = None
+        self._running = asyncio.Lock()
+        self._background: asyncio.Task[None] | None = None
+        self._closed = False
+        self.when_due: Callable[[Sequence[CollectionVerdict]], Awaitable[None]] | None = None
+        """Finishes what two rounds in a row have found unfinished."""
+        children.when_changed = self._placement_changed
+        self._placement_changed()
+
+    async def close(self) -> None:
+        """End the rounds."""
+        self._closed = True
+        tasks = [task for task in (self._background, self._next) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- what calls look up ---------------------------------------------------------------------
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any leaf shard makes reports."""
+        return bool(self._sessions)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every leaf shard that makes reports has been cross-examined."""
+        return not self._waiting
+
+    def absent(self, incarnation: str) -> Mapping[int, VectorShardError]:
+        """Return the leaf shards that must not be asked about a collection, and why.
+
+        ShardMissing, CollectionDamaged, or ShardUnavailable for one that is not examined yet.
+        """
+        if not self._absent and not self._waiting:
+            return _NONE
+        missing = self._absent.get(incarnation, _NONE)
+        if not self._waiting:
+            return missing
+        return {shard: self._not_examined(shard) for shard in sorted(self._waiting)} | dict(missing)
+
+    def _not_examined(self, shard: int) -> ShardUnavailable:
+        failure = self._failures.get(shard)
+        because = "" if failure is None else f": {failure}"
+        return ShardUnavailable(f"shard {shard} is not yet cross-examined{because}")
+
+    def named(self, name: str) -> list[CollectionVerdict]:
+        """Return the verdicts on all collections of a name, of which one at most is not dropped."""
+        return [verdict for verdict in self.verdicts.values() if verdict.name == name]
+
+    def is_dropped(self, incarnation: str) -> bool:
+        """Whether the drop of a collection has begun."""
+        verdict = self.verdicts.get(incarnation)
+        return verdict is not None and verdict.dropped
+
+    def lost(self, name: str) -> VectorShardError | None:
+        """Return why a collection of this name is missing somewhere; None if it is not."""
+        for verdict in self.named(name):
+            if not verdict.dropped and (absent := self._absent.get(verdict.incarnation)):
+                return refusal_of(absent)
+        return None
+
+    def members(self) -> tuple[Member, ...]:
+        """Return the directories of all leaf shards of the placement; none if one is unknown."""
+        placement = self._children.placement
+        shards = range(placement.shards_total)
+        if self._waiting or any(shard not in self.reports for shard in shards):
+            return ()
+        return tuple(
+            Member(
+                shard=shard, directory=self.reports[shard].directory, life=self.reports[shard].life
+            )
+            for shard in shards
+        )
+
+    def dropped(self, incarnation: str) -> None:
+        """Note that the drop of a collection has begun: nothing of it is missing any more."""
+        self._absent.pop(incarnation, None)
+        if (verdict := self.verdicts.get(incarnation)) is not None:
+            self.verdicts = {**self.verdicts, incarnation: replace(verdict, dropped=True)}
+
+    def acknowledged(self, token: Token) -> None:
+        """Remember the token of a write."""
+        if self._sessions:
+            self.memory.acknowledged(token)
+            self._has_news = True
+
+    def problems(self) -> list[Problem]:
+        """Return what an operator has to look at, by shard, as of the last round."""
+        found = [each for _, report in sorted(self.reports.items()) for each in report.problems]
+        told = {(each.shard, each.collection) for each in found}
+        for incarnation, absent in self._absent.items():
+            verdict = self.verdicts.get(incarnation)
+            for shard, error in absent.items():
+                name = verdict.name if verdict is not None else ""
+                if isinstance(error, ShardMissing) and (shard, name) not in told:
+                    problem = Problem(
+                        shard=shard, kind=ProblemKind.MISSING, text=str(error), collection=name
+                    )
+                    found.append(problem)
+        return sorted(found, key=lambda each: (each.shard, each.collection))
+
+    # ---- rounds ---------------------------------------------------------------------------------
+
+    def _placement_changed(self) -> None:
+        """Take note of the present leaf shards; examine those that are new."""
+        self._sessions = {
+            shard.shard: shard.session for shard in self._children.placement.shards if shard.session
+        }
+        self._note_waiting()
+        idle = self._background is None or self._background.done()
+        if self._sessions and idle and not self._closed:
+            self._background = asyncio.ensure_future(self._examine_for_ever())
+
+    def _note_waiting(self) -> None:
+        self._waiting = frozenset(
+            shard
+            for shard, session in self._sessions.items()
+            if self._examined.get(shard, ("", None))[0] != session
+        )
+
+    async def _examine_for_ever(self) -> None:
+        while self._sessions:
+            try:
+                await self._examine_now()
+            except Exception:  # the task must survive: no other would examine again
+                _log.exception("the examination of the shards failed")
+            await self._sleep(self._interval_s)
+
+    async def _examine_now(self) -> None:
+        """Run a round, and more of them while that examines further shards."""
+        for _ in range(_ROUNDS_AT_ONCE):
+            await self.again()
+            if not self._waiting - self._failures.keys():
+                break
+        due = [
+            verdict
+            for incarnation, verdict in self.verdicts.items()
+            if is_due(verdict) and is_due(self._before.get(incarnation))
+        ]
+        if due and self.when_due is not None:
+            await self.when_due(due)
+
+    async def examined(self, call: Call) -> None:
+        """Wait until all leaf shards that answer are examined, or the call's time is over."""
+        clock = self._children.clock
+        for _ in range(_ROUNDS_AT_ONCE):
+            if not self._waiting:
+                return
+            left_s = None if call.deadline is None else max(0.0, call.deadline - clock())
+            done, _ = await asyncio.wait([asyncio.ensure_future(self.again())], timeout=left_s)
+            if not done or not self._waiting - self._failures.keys():
+                return
+
+    async def again(self) -> None:
+        """Return after a round that has begun after this call; concurrent callers share it."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._run_next())
+        await asyncio.shield(self._next)
+
+    async def _run_next(self) -> None:
+        async with self._running:
+            self._next = None
+            stale = await self._round()
+        if stale:
+            await self._children.learn(Call(deadline=self._children.clock() + EXCHANGE_TIMEOUT_S))
+
+    async def _round(self) -> bool:
+        """Ask all children, and judge what they report; return whether the placement is old."""
+        began = self._children.clock()
+        children = [child for child in self._children.known() if self._leaves(child)]
+        sessions = dict(self._sessions)
+        self.memory.begin()
+        forget = tuple(self._forget)
+        answers = await asyncio.gather(
+            *(self._ask(child, forget) for child in children), return_exceptions=True
+        )
+        reports: dict[int, ShardReport] = {}
+        self._failures = {}
+        reached_all = True
+        for child, answer in zip(children, answers, strict=True):
+            if isinstance(answer, Unsupported):
+                self._examined |= {leaf: (sessions[leaf], None) for leaf in self._leaves(child)}
+            elif isinstance(answer, VectorShardError):
+                self._failures |= dict.fromkeys(self._leaves(child), answer)
+                reached_all = False
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                reports |= self._accepted(child, answer)
+        if reached_all:
+            self.memory.forget(forget)
+            self._forget.difference_update(forget)
+        if self._children.clock() - began > ROUND_S:
+            return False  # too old to accuse anybody
+        return await self._judge(reports, sessions)
+
+    def _leaves(self, child: Child) -> list[int]:
+        shards = child.topology.shards if child.topology is not None else ()
+        return [shard.shard for shard in shards if shard.session]
+
+    async def _ask(self, child: Child, forget: tuple[str, ...]) -> Sequence[ShardReport]:
+        """Exchange reports with a child: a shard gets those that it has not got yet."""
+        known = self._from_above | self.reports
+        own = set(self._children.placement.shards_of_child(child.number))
+        handed = self._handed.setdefault(child.number, {})
+        if child.topology is not None and child.topology.role is not Role.SHARD:
+            handed.clear()  # a router forgets with its process, which nothing here would notice
+        news = {
+            shard: report
+            for shard, report in known.items()
+            if shard not in own and handed.get(shard) != (report.session, report.version)
+        }
+        request = ExchangeRequest(others=tuple(news.values()), forget=forget)
+        deadline = self._children.clock() + EXCHANGE_TIMEOUT_S
+        answer = await child.shard.exchange(request, call=Call(deadline=deadline))
+        handed |= {shard: (report.session, report.version) for shard, report in news.items()}
+        return answer
+
+    def _accepted(self, child: Child, reports: Iterable[ShardReport]) -> dict[int, ShardReport]:
+        """Return the reports of the child's own leaf shards."""
+        placement = self._children.placement
+        return {
+            report.shard: report
+            for report in reports
+            if report.cluster == placement.cluster
+            and placement.child_of_shard(report.shard) == child.number
+        }
+
+    async def _judge(self, reports: dict[int, ShardReport], sessions: Mapping[int, str]) -> bool:
+        found = await self._verdicts_on(reports)
+        unexamined = verdicts.unexamined(reports, self.memory)
+        self.memory.heard(reports.values())
+        stale = False
+        for shard, report in reports.items():
+            session = sessions.get(shard, "")
+            before = self._examined.get(shard)
+            if before is not None and before[0] == session:
+                stale |= before[1] not in (None, report.session)
+            if shard not in unexamined:
+                self._examined[shard] = (session, report.session)
+        for shard in sessions.keys() - reports.keys() - self._failures.keys():
+            self._failures[shard] = ShardUnavailable(f"shard {shard} has made no report")
+        forgettable = [each.incarnation for each in found.values() if each.forgettable]
+        self._forget.update(self.memory.ripe(forgettable, self._children.clock()))
+        self._before, self.verdicts, self.reports = self.verdicts, found, reports
+        self._note_absent(found, sessions)
+        self._note_waiting()
+        return stale and not self._closed
+
+    async def _verdicts_on(
+        self, reports: Mapping[int, ShardReport]
+    ) -> Mapping[str, CollectionVerdict]:
+        """Return the verdicts; those of the last round, if all that they rest on is the same."""
+        versions = [(each.shard, each.session, each.version) for each in reports.values()]
+        rest_on = (self._rested_on[0], versions, self._children.placement.shards_total)
+        unchanged = rest_on == self._rested_on[1] and not self._has_news
+        self._rested_on = (versions, rest_on)
+        self._has_news = False
+        if unchanged:
+            return self.verdicts
+        shards_total = self._children.placement.shards_total
+        if sum(len(each.collections) for each in reports.values()) <= JUDGED_ON_LOOP:
+            return verdicts.examine(reports, shards_total, self.memory)
+        return await asyncio.to_thread(verdicts.examine, reports, shards_total, self.memory)
+
+    def _note_absent(
+        self, found: Mapping[str, CollectionVerdict], sessions: Mapping[int, str]
+    ) -> None:
+        """Note who is missing; one that did not answer this time stays so."""
+        former, self._absent = self._absent, {}
+        for incarnation, verdict in found.items():
+            if verdict.dropped:
+                continue
+            for shard, each in verdict.by_shard.items():
+                if shard not in self.reports:
+                    before = former.get(incarnation, _NONE).get(shard)
+                    if before is not None and self._examined.get(shard, ("",))[0] == sessions.get(
+                        shard
+                    ):
+                        self._absent.setdefault(incarnation, {})[shard] = before
+                elif (error := _error_of(shard, each)) is not None:
+                    self._absent.setdefault(incarnation, {})[shard] = error
+        self._log_changes(former)
+
+    def _log_changes(self, former: Mapping[str, Mapping[int, VectorShardError]]) -> None:
+        for incarnation in former.keys() | self._absent.keys():
+            before, now = former.get(incarnation, _NONE), self._absent.get(incarnation, _NONE)
+            verdict = self.verdicts.get(incarnation)
+            name = verdict.name if verdict is not None else ""
+            for shard in before.keys() | now.keys():
+                if shard not in now:
+                    _log.warning("shard no longer missing", shard=shard, collection=name)
+                elif str(before.get(shard)) != str(now[shard]):
+                    _log.error(
+                        "shard missing", shard=shard, collection=name, reason=str(now[shard])
+                    )
+
+    # ---- routers above --------------------------------------------------------------------------
+
+    async def exchange(self, request: ExchangeRequest) -> list[ShardReport]:
+        """Take in the reports of a router above, and return those of a round that begins now."""
+        own = self._sessions.keys()
+        others = [report for report in request.others if report.shard not in own]
+        self._from_above |= {report.shard: report for report in others}
+        self.memory.heard(others)
+        self._has_news = True
+        self._forget |= set(request.forget)
+        await self.again()
+        return [report for _, report in sorted(self.reports.items())]
+
+
+def is_due(verdict: CollectionVerdict | None) -> bool:
+    """Whether a create or drop is unfinished, and can be finished."""
+    if verdict is None:
+        return False
+    if verdict.dropped:
+        return any(each.kind is Kind.UNFINISHED for each in verdict.by_shard.values())
+    return verdict.completable or verdict.stage_due is not None
+
+
+def _error_of(shard: int, verdict: verdicts.Verdict) -> VectorShardError | None:
+    """Return why a shard that has made its report must not be asked about a collection."""
+    if verdict.kind is Kind.ABSENT:
+        return ShardUnavailable(verdict.reason)
+    if verdict.kind is not Kind.MISSING:
+        return None
+    if verdict.damaged:
+        return CollectionDamaged(verdict.reason)
+    return ShardMissing(
+        f"{verdict.reason}; put its disk back, or see what is lost with "
+        f"`vectorshard accept-loss --shard-id {shard}`"
+    )

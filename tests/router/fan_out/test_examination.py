@@ -1,0 +1,502 @@
+"""A shard that lost its disk is noticed by what the others know, and served as missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from tests.router.fan_out.samples import found, upsert
+from tests.router.fan_out.witnessed_shard import WitnessedShard
+from tests.shard.samples import config_of, some_vectors
+from vectorshard.router.fan_out.router import Router
+from vectorshard.shard.descriptions import ExplainRequest
+from vectorshard.shard.errors import (
+    CollectionNotFound,
+    InvalidParameter,
+    ShardMissing,
+    ShardUnavailable,
+)
+from vectorshard.shard.membership import AcceptLossRequest, ProblemKind, Stage
+from vectorshard.shard.protocol import Shard
+from vectorshard.shard.types import (
+    NO_LIMIT,
+    CountRequest,
+    DeleteRequest,
+    GetRequest,
+    ListRequest,
+    RowErrorCode,
+    TrainRequest,
+    UpdateRequest,
+)
+
+IDS = np.arange(200)
+COUNT = CountRequest(collection="words")
+
+
+class Ticks:
+    """The pauses between a router's rounds: each lasts until the test says so."""
+
+    def __init__(self) -> None:
+        self._may_go_on = asyncio.Event()
+
+    async def sleep(self, _: float) -> None:
+        await self._may_go_on.wait()
+
+
+async def router_over(shards: Sequence[Shard], *, partial: bool = False) -> Router:
+    """Return a router whose background rounds do not come: tests ask for them."""
+    return await Router.connect(shards, sleep=Ticks().sleep, partial=partial)
+
+
+async def rounds(*routers: Router, number: int = 2) -> None:
+    """Let every router examine its shards."""
+    for _ in range(number):
+        for router in routers:
+            await router._examination._examine_now()
+
+
+async def restarted(router: Router) -> None:
+    """Have a router notice that shards were started again."""
+    await router._children.learn(NO_LIMIT)
+
+
+@pytest.fixture
+async def shards() -> list[WitnessedShard]:
+    return [WitnessedShard(shard, 2) for shard in range(2)]
+
+
+async def filled(shards: Sequence[WitnessedShard]) -> Router:
+    """Return a router with a collection that has rows on every shard, and witnesses of them."""
+    router = await router_over(shards)
+    await router.create_collection(config_of())
+    await router.upsert(upsert(IDS))
+    await rounds(router)
+    return router
+
+
+@pytest.fixture
+async def router(shards: list[WitnessedShard]) -> Router:
+    return await filled(shards)
+
+
+def incarnation_of(shard: WitnessedShard) -> str:
+    return shard.entries["words"].incarnation
+
+
+# ---- creates -------------------------------------------------------------------------------------
+
+
+async def test_a_create_is_settled_in_two_rounds_with_all_members(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    for shard in shards:
+        assert [each.stage for each in shard.settled] == [Stage.KNOWN, Stage.COMPLETE]
+        members = shard.records.members[incarnation_of(shard)]
+        assert [each.directory for each in members] == [each.records.directory for each in shards]
+    before = [len(shard.settled) for shard in shards]
+    _, new = await router.create_collection(config_of())
+    assert not new
+    assert [len(shard.settled) for shard in shards] == before
+
+
+@pytest.mark.parametrize("stage", [Stage.KNOWN, Stage.COMPLETE])
+async def test_a_create_that_ended_between_two_rounds_is_finished_by_the_next_router(
+    shards: list[WitnessedShard], stage: Stage
+) -> None:
+    router = await router_over(shards)
+    settle = shards[1].settle
+
+    async def settle_until(request: object, **call: object) -> None:
+        if request.stage is stage:  # type: ignore[attr-defined]
+            raise ShardUnavailable("gone")
+        await settle(request, **call)  # type: ignore[arg-type]
+
+    shards[1].settle = settle_until  # type: ignore[method-assign]
+    with pytest.raises(ShardUnavailable):
+        await router.create_collection(config_of())
+    shards[1].settle = settle  # type: ignore[method-assign]
+    await rounds(await router_over(shards), number=3)
+    assert {each.records.stages[incarnation_of(each)] for each in shards} == {Stage.COMPLETE}
+
+
+async def test_a_create_that_reached_one_shard_is_finished_by_the_next_router(
+    shards: list[WitnessedShard],
+) -> None:
+    router = await router_over(shards)
+    create = shards[1].create_collection
+
+    async def fail(*args: object, **call: object) -> NoReturn:
+        raise ShardUnavailable("gone")
+
+    shards[1].create_collection = fail  # type: ignore[method-assign]
+    with pytest.raises(ShardUnavailable):
+        await router.create_collection(config_of())
+    shards[1].create_collection = create  # type: ignore[method-assign]
+    other = await router_over(shards)
+    await rounds(other, number=3)
+    await other.upsert(upsert(IDS))
+    assert await other.count(COUNT) == len(IDS)
+
+
+async def test_an_old_shard_is_created_on_as_it_always_was(shards: list[WitnessedShard]) -> None:
+    shards[1].old = True
+    router = await router_over(shards)
+    await router.create_collection(config_of())
+    assert not shards[0].settled
+    await router.upsert(upsert(IDS))
+    await rounds(router)
+    assert await router.count(COUNT) == len(IDS)
+
+
+async def test_members_are_written_once_all_shards_are_new(shards: list[WitnessedShard]) -> None:
+    for shard in shards:
+        shard.old = True
+    old_router = await router_over(shards)
+    await old_router.create_collection(config_of())
+    await old_router.upsert(upsert(IDS))
+    for shard in shards:
+        shard.old = False
+    router = await router_over(shards)
+    await rounds(router, number=3)
+    assert all(len(each.records.members[incarnation_of(each)]) == 2 for each in shards)
+    assert await router.count(COUNT) == len(IDS)
+
+
+# ---- what is lost --------------------------------------------------------------------------------
+
+
+def wipe(shard: WitnessedShard) -> None:
+    """Lose the whole directory."""
+    shard.wipe()
+
+
+def lose(shard: WitnessedShard) -> None:
+    """Lose the collection's directory."""
+    shard.lose("words")
+
+
+HARMS = pytest.mark.parametrize("harm", [wipe, lose])
+EACH = pytest.mark.parametrize("lost", [0, 1])
+
+
+async def require_missing(router: Router, lost: int) -> None:
+    """Every call says which shard is missing, and none says that something should be created."""
+    ids = IDS[router._children.placement.shards_of(IDS) == lost]
+    query = some_vectors(1)
+    for call in (
+        found(router),
+        router.count(COUNT),
+        router.get(GetRequest(collection="words", ids=ids[:1])),
+        router.delete(DeleteRequest(collection="words", ids=ids)),
+        router.create_collection(config_of()),
+        router.train(TrainRequest(collection="words")),
+        router.update_collection(UpdateRequest(collection="words", target_recall=0.5)),
+        router.explain(ExplainRequest(collection="words", query=query, id=ids[:1])),
+        router.upsert(upsert(ids)),
+    ):
+        with pytest.raises(ShardMissing, match=f"shard {lost}: .*vectorshard accept-loss"):
+            await call
+
+    async def list_all() -> None:
+        cursor = None
+        while True:
+            request = ListRequest(collection="words", page_size=50, cursor=cursor)
+            cursor = (await router.list_rows(request)).cursor
+
+    with pytest.raises(ShardMissing):
+        await list_all()
+    result = await found(router, min_coverage=0.25)
+    assert result.receipt.coverage == pytest.approx(0.5)
+    assert result.receipt.shards[lost].missing_reason.startswith(f"ShardMissing: shard {lost}: ")
+    with pytest.raises(ShardMissing):
+        await found(router, min_coverage=0.75)
+    description = await router.describe("words")
+    assert description.shards[lost].missing_reason
+    assert not description.shards[1 - lost].missing_reason
+    await rounds(router)
+    [problem] = await router.problems()
+    assert (problem.shard, problem.kind, problem.collection) == (
+        lost,
+        ProblemKind.MISSING,
+        "words",
+    )
+
+
+@HARMS
+@EACH
+async def test_what_is_lost_is_missing_for_a_running_router_and_a_new_one(
+    shards: list[WitnessedShard],
+    router: Router,
+    lost: int,
+    harm: Callable[[WitnessedShard], None],
+) -> None:
+    harm(shards[lost])
+    await require_missing(router, lost)
+    await require_missing(await router_over(shards), lost)
+
+
+@EACH
+async def test_an_older_copy_is_missing(
+    shards: list[WitnessedShard], router: Router, lost: int
+) -> None:
+    copied = shards[lost].copied()
+    await router.upsert(upsert(IDS + 1_000))
+    await rounds(router)
+    shards[lost].put_back(copied)
+    await require_missing(router, lost)
+    await require_missing(await router_over(shards), lost)
+
+
+async def test_a_shard_that_was_only_restarted_is_served(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    for shard in shards:
+        shard.restart()
+        assert await router.count(COUNT) == len(IDS)
+        assert (await router.upsert(upsert(IDS))).errors == ()
+    assert await router.problems() == []
+
+
+async def test_rows_of_others_are_written_and_those_of_a_missing_shard_are_row_errors(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    shards[1].wipe()
+    result = await router.upsert(upsert(IDS))
+    missing = np.flatnonzero(router._children.placement.shards_of(IDS) == 1)
+    assert [error.row for error in result.errors] == missing.tolist()
+    assert {error.code for error in result.errors} == {RowErrorCode.FAILED_PRECONDITION}
+    assert "ShardMissing" in result.errors[0].message
+    assert result.accepted == len(IDS) - len(missing)
+
+
+@EACH
+async def test_a_drop_while_a_shard_is_missing_drops_what_lives(
+    shards: list[WitnessedShard], router: Router, lost: int
+) -> None:
+    copied = shards[lost].copied()
+    shards[lost].wipe()
+    await router.drop_collection("words")
+    assert not shards[1 - lost].entries
+    with pytest.raises(CollectionNotFound):
+        await router.count(COUNT)
+    shards[lost].put_back(copied)  # the lost volume comes back
+    await rounds(router)
+    assert not shards[lost].entries
+    await router.create_collection(config_of())
+    assert await router.count(COUNT) == 0
+
+
+@EACH
+async def test_a_lost_collection_is_dropped_everywhere(
+    shards: list[WitnessedShard], router: Router, lost: int
+) -> None:
+    shards[lost].lose("words")
+    await router.drop_collection("words")
+    await rounds(router)
+    assert await router.problems() == []
+    _, new = await router.create_collection(config_of())
+    assert new
+
+
+async def test_a_drop_that_reached_one_shard_is_finished(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    shards[1].drop_failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable):
+        await router.drop_collection("words")
+    with pytest.raises(CollectionNotFound):
+        await router.count(COUNT)
+    shards[1].drop_failure = None
+    await rounds(await router_over(shards))
+    assert not shards[1].entries
+
+
+async def test_a_shard_that_does_not_answer_is_no_loss(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    shards[1].failure = ShardUnavailable("gone")
+    await rounds(router)
+    with pytest.raises(ShardUnavailable) as raised:
+        await found(router)
+    assert not isinstance(raised.value, ShardMissing)
+    shards[1].failure = None
+    assert await router.count(COUNT) == len(IDS)
+
+
+async def test_a_missing_shard_that_does_not_answer_stays_missing(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    shards[1].wipe()
+    await require_missing(router, 1)
+    shards[1].failure = ShardUnavailable("gone")
+    await rounds(router)
+    with pytest.raises(ShardMissing):
+        await found(router)
+
+
+# ---- no answer before the examination ------------------------------------------------------------
+
+
+async def test_a_strict_call_waits_for_the_examination_and_a_lenient_one_does_not(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    may_report = asyncio.Event()
+    exchange = shards[1].exchange
+
+    async def slow(*args: object, **call: object) -> object:
+        await may_report.wait()
+        return await exchange(*args, **call)  # type: ignore[arg-type]
+
+    shards[1].exchange = slow  # type: ignore[method-assign, assignment]
+    shards[1].wipe()
+    await router._children.learn(NO_LIMIT)
+    strict = asyncio.ensure_future(router.count(COUNT))
+    result = await found(router, min_coverage=0.25)
+    assert "not yet cross-examined" in result.receipt.shards[1].missing_reason
+    assert not strict.done()
+    may_report.set()
+    with pytest.raises(ShardMissing):
+        await strict
+
+
+# ---- two routers, and routers over routers -------------------------------------------------------
+
+
+async def test_reports_are_handed_to_the_others_once(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    statements = [shard.records.remembered.statements for shard in shards]
+    assert [[each.shard for each in kept] for kept in statements] == [[1], [0]]
+    assert all(each.sequence for kept in statements for each in kept)
+
+
+async def test_two_routers_under_writes_accuse_nobody(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    other = await router_over(shards)
+    for step in range(20):
+        writes = [each.upsert(upsert(IDS + 1_000 * step)) for each in (router, other)]
+        await asyncio.gather(*writes, rounds(router, number=1), rounds(other, number=1))
+        assert await router.problems() == await other.problems() == []
+
+
+async def tree_over(shards: Sequence[WitnessedShard]) -> tuple[Router, list[Router]]:
+    """Return a router over a router for each shard, and those."""
+    below = [await router_over([shard], partial=True) for shard in shards]
+    return await router_over(below), below
+
+
+@HARMS
+@EACH
+async def test_a_loss_is_noticed_through_two_routers(
+    shards: list[WitnessedShard], lost: int, harm: Callable[[WitnessedShard], None]
+) -> None:
+    upper, _ = await tree_over(shards)
+    await upper.create_collection(config_of())
+    await upper.upsert(upsert(IDS))
+    await rounds(upper)
+    assert {each.records.stages[incarnation_of(each)] for each in shards} == {Stage.COMPLETE}
+    assert all(len(each.records.members[incarnation_of(each)]) == 2 for each in shards)
+    harm(shards[lost])
+    await require_missing(upper, lost)
+    upper, _ = await tree_over(shards)
+    await require_missing(upper, lost)
+
+
+@EACH
+async def test_an_older_copy_is_noticed_by_the_router_above(
+    shards: list[WitnessedShard], lost: int
+) -> None:
+    upper, _ = await tree_over(shards)
+    await upper.create_collection(config_of())
+    await upper.upsert(upsert(IDS))
+    copied = shards[lost].copied()
+    await upper.upsert(upsert(IDS + 1_000))
+    await rounds(upper)
+    shards[lost].put_back(copied)
+    upper, below = await tree_over(shards)
+    await require_missing(upper, lost)
+    with pytest.raises(ShardMissing):  # the router above has told it
+        await found(below[lost], min_coverage=0.0)
+
+
+async def test_an_answer_with_rows_of_a_missing_shard_is_left_out() -> None:
+    shards = [WitnessedShard(shard, 3) for shard in range(3)]
+    below = await router_over(shards[1:], partial=True)
+    upper = await router_over([shards[0], below])
+    await upper.create_collection(config_of())
+    incarnation = incarnation_of(shards[1])
+    upper._examination._absent = {incarnation: {1: ShardMissing("shard 1: lost")}}
+    result = await found(upper, min_coverage=0.25)
+    assert result.receipt.coverage == pytest.approx(1 / 3, abs=1e-3)
+    reasons = [each.missing_reason for each in result.receipt.shards]
+    assert reasons[:2] == ["", "ShardMissing: shard 1: lost"]
+    assert "has yet to learn" in reasons[2]
+    below._examination._absent = dict(upper._examination._absent)
+    result = await found(upper, min_coverage=0.25)
+    assert result.receipt.coverage == pytest.approx(2 / 3, abs=1e-3)
+
+
+# ---- accepting a loss ----------------------------------------------------------------------------
+
+
+@HARMS
+@EACH
+async def test_a_loss_is_shown_and_then_accepted(
+    shards: list[WitnessedShard],
+    router: Router,
+    lost: int,
+    harm: Callable[[WitnessedShard], None],
+) -> None:
+    accepted = {shard.shard: shard.state.held["words"].ledger.accepted for shard in shards}
+    copied = shards[lost].copied()
+    harm(shards[lost])
+    await restarted(router)
+    shown = await router.accept_loss(AcceptLossRequest(shard=lost))
+    [loss] = shown.losses
+    assert (loss.collection, loss.accepted, loss.witnessed_accepted) == (
+        "words",
+        0,
+        accepted[lost],
+    )
+    assert not shards[lost].asked("accept_loss")
+    with pytest.raises(ShardMissing):
+        await router.count(COUNT)
+    done = await router.accept_loss(AcceptLossRequest(shard=lost, accept=True))
+    assert done.life == 2
+    assert await router.problems() == []
+    assert await router.count(COUNT) == accepted[1 - lost]
+    await router.upsert(upsert(IDS))
+    assert await (await router_over(shards)).count(COUNT) == len(IDS)
+    shards[lost].put_back(copied)  # the lost volume comes back
+    await require_missing(router, lost)
+
+
+async def test_a_loss_without_a_witness_is_unknown(shards: list[WitnessedShard]) -> None:
+    router = await router_over(shards)
+    await router.create_collection(config_of())
+    shards[1].wipe()
+    for shard in shards:
+        shard.records.remembered = type(shard.records.remembered)()
+    other = await router_over(shards)
+    [loss] = (await other.accept_loss(AcceptLossRequest(shard=1))).losses
+    assert loss.witnessed_accepted is None
+
+
+async def test_nothing_is_accepted_where_nothing_is_missing(router: Router) -> None:
+    with pytest.raises(InvalidParameter, match="nothing is missing on shard 0"):
+        await router.accept_loss(AcceptLossRequest(shard=0, accept=True))
+    with pytest.raises(InvalidParameter, match=r"2 is not in 0\.\.1"):
+        await router.accept_loss(AcceptLossRequest(shard=2, accept=True))
+
+
+async def test_no_loss_is_accepted_of_a_shard_that_does_not_answer(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    shards[1].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable, match="shard 1 does not answer"):
+        await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
