@@ -56,6 +56,14 @@ ConnectionAge = Annotated[
         " running calls finish.",
     ),
 ]
+Hold = Annotated[
+    bool,
+    typer.Option(
+        "--hold",
+        help="If the data directory is damaged, foreign, too new or unusable: stay up, not ready,"
+        " and fail every call with the reason, instead of ending.",
+    ),
+]
 ReserveMb = Annotated[
     int | None,
     typer.Option(
@@ -79,6 +87,7 @@ def serve(
     lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     reserve_mb: ReserveMb = None,
+    hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve a router and its shards in one process, until SIGTERM."""
@@ -94,6 +103,7 @@ def serve(
         health=health,
         lame_duck_s=lame_duck,
         connection_age_s=connection_age,
+        hold=hold,
     )
     uvloop.run(embedded.serve(shards=shards, data=data, server=server, reserve_mb=reserve_mb))
 
@@ -118,6 +128,7 @@ def shard(
     lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     reserve_mb: ReserveMb = None,
+    hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
     """Serve one shard of a fleet, until SIGTERM."""
@@ -135,6 +146,7 @@ def shard(
         health=health,
         lame_duck_s=lame_duck,
         connection_age_s=connection_age,
+        hold=hold,
     )
     uvloop.run(
         fleet.serve_shard(

@@ -59,6 +59,7 @@ class ServerConfig:
     health: str | None = None  # a separate port, in addition to the health service on `listen`
     lame_duck_s: float = 1.0  # longest wait for clients to leave a stopping server
     connection_age_s: float = CONNECTION_AGE_S
+    hold: bool = False  # stay up when only an operator can mend why the start is refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

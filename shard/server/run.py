@@ -23,11 +23,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from vectorshard.shard.config import CONNECTION_AGE_S, LISTENING, Limits, ServerConfig
-from vectorshard.shard.errors import CannotListen
+from vectorshard.shard.errors import CannotListen, VectorShardError
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.runtime.allocator import keep_few_arenas
 from vectorshard.shard.runtime.numpy_threads import use_one_thread
 from vectorshard.shard.server.health import HEALTH_SERVICE, HealthPort, Heartbeat, LoopHealth
+from vectorshard.shard.server.held import hold, needs_an_operator
 from vectorshard.shard.server.listening import bind, join_address, split_address
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics, serve_metrics
@@ -93,7 +94,8 @@ async def run_server(
     CannotListen
         If it cannot listen on an address.
 
-    And what `open_shard` raises.
+    And what `open_shard` raises; with `config.hold`, what only an operator can mend is raised when
+    the server is stopped, and until then every call fails with it.
     """
     keep_few_arenas()
     use_one_thread()
@@ -112,7 +114,12 @@ async def run_server(
         if config.health is not None:
             health_port = HealthPort(config.health, SERVICE_NAME, heartbeat)
             closing.callback(health_port.stop)
-        shard = await open_shard()
+        try:
+            shard = await open_shard()
+        except VectorShardError as refusal:
+            if config.hold and needs_an_operator(refusal):
+                await hold(server, refusal, heartbeat, health_port, _signalled().wait)
+            raise
         try:
             role = (await shard.topology()).role
             # The shards of a router export their rows themselves.
@@ -150,10 +157,7 @@ async def _serve(
     address: str,
     lame_duck_s: float,
 ) -> None:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stopping.set)
+    stopping = _signalled()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     server.add_generic_rpc_handlers((service.handler(),))
@@ -181,6 +185,14 @@ async def _serve(
     drained.cancel()
     await server.stop(LINGER_S)
     _log.info("stopped")
+
+
+def _signalled() -> asyncio.Event:
+    """Return what SIGTERM and SIGINT set from now on."""
+    stopping = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    return stopping
 
 
 async def callers_left(service: VectorService, at_most_s: float) -> None:

@@ -6,7 +6,9 @@ look for it where it belongs. So who contradicts the placement is refused, and n
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.bare_wire import int64s, matrix
 from tests.system.acknowledged import DIM, Acknowledged, vectors_of
 from tests.system.conftest import (
+    START_S,
     Fleet,
     Server,
     ServerProcess,
@@ -202,6 +205,32 @@ def test_a_directory_too_high_or_too_low_is_refused_instead_of_starting_empty(
 def test_an_address_without_a_port_is_refused(start_server: Starter) -> None:
     router = start_server.router(["127.0.0.1"], start=False)
     check_does_not_start(router, "'127.0.0.1' is not HOST:PORT", 1)
+
+
+def test_a_shard_that_is_held_stays_up_says_why_and_ends_with_its_code(
+    start_server: Starter, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    start_server.shard(0, 2, data=data).stop()
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        health = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = "127.0.0.1:0"
+    held = start_server.shard(
+        1, 2, data=data, listen=listen, options=("--hold", "--health", health), start=False
+    )
+    held.launch()
+    with grpc.insecure_channel(health) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        alive = check(health_pb2.HealthCheckRequest(), timeout=START_S, wait_for_ready=True)
+        service = health_pb2.HealthCheckRequest(service="vectorshard.v1.VectorService")
+        assert alive.status == health_pb2.HealthCheckResponse.SERVING
+        ready = check(service, timeout=START_S)
+        assert ready.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    held.terminate()
+    assert held.ended() == 13
+    told = [line for line in held.log_text().splitlines() if "start refused" in line]
+    assert len(told) == 1
+    assert "has shard 0, not 1" in told[0]
 
 
 # ---- routers -------------------------------------------------------------------------------------
