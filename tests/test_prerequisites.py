@@ -36,7 +36,7 @@ class Machine:
         bin_ = self.bin
         install = "; ".join(
             f"printf '#!/bin/sh\\nexit 0\\n' >{bin_ / name}; /bin/chmod 755 {bin_ / name}"
-            for name in ("python3", "make", "gcc", "kubectl", "ip", "iptables", "dnsmasq")
+            for name in ("python3", "make", "gcc", "kubectl", "ip", "iptables", "dnsmasq", "strace")
         )
         self.has(
             "apt-get", f'echo "apt-get $*" >>{self.log}\n[ "$1" = update ] || {{ {install}; }}'
