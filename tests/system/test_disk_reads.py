@@ -21,10 +21,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.bare_wire import int64s
 from tests.system.acknowledged import DIM, vectors_of
-from tests.system.conftest import Server, ServerProcess, Starter, refused
+from tests.system.conftest import Server, ServerProcess, Starter, log_entries, refused, wait_until
 from vectorshard.cli.embedded import open_embedded
 from vectorshard.client.client import Client
 from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.errors import CorruptData, ShardUnavailable
 from vectorshard.shard.types import CollectionConfig, IdType, IndexConfig, Metric, UpsertRequest
 from vectorshard.shard.wire.metadata import metadata_from_mapping
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -142,3 +143,51 @@ def test_a_disk_that_fails_reads_is_not_called_damaged(
         [problem] = client.server_info().problems
         assert "nothing is known to be lost" in problem.text
     server.stop()
+
+
+def test_one_damaged_collection_of_three_leaves_the_others_and_its_other_shard(
+    start_server: Starter, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    write_rows(data, 2)
+    (row_file,) = (data / "shard-1" / "collections" / HARMED).glob("rows-*")
+    good = tmp_path / "good"
+    shutil.copy(row_file, good)
+    contents = bytearray(row_file.read_bytes())
+    contents[5] ^= 1
+    row_file.write_bytes(contents)
+    fleet = start_server.fleet(2, data=data)
+    harmed = fleet.shards[1]
+    queries = vectors_of(IDS[:20], 1)
+    assert is_serving(harmed)
+    assert is_serving(fleet)
+    logged = [entry for entry in log_entries(harmed) if entry["event"] == "collection set aside"]
+    assert [(entry["collection"], entry["state"]) for entry in logged] == [(HARMED, "damaged")]
+    with fleet.client() as client:
+        for name in NAMES:
+            if name != HARMED:
+                assert client.search(name, queries, 1).receipt.coverage == 1.0
+        with pytest.raises((CorruptData, ShardUnavailable), match="set aside"):
+            client.search(HARMED, queries, 1)
+        hits = client.search(HARMED, queries, 1, min_coverage=0.4)
+        assert hits.receipt.coverage == 0.5
+        [missing] = [part for part in hits.receipt.shards if part.missing_reason]
+        assert missing.shard == 1
+        assert "set aside" in missing.missing_reason
+        first, second = client.describe(HARMED).shards
+        assert not first.missing_reason
+        assert "checksum" in second.missing_reason
+    with harmed.client() as client:
+        [problem] = client.server_info().problems
+        assert (problem.shard, problem.collection) == (1, HARMED)
+    harmed.stop()
+    shutil.copy(good, row_file)
+    harmed.start_again()
+    with fleet.client() as client:
+        wait_until(
+            lambda: client.search(HARMED, queries, 1, min_coverage=0.4).receipt.coverage == 1.0,
+            BACK_S,
+        )
+        assert client.search(HARMED, queries, 1).ids.tolist() == [*IDS[:20]]
+        assert client.count(HARMED) == len(IDS)
+    fleet.stop()
