@@ -43,10 +43,14 @@ FULL = 2
 LOG_HEADER_BYTES = 32
 """The header of a SQLite log (sqlite.org/fileformat2.html#walformat)."""
 
+LOG_MARK = "log-end"
+
 Kind: TypeAlias = Literal[
     "make_directory",
     "open",
     "write",
+    "write_mark",  # of a log mark
+    "sync_mark",
     "extend",
     "sync",
     "sync_directory",
@@ -129,7 +133,7 @@ class FailingDisk(Disk):
         return super().open(path)
 
     def write(self, file: DiskFile, offset: int, contents: Bytes) -> None:
-        if error := self._failure("write"):
+        if error := self._failure("write_mark" if file.path.name == LOG_MARK else "write"):
             whole = memoryview(contents).cast("B")
             super().write(file, offset, whole[: len(whole) // 2])
             raise error
@@ -140,7 +144,7 @@ class FailingDisk(Disk):
         super().extend(file, size)
 
     def sync(self, file: DiskFile) -> None:
-        self._enter("sync")
+        self._enter("sync_mark" if file.path.name == LOG_MARK else "sync")
         super().sync(file)
 
     def sync_directory(self, path: Path) -> None:

@@ -18,7 +18,8 @@ from tests.crash_disk import CrashState, FailingDisk, RecordingDisk, changed_sec
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.rows.id_column import decode_ids
 from vectorshard.shard.storage import row_database, row_file
-from vectorshard.shard.storage.checksum import checksum, row_checksums
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.content_hash import content_hashes, sum_of
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.row_file import RowFile
@@ -63,14 +64,20 @@ def metadata_of(row: int) -> bytes:
 def commit_of(first_row: int, rows: int, deleted: tuple[int, ...]) -> Commit:
     numbers = np.arange(first_row, first_row + rows)
     metadata = [metadata_of(row) for row in numbers.tolist()]
+    vectors = vectors_of(first_row, rows)
     return Commit(
         first_row=first_row,
         ids=numbers * 10,
-        checksums=row_checksums(numbers, numbers * 10, metadata, vectors_of(first_row, rows)),
+        content_hashes=content_hashes(numbers * 10, metadata, vectors),
+        range_crc32c=checksum(vectors.view(np.uint8)),
         squared_norms=np.ones(rows, dtype=np.float32),
         metadata=dict(zip(numbers.tolist(), metadata, strict=True)),
         replaced=np.zeros(0, dtype=np.int64),
         deleted=np.array(deleted, dtype=np.int64),
+        dead_sum=sum(
+            sum_of(content_hashes(np.array([row * 10]), [metadata_of(row)], vectors_of(row, 1)))
+            for row in deleted
+        ),
     )
 
 
@@ -104,6 +111,7 @@ def write_history(disk: RecordingDisk, write: Write = write) -> None:
     for life in range(2):
         path = directory.collection_directory("words")
         store = RowStore.open(disk, path)
+        store.start_writing(session=life + 1)
         rows = RowFile.open(disk, path / "rows-0.f32", DIM)
         for step in range(12):
             new = random.choice([0, 1, 7, 40])
@@ -185,19 +193,19 @@ def check(state: CrashState, directory: Path) -> None:
 
 def check_collection(path: Path, marks: list[object]) -> None:
     store = RowStore.open(HurriedDisk(), path)
-    rows = RowFile.open(HurriedDisk(), path / store.row_file, DIM)
+    rows = RowFile.open_existing(HurriedDisk(), path / store.row_file, DIM)
     try:
         stored = store.load()
+        store.start_writing()
         rows.require(stored.rows)
         numbers = np.arange(stored.rows)
         ids = [decode_ids(IdType.INT64, blob, count) for blob, count in stored.ids]
-        found = row_checksums(
-            numbers,
+        found = content_hashes(
             np.concatenate([np.zeros(0, np.int64), *ids]),
             store.metadata(numbers),
             rows.view(stored.rows),
         )
-        np.testing.assert_array_equal(found, store.checksums(numbers))
+        np.testing.assert_array_equal(found, stored.content_hashes)
         np.testing.assert_array_equal(rows.view(stored.rows), vectors_of(0, stored.rows))
         assert store.metadata(numbers) == [metadata_of(row) for row in numbers.tolist()]
         for mark in marks:

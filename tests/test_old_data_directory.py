@@ -127,6 +127,7 @@ def plain(ids: IdArray) -> list[int | str]:
 def told(shard: ShardDescription) -> dict[str, Any]:
     """Return of a description what the archive has of it."""
     ledger = asdict(shard.ledger)
+    assert ledger.pop("lost") == 0
     return {
         "state": shard.state.value,
         "generation": shard.generation,

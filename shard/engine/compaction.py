@@ -186,15 +186,15 @@ class RowCopy:
     def _copy_kept(self, rows: Int64Array) -> None:
         positions = self.source.positions.of(rows)
         ids = self.source.ids.take_encoded(positions)
-        self.columns.append_kept(self.source, rows, ids)
-        row_store = self._state.row_store
+        range_crc32c = self.columns.append_kept(self.source, rows, ids)
         kept = KeptRows(
             rows=rows,
             ids=ids,
-            checksums=row_store.checksums(rows),
+            content_hashes=self._snapshot.content_hashes[positions],
             squared_norms=self._snapshot.squared_norms[positions],
+            range_crc32c=range_crc32c,
         )
-        row_store.keep(self._rebuilt.generation, kept)
+        self._state.row_store.keep(self._rebuilt.generation, kept)
         self._kept += len(rows)
 
     def _copy_newer(self, newest: Snapshot) -> None:

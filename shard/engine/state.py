@@ -37,13 +37,16 @@ from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checkpoint import Checkpoint
-from vectorshard.shard.storage.checksum import row_checksums
+from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.filter_file import columns_after_start
+from vectorshard.shard.storage.filter_file import columns_after_start, remove_stray_columns
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.row_store_format import Commit
+from vectorshard.shard.storage.row_store_load import live_sum
+from vectorshard.shard.storage.row_store_upgrade import Upgrade, fill_content_hashes
 from vectorshard.shard.types import CollectionEntry, Float32Array, IdArray, Int64Array
 
 ROWS_VERIFIED_AT_START: Final = 10_000
@@ -81,44 +84,54 @@ class CollectionState:
         self.require_room: Callable[[], None] = lambda: None
         """Called before rows are written; raises Overloaded if the disk is nearly full."""
         with ExitStack() as opened:
+            # Until all of it is verified, nothing is changed: what is damaged is evidence.
             self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
             self.entry = self.row_store.entry
             self.live = LiveRecall(self.entry.config, engine.training, engine.few_rows_work)
             self.large_k = LargeK()
             self.noticed = Noticed(shard, self.entry.config.name)
-            remove_stray_index_files(disk, directory, self.row_store)
-            for path in directory.glob("rows-*"):
-                if path.name != self.row_store.row_file:  # the previous one, or left by a crash
-                    disk.remove(path)
             path = directory / self.row_store.row_file
-            row_file = RowFile.open(disk, path, self.entry.config.dim)
-            self._recover(opened.enter_context(closing(row_file)))
+            row_file = RowFile.open_existing(disk, path, self.entry.config.dim)
+            upgrade = self._recover(opened.enter_context(closing(row_file)))
+            self.row_store.start_writing(session, upgrade)
+            self._remove_strays()
             opened.pop_all()  # from here on `Collection.close` closes them
 
     # ---- recovery -------------------------------------------------------------------------------
 
-    def _recover(self, row_file: RowFile) -> None:
+    def _recover(self, row_file: RowFile) -> Upgrade | None:
+        """Load and verify what is stored; return what brings an earlier format up to date."""
         stored = self.row_store.load()
         self.columns = columns = RowColumns(self.entry.config.id_type, stored.positions, row_file)
         self.filter_columns, columns_rows = columns_after_start(
-            self.disk, self.directory, self.row_store, stored.rows
+            self.directory, self.row_store, stored.rows
         )
         dead = np.concatenate([stored.replaced, stored.deleted])
         tombstones = stored.positions.tombstones().with_dead(dead)
         rows = tombstones.live_rows(0, stored.rows)
         row_file.require(len(stored.squared_norms))
-        columns.load(stored.ids, stored.squared_norms, rows)
+        columns.load(stored.ids, stored.squared_norms, stored.content_hashes, rows)
+        upgrade = None
+        if stored.checksums is not None:
+            fill_content_hashes(columns, stored.checksums, self.row_store.metadata)
+            upgrade = Upgrade(
+                content_hashes=columns.content_hashes,
+                vectors=columns.vectors,
+                sum=live_sum(stored, dead),
+            )
         last = self.row_store.last_compaction
         snapshot = Snapshot(
             sequence=stored.sequence,
             vectors=columns.vectors,
             squared_norms=columns.squared_norms,
             ids=columns.ids,
+            content_hashes=columns.content_hashes,
             positions=columns.positions,
             tombstones=tombstones,
             columns=self.filter_columns,
             replaced=last.replaced + len(stored.replaced),
             deleted=last.deleted + len(stored.deleted),
+            lost=self.row_store.lost,
         )
         self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
         self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
@@ -134,13 +147,22 @@ class CollectionState:
             self.filter_columns,
             columns_rows,
         )
+        return upgrade
+
+    def _remove_strays(self) -> None:
+        """Remove files that are not in use: of an earlier generation, or left by a crash."""
+        remove_stray_index_files(self.disk, self.directory, self.row_store)
+        remove_stray_columns(self.disk, self.directory, self.checkpoint.columns_rows)
+        for path in self.directory.glob("rows-*"):
+            if path.name != self.row_store.row_file:
+                self.disk.remove(path)
 
     def verify(self, snapshot: Snapshot, rows: Int64Array) -> None:
-        """Raise RowFileCorrupt if a row does not match its checksum."""
-        found = row_checksums(
-            rows, snapshot.ids_of(rows), self.row_store.metadata(rows), snapshot.vectors_of(rows)
+        """Raise RowFileCorrupt if a row does not match its content hash."""
+        found = content_hashes(
+            snapshot.ids_of(rows), self.row_store.metadata(rows), snapshot.vectors_of(rows)
         )
-        wrong = np.flatnonzero(found != self.row_store.checksums(rows))
+        wrong = np.flatnonzero((found != snapshot.content_hashes_of(rows)).any(axis=1))
         if len(wrong):
             raise RowFileCorrupt(
                 f"collection {self.entry.config.name!r}: row {int(rows[wrong[0]])} "
@@ -157,18 +179,21 @@ class CollectionState:
         rows = self.columns.newest_rows(ids)
         return np.where(rows < self.snapshot.rows, rows, -1)
 
-    def publish_commit(self, plan: CommitPlan, sequence: int, squared_norms: Float32Array) -> None:
+    def publish_commit(self, plan: CommitPlan, sequence: int, commit: Commit) -> None:
         """Make a commit visible: its rows, and the tombstones of the rows that it replaces."""
         self.filter_columns.append(plan.field_values, plan.first_row + plan.rows)
         with self.publish_lock:
             tombstones = plan.tombstones
-            vectors, all_squared_norms = self.columns.append(plan.ids, squared_norms)
+            vectors, squared_norms, hashes = self.columns.append(
+                plan.ids, commit.squared_norms, commit.content_hashes
+            )
             old = self.snapshot
             self.snapshot = replace(
                 old,
                 sequence=sequence,
                 vectors=vectors,
-                squared_norms=all_squared_norms,
+                squared_norms=squared_norms,
+                content_hashes=hashes,
                 tombstones=tombstones,
                 replaced=old.replaced + len(plan.replaced),
                 deleted=old.deleted + len(plan.deleted),
@@ -248,6 +273,7 @@ class CollectionState:
                 vectors=columns.vectors,
                 squared_norms=columns.squared_norms,
                 ids=columns.ids,
+                content_hashes=columns.content_hashes,
                 positions=columns.positions,
             )
             self.columns = columns

@@ -29,7 +29,8 @@ from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import admit_vectors, check_filter, check_ids
 from vectorshard.shard.errors import WritesStopped
 from vectorshard.shard.rows.declared_fields import declared_fields
-from vectorshard.shard.storage.checksum import row_checksums
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.content_hash import content_hashes, sum_of
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.types import CollectionEntry, DeleteRequest, UpsertRequest
@@ -85,6 +86,8 @@ class Writes:
             )
         except (*DISK_ERRORS, MemoryError) as error:
             raise self._write_failure(error) from error
+        except WritesStopped as error:
+            raise state.stop_writes(str(error)) from error
         state.publish_configuration(entry)
         return entry
 
@@ -139,8 +142,10 @@ class Writes:
             sequence = state.row_store.commit(commit)  # this decides
         except (*DISK_ERRORS, MemoryError) as error:
             raise self._write_failure(error) from error
+        except WritesStopped as error:  # the commit may be there
+            raise state.stop_writes(str(error)) from error
         try:
-            state.publish_commit(plan, sequence, commit.squared_norms)
+            state.publish_commit(plan, sequence, commit)
             if self._upkeep_due():
                 state.on_change()
         except BaseException as error:
@@ -154,18 +159,26 @@ class Writes:
         squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
         if plan.rows:
             self._state.columns.write(plan.first_row, vectors)
-        rows = np.arange(plan.first_row, plan.first_row + plan.rows)
         metadata = [b""] * plan.rows
         for row, struct in plan.metadata.items():
             metadata[row - plan.first_row] = struct
+        replaced, deleted = plan.replaced, plan.deleted
+        dead_sum = 0
+        if len(replaced) or len(deleted):
+            # Stored hashes, never computed again: else the death of a damaged row would leave the
+            # sum wrong.
+            dead = np.concatenate([replaced, deleted])
+            dead_sum = sum_of(self._state.snapshot.content_hashes_of(dead))
         return Commit(
             first_row=plan.first_row,
             ids=ids,
-            checksums=row_checksums(rows, ids, metadata, vectors),
+            content_hashes=content_hashes(ids, metadata, vectors),
             squared_norms=squared_norms,
+            range_crc32c=checksum(vectors.view(np.uint8)),
             metadata=plan.metadata,
-            replaced=plan.replaced,
-            deleted=plan.deleted,
+            replaced=replaced,
+            deleted=deleted,
+            dead_sum=dead_sum,
         )
 
     def _write_failure(self, error: Exception) -> Exception:

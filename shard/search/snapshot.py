@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.index.calibration import Calibration, SearchParameters
 from vectorshard.shard.index.drift import UNKNOWN
@@ -17,7 +19,15 @@ from vectorshard.shard.rows.filter_columns import FilterColumns, row_numbers
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.rows.tombstones import Tombstones
-from vectorshard.shard.types import Effort, Float32Array, IdArray, IndexKind, Int64Array, Ledger
+from vectorshard.shard.types import (
+    Effort,
+    Float32Array,
+    IdArray,
+    IndexKind,
+    Int64Array,
+    Ledger,
+    UInt64Array,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +72,8 @@ class TrainedIndex:
 class Snapshot:
     """The committed rows, their tombstones, and the index with the rows that it holds.
 
-    `vectors`, `squared_norms` and `ids` are indexed by position, in one generation of the row file.
+    `vectors`, `squared_norms`, `ids` and `content_hashes` are indexed by position, in one
+    generation of the row file.
     Everything else, and every method, uses row numbers.
     """
 
@@ -70,12 +81,14 @@ class Snapshot:
     vectors: Float32Array  # (positions, dim): a read-only view of the row file
     squared_norms: Float32Array  # (positions,)
     ids: IdColumn  # at least (positions,): later commits append to it
-    positions: RowMap = field(default_factory=RowMap)  # maps rows to positions in these three
+    content_hashes: UInt64Array = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
+    positions: RowMap = field(default_factory=RowMap)  # maps rows to positions in these four
     tombstones: Tombstones = field(default_factory=Tombstones)
     columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
     """The declared fields, possibly of rows newer than this snapshot too."""
     replaced: int = 0
     deleted: int = 0
+    lost: int = 0  # rows whose loss an operator has accepted
     index: TrainedIndex | None = None
     absorbed_until: int = 0  # the index holds the rows below this that were live when absorbed
     rows_skipped: int = 0  # rows below `absorbed_until` that the index does not hold
@@ -104,6 +117,11 @@ class Snapshot:
     def ids_of(self, rows: Int64Array) -> IdArray:
         """Return the ids of live rows, (rows,)."""
         return self.ids.take(self.positions.of(rows))
+
+    def content_hashes_of(self, rows: Int64Array) -> UInt64Array:
+        """Return the stored content hashes of live rows, uint64 (rows, 2)."""
+        hashes: UInt64Array = self.content_hashes[self.positions.of(rows)]
+        return hashes
 
     @property
     def buffer(self) -> RowRange:
@@ -136,9 +154,10 @@ class Snapshot:
             dead = self.tombstones.count_between(0, self.absorbed_until) - self.rows_skipped
             indexed = self.index.ivf.rows - dead
         return Ledger(
-            accepted=self.rows,
+            accepted=self.rows + self.lost,
             buffered=self.buffer.live,
             indexed=indexed,
             deleted=self.deleted,
             replaced=self.replaced,
+            lost=self.lost,
         )

@@ -71,6 +71,11 @@ class Checkpoint:
         return snapshot.absorbed_until - self._index_rows
 
     @property
+    def columns_rows(self) -> int:
+        """Rows of the filter columns in their file; 0 without one."""
+        return self._columns_rows
+
+    @property
     def index_bytes(self) -> int:
         """Bytes of the index's file."""
         stored = self._row_store.index_file

@@ -205,6 +205,17 @@ class Disk:
             raise
         return connection
 
+    def connect_reader(self, path: Path) -> sqlite3.Connection:
+        """Open a connection that cannot write, and that never checkpoints.
+
+        Its first and its last use may create and leave files of SQLite's beside the database.
+        """
+        uri = path.absolute().as_uri() + "?mode=ro"
+        reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        reader.execute("PRAGMA query_only = ON")
+        reader.execute("PRAGMA wal_autocheckpoint = 0")
+        return reader
+
     def commit(self, connection: sqlite3.Connection) -> None:
         """Commit the open transaction. It is durable when this returns."""
         connection.execute("COMMIT")

@@ -29,25 +29,17 @@ _ROWS_AT_ONCE: Final = 10_000
 
 
 def columns_after_start(
-    disk: Disk, directory: Path, row_store: RowStore, rows: int
+    directory: Path, row_store: RowStore, rows: int
 ) -> tuple[FilterColumns, int]:
-    """Return the columns of all `rows` committed rows, and how many of them a file holds.
-
-    Useless files are removed.
-    """
+    """Return the columns of all `rows` committed rows, and how many of them a file holds."""
     config = row_store.entry.config
     columns = FilterColumns(config.filter_fields)
     if not config.filter_fields:
         return columns, 0
-    kept = None
     for path in directory.glob(_NAMES):
         read = _read(path, config)
-        if read is None or not columns.rows < read.rows <= rows:
-            disk.remove(path)
-            continue
-        if kept is not None:
-            disk.remove(kept)
-        columns, kept = read, path
+        if read is not None and columns.rows < read.rows <= rows and path.name == _name(read.rows):
+            columns = read
     stored = columns.rows
     for first in range(stored, rows, _ROWS_AT_ONCE):
         last = min(first + _ROWS_AT_ONCE, rows)
@@ -55,6 +47,17 @@ def columns_after_start(
         values = _values_of(config, metadata)
         columns.append(dict(zip(range(first, last), values, strict=True)), last)
     return columns, stored
+
+
+def _name(rows: int) -> str:
+    return f"filters-{rows}.columns"
+
+
+def remove_stray_columns(disk: Disk, directory: Path, rows: int) -> None:
+    """Remove the files that are not in use: all but the one with so many rows."""
+    for path in directory.glob(_NAMES):
+        if path.name != _name(rows):
+            disk.remove(path)
 
 
 def _values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequence[FieldValues]:
@@ -90,12 +93,9 @@ def store_columns(disk: Disk, directory: Path, columns: FilterColumns, rows: int
     Other rows may be appended meanwhile.
     """
     serialized = columns.to_bytes(rows)
-    path = directory / f"filters-{rows}.columns"
     head = _HEAD.pack(_MAGIC, rows, _crc32c(rows, serialized))
-    disk.write_new_file(path, head + serialized)
-    for other in directory.glob(_NAMES):
-        if other != path:
-            disk.remove(other)
+    disk.write_new_file(directory / _name(rows), head + serialized)
+    remove_stray_columns(disk, directory, rows)
 
 
 def _crc32c(rows: int, serialized: bytes) -> int:

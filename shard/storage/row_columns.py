@@ -1,9 +1,9 @@
 """Everything that a shard keeps of each row by position: one generation of the row file, and the
-ids and norms in memory.
+ids, norms and content hashes in memory.
 
-A compaction fills new columns and replaces these as a whole, so that vectors, norms and ids shrink
-together; holders of an older snapshot keep reading the old columns. One thread writes at a time.
-Which rows are dead must not enter here.
+A compaction fills new columns and replaces these as a whole, so that all of them shrink together;
+holders of an older snapshot keep reading the old columns. One thread writes at a time. Which rows
+are dead must not enter here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 
 from vectorshard.shard.rows.id_column import IdColumn, IdIndex
 from vectorshard.shard.rows.row_map import RowMap
+from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.types import Float32Array, IdArray, IdType, Int64Array
+from vectorshard.shard.types import Float32Array, IdArray, IdType, Int64Array, UInt64Array
 
-_NORMS_MIN = 1_024
+_ROWS_MIN = 1_024
 
 
 class RowColumns:
@@ -34,6 +35,7 @@ class RowColumns:
         self.ids = IdColumn(id_type)
         self._id_index = IdIndex(self.ids, room=room)
         self._squared_norms = np.zeros(0, dtype=np.float32)
+        self._content_hashes = np.zeros((0, 2), dtype=np.uint64)
 
     @property
     def rows(self) -> int:
@@ -48,6 +50,7 @@ class RowColumns:
             + self.ids.memory_bytes
             + self._id_index.memory_bytes
             + self._squared_norms.nbytes
+            + self._content_hashes.nbytes
         )
 
     @property
@@ -60,22 +63,33 @@ class RowColumns:
         """float32 (positions,)"""
         return self._squared_norms[: len(self.ids)]
 
+    @property
+    def content_hashes(self) -> UInt64Array:
+        """uint64 (positions, 2), as they are stored."""
+        return self._content_hashes[: len(self.ids)]
+
     def newest_rows(self, ids: IdArray) -> Int64Array:
         """Return the newest row of each id, dead or alive, or -1. int64 (ids,)."""
         positions = self._id_index.lookup(ids)
         return np.where(positions < 0, -1, self.positions.rows_at(np.maximum(positions, 0)))
 
     def load(
-        self, ids: Sequence[tuple[bytes, int]], squared_norms: Float32Array, live_rows: Int64Array
+        self,
+        ids: Sequence[tuple[bytes, int]],
+        squared_norms: Float32Array,
+        content_hashes: UInt64Array,
+        live_rows: Int64Array,
     ) -> None:
         """Load what is stored of the rows in the file.
 
-        `ids` are blobs of `encode_ids` with the rows in each, and `squared_norms` float32
-        (positions,), in the order of positions. The id index finds `live_rows`, int64.
+        `ids` are blobs of `encode_ids` with the rows in each, `squared_norms` float32 (positions,)
+        and `content_hashes` uint64 (positions, 2), in the order of positions. The id index finds
+        `live_rows`, int64.
         """
         for blob, rows in ids:
             self.ids.extend_encoded(blob, rows)
         self._squared_norms = squared_norms
+        self._content_hashes = content_hashes
         positions = self.positions.of(live_rows)
         self._id_index.put(self.ids.take(positions), positions)
 
@@ -85,33 +99,35 @@ class RowColumns:
         self.row_file.append(position, vectors)
 
     def append(
-        self, ids: IdArray, squared_norms: Float32Array
-    ) -> tuple[Float32Array, Float32Array]:
-        """Append the next rows, whose vectors are written: ids and float32 norms, (rows,).
+        self, ids: IdArray, squared_norms: Float32Array, content_hashes: UInt64Array
+    ) -> tuple[Float32Array, Float32Array, UInt64Array]:
+        """Append the next rows, whose vectors are written: ids, norms and hashes.
 
-        Returns views of the vectors and the squared norms of all rows. If memory runs out, the id
-        index finds every id where it was.
+        Returns views of the vectors, norms and hashes of all rows. If memory runs out, the id index
+        finds every id where it was.
         """
         first = len(self.ids)
         end = first + len(ids)
-        self._append_norms(squared_norms)
-        vectors = self.row_file.view(end)
+        self._append_columns(squared_norms, content_hashes)
+        views = self.row_file.view(end), self._squared_norms[:end], self._content_hashes[:end]
         self.ids.append(ids)
         self._id_index.put(ids, np.arange(first, end))
-        return vectors, self._squared_norms[:end]
+        return views
 
-    def append_kept(self, source: RowColumns, rows: Int64Array, ids: bytes) -> None:
-        """Copy live rows of `source`, including the vectors, durably.
+    def append_kept(self, source: RowColumns, rows: Int64Array, ids: bytes) -> int:
+        """Copy live rows of `source`, including the vectors, durably; return their vectors' CRC.
 
         `rows`, int64 (rows,), ascend; no two have one id, and none has an id that is here. `ids`
         are theirs, by `encode_ids`.
         """
         there = source.positions.of(rows)
         first = len(self.ids)
-        self.row_file.append(first, source.vectors.take(there, axis=0))
-        self._append_norms(source.squared_norms[there])
+        vectors = source.vectors.take(there, axis=0)
+        self.row_file.append(first, vectors)
+        self._append_columns(source.squared_norms[there], source.content_hashes[there])
         self.ids.extend_encoded(ids, len(rows))
         self._id_index.put_new(np.arange(first, len(self.ids)), source._id_index.hashes(there))
+        return checksum(vectors.view(np.uint8))
 
     def append_newer(self, source: RowColumns, last: int, live_rows: Int64Array) -> None:
         """Copy the rows of `source` from here up to row `last`, including the vectors, durably.
@@ -121,7 +137,7 @@ class RowColumns:
         first = len(self.ids)
         begin, end = source.positions.span(self.rows, last)
         self.row_file.append(first, source.vectors[begin:end])
-        self._append_norms(source.squared_norms[begin:end])
+        self._append_columns(source.squared_norms[begin:end], source.content_hashes[begin:end])
         self.ids.extend_encoded(source.ids.take_encoded(np.arange(begin, end)), end - begin)
         positions = self.positions.of(live_rows)
         self._id_index.put(self.ids.take(positions), positions)
@@ -130,11 +146,14 @@ class RowColumns:
         """Close the file. Views of it stay valid."""
         self.row_file.close()
 
-    def _append_norms(self, squared_norms: Float32Array) -> None:
+    def _append_columns(self, squared_norms: Float32Array, content_hashes: UInt64Array) -> None:
         first = len(self.ids)
         end = first + len(squared_norms)
         if end > len(self._squared_norms):
-            grown = np.zeros(max(_NORMS_MIN, 2 * end), dtype=np.float32)
-            grown[:first] = self._squared_norms[:first]
-            self._squared_norms = grown
+            room = max(_ROWS_MIN, 2 * end)
+            norms, hashes = np.zeros(room, np.float32), np.zeros((room, 2), np.uint64)
+            norms[:first] = self._squared_norms[:first]
+            hashes[:first] = self._content_hashes[:first]
+            self._squared_norms, self._content_hashes = norms, hashes
         self._squared_norms[first:end] = squared_norms
+        self._content_hashes[first:end] = content_hashes

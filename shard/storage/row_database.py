@@ -1,9 +1,11 @@
-"""The SQLite database of a row store: its connections, transactions and properties.
+"""The SQLite database of a row store: its connections and transactions.
 
-One connection writes and checkpoints. Readers have separate connections that never checkpoint and
-are closed before it: SQLite before 3.51.3 may corrupt a database whose log one connection resets
-while another checkpoints (sqlite.org/wal.html#walresetbug). What the records mean must not enter
-here.
+A start first looks, with a connection that cannot write, and holds its view until everything is
+verified: the last connection that writes checkpoints and removes the log when it is closed, and a
+damaged log is evidence. From then on, one connection writes and checkpoints. Readers have separate
+connections that never checkpoint and are closed before it: SQLite before 3.51.3 may corrupt a
+database whose log one connection resets while another checkpoints
+(sqlite.org/wal.html#walresetbug). What the records mean must not enter here.
 """
 
 from __future__ import annotations
@@ -20,17 +22,15 @@ from pathlib import Path
 
 from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt
 from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.content_hash import sum_bytes
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.json_records import InvalidRecord
-from vectorshard.shard.storage.read_failures import (
-    failure_behind,
-    release,
-    try_twice,
-)
+from vectorshard.shard.storage.log_end import LogEnd
+from vectorshard.shard.storage.read_failures import failure_behind, release, try_twice
 from vectorshard.shard.storage.row_store_format import (
     FORMAT_VERSION,
     SCHEMA,
-    SCHEMA_SINCE_VERSION_2,
+    session_checksum,
 )
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
@@ -52,50 +52,103 @@ _CORRUPT_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_N
 class RowDatabase:
     """The database of one row store: its connection that writes, and its readers.
 
-    Failures of the disk are raised as OSError or sqlite3.Error. Made for a file that is absent, it
-    creates an empty one, for `initialize`; `check_version` comes first otherwise.
+    Failures of the disk are raised as OSError or sqlite3.Error. Use `create`, or `look` and then
+    `connect`.
     """
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self.path = path
+        self.version = FORMAT_VERSION
+        """The format version of what `look` found."""
+        self.transactions = 0
+        """Transactions ever committed."""
+        self.sequence = 0
+        """The sequence number of the last commit."""
         self._disk = disk
-        with corruption_named(path):
-            self.connection = disk.connect(path)  # used under `writing`, or while opening
+        self._connection: sqlite3.Connection | None = None  # used under `writing`, or while opening
+        self._log_end: LogEnd | None = None
         self.writing = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()
         self._unchecked_bytes = 0  # about what the log has grown by since the last checkpoint
 
-    def initialize(self, properties: Mapping[str, str]) -> None:
-        """Create the tables, with the properties and without a row, durably."""
-        self.connection.executescript("BEGIN;" + SCHEMA)
-        self.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        for key, value in properties.items():
-            self.put_property(key, value)
-        self._disk.commit(self.connection)
-        self._disk.sync_directory(self.path.parent)
+    @classmethod
+    def create(cls, disk: Disk, path: Path, properties: Mapping[str, str]) -> RowDatabase:
+        """Create a database with the properties and without a row, durably, and connect to it.
 
-    def check_version(self) -> None:
-        """Reject another format; upgrade version 1, in one transaction.
+        The file must be absent.
+        """
+        database = cls(disk, path)
+        with database.closed_on_failure():
+            database._connection = connection = disk.connect(path)
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA:
+                connection.execute(statement)
+            connection.execute("INSERT INTO ledger VALUES (0, 0, 0, 0, 0, ?)", (sum_bytes(0),))
+            connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            for key, value in properties.items():
+                database.put_property(key, value)
+            LogEnd.create(disk, path.parent)
+            disk.commit(connection)
+            disk.sync_directory(path.parent)
+            database._log_end = LogEnd.open(disk, path.parent)
+        return database
+
+    @classmethod
+    def look(cls, disk: Disk, path: Path) -> RowDatabase:
+        """Read a database, of this format or an earlier one; nothing can write to it.
+
+        Until `connect`, all readers see what the database holds now.
 
         Raises
         ------
         RowStoreCorrupt
-            If it is not a row store.
+            If it is missing, or not a row store.
         DataDirectoryTooNew
             If a later format version wrote it.
         """
-        ((version,),) = self.connection.execute("PRAGMA user_version").fetchall()
-        if version > FORMAT_VERSION:
-            raise DataDirectoryTooNew(
-                f"{self.path} has format version {version}; this release reads up to "
-                f"{FORMAT_VERSION}"
-            )
-        if version == 1:
-            self.connection.executescript("BEGIN IMMEDIATE;" + SCHEMA_SINCE_VERSION_2)
-            self.connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-            self._disk.commit(self.connection)
-        elif version != FORMAT_VERSION:
-            raise RowStoreCorrupt(f"{self.path} is not a row store (format version {version})")
+        if not path.exists():
+            raise RowStoreCorrupt(f"{path} is missing")
+        database = cls(disk, path)
+        with database.closed_on_failure():
+            looker = disk.connect_reader(path)
+            database._readers.append(looker)
+            looker.execute("BEGIN")
+            ((version,),) = looker.execute("PRAGMA user_version").fetchall()
+            if version > FORMAT_VERSION:
+                raise DataDirectoryTooNew(
+                    f"{path} has format version {version}; this release reads up to "
+                    f"{FORMAT_VERSION}"
+                )
+            if version < 1:
+                raise RowStoreCorrupt(f"{path} is not a row store (format version {version})")
+            database.version = version
+        return database
+
+    def connect(self) -> None:
+        """Open the connection that writes, after `look` and all that there is to verify."""
+        with corruption_named(self.path):
+            self._connection = self._disk.connect(self.path)
+            for reader in self._readers:
+                reader.rollback()
+
+    def mark_from_now_on(self) -> None:
+        """Write a log mark with every transaction from now on; the mark's file exists."""
+        self._log_end = log_end = LogEnd.open(self._disk, self.path.parent)
+        log_end.catch_up(self.transactions, self.sequence)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection that writes; used under `writing`, or while opening."""
+        if self._connection is None:
+            raise RuntimeError(f"{self.path} was opened to be read")
+        return self._connection
+
+    @property
+    def log_end(self) -> LogEnd:
+        """The log mark."""
+        if self._log_end is None:
+            raise RuntimeError(f"{self.path} was opened to be read")
+        return self._log_end
 
     @property
     def disk_bytes(self) -> int:
@@ -108,7 +161,10 @@ class RowDatabase:
         while self._readers:
             self._readers.pop().close()
         with self.writing:
-            self._disk.disconnect(self.connection)
+            if self._connection is not None:
+                self._disk.disconnect(self._connection)
+            if self._log_end is not None:
+                self._log_end.close()
         release(self.path)
 
     def checkpoint(self) -> None:
@@ -127,24 +183,39 @@ class RowDatabase:
             raise
 
     @contextmanager
-    def transaction(self, size_bytes: int) -> Iterator[sqlite3.Connection]:
-        """Commit what the body executes, or roll it back.
+    def transaction(
+        self, size_bytes: int, *, sequence: int | None = None
+    ) -> Iterator[sqlite3.Connection]:
+        """Commit what the body executes, or roll it back; then write the log mark.
 
         `size_bytes` is about what the body writes. A log that has grown is checkpointed before:
-        after the commit, a failed checkpoint would make a durable commit look failed.
+        after the commit, a failed checkpoint would make a durable commit look failed. The body of
+        a commit, which has a `sequence` number, raises `transactions` in the ledger itself.
+
+        Raises
+        ------
+        WritesStopped
+            If a write of the log mark fails. The transaction may have been committed.
         """
         with self.writing:
+            self.log_end.check()
             if self._unchecked_bytes >= CHECKPOINT_BYTES:
                 self.checkpoint()
             self._unchecked_bytes += size_bytes + _COMMIT_OVERHEAD_BYTES
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
+                if sequence is None:
+                    self.connection.execute("UPDATE ledger SET transactions = transactions + 1")
                 self._disk.commit(self.connection)
             except BaseException:
                 if self.connection.in_transaction:  # SQLite may have rolled back already
                     self.connection.rollback()
                 raise
+            self.transactions += 1
+            if sequence is not None:
+                self.sequence = sequence
+            self.log_end.write(self.transactions, self.sequence)
 
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
@@ -153,34 +224,24 @@ class RowDatabase:
             try:
                 reader = self._readers.pop()
             except IndexError:
-                reader = self._connect_reader()
+                reader = self._disk.connect_reader(self.path)
             try:
                 yield reader
             finally:
                 self._readers.append(reader)
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        uri = self.path.absolute().as_uri() + "?mode=ro"
-        reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        reader.execute("PRAGMA query_only = ON")
-        reader.execute("PRAGMA wal_autocheckpoint = 0")
-        return reader
-
-    def properties(self) -> dict[str, str]:
-        """Return all properties; RowStoreCorrupt if one does not match its checksum."""
-        properties: dict[str, str] = {}
-        stored = self.connection.execute("SELECT key, value, crc32c FROM properties")
-        for key, value, crc32c in stored:
-            if checksum(key.encode(), value.encode()) != crc32c:
-                raise RowStoreCorrupt(f"{self.path}: checksum mismatch in property {key}")
-            properties[key] = value
-        return properties
 
     def put_property(self, key: str, value: str) -> None:
         """Write a property, in the open transaction."""
         self.connection.execute(
             "INSERT OR REPLACE INTO properties VALUES (?, ?, ?)",
             (key, value, checksum(key.encode(), value.encode())),
+        )
+
+    def insert_session(self, first_sequence: int, session: int) -> None:
+        """Write which session the commits from this one on are of, in the open transaction."""
+        self.connection.execute(
+            "INSERT INTO sessions VALUES (?, ?, ?)",
+            (first_sequence, session, session_checksum(first_sequence, session)),
         )
 
     def insert_metadata(self, metadata: list[tuple[int, bytes]]) -> None:

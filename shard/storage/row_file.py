@@ -54,6 +54,21 @@ class RowFile:
             file.close()
             raise
 
+    @classmethod
+    def open_existing(cls, disk: Disk, path: Path, dim: int) -> RowFile:
+        """Open a file that must exist, and change nothing.
+
+        Raises RowFileCorrupt if it does not exist, OSError if opening or mapping it fails.
+        """
+        if not path.exists():
+            raise RowFileCorrupt(f"{path} is missing")
+        file = disk.open(path)
+        try:
+            return cls(disk, file, dim)
+        except BaseException:
+            file.close()
+            raise
+
     @property
     def name(self) -> str:
         """Its name in its directory."""

@@ -1,4 +1,4 @@
-"""What exists in a collection: its rows' ids, norms, checksums and metadata, its dead, its files.
+"""What exists in a collection: its rows' ids, norms, hashes and metadata, its dead, its files.
 
 A SQLite database, which is also the log: each commit is one record of packed columns, so that a
 commit of 1,000 rows is one INSERT and a million rows are loaded from a few thousand blobs.
@@ -7,21 +7,20 @@ docs/formats.md describes its tables. Vectors must not enter here.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from vectorshard.shard.errors import RowStoreCorrupt
 from vectorshard.shard.membership import NO_MEMBERSHIP, Membership, Sessions
-from vectorshard.shard.rows.row_map import RowMap
+from vectorshard.shard.storage.content_hash import SUM_MODULUS, sum_bytes, sum_of
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.json_records import from_json, to_json
-from vectorshard.shard.storage.row_database import RowDatabase, corruption_named
+from vectorshard.shard.storage.log_end import LogEnd, check_log_end
+from vectorshard.shard.storage.row_database import RowDatabase
 from vectorshard.shard.storage.row_store_format import (
     FILE_NAME,
+    FORMAT_VERSION,
     OPTIONAL_OF_INDEX_FILE,
     Commit,
     IndexFile,
@@ -31,13 +30,14 @@ from vectorshard.shard.storage.row_store_format import (
     blob_bytes,
     commit_record,
     config_to_json,
-    is_sound,
     kept_record,
     membership_of,
     membership_properties,
 )
+from vectorshard.shard.storage.row_store_load import RowLoader
 from vectorshard.shard.storage.row_store_sweep import InRowFile, Sweep
-from vectorshard.shard.types import CollectionConfig, CollectionEntry, Int64Array, UInt32Array
+from vectorshard.shard.storage.row_store_upgrade import Upgrade, write_upgrade
+from vectorshard.shard.types import CollectionConfig, CollectionEntry, Int64Array
 
 
 class RowStore:
@@ -48,26 +48,34 @@ class RowStore:
     to have happened.
     """
 
-    def __init__(self, database: RowDatabase) -> None:
+    def __init__(self, disk: Disk, database: RowDatabase) -> None:
+        self._disk = disk
         self._database = database
         self._path = database.path
-        self._read_properties(database.properties())
-        # All of the log is synced before anything is served from it: the last commit of a killed
-        # process may be readable without being durable, and a repeated write that finds its row
-        # there is acknowledged without a new commit.
-        database.checkpoint()
-        select = database.connection.execute
-        last = self.last_compaction
-        (newest,) = select("SELECT coalesce(max(sequence), 0) FROM commits").fetchone()
-        self._sequence: int = max(newest, last.sequence)
-        self._rows: int
-        (self._rows,) = select("SELECT accepted FROM ledger").fetchone()
-        (self._has_metadata,) = select("SELECT EXISTS (SELECT 1 FROM metadata)").fetchone()
-        generations = select("SELECT DISTINCT generation FROM kept ORDER BY 1 DESC")
-        self._kept_generations = tuple(generation for (generation,) in generations)
-        self._newest_generation: int = max(last.generation, *self._kept_generations, 0)
-        strays = set(self._kept_generations) - {last.generation}
+        with database.reader() as reader:
+            select = reader.execute
+            loader = RowLoader(reader, self._path, database.version, LastCompaction())
+            self._read_properties(loader.properties())
+            last = self.last_compaction
+            (newest,) = select("SELECT coalesce(max(sequence), 0) FROM commits").fetchone()
+            ledger = loader.ledger()
+            self.sessions = loader.sessions()
+            """Which session wrote which commits."""
+            (self._has_metadata,) = select("SELECT EXISTS (SELECT 1 FROM metadata)").fetchone()
+            generations: list[int] = []
+            if database.version > 1:
+                select_generations = select("SELECT DISTINCT generation FROM kept")
+                generations = [generation for (generation,) in select_generations]
+        database.sequence = max(newest, last.sequence)
+        database.transactions = ledger.transactions
+        self._rows = ledger.accepted - ledger.lost
+        self._sum = ledger.sum
+        self.lost = ledger.lost
+        """Rows whose loss an operator has accepted."""
+        self._newest_generation: int = max(last.generation, *generations, 0)
+        strays = set(generations) - {last.generation}
         self._sweep = Sweep(database, due=bool(strays) or self._swept != last.generation)
+        self._session = 0  # recorded with the next commit; 0 if it is recorded, or there is none
 
     def _read_properties(self, properties: Mapping[str, str]) -> None:
         if missing := {"configuration", "incarnation", "row_file"} - properties.keys():
@@ -87,12 +95,6 @@ class RowStore:
         self._swept = int(properties.get("swept", "0"))
         self.membership = membership_of(properties, where)
         """Whose the files are."""
-        self.sessions = Sessions()
-        """Which session wrote which commits."""
-        self.sum = bytes(16)
-        """The sum of the content hashes of the live rows."""
-        self.lost = 0
-        """Rows whose loss an operator has accepted."""
         self.index_file: IndexFile | None = None
         """The index file in use, or None."""
         if (index_file := properties.get("index_file")) is not None:
@@ -112,35 +114,73 @@ class RowStore:
 
         After a failure, what remains in the directory is useless.
         """
-        database = RowDatabase(disk, directory / FILE_NAME)
         properties = {
             "configuration": config_to_json(entry.config),
             "incarnation": entry.incarnation,
             "row_file": LastCompaction().row_file,
             **membership_properties(membership),
         }
+        database = RowDatabase.create(disk, directory / FILE_NAME, properties)
         with database.closed_on_failure():
-            database.initialize(properties)
-            return cls(database)
+            return cls(disk, database)
 
     @classmethod
     def open(cls, disk: Disk, directory: Path) -> RowStore:
-        """Open the store of a collection's directory.
+        """Look at the store of a collection's directory; it can be read, and nothing is changed.
+
+        After all that there is to verify, `start_writing` follows.
 
         Raises
         ------
         RowStoreCorrupt
-            If it is missing, not a row store, or damaged.
+            If it is missing, not a row store, or damaged, or if its log is.
         DataDirectoryTooNew
             If a later format version wrote it.
         """
-        path = directory / FILE_NAME
-        if not path.exists():
-            raise RowStoreCorrupt(f"{path} is missing")
-        database = RowDatabase(disk, path)
+        database = RowDatabase.look(disk, directory / FILE_NAME)
         with database.closed_on_failure():
-            database.check_version()
-            return cls(database)
+            store = cls(disk, database)
+            if store.is_up_to_date:
+                check_log_end(directory, database.transactions, database.sequence)
+            return store
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether it is of this format version; otherwise `start_writing` needs an upgrade."""
+        return self._database.version == FORMAT_VERSION
+
+    def start_writing(self, session: int = 0, upgrade: Upgrade | None = None) -> None:
+        """Open the store to be written, in a session of its data directory, or 0.
+
+        Afterwards, what a killed process wrote last is durable.
+        """
+        database = self._database
+        database.connect()
+        # All of the log is synced before anything is served from it: the last commit of a killed
+        # process may be readable without being durable, and a repeated write that finds its row
+        # there is acknowledged without a new commit. The log mark must not be ahead of it either.
+        database.checkpoint()
+        if upgrade is not None:
+            # Before the new format is there, so that a mark that is missing means damage.
+            LogEnd.create(self._disk, self._path.parent)
+        database.mark_from_now_on()
+        if upgrade is not None:
+            with database.transaction(upgrade.content_hashes.nbytes) as connection:
+                write_upgrade(connection, database.version, self.last_compaction, upgrade)
+            database.version = FORMAT_VERSION
+            self._sum = upgrade.sum
+        self._disk.sync_directory(self._path.parent)
+        self._session = session
+
+    @property
+    def log_end(self) -> LogEnd:
+        """The log mark."""
+        return self._database.log_end
+
+    @property
+    def sum(self) -> bytes:
+        """The sum of the content hashes of the live rows, 16 bytes."""
+        return sum_bytes(self._sum)
 
     @property
     def row_file(self) -> str:
@@ -164,84 +204,10 @@ class RowStore:
         Raises RowStoreCorrupt if a record does not match its checksum, a commit is missing, a row
         died twice, or the ledger differs from the sum of the commits.
         """
-        with self._database.writing, corruption_named(self._path):
-            positions, ids, norms = self._load_kept()
-            records = self._database.connection.execute(
-                "SELECT * FROM commits WHERE sequence > ? ORDER BY sequence",
-                (self.last_compaction.sequence,),
-            )
-            replaced, deleted = bytearray(), bytearray()
-            rows, sequence = self.last_compaction.rebuilt_until, self.last_compaction.sequence
-            for record in records:
-                if record[:2] != (sequence + 1, rows) or not is_sound(record):
-                    raise RowStoreCorrupt(
-                        f"{self._path}: commit {sequence + 1}, from row {rows} on, is missing or "
-                        "damaged"
-                    )
-                sequence, _, commit_rows, _, commit_replaced, commit_deleted, _, *blobs = record
-                rows += commit_rows
-                replaced += commit_replaced
-                deleted += commit_deleted
-                if commit_rows:
-                    norms += blobs[0]
-                    ids.append((blobs[1], commit_rows))
-            stored = StoredRows(
-                positions=positions,
-                ids=ids,
-                squared_norms=np.frombuffer(norms, dtype="<f4"),
-                replaced=np.frombuffer(replaced, dtype="<i8"),
-                deleted=np.frombuffer(deleted, dtype="<i8"),
-                rows=rows,
-                sequence=sequence,
-            )
-            self._check_ledger(stored)
-            return stored
-
-    def _load_kept(self) -> tuple[RowMap, list[tuple[bytes, int]], bytearray]:
-        """Return which rows the last compaction kept, their ids and their squared norms."""
-        records = self._database.connection.execute(
-            "SELECT * FROM kept WHERE generation = ? ORDER BY first_row",
-            (self.last_compaction.generation,),
-        )
-        ids: list[tuple[bytes, int]] = []
-        numbers, norms = bytearray(), bytearray()
-        for record in records:
-            if not is_sound(record):
-                raise RowStoreCorrupt(
-                    f"{self._path}: checksum mismatch in the kept rows from {record[1]} on"
-                )
-            numbers += record[4]
-            norms += record[6]
-            ids.append((record[7], len(record[4]) // 8))
-        rows = np.frombuffer(numbers, dtype="<i8")
-        until = self.last_compaction.rebuilt_until
-        in_order = (np.diff(rows, prepend=-1, append=until) > 0).all()
-        if len(rows) != self.last_compaction.kept or not in_order:
-            raise RowStoreCorrupt(
-                f"{self._path}: {len(rows)} kept rows found below row {until}, but the last "
-                f"compaction kept {self.last_compaction.kept}"
-            )
-        return RowMap.of_kept(rows, until), ids, norms
-
-    def _check_ledger(self, stored: StoredRows) -> None:
-        ledger = self._database.connection.execute("SELECT accepted, replaced, deleted FROM ledger")
-        counted = (
-            stored.rows,
-            self.last_compaction.replaced + len(stored.replaced),
-            self.last_compaction.deleted + len(stored.deleted),
-        )
-        if (recorded := ledger.fetchone()) != counted:
-            raise RowStoreCorrupt(
-                f"{self._path}: the ledger has (accepted, replaced, deleted) = {recorded}, "
-                f"the commits add up to {counted}"
-            )
-        dead = np.unique(np.concatenate([stored.replaced, stored.deleted]))
-        if (
-            len(dead) != len(stored.replaced) + len(stored.deleted)
-            or (len(dead) and not 0 <= dead[0] <= dead[-1] < stored.rows)
-            or not stored.positions.hold(dead).all()
-        ):
-            raise RowStoreCorrupt(f"{self._path}: a row died twice, or before it existed")
+        database = self._database
+        with database.writing, database.reader() as reader:
+            loader = RowLoader(reader, self._path, database.version, self.last_compaction)
+            return loader.load()
 
     # ---- writing --------------------------------------------------------------------------------
 
@@ -254,23 +220,33 @@ class RowStore:
         rows = len(commit.ids)
         if commit.first_row != self._rows:
             raise ValueError(f"first_row is {commit.first_row}, but the next row is {self._rows}")
-        if {len(commit.checksums), len(commit.squared_norms)} != {rows}:
-            raise ValueError("checksums and squared_norms must have one entry for each id")
+        if {len(commit.content_hashes), len(commit.squared_norms)} != {rows}:
+            raise ValueError("content_hashes and squared_norms must have one entry for each id")
         metadata = [(row, packed) for row, packed in commit.metadata.items() if packed]
-        record = commit_record(self._sequence + 1, commit, self.entry.config.id_type)
+        sequence = self._database.sequence + 1
+        record = commit_record(sequence, commit, self.entry.config.id_type)
         size_bytes = blob_bytes(record) + sum(len(packed) for _, packed in metadata)
-        with self._database.transaction(size_bytes) as connection:
-            connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
+        total = self._sum + sum_of(commit.content_hashes) - commit.dead_sum
+        with self._database.transaction(size_bytes, sequence=sequence) as connection:
+            connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
             self._database.insert_metadata(metadata)
             connection.execute(
                 "UPDATE ledger SET accepted = accepted + ?, replaced = replaced + ?, "
-                "deleted = deleted + ?",
-                (rows, len(commit.replaced), len(commit.deleted)),
+                "deleted = deleted + ?, transactions = transactions + 1, sum = ?",
+                (rows, len(commit.replaced), len(commit.deleted), sum_bytes(total)),
             )
-        self._sequence += 1
+            if self._session:
+                self._database.insert_session(sequence, self._session)
+        if self._session:
+            self.sessions = Sessions(
+                first_sequences=(*self.sessions.first_sequences, sequence),
+                sessions=(*self.sessions.sessions, self._session),
+            )
+            self._session = 0
+        self._sum = total % SUM_MODULUS
         self._rows += rows
         self._has_metadata = self._has_metadata or bool(metadata)
-        return self._sequence
+        return sequence
 
     def set_configuration(self, config: CollectionConfig) -> CollectionEntry:
         """Replace the configuration by one that fits the stored rows, durably; return the entry.
@@ -294,7 +270,11 @@ class RowStore:
 
         `accepted` is what was committed here, and `lost`.
         """
-        raise NotImplementedError
+        with self._database.transaction(0) as connection:
+            connection.execute(
+                "UPDATE ledger SET accepted = ?, lost = ?", (self._rows + lost, lost)
+            )
+        self.lost = lost
 
     def set_index_file(self, index_file: IndexFile | None) -> None:
         """Record the index file in use, durably; None for no file.
@@ -318,60 +298,6 @@ class RowStore:
         found = self._database.metadata(wanted)
         return [found.get(row, b"") for row in wanted]
 
-    def checksums(self, rows: Int64Array) -> UInt32Array:
-        """Return the checksums of committed rows (rows,), in their order.
-
-        Raises RowStoreCorrupt if a row was never committed, or was dead at the last compaction.
-        """
-        checksums = np.empty(len(rows), dtype=np.uint32)
-        order = np.argsort(rows, kind="stable")
-        ascending = rows[order]
-        done = 0
-        with self._database.reader() as reader:
-            while done < len(rows):
-                row = int(ascending[done])
-                numbers, stored = self._record_of(reader, row)
-                until = int(np.searchsorted(ascending, numbers[-1], side="right"))
-                places = np.searchsorted(numbers, ascending[done:until])
-                if (missing := np.flatnonzero(numbers[places] != ascending[done:until])).size:
-                    until = done + int(missing[0])  # it may be in another record
-                checksums[order[done:until]] = stored[places[: until - done]]
-                done = until
-        return checksums
-
-    def _record_of(self, reader: sqlite3.Connection, row: int) -> tuple[Int64Array, UInt32Array]:
-        """Return the numbers, ascending, and the checksums of the rows in the record of a row.
-
-        A row of a condensed commit is in the commit's record until that is swept, and in a
-        generation of those kept; its checksum is the same in both.
-        """
-        record = reader.execute(
-            "SELECT first_row, checksums FROM commits WHERE rows > 0 AND first_row <= ? "
-            "ORDER BY first_row DESC LIMIT 1",
-            (row,),
-        ).fetchone()
-        if record is not None:
-            first_row, blob = record
-            stored = np.frombuffer(blob, dtype="<u4")
-            if row < first_row + len(stored):
-                return np.arange(first_row, first_row + len(stored)), stored
-        for generation in self._kept_generations:
-            record = reader.execute(
-                "SELECT row_numbers, checksums FROM kept WHERE generation = ? AND first_row <= ? "
-                "ORDER BY first_row DESC LIMIT 1",
-                (generation, row),
-            ).fetchone()
-            if record is not None:
-                numbers, stored = (
-                    np.frombuffer(blob, dtype=dtype)
-                    for blob, dtype in zip(record, ("<i8", "<u4"), strict=True)
-                )
-                if row <= numbers[-1] and numbers[np.searchsorted(numbers, row)] == row:
-                    return numbers, stored
-        raise RowStoreCorrupt(
-            f"{self._path}: row {row} was never committed, or a compaction removed it"
-        )
-
     # ---- compaction -----------------------------------------------------------------------------
 
     def next_generation(self) -> int:
@@ -384,7 +310,7 @@ class RowStore:
         record = kept_record(generation, kept)
         self._sweep.due = True  # it is garbage unless it comes into use
         with self._database.transaction(blob_bytes(record)) as connection:
-            connection.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?, ?)", record)
+            connection.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
 
     def take_into_use(self, compaction: LastCompaction) -> None:
         """Let what was kept stand for the commits that it condenses, and name its row file.
@@ -396,7 +322,6 @@ class RowStore:
             self._database.put_property("rebuilt", to_json(compaction))
             self._database.put_property("row_file", compaction.row_file)
         self.last_compaction = compaction
-        self._kept_generations = (compaction.generation, *self._kept_generations)
         self._sweep.restart()
 
     @property
@@ -412,5 +337,3 @@ class RowStore:
         """
         last = self.last_compaction
         self._sweep.remove_piece(last, in_row_file if self._has_metadata else None)
-        if not self._sweep.due:
-            self._kept_generations = (last.generation,)

@@ -24,30 +24,45 @@ from vectorshard.shard.types import (
     IdType,
     Int64Array,
     UInt32Array,
+    UInt64Array,
 )
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 FILE_NAME: Final = "store.db"
 
-SCHEMA_SINCE_VERSION_2: Final = """
+LEDGER_TABLE: Final = """
+CREATE TABLE ledger (
+    accepted INTEGER NOT NULL, replaced INTEGER NOT NULL, deleted INTEGER NOT NULL,
+    lost INTEGER NOT NULL, transactions INTEGER NOT NULL, sum BLOB NOT NULL
+)"""
+
+SESSIONS_TABLE: Final = """
+CREATE TABLE sessions (
+    first_sequence INTEGER PRIMARY KEY, session INTEGER NOT NULL, crc32c INTEGER NOT NULL
+)"""
+
+KEPT_TABLE: Final = """
 CREATE TABLE kept (
     generation INTEGER NOT NULL,
     first_row INTEGER NOT NULL,
     last_row INTEGER NOT NULL,
     crc32c INTEGER NOT NULL,
     row_numbers BLOB NOT NULL,
-    checksums BLOB NOT NULL,
+    content_hashes BLOB NOT NULL,
     squared_norms BLOB NOT NULL,
-    ids BLOB NOT NULL
-);
-CREATE UNIQUE INDEX kept_by_row ON kept (generation, first_row);
-"""
+    ids BLOB NOT NULL,
+    range_crc32c INTEGER NOT NULL DEFAULT 0
+)"""
 
-SCHEMA: Final = f"""
+KEPT_INDEX: Final = "CREATE UNIQUE INDEX kept_by_row ON kept (generation, first_row)"
+
+SCHEMA: Final = (
+    """
 CREATE TABLE properties (
     key TEXT PRIMARY KEY, value TEXT NOT NULL, crc32c INTEGER NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID""",
+    """
 CREATE TABLE commits (
     sequence INTEGER PRIMARY KEY,
     first_row INTEGER NOT NULL,
@@ -55,20 +70,22 @@ CREATE TABLE commits (
     crc32c INTEGER NOT NULL,
     replaced BLOB NOT NULL,
     deleted BLOB NOT NULL,
-    checksums BLOB NOT NULL,
+    content_hashes BLOB NOT NULL,
     squared_norms BLOB NOT NULL,
-    ids BLOB NOT NULL
-);
-CREATE UNIQUE INDEX commits_with_rows ON commits (first_row) WHERE rows > 0;
-CREATE TABLE metadata (row INTEGER PRIMARY KEY, struct BLOB NOT NULL);
-CREATE TABLE ledger (
-    accepted INTEGER NOT NULL, replaced INTEGER NOT NULL, deleted INTEGER NOT NULL
-);
-INSERT INTO ledger VALUES (0, 0, 0);
-{SCHEMA_SINCE_VERSION_2}"""
+    ids BLOB NOT NULL,
+    range_crc32c INTEGER NOT NULL DEFAULT 0
+)""",
+    "CREATE UNIQUE INDEX commits_with_rows ON commits (first_row) WHERE rows > 0",
+    KEPT_TABLE,
+    KEPT_INDEX,
+    "CREATE TABLE metadata (row INTEGER PRIMARY KEY, struct BLOB NOT NULL)",
+    LEDGER_TABLE,
+    SESSIONS_TABLE,
+)
 
 Record: TypeAlias = tuple[Any, ...]
-"""A row of `commits` or `kept`, as the schema orders it: three numbers, crc32c, and its blobs."""
+"""A row of `commits` or `kept`, as the schema orders it: three numbers, crc32c, its blobs, and
+range_crc32c, which is None in formats 1 and 2."""
 
 OPTIONAL_OF_INDEX_FILE: Final = (
     "imbalance_when_trained",
@@ -83,32 +100,36 @@ OPTIONAL_OF_INDEX_FILE: Final = (
 class Commit:
     """What one transaction adds: new rows from `first_row` on, and rows that die.
 
-    `ids` (rows,), `checksums` uint32 (rows,), `squared_norms` float32 (rows,); `metadata` by row
-    number, empty or absent where a row has none; `replaced` and `deleted`, int64, are the numbers
-    of rows that were live until now.
+    `ids` (rows,), `content_hashes` uint64 (rows, 2), `squared_norms` float32 (rows,);
+    `range_crc32c` is that of all their vectors; `metadata` by row number, empty or absent where a
+    row has none; `replaced` and `deleted`, int64, are the numbers of rows that were live until now,
+    and `dead_sum` the sum of their stored content hashes.
     """
 
     first_row: int
     ids: IdArray
-    checksums: UInt32Array
+    content_hashes: UInt64Array
     squared_norms: Float32Array
+    range_crc32c: int
     metadata: Mapping[int, bytes]
     replaced: Int64Array
     deleted: Int64Array
+    dead_sum: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptRows:
     """A piece of what a compaction keeps: rows that lived when it began, ascending, at least one.
 
-    `rows` int64 (rows,) are their numbers, `ids` their ids by `encode_ids`; `checksums` uint32
-    (rows,), `squared_norms` float32 (rows,).
+    `rows` int64 (rows,) are their numbers, `ids` their ids by `encode_ids`; `content_hashes` uint64
+    (rows, 2), `squared_norms` float32 (rows,); `range_crc32c` is that of all their vectors.
     """
 
     rows: Int64Array
     ids: bytes
-    checksums: UInt32Array
+    content_hashes: UInt64Array
     squared_norms: Float32Array
+    range_crc32c: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,18 +158,37 @@ class LastCompaction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLedger:
+    """The ledger as it is stored; `sum` is that of the content hashes of the live rows.
+
+    Formats 1 and 2 have its first three numbers.
+    """
+
+    accepted: int
+    replaced: int
+    deleted: int
+    lost: int = 0
+    transactions: int = 0
+    sum: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRows:
     """Everything that a start reads from the store.
 
     `positions` says which rows the row file holds; `ids` are blobs of `encode_ids` with the rows in
-    each, and `squared_norms` float32 (positions,), both in the order of positions; `replaced` and
-    `deleted`, int64, are the rows that died since the last compaction, in that order; `rows` were
-    ever committed; `sequence` is the last commit's, 0 before the first.
+    each, `squared_norms` float32 (positions,) and `content_hashes` uint64 (positions, 2), all in
+    the order of positions; `replaced` and `deleted`, int64, are the rows that died since the last
+    compaction, in that order; `rows` were ever committed; `sequence` is the last commit's, 0 before
+    the first. Formats 1 and 2 have `checksums`, uint32 (positions,), instead of content hashes,
+    which are 0 then.
     """
 
     positions: RowMap
     ids: list[tuple[bytes, int]]
     squared_norms: Float32Array
+    content_hashes: UInt64Array
+    checksums: UInt32Array | None
     replaced: Int64Array
     deleted: Int64Array
     rows: int
@@ -219,39 +259,47 @@ def commit_record(sequence: int, commit: Commit, id_type: IdType) -> Record:
     blobs = (
         commit.replaced.astype("<i8", copy=False).tobytes(),
         commit.deleted.astype("<i8", copy=False).tobytes(),
-        commit.checksums.astype("<u4", copy=False).tobytes(),
+        commit.content_hashes.tobytes(),
         commit.squared_norms.astype("<f4", copy=False).tobytes(),
         encode_ids(id_type, commit.ids),
     )
-    return _record((sequence, commit.first_row, len(commit.ids)), blobs)
+    return record_of((sequence, commit.first_row, len(commit.ids)), blobs, commit.range_crc32c)
 
 
 def kept_record(generation: int, kept: KeptRows) -> Record:
     """Return a piece of what a compaction keeps as a row of `kept`."""
     blobs = (
         kept.rows.astype("<i8", copy=False).tobytes(),
-        kept.checksums.astype("<u4", copy=False).tobytes(),
+        kept.content_hashes.tobytes(),
         kept.squared_norms.astype("<f4", copy=False).tobytes(),
         kept.ids,
     )
-    return _record((generation, int(kept.rows[0]), int(kept.rows[-1])), blobs)
+    return record_of((generation, int(kept.rows[0]), int(kept.rows[-1])), blobs, kept.range_crc32c)
+
+
+def record_of(numbers: tuple[int, int, int], blobs: Sequence[bytes], range_crc32c: int) -> Record:
+    """Return a row of `commits` or `kept`, with its checksum."""
+    return (*numbers, _record_checksum(numbers, blobs, (range_crc32c,)), *blobs, range_crc32c)
 
 
 def is_sound(record: Record) -> bool:
     """Whether a record matches its checksum. TypeError or struct.error: a column's type differs."""
-    return bool(_record_checksum(record[:3], record[4:]) == record[3])
+    range_crc32c = () if record[-1] is None else (record[-1],)
+    return bool(_record_checksum(record[:3], record[4:-1], range_crc32c) == record[3])
 
 
 def blob_bytes(record: Record) -> int:
     """Return the bytes of a record's blobs."""
-    return sum(map(len, record[4:]))
+    return sum(map(len, record[4:-1]))
 
 
-def _record(numbers: tuple[int, int, int], blobs: Sequence[bytes]) -> Record:
-    return (*numbers, _record_checksum(numbers, blobs), *blobs)
+def session_checksum(first_sequence: int, session: int) -> int:
+    """Return the checksum of a row of `sessions`."""
+    return checksum(struct.pack("<2q", first_sequence, session))
 
 
-def _record_checksum(numbers: Sequence[int], blobs: Sequence[bytes]) -> int:
-    lengths = [len(blob) for blob in blobs]
-    head = struct.pack(f"<{len(numbers) + len(blobs)}q", *numbers, *lengths)
-    return checksum(head, *blobs)
+def _record_checksum(
+    numbers: Sequence[int], blobs: Sequence[bytes], range_crc32c: tuple[int, ...]
+) -> int:
+    head = (*numbers, *map(len, blobs), *range_crc32c)
+    return checksum(struct.pack(f"<{len(head)}q", *head), *blobs)

@@ -124,7 +124,7 @@ def placed_at_the_last(table: Int64Array, hashes: UInt64Array, rows: Int64Array)
 @pytest.mark.parametrize(
     ("step", "failing"),
     [
-        ("vectorshard.shard.storage.row_columns.RowColumns._append_norms", no_memory),
+        ("vectorshard.shard.storage.row_columns.RowColumns._append_columns", no_memory),
         ("vectorshard.shard.storage.row_file.RowFile.view", no_memory),
         ("vectorshard.shard.rows.id_column.IdColumn.append", no_memory),
         ("vectorshard.shard.rows.id_column.IdIndex.put", no_memory),

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vectorshard.shard.membership import Member, Membership, Stage
 from vectorshard.shard.rows.id_column import decode_ids, encode_ids
+from vectorshard.shard.storage.content_hash import sum_of
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import (
@@ -28,6 +30,7 @@ from vectorshard.shard.types import (
     IdType,
     Int64Array,
     Metric,
+    UInt64Array,
 )
 
 ENTRY = CollectionEntry(
@@ -41,6 +44,15 @@ ENTRY = CollectionEntry(
     ),
     incarnation="1f",
 )
+MEMBERSHIP = Membership(
+    directory="d0",
+    stage=Stage.KNOWN,
+    members=(
+        Member(shard=0, directory="d0", life=1),
+        Member(shard=1, directory="d1", life=3),
+    ),
+)
+SESSION = 2**62 + 17
 STRING_ENTRY = replace(ENTRY, config=replace(ENTRY.config, id_type=IdType.STRING))
 INDEX_FILE = IndexFile(
     name="index-2-900.faiss",
@@ -57,6 +69,12 @@ INDEX_FILE = IndexFile(
 )
 
 
+def hashes_of(rows: Int64Array) -> UInt64Array:
+    """Return a content hash for each row (rows,) that differs from all others."""
+    numbers = rows.astype(np.uint64)
+    return np.stack([numbers * np.uint64(7919), ~numbers], axis=1)
+
+
 def commit_of(
     first_row: int,
     rows: int,
@@ -71,11 +89,13 @@ def commit_of(
     return Commit(
         first_row=first_row,
         ids=numbers * 10 if ids is None else ids,
-        checksums=(numbers * 7919 % 2**32).astype(np.uint32),
+        content_hashes=hashes_of(numbers),
         squared_norms=(numbers + 0.5).astype(np.float32),
+        range_crc32c=first_row + rows,
         metadata=metadata or {},
         replaced=np.array(replaced, dtype=np.int64),
         deleted=np.array(deleted, dtype=np.int64),
+        dead_sum=sum_of(hashes_of(np.array([*replaced, *deleted], dtype=np.int64))),
     )
 
 
@@ -86,7 +106,7 @@ def stored_ids(stored: StoredRows, id_type: IdType = IdType.INT64) -> list[int |
 def assert_same(found: StoredRows, expected: StoredRows) -> None:
     assert found.ids == expected.ids
     assert (found.rows, found.sequence) == (expected.rows, expected.sequence)
-    for column in ("squared_norms", "replaced", "deleted"):
+    for column in ("squared_norms", "content_hashes", "replaced", "deleted"):
         np.testing.assert_array_equal(getattr(found, column), getattr(expected, column))
     positions = np.arange(len(expected.squared_norms))
     np.testing.assert_array_equal(
@@ -96,7 +116,19 @@ def assert_same(found: StoredRows, expected: StoredRows) -> None:
 
 def reopened(store: RowStore, directory: Path) -> RowStore:
     store.close()
-    return RowStore.open(Disk(), directory)
+    return opened(directory)
+
+
+def opened(directory: Path, disk: Disk | None = None) -> RowStore:
+    """Open a store as a start does, once its rows are verified."""
+    store = RowStore.open(disk or Disk(), directory)
+    try:
+        store.load()
+        store.start_writing()
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def kept_of(rows: Sequence[int]) -> KeptRows:
@@ -106,8 +138,9 @@ def kept_of(rows: Sequence[int]) -> KeptRows:
     return KeptRows(
         rows=chosen,
         ids=encode_ids(IdType.INT64, commit.ids[chosen]),
-        checksums=commit.checksums[chosen],
+        content_hashes=commit.content_hashes[chosen],
         squared_norms=commit.squared_norms[chosen],
+        range_crc32c=len(rows),
     )
 
 
@@ -138,7 +171,9 @@ def sweep_all(store: RowStore) -> None:
 
 def sample(directory: Path, *, rebuilt: bool = False) -> StoredRows:
     """Write a store of 40 rows in 4 commits, and close it."""
-    store = RowStore.create(Disk(), directory, ENTRY)
+    RowStore.create(Disk(), directory, ENTRY, MEMBERSHIP).close()
+    store = RowStore.open(Disk(), directory)
+    store.start_writing(SESSION)
     for first in range(0, 40, 10):
         store.commit(commit_of(first, 10, deleted=[first], metadata={first: b"m"}))
     if rebuilt:

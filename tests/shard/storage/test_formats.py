@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from tests.shard.storage.row_store_samples import ENTRY, commit_of, compact
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.storage import data_directory, row_store_format
 from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes, sum_of
 from vectorshard.shard.storage.data_directory import ShardIdentity
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import store_columns
@@ -25,6 +27,7 @@ from vectorshard.shard.storage.row_store_format import IndexFile, LastCompaction
 from vectorshard.shard.types import (
     CollectionConfig,
     FieldType,
+    IdArray,
     IdType,
     IndexConfig,
     IndexKind,
@@ -47,6 +50,9 @@ def rows_of(section: str, heads: str) -> list[list[str]]:
 def database(tmp_path: Path) -> sqlite3.Connection:
     """The database of a store with two commits, a compaction and one commit after it."""
     store = RowStore.create(Disk(), tmp_path, ENTRY)
+    store.close()
+    store = RowStore.open(Disk(), tmp_path)
+    store.start_writing(session=2**62 + 1)
     compact(store)
     store.close()
     return sqlite3.connect(tmp_path / "store.db")
@@ -115,13 +121,15 @@ def test_the_properties_of_the_page_are_those_that_a_store_writes(tmp_path: Path
 
 def test_record_checksums_cover_what_the_page_says(database: sqlite3.Connection) -> None:
     def covered(record: tuple[Any, ...]) -> int:
-        numbers, crc32c, blobs = record[:3], record[3], record[4:]
-        lengths = [len(blob) for blob in blobs]
-        assert checksum(struct.pack(f"<{3 + len(blobs)}q", *numbers, *lengths), *blobs) == crc32c
+        numbers, crc32c, blobs, of_range = record[:3], record[3], record[4:-1], record[-1]
+        covered = (*numbers, *map(len, blobs), of_range)
+        assert checksum(struct.pack(f"<{len(covered)}q", *covered), *blobs) == crc32c
         return 1
 
     for table, records in (("commits", 3), ("kept", 2)):
         assert sum(map(covered, database.execute(f"SELECT * FROM {table}"))) == records
+    for first_sequence, session, crc32c in database.execute("SELECT * FROM sessions"):
+        assert checksum(struct.pack("<2q", first_sequence, session)) == crc32c
     for key, value, crc32c in database.execute("SELECT * FROM properties"):
         assert checksum(f"{key}{value}".encode()) == crc32c
 
@@ -148,3 +156,39 @@ def test_ids_are_as_the_page_says(tmp_path: Path) -> None:
     store.close()
     ((ids,),) = sqlite3.connect(tmp_path / "store.db").execute("SELECT ids FROM commits")
     assert ids == struct.pack("<2q", -1, 7)
+
+
+@pytest.mark.parametrize("id_type", list(IdType))
+def test_content_hashes_are_as_the_page_says(id_type: IdType) -> None:
+    ids: IdArray = np.array([-5, 7])
+    seeds = [2**64 - 5, 7]
+    if id_type is IdType.STRING:
+        ids = np.array(["tea", "Zürich"], dtype=np.object_)
+        seeds = [xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids]
+    vectors = np.array([[1.5, -2.0], [0.0, 3.0]], dtype=np.float32)
+    first, second = (
+        xxhash.xxh3_128_intdigest(struct.pack("<2f", *vector), seed)
+        for vector, seed in zip(vectors.tolist(), seeds, strict=True)
+    )
+    second ^= xxhash.xxh3_128_intdigest(b"metadata", seeds[1] ^ (2**64 - 1))
+    hashes = content_hashes(ids, [b"", b"metadata"], vectors)
+    assert hashes.tobytes() == first.to_bytes(16, "big") + second.to_bytes(16, "big")
+    assert sum_bytes(sum_of(hashes)) == ((first + second) % 2**128).to_bytes(16, "big")
+
+
+def test_the_log_mark_is_as_the_page_says(tmp_path: Path) -> None:
+    store = RowStore.create(Disk(), tmp_path, ENTRY)
+    store.commit(commit_of(0, 3))
+    store.set_index_file(None)
+    store.close()
+    contents = (tmp_path / "log-end").read_bytes()
+    assert len(contents) == 8_192
+    slots = [contents[:28], contents[4_096:][:28]]
+    for slot in slots:
+        assert struct.unpack("<I", slot[24:]) == (checksum(slot[:24]),)
+    assert sorted(struct.unpack("<8sQQ", slot[:24]) for slot in slots) == [
+        (b"VSSLOTS1", 1, 1),
+        (b"VSSLOTS1", 2, 1),
+    ]
+    for text in ("`VSSLOTS1`", "8,192 bytes"):
+        assert text in SECTIONS["log-end"]

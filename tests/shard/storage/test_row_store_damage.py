@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -12,34 +13,18 @@ from hypothesis import strategies as st
 from tests.shard.storage.row_store_samples import (
     ENTRY,
     INDEX_FILE,
+    SESSION,
     assert_same,
     commit_of,
     compact,
-    kept_of,
     sample,
     sweep_all,
 )
 from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt
+from vectorshard.shard.membership import Sessions
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_store import RowStore
-from vectorshard.shard.storage.row_store_format import LastCompaction, StoredRows
-
-
-def test_a_store_of_version_1_is_opened_and_brought_up_to_date(tmp_path: Path) -> None:
-    stored = sample(tmp_path)
-    connection = sqlite3.connect(tmp_path / "store.db")
-    connection.execute("DROP TABLE kept")
-    connection.execute("PRAGMA user_version = 1")
-    connection.close()
-    store = RowStore.open(Disk(), tmp_path)
-    assert_same(store.load(), stored)
-    assert (store.index_file, store.last_compaction) == (INDEX_FILE, LastCompaction())
-    assert not store.sweep_due
-    store.keep(store.next_generation(), kept_of([2]))
-    store.close()
-    connection = sqlite3.connect(tmp_path / "store.db")
-    assert connection.execute("PRAGMA user_version").fetchall() == [(2,)]
-    connection.close()
+from vectorshard.shard.storage.row_store_format import StoredRows
 
 
 @pytest.mark.parametrize(
@@ -54,6 +39,17 @@ def test_a_store_of_version_1_is_opened_and_brought_up_to_date(tmp_path: Path) -
         "UPDATE commits SET ids = 'text'",
         "UPDATE ledger SET accepted = 39",
         "UPDATE ledger SET deleted = 5",
+        "UPDATE ledger SET lost = 1",
+        "UPDATE ledger SET accepted = 39, lost = -1",
+        "UPDATE ledger SET transactions = 4",
+        "UPDATE ledger SET sum = x'00'",
+        "UPDATE ledger SET sum = zeroblob(16)",
+        "UPDATE sessions SET session = session + 1",
+        "UPDATE sessions SET first_sequence = 2",
+        "DROP TABLE sessions",
+        "UPDATE commits SET range_crc32c = 1 WHERE sequence = 3",
+        "UPDATE properties SET value = '3' WHERE key = 'stage'",
+        "DELETE FROM properties WHERE key = 'stage'",
         "UPDATE ledger SET replaced = 1",
         "DELETE FROM ledger",
         "UPDATE properties SET value = '2f' WHERE key = 'incarnation'",
@@ -80,7 +76,7 @@ def test_a_store_that_contradicts_itself_is_corrupt(tmp_path: Path, damage: str)
         "DELETE FROM kept WHERE first_row = 2",
         "UPDATE kept SET generation = 3",
         "UPDATE kept SET first_row = 3 WHERE first_row = 4",
-        "UPDATE kept SET ids = checksums",
+        "UPDATE kept SET ids = content_hashes",
         "UPDATE kept SET row_numbers = ids",
         "DELETE FROM commits WHERE sequence = 3",
         "UPDATE ledger SET replaced = 3",
@@ -136,32 +132,32 @@ def test_a_file_that_is_no_store_is_corrupt(tmp_path: Path, contents: bytes) -> 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     sample(tmp_path)
     connection = sqlite3.connect(tmp_path / "store.db")
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(DataDirectoryTooNew, match="format version 3"):
+    with pytest.raises(DataDirectoryTooNew, match="format version 4"):
         RowStore.open(Disk(), tmp_path)
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, StoredRows]:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StoredRows]:
     directory = tmp_path_factory.mktemp("sound")
-    stored = sample(directory, rebuilt=True)
-    return (directory / "store.db").read_bytes(), stored
+    return directory, sample(directory, rebuilt=True)
 
 
 @settings(max_examples=150, deadline=None)
 @given(places=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=3))
 def test_flipped_bits_are_noticed_or_do_not_matter(
     tmp_path_factory: pytest.TempPathFactory,
-    sound: tuple[bytes, StoredRows],
+    sound: tuple[Path, StoredRows],
     places: list[float],
 ) -> None:
-    contents, stored = bytearray(sound[0]), sound[1]
+    contents, stored = bytearray((sound[0] / "store.db").read_bytes()), sound[1]
     for place in places:
         bit = int(place * len(contents) * 8)
         contents[bit // 8] ^= 1 << bit % 8
     directory = tmp_path_factory.mktemp("flipped")
     (directory / "store.db").write_bytes(contents)
+    shutil.copy(sound[0] / "log-end", directory)
     try:
         store = RowStore.open(Disk(), directory)
     except (RowStoreCorrupt, DataDirectoryTooNew):
@@ -174,3 +170,4 @@ def test_flipped_bits_are_noticed_or_do_not_matter(
         store.close()
     assert_same(found, stored)
     assert (store.entry, store.index_file) == (ENTRY, INDEX_FILE)
+    assert store.sessions == Sessions(first_sequences=(1,), sessions=(SESSION,))
