@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
-from vectorshard.cli import recall, rows, serve
+from vectorshard.cli import losses, recall, rows, serve
 from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
@@ -28,6 +28,8 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
     errors.DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
     errors.ShardUnavailable: "is the server running?",
+    errors.ShardMissing: "docs/operations.md says what to do about a lost disk",
+    errors.WritesLost: "the rows that the token names are lost: write them again",
     errors.ReadFailed: "check the shard's disk, then restart the shard",
     errors.DeadlineExceeded: "try again with a longer --timeout",
     errors.Overloaded: "try again later, or with a smaller --batch",
@@ -110,7 +112,7 @@ app = typer.Typer(
 )
 for _command in serve.COMMANDS:
     app.command(epilog=explained())(one_line_errors(exit_code)(_command))
-for _other in (*rows.COMMANDS, *recall.COMMANDS):
+for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS):
     app.command()(one_line_errors()(_other))
 
 

@@ -311,11 +311,15 @@ def describe(
     with connect(target, timeout) as client:
         if collection is None:
             console.print(tables.collections_table(client.list_collections()))
+            if problems := client.server_info().problems:
+                console.print(tables.problems_table(problems))
             return
         description = client.describe(collection)
         console.print(tables.ledger_table(description))
         console.print(tables.index_table(description))
         console.print(tables.recall_table(description))
+        for line in tables.troubles(description):
+            console.print(line, style="red", markup=False)
     if not tables.adds_up(description):
         raise typer.Exit(1)
 

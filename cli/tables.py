@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
+from vectorshard.shard.membership import AcceptedLoss, Problem
 from vectorshard.shard.types import CollectionConfig, Ledger, Receipt, ShardReceipt
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def ledger_table(description: CollectionDescription) -> Table:
     table = plain_table(
         f"ledger of {description.config.name}: {total.accepted:,} accepted, {verdict}",
         ["shard", "state"],
-        ["accepted", "= buffered", "+ indexed", "+ deleted", "+ replaced"],
+        ["accepted", "= buffered", "+ indexed", "+ deleted", "+ replaced", "+ lost"],
     )
     for shard in description.shards:
         table.add_row(str(shard.shard), state_of(shard), *ledger_cells(shard.ledger))
@@ -103,12 +104,24 @@ def adds_up(description: CollectionDescription) -> bool:
 
 def ledger_cells(ledger: Ledger) -> list[str]:
     """Return the figures of a ledger in the order of its equation."""
-    figures = (ledger.accepted, ledger.buffered, ledger.indexed, ledger.deleted, ledger.replaced)
+    figures = (
+        ledger.accepted,
+        ledger.buffered,
+        ledger.indexed,
+        ledger.deleted,
+        ledger.replaced,
+        ledger.lost,
+    )
     return [f"{figure:,}" for figure in figures]
 
 
 def state_of(shard: ShardDescription) -> str:
-    """Return the state of a shard's index, and whether a new index is training."""
+    """Return the state of a shard's index, and whether a new index is training.
+
+    MISSING for a shard that does not serve its rows.
+    """
+    if shard.missing_reason:
+        return "MISSING"
     state = shard.state.name
     return f"{state} + training" if shard.training and state == "TRAINED" else state
 
@@ -203,6 +216,53 @@ def measured_recall_table(name: str, queries: int, figures: Sequence[MeasuredRec
             f"{1_000 * each.query_s:.3f}",
             f"{nprobe:,}" if nprobe else "all rows",
             f"{candidates:,}" if candidates else "-",
+        )
+    return table
+
+
+def troubles(description: CollectionDescription) -> list[str]:
+    """Return a line for each shard that does not serve its rows, or takes no writes."""
+    lines = []
+    for shard in description.shards:
+        if shard.missing_reason:
+            lines.append(f"shard {shard.shard} is missing: {shard.missing_reason}")
+        if shard.writes_stopped:
+            lines.append(f"shard {shard.shard} takes no writes: {shard.writes_stopped}")
+    return lines
+
+
+def problems_table(problems: Iterable[Problem]) -> Table:
+    """Return one row for each problem of a server."""
+    table = plain_table("problems", ["shard", "collection", "kind", "what to do"], [])
+    for problem in problems:
+        table.add_row(
+            str(problem.shard),
+            Text(problem.collection or "all"),
+            problem.kind.name,
+            Text(problem.text),
+        )
+    return table
+
+
+def losses_table(shard: int, losses: Sequence[AcceptedLoss]) -> Table:
+    """Return what a shard has lost: one row for each collection.
+
+    "remembered" are the rows that others know it had accepted; without a witness it is unknown.
+    """
+    table = plain_table(
+        f"what shard {shard} has lost",
+        ["collection", "why"],
+        ["accepted there", "remembered", "lost"],
+    )
+    for loss in losses:
+        witnessed = loss.witnessed_accepted
+        lost = None if witnessed is None else max(0, witnessed - loss.accepted)
+        table.add_row(
+            Text(loss.collection),
+            Text(loss.reason),
+            f"{loss.accepted:,}",
+            "unknown" if witnessed is None else f"{witnessed:,}",
+            "unknown" if lost is None else f"{lost:,}",
         )
     return table
 

@@ -28,6 +28,7 @@ from vectorshard.shard.errors import (
     InvalidParameter,
     InvalidRequest,
     MalformedMessage,
+    ShardMissing,
     ShardUnavailable,
     VectorShardError,
 )
@@ -204,7 +205,8 @@ class UpsertUpload:
         if not missed:
             return None
         first = missed[0]
-        unwritten = ShardUnavailable(
+        lasting = all(error.code == RowErrorCode.FAILED_PRECONDITION for error in missed)
+        unwritten = (ShardMissing if lasting else ShardUnavailable)(
             f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written; "
             f"row {first.row}: {first.message}"
         )

@@ -31,6 +31,7 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.membership import (
+    CollectionState,
     ExchangeRequest,
     Member,
     Problem,
@@ -175,6 +176,16 @@ class Examination:
         self._absent.pop(incarnation, None)
         if (verdict := self.verdicts.get(incarnation)) is not None:
             self.verdicts = {**self.verdicts, incarnation: replace(verdict, dropped=True)}
+
+    def unheard(self) -> list[int]:
+        """Return the leaf shards that should have made a report, and are not examined by one."""
+        placement = self._children.placement
+        old = {shard.shard for shard in placement.shards if not shard.session}
+        return [
+            shard
+            for shard in range(placement.shards_total)
+            if shard not in old and (shard not in self.reports or shard in self._waiting)
+        ]
 
     def acknowledged(self, token: Token) -> None:
         """Remember the token of a write."""
@@ -378,7 +389,33 @@ class Examination:
                         self._absent.setdefault(incarnation, {})[shard] = before
                 elif (error := _error_of(shard, each)) is not None:
                     self._absent.setdefault(incarnation, {})[shard] = error
+        for incarnation, error in self._of_one_name(found).items():
+            self._absent[incarnation] = dict.fromkeys(self.reports, error)
         self._log_changes(former)
+
+    def _of_one_name(self, found: Mapping[str, CollectionVerdict]) -> dict[str, ShardMissing]:
+        """Return the errors of collections that have one name: an old disk brought one back."""
+        holders: dict[str, dict[str, list[int]]] = {}
+        for shard, report in self.reports.items():
+            for each in report.collections:
+                verdict = found.get(each.incarnation)
+                dropped = verdict is None or verdict.dropped
+                if each.incarnation and each.state is not CollectionState.DROPPED and not dropped:
+                    of_name = holders.setdefault(each.name, {})
+                    of_name.setdefault(each.incarnation, []).append(shard)
+        errors: dict[str, ShardMissing] = {}
+        for name, by_incarnation in holders.items():
+            if len(by_incarnation) > 1:
+                told = " and ".join(
+                    f"{incarnation} on shard {', '.join(map(str, shards))}"
+                    for incarnation, shards in sorted(by_incarnation.items())
+                )
+                error = ShardMissing(
+                    f"two collections are named {name!r}: {told}; one comes from an old disk: see "
+                    "`vectorshard accept-loss` for its shard, or drop both"
+                )
+                errors |= dict.fromkeys(by_incarnation, error)
+        return errors
 
     def _log_changes(self, former: Mapping[str, Mapping[int, VectorShardError]]) -> None:
         for incarnation in former.keys() | self._absent.keys():

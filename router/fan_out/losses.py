@@ -7,6 +7,7 @@ directory is refused. Then the other shards learn of the new member. Each step m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -26,6 +27,7 @@ from vectorshard.shard.membership import (
     AcceptedLoss,
     AcceptLossRequest,
     AcceptLossResult,
+    CollectionState,
     Member,
     SettleRequest,
     ShardReport,
@@ -58,6 +60,8 @@ class Losses:
         if request.losses:
             return await child.shard.accept_loss(request, call=child.to(call))
         report, missing = await self._missing_on(request.shard, call)
+        stale = self._stale_on(report, missing)
+        missing = [each for each in missing if each.incarnation not in stale]
         configs = await self._configs(call)
         life = self._examination.memory.newest_life(report) + 1
         own = Member(shard=request.shard, directory=report.directory, life=life)
@@ -68,6 +72,9 @@ class Losses:
         if not request.accept:
             return AcceptLossResult(losses=losses, life=life)
         _log.warning("accepting the loss of a shard", shard=request.shard, life=life)
+        for incarnation, name in stale.items():
+            meant = replace(call, incarnation=incarnation)
+            await child.shard.drop_collection(name, call=child.to(meant))
         filled = replace(request, losses=losses, life=life)
         result = await child.shard.accept_loss(filled, call=child.to(call))
         for loss in losses:
@@ -105,9 +112,37 @@ class Losses:
             for verdict in self._examination.verdicts.values()
             if not verdict.dropped and verdict.by_shard[shard].kind is Kind.MISSING
         ]
+        if unheard := self._examination.unheard():
+            # A new life makes void what they remember of the old one.
+            listed = ", ".join(map(str, unheard))
+            raise ShardUnavailable(
+                f"shard {listed} does not answer: what shard {shard} has lost is not known without"
+            )
         if not missing:
             raise InvalidParameter(f"nothing is missing on shard {shard}", field="shard")
         return report, missing
+
+    def _stale_on(
+        self, report: ShardReport, missing: Sequence[CollectionVerdict]
+    ) -> dict[str, str]:
+        """Return the names of collections, by incarnation, that only an old disk brought back.
+
+        The others have later ones of those names, which are missing on the shard.
+        """
+        elsewhere = {
+            each.incarnation: each.name
+            for number, other in self._examination.reports.items()
+            for each in other.collections
+            if number != report.shard and each.state is CollectionState.LIVE
+        }
+        names = {each.name for each in missing if each.incarnation in elsewhere}
+        return {
+            each.incarnation: each.name
+            for each in report.collections
+            if each.state is CollectionState.LIVE
+            and each.name in names
+            and each.incarnation not in elsewhere
+        }
 
     async def _configs(self, call: Call) -> dict[str, CollectionConfig]:
         """Return the configurations that the shards have, by incarnation."""

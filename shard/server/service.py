@@ -56,6 +56,7 @@ from vectorshard.shard.types import Call, SearchRequest, UpsertRequest
 from vectorshard.shard.wire.call_metadata import call_of
 from vectorshard.shard.wire.rpcs import (
     DELETE,
+    EXCHANGE,
     GET_SERVER_INFO,
     RPCS,
     SEARCH,
@@ -141,7 +142,7 @@ class VectorService:
         self._streams: set[_OpenStream] = set()
 
     def quiet_s(self) -> float:
-        """Return the seconds since the last call, or request of a search stream, arrived."""
+        """Return the seconds since a caller's last call, or request of a search stream."""
         return self._clock() - self._arrived_at
 
     async def drain(self) -> bool:
@@ -168,7 +169,8 @@ class VectorService:
     def _run(self, name: str) -> Outcome:
         """Return the context in which a call runs."""
         self._running += 1
-        self._arrived_at = self._clock()
+        if name != EXCHANGE.name:  # routers never cease to exchange reports
+            self._arrived_at = self._clock()
         return self._metrics.call(name, self._ended)
 
     def _ended(self) -> None:

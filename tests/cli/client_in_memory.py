@@ -15,8 +15,16 @@ from types import TracebackType
 
 import numpy as np
 
-from vectorshard.shard.descriptions import CollectionDescription, Explanation, ShardDescription
+from vectorshard.client.results import ServerInfo
+from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    Explanation,
+    ShardDescription,
+    Topology,
+)
 from vectorshard.shard.errors import CollectionNotFound, DimensionMismatch, ShardUnavailable
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.types import (
     CollectionConfig,
     FilterPlan,
@@ -27,6 +35,7 @@ from vectorshard.shard.types import (
     Ledger,
     Metric,
     Receipt,
+    Role,
     RowError,
     Rows,
     ShardReceipt,
@@ -79,6 +88,7 @@ class ClientInMemory:
     searches: list[dict[str, object]] = field(default_factory=list)
     explanation: Explanation = field(default_factory=Explanation)
     explains: list[tuple[list[list[float]], int | str, str | None]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     refused_rows: tuple[int, ...] = ()
     missing_shard: int = 0
     """How many of the next upserts find a shard missing."""
@@ -119,6 +129,15 @@ class ClientInMemory:
             name=name, dim=dim, metric=metric, id_type=id_type, index=index or IndexConfig()
         )
         self.rows[name] = {}
+
+    def server_info(self) -> ServerInfo:
+        """Return the problems."""
+        topology = Topology(
+            role=Role.SHARD, cluster="c", placement_epoch=1, shards_total=1, shards=()
+        )
+        return ServerInfo(
+            version="1", topology=topology, limits=Limits(), problems=tuple(self.problems)
+        )
 
     def list_collections(self) -> Sequence[CollectionConfig]:
         """Return the configurations."""

@@ -130,6 +130,8 @@ class VectorServiceServicer:
         * an nlist over the limit, or with another rule than FIXED; FIXED without an nlist;
         * a filter field without a name, or two with the same name.
         RESOURCE_EXHAUSTED: Limits.collections exist already.
+        FAILED_PRECONDITION: a shard has lost the collection, or an older disk brought back one of the
+        name (SHARD_MISSING). A collection is never completed on a shard that has lost its rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +139,7 @@ class VectorServiceServicer:
 
     def DropCollection(self, request, context):
         """Drops a collection with all its rows. NOT_FOUND if it exists on no shard. Repeating a drop that
-        failed on some shards completes it.
+        failed on some shards completes it. A shard that has lost the collection does not prevent it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,7 +165,8 @@ class VectorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DescribeCollection(self, request, context):
-        """Describes a collection: its configuration, ledger and shards.
+        """Describes a collection: its configuration, ledger and shards. A shard that does not serve its
+        rows has a missing_reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,7 +262,8 @@ class VectorServiceServicer:
         * hits that do not fit into one message; an invalid filter (see Filter);
         * queries with vectors that Upsert would reject.
         UNAVAILABLE: fewer shards answered than min_coverage requires, or none; the message names the
-        missing ones.
+        missing ones. SHARD_MISSING or COLLECTION_DAMAGED instead, if waiting does not bring them back.
+        With a lower min_coverage the others answer, and the receipt names the missing ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -500,3 +500,39 @@ async def test_no_loss_is_accepted_of_a_shard_that_does_not_answer(
     shards[1].failure = ShardUnavailable("gone")
     with pytest.raises(ShardUnavailable, match="shard 1 does not answer"):
         await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
+
+
+async def test_no_loss_is_accepted_while_a_shard_that_may_remember_is_away(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    shards[1].wipe()
+    await restarted(router)
+    await require_missing(router, 1)
+    shards[0].failure = ShardUnavailable("gone")
+    with pytest.raises(ShardUnavailable, match="shard 0 does not answer: what shard 1 has lost"):
+        await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
+
+
+async def test_a_collection_that_an_old_disk_brings_back_is_not_served_and_goes_with_its_loss(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    copied = shards[1].copied()
+    await router.drop_collection("words")
+    await rounds(router)
+    for shard in shards:  # as after a while
+        shard.records.dropped.clear()
+        shard.records.names.clear()
+    await router.create_collection(config_of())
+    present = incarnation_of(shards[0])
+    await router.upsert(upsert(IDS))
+    await rounds(router)
+    shards[1].put_back(copied)
+    router = await router_over(shards)
+    assert incarnation_of(shards[1]) != present
+    for call in (found(router), found(router, min_coverage=0.1), router.count(COUNT)):
+        with pytest.raises(ShardMissing, match="two collections are named 'words'"):
+            await call
+    await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
+    assert incarnation_of(shards[1]) == present
+    await router.upsert(upsert(IDS))
+    assert await router.count(COUNT) == len(IDS)

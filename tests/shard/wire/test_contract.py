@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, Limits
-from vectorshard.shard.errors import DataDirectoryError, VectorShardError
+from vectorshard.shard.errors import (
+    CannotListen,
+    DataDirectoryError,
+    LimitsTooLow,
+    VectorShardError,
+)
 from vectorshard.shard.server.status import STATUS_BY_ERROR
 
 CONTRACT = Path(__file__).resolve().parents[3] / "protos/vectorshard/v1/vectorshard.proto"
@@ -17,7 +22,7 @@ TEXT = CONTRACT.read_text()
 HEAD = TEXT.partition("syntax = ")[0]
 
 
-TOLD_AT_A_START = DataDirectoryError
+TOLD_AT_A_START = (DataDirectoryError, CannotListen, LimitsTooLow)
 """To who starts a server; these never travel."""
 
 

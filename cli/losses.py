@@ -1,0 +1,64 @@
+"""`vectorshard accept-loss`: go on without the rows that a shard's disk has lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Annotated, Final
+
+import typer
+
+from vectorshard.cli import tables
+from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.output import terminal
+from vectorshard.shard.errors import InvalidParameter, Unsupported
+from vectorshard.shard.membership import AcceptLossRequest, AcceptLossResult
+from vectorshard.shard.types import Call
+
+
+def accept_loss(
+    shard_id: Annotated[int, typer.Option(min=0, help="The number of the shard.")],
+    target: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of a router over all shards.")
+    ] = DEFAULT_ADDRESS,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept without a question.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")
+    ] = 30.0,
+) -> None:
+    """Show what a shard's disk has lost and, if confirmed, go on without it.
+
+    The ledger counts those rows as lost from then on. If the lost disk comes back, it is refused.
+    """
+    console = terminal()
+    shown = asyncio.run(_ask(target, AcceptLossRequest(shard=shard_id), timeout))
+    console.print(tables.losses_table(shard_id, shown.losses))
+    if not yes:
+        if not _on_a_terminal():
+            raise InvalidParameter("without a terminal to ask on, --yes is required", field="yes")
+        typer.confirm(f"Accept the loss on shard {shard_id}?", abort=True)
+    done = asyncio.run(_ask(target, AcceptLossRequest(shard=shard_id, accept=True), timeout))
+    console.print(
+        f"accepted: shard {shard_id} goes on with what it has, in its life {done.life}",
+        highlight=False,
+    )
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+async def _ask(target: str, request: AcceptLossRequest, timeout_s: float) -> AcceptLossResult:
+    from vectorshard.router.remote.remote_shard import RemoteShard
+
+    server = RemoteShard(target)
+    try:
+        return await server.accept_loss(request, call=Call(deadline=time.monotonic() + timeout_s))
+    except Unsupported as error:
+        raise Unsupported(f"{target} knows of no losses: it is of an earlier release") from error
+    finally:
+        await server.close()
+
+
+COMMANDS: Final = (accept_loss,)
