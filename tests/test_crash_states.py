@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.crash_recorder.live import Order
 from tests.crash_recorder.recorder import check_recording, compiler, operations, run_recorded
 from tests.crash_recorder.states import Lived, check_lives, lives
+from tests.crash_recorder.upgrade import DIRECTORIES, check_upgrade, contents, unpack
 from tests.crash_states import Operation
 
 pytestmark = pytest.mark.skipif(
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 STATES = 100
 STATES_OF_A_BREAKAGE = 12
+STATES_OF_AN_UPGRADE = 24
 HONEST = [Order(seed, rounds=40) for seed in range(1, 5)]
 BROKEN = [
     Order(1, rounds=16, cuts=0, breakage=breakage)
@@ -67,3 +70,24 @@ def test_a_missing_sync_is_noticed(
 ) -> None:
     found = lived(recording[0], [broken])
     assert next(check_lives(recording[0], found, tmp_path, 1, STATES_OF_A_BREAKAGE), None)
+
+
+def test_a_directory_of_the_last_format_is_whole_whenever_the_power_fails_during_its_upgrade(
+    tmp_path: Path,
+) -> None:
+    unpacked, root, scratch = (tmp_path / name for name in ("unpacked", "root", "scratch"))
+    for directory in (unpacked, root, scratch):
+        directory.mkdir()
+    unpack(unpacked)
+    log = tmp_path / "log"
+    run_recorded(["-m", "tests.crash_recorder.upgrade", root, unpacked], root, log)
+    recorded = operations(log, root)
+    upgraded = lives(recorded)
+    assert [life.directory for life in upgraded] == list(DIRECTORIES)
+    for life in upgraded:
+        expected = contents(unpacked / life.directory)
+        assert expected.keys() == {"words", "points"}
+        check = partial(check_upgrade, expected)
+        share = STATES_OF_AN_UPGRADE // len(upgraded)
+        violations = list(check_lives(recorded, [life], scratch, 1, share, check=check))
+        assert not violations, "\n".join(map(str, violations))

@@ -24,6 +24,7 @@ from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.membership import ProblemKind
 from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.data_directory import ShardIdentity
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.index_file import with_stored_index
 from vectorshard.shard.storage.row_store import RowStore
@@ -94,14 +95,16 @@ def index_files_required() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def opened(disk: Disk, directory: Path, *, trains: bool = True) -> AsyncIterator[LocalShard]:
+async def opened(
+    disk: Disk, directory: Path, *, trains: bool = True, identity: ShardIdentity = IDENTITY
+) -> AsyncIterator[LocalShard]:
     """Lend a shard with its background threads; they only absorb unless it `trains`."""
     with ExitStack() as patches:
         patches.enter_context(index_files_required())
         if not trains:
             idle = patch.object(BackgroundThreads, "build_step", lambda _self, _collection: False)
             patches.enter_context(idle)
-        shard = LocalShard.open(disk, directory / "shard-0", IDENTITY, ENGINE, now)
+        shard = LocalShard.open(disk, directory / "shard-0", identity, ENGINE, now)
         try:
             yield shard
         finally:
@@ -132,7 +135,7 @@ NEVER_AFTER_A_POWER_CUT: Final = {
 """Problems that only a lying or failing disk, or an operator, may lead to."""
 
 
-def check_state(directory: Path, marks: list[str], *, thorough: bool) -> Counter[str]:
+def check_state(directory: Path, marks: list[str], thorough: bool) -> Counter[str]:
     """Start on a directory, compare, go on writing, and start once more.
 
     `thorough` also trains and compacts. AssertionError, or what the shard raises, is a violation.

@@ -3,7 +3,7 @@
  * CRASH_RECORDER_ROOT names the directory, by its real path; CRASH_RECORDER_LOG the file to which
  * the records go. Each wrapped function does its system call and appends one record while it holds
  * a lock, so the log has the order in which the calls of all threads were done. A call that fails
- * is not recorded. Names are made absolute; `recorder.py` follows them, and what each descriptor
+ * is not recorded, and a sync is not done. Names are made absolute; `recorder.py` follows them, and what each descriptor
  * stands for.
  *
  * What the C library calls inside of itself (fopen, posix_fallocate's fallback) does not come by
@@ -402,21 +402,27 @@ void *mmap64(void *where, size_t bytes, int access, int flags, int fd, off_t off
 
 /* ---- syncs ------------------------------------------------------------------------------------ */
 
+/* Only recorded: what is recorded is thrown away. Another thread would wait for the lock meanwhile
+ * anyway. */
 static int synced(int fd, long call)
 {
-    RECORDING(is_followed(fd), CALL(call, fd), (struct record){.kind = SYNC, .fd = fd}, NULL, NULL, NULL);
+    RECORDING(is_followed(fd), is_followed(fd) ? 0 : CALL(call, fd),
+              (struct record){.kind = SYNC, .fd = fd}, NULL, NULL, NULL);
 }
 
 int fsync(int fd) { return synced(fd, SYS_fsync); }
 int fdatasync(int fd) { return synced(fd, SYS_fdatasync); }
 int syncfs(int fd)
 {
-    RECORDING(log_fd >= 0, CALL(SYS_syncfs, fd), (struct record){.kind = SYNC_ALL}, NULL, NULL, NULL);
+    RECORDING(log_fd >= 0, is_followed(fd) ? 0 : CALL(SYS_syncfs, fd),
+              (struct record){.kind = SYNC_ALL}, NULL, NULL, NULL);
 }
 void sync(void)
 {
-    CALL(SYS_sync);
-    crash_recorder_settle();
+    if (log_fd >= 0)
+        crash_recorder_settle();
+    else
+        CALL(SYS_sync);
 }
 int sync_file_range(int fd, off_t offset, off_t bytes, unsigned flags)
 {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, TypeAlias
 
 from tests.crash_recorder.check import check_state
 from tests.crash_states import (
@@ -28,6 +28,9 @@ from tests.crash_states import (
 )
 
 THOROUGH_EVERY: Final = 10  # states
+
+Check: TypeAlias = Callable[[Path, list[str], bool], Counter[str]]
+"""Checks a directory against marks, and thoroughly or not; see `check_state`."""
 
 
 @dataclass(slots=True)
@@ -123,6 +126,7 @@ def check_lives(
     seed: int,
     states: int,
     warned: Counter[str] | None = None,
+    check: Check = check_state,
 ) -> Iterator[Violation]:
     """Check so many states of some lives of one recording, spread over them; yield violations.
 
@@ -144,7 +148,7 @@ def check_lives(
             marks = life.marks(operations, moment)
             number += 1
             try:
-                warned += check_state(directory, marks, thorough=number % THOROUGH_EVERY == 0)
+                warned += check(directory, marks, number % THOROUGH_EVERY == 0)
             except Exception as error:
                 yield Violation(life.directory, moment, seed, error)
             else:
