@@ -221,8 +221,9 @@ def settled(
 ) -> tuple[Stage, tuple[Member, ...]]:
     """Return stage and members of a collection after `request`.
 
-    A stage never goes back. A member is replaced only by one of a later life, so that a late
-    request of another router changes nothing.
+    A stage never goes back, except where an earlier release took it for granted: without members
+    it becomes KNOWN first. A member is replaced only by one of a later life, so that a late request
+    of another router changes nothing.
 
     Parameters
     ----------
@@ -256,4 +257,6 @@ def settled(
                 f"shard {shard}: its directory is not the one that holds collection "
                 f"{request.collection!r}"
             )
+    if wanted and not members:
+        stage = min(stage, request.stage)
     return max(stage, request.stage), tuple(merged[shard] for shard in sorted(merged))

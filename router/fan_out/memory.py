@@ -25,10 +25,12 @@ from vectorshard.shard.membership import (
     Statement,
 )
 from vectorshard.shard.types import Token
-from vectorshard.shard.witnesses import Recollection
+from vectorshard.shard.witnesses import Recollection, statement_of
 
 MEMBERS_KEPT: Final = 2
 """Directories of one shard in one life. Two of them contradict each other."""
+SESSIONS_KEPT: Final = 8
+"""Sessions of one shard whose life is known: what they acknowledge may arrive after their end."""
 ROUND_S: Final = 30.0
 """A round that lasted longer is thrown away: a tombstone may have gone in the meantime."""
 FORGET_AFTER_S: Final = 120.0
@@ -40,10 +42,14 @@ So a shard that lacks a collection, and reports no tombstone, did not drop it si
 
 @dataclass(slots=True, kw_only=True)
 class Known:
-    """A collection that shards have reported, and the directories that hold it."""
+    """A collection that shards have reported, and the directories that hold it.
+
+    `holders` are those that have reported it complete, for shards that `members` does not name.
+    """
 
     name: str
     members: dict[int, tuple[Member, ...]] = field(default_factory=dict)
+    holders: dict[int, tuple[Member, ...]] = field(default_factory=dict)
 
 
 def proves_whole(collection: CollectionReport) -> bool:
@@ -72,6 +78,7 @@ class Memory:
         self._kept = Recollection()
         self._heard: list[ShardReport] = []
         self._acknowledged: dict[tuple[int, str], tuple[int, int]] = {}
+        self._lives: dict[int, dict[int, int]] = {}
         self._forgettable_since_s: dict[str, float] = {}
 
     # ---- what arrives ---------------------------------------------------------------------------
@@ -116,8 +123,12 @@ class Memory:
         self._kept.hear([each for each in self._heard if not self._is_former(each)])
         for report in self._heard:
             self.former[report.shard] = report
+            lives = self._lives.setdefault(report.shard, {})
+            lives[report.session] = report.life
+            if len(lives) > SESSIONS_KEPT:
+                del lives[next(iter(lives))]
             for collection in report.collections:
-                self._learn(collection)
+                self._learn(report, collection)
         self._heard = []
         self._state_acknowledged()
         self.forget([each for each in self.collections if self._is_forgotten(each)])
@@ -129,7 +140,7 @@ class Memory:
             report.version,
         )
 
-    def _learn(self, collection: CollectionReport) -> None:
+    def _learn(self, report: ShardReport, collection: CollectionReport) -> None:
         incarnation = collection.incarnation
         if collection.state is CollectionState.DROPPED:
             self.dropped.add(incarnation)
@@ -139,12 +150,17 @@ class Memory:
             life = max((member.life, *(each.life for each in before)))
             same = [each for each in (*before, member) if each.life == life]
             known.members[member.shard] = tuple(dict.fromkeys(same))[:MEMBERS_KEPT]
+        if statement_of(report, collection) is not None:
+            holder = Member(shard=report.shard, directory=report.directory, life=report.life)
+            held = known.holders.get(report.shard)
+            if held is None or held[0].life < holder.life:
+                known.holders[report.shard] = (holder,)
 
     def _state_acknowledged(self) -> None:
         """Turn acknowledgements into statements, where the life of their session is known."""
         for (shard, incarnation), (sequence, session) in self._acknowledged.items():
-            former = self.former.get(shard)
-            if former is None or former.session != session or incarnation not in self.collections:
+            life = self._lives.get(shard, {}).get(session)
+            if life is None or incarnation not in self.collections:
                 continue
             kept = self.statements(shard, incarnation)
             accepted = max((each.accepted for each in kept), default=0)
@@ -153,7 +169,7 @@ class Memory:
                 Statement(
                     shard=shard,
                     incarnation=incarnation,
-                    life=former.life,
+                    life=life,
                     sequence=sequence,
                     session=session,
                     accepted=accepted,
@@ -168,7 +184,7 @@ class Memory:
         No shard reports it any more, and one of them still has the directory that held it. That it
         has none means that it was dropped, since a lost one would be reported as LOST.
         """
-        members = self.collections[incarnation].members
+        members = self.members(incarnation)
         held = [
             report
             for report in self.former.values()
@@ -195,7 +211,7 @@ class Memory:
     def members(self, incarnation: str) -> Mapping[int, tuple[Member, ...]]:
         """Return the directories that hold a collection, by shard, in their last lives."""
         known = self.collections.get(incarnation)
-        return known.members if known is not None else {}
+        return {**known.holders, **known.members} if known is not None else {}
 
     def has_examined(self, report: ShardReport) -> bool:
         """Whether the opening that made a report was heard before this round."""

@@ -235,6 +235,8 @@ class _Examination:
 
     def _held(self, report: ShardReport, held: CollectionReport) -> Verdict:
         """Return the verdict on a shard whose register has the collection."""
+        if held.state is CollectionState.UNREADABLE:
+            return Verdict(kind=Kind.ABSENT, reason=f"shard {report.shard}: {held.reason}")
         if held.state is not CollectionState.LIVE:
             return _missing(
                 report.shard, held.reason, damaged=held.state is CollectionState.DAMAGED
@@ -243,6 +245,7 @@ class _Examination:
             return self.not_examined[report.shard]
         reason = self._other_directory(held.incarnation, report, held.members)
         reason = reason or self.older[report.shard]
+        reason = reason or self._unfinished_alone(report.shard, held)
         reason = reason or next(self._lost_commits(report, held), "")
         return _missing(report.shard, reason) if reason else PRESENT
 
@@ -308,6 +311,18 @@ class _Examination:
                     "its directory is an older copy, or is served twice: "
                     f"opening {seen.opens} was seen with another session"
                 )
+        return ""
+
+    def _unfinished_alone(self, shard: int, held: CollectionReport) -> str:
+        """Return why a create that has not ended here has lost its end, or an empty text.
+
+        It ends on a shard only after all others have become KNOWN.
+        """
+        if held.stage is not Stage.CREATED:
+            return ""
+        for other, former in self.former.get(held.incarnation, {}).items():
+            if other != shard and former.stage is Stage.COMPLETE and former.members:
+                return f"its create is unfinished here, though shard {other} knows that it ended"
         return ""
 
     def _lost_commits(self, report: ShardReport, held: CollectionReport) -> Iterator[str]:
