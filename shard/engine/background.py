@@ -1,4 +1,5 @@
-"""The background threads of a shard: the builder and the absorber, for all of its collections.
+"""The background threads of a shard, for all of its collections: the builder, the absorber, and the
+one that syncs log marks (`log_sync`).
 
 The builder trains indexes, compacts row files and measures recall. Its work may take long and
 delays nothing, because its results are private until they are published in one step. The absorber
@@ -29,6 +30,7 @@ from vectorshard.shard.engine.index_builder import (
     measure_large_k,
     measure_live_recall,
 )
+from vectorshard.shard.engine.log_sync import LogSync
 from vectorshard.shard.engine.maintenance import Measuring
 from vectorshard.shard.index.ivf_index import use_cores
 
@@ -87,7 +89,7 @@ class Pace:
 
 
 class BackgroundThreads:
-    """Runs the background work of many collections on two threads.
+    """Runs the background work of many collections on three threads.
 
     Parameters
     ----------
@@ -114,6 +116,7 @@ class BackgroundThreads:
         self._stopping = False
         self._builder = self._thread("builder", self.build_step, BUILDER_NICENESS, self._look_s)
         self._absorber = self._thread("absorber", self._absorb, 0, lambda: None)
+        self._log_sync = LogSync()
 
     def _thread(
         self,
@@ -129,10 +132,12 @@ class BackgroundThreads:
         """Start the threads."""
         self._builder.start()
         self._absorber.start()
+        self._log_sync.start()
 
     def attach(self, collection: Collection) -> None:
         """Work for a collection from now on."""
         collection.state.on_change = self._wake
+        self._log_sync.attach(collection.state.row_store.log_end)
         with self._changed:
             self._collections = (*self._collections, collection)
         self._wake()
@@ -141,12 +146,14 @@ class BackgroundThreads:
         """Work for a collection no longer. A step that runs finishes."""
         with self._changed:
             self._collections = tuple(c for c in self._collections if c is not collection)
+        self._log_sync.detach(collection.state.row_store.log_end)
 
     def stop(self) -> None:
         """End the threads after their current steps; a long k-means is abandoned."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._log_sync.stop()
         self._absorber.join()
         self._builder.join(BUILDER_FAREWELL_S)
 

@@ -37,7 +37,7 @@ from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checkpoint import Checkpoint
-from vectorshard.shard.storage.content_hash import content_hashes
+from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import columns_after_start, remove_stray_columns
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
@@ -131,6 +131,7 @@ class CollectionState:
             columns=self.filter_columns,
             replaced=last.replaced + len(stored.replaced),
             deleted=last.deleted + len(stored.deleted),
+            sum=self.row_store.sum if upgrade is None else sum_bytes(upgrade.sum),
             lost=self.row_store.lost,
         )
         self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
@@ -197,7 +198,14 @@ class CollectionState:
                 tombstones=tombstones,
                 replaced=old.replaced + len(plan.replaced),
                 deleted=old.deleted + len(plan.deleted),
+                sum=self.row_store.sum,
             )
+
+    def record_loss(self, lost: int) -> None:
+        """Record durably that so many rows in all are lost, and show it in the ledger."""
+        self.row_store.record_loss(lost)
+        with self.publish_lock:
+            self.snapshot = replace(self.snapshot, lost=lost)
 
     def publish_index(
         self, index: TrainedIndex, absorbed_until: int, rows_skipped: int, distances: Float32Array

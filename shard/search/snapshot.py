@@ -88,6 +88,7 @@ class Snapshot:
     """The declared fields, possibly of rows newer than this snapshot too."""
     replaced: int = 0
     deleted: int = 0
+    sum: bytes = bytes(16)  # of the content hashes of the live rows
     lost: int = 0  # rows whose loss an operator has accepted
     index: TrainedIndex | None = None
     absorbed_until: int = 0  # the index holds the rows below this that were live when absorbed

@@ -34,6 +34,11 @@ class LogEnd:
         self.on_write: Callable[[], None] = lambda: None
         """Called when there is something to sync; returns immediately."""
 
+    @property
+    def path(self) -> Path:
+        """Where the mark is."""
+        return self._slots.path
+
     @staticmethod
     def create(disk: Disk, directory: Path) -> None:
         """Write the mark of a store without a transaction, durably."""

@@ -272,7 +272,7 @@ class RowStore:
         """
         with self._database.transaction(0) as connection:
             connection.execute(
-                "UPDATE ledger SET accepted = ?, lost = ?", (self._rows + lost, lost)
+                "UPDATE ledger SET accepted = accepted - lost + ?, lost = ?", (lost, lost)
             )
         self.lost = lost
 

@@ -42,6 +42,11 @@ class TwoSlots:
         self.newest = newest
         """The newest record; None if both slots are damaged."""
 
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self._file.path
+
     @staticmethod
     def create(disk: Disk, path: Path, slot: Slot) -> None:
         """Write a new file durably, in place of one that may be there, with one record."""

@@ -545,7 +545,9 @@ def test_one_collections_failure_is_no_other_ones(tmp_path: Path, care: Care) ->
         """Writes no index files."""
 
         def write_new_file(self, path: Path, contents: bytes | bytearray | memoryview) -> None:
-            raise OSError(5, "the disk is spoiled")
+            if path.name.startswith("index-"):
+                raise OSError(5, "the disk is spoiled")
+            super().write_new_file(path, contents)
 
     collections = []
     for name, disk in (("spoiled", SpoiledDisk()), ("sound", Disk())):
