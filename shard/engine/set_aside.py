@@ -193,11 +193,16 @@ def aside_of(shard: int, directory: Path, error: Exception) -> SetAside:
         shard=shard,
         name=directory.name,
         state=state,
-        reason=reason.replace(f"{directory}{os.sep}", "").rstrip("."),
+        reason=_without(directory, reason).rstrip("."),
         cure=f"{cure}.",
         incarnation=entry.incarnation if entry is not None else "",
         config=entry.config if entry is not None else None,
     )
+
+
+def _without(directory: Path, text: str) -> str:
+    """Return a text without the path of the directory: callers do not know the server's disk."""
+    return text.replace(f"{directory}{os.sep}", "").replace(f"{directory}: ", "")
 
 
 def _found(directory: Path, error: Exception) -> tuple[CollectionState, str, str]:

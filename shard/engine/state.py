@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -151,12 +151,20 @@ class CollectionState:
         return upgrade
 
     def _remove_strays(self) -> None:
-        """Remove files that are not in use: of an earlier generation, or left by a crash."""
-        remove_stray_index_files(self.disk, self.directory, self.row_store)
-        remove_stray_columns(self.disk, self.directory, self.checkpoint.columns_rows)
-        for path in self.directory.glob("rows-*"):
-            if path.name != self.row_store.row_file:
+        """Remove files that are not in use: of an earlier generation, or left by a crash.
+
+        A file that the disk fails to remove stays, and costs nothing but space.
+        """
+        strays = [
+            path for path in self.directory.glob("rows-*") if path.name != self.row_store.row_file
+        ]
+        for path in strays:
+            with suppress(OSError):
                 self.disk.remove(path)
+        with suppress(OSError):
+            remove_stray_index_files(self.disk, self.directory, self.row_store)
+        with suppress(OSError):
+            remove_stray_columns(self.disk, self.directory, self.checkpoint.columns_rows)
 
     def verify(self, snapshot: Snapshot, rows: Int64Array) -> None:
         """Raise RowFileCorrupt if a row does not match its content hash."""

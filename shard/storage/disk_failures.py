@@ -24,6 +24,9 @@ class DiskFailure:
     cure: str
 
 
+_FILES: Final = ("store.db", "rows-", "log-end")
+"""How the names of files begin that a collection is opened with."""
+
 _LIMITS: Final = {
     errno.EMFILE: "the process has too many open files",
     errno.ENFILE: "the machine has too many open files",
@@ -37,6 +40,9 @@ def failure_at_open(directory: Path, error: DiskError | MemoryError) -> DiskFail
     SQLite withholds the system's error number where it cannot open a file. Opening the files again
     usually fails alike; none of them may be open, or SQLite would lose its locks.
     """
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith(_FILES) and path.exists() and not path.is_file():
+            return DiskFailure(f"{path.name} is not a file", "Move it away")
     code = _code_of(error)
     if code is None and isinstance(error, sqlite3.Error):
         code = _code_of_opening(directory)

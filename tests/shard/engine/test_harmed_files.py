@@ -1,0 +1,282 @@
+"""Every file of a collection, harmed in every way: what the shard says, and that no harm is added.
+
+A harm is noticed, and the collection set aside with its files as they were; or the file is derived,
+and all rows are served. Either way the other collection serves, and the good file heals the harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.shard.samples import SMALL_ENGINE, config_of, corpus_of, open_shard
+from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.errors import CollectionDamaged, CollectionUnreadable, VectorShardError
+from vectorshard.shard.types import (
+    DeleteRequest,
+    FieldType,
+    FilterField,
+    GetRequest,
+    Include,
+    TrainRequest,
+    UpsertRequest,
+)
+from vectorshard.shard.wire.metadata import metadata_from_mapping
+
+HARMED, OTHER = "harmed", "other"
+CORPUS = corpus_of(90)
+CLOSED_ROWS = 60
+"""Of the first session, whose log is in the database; the others' is not."""
+DELETED = CORPUS.ids[-3:]
+LIVE = CORPUS.take(slice(0, -3))
+STILL = replace(
+    SMALL_ENGINE,
+    buffer=replace(SMALL_ENGINE.buffer, absorb_rows=10**6),
+    training=replace(SMALL_ENGINE.training, checkpoint_min_rows=10**6),
+)
+"""Without background work, so that a copy of the files is of one moment."""
+
+Harm = Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Data directories to copy: of a shard that was closed, and of one that was killed."""
+
+    closed: Path
+    killed: Path
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """Both hold LIVE in each collection, an index file, and a file of filter columns."""
+    directory = tmp_path_factory.mktemp("templates")
+    path, killed = directory / "closed", directory / "killed"
+
+    async def write() -> None:
+        shard = open_shard(path)
+        for name in (HARMED, OTHER):
+            fields = (FilterField("colour", FieldType.KEYWORD),)
+            await shard.create_collection(replace(config_of(name), filter_fields=fields))
+            await upsert(shard, name, slice(0, CLOSED_ROWS))
+            await shard.train(TrainRequest(collection=name, wait=True))
+        await shard.close()
+        shard = open_shard(path, engine=STILL)
+        for name in (HARMED, OTHER):
+            await upsert(shard, name, slice(CLOSED_ROWS, None))
+            await shard.delete(DeleteRequest(collection=name, ids=DELETED))
+        shutil.copytree(path, killed)
+        await shard.close()
+
+    asyncio.run(write())
+    for each in (path, killed):
+        names = {file.name.split("-")[0] for file in directory_of(each).iterdir()}
+        assert names >= {"store.db", "rows", "index", "filters"}
+    assert (directory_of(killed) / "store.db-wal").stat().st_size
+    return Templates(path, killed)
+
+
+async def upsert(shard: LocalShard, name: str, rows: slice) -> None:
+    part = CORPUS.take(rows)
+    metadata = [metadata_from_mapping({"colour": f"red {id_}"}) for id_ in part.ids]
+    await shard.upsert(
+        UpsertRequest(collection=name, ids=part.ids, vectors=part.vectors, metadata=metadata)
+    )
+
+
+def directory_of(path: Path, name: str = HARMED) -> Path:
+    return path / "collections" / name
+
+
+def contents_of(directory: Path) -> dict[str, bytes]:
+    """Return the files of a directory, without SQLite's shared memory and an empty log."""
+    return {
+        file.name: file.read_bytes()
+        for file in directory.iterdir()
+        if file.is_file() and not file.name.endswith("-shm") and file.stat().st_size
+    }
+
+
+async def check_rows(shard: LocalShard, name: str) -> None:
+    """Assert that a collection has all of its rows, as they were written."""
+    whole = Include(vectors=True, metadata=True)
+    rows = await shard.get(GetRequest(collection=name, ids=CORPUS.ids, include=whole))
+    assert rows.ids.tolist() == LIVE.ids.tolist()
+    assert rows.vectors is not None
+    assert rows.vectors.tobytes() == LIVE.vectors.tobytes()
+    assert rows.metadata is not None
+    assert all(rows.metadata)
+
+
+async def said_of(path: Path, name: str) -> VectorShardError | None:
+    """Open a shard; return what it says of one collection, or None if it has all its rows."""
+    shard = open_shard(path, engine=STILL)
+    error = None
+    try:
+        await check_rows(shard, OTHER)
+        await check_rows(shard, name)
+    except VectorShardError as raised:
+        error = raised
+    problems = [problem.text for problem in await shard.problems()]
+    await shard.close()
+    assert problems == ([] if error is None else [str(error)])
+    return error
+
+
+# ---- harms --------------------------------------------------------------------------------------
+
+
+def flip(file: Path, *, at: float) -> None:
+    """Flip a bit in a byte, at a share of the file's length, or of the rows in a row file."""
+    contents = bytearray(file.read_bytes())
+    length = LIVE.vectors.nbytes if file.name.startswith("rows") else len(contents)
+    contents[int(at * length)] ^= 16
+    file.write_bytes(contents)
+
+
+def flip_in(file: Path, *, part: bytes) -> None:
+    """Flip a bit in the middle of bytes that the file has, wherever they are."""
+    contents, middle = file.read_bytes(), len(part) // 2
+    assert part in contents
+    flipped = part[:middle] + bytes([part[middle] ^ 16]) + part[middle + 1 :]
+    file.write_bytes(contents.replace(part, flipped))
+
+
+def flip_marks(file: Path) -> None:
+    """Flip a bit in both records of the log mark."""
+    contents = bytearray(file.read_bytes())
+    for first in (0, 4_096):
+        contents[first + 9] ^= 1
+    file.write_bytes(contents)
+
+
+def cut(file: Path, *, to: float) -> None:
+    """Shorten the file to a share of its length, or of its rows."""
+    contents = file.read_bytes()
+    length = LIVE.vectors.nbytes if file.name.startswith("rows") else len(contents)
+    file.write_bytes(contents[: int(to * length)])
+
+
+def zero(file: Path) -> None:
+    """Overwrite the file with zeros, as some file systems do after a power cut."""
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def remove(file: Path) -> None:
+    """Remove the file."""
+    file.unlink()
+
+
+def put_directory(file: Path) -> None:
+    """Put a directory in its place."""
+    file.unlink()
+    file.mkdir()
+
+
+def put_that_of_other(file: Path) -> None:
+    """Put the file of the other collection in its place."""
+    (there,) = (file.parent.parent / OTHER).glob(file.name)
+    shutil.copy(there, file)
+
+
+SHORTER_LOG = r"store\.db ends after transaction \d+ \(commit \d\), but log-end has \d \(commit 3\)"
+NO_MARK = "log-end, the log mark, is missing or damaged"
+NOT_A_FILE = "{} is not a file; nothing is known to be lost"
+ONE_ID = CORPUS.ids[9:11].astype("<i8").tobytes()
+DERIVED: dict[str, Harm] = {
+    "middle": partial(flip, at=0.5),
+    "short": partial(cut, to=0.6),
+    "gone": remove,
+    "directory": put_directory,
+}
+NOTICED: dict[tuple[str, str], dict[str, tuple[Harm, str]]] = {
+    ("closed", "store.db"): {
+        "first byte": (partial(flip, at=0.0), "store.db: file is not a database"),
+        "an id": (partial(flip_in, part=ONE_ID), "commit 1, from row 0 on, is .* damaged"),
+        "metadata": (partial(flip_in, part=b"red "), "do not match their checksums"),
+        "configuration": (partial(flip_in, part=b'"colour"'), "property configuration"),
+        "short": (partial(cut, to=0.6), "store.db: database disk image is malformed"),
+        "empty": (partial(cut, to=0.0), "store.db is not a row store"),
+        "gone": (remove, "store.db is missing"),
+        "directory": (put_directory, NOT_A_FILE.format("store.db")),
+    },
+    ("killed", "store.db-wal"): {
+        "middle": (partial(flip, at=0.5), SHORTER_LOG),
+        "short": (partial(cut, to=0.6), SHORTER_LOG),
+        "zeros": (zero, SHORTER_LOG),
+        "gone": (remove, SHORTER_LOG),
+        "directory": (put_directory, NOT_A_FILE.format("store.db-wal")),
+    },
+    ("killed", "rows-0.f32"): {
+        "first byte": (partial(flip, at=0.0), "row 0 and 0 others do not match their checksums"),
+        "late": (partial(flip, at=0.9), "row 7. and 0 others do not match their checksums"),
+        "short": (partial(cut, to=0.6), "rows-0.f32 has .* bytes; 90 committed rows of dim 8 need"),
+        "zeros": (zero, "do not match their checksums"),
+        "gone": (remove, "rows-0.f32 is missing"),
+        "directory": (put_directory, NOT_A_FILE.format("rows-0.f32")),
+    },
+    ("killed", "log-end"): {
+        "both marks": (flip_marks, NO_MARK),
+        "gone": (remove, NO_MARK),
+        "directory": (put_directory, NOT_A_FILE.format("log-end")),
+    },
+}
+HARMLESS: dict[tuple[str, str], dict[str, Harm]] = {
+    ("killed", "log-end"): {"one mark": partial(flip, at=0.0)},
+    ("closed", "index-*"): DERIVED,
+    ("closed", "filters-*"): {**DERIVED, "that of another": put_that_of_other},
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "harm", "said"),
+    [
+        pytest.param(state, name, harm, said, id=f"{state}-{name}-{what}")
+        for (state, name), harms in NOTICED.items()
+        for what, (harm, said) in harms.items()
+    ],
+)
+async def test_a_harm_is_named_changes_nothing_more_and_is_healed_by_the_good_file(
+    tmp_path: Path, templates: Templates, state: str, name: str, harm: Harm, said: str
+) -> None:
+    path = tmp_path / "shard"
+    shutil.copytree(getattr(templates, state), path)
+    file, good = directory_of(path) / name, tmp_path / "good"
+    shutil.copy(file, good)
+    harm(file)
+    before = contents_of(directory_of(path))
+    error = await said_of(path, HARMED)
+    is_damage = "nothing is known to be lost" not in said
+    assert isinstance(error, CollectionDamaged if is_damage else CollectionUnreadable)
+    assert re.search(rf"collection '{HARMED}' of shard 0 is set aside: .*{said}", str(error))
+    assert str(tmp_path) not in str(error)
+    assert contents_of(directory_of(path)) == before
+    if file.is_dir():
+        file.rmdir()
+    shutil.copy(good, file)
+    assert await said_of(path, HARMED) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "pattern", "harm"),
+    [
+        pytest.param(state, pattern, harm, id=f"{state}-{pattern}-{what}")
+        for (state, pattern), harms in HARMLESS.items()
+        for what, harm in harms.items()
+    ],
+)
+async def test_what_is_derived_is_ignored_and_made_again(
+    tmp_path: Path, templates: Templates, state: str, pattern: str, harm: Harm
+) -> None:
+    path = tmp_path / "shard"
+    shutil.copytree(getattr(templates, state), path)
+    (file,) = directory_of(path).glob(pattern)
+    harm(file)
+    assert await said_of(path, HARMED) is None
