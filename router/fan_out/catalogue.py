@@ -105,8 +105,9 @@ class Catalogue:
         """
         holders = await self._holders(name, call)
         verdicts = self._examination.verdicts
-        if any(entry.incarnation not in verdicts for _, entry in holders):
-            await self._examination.again()  # it is newer than the last round
+        newer = any(entry.incarnation not in verdicts for _, entry in holders)
+        if newer or self._examination.unheard():  # than the last round
+            await self._examination.again()
         dropped = {
             entry.incarnation
             for _, entry in holders

@@ -90,6 +90,7 @@ class Examination:
         self._sessions: dict[int, str] = {}
         self._examined: dict[int, tuple[str, int | None]] = {}
         self._waiting: frozenset[int] = frozenset()
+        self._undecided = False
         self._failures: dict[int, VectorShardError] = {}
         self._handed: dict[int, dict[int, tuple[int, int]]] = {}
         self._from_above: dict[int, ShardReport] = {}
@@ -123,7 +124,7 @@ class Examination:
     @property
     def is_complete(self) -> bool:
         """Whether every leaf shard that makes reports has been cross-examined."""
-        return not self._waiting
+        return not self._waiting and not self._undecided
 
     def absent(self, incarnation: str) -> Mapping[int, VectorShardError]:
         """Return the leaf shards that must not be asked about a collection, and why.
@@ -159,11 +160,20 @@ class Examination:
         return None
 
     def members(self) -> tuple[Member, ...]:
-        """Return the directories of all leaf shards of the placement; none if one is unknown."""
+        """Return the directories of all leaf shards of the placement.
+
+        None if one of them is not behind this router, or of an earlier release. Raises
+        ShardUnavailable if one is not examined.
+        """
         placement = self._children.placement
         shards = range(placement.shards_total)
-        if self._waiting or any(shard not in self.reports for shard in shards):
+        if any(shard not in self._sessions for shard in shards):
             return ()
+        examined = [self._examined.get(shard) for shard in shards]
+        if any(each is not None and each[1] is None for each in examined):
+            return ()
+        if unheard := self.unheard():
+            raise self._not_examined(unheard[0])
         return tuple(
             Member(
                 shard=shard, directory=self.reports[shard].directory, life=self.reports[shard].life
@@ -239,7 +249,7 @@ class Examination:
         """Run a round, and more of them while that examines further shards."""
         for _ in range(_ROUNDS_AT_ONCE):
             await self.again()
-            if not self._waiting - self._failures.keys():
+            if not self._needs_more:
                 break
         due = [
             verdict
@@ -253,12 +263,17 @@ class Examination:
         """Wait until all leaf shards that answer are examined, or the call's time is over."""
         clock = self._children.clock
         for _ in range(_ROUNDS_AT_ONCE):
-            if not self._waiting:
+            if self.is_complete:
                 return
             left_s = None if call.deadline is None else max(0.0, call.deadline - clock())
             done, _ = await asyncio.wait([asyncio.ensure_future(self.again())], timeout=left_s)
-            if not done or not self._waiting - self._failures.keys():
+            if not done or not self._needs_more:
                 return
+
+    @property
+    def _needs_more(self) -> bool:
+        """Whether another round now would examine further shards, or decide about a create."""
+        return self._undecided or bool(self._waiting - self._failures.keys())
 
     async def again(self) -> None:
         """Return after a round that has begun after this call; concurrent callers share it."""
@@ -377,9 +392,12 @@ class Examination:
     ) -> None:
         """Note who is missing; one that did not answer this time stays so."""
         former, self._absent = self._absent, {}
+        self._undecided = False
+        holders = self._holders()
         for incarnation, verdict in found.items():
             if verdict.dropped:
                 continue
+            holding = holders.get(incarnation, set())
             for shard, each in verdict.by_shard.items():
                 if shard not in self.reports:
                     before = former.get(incarnation, _NONE).get(shard)
@@ -387,11 +405,22 @@ class Examination:
                         shard
                     ):
                         self._absent.setdefault(incarnation, {})[shard] = before
+                elif each.kind is Kind.ABSENT and (not holding or shard in holding):
+                    pass  # no other has it, or it has a reason to give
                 elif (error := _error_of(shard, each)) is not None:
                     self._absent.setdefault(incarnation, {})[shard] = error
+                    self._undecided |= each.kind is Kind.ABSENT
         for incarnation, error in self._of_one_name(found).items():
             self._absent[incarnation] = dict.fromkeys(self.reports, error)
         self._log_changes(former)
+
+    def _holders(self) -> dict[str, set[int]]:
+        """Return the shards that report each collection, by incarnation."""
+        holders: dict[str, set[int]] = {}
+        for shard, report in self.reports.items():
+            for each in report.collections:
+                holders.setdefault(each.incarnation, set()).add(shard)
+        return holders
 
     def _of_one_name(self, found: Mapping[str, CollectionVerdict]) -> dict[str, ShardMissing]:
         """Return the errors of collections that have one name: an old disk brought one back."""

@@ -117,13 +117,15 @@ class Settlement:
     async def _complete(self, verdict: CollectionVerdict, call: Call) -> None:
         """Create a collection where it is lacking, and settle it."""
         config = await self.config_of(verdict, call)
-        members = self._examination.members()
-        if config is None or not members:
+        members = self._examination.members()  # raises if a shard was started again meanwhile
+        if config is None or not members or self._examination.lost(verdict.name):
             return
         meant = replace(call, incarnation=verdict.incarnation, staged=True)
         children = self._children.in_order()
+        calls = [child.to(meant) for child in children]
         await all_answers(
-            child.shard.create_collection(config, call=child.to(meant)) for child in children
+            child.shard.create_collection(config, call=child_call)
+            for child, child_call in zip(children, calls, strict=True)
         )
         await self.settle(verdict.name, verdict.incarnation, members, call)
 
