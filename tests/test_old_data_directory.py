@@ -1,12 +1,13 @@
 """A data directory that an earlier release wrote gives the answers that it gave then.
 
-tests/fixtures/README.md says what is in the archive.
+tests/fixtures/README.md says what is in the archives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tarfile
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -43,7 +44,9 @@ from vectorshard.shard.types import (
     UpsertRequest,
 )
 
-ARCHIVE: Final = Path(__file__).parent / "fixtures" / "data_directory.tar.gz"
+FIXTURES: Final = Path(__file__).parent / "fixtures"
+ARCHIVES: Final = ("data_directory", "data_directory_0a911ab")
+STATES: Final = ("closed", "killed")
 SHARDS: Final = 2
 QUIET: Final = EngineConfig(buffer=BufferConfig(absorb_rows=100_000), few_rows_work=0)
 """Opening changes nothing: what is buffered stays buffered. Few rows are searched by the index."""
@@ -93,27 +96,29 @@ class Answers:
             }
 
 
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive's contents, read-only for the tests."""
-    directory = tmp_path_factory.mktemp("archive")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(directory, filter="data")
+def unpack(archive: str, directory: Path) -> Path:
+    with tarfile.open(FIXTURES / f"{archive}.tar.gz") as contents:
+        contents.extractall(directory, filter="data")
     return directory
 
 
-@pytest_asyncio.fixture(params=["closed", "killed"])
+@pytest.fixture(scope="module", params=ARCHIVES)
+def unpacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive's contents, read-only for the tests."""
+    return unpack(request.param, tmp_path_factory.mktemp("archive"))
+
+
+@pytest_asyncio.fixture(params=STATES)
 async def router(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    unpacked: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Router]:
     """Today's code, embedded, on a directory of the archive; its calibration stays as it is."""
     monkeypatch.setattr(Maintenance, "recalibration_due", False)
-    directory = tmp_path_factory.mktemp("old")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(directory, filter="data")
-    router = await open_embedded(directory / request.param, SHARDS, QUIET)
+    shutil.copytree(unpacked / request.param, tmp_path / "old")
+    router = await open_embedded(tmp_path / "old", SHARDS, QUIET)
     try:
         yield router
     finally:
@@ -203,8 +208,7 @@ async def test_a_search_finds_what_it_found(
 async def test_an_index_that_older_rules_calibrated_is_calibrated_again_and_not_retrained(
     tmp_path: Path,
 ) -> None:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack("data_directory", tmp_path)
     embedded = await open_embedded(tmp_path / "closed", SHARDS, QUIET)
     try:
         before = json.loads((tmp_path / "answers.json").read_text())["words"]["shards"]
