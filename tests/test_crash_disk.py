@@ -101,7 +101,7 @@ def write_history(disk: RecordingDisk, write: Write = write) -> None:
     """
     directory = DataDirectory.open(disk, disk.root / "shard-0", IDENTITY)
     for name in ("words", "twin"):
-        with directory.creating_collection(name) as building:
+        with directory.creating_collection(name, f"incarnation-of-{name}") as building:
             RowStore.create(disk, building, ENTRY).close()
             RowFile.open(disk, building / "rows-0.f32", DIM).close()
         disk.mark(f"created {name}")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,27 +28,31 @@ from vectorshard.shard.descriptions import (
     Topology,
 )
 from vectorshard.shard.engine.background import BackgroundThreads
-from vectorshard.shard.engine.batcher import Batcher
 from vectorshard.shard.engine.collection import Collection
-from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome, WriteOutcome
-from vectorshard.shard.engine.group_commit import Write, commit_batcher
+from vectorshard.shard.engine.collection_set import CollectionSet, in_thread
+from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome
 from vectorshard.shard.engine.index_builder import WorkAbandoned
-from vectorshard.shard.engine.machine import Machine, limited
+from vectorshard.shard.engine.machine import Machine
+from vectorshard.shard.engine.membership import ShardMembership
 from vectorshard.shard.engine.reads import recommended_batch_size
-from vectorshard.shard.engine.search_batching import SearchBatcher
-from vectorshard.shard.engine.set_aside import SetAsides
-from vectorshard.shard.engine.validation import admit_vectors, already_exists, check_filter
+from vectorshard.shard.engine.validation import admit_vectors, check_filter
 from vectorshard.shard.errors import (
     CollectionNotFound,
     DeadlineExceeded,
-    IncarnationMismatch,
     InvalidParameter,
     PlacementMismatch,
     ShardUnavailable,
+    WritesLost,
 )
 from vectorshard.shard.index.ivf_index import use_cores
-from vectorshard.shard.membership import Problem
-from vectorshard.shard.protocol import WithoutMembership
+from vectorshard.shard.membership import (
+    AcceptLossRequest,
+    AcceptLossResult,
+    ExchangeRequest,
+    Problem,
+    SettleRequest,
+    ShardReport,
+)
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
@@ -74,20 +77,12 @@ from vectorshard.shard.types import (
     UpsertRequest,
     UpsertResult,
 )
+from vectorshard.shard.witnesses import session_at
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """A collection, the queue of its writes, and the queue of its searches."""
-
-    collection: Collection
-    writes: Batcher[Write, WriteOutcome]
-    searches: SearchBatcher
-
-
-class LocalShard(WithoutMembership):
+class LocalShard:
     """Collections whose rows live in this process's data directory. Use `open`."""
 
     def __init__(
@@ -116,17 +111,24 @@ class LocalShard(WithoutMembership):
             self._owned[first : last + 1] = True
         self._machine = Machine(disk, directory.path, engine)
         self._background = BackgroundThreads(clock, when_idle=when_idle)
-        self._served: dict[str, _Served] = {}
-        self._set_aside = SetAsides(identity.shard)
-        self._changing = asyncio.Lock()
-        self._changes: set[asyncio.Future[Any]] = set()
         prefix = f"shard-{self._identity.shard}"
         self._search_threads = ThreadPoolExecutor(
             engine.search_threads, f"{prefix}-search", use_cores, (engine.search_cores,)
         )
         self._read_threads = ThreadPoolExecutor(2, f"{prefix}-read")
         self._commit_threads = ThreadPoolExecutor(2, f"{prefix}-commit")
-        self._change_threads = ThreadPoolExecutor(1, f"{prefix}-change")
+        self._change_thread = ThreadPoolExecutor(1, f"{prefix}-change")
+        self._witness_thread = ThreadPoolExecutor(1, f"{prefix}-witness")
+        self._collections = CollectionSet(
+            disk,
+            directory,
+            engine,
+            self._machine,
+            self._background,
+            self._commit_threads,
+            self._change_thread,
+        )
+        self._membership = ShardMembership(disk, self._collections, self._witness_thread)
 
     @classmethod
     def open(
@@ -154,29 +156,12 @@ class LocalShard(WithoutMembership):
         directory = DataDirectory.open(disk, path, identity, new_cluster=new_cluster)
         try:
             shard = cls(disk, directory, engine, clock, when_idle)
-            for collection_directory in directory.collection_directories():
-                shard._set_aside.open_or_set_aside(collection_directory, shard._open)
+            shard._collections.open_all()
         except BaseException:
             directory.close()
             raise
         shard._background.start()
         return shard
-
-    def _open(self, directory: Path) -> None:
-        shard = self._identity.shard
-        self._serve(Collection.open(self._disk, directory, shard, self._engine))
-
-    def _serve(self, collection: Collection) -> None:
-        writes = commit_batcher(
-            collection.writes.apply,
-            collection.state.room_for_rows,
-            self._commit_threads,
-            self._engine.buffer.slow_writers_wait_s,
-        )
-        served = _Served(collection, writes, SearchBatcher())
-        self._served[collection.entry.config.name] = served
-        collection.state.require_room = self._machine.require_room
-        self._background.attach(collection)
 
     # ---- collections ----------------------------------------------------------------------------
 
@@ -188,101 +173,30 @@ class LocalShard(WithoutMembership):
         self, config: CollectionConfig, *, call: Call = NO_LIMIT
     ) -> tuple[CollectionEntry, bool]:
         """Create a collection, durably. Once begun, the creation runs to its end."""
-        return await self._to_its_end(self._create_collection(config, call))
-
-    async def _create_collection(
-        self, config: CollectionConfig, call: Call
-    ) -> tuple[CollectionEntry, bool]:
-        async with self._changing:
-            if (served := self._served.get(config.name)) is not None:
-                return self._existing(served.collection.entry, config, call), False
-            self._set_aside.check(config.name, NO_LIMIT)
-            self._machine.require_place(len(self._served) + len(self._set_aside))
-            entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
-            collection = await self._in_thread(self._change_threads, self._create, entry)
-            self._serve(collection)
-            return entry, True
-
-    @staticmethod
-    def _existing(entry: CollectionEntry, config: CollectionConfig, call: Call) -> CollectionEntry:
-        if entry.config != config:
-            raise already_exists(entry.config, config)
-        if call.incarnation and call.incarnation != entry.incarnation:
-            raise IncarnationMismatch(f"collection {config.name!r} exists with another incarnation")
-        return entry
-
-    def _create(self, entry: CollectionEntry) -> Collection:
-        shard, engine = self._identity.shard, self._engine
-        with self._directory.creating_collection(entry.config.name) as building:
-            Collection.create(self._disk, building, entry)
-        return Collection.open(
-            self._disk, self._directory.collection_directory(entry.config.name), shard, engine
-        )
+        return await self._collections.to_its_end(self._collections.create(config, call))
 
     async def drop_collection(self, name: str, *, call: Call = NO_LIMIT) -> None:
         """Drop a collection: finish the writes in flight, then remove its files.
 
         Once begun, the drop runs to its end. If the disk fails, the collection stays as it was.
         """
-        await self._to_its_end(self._drop_collection(name, call))
-
-    async def _drop_collection(self, name: str, call: Call) -> None:
-        async with self._changing:
-            if (aside := self._set_aside.find(name, call)) is not None:
-                drop = partial(self._directory.drop_collection, name, aside.incarnation or name)
-                await self._in_thread(self._change_threads, drop)
-                self._set_aside.forget(name)
-                return
-            served = self._find(name, call)
-            collection = served.collection
-            del self._served[name]
-            await served.writes.drain()
-            self._background.detach(collection)
-            try:
-                await self._in_thread(
-                    self._change_threads,
-                    self._directory.drop_collection,
-                    name,
-                    collection.entry.incarnation,
-                )
-            except BaseException:
-                self._served[name] = served
-                self._background.attach(collection)
-                raise
-            await self._in_thread(self._change_threads, collection.close)
+        await self._collections.to_its_end(self._collections.drop(name, call))
 
     async def update_collection(
         self, request: UpdateRequest, *, call: Call = NO_LIMIT
     ) -> CollectionEntry:
         """Change a collection's target recall. Once begun, the update runs to its end."""
-
-        async def update() -> CollectionEntry:
-            async with self._changing:
-                change = self._find(request.collection, call).collection.writes.update
-                return await self._in_thread(self._change_threads, change, request.target_recall)
-
-        return await self._to_its_end(update())
-
-    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
-        """Change the collections, even if the caller is cancelled meanwhile.
-
-        A change that stopped halfway would leave a directory that no shard serves.
-        """
-        task = asyncio.ensure_future(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        return await self._collections.to_its_end(self._collections.update(request, call))
 
     async def list_collections(self, *, call: Call = NO_LIMIT) -> Sequence[CollectionEntry]:
         """Return the collections by name."""
-        entries = [served.collection.entry for served in self._served.values()]
-        return sorted(entries + self._set_aside.entries, key=lambda entry: entry.config.name)
+        return self._collections.entries
 
     async def describe(self, name: str, *, call: Call = NO_LIMIT) -> CollectionDescription:
         """Describe a collection on this shard."""
-        if (aside := self._set_aside.find(name, call)) is not None:
+        if (aside := self._collections.set_aside.find(name, call)) is not None:
             return aside.describe()
-        collection = self._find(name, call).collection
+        collection = self._collections.find(name, call).collection
         description = await self._read(collection, collection.reads.describe)
         return CollectionDescription(
             config=collection.entry.config,
@@ -295,8 +209,9 @@ class LocalShard(WithoutMembership):
 
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         """Write rows; they are durable and searchable when it returns."""
-        served = self._find(request.collection, call)
+        served = self._collections.find(request.collection, call)
         self._check_placement(request)
+        served.require_complete()
         outcome = await served.writes.submit(request)
         assert isinstance(outcome, UpsertOutcome)
         return UpsertResult(
@@ -307,7 +222,8 @@ class LocalShard(WithoutMembership):
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Delete rows; the deletion is durable and visible when it returns."""
-        served = self._find(request.collection, call)
+        served = self._collections.find(request.collection, call)
+        served.require_complete()
         outcome = await served.writes.submit(request)
         assert isinstance(outcome, DeleteOutcome)
         return DeleteResult(
@@ -315,8 +231,12 @@ class LocalShard(WithoutMembership):
         )
 
     def _token(self, collection: Collection, sequence: int) -> Token:
-        sequences = {self._identity.shard: sequence}
-        return Token(incarnation=collection.entry.incarnation, sequences=sequences)
+        shard, sessions = self._identity.shard, collection.state.row_store.sessions
+        return Token(
+            incarnation=collection.entry.incarnation,
+            sequences={shard: sequence},
+            sessions={shard: session_at(sessions, sequence)},
+        )
 
     def _check_placement(self, request: UpsertRequest) -> None:
         """Refuse rows of other shards."""
@@ -333,19 +253,19 @@ class LocalShard(WithoutMembership):
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return the rows of the ids that exist, in their order, or the rows that pass a filter."""
-        collection = self._find(request.collection, call).collection
+        collection = self._collections.find(request.collection, call).collection
         return await self._read(
             collection, collection.reads.get, request.ids, request.include, request.filter
         )
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
         """Count live rows."""
-        collection = self._find(request.collection, call).collection
+        collection = self._collections.find(request.collection, call).collection
         return await self._read(collection, collection.reads.count, request.ids, request.filter)
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return a page of live rows, in the order of their row numbers."""
-        collection = self._find(request.collection, call).collection
+        collection = self._collections.find(request.collection, call).collection
         first_row = 0
         if request.cursor is not None:
             if request.cursor.incarnation != collection.entry.incarnation:
@@ -368,7 +288,7 @@ class LocalShard(WithoutMembership):
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Find the k best rows of this shard for each query."""
-        served = self._find(request.collection, call)
+        served = self._collections.find(request.collection, call)
         collection = served.collection
         _check_in_time(call)
         if request.token is not None:
@@ -396,56 +316,77 @@ class LocalShard(WithoutMembership):
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Explain where an id is, how it ranks here, and what a search needs to find it."""
-        collection = self._find(request.collection, call).collection
+        collection = self._collections.find(request.collection, call).collection
         query = admit_vectors(collection.entry.config, request.query, "query")
         return await self._read(collection, collection.reads.explain, replace(request, query=query))
 
     def _check_token(self, collection: Collection, token: Token) -> None:
-        """Refuse a token that this shard did not issue; it has seen every write that it issued."""
-        newest = token.sequences.get(self._identity.shard, 0)
+        """Refuse a token that names writes which this shard has not, or has from another session.
+
+        It has seen every write that it acknowledged; one that it has not is lost with its disk.
+        """
+        shard, newest = self._identity.shard, collection.snapshot.sequence
+        named = token.sequences.get(shard, 0)
         if token.incarnation != collection.entry.incarnation:
             raise InvalidParameter("the token is from another collection", field="token")
-        if newest > collection.snapshot.sequence:
+        session = token.sessions.get(shard)
+        if session is None and named > newest:
             raise InvalidParameter(
-                f"the token names write {newest}, the newest of shard {self._identity.shard} "
-                f"is {collection.snapshot.sequence}",
+                f"the token names write {named}, the newest of shard {shard} is {newest}",
                 field="token",
+            )
+        sessions = collection.state.row_store.sessions
+        if session is not None and (named > newest or session_at(sessions, named) != session):
+            raise WritesLost(
+                f"the token names write {named} of shard {shard}, which has lost that write: its "
+                f"newest is {newest}, and its disk was lost or is an older copy"
             )
 
     async def train(
         self, request: TrainRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardDescription]:
         """Train a new index on the live rows."""
-        served = self._find(request.collection, call)
+        served = self._collections.find(request.collection, call)
         collection = served.collection
         trained = collection.maintenance.ask_for_training()
         if request.wait:
             try:
                 await asyncio.wrap_future(trained)
             except WorkAbandoned:
-                if self._served.get(request.collection) is served:
+                if self._collections.served.get(request.collection) is served:
                     raise ShardUnavailable("the shard stopped before the training ended") from None
                 raise CollectionNotFound(
                     f"collection {request.collection!r} was dropped during the training"
                 ) from None
         return [await self._read(collection, collection.reads.describe)]
 
+    # ---- membership -----------------------------------------------------------------------------
+
     async def problems(self, *, call: Call = NO_LIMIT) -> Sequence[Problem]:
         """Return what an operator has to look at."""
-        found = self._machine.problems(self._identity.shard) + self._set_aside.problems
-        found += [each for served in self._served.values() for each in served.collection.problems]
+        served = self._collections.served.values()
+        found = self._machine.problems(self._identity.shard) + self._collections.set_aside.problems
+        found += [problem for each in served for problem in each.collection.problems]
+        found += await in_thread(self._witness_thread, self._membership.kept_files)
         return sorted(found, key=lambda problem: (problem.collection, problem.kind.value))
 
-    # ---- common ---------------------------------------------------------------------------------
+    async def exchange(
+        self, request: ExchangeRequest, *, call: Call = NO_LIMIT
+    ) -> Sequence[ShardReport]:
+        """Take in the reports of other shards, durably, and return this shard's own."""
+        return (await self._membership.exchange(request),)
 
-    def _find(self, name: str, call: Call) -> _Served:
-        served = self._served.get(name)
-        if served is None:
-            self._set_aside.check(name, call)
-            raise CollectionNotFound(f"collection {name!r} does not exist")
-        if call.incarnation and call.incarnation != served.collection.entry.incarnation:
-            raise IncarnationMismatch(f"collection {name!r} was dropped and created again")
-        return served
+    async def settle(self, request: SettleRequest, *, call: Call = NO_LIMIT) -> None:
+        """Raise the stage of a collection, durably, and set its members."""
+        await self._collections.to_its_end(self._collections.settle(request))
+
+    async def accept_loss(
+        self, request: AcceptLossRequest, *, call: Call = NO_LIMIT
+    ) -> AcceptLossResult:
+        """Show losses, or record them durably; each of its steps may be repeated."""
+        return await self._collections.to_its_end(self._membership.accept_loss(request))
+
+    # ---- common ---------------------------------------------------------------------------------
 
     async def _read(
         self,
@@ -459,7 +400,7 @@ class LocalShard(WithoutMembership):
         Even if the read returned: another collection's files may be in place by now.
         """
         try:
-            answer = await self._in_thread(threads or self._read_threads, read, *arguments)
+            answer = await in_thread(threads or self._read_threads, read, *arguments)
         except Exception as error:
             if not collection.closed:
                 collection.state.noticed.check(error)
@@ -469,24 +410,19 @@ class LocalShard(WithoutMembership):
                 return answer
         raise CollectionNotFound(f"collection {collection.entry.config.name!r} was dropped")
 
-    @staticmethod
-    def _in_thread(
-        threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
-    ) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(threads, limited, function, *arguments)
-
     async def close(self) -> None:
         """Finish the writes in flight, write the checkpoints that are due, close the files."""
-        await asyncio.gather(*self._changes, return_exceptions=True)
-        served_all = list(self._served.values())
-        for served in served_all:
-            await served.writes.drain()
-        await asyncio.to_thread(self._close, [served.collection for served in served_all])
+        await asyncio.to_thread(self._close, await self._collections.drain())
 
     def _close(self, collections: Sequence[Collection]) -> None:
         self._background.stop()
-        own = (self._search_threads, self._read_threads, self._commit_threads, self._change_threads)
-        for threads in own:
+        for threads in (
+            self._search_threads,
+            self._read_threads,
+            self._commit_threads,
+            self._change_thread,
+            self._witness_thread,
+        ):
             threads.shutdown()
         with ExitStack() as closing:
             closing.callback(self._directory.close)

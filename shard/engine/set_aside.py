@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -130,12 +130,18 @@ class SetAsides:
     def __iter__(self) -> Iterator[SetAside]:
         return iter(self._by_name.values())
 
-    def open_or_set_aside(self, directory: Path, open_: Callable[[Path], None]) -> None:
-        """Open the collection in a directory; set it aside if that fails."""
+    def open_or_set_aside(
+        self, directory: Path, open_: Callable[[Path], None], incarnation: str = ""
+    ) -> None:
+        """Open the collection in a directory; set it aside if that fails.
+
+        `incarnation` is what it should be, for a collection that cannot say it.
+        """
         try:
             try_twice(lambda: open_(directory))
         except Exception as error:
-            self.put(aside_of(self._shard, directory, error), error)
+            aside = aside_of(self._shard, directory, error)
+            self.put(replace(aside, incarnation=incarnation or aside.incarnation), error)
 
     def put(self, aside: SetAside, error: Exception | None = None) -> None:
         """Set a collection aside, and log it once, with the error that says why."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,12 +29,16 @@ from vectorshard.shard.engine.machine import limit_reached
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import admit_vectors, check_filter, check_ids
 from vectorshard.shard.errors import WritesStopped
+from vectorshard.shard.membership import Membership
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes, sum_of
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.types import CollectionEntry, DeleteRequest, UpsertRequest
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Writes:
@@ -78,18 +83,30 @@ class Writes:
         The index needs no training: its calibration covers every target.
         """
         state = self._state
-        if state.stop_reason:
-            raise WritesStopped(state.stop_reason)
-        try:
-            entry = state.row_store.set_configuration(
-                replace(state.entry.config, target_recall=target_recall)
-            )
-        except (*DISK_ERRORS, MemoryError) as error:
-            raise self._write_failure(error) from error
-        except WritesStopped as error:
-            raise state.stop_writes(str(error)) from error
+        config = replace(state.entry.config, target_recall=target_recall)
+        entry = self._changed(state.row_store.set_configuration, config)
         state.publish_configuration(entry)
         return entry
+
+    def set_membership(self, membership: Membership) -> None:
+        """Change the stage and the members, durably."""
+        self._changed(self._state.row_store.set_membership, membership)
+
+    def record_loss(self, lost: int) -> None:
+        """Record durably how many rows of the collection are lost in all."""
+        if lost != self._state.row_store.lost:
+            self._changed(self._state.record_loss, lost)
+
+    def _changed(self, change: Callable[[T], R], argument: T) -> R:
+        """Change a property of the row store; name the failure of a disk."""
+        if self._state.stop_reason:
+            raise WritesStopped(self._state.stop_reason)
+        try:
+            return change(argument)
+        except (*DISK_ERRORS, MemoryError) as error:
+            raise self._write_failure(error) from error
+        except WritesStopped as error:  # the change may be there
+            raise self._state.stop_writes(str(error)) from error
 
     def _admitted(self, request: UpsertRequest | DeleteRequest) -> AdmittedWrite:
         """Validate a write, or raise InvalidRequest; return it in the form that is stored."""

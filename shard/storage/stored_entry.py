@@ -1,13 +1,14 @@
 """Which collection a directory holds, as far as its row store can be read at all.
 
-For collections that are set aside: it verifies nothing but what it returns, and changes no file of
-theirs. SQLite may create an empty log and its shared memory, which are derived.
+Before a collection is opened, and when it is set aside: it verifies only what it returns, and
+changes no file of theirs. SQLite may create an empty log and its shared memory, which are derived.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from vectorshard.shard.storage.checksum import checksum
@@ -17,25 +18,53 @@ from vectorshard.shard.storage.row_store_format import FILE_NAME
 from vectorshard.shard.types import CollectionConfig, CollectionEntry
 
 
-def stored_entry(directory: Path) -> CollectionEntry | None:
-    """Return the configuration and incarnation in a collection's directory; None if unreadable."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCollection:
+    """What a row store says of its collection.
+
+    `directory` is the data directory to which it belongs; empty if an earlier release wrote it.
+    `has_rows`: a row was ever committed.
+    """
+
+    entry: CollectionEntry
+    directory: str
+    has_rows: bool
+
+
+def stored_collection(directory: Path) -> StoredCollection | None:
+    """Return what is stored in a collection's directory; None if it is unreadable."""
     path = directory / FILE_NAME
     try:
         if not path.exists():
             return None
         uri = path.absolute().as_uri() + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            found = {key: _property(connection, key) for key in ("configuration", "incarnation")}
-        config = from_json(CollectionConfig, found["configuration"], str(path))
-        return CollectionEntry(config=config, incarnation=found["incarnation"])
+            config, incarnation, data_directory = (
+                _property(connection, key) for key in ("configuration", "incarnation", "directory")
+            )
+            ((accepted,),) = connection.execute("SELECT accepted FROM ledger").fetchall()
+        entry = CollectionEntry(
+            config=from_json(CollectionConfig, config or "", str(path)),
+            incarnation=incarnation or "",
+        )
+        return StoredCollection(entry=entry, directory=data_directory or "", has_rows=accepted > 0)
     except (*DISK_ERRORS, ValueError, TypeError, AttributeError):
         return None
 
 
-def _property(connection: sqlite3.Connection, key: str) -> str:
-    """Return a property; ValueError if it is missing or does not match its checksum."""
+def stored_entry(directory: Path) -> CollectionEntry | None:
+    """Return the configuration and incarnation in a collection's directory; None if unreadable."""
+    stored = stored_collection(directory)
+    return stored.entry if stored is not None else None
+
+
+def _property(connection: sqlite3.Connection, key: str) -> str | None:
+    """Return a property, None without it; ValueError if it does not match its checksum."""
     select = "SELECT value, crc32c FROM properties WHERE key = ?"
-    ((value, crc32c),) = connection.execute(select, (key,)).fetchall()
+    found = connection.execute(select, (key,)).fetchone()
+    if found is None:
+        return None
+    value, crc32c = found
     if checksum(key.encode(), value.encode()) != crc32c:
         raise ValueError(f"checksum mismatch in property {key}")
     return str(value)

@@ -93,7 +93,7 @@ def test_a_draw_of_any_kind_keeps_every_promise(
 
 def cost_us(cluster: Cluster, queries: Float32Array, k: int, effort: Effort, batch: int) -> float:
     """Return the CPU of a query on the only shard, without the batcher: us, the best of ROUNDS."""
-    collection = cluster.leaves[0]._served[NAME].collection
+    collection = cluster.leaves[0]._collections.served[NAME].collection
     request = SearchRequest(collection=NAME, queries=queries, k=k, effort=effort)
     best = np.inf
     for _ in range(ROUNDS):

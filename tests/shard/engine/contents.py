@@ -168,7 +168,7 @@ def opened(disk: Disk, path: Path, entry: CollectionEntry) -> Iterator[Collectio
     with closing(DataDirectory.open(disk, path, IDENTITY)) as directory:
         name = entry.config.name
         if not directory.collection_directories():
-            with directory.creating_collection(name) as building:
+            with directory.creating_collection(name, entry.incarnation) as building:
                 Collection.create(disk, building, entry)
         collection = Collection.open(disk, directory.collection_directory(name), 0, ENGINE)
         with closing(collection):

@@ -34,8 +34,12 @@ def names(directory: DataDirectory) -> list[str]:
     return [path.name for path in directory.collection_directories()]
 
 
+def incarnation_of(name: str) -> str:
+    return f"incarnation-of-{name}"
+
+
 def create(directory: DataDirectory, name: str) -> None:
-    with directory.creating_collection(name) as building:
+    with directory.creating_collection(name, incarnation_of(name)) as building:
         (building / "file").write_bytes(name.encode())
 
 
@@ -104,8 +108,8 @@ def test_a_directory_in_use_is_refused_with_the_process_that_uses_it(tmp_path: P
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
     file = tmp_path / "shard.json"
-    file.write_text(json.dumps({"format_version": 2, "whatever": "it holds"}))
-    with pytest.raises(DataDirectoryTooNew, match="format version 2"):
+    file.write_text(json.dumps({"format_version": 3, "whatever": "it holds"}))
+    with pytest.raises(DataDirectoryTooNew, match="format version 3"):
         opened(tmp_path)
 
 
@@ -117,6 +121,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ('"x"', "expected an object"),
         ('{"format_version": 1}', "missing field cluster"),
+        ('{"format_version": 2}', "missing field directory"),
         ('{"format_version": "1"}', "format_version: expected int, found '1'"),
         ('{"shard": 1}', "format_version: expected int, found None"),
     ],
@@ -171,7 +176,7 @@ def test_a_collection_whose_creation_failed_is_not_there_and_may_be_created_agai
     directory = opened(tmp_path)
 
     def create_half() -> None:
-        with directory.creating_collection("words") as building:
+        with directory.creating_collection("words", "1f") as building:
             (building / "file").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "full")
 

@@ -15,15 +15,18 @@ import pytest
 import xxhash
 
 from tests.shard.storage.row_store_samples import ENTRY, commit_of, compact
+from vectorshard.shard.membership import SeenDirectory
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.storage import data_directory, row_store_format
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes, sum_of
-from vectorshard.shard.storage.data_directory import ShardIdentity
+from vectorshard.shard.storage.data_directory import DirectoryId, ShardIdentity
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import store_columns
+from vectorshard.shard.storage.register import RegisterEntry
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import IndexFile, LastCompaction, config_to_json
+from vectorshard.shard.storage.witness import StoredStatement
 from vectorshard.shard.types import (
     CollectionConfig,
     FieldType,
@@ -95,7 +98,14 @@ def test_the_fields_of_the_records_are_the_code_s() -> None:
         expected = [field.name for field in fields(kind)]
         assert [name for name in dict.fromkeys(named) if name in expected] == expected, record
     identity = [row[0] for row in rows_of("shard.json", "field | type | meaning")][1:]
-    assert identity == [field.name for field in fields(ShardIdentity)]
+    stored = (*fields(ShardIdentity), *fields(DirectoryId))
+    assert identity == [field.name for field in stored]
+    registered = [row[0] for row in rows_of("register.json", "field | type | meaning")]
+    assert registered == [field.name for field in fields(RegisterEntry)]
+    lists = dict(rows_of("witness.json", "list | fields"))
+    for of_witness, name in ((StoredStatement, "statements"), (SeenDirectory, "seen")):
+        expected = [field.name for field in fields(of_witness)]
+        assert re.findall(r"`(\w+)`", f"`{lists[name]}")[: len(expected)] == expected
     for values in (Metric, IdType, FieldType):
         assert (
             f"({', '.join(str(member.value) for member in values)})" in described["configuration"]

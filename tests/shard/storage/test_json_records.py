@@ -156,16 +156,20 @@ def test_the_records_of_a_row_store_are_written_as_they_were(shards: list[Path])
     assert records == len(shards) == 2
 
 
-def test_an_identity_is_written_as_it_was(shards: list[Path], tmp_path: Path) -> None:
+def test_an_identity_is_written_as_it_was_and_whose_it_is(
+    shards: list[Path], tmp_path: Path
+) -> None:
     for shard in shards:
-        text = (shard / "shard.json").read_bytes()
-        stored = json.loads(text)
-        assert stored.pop("format_version") == 1
-        slots = tuple(tuple(ends) for ends in stored.pop("slots"))
-        identity = ShardIdentity(slots=slots, **stored)
+        stored = json.loads((shard / "shard.json").read_bytes())
+        fields = {key: value for key, value in stored.items() if key != "format_version"}
+        slots = tuple(tuple(ends) for ends in fields.pop("slots"))
+        identity = ShardIdentity(slots=slots, **fields)
         path = tmp_path / shard.name
-        DataDirectory.open(Disk(), path, identity).close()
-        assert (path / "shard.json").read_bytes() == text
+        DataDirectory.open(Disk(), path, identity, new_directory=lambda: "mine").close()
+        written = json.loads((path / "shard.json").read_bytes())
+        assert (written.pop("directory"), written.pop("life")) == ("mine", 1)
+        assert (stored.pop("format_version"), written.pop("format_version")) == (1, 2)
+        assert written == stored
         DataDirectory.open(Disk(), shard, identity).close()
 
 

@@ -1,0 +1,322 @@
+"""The collections of a shard: which it serves, which it set aside, and the changes of that set.
+
+Changes run one at a time, and each to its end, even if its caller leaves. Reads and writes of rows
+must not enter here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.engine.background import BackgroundThreads
+from vectorshard.shard.engine.batcher import Batcher
+from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.commit_plan import WriteOutcome
+from vectorshard.shard.engine.group_commit import Write, commit_batcher
+from vectorshard.shard.engine.machine import Machine, limited
+from vectorshard.shard.engine.search_batching import SearchBatcher
+from vectorshard.shard.engine.set_aside import SetAside, SetAsides
+from vectorshard.shard.engine.validation import already_exists
+from vectorshard.shard.errors import (
+    CollectionNotFound,
+    IncarnationMismatch,
+    InvalidParameter,
+    ShardUnavailable,
+)
+from vectorshard.shard.membership import (
+    CollectionState,
+    Member,
+    Membership,
+    SettleRequest,
+    Stage,
+)
+from vectorshard.shard.storage.data_directory import DataDirectory
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.register import Registered
+from vectorshard.shard.storage.stock import CollectionFiles, Place, foreign_place, take_stock
+from vectorshard.shard.storage.stored_entry import stored_collection
+from vectorshard.shard.types import (
+    Call,
+    CollectionConfig,
+    CollectionEntry,
+    UpdateRequest,
+)
+from vectorshard.shard.witnesses import settled
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A collection, the queue of its writes, and the queue of its searches."""
+
+    collection: Collection
+    writes: Batcher[Write, WriteOutcome]
+    searches: SearchBatcher
+
+    @property
+    def membership(self) -> Membership:
+        """Whose the files of the collection are, and how far its creation has come."""
+        return self.collection.state.row_store.membership
+
+    def require_complete(self) -> None:
+        """Raise ShardUnavailable if the creation of the collection is not complete."""
+        if self.membership.stage is not Stage.COMPLETE:
+            name = self.collection.entry.config.name
+            raise ShardUnavailable(
+                f"collection {name!r} is being created; it takes writes once all shards have it"
+            )
+
+
+def in_thread(
+    threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
+) -> asyncio.Future[T]:
+    """Call a function in a thread; return what completes with its result.
+
+    Overloaded if it meets a limit of the machine.
+    """
+    return asyncio.get_running_loop().run_in_executor(threads, limited, function, *arguments)
+
+
+def look(directory: Path) -> CollectionFiles | None:
+    """Return what a collection's files say of themselves; None if they are unreadable."""
+    stored = stored_collection(directory)
+    if stored is None:
+        return None
+    return CollectionFiles(
+        name=stored.entry.config.name,
+        incarnation=stored.entry.incarnation,
+        directory=stored.directory,
+        has_rows=stored.has_rows,
+    )
+
+
+class CollectionSet:
+    """The collections of one shard, by name. Belongs to the event loop, after `open_all`.
+
+    Parameters
+    ----------
+    background
+        Does the background work of what is served.
+    commit_threads
+        Run the commits.
+    change_thread
+        One thread, which runs the changes of the set.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: DataDirectory,
+        engine: EngineConfig,
+        machine: Machine,
+        background: BackgroundThreads,
+        commit_threads: ThreadPoolExecutor,
+        change_thread: ThreadPoolExecutor,
+    ) -> None:
+        self.directory = directory
+        self.served: dict[str, Served] = {}
+        self.set_aside = SetAsides(directory.identity.shard)
+        self.changing = asyncio.Lock()
+        self.change_thread = change_thread
+        self._disk = disk
+        self._engine = engine
+        self._machine = machine
+        self._background = background
+        self._commit_threads = commit_threads
+        self._changes: set[asyncio.Future[Any]] = set()
+
+    @property
+    def own_member(self) -> Member:
+        """This shard, as its directory is now."""
+        directory = self.directory
+        return Member(
+            shard=directory.identity.shard, directory=directory.directory, life=directory.life
+        )
+
+    def find(self, name: str, call: Call) -> Served:
+        """Return a collection that is served; raise what keeps it from being served."""
+        served = self.served.get(name)
+        if served is None:
+            self.set_aside.check(name, call)
+            raise CollectionNotFound(f"collection {name!r} does not exist")
+        if call.incarnation and call.incarnation != served.collection.entry.incarnation:
+            raise IncarnationMismatch(f"collection {name!r} was dropped and created again")
+        return served
+
+    @property
+    def entries(self) -> list[CollectionEntry]:
+        """The collections by name, also those that are set aside."""
+        entries = [served.collection.entry for served in self.served.values()]
+        return sorted(entries + self.set_aside.entries, key=lambda entry: entry.config.name)
+
+    # ---- the start ------------------------------------------------------------------------------
+
+    def open_all(self) -> None:
+        """Open all collections of the directory; set aside what fails to open. Blocking."""
+        for place in take_stock(self.directory, look):
+            if place.state is CollectionState.LIVE:
+                open_ = partial(self._open, place)
+                self.set_aside.open_or_set_aside(place.path, open_, place.incarnation)
+            else:
+                self._put_aside(place)
+
+    def _open(self, place: Place, path: Path) -> None:
+        collection = self._opened(path)
+        own = self.directory.directory
+        membership = collection.state.row_store.membership
+        if membership.directory not in ("", own):
+            collection.close()
+            self._put_aside(foreign_place(self.directory, place.name, place.incarnation))
+            return
+        if not membership.directory:  # an earlier release wrote it
+            collection.state.row_store.set_membership(replace(membership, directory=own))
+        self.serve(collection)
+
+    def _opened(self, path: Path) -> Collection:
+        directory = self.directory
+        return Collection.open(
+            self._disk, path, directory.identity.shard, self._engine, directory.session
+        )
+
+    def _put_aside(self, place: Place) -> None:
+        self.set_aside.put(
+            SetAside(
+                shard=self.directory.identity.shard,
+                name=place.name,
+                state=place.state,
+                reason=place.reason,
+                cure=f"{place.cure}.",
+                incarnation=place.incarnation,
+            )
+        )
+
+    def serve(self, collection: Collection) -> None:
+        """Serve a collection from now on."""
+        writes = commit_batcher(
+            collection.writes.apply,
+            collection.state.room_for_rows,
+            self._commit_threads,
+            self._engine.buffer.slow_writers_wait_s,
+        )
+        collection.state.require_room = self._machine.require_room
+        name = collection.entry.config.name
+        self.served[name] = Served(collection, writes, SearchBatcher())
+        self._background.attach(collection)
+
+    # ---- changes --------------------------------------------------------------------------------
+
+    async def to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Change the collections, even if the caller is cancelled meanwhile.
+
+        A change that stopped halfway would leave a directory that no shard serves.
+        """
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> list[Collection]:
+        """Finish the changes and the writes in flight; return what is served."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        served_all = list(self.served.values())
+        for served in served_all:
+            await served.writes.drain()
+        return [served.collection for served in served_all]
+
+    async def create(self, config: CollectionConfig, call: Call) -> tuple[CollectionEntry, bool]:
+        """Create a collection, durably, or find it."""
+        async with self.changing:
+            if (served := self.served.get(config.name)) is not None:
+                entry = _existing(served.collection.entry, config, call)
+                if not call.staged and served.membership.stage is not Stage.COMPLETE:
+                    membership = replace(served.membership, stage=Stage.COMPLETE)
+                    change = served.collection.writes.set_membership
+                    await in_thread(self.change_thread, change, membership)
+                return entry, False
+            self.set_aside.check(config.name, Call())
+            register = self.directory.register
+            if register.state_of(call.incarnation) is Registered.DROPPED:
+                raise IncarnationMismatch(f"collection {config.name!r} was dropped")
+            self._machine.require_place(len(self.served) + len(self.set_aside))
+            entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)
+            membership = Membership(
+                directory=self.directory.directory,
+                stage=Stage.CREATED if call.staged else Stage.COMPLETE,
+            )
+            create = partial(self.create_files, entry, membership)
+            self.serve(await in_thread(self.change_thread, create))
+            return entry, True
+
+    def create_files(self, entry: CollectionEntry, membership: Membership) -> Collection:
+        """Make an empty collection, durably, and open it. Blocking."""
+        name = entry.config.name
+        with self.directory.creating_collection(name, entry.incarnation) as building:
+            Collection.create(self._disk, building, entry, membership)
+        return self._opened(self.directory.collection_directory(name))
+
+    async def drop(self, name: str, call: Call) -> None:
+        """Finish a collection's writes, then remove it. After a failure it is as it was."""
+        async with self.changing:
+            if (aside := self.set_aside.find(name, call)) is not None:
+                await in_thread(self.change_thread, self._drop_set_aside, aside)
+                self.set_aside.forget(name)
+                return
+            served = self.find(name, call)
+            collection = served.collection
+            del self.served[name]
+            await served.writes.drain()
+            self._background.detach(collection)
+            drop = self.directory.drop_collection
+            try:
+                await in_thread(self.change_thread, drop, name, collection.entry.incarnation)
+            except BaseException:
+                self.served[name] = served
+                self._background.attach(collection)
+                raise
+            await in_thread(self.change_thread, collection.close)
+
+    def _drop_set_aside(self, aside: SetAside) -> None:
+        self.directory.drop_collection(aside.name, aside.incarnation or uuid.uuid4().hex)
+
+    async def update(self, request: UpdateRequest, call: Call) -> CollectionEntry:
+        """Change a collection's target recall, durably."""
+        async with self.changing:
+            change = self.find(request.collection, call).collection.writes.update
+            return await in_thread(self.change_thread, change, request.target_recall)
+
+    async def settle(self, request: SettleRequest) -> None:
+        """Raise the stage of a collection, durably, and set its members."""
+        own = self.own_member
+        if request.shard is not None and request.shard != own.shard:
+            raise InvalidParameter(f"this is shard {own.shard}, not {request.shard}", field="shard")
+        async with self.changing:
+            served = self.served.get(request.collection)
+            if served is None:
+                raise CollectionNotFound(f"collection {request.collection!r} does not exist")
+            if request.incarnation != served.collection.entry.incarnation:
+                raise IncarnationMismatch(
+                    f"collection {request.collection!r} was dropped and created again"
+                )
+            before = served.membership
+            stage, members = settled(before.stage, before.members, self.own_member, request)
+            membership = replace(before, stage=stage, members=members)
+            if membership != before:
+                change = served.collection.writes.set_membership
+                await in_thread(self.change_thread, change, membership)
+
+
+def _existing(entry: CollectionEntry, config: CollectionConfig, call: Call) -> CollectionEntry:
+    if entry.config != config:
+        raise already_exists(entry.config, config)
+    if call.incarnation and call.incarnation != entry.incarnation:
+        raise IncarnationMismatch(f"collection {config.name!r} exists with another incarnation")
+    return entry

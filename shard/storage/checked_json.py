@@ -1,0 +1,44 @@
+"""A JSON file whose checksum is part of it: damage is told apart from what was written.
+
+Whole files, written atomically. docs/formats.md describes the form. What the fields mean must not
+enter here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object
+
+_CRC32C = "crc32c"
+
+
+def write_checked(disk: Disk, path: Path, fields: Mapping[str, object]) -> None:
+    """Write a file durably, in place of the one that may be there."""
+    whole = {_CRC32C: checksum(_canonical(fields)), **fields}
+    disk.write_new_file(path, json.dumps(whole, separators=(",", ":")).encode() + b"\n")
+
+
+def read_checked(path: Path, format_version: int) -> dict[str, object] | None:
+    """Return the fields of a file without version and checksum, or None if it is absent.
+
+    Raises InvalidRecord if it is damaged, or of another format version; OSError if the disk fails.
+    """
+    try:
+        contents = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    fields = parsed_object(contents, str(path))
+    if fields.pop(_CRC32C, None) != checksum(_canonical(fields)):
+        raise InvalidRecord(f"{path}: checksum mismatch")
+    if (version := fields.pop("format_version", None)) != format_version:
+        raise InvalidRecord(f"{path}: format_version is {version!r}, not {format_version}")
+    return fields
+
+
+def _canonical(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()

@@ -1,0 +1,156 @@
+"""What a start finds in a data directory, compared with its register.
+
+Each directory in `collections/` is served, set aside, or none of the shard's business; each
+collection that the register names and that is not there is LOST. Nothing that may hold rows is
+removed, but for collections whose drop is registered. docs/formats.md lists the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from vectorshard.shard.membership import CollectionState
+from vectorshard.shard.storage.data_directory import DataDirectory
+from vectorshard.shard.storage.register import Registered, RegisterEntry
+
+_log = structlog.get_logger(__name__)
+
+PUT_BACK: Final = (
+    "Put the collection's directory back and restart the shard. If it is lost: a fleet records "
+    "that with `vectorshard accept-loss`, through a router; a shard that is alone has lost the "
+    "collection, and dropping it makes room for a new one"
+)
+MOVE_BACK: Final = (
+    "Move the directory back to where it belongs, put this shard's own one in its place, and "
+    "restart the shard"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionFiles:
+    """What a collection's files say of themselves.
+
+    `directory` is the data directory to which they belong; empty if an earlier release wrote them.
+    """
+
+    name: str
+    incarnation: str
+    directory: str
+    has_rows: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A collection that a data directory has, or should have.
+
+    `state` is LIVE if it is to be opened, which may still fail; else LOST or FOREIGN, with a reason
+    and what an operator does about it. The incarnation is empty if it is unknown.
+    """
+
+    name: str
+    incarnation: str
+    path: Path
+    state: CollectionState = CollectionState.LIVE
+    reason: str = ""
+    cure: str = ""
+
+
+Look = Callable[[Path], CollectionFiles | None]
+"""Says what is in a directory; None if it holds no collection, or is unreadable."""
+
+
+def take_stock(directory: DataDirectory, look: Look) -> list[Place]:
+    """Return the collections of a directory by name; finish what a crash interrupted.
+
+    A directory of an earlier release has its identity and its register from here on. OSError if the
+    disk fails.
+    """
+    found = {path.name: look(path) for path in directory.collection_directories()}
+    if not directory.register.is_whole:
+        own = ("", directory.directory)
+        directory.register.replace(
+            RegisterEntry(incarnation=files.incarnation, name=name, state=Registered.LIVE)
+            for name, files in found.items()
+            if files is not None and files.name == name and files.directory in own
+        )
+    directory.raise_life(directory.life)  # writes the identity of a directory that had none
+    places = {
+        name: place
+        for name, files in found.items()
+        if (place := _judged(directory, name, files)) is not None
+    }
+    for entry in directory.register.entries:
+        if entry.state is Registered.LIVE and entry.name not in places:
+            places[entry.name] = _lost(directory, entry)
+    for stray in directory.strays():
+        _log.warning("ignored what is no collection", path=str(stray))
+    return [places[name] for name in sorted(places)]
+
+
+def _judged(directory: DataDirectory, name: str, files: CollectionFiles | None) -> Place | None:
+    """Return the collection in the directory of this name; None if it holds none."""
+    register, path = directory.register, directory.collection_directory(name)
+    registered = register.live_incarnation(name)
+    if files is None:
+        if not registered and not directory.has_files_of_collection(name):
+            _log.warning("ignored what is no collection", path=str(path))
+            return None
+        return Place(name=name, incarnation=registered, path=path)  # opening it says what is wrong
+    if files.name != name:
+        if not registered:
+            reason = f"it holds a copy of collection {files.name!r}"
+            _log.warning("ignored a directory", path=str(path), reason=reason)
+            return None
+        return _foreign(name, registered, path, f"its files are of collection {files.name!r}")
+    incarnation = files.incarnation
+    if files.directory not in ("", directory.directory):
+        return foreign_place(directory, name, registered or incarnation)
+    if register.state_of(incarnation) is Registered.DROPPED:
+        directory.drop_collection(name, incarnation)
+        return None
+    if registered and registered != incarnation:
+        return _foreign(name, registered, path, "its files are of another incarnation")
+    if not registered:
+        if files.directory and files.has_rows:
+            reason = "its files are a copy of a collection that was dropped"
+            return _foreign(name, incarnation, path, reason)
+        register.put(incarnation, name, Registered.LIVE)  # its create was interrupted
+        _log.info("collection adopted", collection=name, incarnation=incarnation)
+    return Place(name=name, incarnation=incarnation, path=path)
+
+
+def foreign_place(directory: DataDirectory, name: str, incarnation: str) -> Place:
+    """Return a collection in whose place are files of another data directory."""
+    reason = f"its files belong to another data directory than {directory.path}"
+    return _foreign(name, incarnation, directory.collection_directory(name), reason)
+
+
+def _foreign(name: str, incarnation: str, path: Path, reason: str) -> Place:
+    return Place(
+        name=name,
+        incarnation=incarnation,
+        path=path,
+        state=CollectionState.FOREIGN,
+        reason=reason,
+        cure=MOVE_BACK,
+    )
+
+
+def _lost(directory: DataDirectory, entry: RegisterEntry) -> Place:
+    path = directory.collection_directory(entry.name)
+    reason = "its directory is gone"
+    if path.is_symlink():
+        reason = f"its directory is a link to {path.readlink()}, which is absent"
+    return Place(
+        name=entry.name,
+        incarnation=entry.incarnation,
+        path=path,
+        state=CollectionState.LOST,
+        reason=reason,
+        cure=PUT_BACK,
+    )
