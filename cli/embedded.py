@@ -11,6 +11,7 @@ from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import DataDirectoryForeign
+from vectorshard.shard.runtime.faults import record_faults
 from vectorshard.shard.server.run import run_server
 from vectorshard.shard.storage.data_directory import IDENTITY_FILE
 from vectorshard.shard.storage.disk import Disk
@@ -56,9 +57,11 @@ async def serve(
     `reserve_mb` is as in `engine_within`. Raises what that, `open_embedded` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // shards))
-    engine = engine_within(engine, shards=shards, reserve_mb=reserve_mb)
+    engine = engine_within(engine, data=data, shards=shards, reserve_mb=reserve_mb)
 
     async def open_all() -> Router:
-        return await open_embedded(data, shards, engine)
+        router = await open_embedded(data, shards, engine)
+        record_faults(data)
+        return router
 
     await run_server(open_all, engine.limits, server)

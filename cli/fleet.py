@@ -19,6 +19,7 @@ from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.engine.machine import naming_start_failures
 from vectorshard.shard.errors import DataDirectoryForeign
 from vectorshard.shard.runtime.allocator import give_back
+from vectorshard.shard.runtime.faults import record_faults
 from vectorshard.shard.server.run import run_server
 from vectorshard.shard.storage.data_directory import IDENTITY_FILE, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
@@ -93,11 +94,12 @@ async def serve_shard(
 
     Raises what that, `open_shard` and `run_server` raise.
     """
-    engine = engine_within(EngineConfig(search_cores=cores), shards=1, reserve_mb=reserve_mb)
+    engine = EngineConfig(search_cores=cores)
+    engine = engine_within(engine, data=data, shards=1, reserve_mb=reserve_mb)
 
     async def open_this() -> LocalShard:
         _require_no_embedded_shards(data)
-        return await open_shard(
+        opened = await open_shard(
             Disk(),
             data,
             engine,
@@ -106,5 +108,7 @@ async def serve_shard(
             cluster=cluster or "",
             new_cluster=lambda: CLUSTER_DEFAULT,
         )
+        record_faults(data)
+        return opened
 
     await run_server(open_this, engine.limits, server)

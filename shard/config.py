@@ -115,6 +115,8 @@ class MachineConfig:
     collections_max: int = 1_000_000  # for which there are open files; see `runtime.open_files`
     limit_too_low: str = ""  # which limit of the machine is too low, and what to do; or empty
 
+    read_all: bool = False  # at the start, all vectors: the last process was ended by a failed read
+
     def reserve_of(self, disk_bytes: int) -> int:
         """Return the reserve of a disk of this size."""
         return min(self.reserve_bytes, int(self.reserve_share * disk_bytes))

@@ -41,6 +41,7 @@ from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import columns_after_start, remove_stray_columns
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
+from vectorshard.shard.storage.memory_map import require_readable
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store import RowStore
@@ -134,7 +135,11 @@ class CollectionState:
             sum=self.row_store.sum if upgrade is None else sum_bytes(upgrade.sum),
             lost=self.row_store.lost,
         )
-        self.verify(snapshot, rows[-ROWS_VERIFIED_AT_START:])
+        newest = rows[-ROWS_VERIFIED_AT_START:]
+        from_start = self.engine.machine.read_all or not len(newest)
+        first = 0 if from_start else int(columns.positions.of(newest[:1])[0])
+        require_readable(columns.vectors[first:])
+        self.verify(snapshot, newest)
         self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
         """What is published now."""
         self.large_k.remember(self.snapshot.index)

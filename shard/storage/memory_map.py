@@ -7,6 +7,7 @@ of a thousand collections has more than a thousand maps. The C library needs non
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 _FAILED: Final = ctypes.c_void_p(-1).value
+_MADV_POPULATE_READ: Final = 22  # madvise(2)
 
 
 def _library() -> ctypes.CDLL:
@@ -27,6 +29,7 @@ def _library() -> ctypes.CDLL:
         off_t,
     )
     library.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return library
 
 
@@ -67,3 +70,19 @@ class MemoryMap:
     def bytes(self) -> npt.NDArray[np.uint8]:
         """Return its bytes, uint8 (size,), read-only, without reading them."""
         return np.asarray(self)
+
+
+def require_readable(mapped: npt.NDArray[Any]) -> None:
+    """Read a contiguous array of a map from the disk, as far as it is not in memory.
+
+    Raises OSError if the disk fails: reading the array then would end the process by SIGBUS. Linux
+    before 5.14 cannot tell, and reads nothing.
+    """
+    address, size = mapped.ctypes.data, mapped.nbytes
+    begin = address - address % mmap.PAGESIZE
+    if size and _LIBRARY.madvise(begin, address + size - begin, _MADV_POPULATE_READ):
+        code = ctypes.get_errno()
+        if code == errno.EFAULT:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if code != errno.EINVAL:
+            raise OSError(code, os.strerror(code))

@@ -7,6 +7,7 @@ sector. The rows are written in this process, by the shards that the servers the
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import subprocess
@@ -191,3 +192,26 @@ def test_one_damaged_collection_of_three_leaves_the_others_and_its_other_shard(
         assert client.search(HARMED, queries, 1).ids.tolist() == [*IDS[:20]]
         assert client.count(HARMED) == len(IDS)
     fleet.stop()
+
+
+@pytest.mark.system_long
+def test_a_read_that_ended_the_process_is_looked_for_at_the_next_start(
+    start_server: Starter, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    write_rows(data, 1)
+    server = start_server.shard(0, 1, data=data / "shard-0")
+    (row_file,) = (server.data / "collections" / HARMED).glob("rows-*")
+    good = row_file.read_bytes()
+    with server.client() as client:
+        os.truncate(row_file, 4_096)  # what is beyond reads as from a disk that fails: a SIGBUS
+        with pytest.raises(ShardUnavailable):
+            client.search(HARMED, vectors_of(IDS[-5:], 1), 1, exact=True)
+    assert server.ended() == -signal.SIGBUS
+    row_file.write_bytes(good)
+    server.start()
+    assert "reading all vectors now" in server.log_text()
+    server.stop()
+    server.start()
+    assert server.log_text().count("reading all vectors now") == 1
+    server.stop()

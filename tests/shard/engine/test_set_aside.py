@@ -19,6 +19,7 @@ from tests.crash_disk import FailingDisk
 from tests.shard.samples import SMALL_ENGINE, config_of, corpus_of, int64s, open_shard
 from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import ExplainRequest
+from vectorshard.shard.engine import state
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
     CollectionDamaged,
@@ -33,6 +34,7 @@ from vectorshard.shard.types import (
     Call,
     CountRequest,
     DeleteRequest,
+    Float32Array,
     GetRequest,
     ListRequest,
     SearchRequest,
@@ -262,4 +264,27 @@ async def test_writes_stopped_show_in_describe_and_among_the_problems(tmp_path: 
     (problem,) = await shard.problems()
     assert (problem.kind, problem.collection) == (ProblemKind.WRITES_STOPPED, HARMED)
     assert (await shard.describe(HARMED)).shards[0].writes_stopped == problem.text
+    await shard.close()
+
+
+@pytest.mark.parametrize("read_all", [False, True])
+async def test_vectors_that_the_disk_fails_to_read_are_noticed_before_they_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_all: bool
+) -> None:
+    await closed_shard(tmp_path)
+    monkeypatch.setattr(state, "ROWS_VERIFIED_AT_START", 10)
+    read: list[int] = []
+
+    def failing(vectors: Float32Array) -> None:
+        read.append(len(vectors))
+        if len(read) == 1 + NAMES.index(HARMED):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(state, "require_readable", failing)
+    machine = replace(SMALL_ENGINE.machine, read_all=read_all)
+    shard = open_shard(tmp_path, engine=replace(SMALL_ENGINE, machine=machine))
+    assert read == [ROWS if read_all else 10] * len(NAMES)
+    with pytest.raises(CollectionUnreadable, match="Input/output error"):
+        await count(shard, HARMED)
+    assert [await count(shard, name) for name in ("alpha", "gamma")] == [ROWS] * 2
     await shard.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vectorshard.shard.storage.memory_map import MemoryMap
+from vectorshard.shard.storage.memory_map import MemoryMap, require_readable
 
 
 def mapped(path: Path, size: int) -> MemoryMap:
@@ -58,3 +58,16 @@ def test_a_map_that_fails_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="memory") as failed, path.open("rb") as file:
         MemoryMap(file.fileno(), 1 << 62)
     assert failed.value.errno == errno.ENOMEM
+
+
+def test_pages_that_cannot_be_read_are_an_error_before_they_are_a_signal(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(10_000))
+    array = mapped(path, 10_000).bytes()
+    os.truncate(path, 4_096)  # to read beyond it is a SIGBUS, as where the disk fails
+    require_readable(array[100:4_096])
+    require_readable(array[:0])
+    for first, last in ((8_200, 10_000), (0, 10_000)):
+        with pytest.raises(OSError, match="Input/output error") as failed:
+            require_readable(array[first:last])
+        assert failed.value.errno == errno.EIO
