@@ -28,8 +28,8 @@ STATES_OF_A_BREAKAGE = 12
 STATES_OF_AN_UPGRADE = 24
 HONEST = [Order(seed, rounds=40) for seed in range(1, 5)]
 BROKEN = [
-    Order(1, rounds=16, cuts=0, breakage=breakage)
-    for breakage in ("no-row-sync", "no-index-sync", "no-directory-sync", "no-log-sync")
+    Order(1, rounds=16, cuts=0, breakage=f"no-{what}-sync")
+    for what in ("rows", "index", "log", "directory", "session", "register", "witness")
 ]
 
 

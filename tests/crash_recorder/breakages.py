@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from vectorshard.shard.storage.disk import Disk, DiskFile
 
 
-class WithoutRowSync(Disk):
-    """Does not sync row files."""
+class WithoutSync(Disk):
+    """Does not sync files whose names begin like this."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def sync(self, file: DiskFile) -> None:
-        if not file.path.name.startswith("rows"):
+        if not file.path.name.startswith(self._name):
             super().sync(file)
 
 
@@ -35,14 +40,6 @@ class LateRowSync(Disk):
             super().sync(self._late.pop())
 
 
-class WithoutIndexSync(Disk):
-    """Does not sync index files before they are named in the store."""
-
-    def sync(self, file: DiskFile) -> None:
-        if not file.path.name.startswith("index"):
-            super().sync(file)
-
-
 class WithoutDirectorySync(Disk):
     """Does not sync directories."""
 
@@ -59,11 +56,11 @@ class WithoutLogSync(Disk):
         return connection
 
 
-BREAKAGES: Final[dict[str, type[Disk]]] = {
+BREAKAGES: Final[dict[str, Callable[[], Disk]]] = {
     "": Disk,
-    "no-row-sync": WithoutRowSync,
-    "late-row-sync": LateRowSync,
-    "no-index-sync": WithoutIndexSync,
+    **{f"no-{name}-sync": partial(WithoutSync, name) for name in ("rows", "index", "session")},
+    **{f"no-{name}-sync": partial(WithoutSync, name) for name in ("register", "witness")},
+    "late-rows-sync": LateRowSync,
     "no-directory-sync": WithoutDirectorySync,
     "no-log-sync": WithoutLogSync,
 }

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,7 +19,8 @@ import structlog
 
 from tests.crash_recorder.breakages import BREAKAGES
 from tests.crash_recorder.check import found_in, logged, opened
-from tests.crash_recorder.plan import Expected, Step, begun, done, next_round
+from tests.crash_recorder.membership import other_report, report_of, seen_in, settle
+from tests.crash_recorder.plan import Expected, Step, begun, done, next_round, seen
 from tests.crash_recorder.recorder import Recorder, operations
 from tests.crash_recorder.states import lives, moments
 from tests.crash_states import Image
@@ -26,6 +28,7 @@ from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.storage import row_database, row_file
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
+    Call,
     DeleteRequest,
     Token,
     TrainRequest,
@@ -61,6 +64,11 @@ class Life:
         self.expected = expected
         self.disk = disk
 
+    @property
+    def told(self) -> Mapping[str, int]:
+        """What the shard must remember of the other one."""
+        return {} if self.expected.seen is None else self.expected.seen.told
+
     def mark(self, event: str) -> None:
         """Record an event, and follow it."""
         self.recorder.mark(event)
@@ -70,6 +78,9 @@ class Life:
         """Start, settle what a power cut left open, and do some rounds."""
         while rounds:
             async with opened(self.disk, directory) as shard:
+                report = await report_of(shard)
+                await settle(shard, report)
+                self.mark(seen(seen_in(report, self.told)))
                 found = await found_in(shard)
                 for event in self.expected.settle(found):
                     self.recorder.mark(event)
@@ -90,6 +101,16 @@ class Life:
             case "create":
                 entry, _ = await shard.create_collection(step.config())
                 incarnation = entry.incarnation
+            case "staged":
+                call = Call(staged=True, incarnation=f"{step.seed:032x}")
+                entry, _ = await shard.create_collection(step.config(), call=call)
+                incarnation = entry.incarnation
+                await settle(shard, await report_of(shard))
+            case "exchange":
+                other = other_report(await report_of(shard), step.number)
+                told = {each.incarnation: each.sequence for each in other.collections}
+                report = await report_of(shard, other)
+                self.mark(seen(seen_in(report, {**self.told, **told})))
             case "drop":
                 await shard.drop_collection(step.collection)
             case "update":

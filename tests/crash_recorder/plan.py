@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
+from tests.crash_recorder.membership import Seen
 from tests.shard.engine.contents import DIM, Contents, Id, Write, Writes
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -28,7 +29,20 @@ NAMES: Final = ("words", "twins", "birds")
 NUMBERS: Final = 150  # of which ids are made
 SIZES: Final = (1, 2, 10, 30, 80)
 
-StepKind = Literal["create", "drop", "update", "upsert", "insert", "delete", "train", "restart"]
+StepKind: TypeAlias = Literal[
+    "create",
+    "staged",  # a creation as routers ask for it
+    "drop",
+    "update",
+    "upsert",
+    "insert",
+    "delete",
+    "train",
+    "restart",
+    "exchange",
+]
+CREATIONS: Final = ("create", "staged")
+WITHOUT_EFFECT: Final = ("train", "restart", "exchange")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,8 @@ class Expected:
     collections: dict[str, Kept] = field(default_factory=dict)
     begun: dict[int, Step] = field(default_factory=dict)
     next_number: int = 0
+    seen: Seen | None = None
+    dropped: set[str] = field(default_factory=set)
 
     def follow(self, mark: str) -> None:
         """Take note of a mark, as `begun` and `done` make it."""
@@ -117,14 +133,17 @@ class Expected:
                 self._finish(self.begun.pop(number), incarnation, _token_of(incarnation, token))
             case {"undone": number}:
                 del self.begun[number]
+            case {"seen": seen}:
+                self.seen = Seen.of(seen)
 
     def _finish(self, step: Step, incarnation: str | None, token: Token | None) -> None:
         kept = self.collections.get(step.collection)
-        if step.kind == "create":
+        if step.kind in CREATIONS:
             config = step.config()
             self.collections[step.collection] = Kept(config, Contents(config.metric), incarnation)
         elif kept is not None and step.kind == "drop":
             del self.collections[step.collection]
+            self.dropped.add(kept.incarnation or "")
         elif kept is not None and step.kind == "update":
             config = replace(kept.config, target_recall=step.target_recall())
             self.collections[step.collection] = replace(kept, config=config)
@@ -135,6 +154,12 @@ class Expected:
             )
             self.collections[step.collection] = replace(kept, token=newest)
 
+    @property
+    def may_be_dropped(self) -> set[str]:
+        """The incarnations of which a drop was begun."""
+        drops = [step.collection for step in self.begun.values() if step.kind == "drop"]
+        return self.dropped | {self.collections[name].incarnation or "" for name in drops}
+
     def settle(self, found: Mapping[str, Found]) -> list[str]:
         """Decide what became of the steps that were begun; return the marks that say so.
 
@@ -144,7 +169,7 @@ class Expected:
         for step in list(self.begun.values()):
             there = found.get(step.collection)
             if self._is_done(step, there):
-                incarnation = there.incarnation if there and step.kind == "create" else None
+                incarnation = there.incarnation if there and step.kind in CREATIONS else None
                 marks.append(done(step, incarnation, None))
             else:
                 marks.append(json.dumps({"undone": step.number}))
@@ -153,11 +178,11 @@ class Expected:
 
     def _is_done(self, step: Step, found: Found | None) -> bool:
         kept = self.collections.get(step.collection)
-        if step.kind == "create":
+        if step.kind in CREATIONS:
             return found is not None
         if step.kind == "drop":
             return found is None
-        if kept is None or found is None or step.kind in ("train", "restart"):
+        if kept is None or found is None or step.kind in WITHOUT_EFFECT:
             return False
         if step.kind == "update":
             return found.config.target_recall == step.target_recall()
@@ -209,6 +234,11 @@ def begun(step: Step) -> str:
     return json.dumps({"begun": asdict(step)})
 
 
+def seen(what: Seen) -> str:
+    """Return the mark of what others see of the shard from now on."""
+    return json.dumps({"seen": asdict(what)})
+
+
 def done(step: Step, incarnation: str | None, token: Token | None) -> str:
     """Return the mark of a step that is acknowledged, with its collection or its token."""
     parts = None
@@ -224,24 +254,24 @@ def next_round(random: Random, expected: Expected) -> list[Step]:
     """Draw the steps that are asked for next, from what is there."""
     there = sorted(expected.collections)
     absent = [name for name in NAMES if name not in expected.collections]
-    kinds = ["write"] * 14 + ["train"] * 2 + ["restart", "update", "drop"]
-    kind = random.choice(kinds) if there else "create"
-    if there and absent and random.random() < 0.12:
-        kind = "create"
+    kinds: list[Any] = ["write"] * 14 + ["train", "exchange"] * 2 + ["restart", "update", "drop"]
+    kind = random.choice(kinds)
+    if not there or (absent and random.random() < 0.12):
+        kind = random.choice(CREATIONS)
     number = expected.next_number
     seed = random.getrandbits(30)
     match kind:
-        case "create":
-            return [Step(number, "create", random.choice(absent), seed=seed)]
+        case "create" | "staged":
+            return [Step(number, kind, random.choice(absent), seed=seed)]
         case "restart":
             return [Step(number, "restart")]
         case "drop":
             return [Step(number, "drop", random.choice(there))]
         case "update":
             return [Step(number, "update", random.choice(there), seed=seed)]
-        case "train":
+        case "train" | "exchange":
             return [
-                Step(number, "train", random.choice(there)),
+                Step(number, kind, random.choice(there)),
                 *_writes(random, number + 1, there, 1),
             ]
     return _writes(random, number, there, random.choice([1, 1, 1, 2, 4]))
