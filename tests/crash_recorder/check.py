@@ -137,15 +137,12 @@ NEVER_AFTER_A_POWER_CUT: Final = {
 """Problems that only a lying or failing disk, or an operator, may lead to."""
 
 
-def check_state(directory: Path, marks: list[str], thorough: bool) -> Counter[str]:
+def check_state(directory: Path, expected: Expected, thorough: bool) -> Counter[str]:
     """Start on a directory, compare, go on writing, and start once more.
 
     `thorough` also trains and compacts. AssertionError, or what the shard raises, is a violation.
     Returns what was warned of.
     """
-    expected = Expected()
-    for mark in marks:
-        expected.follow(mark)
     with logged() as events:
         asyncio.run(_check_state(directory, expected, thorough=thorough))
     return Counter(event["event"] for event in events if event["log_level"] == "warning")

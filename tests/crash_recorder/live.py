@@ -147,8 +147,7 @@ def live_history(order: Order, root: Path, log: Path, recorder: Recorder) -> Non
             after = random.choice(moments(recorded, life, random, 10))
             Image(recorded[:after]).materialise(directory, random.getrandbits(32), life.node)
             expected = Expected()
-            for mark in life.marks(recorded, after):
-                expected.follow(mark)
+            expected.follow_all(life.marks(recorded, after))
         recorder.settle()
         recorder.mark(json.dumps({"life": name, "after": after}))
         rounds = order.rounds // (order.cuts + 1)

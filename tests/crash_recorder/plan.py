@@ -8,7 +8,7 @@ each step is begun, and then done; after a power cut what was begun is found `do
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import Any, Final, Literal, TypeAlias
@@ -121,6 +121,20 @@ class Expected:
     next_number: int = 0
     seen: Seen | None = None
     dropped: set[str] = field(default_factory=set)
+
+    def copy(self) -> Expected:
+        """Return a copy, which follows other marks."""
+        return replace(
+            self,
+            collections=dict(self.collections),
+            begun=dict(self.begun),
+            dropped=set(self.dropped),
+        )
+
+    def follow_all(self, marks: Iterable[str]) -> None:
+        """Take note of marks in their order."""
+        for mark in marks:
+            self.follow(mark)
 
     def follow(self, mark: str) -> None:
         """Take note of a mark, as `begun` and `done` make it."""

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from tests.crash_recorder.check import check_state
+from tests.crash_recorder.plan import Expected
 from tests.crash_states import (
     Created,
     DirectorySynced,
@@ -29,8 +30,8 @@ from tests.crash_states import (
 
 THOROUGH_EVERY: Final = 10  # states
 
-Check: TypeAlias = Callable[[Path, list[str], bool], Counter[str]]
-"""Checks a directory against marks, and thoroughly or not; see `check_state`."""
+Check: TypeAlias = Callable[[Path, Expected, bool], Counter[str]]
+"""Checks a directory against what is expected, and thoroughly or not; see `check_state`."""
 
 
 @dataclass(slots=True)
@@ -137,18 +138,22 @@ def check_lives(
     shares = [states // len(lived) + (place < states % len(lived)) for place in range(len(lived))]
     image, done, number = Image(), 0, 0
     for life, share in zip(lived, shares, strict=True):
+        expected = Expected()
+        expected.follow_all(life.inherited)
         for moment in moments(operations, life, random, share):
             while done < moment:
-                image.apply(operations[done])
+                operation = operations[done]
+                image.apply(operation)
+                if isinstance(operation, Marked) and done >= life.first:
+                    expected.follow(str(operation.event))
                 done += 1
             directory = scratch / f"{life.directory}-{number}"
             directory.mkdir()
             seed = random.getrandbits(32)
             image.materialise(directory, seed, life.node)
-            marks = life.marks(operations, moment)
             number += 1
             try:
-                warned += check(directory, marks, number % THOROUGH_EVERY == 0)
+                warned += check(directory, expected.copy(), number % THOROUGH_EVERY == 0)
             except Exception as error:
                 yield Violation(life.directory, moment, seed, error)
             else:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.crash_recorder.check import HurriedDisk, found_in, logged, opened
-from tests.crash_recorder.plan import Found
+from tests.crash_recorder.plan import Expected, Found
 from tests.crash_recorder.recorder import Recorder
 from tests.shard.engine.contents import IDENTITY
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -58,11 +58,11 @@ def contents(directory: Path) -> Contents:
 
 
 def check_upgrade(
-    expected: Contents, directory: Path, _marks: list[str], _thorough: bool
+    contents_before: Contents, directory: Path, _expected: Expected, _thorough: bool
 ) -> Counter[str]:
     """Check that a directory has the expected contents, after this start and the next."""
     for _ in range(2):
-        assert contents(directory) == expected
+        assert contents(directory) == contents_before
     return Counter()
 
 
