@@ -7,6 +7,7 @@ Histories are lived by a real shard with its threads, in a program under the rec
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash_recorder.live import Order
+from tests.crash_recorder.loss import check_loss
 from tests.crash_recorder.recorder import check_recording, compiler, operations, run_recorded
 from tests.crash_recorder.states import Lived, check_lives, lives
 from tests.crash_recorder.upgrade import DIRECTORIES, check_upgrade, contents, unpack
@@ -25,7 +27,8 @@ pytestmark = pytest.mark.skipif(
 
 STATES = 100
 STATES_OF_A_BREAKAGE = 12
-STATES_OF_AN_UPGRADE = 24
+STATES_OF_AN_UPGRADE = 16
+STATES_OF_A_LOSS = 24
 HONEST = [Order(seed, rounds=40) for seed in range(1, 5)]
 BROKEN = [
     Order(1, rounds=16, cuts=0, breakage=f"no-{what}-sync")
@@ -91,3 +94,19 @@ def test_a_directory_of_the_last_format_is_whole_whenever_the_power_fails_during
         share = STATES_OF_AN_UPGRADE // len(upgraded)
         violations = list(check_lives(recorded, [life], scratch, 1, share, check=check))
         assert not violations, "\n".join(map(str, violations))
+
+
+def test_an_accepted_loss_is_accepted_or_can_be_accepted_again_whenever_the_power_fails(
+    tmp_path: Path,
+) -> None:
+    root, scratch = tmp_path / "root", tmp_path / "scratch"
+    root.mkdir()
+    scratch.mkdir()
+    log, requested = tmp_path / "log", tmp_path / "request"
+    run_recorded(["-m", "tests.crash_recorder.loss", root, requested], root, log)
+    recorded = operations(log, root)
+    check = partial(check_loss, pickle.loads(requested.read_bytes()))
+    violations = list(
+        check_lives(recorded, lives(recorded), scratch, 1, STATES_OF_A_LOSS, check=check)
+    )
+    assert not violations, "\n".join(map(str, violations))

@@ -121,6 +121,8 @@ class Expected:
     next_number: int = 0
     seen: Seen | None = None
     dropped: set[str] = field(default_factory=set)
+    noted: list[str] = field(default_factory=list)
+    """Marks of other kinds."""
 
     def copy(self) -> Expected:
         """Return a copy, which follows other marks."""
@@ -129,6 +131,7 @@ class Expected:
             collections=dict(self.collections),
             begun=dict(self.begun),
             dropped=set(self.dropped),
+            noted=list(self.noted),
         )
 
     def follow_all(self, marks: Iterable[str]) -> None:
@@ -149,6 +152,8 @@ class Expected:
                 del self.begun[number]
             case {"seen": seen}:
                 self.seen = Seen.of(seen)
+            case _:
+                self.noted.append(mark)
 
     def _finish(self, step: Step, incarnation: str | None, token: Token | None) -> None:
         kept = self.collections.get(step.collection)
