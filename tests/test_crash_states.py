@@ -27,11 +27,11 @@ pytestmark = pytest.mark.skipif(
 
 STATES = 100
 STATES_OF_A_BREAKAGE = 12
-STATES_OF_AN_UPGRADE = 16
-STATES_OF_A_LOSS = 24
-HONEST = [Order(seed, rounds=40) for seed in range(1, 5)]
+STATES_OF_AN_UPGRADE = 12
+STATES_OF_A_LOSS = 12
+HONEST = [Order(seed, rounds=40) for seed in range(1, 4)]
 BROKEN = [
-    Order(1, rounds=16, cuts=0, breakage=f"no-{what}-sync")
+    Order(1, rounds=12, cuts=0, breakage=f"no-{what}-sync")
     for what in ("rows", "index", "log", "directory", "session", "register", "witness")
 ]
 
