@@ -46,8 +46,8 @@ WITNESS_INTERVAL_S: Final = 1.0
 EXCHANGE_TIMEOUT_S: Final = 2.0
 """Timeout of a round. A healthy shard makes its report in milliseconds."""
 
-_ROUNDS_AT_ONCE: Final = 3
-"""Rounds without a pause: two examine a shard, and one may meet a create."""
+_ROUNDS_AT_ONCE: Final = 4
+"""Rounds without a pause: three examine a shard, and one may meet a create."""
 
 JUDGED_ON_LOOP: Final = 500
 """Collections of all shards that are judged on the event loop, in a few milliseconds."""
@@ -376,13 +376,14 @@ class Examination:
     ) -> Mapping[str, CollectionVerdict]:
         """Return the verdicts; those of the last round, if all that they rest on is the same."""
         versions = [(each.shard, each.session, each.version) for each in reports.values()]
-        rest_on = (self._rested_on[0], versions, self._children.placement.shards_total)
+        unexamined = verdicts.unexamined(reports, self.memory)
+        shards_total = self._children.placement.shards_total
+        rest_on = (self._rested_on[0], versions, unexamined, shards_total)
         unchanged = rest_on == self._rested_on[1] and not self._has_news
         self._rested_on = (versions, rest_on)
         self._has_news = False
         if unchanged:
             return self.verdicts
-        shards_total = self._children.placement.shards_total
         if sum(len(each.collections) for each in reports.values()) <= JUDGED_ON_LOOP:
             return verdicts.examine(reports, shards_total, self.memory)
         return await asyncio.to_thread(verdicts.examine, reports, shards_total, self.memory)

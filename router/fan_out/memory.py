@@ -76,6 +76,9 @@ class Memory:
         self.dropped: set[str] = set()
         """Incarnations of which a tombstone was reported."""
         self._kept = Recollection()
+        self._round = 0
+        self._former_round: dict[int, int] = {}
+        self._session_round: dict[int, int] = {}
         self._heard: list[ShardReport] = []
         self._acknowledged: dict[tuple[int, str], tuple[int, int]] = {}
         self._lives: dict[int, dict[int, int]] = {}
@@ -122,6 +125,9 @@ class Memory:
         """Begin a round: what has arrived until now accuses. Ask for reports after it."""
         self._kept.hear([each for each in self._heard if not self._is_former(each)])
         for report in self._heard:
+            if not self._is_same_opening(report):
+                self._session_round[report.shard] = self._round
+            self._former_round[report.shard] = self._round
             self.former[report.shard] = report
             lives = self._lives.setdefault(report.shard, {})
             lives[report.session] = report.life
@@ -130,6 +136,7 @@ class Memory:
             for collection in report.collections:
                 self._learn(report, collection)
         self._heard = []
+        self._round += 1
         self._state_acknowledged()
         self.forget([each for each in self.collections if self._is_forgotten(each)])
 
@@ -213,8 +220,20 @@ class Memory:
         known = self.collections.get(incarnation)
         return {**known.holders, **known.members} if known is not None else {}
 
-    def has_examined(self, report: ShardReport) -> bool:
-        """Whether the opening that made a report was heard before this round."""
+    def has_examined(self, report: ShardReport, answering: Iterable[int]) -> bool:
+        """Whether all that the answering shards remember was held against this opening.
+
+        They were asked for it after a former round had met the opening: what they took in before a
+        directory was opened must not be missed because they answered earlier.
+        """
+        if not self._is_same_opening(report):
+            return False
+        met = self._session_round[report.shard]
+        return all(
+            self._former_round.get(other, -1) > met for other in answering if other != report.shard
+        )
+
+    def _is_same_opening(self, report: ShardReport) -> bool:
         former = self.former.get(report.shard)
         return former is not None and (former.directory, former.session) == (
             report.directory,

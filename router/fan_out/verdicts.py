@@ -105,8 +105,14 @@ PRESENT = Verdict(kind=Kind.PRESENT)
 
 
 def unexamined(reports: Mapping[int, ShardReport], memory: Memory) -> frozenset[int]:
-    """Return the shards that have answered, but need another round before they are examined."""
-    return frozenset(shard for shard, report in reports.items() if not memory.has_examined(report))
+    """Return the shards that have answered, but need another round before they are examined.
+
+    A router needs three rounds until there are none: it meets an opening, hears what the others
+    remember, and judges.
+    """
+    return frozenset(
+        shard for shard, report in reports.items() if not memory.has_examined(report, reports)
+    )
 
 
 def examine(
@@ -144,7 +150,11 @@ class _Examination:
             for collection in report.collections:
                 self.names[collection.incarnation] = collection.name
                 self.now.setdefault(collection.incarnation, {})[shard] = collection
+        self.passed_on: dict[tuple[int, str], list[Statement]] = {}
         for shard, report in memory.former.items():
+            for statement in report.statements:
+                key = (statement.shard, statement.incarnation)
+                self.passed_on.setdefault(key, []).append(statement)
             for collection in report.collections:
                 self.former.setdefault(collection.incarnation, {})[shard] = collection
         self.not_answered = {
@@ -259,7 +269,7 @@ class _Examination:
         reason = self._other_directory(incarnation, report) or self.older[shard]
         if reason:
             return _missing(shard, reason)
-        if any(each.life >= report.life for each in self.memory.statements(shard, incarnation)):
+        if any(each.life >= report.life for each in self._statements(shard, incarnation)):
             return _missing(shard, "it has lost the collection, of which others remember commits")
         known = [other for other, each in now.items() if proves_whole(each)]
         before = self.former.get(incarnation, {})
@@ -325,9 +335,14 @@ class _Examination:
                 return f"its create is unfinished here, though shard {other} knows that it ended"
         return ""
 
+    def _statements(self, shard: int, incarnation: str) -> Iterator[Statement]:
+        """Yield what this router remembers, and what each witness does: those may differ."""
+        yield from self.memory.statements(shard, incarnation)
+        yield from self.passed_on.get((shard, incarnation), ())
+
     def _lost_commits(self, report: ShardReport, held: CollectionReport) -> Iterator[str]:
         """Yield which remembered commits a collection does not have."""
-        for statement in self.memory.statements(report.shard, held.incarnation):
+        for statement in self._statements(report.shard, held.incarnation):
             if statement.life < report.life or has_commit(held, statement):
                 continue
             yield (

@@ -34,6 +34,20 @@ BEGINS: Final = 0.15
 """Of the steps, the part that begins something; the others continue what was begun."""
 
 
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A row that a client was told to be durable: who committed it, into which files, and when.
+
+    `whole`: the collection had members then.
+    """
+
+    sequence: int
+    session: int
+    made: int
+    whole: bool
+    time_s: float
+
+
 class Judge:
     """What was promised, and what was given instead."""
 
@@ -41,13 +55,13 @@ class Judge:
         self.wrong: list[str] = []
         self.faulty = False
         self.created: set[str] = set()
-        self.rows: dict[tuple[int, str], dict[int, tuple[int, int, int, float]]] = {}
-        """Acknowledged rows by shard and incarnation: sequence, session, which files, when."""
+        self.rows: dict[tuple[int, str], dict[int, Acknowledged]] = {}
+        """Acknowledged rows by shard and incarnation."""
         self.accepted: dict[tuple[int, str], set[int]] = {}
         """Those that an operator has accepted as lost."""
         self.now_s = 0.0
         self.counts = {"verdicts": 0, "alarms": 0, "strict": 0, "short": 0, "accepted": 0}
-        self._fault_s = 0.0
+        self._fault_s: dict[int | None, float] = {}
         self._witnessed: dict[tuple[int, str], dict[tuple[int, int], float]] = {}
         """When all others had taken in that a shard had a row in a life."""
 
@@ -58,7 +72,7 @@ class Judge:
     def fault(self, shard: int | None) -> None:
         """A disk was harmed, so what it remembered may be gone; None: of any shard."""
         self.faulty = True
-        self._fault_s = self.now_s
+        self._fault_s[shard] = self.now_s
         for key in list(self._witnessed):
             if shard is None or key[0] != shard:
                 del self._witnessed[key]
@@ -67,7 +81,7 @@ class Judge:
         self, others: Sequence[tuple[ShardReport, Shadow]], since_s: float, live: set[str]
     ) -> None:
         """All shards have taken in reports of what all have, one after the other since then."""
-        if self._fault_s >= since_s:
+        if any(time_s >= since_s for time_s in self._fault_s.values()):
             return
         for report, shadow in others:
             for incarnation, rows in shadow.rows.items():
@@ -78,15 +92,30 @@ class Judge:
                     known.setdefault((row, report.life), self.now_s)
 
     def acknowledged(
-        self, shard: int, incarnation: str, row: int, sequence: int, session: int, made: int
+        self, shard: int, incarnation: str, row: int, sequence: int, session: int, files: Store
     ) -> None:
         """A client was told that its row is durable."""
-        self.rows.setdefault((shard, incarnation), {})[row] = (
-            sequence,
-            session,
-            made,
-            self.now_s,
+        self.rows.setdefault((shard, incarnation), {})[row] = Acknowledged(
+            sequence, session, files.made, bool(files.members), self.now_s
         )
+
+    def _gone(self, shard: int, files: Store) -> set[int]:
+        """Return rows whose files were replaced by others, though no other disk was harmed since.
+
+        That is noticed without any witness of their commits.
+        """
+        known = self.rows.get((shard, files.incarnation), {})
+        return {
+            row
+            for row in self._lost(shard, files.incarnation, files.rows)
+            if known[row].made != files.made
+            and known[row].whole
+            and not any(
+                time_s >= known[row].time_s
+                for about, time_s in self._fault_s.items()
+                if about != shard
+            )
+        }
 
     def verdicts(self, verdicts: Mapping[str, CollectionVerdict]) -> None:
         """A router has judged."""
@@ -103,18 +132,10 @@ class Judge:
         if not self.faulty:
             self.wrong.append("a create was refused without a fault")
 
-    def completed(self, server: Server, store: Store, others: Sequence[Store]) -> None:
-        """A create has ended on a shard: not in the place of files that took rows before.
-
-        Unless what others know of it is younger than those rows: then all were put back.
-        """
-        known = self.rows.get((server.number, store.incarnation), {})
-        for row in self._lost(server.number, store.incarnation, store.rows):
-            known_s = min((other.known_s for other in others), default=float("inf"))
-            if known[row][2] != store.made and known_s <= known[row][3]:
-                self.wrong.append(
-                    f"shard {server.number}: {store.incarnation} completed on no rows"
-                )
+    def completed(self, server: Server, store: Store) -> None:
+        """A create has ended on a shard: not in the place of files that took rows before."""
+        if self._gone(server.number, store):
+            self.wrong.append(f"shard {server.number}: {store.incarnation} completed on no rows")
 
     def accepts(self, shard: int, incarnations: Sequence[str]) -> None:
         """An operator was shown these losses, and accepts them."""
@@ -138,9 +159,12 @@ class Judge:
         owed: Mapping[int, frozenset[int]],
         lives: Mapping[int, int],
         evidence: Ideal,
-        until_s: float,
+        opened: Mapping[int, tuple[Store, float]],
     ) -> None:
-        """A strict answer was given: what a witness held before it was examined is in it."""
+        """A strict answer was given: it has what the router's evidence has.
+
+        It also has what all other shards had taken in before the shard was `opened`.
+        """
         self.counts["strict"] += 1
         for shard, found in rows.items():
             accepted = self.accepted.get((shard, incarnation), set())
@@ -150,16 +174,18 @@ class Judge:
             self.counts["short"] += 1
             life, known = evidence.get((shard, incarnation), (0, frozenset()))
             held = short & known if life >= lives[shard] else frozenset()
+            files, opened_s = opened[shard]
             times = self._witnessed.get((shard, incarnation), {})
             old = {
                 row
                 for (row, seen_life), time_s in times.items()
-                if row in short and seen_life >= lives[shard] and time_s <= until_s
+                if row in short and seen_life >= lives[shard] and time_s <= opened_s
             }
-            if not self.faulty or held or old:
+            gone = short & self._gone(shard, files)
+            if not self.faulty or held or old or gone:
                 self.wrong.append(
                     f"strict answer without {sorted(short)} of shard {shard}: held {sorted(held)}, "
-                    f"old {sorted(old)}"
+                    f"old {sorted(old)}, gone {sorted(gone)}"
                 )
 
 
@@ -227,7 +253,7 @@ class Fleet:
             disk or Disk(),
             draw=self.draw,
             crashes=self._crashes,
-            completed=self._completed,
+            completed=self.judge.completed,
             clock=lambda: self.now_s,
             old=old or (disk is None and self._is_mixed and self.random.random() < 0.6),
         )
@@ -235,15 +261,6 @@ class Fleet:
     def _router(self, number: int) -> ModelRouter:
         old = self._is_mixed and self.random.random() < 0.4
         return ModelRouter(number, self, self.random, old=old)
-
-    def _completed(self, server: Server, store: Store) -> None:
-        others = [
-            held
-            for number, servers in enumerate(self.servers)
-            for other in servers
-            if number != server.number and (held := other.held(store.incarnation))
-        ]
-        self.judge.completed(server, store, others)
 
     def live(self) -> set[str]:
         """Return the incarnations that are in the registers of all shards."""
@@ -409,8 +426,6 @@ class Fleet:
         if server.disk.directory:
             self._attic.append((server.number, server.disk))
         server.disk = disk
-        for store in disk.stores.values():
-            store.known_s = float("inf")  # it does not know what it did not see
         server.old = False
         self.judge.fault(server.number)
         self.tell(f"shard {server.number}: {why}")
@@ -425,7 +440,8 @@ class Fleet:
             self._wipe,
             self._lose_collection,
             self._older_copy,
-            self._older_copy,
+            self._used_older_copy,
+            self._used_older_copy,
             self._old_volume,
             self._exchange,
             self._clone,
@@ -455,6 +471,21 @@ class Fleet:
         mine = [disk for number, disk in self._copies if number == server.number]
         if mine:
             self._replace_disk(server, self.random.choice(mine).copy(), "an older copy")
+
+    def _used_older_copy(self, server: Server) -> None:
+        """An older copy that was opened and written, before a router of this release saw it."""
+        mine = [disk for number, disk in self._copies if number == server.number]
+        if not mine:
+            return
+        self._replace_disk(server, self.random.choice(mine).copy(), "an older copy, used")
+        server.disk.opens += self.random.randrange(4)
+        session = self.draw()
+        for store in server.disk.stores.values():
+            if store.stage is Stage.COMPLETE and store.directory == server.disk.directory:
+                for _ in range(self.random.randrange(6)):
+                    store.commit_from(session)
+                    store.sequence += 1
+                    store.rows |= {-self.draw()}
 
     def _all_older(self, server: Server) -> None:
         for servers in self.servers:
@@ -561,12 +592,14 @@ class Fleet:
         for (shard, incarnation), rows in self.judge.rows.items():
             server = self.servers[shard][0]
             store = server.held(incarnation)
-            for row, (sequence, session, *_) in rows.items():
-                valid = session != 0 and server.token_is_valid(incarnation, sequence, session)
+            for row, each in rows.items():
+                valid = server.token_is_valid(incarnation, each.sequence, each.session)
                 has = store is not None and row in store.rows
+                if not each.session:
+                    continue
                 if valid and not has:
                     self.judge.wrong.append(f"token of lost row {row} of shard {shard} is valid")
-                if has and session and not valid:
+                if has and not valid:
                     self.judge.wrong.append(f"token of row {row} of shard {shard} is refused")
         for name in NAMES:
             strict = self.judge.counts["strict"]

@@ -10,7 +10,16 @@ from collections.abc import Generator, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tests.simulation.fleet_shard import Down, Ideal, Refused, Restarted, Shadow, Unsupported, learn
+from tests.simulation.fleet_shard import (
+    Down,
+    Ideal,
+    Refused,
+    Restarted,
+    Shadow,
+    Store,
+    Unsupported,
+    learn,
+)
 from vectorshard.router.fan_out import verdicts
 from vectorshard.router.fan_out.memory import ROUND_S, Memory
 from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind
@@ -47,10 +56,7 @@ class ModelRouter:
         self.reports: Mapping[int, ShardReport] = {}
         self.judged_ideal: Ideal = {}
         self.unexamined: frozenset[int] = frozenset()
-        self.evidence_until_s = -1.0
-        """What was durable by then was evidence in the last verdicts."""
         self._random = random
-        self._begun_s = -1.0
         self._shadows: dict[int, Shadow] = {}
         self._heard: list[tuple[ShardReport, Shadow]] = []
         self._acknowledged: list[tuple[int, str, int, int]] = []
@@ -116,7 +122,6 @@ class ModelRouter:
         self.verdicts = verdicts.examine(reports, self._fleet.shards, self.memory)
         self.unexamined = unexamined = verdicts.unexamined(reports, self.memory)
         self.reports, self.judged_ideal = reports, ideal
-        self.evidence_until_s, self._begun_s = self._begun_s, since_s
         self._fleet.judge.verdicts(self.verdicts)
         self.memory.heard(reports.values())
         self._shadows.update(shadows)
@@ -184,7 +189,7 @@ class ModelRouter:
 
     def examined(self) -> Action[None]:
         """Wait until all shards have answered and are examined. Raises Down otherwise."""
-        for _ in range(4):
+        for _ in range(5):
             if self._is_examined():
                 return
             yield from self.round()
@@ -286,21 +291,24 @@ class ModelRouter:
             session = self.openings[shard]
             if len(found) == 1 and found[0].by_shard[shard].kind is Kind.PRESENT:
                 incarnation = found[0].incarnation
+                if any(each.kind is Kind.UNFINISHED for each in found[0].by_shard.values()):
+                    raise Refused  # a shard may take writes that an earlier release made complete
             elif session == 0:
                 listing = yield from self.call(shard, "listing", since_s=since_s)
                 incarnation = listing.get(name, "")
             else:
                 raise Refused
-        if incarnation not in self._fleet.judge.created:
-            raise Refused
+        of_before = self.old or not all(self.openings.values())
+        if of_before and incarnation not in self._fleet.judge.created:
+            raise Refused  # earlier releases need a client that waits for the create
         try:
-            sequence, written_by, made = yield from self.call(
+            sequence, written_by, files = yield from self.call(
                 shard, "write", session, incarnation, row, since_s=since_s
             )
         except Restarted:
             self.openings.pop(shard, None)
             raise
-        self._fleet.judge.acknowledged(shard, incarnation, row, sequence, written_by, made)
+        self._fleet.judge.acknowledged(shard, incarnation, row, sequence, written_by, files)
         if not self.old and written_by:
             self.memory.acknowledged(
                 Token(
@@ -324,19 +332,21 @@ class ModelRouter:
         if any(each.kind is not Kind.PRESENT for each in verdict.by_shard.values()):
             raise Refused
         owed = self._fleet.judge.owed(verdict.incarnation)
-        evidence, until_s, reports = self.judged_ideal, self.evidence_until_s, self.reports
+        evidence, reports = self.judged_ideal, self.reports
+        files: dict[int, tuple[Store, float]] = {}
         rows: dict[int, frozenset[int]] = {}
         openings = dict(self.openings)
         for shard in range(self._fleet.shards):
             try:
-                rows[shard] = yield from self.call(
+                rows[shard], *opened = yield from self.call(
                     shard, "search", openings[shard], verdict.incarnation, since_s=since_s
                 )
             except Restarted:
                 self.openings.pop(shard, None)
                 raise
+            files[shard] = (opened[0], opened[1])
         lives = {shard: reports[shard].life for shard in rows}
-        self._fleet.judge.strict(verdict.incarnation, rows, owed, lives, evidence, until_s)
+        self._fleet.judge.strict(verdict.incarnation, rows, owed, lives, evidence, files)
 
     # ---- what an operator asks ------------------------------------------------------------------
 

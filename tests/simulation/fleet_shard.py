@@ -67,8 +67,6 @@ class Store:
     rows: frozenset[int] = frozenset()
     made: int = 0
     """For the judge: which files these are."""
-    known_s: float = float("inf")
-    """For the judge: since when it is known to be on all shards."""
 
     def commit_from(self, session: int) -> None:
         """Note that what follows is this session's."""
@@ -130,6 +128,7 @@ class Server:
         self.old = old
         self.up = False
         self.session = 0
+        self.opened_s = 0.0
         self._draw = draw
         self._crashes = crashes
         self._completed = completed
@@ -163,6 +162,7 @@ class Server:
         self.session = self._draw()
         if self._crashes():
             return
+        self.opened_s = self._clock()
         self._foreign = {}
         for name, store in list(disk.stores.items()):
             dropped = disk.register.get(store.incarnation, ("", False))[1]
@@ -268,8 +268,6 @@ class Server:
             )
         except ShardMissing as error:
             raise Refused from error
-        if before is Stage.CREATED is not store.stage:
-            store.known_s = self._clock()
         if before is not store.stage is Stage.COMPLETE:
             self._completed(self, store)
         self._changed()
@@ -280,8 +278,8 @@ class Server:
 
     # ---- rows -----------------------------------------------------------------------------------
 
-    def write(self, session: int, incarnation: str, row: int) -> tuple[int, int, int]:
-        """Commit a row; return its sequence number and session, and which files have it."""
+    def write(self, session: int, incarnation: str, row: int) -> tuple[int, int, Store]:
+        """Commit a row; return its sequence number and session, and the files that have it."""
         self.require(session)
         store = self.held(incarnation)
         if store is None or store.stage is not Stage.COMPLETE:
@@ -292,15 +290,15 @@ class Server:
         store.rows |= {row}
         self._changed()
         self._point()
-        return store.sequence, 0 if self.old else self.session, store.made
+        return store.sequence, 0 if self.old else self.session, store
 
-    def search(self, session: int, incarnation: str) -> frozenset[int]:
-        """Return all rows."""
+    def search(self, session: int, incarnation: str) -> tuple[frozenset[int], Store, float]:
+        """Return all rows, the files that have them, and since when it serves them."""
         self.require(session)
         store = self.held(incarnation)
         if store is None:
             raise Refused
-        return store.rows
+        return store.rows, replace(store), self.opened_s
 
     def token_is_valid(self, incarnation: str, sequence: int, session: int) -> bool:
         """Whether it has that commit, as far as it can tell."""

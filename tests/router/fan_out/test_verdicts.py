@@ -67,11 +67,17 @@ def shard(number: int, *collections: CollectionReport, **changes: Any) -> ShardR
 
 
 def knowing(*reports: ShardReport) -> Memory:
-    """A memory that has heard reports in an earlier round."""
+    """A memory that met shards in one round, and heard what they remember in the next."""
     memory = Memory()
+    hear(memory, *reports)
+    hear(memory, *reports)
+    return memory
+
+
+def hear(memory: Memory, *reports: ShardReport) -> None:
+    """End a round with these reports, and begin the next."""
     memory.heard(reports)
     memory.begin()
-    return memory
 
 
 def verdict_on(
@@ -104,6 +110,11 @@ def test_a_shard_that_was_not_heard_before_the_round_has_no_verdict() -> None:
     memory = knowing(*WHOLE)
     assert unexamined({0: WHOLE[0], 1: restarted}, memory) == {1}
     assert kinds(verdict_on([WHOLE[0], restarted], memory))[1] is Kind.ABSENT
+    hear(memory, WHOLE[0], restarted)
+    assert unexamined({0: WHOLE[0], 1: restarted}, memory) == {1}  # the other may have been faster
+    assert unexamined({1: restarted}, memory) == set()
+    hear(memory, WHOLE[0], restarted)
+    assert unexamined({0: WHOLE[0], 1: restarted}, memory) == set()
 
 
 def test_what_is_heard_in_a_round_accuses_only_from_the_next_round_on() -> None:
@@ -165,8 +176,8 @@ def test_what_a_client_was_told_of_accuses_like_a_statement() -> None:
     memory = knowing(*WHOLE)
     memory.acknowledged(Token(incarnation="w", sequences={1: 6}, sessions={1: 101}))
     older = replace(WHOLE[1], session=300)
-    memory.heard([older])
-    memory.begin()
+    hear(memory, WHOLE[0], older)
+    hear(memory, WHOLE[0], older)
     assert kinds(verdict_on([WHOLE[0], older], memory))[1] is Kind.MISSING
 
 
@@ -257,24 +268,23 @@ def test_a_tombstone_means_that_the_drop_is_finished_everywhere_and_then_forgott
     assert memory.ripe(["w"], FORGET_AFTER_S) == ["w"]
     assert memory.ripe([], FORGET_AFTER_S + 1) == []
     assert memory.ripe(["w"], FORGET_AFTER_S + 2) == []
-    memory.heard([shard(0, version=1)])
-    memory.begin()
+    hear(memory, shard(0, version=1))
     assert examine({0: shard(0), 1: shard(1)}, 2, memory) == {}
 
 
 def test_two_directories_emptied_together_are_missing_while_a_router_remembers() -> None:
     memory = knowing(*WHOLE)
     emptied = (shard(0, directory="D0b", session=300), EMPTIED)
-    memory.heard(emptied)
-    memory.begin()
+    hear(memory, *emptied)
     for _ in range(2):
+        hear(memory, *emptied)
         assert set(kinds(verdict_on(emptied, memory)).values()) == {Kind.MISSING}
-        memory.heard(emptied)
-        memory.begin()
 
 
 def test_an_accepted_loss_ends_the_alarm_and_the_lost_volume_is_refused() -> None:
-    memory = knowing(*WHOLE, EMPTIED)
+    memory = knowing(*WHOLE)
+    hear(memory, WHOLE[0], EMPTIED)
+    hear(memory, WHOLE[0], EMPTIED)
     reports = {0: WHOLE[0], 1: EMPTIED}
     verdict = verdict_on([WHOLE[0], EMPTIED], memory)
     loss = loss_of(1, verdict, reports, memory, CONFIG)
@@ -290,14 +300,21 @@ def test_an_accepted_loss_ends_the_alarm_and_the_lost_volume_is_refused() -> Non
     verdict = verdict_on([WHOLE[0], done], memory)
     assert kinds(verdict)[1] is Kind.PRESENT
     assert (verdict.stage_due, verdict.members_due) == (Stage.COMPLETE, members)
-    memory.heard([done])
-    memory.begin()
+    hear(memory, WHOLE[0], done)
     lost_volume = replace(WHOLE[1], session=400, opens=2)
-    memory.heard([lost_volume])
-    memory.begin()
+    hear(memory, WHOLE[0], lost_volume)
+    hear(memory, WHOLE[0], lost_volume)
     assert (
         "since then a loss was accepted" in verdict_on([WHOLE[0], lost_volume], memory).missing()[1]
     )
+
+
+def test_each_witness_is_heard_though_another_has_seen_more() -> None:
+    lost = Statement(shard=1, incarnation="w", life=1, sequence=4, session=8)
+    memory = knowing(WHOLE[0], WHOLE[1])
+    witness = replace(WHOLE[0], statements=(lost,), version=1)
+    hear(memory, witness, WHOLE[1])
+    assert kinds(verdict_on([witness, WHOLE[1]], memory))[1] is Kind.MISSING
 
 
 def test_without_a_witness_the_loss_is_unknown() -> None:
