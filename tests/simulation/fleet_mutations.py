@@ -148,9 +148,9 @@ MUTATIONS: Final[dict[str, tuple[Break, int]]] = {
     "stages and directories are ignored": (_ignores_stages, 27),
     "directories are ignored": (_ignores_directories, 3),
     "slow reports are accused": (_accuses_with_slow_reports, 6),
-    "shards are judged at first sight": (_judges_at_first_sight, 0),
+    "shards are judged at first sight": (_judges_at_first_sight, 475),
     "lost numbers keep their session": (_keeps_the_session_of_lost_numbers, 43),
-    "foreign files are served": (_serves_foreign_files, 51),
-    "lost files are not reported": (_ignores_lost_files, 35),
+    "foreign files are served": (_serves_foreign_files, 133),
+    "lost files are not reported": (_ignores_lost_files, 171),
 }
 """Each with the number of a history that shows it; others do as well."""
