@@ -21,9 +21,8 @@ from vectorshard.shard.storage.register import Registered, RegisterEntry
 _log = structlog.get_logger(__name__)
 
 PUT_BACK: Final = (
-    "Put the collection's directory back and restart the shard. If it is lost: a fleet records "
-    "that with `vectorshard accept-loss`, through a router; a shard that is alone has lost the "
-    "collection, and dropping it makes room for a new one"
+    "Put the collection's directory back and restart the shard. If it is lost, a fleet records "
+    "that with `vectorshard accept-loss`, through a router"
 )
 MOVE_BACK: Final = (
     "Move the directory back to where it belongs, put this shard's own one in its place, and "
