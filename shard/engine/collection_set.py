@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.batcher import Batcher
@@ -26,9 +28,12 @@ from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.engine.set_aside import SetAside, SetAsides
 from vectorshard.shard.engine.validation import already_exists
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     CollectionNotFound,
+    DataDirectoryError,
     IncarnationMismatch,
     InvalidParameter,
+    ShardMissing,
     ShardUnavailable,
 )
 from vectorshard.shard.membership import (
@@ -50,6 +55,8 @@ from vectorshard.shard.types import (
     UpdateRequest,
 )
 from vectorshard.shard.witnesses import settled
+
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -259,8 +266,11 @@ class CollectionSet:
     def create_files(self, entry: CollectionEntry, membership: Membership) -> Collection:
         """Make an empty collection, durably, and open it. Blocking."""
         name = entry.config.name
-        with self.directory.creating_collection(name, entry.incarnation) as building:
-            Collection.create(self._disk, building, entry, membership)
+        try:
+            with self.directory.creating_collection(name, entry.incarnation) as building:
+                Collection.create(self._disk, building, entry, membership)
+        except DataDirectoryError as error:  # something unknown is in the way
+            raise ShardMissing(str(error)) from error
         return self._opened(self.directory.collection_directory(name))
 
     async def drop(self, name: str, call: Call) -> None:
@@ -285,7 +295,23 @@ class CollectionSet:
             await in_thread(self.change_thread, collection.close)
 
     def _drop_set_aside(self, aside: SetAside) -> None:
+        """Drop what is set aside; keep files that are of another collection. Blocking."""
+        files = look(self.directory.collection_directory(aside.name))
+        if files is not None and aside.incarnation not in ("", files.incarnation):
+            self.set_damaged_apart(aside.name)
         self.directory.drop_collection(aside.name, aside.incarnation or uuid.uuid4().hex)
+
+    def set_damaged_apart(self, name: str) -> None:
+        """Keep what is in a collection's place under another name. Blocking.
+
+        CollectionDamaged if two are kept already.
+        """
+        try:
+            kept = self.directory.set_damaged_apart(name)
+        except DataDirectoryError as error:
+            raise CollectionDamaged(str(error)) from error
+        if kept is not None:
+            _log.warning("files of a collection kept", collection=name, path=str(kept))
 
     async def update(self, request: UpdateRequest, call: Call) -> CollectionEntry:
         """Change a collection's target recall, durably."""

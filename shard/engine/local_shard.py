@@ -101,7 +101,13 @@ class LocalShard:
             cluster=identity.cluster,
             placement_epoch=identity.placement_epoch,
             shards_total=identity.shards_total,
-            shards=(ShardPlacement(shard=identity.shard, slots=identity.slots),),
+            shards=(
+                ShardPlacement(
+                    shard=identity.shard,
+                    slots=identity.slots,
+                    session=f"{directory.directory}-{directory.opens}-{directory.session:x}",
+                ),
+            ),
         )
         # A merged answer has only some of the shard's own hits: see `merged_chances`.
         training = replace(engine.training, merged_shards=identity.shards_total)

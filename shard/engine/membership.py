@@ -266,9 +266,7 @@ class ShardMembership:
 
     def _replace_files(self, loss: AcceptedLoss, membership: Membership) -> Collection:
         """Put an empty collection in the place of what is there, which is kept. Blocking."""
-        kept = self._directory.set_damaged_apart(loss.collection)
-        if kept is not None:
-            _log.warning("damaged files kept", collection=loss.collection, path=str(kept))
+        self._collections.set_damaged_apart(loss.collection)
         entry = CollectionEntry(config=loss.config, incarnation=loss.incarnation)
         collection = self._collections.create_files(entry, membership)
         try:
