@@ -237,6 +237,18 @@ class Fleet:
         self._attic: list[tuple[int, Disk]] = []
         self._written: dict[str, str] = {}
 
+    @classmethod
+    def quiet(cls, random: Random) -> Fleet:
+        """Return two shards and two routers to which nothing happens by itself."""
+        fleet = cls(0, faults=False)
+        fleet.random, fleet.shards = random, 2
+        fleet._crash_rate, fleet._is_mixed = 0.0, False
+        fleet.servers = [[fleet._server(each)] for each in range(2)]
+        fleet.routers = [fleet._router(each) for each in range(2)]
+        for servers in fleet.servers:
+            servers[0].start()
+        return fleet
+
     # ---- what it is made of ---------------------------------------------------------------------
 
     def draw(self) -> int:
@@ -553,14 +565,15 @@ class Fleet:
         for _ in range(24):
             self.now_s += FORGET_AFTER_S / 4
             self.judge.now_s = self.now_s
-            self._finish(router, "round", router.round())
+            self.finish(router, "round", router.round())
             if not self._mend(router):
                 break
         else:
             self.judge.wrong.append(f"not at rest: {router.verdicts}")
         self._look(router)
 
-    def _finish(self, router: ModelRouter, what: str, steps: Action[Any]) -> None:
+    def finish(self, router: ModelRouter, what: str, steps: Action[Any]) -> None:
+        """Do something while nothing else happens."""
         running = self._start(router, what, steps)
         while running in self._running:
             self._advance(running)
@@ -580,10 +593,10 @@ class Fleet:
             shard = min(verdict.missing(), default=0)
             held = any(server[0].held(verdict.incarnation) for server in self.servers)
             if held and alone:
-                self._finish(router, f"accept loss of {shard}", router.accept_loss(shard))
+                self.finish(router, f"accept loss of {shard}", router.accept_loss(shard))
             else:
                 drop = router.drop(verdict.name, verdict.incarnation)
-                self._finish(router, f"drop {verdict.name}", drop)
+                self.finish(router, f"drop {verdict.name}", drop)
             return True
         return due
 
@@ -603,7 +616,7 @@ class Fleet:
                     self.judge.wrong.append(f"token of row {row} of shard {shard} is refused")
         for name in NAMES:
             strict = self.judge.counts["strict"]
-            self._finish(router, f"search {name}", router.search(name))
+            self.finish(router, f"search {name}", router.search(name))
             if router.named(name) and self.judge.counts["strict"] == strict:
                 self.judge.wrong.append(f"{name} is not served in the end")
         for servers in self.servers:

@@ -7,11 +7,13 @@ make test-long                                      20,000 histories
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 
-from tests.simulation.fleet import Outcome, live_through
+from tests.simulation.fleet import Fleet, Outcome, live_through
 from tests.simulation.fleet_mutations import MUTATIONS
+from vectorshard.router.fan_out import memory
 
 HISTORIES = 300
 HISTORIES_LONG = 20_000
@@ -62,6 +64,43 @@ def test_a_rule_that_is_left_out_is_missed(name: str, monkeypatch: pytest.Monkey
     leave_out(monkeypatch)
     tries = (found_before, *range(HISTORIES_OF_MUTATIONS))
     assert any(live_through(each // 2, faults=bool(each % 2)).wrong for each in tries)
+
+
+class InOrder(Random):
+    """Leaves shards in their order."""
+
+    def shuffle(self, x: object) -> None:
+        """Change nothing."""
+
+
+def alarms_of_a_drop_during_a_round() -> list[str]:
+    """Have a router hear shard 0 before a drop, and shard 1 after it was forgotten."""
+    fleet = Fleet.quiet(InOrder(0))
+    slow, fast = fleet.routers
+    for router in fleet.routers:
+        fleet.finish(router, "create", router.create("a"))
+    asking = slow.round()
+    heard = slow.memory.former[0]
+    while slow.memory.former[0] is heard:
+        next(asking)  # the round has begun
+    for _ in range(2):
+        next(asking)  # shard 0 has answered
+    fleet.finish(fast, "drop", fast.drop("a"))
+    for _ in range(4):
+        fleet.finish(fast, "round", fast.round())
+    for _ in asking:
+        pass
+    assert not slow.named("a")
+    return fleet.judge.wrong
+
+
+def test_a_tombstone_outlives_the_rounds_of_other_routers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert alarms_of_a_drop_during_a_round() == []
+    monkeypatch.setattr(memory, "FORGET_AFTER_S", 0.0)
+    with pytest.raises(AssertionError):
+        alarms_of_a_drop_during_a_round()
 
 
 @pytest.mark.system_long
