@@ -13,7 +13,12 @@ from vectorshard.router.fan_out.merge import by_shard
 from vectorshard.router.fan_out.partial_write import Written
 from vectorshard.router.fan_out.placement import Placement
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
-from vectorshard.shard.errors import CollectionDamaged, ShardMissing, VectorShardError
+from vectorshard.shard.errors import (
+    CollectionDamaged,
+    CollectionUnreadable,
+    ShardMissing,
+    VectorShardError,
+)
 from vectorshard.shard.types import IdArray, Int64Array, Ledger, ShardState
 
 T = TypeVar("T")
@@ -28,7 +33,7 @@ def refusal_of(absent: Mapping[int, VectorShardError]) -> VectorShardError:
 
     Of several kinds, it is the one that waiting resolves least.
     """
-    kinds = (CollectionDamaged, ShardMissing, VectorShardError)
+    kinds = (CollectionDamaged, ShardMissing, CollectionUnreadable, VectorShardError)
     kind, errors = next(
         (kind, [each for each in absent.values() if isinstance(each, kind)])
         for kind in kinds
@@ -57,7 +62,7 @@ def joined_description(
     for shards, outcome in outcomes:
         if isinstance(outcome, CollectionDescription):
             descriptions.append(outcome)
-        elif isinstance(outcome, ShardMissing | CollectionDamaged):
+        elif isinstance(outcome, ShardMissing | CollectionDamaged | CollectionUnreadable):
             absent |= dict.fromkeys(shards, outcome)
         elif isinstance(outcome, BaseException):
             raise outcome

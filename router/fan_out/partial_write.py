@@ -15,6 +15,7 @@ from vectorshard.shard.errors import (
     CollectionDamaged,
     DeadlineExceeded,
     Overloaded,
+    ReadFailed,
     ShardMissing,
     ShardUnavailable,
     VectorShardError,
@@ -24,6 +25,7 @@ from vectorshard.shard.types import Int64Array, RowError, RowErrorCode, Token, U
 _CODES: Final = {
     ShardMissing: RowErrorCode.FAILED_PRECONDITION,  # first: it is a ShardUnavailable
     CollectionDamaged: RowErrorCode.FAILED_PRECONDITION,
+    ReadFailed: RowErrorCode.FAILED_PRECONDITION,
     DeadlineExceeded: RowErrorCode.DEADLINE_EXCEEDED,
     Overloaded: RowErrorCode.RESOURCE_EXHAUSTED,
     ShardUnavailable: RowErrorCode.UNAVAILABLE,

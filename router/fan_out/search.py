@@ -23,8 +23,10 @@ from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchBatch
 from vectorshard.shard.engine.validation import check_filter, check_vectors
 from vectorshard.shard.errors import (
     CollectionDamaged,
+    CollectionUnreadable,
     CorruptData,
     DeadlineExceeded,
+    ReadFailed,
     RowFileCorrupt,
     RowStoreCorrupt,
     ShardMissing,
@@ -60,6 +62,8 @@ _LASTING: Final[Mapping[str, type[VectorShardError]]] = {
         for kind in (CollectionDamaged, CorruptData, RowFileCorrupt, RowStoreCorrupt)
     },
     "ShardMissing": ShardMissing,
+    "ReadFailed": ReadFailed,
+    "CollectionUnreadable": CollectionUnreadable,
 }
 """What the reason of a missing shard begins with, if waiting does not help, and the error."""
 
@@ -227,7 +231,7 @@ def missing_receipts(shards: Iterable[int], reason: VectorShardError) -> dict[in
 def require_coverage(receipt: Receipt, min_coverage: float) -> None:
     """Raise ShardUnavailable, with the missing shards, if the coverage is too small.
 
-    CollectionDamaged or ShardMissing instead, if that is why all of them are missing.
+    Another error that waiting does not resolve, if that is why all of them are missing.
     """
     if receipt.coverage >= min_coverage - 1e-6 and receipt.shards_answered:
         return

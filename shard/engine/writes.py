@@ -34,6 +34,7 @@ from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes, sum_of
 from vectorshard.shard.storage.disk import DISK_ERRORS
+from vectorshard.shard.storage.read_failures import is_malformed
 from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.types import CollectionEntry, DeleteRequest, UpsertRequest
 
@@ -206,4 +207,6 @@ class Writes:
         """
         if (overloaded := limit_reached(error)) is not None:
             return overloaded
+        if is_malformed(error):
+            return self._state.stop_writes(f"the row store is damaged, or a read failed ({error})")
         return self._state.stop_writes(f"the disk failed a write ({error})")

@@ -40,13 +40,17 @@ def is_read_failure(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _READ_CODES
 
 
+def is_malformed(error: BaseException | None) -> bool:
+    """Whether SQLite calls a database malformed: it is damaged, or a read of it failed."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+
+
 def failure_behind(path: Path, error: sqlite3.Error) -> ReadFailed | None:
     """Return the failed read behind an error of SQLite; None if the files can be read.
 
     For SQLITE_CORRUPT it reads all of the database and its log.
     """
-    code = getattr(error, "sqlite_errorcode", 0)
-    if code & 0xFF != sqlite3.SQLITE_CORRUPT:
+    if not is_malformed(error):
         return None
     found = _failure_at(path)
     return ReadFailed(f"{path.parent}: the disk failed a read ({found})") if found else None
@@ -68,7 +72,7 @@ def try_twice(read: Callable[[], T]) -> T:
     try:
         return read()
     except RowStoreCorrupt as error:
-        if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+        if not is_malformed(error.__cause__):
             raise
         _log.warning("a read failed and is tried again", error=str(error))
     return read()

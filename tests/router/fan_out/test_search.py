@@ -20,8 +20,10 @@ from vectorshard.router.fan_out.search import MERGED_ON_LOOP
 from vectorshard.shard.descriptions import ExplainRequest, Explanation
 from vectorshard.shard.errors import (
     CollectionDamaged,
+    CollectionUnreadable,
     DeadlineExceeded,
     Overloaded,
+    ReadFailed,
     RowFileCorrupt,
     ShardUnavailable,
     VectorShardError,
@@ -228,6 +230,19 @@ async def test_damage_is_an_absence_for_those_who_accept_it_and_an_error_for_oth
     assert ("bits" in reason) is not failure.is_servers_own
     with pytest.raises(CollectionDamaged, match="shard 1: "):
         await found(router, min_coverage=0.9)
+
+
+@pytest.mark.parametrize("failure", [ReadFailed("EIO"), CollectionUnreadable("EIO")])
+async def test_what_a_shard_cannot_read_is_an_absence_that_waiting_does_not_resolve(
+    children: list[FaultyShard], failure: VectorShardError
+) -> None:
+    router = await remembering(children)
+    children[1].failure = failure
+    result = await found(router, min_coverage=0.5)
+    assert result.receipt.shards[1].missing_reason.startswith(type(failure).__name__)
+    with pytest.raises(type(failure), match="shard 1: ") as raised:
+        await found(router)
+    assert not raised.value.retryable
 
 
 @pytest.mark.parametrize("failure", [Overloaded("full"), RuntimeError("bug")])

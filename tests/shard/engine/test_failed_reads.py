@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.shard.samples import config_of, corpus_of, int64s, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
-from vectorshard.shard.errors import ReadFailed, RowFileCorrupt
+from vectorshard.shard.errors import ReadFailed, RowFileCorrupt, WritesStopped
 from vectorshard.shard.membership import ProblemKind
 from vectorshard.shard.storage.row_database import RowDatabase
 from vectorshard.shard.types import (
@@ -107,3 +107,18 @@ async def test_damage_that_a_read_finds_is_shown(shard: LocalShard, tmp_path: Pa
     (problem,) = await shard.problems()
     assert (problem.kind, problem.collection) == (ProblemKind.DAMAGED, "words")
     assert "row 0" in problem.text
+
+
+async def test_a_write_that_sqlite_calls_malformed_is_not_called_a_failed_write(
+    shard: LocalShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def malformed(*_: object) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    monkeypatch.setattr(RowDatabase, "insert_metadata", malformed)
+    with pytest.raises(WritesStopped, match="damaged, or a read failed"):
+        await shard.upsert(insert(int64s(77_777)))
+    (described,) = (await shard.describe("words")).shards
+    assert "may have been done" in described.writes_stopped
