@@ -38,6 +38,28 @@ are unequally dense (d = 4 to 16, IVF_FLAT and IVF_SQ8, a target of .95), the re
 
 _ENOUGH: Final = 0.9  # of the living rows wanted: the lists are as good as those of the training
 
+_MOST_LISTS: Final = 0.5
+"""Where more of the lists are probed, the others may hold few rows and yet what is missed: under
+INNER_PRODUCT, the few rows far out. So the lists count there, not only the rows in them."""
+
+
+def probed_odds(nprobe: int, nlist: int) -> float:
+    """Return lists probed by lists left out, one more than there are: all of them are finite."""
+    probed = min(nprobe, nlist)
+    return probed / (nlist + 1 - probed)
+
+
+def grown_nprobe(
+    nprobe: int, nlist: int, growth: float, shares: Float64Array | float
+) -> Float64Array:
+    """Return the lists that find with each share of the rows what `nprobe` find with all.
+
+    The odds grow as a power of 1 / share. For few lists that is nprobe itself; for nearly all, no
+    power of nprobe would be left below nlist.
+    """
+    odds = probed_odds(nprobe, nlist) * np.maximum(shares, 1e-9) ** -growth
+    return np.asarray((nlist + 1) * odds / (1 + odds))
+
 
 class Occupancy:
     """The rows in each list: `held`, dead or alive, and `living`. int64 (nlist,).
@@ -66,8 +88,8 @@ class Wanted:
     trained
         Rows of the index when it was trained: the lists are compared with their size then.
     growth
-        The exponent by which nprobe grows with k: with a share s of the rows left, the k best are
-        where the best k / s were.
+        The exponent by which the odds of nprobe grow with k: with a share s of the rows left, the k
+        best are where the best k / s were.
     """
 
     nprobe: int
@@ -97,7 +119,9 @@ def calibrated_suffices(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted
     """
     held, found = occupancy.held[ranked], occupancy.living[ranked].sum(axis=1)
     needed, in_hole = _needed(occupancy, held.sum(axis=1), found, wanted)
-    return not in_hole.any() and bool(held.all() and (found >= _ENOUGH * needed).all())
+    if in_hole.any() or not held.all() or (found < _ENOUGH * needed).any():
+        return False
+    return bool((_grown_lists(occupancy, held.sum(axis=1), found, wanted) <= wanted.nprobe).all())
 
 
 def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
@@ -115,6 +139,7 @@ def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     needed, in_hole = _needed(occupancy, (held * counted).sum(axis=1), found, wanted)
     lists = np.maximum((living < needed[:, None]).sum(axis=1) + 1, usual)
     lists = np.where(found >= _ENOUGH * needed, usual, lists)
+    lists = np.maximum(lists, _grown_lists(occupancy, (held * counted).sum(axis=1), found, wanted))
     nprobe = min(wanted.nprobe, np.count_nonzero(occupancy.held))
     too_few = (counted & (held > 0)).sum(axis=1) < nprobe
     lists[too_few | (lists > ranked.shape[1])] = -1
@@ -133,10 +158,27 @@ def _needed(
     kept = (share * scale) * held
     least, most = _HOLE_LOST
     in_hole = kept - living > np.clip(2 * np.sqrt(kept), least * kept, most * kept)
-    needed = np.maximum((scale * share ** (1 - wanted.growth)) * held, wanted.at_least)
+    grown = grown_nprobe(wanted.nprobe, len(occupancy.held), wanted.growth, share)
+    needed = np.maximum((scale * share / wanted.nprobe * grown) * held, wanted.at_least)
     if in_hole.any():
         needed = np.where(in_hole, _HOLE_ROWS * needed, needed)
     return np.minimum(needed, occupancy.rows_living), in_hole
+
+
+def _grown_lists(
+    occupancy: Occupancy, held: Int64Array, living: Int64Array, wanted: Wanted
+) -> Int64Array:
+    """Return the lists that a query that probes most needs at least, by `grown_nprobe`. (queries,)
+
+    `held` and `living` are those of `_needed`; lists that lost nothing need no more.
+    """
+    nlist = len(occupancy.held)
+    if wanted.nprobe <= _MOST_LISTS * nlist:
+        return np.zeros(len(held), np.int64)
+    scale = min(1.0, wanted.trained / max(1, occupancy.rows))
+    shares = np.minimum(1.0, living / np.maximum(1.0, scale * held))
+    grown = grown_nprobe(wanted.nprobe, nlist, wanted.growth, shares)
+    return np.minimum(np.rint(grown), nlist).astype(np.int64)
 
 
 class ListedRows:

@@ -23,7 +23,13 @@ from vectorshard.shard.index.calibration import (
     work,
 )
 from vectorshard.shard.index.ivf_index import Probes
-from vectorshard.shard.index.occupancy import HOLE_CANDIDATES, Wanted, calibrated_suffices, widths
+from vectorshard.shard.index.occupancy import (
+    HOLE_CANDIDATES,
+    Wanted,
+    calibrated_suffices,
+    probed_odds,
+    widths,
+)
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import (
@@ -43,7 +49,7 @@ _SCATTERED: Final = 3
 """Positions of the row file for each live row from which on the live rows are gathered instead of
 scanned among the dead ones."""
 
-GROWTH_MAX: Final = 0.6  # largest exponent by which nprobe grows with k
+GROWTH_MAX: Final = 0.6  # largest exponent by which the odds of nprobe grow with k
 
 _REMEMBERED_PLANS: Final = 64
 _RANKED_FIRST: Final = 4  # times the calibrated lists that are ranked for each query at first
@@ -194,12 +200,16 @@ def index_cost(index: TrainedIndex, parameters: SearchParameters, dim: int) -> f
 
 
 def growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float) -> float:
-    """Return the exponent by which nprobe grows with k, from the first and the last calibrated."""
+    """Return the exponent by which the odds of nprobe grow with k (see `grown_nprobe`).
+
+    They are those of the first and the last calibrated k.
+    """
     few_k, many_k = CALIBRATED_K[0], CALIBRATED_K[-1]
     few, many = (index.parameters_for(effort, target_recall, k) for k in (few_k, many_k))
     if few is None or many is None:
         return GROWTH_MAX
-    growth = math.log(many.nprobe / few.nprobe) / math.log(many_k / few_k)
+    few_odds, many_odds = (probed_odds(each.nprobe, index.ivf.nlist) for each in (few, many))
+    growth = math.log(many_odds / few_odds) / math.log(many_k / few_k)
     return min(max(growth, 0.0), GROWTH_MAX)
 
 

@@ -82,6 +82,16 @@ def test_random_deletes_widen_by_the_growth_of_nprobe(growth: float, lists: int)
     assert calibrated_suffices(halved, in_order(2), asked) == (lists == 2)
 
 
+def test_where_most_lists_are_probed_the_lists_count_and_not_only_their_rows() -> None:
+    thinned = occupancy([1_000] * 16 + [5] * 4, [400] * 16 + [2] * 4)
+    asked = wanted(nprobe=16, growth=0.4)
+    assert widths(thinned, in_order(20), asked).lists.tolist() == [17]
+    assert not calibrated_suffices(thinned, in_order(16), asked)
+    untouched = occupancy([1_000] * 16 + [900] * 4, [1_000] * 16 + [300] * 4)
+    assert widths(untouched, in_order(20), asked).lists.tolist() == [16]
+    assert calibrated_suffices(untouched, in_order(16), asked)
+
+
 def test_a_query_in_a_hole_probes_until_it_has_ten_times_its_rows() -> None:
     hole = occupancy([101] * 24, [0, 0] + [101] * 22)
     found = widths(hole, in_order(24), wanted())
