@@ -68,6 +68,9 @@ _LASTING: Final[Mapping[str, type[VectorShardError]]] = {
 """What the reason of a missing shard begins with, if waiting does not help, and the error."""
 
 
+_NOT_TOLD: Final = "its router has yet to learn that another shard is missing"
+
+
 class SearchFanOut:
     """Searches over all children of a router."""
 
@@ -166,20 +169,19 @@ def _sorted_outcomes(
         raise expired[0]  # no shard is missing: the caller's time is over
     answers: list[SearchResult] = []
     receipts: dict[int, ShardReceipt] = {}
-    for leaf, error in absent.items():
-        receipts |= missing_receipts((leaf,), error)
     answered_slots = 0.0
     for child, outcome in zip(known, outcomes, strict=True):
-        if isinstance(outcome, SearchResult) and _contains(outcome, absent):
-            reason = ShardUnavailable("its router has yet to learn that another shard is missing")
-            shards = placement.shards_of_child(child.number)
-            receipts = missing_receipts(shards, reason) | receipts
-        elif isinstance(outcome, SearchResult):
+        if isinstance(outcome, SearchResult):
+            if absent and _contains(outcome, absent):
+                reason = ShardUnavailable(_NOT_TOLD)
+                shards = placement.shards_of_child(child.number)
+                receipts = missing_receipts(shards, reason) | receipts
+                continue
             answers.append(outcome)
             for shard in outcome.receipt.shards:
                 # A router below may report shards as missing that other children reach.
                 if placement.child_of_shard(shard.shard) in (child.number, None):
-                    receipts.setdefault(shard.shard, shard)
+                    receipts[shard.shard] = shard
             answered_slots += outcome.receipt.coverage * placement.slots_of_child[child.number]
         elif isinstance(outcome, ShardUnavailable | DeadlineExceeded) or (
             isinstance(outcome, CorruptData) and not strict
@@ -187,11 +189,13 @@ def _sorted_outcomes(
             receipts |= missing_receipts(placement.shards_of_child(child.number), outcome)
         else:
             raise outcome
+    for leaf, error in absent.items():
+        receipts |= missing_receipts((leaf,), error)
     return answers, receipts, answered_slots
 
 
 def _contains(answer: SearchResult, absent: Collection[int]) -> bool:
-    return bool(absent) and any(
+    return any(
         shard.shard in absent and not shard.missing_reason for shard in answer.receipt.shards
     )
 

@@ -1,0 +1,251 @@
+"""Data directories that are lost, old or exchanged, under routers over real shards."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.router.fan_out.examined import COUNT, IDS, require_missing, rounds, router_over
+from tests.router.fan_out.samples import found, upsert
+from tests.shard.samples import config_of, identity_of, open_shard
+from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.router.fan_out.router import Router
+from vectorshard.shard.descriptions import Topology
+from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.errors import PlacementMismatch, ShardMissing, ShardUnavailable
+from vectorshard.shard.membership import AcceptLossRequest
+from vectorshard.shard.protocol import Shard
+from vectorshard.shard.rows.fingerprint import fingerprint_of
+from vectorshard.shard.types import NO_LIMIT, Call
+
+
+class Server:
+    """Where a shard is served. A test stops it, harms its directory, and starts it again."""
+
+    def __init__(self, path: Path, shard: int) -> None:
+        self.path = path
+        self.number = shard
+        self.shard: LocalShard | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Open the directory."""
+        identity = identity_of(self.number, 2, slots_of_shard(self.number, 2))
+        self.shard = open_shard(self.path, identity=identity)
+
+    async def stop(self) -> None:
+        """Close the directory."""
+        shard, self.shard = self.shard, None
+        if shard is not None:
+            await shard.close()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def ask(*arguments: object, call: Call = NO_LIMIT) -> object:
+            if self.shard is None:
+                raise ShardUnavailable(f"no server answers for shard {self.number}")
+            if call.placement not in ("", fingerprint_of(await self.shard.topology())):
+                raise PlacementMismatch(f"shard {self.number} was started again")
+            return await getattr(self.shard, name)(*arguments, call=call)
+
+        return ask
+
+    async def topology(self, *, call: Call = NO_LIMIT) -> Topology:
+        """Say who it is, whoever is meant."""
+        if self.shard is None:
+            raise ShardUnavailable(f"no server answers for shard {self.number}")
+        return await self.shard.topology()
+
+    async def close(self) -> None:
+        """Go on: other routers ask it too."""
+
+
+class Fleet:
+    """Two shards, and a router that has filled a collection on them."""
+
+    def __init__(self, path: Path) -> None:
+        self.servers = [Server(path / f"shard-{shard}", shard) for shard in range(2)]
+        self.path = path
+        self.routers: list[Router] = []
+
+    async def router(self) -> Router:
+        """Return another router."""
+        router = await router_over(cast("list[Shard]", self.servers))
+        self.routers.append(router)
+        return router
+
+    async def tree(self) -> Router:
+        """Return a router over a router for each shard."""
+        below = [await router_over([cast("Shard", each)], partial=True) for each in self.servers]
+        upper = await router_over(below)
+        self.routers += [*below, upper]
+        return upper
+
+    async def stopped(self, harm: Callable[[], object]) -> None:
+        """Harm the directories while no shard is open."""
+        await asyncio.gather(*(server.stop() for server in self.servers))
+        harm()
+        for server in self.servers:
+            server.start()
+
+    async def close(self) -> None:
+        """End all."""
+        for router in self.routers:
+            await router._examination.close()
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    await fleet.close()
+
+
+@pytest.fixture
+async def router(fleet: Fleet) -> Router:
+    router = await fleet.router()
+    await router.create_collection(config_of())
+    await router.upsert(upsert(IDS))
+    await rounds(router)
+    return router
+
+
+EACH = pytest.mark.parametrize("lost", [0, 1])
+
+
+def emptied(path: Path) -> None:
+    """Lose the whole directory."""
+    shutil.rmtree(path)
+
+
+def without_collection(path: Path) -> None:
+    """Lose the directory of the collection."""
+    shutil.rmtree(path / "collections" / "words")
+
+
+async def missing_everywhere(fleet: Fleet, router: Router, lost: int) -> None:
+    """A running router, a new one, and one over routers say that a shard is missing."""
+    await require_missing(router, lost)
+    await require_missing(await fleet.router(), lost)
+    await require_missing(await fleet.tree(), lost)
+
+
+@pytest.mark.parametrize("harm", [emptied, without_collection])
+@EACH
+async def test_a_lost_directory_is_missing(
+    fleet: Fleet, router: Router, lost: int, harm: Callable[[Path], None]
+) -> None:
+    await fleet.stopped(lambda: harm(fleet.servers[lost].path))
+    await missing_everywhere(fleet, router, lost)
+
+
+@EACH
+async def test_an_older_copy_is_missing(fleet: Fleet, router: Router, lost: int) -> None:
+    path, copy = fleet.servers[lost].path, fleet.path / "copy"
+    await fleet.stopped(lambda: shutil.copytree(path, copy))
+    await router.upsert(upsert(IDS + 1_000))
+    await rounds(router)
+
+    def put_back() -> None:
+        shutil.rmtree(path)
+        shutil.copytree(copy, path)
+
+    await fleet.stopped(put_back)
+    await missing_everywhere(fleet, router, lost)
+
+
+async def test_exchanged_collections_are_missing_on_both_shards(
+    fleet: Fleet, router: Router
+) -> None:
+    first, second = (server.path / "collections" for server in fleet.servers)
+
+    def exchange() -> None:
+        first.rename(fleet.path / "aside")
+        second.rename(first)
+        (fleet.path / "aside").rename(second)
+
+    await fleet.stopped(exchange)
+    for each in (router, await fleet.router(), await fleet.tree()):
+        for call in (
+            each.count(COUNT),
+            found(each),
+            each.upsert(upsert(IDS)),
+            each.create_collection(config_of()),
+        ):
+            with pytest.raises(ShardMissing):
+                await call
+    await fleet.stopped(exchange)
+    await rounds(router)
+    assert await router.count(COUNT) == len(IDS)
+
+
+async def test_two_shards_wiped_at_once_are_an_error_for_who_remembers_them(
+    fleet: Fleet, router: Router
+) -> None:
+
+    def wipe_both() -> None:
+        for server in fleet.servers:
+            emptied(server.path)
+
+    await fleet.stopped(wipe_both)
+    for call in (router.count(COUNT), found(router, min_coverage=0.1)):
+        with pytest.raises(ShardMissing):
+            await call
+
+
+async def test_restarts_are_no_loss(fleet: Fleet, router: Router) -> None:
+    for _ in range(2):
+        await fleet.stopped(lambda: None)
+        assert await router.count(COUNT) == len(IDS)
+        assert (await router.upsert(upsert(IDS))).errors == ()
+        assert await (await fleet.tree()).count(COUNT) == len(IDS)
+        assert await router.problems() == []
+
+
+@pytest.mark.parametrize("harm", [emptied, without_collection])
+@EACH
+async def test_a_loss_is_accepted_and_the_lost_disk_is_refused(
+    fleet: Fleet, router: Router, lost: int, harm: Callable[[Path], None]
+) -> None:
+    path, kept = fleet.servers[lost].path, fleet.path / "kept"
+    before = (await router.describe("words")).shards
+
+    def keep_and_harm() -> None:
+        shutil.copytree(path, kept)
+        harm(path)
+
+    await fleet.stopped(keep_and_harm)
+    router = await fleet.router()
+    [loss] = (await router.accept_loss(AcceptLossRequest(shard=lost, accept=True))).losses
+    assert loss.witnessed_accepted == before[lost].ledger.accepted
+    after = (await router.describe("words")).shards[lost].ledger
+    assert after.adds_up
+    assert (after.lost, after.live) == (before[lost].ledger.accepted, 0)
+    await router.upsert(upsert(IDS))
+    assert await router.count(COUNT) == len(IDS)
+    await fleet.stopped(lambda: None)
+    assert await (await fleet.tree()).count(COUNT) == len(IDS)
+
+    def bring_back() -> None:
+        shutil.rmtree(path)
+        shutil.copytree(kept, path)
+
+    await fleet.stopped(bring_back)
+    await missing_everywhere(fleet, router, lost)
+
+
+@EACH
+async def test_a_drop_while_a_shard_is_missing_frees_the_name(
+    fleet: Fleet, router: Router, lost: int
+) -> None:
+    await fleet.stopped(lambda: emptied(fleet.servers[lost].path))
+    await router.drop_collection("words")
+    _, new = await router.create_collection(config_of())
+    assert new
+    await router.upsert(upsert(IDS))
+    assert await (await fleet.router()).count(COUNT) == len(IDS)
