@@ -206,8 +206,10 @@ def test_a_create_that_has_not_reached_all_may_be_completed() -> None:
     verdict = verdict_on([created, shard(1)], knowing(created, shard(1)))
     assert kinds(verdict) == {0: Kind.PRESENT, 1: Kind.UNFINISHED}
     assert verdict.completable
-    alone = verdict_on([created], knowing(created, shard(1)))
-    assert not alone.completable
+    reports = {0: created, 1: shard(1)}
+    without_one = examine(reports, 3, knowing(created, shard(1)))["w"]
+    assert kinds(without_one)[1] is Kind.UNFINISHED
+    assert not without_one.completable
 
 
 def test_a_create_is_settled_in_two_rounds() -> None:
