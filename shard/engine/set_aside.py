@@ -92,8 +92,11 @@ class SetAside:
     @property
     def report(self) -> CollectionReport:
         """What other shards are told."""
+        reason = self.reason
+        if self.state in _KINDS:  # a router has no other advice to its callers
+            reason = f"collection {self.name!r} is set aside: {reason}. {self.cure}"
         return CollectionReport(
-            name=self.name, incarnation=self.incarnation, state=self.state, reason=self.reason
+            name=self.name, incarnation=self.incarnation, state=self.state, reason=reason
         )
 
     def describe(self) -> CollectionDescription:
