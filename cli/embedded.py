@@ -13,7 +13,7 @@ from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import DataDirectoryForeign
 from vectorshard.shard.runtime.faults import record_faults
 from vectorshard.shard.server.run import run_server
-from vectorshard.shard.storage.data_directory import IDENTITY_FILE
+from vectorshard.shard.storage.data_directory import IDENTITY_FILE, stored_cluster
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import Role
 
@@ -33,10 +33,11 @@ async def open_embedded(
         )
     disk = disk or Disk()
     local_shards: list[LocalShard] = []
-    cluster = ""
+    directories = [data / EMBEDDED.format(shard) for shard in range(shards)]
+    # A shard that lost its directory joins the others again, whichever shard it is.
+    cluster = next(filter(None, map(stored_cluster, directories)), "")
     try:
-        for shard in range(shards):
-            directory = data / EMBEDDED.format(shard)
+        for shard, directory in enumerate(directories):
             local_shard = await open_shard(
                 disk, directory, engine, shard=shard, shards_total=shards, cluster=cluster
             )

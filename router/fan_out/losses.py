@@ -17,6 +17,7 @@ from vectorshard.router.fan_out.children import Child, Children, all_answers
 from vectorshard.router.fan_out.examination import Examination
 from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind
 from vectorshard.shard.errors import (
+    CollectionNotFound,
     InvalidParameter,
     ShardMissing,
     ShardUnavailable,
@@ -193,7 +194,7 @@ class Losses:
                 await child.shard.settle(request, call=child.to(call))
             except Unsupported:
                 pass
-            except ShardMissing as error:  # another one that has lost it: its turn comes
+            except (ShardMissing, CollectionNotFound) as error:  # it has lost it too
                 _log.warning("not settled", child=child.name, reason=str(error))
 
         await all_answers(settle(child) for child in self._children.known())

@@ -458,6 +458,15 @@ def _stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | Non
         raise DataDirectoryError(f"{error}; restore the file from a copy") from error
 
 
+def stored_cluster(path: Path) -> str:
+    """Return the cluster of a data directory; empty if it has never been used.
+
+    Raises DataDirectoryError if its identity is invalid.
+    """
+    stored = _stored_identity(path)
+    return stored[0].cluster if stored is not None else ""
+
+
 def _store_identity(disk: Disk, path: Path, identity: ShardIdentity, own: DirectoryId) -> None:
     stored = {"format_version": FORMAT_VERSION, **asdict(identity), **asdict(own)}
     disk.write_new_file(path / IDENTITY_FILE, json.dumps(stored, indent=2).encode() + b"\n")
