@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from vectorshard.cli.fleet import EMBEDDED, open_shard
-from vectorshard.cli.machine import engine_within
+from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -55,13 +55,13 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
 
-    `reserve_mb` is as in `engine_within`. Raises what that, `open_embedded` and `run_server` raise.
+    `reserve_mb` is as in `machine_for`. Raises what that, `open_embedded` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // shards))
-    engine = engine_within(engine, data=data, shards=shards, reserve_mb=reserve_mb)
+    disk, engine = machine_for(engine, data=data, shards=shards, reserve_mb=reserve_mb)
 
     async def open_all() -> Router:
-        router = await open_embedded(data, shards, engine)
+        router = await open_embedded(data, shards, engine, disk)
         record_faults(data)
         return router
 

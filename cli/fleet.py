@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from vectorshard.cli.machine import engine_within
+from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -90,17 +90,17 @@ async def serve_shard(
     """Serve one shard until SIGTERM or SIGINT; one search uses at most `cores` cores.
 
     `cluster` is the cluster that it must belong to; None stands for the one stored in the
-    directory, and for CLUSTER_DEFAULT in a new directory. `reserve_mb` is as in `engine_within`.
+    directory, and for CLUSTER_DEFAULT in a new directory. `reserve_mb` is as in `machine_for`.
 
     Raises what that, `open_shard` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=cores)
-    engine = engine_within(engine, data=data, shards=1, reserve_mb=reserve_mb)
+    disk, engine = machine_for(engine, data=data, shards=1, reserve_mb=reserve_mb)
 
     async def open_this() -> LocalShard:
         _require_no_embedded_shards(data)
         opened = await open_shard(
-            Disk(),
+            disk,
             data,
             engine,
             shard=shard,

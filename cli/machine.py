@@ -10,32 +10,49 @@ import structlog
 from vectorshard.shard.config import EngineConfig, Limits
 from vectorshard.shard.errors import LimitsTooLow
 from vectorshard.shard.runtime.faults import ended_by_failed_read
-from vectorshard.shard.runtime.open_files import FilePlan, plan_files, raise_limit
+from vectorshard.shard.runtime.open_files import (
+    FilePlan,
+    Wanted,
+    map_limit,
+    plan_files,
+    raise_limit,
+)
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.open_stores import OPEN_STORES, OpenStores
 
 _log = structlog.get_logger(__name__)
 
 
-def engine_within(
+def machine_for(
     engine: EngineConfig, *, data: Path, shards: int, reserve_mb: int | None = None
-) -> EngineConfig:
-    """Return the configuration of `shards` shards in this process, within what the machine allows.
+) -> tuple[Disk, EngineConfig]:
+    """Return the disk and the configuration of `shards` shards in this process.
 
-    The limit of open files is raised as far as it can be. `reserve_mb` is the free space that
-    writes leave; None stands for the default, which small disks have less of. If the last process
-    below `data` was ended by a failed read, all vectors are read at the start.
+    Both are within what the machine allows; the limit of open files is raised as far as it can be.
+    `reserve_mb` is the free space that writes leave; None stands for the default, which small disks
+    have less of. If a failed read ended the last process below `data`, all vectors are read at the
+    start.
 
     Raises LimitsTooLow if too few files may be open for any server.
     """
-    plan = _planned(engine.limits, shards=shards, collections=engine.limits.collections)
+    limits = engine.limits
+    wanted = Wanted(
+        shards=shards,
+        connections=limits.connections,
+        stores=OPEN_STORES,
+        collections=limits.collections,
+    )
+    plan = _planned(wanted)
     machine = replace(engine.machine, collections_max=plan.collections, limit_too_low=plan.too_low)
     if ended_by_failed_read(data):
         _log.warning("the last process was ended by a failed read; reading all vectors now")
         machine = replace(machine, read_all=True)
     if reserve_mb is not None:
         machine = replace(machine, reserve_bytes=reserve_mb * 1024 * 1024, reserve_share=1.0)
-    return replace(
-        engine, limits=replace(engine.limits, connections=plan.connections), machine=machine
-    )
+    disk = Disk()
+    disk.open_stores = OpenStores(plan.stores)
+    limits = replace(limits, connections=plan.connections)
+    return disk, replace(engine, limits=limits, machine=machine)
 
 
 def router_within(limits: Limits, *, shards: int) -> Limits:
@@ -43,20 +60,22 @@ def router_within(limits: Limits, *, shards: int) -> Limits:
 
     Raises LimitsTooLow if too few files may be open for any server.
     """
-    return replace(limits, connections=_planned(limits, shards=shards, collections=0).connections)
+    plan = _planned(Wanted(shards=shards, connections=limits.connections))
+    return replace(limits, connections=plan.connections)
 
 
-def _planned(limits: Limits, *, shards: int, collections: int) -> FilePlan:
+def _planned(wanted: Wanted) -> FilePlan:
     limit = raise_limit()
-    plan = plan_files(limit, shards=shards, connections=limits.connections, collections=collections)
+    plan = plan_files(limit, map_limit(), wanted)
     if not plan.can_serve:
         raise LimitsTooLow(plan.too_low)
     if plan.too_low:
         _log.warning(
-            "limit of open files too low",
-            limit=limit,
+            "limit of the machine too low",
+            open_files=limit,
             connections=plan.connections,
+            stores=plan.stores,
             collections=plan.collections,
-            text=plan.too_low,
+            reason=plan.too_low,
         )
     return plan

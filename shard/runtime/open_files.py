@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 SERVER_FILES: Final = 96
@@ -19,11 +20,19 @@ SHARD_FILES: Final = 8
 """Of each shard: its lock, its witness, files and directories that are open for a moment; in a
 router, the connections to it."""
 
-COLLECTION_FILES: Final = 7
-"""Of a collection on one shard: its database, log and index of the log, the same for a reader but
-the index, and its row file twice, of which one is the memory map."""
+STORE_FILES: Final = 8
+"""Of the open store of a collection: its database, log and the index of the log, the log mark, and
+the same database and log once more for each read at a time. Row files are open for a moment."""
+
+COLLECTION_MAPS: Final = 3
+"""Memory maps of a collection on one shard: its row file, which searches may still map as it was
+before it grew, or before a compaction."""
+
+SERVER_MAPS: Final = 4_096
+"""Memory maps of libraries, threads and arrays."""
 
 CONNECTIONS_MIN: Final = 16
+STORES_MIN: Final = 4
 """A server for which not even these remain does not start."""
 
 
@@ -38,49 +47,69 @@ def raise_limit() -> int:
     return hard
 
 
+def map_limit() -> int | None:
+    """Return how many memory maps a process may have; None if the system does not tell."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the shards of one process want: a router has no stores and no collections.
+
+    `connections` of clients, `stores` open at a time, and `collections` on each of the `shards`.
+    """
+
+    shards: int
+    connections: int
+    stores: int = 0
+    collections: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlan:
-    """What the open files suffice for.
-
-    `connections` may be open at a time, and each shard may have `collections`. `too_low` names the
-    limit and the cure if either is less than was wanted; it is empty otherwise.
-    """
+    """What the limits suffice for; `too_low` names a limit that is too low, and the cure."""
 
     connections: int
+    stores: int
     collections: int
     too_low: str = ""
-
-    @property
-    def can_serve(self) -> bool:
-        """Whether there is enough to start at all."""
-        return self.connections >= CONNECTIONS_MIN
+    can_serve: bool = True
 
 
-def plan_files(limit: int, *, shards: int, connections: int, collections: int) -> FilePlan:
-    """Divide `limit` open files among what `shards` shards in one process want.
+def plan_files(limit: int, maps: int | None, wanted: Wanted) -> FilePlan:
+    """Divide `limit` open files, and `maps` memory maps, among what a process wants.
 
-    `connections` of clients, and `collections` on each shard; 0 for a router. If they do not fit,
-    connections get half of the files at most.
+    If they do not fit, connections get half of the files, and the rest goes to stores.
     """
-    base = SERVER_FILES + shards * SHARD_FILES
-    a_collection = shards * COLLECTION_FILES
-    needed = base + connections + collections * a_collection
-    if limit >= needed or limit < 0:  # RLIM_INFINITY is -1
-        return FilePlan(connections=connections, collections=collections)
-    rest = max(0, limit - base)
-    if collections:
-        fitting = min(connections, max(rest // 2, rest - collections * a_collection))
-    else:
-        fitting = min(connections, rest)
-    held = min(collections, (rest - fitting) // a_collection) if collections else 0
-    suffices = f"{fitting} connections"
-    if collections:
-        suffices += f" and {held} collections a shard"
-    return FilePlan(
-        connections=fitting,
-        collections=held,
-        too_low=(
-            f"the limit of open files, {limit}, suffices for {suffices}: raise it to {needed} "
+    base = SERVER_FILES + wanted.shards * SHARD_FILES
+    needed = base + wanted.connections + wanted.stores * STORE_FILES
+    connections, stores, too_low = wanted.connections, wanted.stores, ""
+    if 0 <= limit < needed:  # RLIM_INFINITY is -1
+        rest = max(0, limit - base)
+        connections = min(connections, max(rest // 2, rest - stores * STORE_FILES))
+        stores = min(stores, (rest - connections) // STORE_FILES)
+        too_low = (
+            f"the limit of open files, {limit}, suffices for {connections} connections"
+            f"{f' and {stores} open stores' if wanted.stores else ''}: raise it to {needed} "
             "(`ulimit -Hn`, LimitNOFILE of systemd) and restart the server"
-        ),
+        )
+    collections = wanted.collections
+    if maps is not None and collections:
+        fitting = max(0, maps - SERVER_MAPS) // (wanted.shards * COLLECTION_MAPS)
+        if fitting < collections:
+            mapped = SERVER_MAPS + wanted.shards * COLLECTION_MAPS * collections
+            collections = fitting
+            too_low = too_low or (
+                f"the limit of memory maps, {maps}, suffices for {fitting} collections a shard: "
+                f"raise it to {mapped} (sysctl vm.max_map_count) and restart the server"
+            )
+    return FilePlan(
+        connections=connections,
+        stores=stores,
+        collections=collections,
+        too_low=too_low,
+        can_serve=connections >= CONNECTIONS_MIN and stores >= min(STORES_MIN, wanted.stores),
     )

@@ -14,6 +14,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from vectorshard.shard.storage.open_stores import OpenStores
+
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 DiskError: TypeAlias = OSError | sqlite3.Error
@@ -84,6 +86,9 @@ class DiskFile:
 
 class Disk:
     """The real disk. Each method documents when its effect is durable; any may raise OSError."""
+
+    open_stores: OpenStores = OpenStores()
+    """Which databases have their files open: of the process, unless a disk is given another."""
 
     def free_bytes(self, path: Path) -> tuple[int, int]:
         """Return the bytes that this user may still write, and the size of the file system."""
@@ -193,28 +198,32 @@ class Disk:
         reset the log over rows that never reached the disk.
         Transactions begin with an explicit BEGIN. Any thread may use it, one at a time.
         """
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise sqlite3.OperationalError(f"{path} is in journal mode {mode}, not WAL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            return _connected(path)
+        except sqlite3.OperationalError as error:
+            if not _has_no_room_for_an_index(error):
+                raise
+            return _connected(path, IN_MEMORY)
 
     def connect_reader(self, path: Path) -> sqlite3.Connection:
         """Open a connection that cannot write, and that never checkpoints.
 
         Its first and its last use may create and leave files of SQLite's beside the database.
         """
-        uri = path.absolute().as_uri() + "?mode=ro"
-        reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        reader.execute("PRAGMA query_only = ON")
-        reader.execute("PRAGMA wal_autocheckpoint = 0")
-        return reader
+        try:
+            return _connected_reader(path)
+        except sqlite3.OperationalError as error:
+            if not _has_no_room_for_an_index(error):
+                raise
+        # Only a connection that may write makes the index in memory. Closed while a reader is
+        # open, it leaves the log as it is.
+        maker = _opened(path, f"{IN_MEMORY}&mode=rw")
+        try:
+            maker.execute("PRAGMA wal_autocheckpoint = 0")
+            maker.execute("PRAGMA user_version").fetchall()
+            return _connected_reader(path, IN_MEMORY)
+        finally:
+            maker.close()
 
     def commit(self, connection: sqlite3.Connection) -> None:
         """Commit the open transaction. It is durable when this returns."""
@@ -227,3 +236,45 @@ class Disk:
     def disconnect(self, connection: sqlite3.Connection) -> None:
         """Close the connection that writes. The last connection checkpoints and removes the log."""
         connection.close()
+
+
+# ---- connections --------------------------------------------------------------------------------
+
+IN_MEMORY: Final = "vfs=unix-excl"
+"""Makes SQLite keep the index of its log in memory instead of in a file -shm of 32 kB, for which a
+full disk has no room. No other process can open the database meanwhile."""
+
+
+def _has_no_room_for_an_index(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def _opened(path: Path, options: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{options}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _connected(path: Path, options: str = "") -> sqlite3.Connection:
+    connection = _opened(path, options)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError(f"{path} is in journal mode {mode}, not WAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connected_reader(path: Path, options: str = "") -> sqlite3.Connection:
+    reader = _opened(path, f"{options}&mode=ro" if options else "mode=ro")
+    try:
+        reader.execute("PRAGMA query_only = ON")
+        reader.execute("PRAGMA wal_autocheckpoint = 0")
+        reader.execute("PRAGMA user_version").fetchall()  # it opens the log and its index
+    except BaseException:
+        reader.close()
+        raise
+    return reader

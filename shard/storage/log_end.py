@@ -86,6 +86,16 @@ class LogEnd:
                 self._failure = f"a sync of the log mark failed ({error})"
                 raise
 
+    def rest(self) -> None:
+        """Sync the mark, and close its file until `reopen`. No write may be running."""
+        self.sync()
+        with self._syncing:
+            self._slots.close()
+
+    def reopen(self) -> None:
+        """Open the file again: before a transaction, which must not fail at its mark for that."""
+        self._slots.reopen()
+
     def close(self) -> None:
         """Sync the mark if the disk allows, and close its file; it may be closed already."""
         with suppress(OSError):  # what it would prove is in the database, or still in the log

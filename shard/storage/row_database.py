@@ -16,14 +16,15 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeAlias
 
 from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes
-from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.disk import DISK_ERRORS, Disk, is_disk_full
 from vectorshard.shard.storage.json_records import InvalidRecord
 from vectorshard.shard.storage.log_end import LogEnd
 from vectorshard.shard.storage.read_failures import failure_behind, release, try_twice
@@ -49,11 +50,27 @@ _COMMIT_OVERHEAD_BYTES = 16 * 1024  # pages that a commit dirties in addition to
 _CORRUPT_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+Stamp: TypeAlias = tuple[int, ...]
+"""What tells a file from another, or from itself after a change."""
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return the stamp of a database without a log; None if it has one, or does not exist."""
+    with suppress(FileNotFoundError):
+        if path.with_name(path.name + "-wal").stat().st_size:
+            return None
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class RowDatabase:
     """The database of one row store: its connection that writes, and its readers.
 
     Failures of the disk are raised as OSError or sqlite3.Error. Use `create`, or `look` and then
-    `connect`.
+    `connect`. While nothing uses it, its files may be closed; the next use opens them again.
     """
 
     def __init__(self, disk: Disk, path: Path) -> None:
@@ -69,6 +86,11 @@ class RowDatabase:
         self._log_end: LogEnd | None = None
         self.writing = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()
+        self._lending = threading.Lock()  # taken last
+        self._lent = 0  # readers in use
+        self._is_open = True
+        self._is_closed = False  # forever
+        self._stamp: Stamp | None = None  # of the file, when its connections were closed
         self._unchecked_bytes = 0  # about what the log has grown by since the last checkpoint
 
     @classmethod
@@ -91,6 +113,7 @@ class RowDatabase:
             disk.commit(connection)
             disk.sync_directory(path.parent)
             database._log_end = LogEnd.open(disk, path.parent)
+        disk.open_stores.used(database)
         return database
 
     @classmethod
@@ -130,6 +153,7 @@ class RowDatabase:
             self._connection = self._disk.connect(self.path)
             for reader in self._readers:
                 reader.rollback()
+        self._disk.open_stores.used(self)
 
     def mark_from_now_on(self) -> None:
         """Write a log mark with every transaction from now on; the mark's file exists."""
@@ -158,19 +182,98 @@ class RowDatabase:
 
     def close(self) -> None:
         """Close all connections; no read may be running."""
-        while self._readers:
-            self._readers.pop().close()
+        self._disk.open_stores.forget(self)
         with self.writing:
-            if self._connection is not None:
-                self._disk.disconnect(self._connection)
+            self._is_closed = True
+            if self._is_open:
+                self._is_open = False
+                self._disconnect()
             if self._log_end is not None:
                 self._log_end.close()
+
+    def _disconnect(self) -> None:
+        """Close the readers, then the connection that writes, which removes the log."""
+        self._close_readers()
+        if self._connection is not None:
+            self._disk.disconnect(self._connection)
+            self._connection = None
         release(self.path)
 
-    def checkpoint(self) -> None:
-        """Sync the log, and copy it into the database as far as readers allow."""
-        self._disk.checkpoint(self.connection)
-        self._unchecked_bytes = 0
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
+    def try_to_close_files(self) -> bool:
+        """Close the files until the next use, unless they are in use; return whether they are.
+
+        The log is copied into the database first. If the disk fails, the files stay open, and the
+        next transaction meets the failure. A full disk keeps the log, which is synced.
+        """
+        if not self.writing.acquire(blocking=False):
+            return False
+        try:
+            with self._lending:
+                if self._lent or not self._is_open:
+                    return not self._is_open
+                self._is_open = False
+            try:
+                self._close_readers()
+                self._checkpoint(may_be_full=True)
+                self.log_end.rest()
+            except DISK_ERRORS:
+                self._is_open = True
+                return False
+            self._disconnect()
+            self._stamp = stamp_of(self.path)
+            return True
+        finally:
+            self.writing.release()
+
+    def _open_again(self) -> None:
+        """Open the files if they are closed; `writing` is held.
+
+        Raises RowStoreCorrupt, and changes nothing, if they are not the files that were closed.
+        """
+        if self._is_open:
+            return
+        if self._is_closed:
+            raise RuntimeError(f"{self.path} is closed")
+        with corruption_named(self.path):
+            if self._stamp is None or stamp_of(self.path) != self._stamp:
+                self._check_transactions()
+            self.log_end.reopen()
+            self._connection = self._disk.connect(self.path)
+        self._is_open = True
+
+    def _check_transactions(self) -> None:
+        """Look at the database, and compare its transactions with those that were committed."""
+        if not self.path.exists():
+            raise RowStoreCorrupt(f"{self.path} is missing")
+        with closing(self._disk.connect_reader(self.path)) as looker:
+            (found,) = looker.execute("SELECT transactions FROM ledger").fetchone()
+        if found != self.transactions:
+            raise RowStoreCorrupt(
+                f"{self.path} has {found} transactions, not {self.transactions}: its files were "
+                "replaced or damaged while the server ran"
+            )
+
+    def checkpoint(self, *, may_be_full: bool = False) -> None:
+        """Sync the log, and copy it into the database as far as readers allow.
+
+        If `may_be_full`, a full disk is no failure: the log is synced, and nothing is copied.
+        """
+        with self.writing:
+            self._open_again()
+            self._checkpoint(may_be_full=may_be_full)
+
+    def _checkpoint(self, *, may_be_full: bool = False) -> None:
+        try:
+            self._disk.checkpoint(self.connection)
+        except DISK_ERRORS as error:
+            if not (may_be_full and is_disk_full(error)):
+                raise
+        else:
+            self._unchecked_bytes = 0
 
     @contextmanager
     def closed_on_failure(self) -> Iterator[None]:
@@ -199,8 +302,10 @@ class RowDatabase:
         """
         with self.writing:
             self.log_end.check()
+            self._open_again()
+            self._disk.open_stores.used(self)
             if self._unchecked_bytes >= CHECKPOINT_BYTES:
-                self.checkpoint()
+                self._checkpoint()
             self._unchecked_bytes += size_bytes + _COMMIT_OVERHEAD_BYTES
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -220,7 +325,7 @@ class RowDatabase:
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection that cannot write; as many exist as were ever needed at a time."""
-        with corruption_named(self.path):
+        with corruption_named(self.path), self._files_in_use():
             try:
                 reader = self._readers.pop()
             except IndexError:
@@ -229,6 +334,25 @@ class RowDatabase:
                 yield reader
             finally:
                 self._readers.append(reader)
+
+    @contextmanager
+    def _files_in_use(self) -> Iterator[None]:
+        """Keep the files open, after opening them again if they are closed."""
+        while not self._lend():
+            with self.writing:
+                self._open_again()
+        if self._connection is not None:  # otherwise a start looks at them
+            self._disk.open_stores.used(self)
+        try:
+            yield
+        finally:
+            with self._lending:
+                self._lent -= 1
+
+    def _lend(self) -> bool:
+        with self._lending:
+            self._lent += self._is_open
+            return self._is_open
 
     def put_property(self, key: str, value: str) -> None:
         """Write a property, in the open transaction."""

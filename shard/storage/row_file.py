@@ -6,14 +6,18 @@ the row store and must not enter here.
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vectorshard.shard.errors import RowFileCorrupt
 from vectorshard.shard.storage.disk import Disk, DiskFile
+from vectorshard.shard.storage.memory_map import MemoryMap
 from vectorshard.shard.types import Float32Array
 
 FIRST_BYTES = 1024 * 1024
@@ -29,15 +33,18 @@ class RowFile:
     """A (rows, dim) matrix on disk. One thread appends; any thread views.
 
     Written with pwrite, never through the map, and never shortened while it is mapped: reading a
-    map past the end of its file kills the process.
+    map past the end of its file kills the process. The map needs no descriptor, and an append opens
+    the file and closes it: a server has many row files.
     """
 
     def __init__(self, disk: Disk, file: DiskFile, dim: int) -> None:
         self._disk = disk
-        self._file = file
+        self._path = file.path
+        self._identity = _identity_of(file)
         self._dim = dim
         self._row_bytes = dim * COMPONENT.itemsize
-        self._map = self._mapped()
+        self._is_closed = False
+        self._map = _mapped(file)
 
     @classmethod
     def open(cls, disk: Disk, path: Path, dim: int) -> RowFile:
@@ -45,14 +52,10 @@ class RowFile:
 
         Raises OSError if creating, lengthening or mapping it fails.
         """
-        file = disk.open(path)
-        try:
+        with closing(disk.open(path)) as file:
             # Even when the file was there: its creator may have been killed before this line.
             disk.sync_directory(path.parent)
             return cls(disk, file, dim)
-        except BaseException:
-            file.close()
-            raise
 
     @classmethod
     def open_existing(cls, disk: Disk, path: Path, dim: int) -> RowFile:
@@ -62,28 +65,26 @@ class RowFile:
         """
         if not path.exists():
             raise RowFileCorrupt(f"{path} is missing")
-        file = disk.open(path)
-        try:
+        with closing(disk.open(path)) as file:
             return cls(disk, file, dim)
-        except BaseException:
-            file.close()
-            raise
 
     @property
     def name(self) -> str:
         """Its name in its directory."""
-        return self._file.path.name
+        return self._path.name
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that the file occupies, without the holes in it."""
-        return os.fstat(self._file.descriptor).st_blocks * 512
+        """Bytes that the file occupies, without the holes in it; 0 if it was removed."""
+        with suppress(FileNotFoundError):
+            return self._path.stat().st_blocks * 512
+        return 0
 
     def require(self, rows: int) -> None:
         """Raise RowFileCorrupt if the file is shorter than `rows` committed rows."""
         if len(self._map) < rows * self._row_bytes:
             raise RowFileCorrupt(
-                f"{self._file.path} has {len(self._map)} bytes; "
+                f"{self._path} has {len(self._map)} bytes; "
                 f"{rows} committed rows of dim {self._dim} need {rows * self._row_bytes}"
             )
 
@@ -96,9 +97,11 @@ class RowFile:
         if not len(vectors):
             return
         start = position * self._row_bytes
-        self._grow(start + len(vectors) * self._row_bytes)
-        self._disk.write(self._file, start, np.ascontiguousarray(vectors, dtype=COMPONENT).data)
-        self._disk.sync(self._file)
+        contents = np.ascontiguousarray(vectors, dtype=COMPONENT).data
+        with self._opened() as file:
+            self._grow(file, start + len(vectors) * self._row_bytes)
+            self._disk.write(file, start, contents)
+            self._disk.sync(file)
 
     def view(self, rows: int) -> Float32Array:
         """Return the first `rows` rows, float32 (rows, dim), read-only, without reading them.
@@ -108,20 +111,37 @@ class RowFile:
         return np.ndarray((rows, self._dim), dtype=COMPONENT, buffer=self._map)
 
     def close(self) -> None:
-        """Close the file. Views keep their map."""
-        self._file.close()
+        """Take no more rows. Views stay valid."""
+        self._is_closed = True
 
-    def _grow(self, needed_bytes: int) -> None:
+    @contextmanager
+    def _opened(self) -> Iterator[DiskFile]:
+        """Lend the file that was mapped; OSError if another is in its place."""
+        if self._is_closed:
+            raise ValueError(f"{self._path} is closed")
+        with closing(self._disk.open(self._path)) as file:
+            if _identity_of(file) != self._identity:
+                raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
+            yield file
+
+    def _grow(self, file: DiskFile, needed_bytes: int) -> None:
         if needed_bytes <= len(self._map):
             return
         size = max(FIRST_BYTES, len(self._map))
         while size < needed_bytes:
             size += min(size, LARGEST_STEP_BYTES)
-        self._disk.extend(self._file, size)
-        self._map = self._mapped()
+        self._disk.extend(file, size)
+        self._map = _mapped(file)
 
-    def _mapped(self) -> mmap.mmap | bytes:
-        size = self._file.size
-        if not size:
-            return b""  # mmap rejects an empty file
-        return mmap.mmap(self._file.descriptor, size, access=mmap.ACCESS_READ)
+
+def _mapped(file: DiskFile) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a file, read-only, without reading them."""
+    size = file.size
+    if not size:
+        return np.zeros(0, dtype=np.uint8)  # no system maps an empty file
+    return MemoryMap(file.descriptor, size).bytes()
+
+
+def _identity_of(file: DiskFile) -> tuple[int, int]:
+    found = os.fstat(file.descriptor)
+    return found.st_dev, found.st_ino

@@ -159,7 +159,7 @@ class RowStore:
         # All of the log is synced before anything is served from it: the last commit of a killed
         # process may be readable without being durable, and a repeated write that finds its row
         # there is acknowledged without a new commit. The log mark must not be ahead of it either.
-        database.checkpoint()
+        database.checkpoint(may_be_full=True)
         if upgrade is not None:
             # Before the new format is there, so that a mark that is missing means damage.
             LogEnd.create(self._disk, self._path.parent)

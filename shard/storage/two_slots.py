@@ -36,16 +36,13 @@ class TwoSlots:
 
     def __init__(self, disk: Disk, file: DiskFile, slots: tuple[Slot | None, Slot | None]) -> None:
         self._disk = disk
-        self._file = file
+        self.path = file.path
+        """Where the file is."""
+        self._file: DiskFile | None = file
         newest = _newest(slots)
         self._next = 0 if newest is None or slots[1] == newest else 1
         self.newest = newest
         """The newest record; None if both slots are damaged."""
-
-    @property
-    def path(self) -> Path:
-        """Where the file is."""
-        return self._file.path
 
     @staticmethod
     def create(disk: Disk, path: Path, slot: Slot) -> None:
@@ -76,16 +73,24 @@ class TwoSlots:
         """
         if self.newest is not None and slot.counter <= self.newest.counter:
             raise ValueError(f"counter {slot.counter} does not follow {self.newest.counter}")
-        self._disk.write(self._file, self._next * SLOT_BYTES, _packed(slot))
+        self._disk.write(self.reopen(), self._next * SLOT_BYTES, _packed(slot))
         self.newest, self._next = slot, 1 - self._next
 
     def sync(self) -> None:
         """Make what was written durable."""
-        self._disk.sync(self._file)
+        self._disk.sync(self.reopen())
+
+    def reopen(self) -> DiskFile:
+        """Return the file, opened again if it was closed. It is the one that was open before."""
+        if self._file is None:
+            self._file = self._disk.open(self.path)
+        return self._file
 
     def close(self) -> None:
         """Close the file. Syncs nothing."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def write_durably(disk: Disk, path: Path, slot: Slot) -> None:

@@ -100,10 +100,10 @@ def test_a_small_disk_keeps_a_share_of_its_size() -> None:
 
 
 def test_creates_are_refused_with_the_limit_and_its_cure() -> None:
-    too_low = "the limit of open files, 1024, suffices for 83 collections: raise it to 4096"
+    too_low = "the limit of memory maps, 1024, suffices for 83 collections: raise it"
     limited = machine(SizedDisk(free=MB * MB), Clock(), collections_max=83, limit_too_low=too_low)
     limited.require_place(82)
-    with pytest.raises(Overloaded, match="holds 83 collections, and the limit of open files, 1024"):
+    with pytest.raises(Overloaded, match="83 collections, and the limit of memory maps, 1024"):
         limited.require_place(83)
     (problem,) = limited.problems(0)
     assert (problem.kind, problem.text) == (ProblemKind.LIMIT, too_low)
