@@ -165,14 +165,29 @@ class ShardReport:
     statements: tuple[Statement, ...] = ()
     seen: tuple[SeenDirectory, ...] = ()
     problems: tuple[Problem, ...] = ()
+    unchanged: bool = False
+    """On the wire: the caller knows the report of this version, and only its head is sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownReport:
+    """A report that a caller has."""
+
+    shard: int
+    session: int
+    version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeRequest:
-    """Reports of other shards, and incarnations whose drop has reached all shards."""
+    """Reports of other shards, and incarnations whose drop has reached all shards.
+
+    Reports that are `known` need not be sent again.
+    """
 
     others: tuple[ShardReport, ...] = ()
     forget: tuple[str, ...] = ()
+    known: tuple[KnownReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,16 @@ import numpy as np
 from vectorshard.router.fan_out.merge import by_shard
 from vectorshard.router.fan_out.partial_write import Written
 from vectorshard.router.fan_out.placement import Placement
+from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind, Verdict
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
 from vectorshard.shard.errors import (
     CollectionDamaged,
     CollectionUnreadable,
     ShardMissing,
+    ShardUnavailable,
     VectorShardError,
 )
+from vectorshard.shard.membership import CollectionState, ShardReport
 from vectorshard.shard.types import IdArray, Int64Array, Ledger, ShardState
 
 T = TypeVar("T")
@@ -103,3 +106,53 @@ def without(
     gone = np.concatenate([part.indices for part in refused])
     left = [(owner, rows[~np.isin(rows, gone)]) for owner, rows in parts]
     return [(owner, rows) for owner, rows in left if rows.size]
+
+
+def error_of(shard: int, verdict: Verdict) -> VectorShardError | None:
+    """Return why a shard that has made its report must not be asked about a collection."""
+    if verdict.kind is Kind.ABSENT:
+        return ShardUnavailable(verdict.reason)
+    if verdict.kind is not Kind.MISSING:
+        return None
+    if verdict.damaged:
+        return CollectionDamaged(verdict.reason)
+    return ShardMissing(
+        f"{verdict.reason}; put its disk back, or see what is lost with "
+        f"`vectorshard accept-loss --shard-id {shard}`"
+    )
+
+
+def holders_of(reports: Mapping[int, ShardReport]) -> dict[str, set[int]]:
+    """Return the shards that report each collection, by incarnation."""
+    holders: dict[str, set[int]] = {}
+    for shard, report in reports.items():
+        for each in report.collections:
+            holders.setdefault(each.incarnation, set()).add(shard)
+    return holders
+
+
+def of_one_name(
+    reports: Mapping[int, ShardReport], found: Mapping[str, CollectionVerdict]
+) -> dict[str, ShardMissing]:
+    """Return the errors of collections that have one name: an old disk brought one back."""
+    holders: dict[str, dict[str, list[int]]] = {}
+    for shard, report in reports.items():
+        for each in report.collections:
+            verdict = found.get(each.incarnation)
+            dropped = verdict is None or verdict.dropped
+            if each.incarnation and each.state is not CollectionState.DROPPED and not dropped:
+                of_name = holders.setdefault(each.name, {})
+                of_name.setdefault(each.incarnation, []).append(shard)
+    errors: dict[str, ShardMissing] = {}
+    for name, by_incarnation in holders.items():
+        if len(by_incarnation) > 1:
+            told = " and ".join(
+                f"{incarnation} on shard {', '.join(map(str, shards))}"
+                for incarnation, shards in sorted(by_incarnation.items())
+            )
+            error = ShardMissing(
+                f"two collections are named {name!r}: {told}; one comes from an old disk: see "
+                "`vectorshard accept-loss` for its shard, or drop both"
+            )
+            errors |= dict.fromkeys(by_incarnation, error)
+    return errors

@@ -253,6 +253,14 @@ class Catalogue:
             # Not "create it first": another shard has it.
             raise ShardUnavailable(f"collection {name!r} is being created: {error}") from error
 
+    async def require_settled(self, entry: CollectionEntry, call: Call) -> None:
+        """Finish the create of a collection that is to be written, if it is unfinished."""
+        if self._examination.is_unfinished(entry.incarnation):
+            await self._settlement.finish(entry.config.name, call)
+            await self._examination.again()
+            if self._examination.is_unfinished(entry.incarnation):
+                raise ShardUnavailable(f"collection {entry.config.name!r} is being created")
+
     def require_whole(self, entry: CollectionEntry) -> None:
         """Raise what is missing of a collection, if anything is."""
         if absent := self._examination.absent(entry.incarnation):

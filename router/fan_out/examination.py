@@ -19,19 +19,17 @@ from typing import Any, Final
 import structlog
 
 from vectorshard.router.fan_out import verdicts
-from vectorshard.router.fan_out.absence import refusal_of
+from vectorshard.router.fan_out.absence import error_of, holders_of, of_one_name, refusal_of
 from vectorshard.router.fan_out.children import Child, Children
 from vectorshard.router.fan_out.memory import ROUND_S
 from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind, Memory
 from vectorshard.shard.errors import (
-    CollectionDamaged,
     ShardMissing,
     ShardUnavailable,
     Unsupported,
     VectorShardError,
 )
 from vectorshard.shard.membership import (
-    CollectionState,
     ExchangeRequest,
     Member,
     Problem,
@@ -91,8 +89,9 @@ class Examination:
         self._examined: dict[int, tuple[str, int | None]] = {}
         self._waiting: frozenset[int] = frozenset()
         self._undecided = False
+        self._unfinished: frozenset[str] = frozenset()
         self._failures: dict[int, VectorShardError] = {}
-        self._handed: dict[int, dict[int, tuple[int, int]]] = {}
+        self._handed: dict[str, dict[int, tuple[int, int]]] = {}
         self._from_above: dict[int, ShardReport] = {}
         self._forget: set[str] = set()
         self._rested_on: tuple[Any, Any] = (None, None)
@@ -142,6 +141,10 @@ class Examination:
         failure = self._failures.get(shard)
         because = "" if failure is None else f": {failure}"
         return ShardUnavailable(f"shard {shard} is not yet cross-examined{because}")
+
+    def is_unfinished(self, incarnation: str) -> bool:
+        """Whether a create has not reached all shards: rows of it would prove that it has."""
+        return incarnation in self._unfinished
 
     def named(self, name: str) -> list[CollectionVerdict]:
         """Return the verdicts on all collections of a name, of which one at most is not dropped."""
@@ -226,6 +229,8 @@ class Examination:
             shard.shard: shard.session for shard in self._children.placement.shards if shard.session
         }
         self._note_waiting()
+        known = {child.fingerprint for child in self._children.known()}
+        self._handed = {each: handed for each, handed in self._handed.items() if each in known}
         idle = self._background is None or self._background.done()
         if self._sessions and idle and not self._closed:
             self._background = asyncio.ensure_future(self._examine_for_ever())
@@ -326,7 +331,8 @@ class Examination:
         """Exchange reports with a child: a shard gets those that it has not got yet."""
         known = self._from_above | self.reports
         own = set(self._children.placement.shards_of_child(child.number))
-        handed = self._handed.setdefault(child.number, {})
+        # By its fingerprint: a shard that was started again may have lost what it remembered.
+        handed = self._handed.setdefault(child.fingerprint, {})
         if child.topology is not None and child.topology.role is not Role.SHARD:
             handed.clear()  # a router forgets with its process, which nothing here would notice
         news = {
@@ -394,7 +400,7 @@ class Examination:
         """Note who is missing; one that did not answer this time stays so."""
         former, self._absent = self._absent, {}
         self._undecided = False
-        holders = self._holders()
+        holders = holders_of(self.reports)
         for incarnation, verdict in found.items():
             if verdict.dropped:
                 continue
@@ -408,44 +414,18 @@ class Examination:
                         self._absent.setdefault(incarnation, {})[shard] = before
                 elif each.kind is Kind.ABSENT and (not holding or shard in holding):
                     pass  # no other has it, or it has a reason to give
-                elif (error := _error_of(shard, each)) is not None:
+                elif (error := error_of(shard, each)) is not None:
                     self._absent.setdefault(incarnation, {})[shard] = error
                     self._undecided |= each.kind is Kind.ABSENT
-        for incarnation, error in self._of_one_name(found).items():
+        self._unfinished = frozenset(
+            incarnation
+            for incarnation, verdict in found.items()
+            if not verdict.dropped
+            and any(each.kind is Kind.UNFINISHED for each in verdict.by_shard.values())
+        )
+        for incarnation, error in of_one_name(self.reports, found).items():
             self._absent[incarnation] = dict.fromkeys(self.reports, error)
         self._log_changes(former)
-
-    def _holders(self) -> dict[str, set[int]]:
-        """Return the shards that report each collection, by incarnation."""
-        holders: dict[str, set[int]] = {}
-        for shard, report in self.reports.items():
-            for each in report.collections:
-                holders.setdefault(each.incarnation, set()).add(shard)
-        return holders
-
-    def _of_one_name(self, found: Mapping[str, CollectionVerdict]) -> dict[str, ShardMissing]:
-        """Return the errors of collections that have one name: an old disk brought one back."""
-        holders: dict[str, dict[str, list[int]]] = {}
-        for shard, report in self.reports.items():
-            for each in report.collections:
-                verdict = found.get(each.incarnation)
-                dropped = verdict is None or verdict.dropped
-                if each.incarnation and each.state is not CollectionState.DROPPED and not dropped:
-                    of_name = holders.setdefault(each.name, {})
-                    of_name.setdefault(each.incarnation, []).append(shard)
-        errors: dict[str, ShardMissing] = {}
-        for name, by_incarnation in holders.items():
-            if len(by_incarnation) > 1:
-                told = " and ".join(
-                    f"{incarnation} on shard {', '.join(map(str, shards))}"
-                    for incarnation, shards in sorted(by_incarnation.items())
-                )
-                error = ShardMissing(
-                    f"two collections are named {name!r}: {told}; one comes from an old disk: see "
-                    "`vectorshard accept-loss` for its shard, or drop both"
-                )
-                errors |= dict.fromkeys(by_incarnation, error)
-        return errors
 
     def _log_changes(self, former: Mapping[str, Mapping[int, VectorShardError]]) -> None:
         for incarnation in former.keys() | self._absent.keys():
@@ -481,17 +461,3 @@ def is_due(verdict: CollectionVerdict | None) -> bool:
     if verdict.dropped:
         return any(each.kind is Kind.UNFINISHED for each in verdict.by_shard.values())
     return verdict.completable or verdict.stage_due is not None
-
-
-def _error_of(shard: int, verdict: verdicts.Verdict) -> VectorShardError | None:
-    """Return why a shard that has made its report must not be asked about a collection."""
-    if verdict.kind is Kind.ABSENT:
-        return ShardUnavailable(verdict.reason)
-    if verdict.kind is not Kind.MISSING:
-        return None
-    if verdict.damaged:
-        return CollectionDamaged(verdict.reason)
-    return ShardMissing(
-        f"{verdict.reason}; put its disk back, or see what is lost with "
-        f"`vectorshard accept-loss --shard-id {shard}`"
-    )

@@ -237,6 +237,7 @@ class Router(MembershipCalls):
         if request.metadata is not None and entry.config.filter_fields:
             # It reads every row: too long for the event loop.
             await asyncio.to_thread(declared_fields, entry.config, request.metadata)
+        await self._catalogue.require_settled(entry, call)
         absent = self._examination.absent(entry.incarnation)
         refused = list(refused_parts(self._children.placement, request.ids, absent))
         parts = [(child, rows) for child, rows in self._children.split(request.ids)]

@@ -17,6 +17,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -50,6 +51,7 @@ from vectorshard.shard.membership import (
     AcceptLossRequest,
     AcceptLossResult,
     ExchangeRequest,
+    KnownReport,
     Problem,
     SettleRequest,
     ShardReport,
@@ -145,6 +147,7 @@ class RemoteShard:
             chance=chance,
             sleep=sleep,
         )
+        self._reports: dict[int, ShardReport] = {}
         self._link: Link | None = None
         self._link_for: tuple[grpc.aio.Channel, str] | None = None
         self._link_until = 0.0
@@ -229,8 +232,20 @@ class RemoteShard:
     async def exchange(
         self, request: ExchangeRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardReport]:
-        """Exchange reports with it."""
-        return await self._ask(rpcs.EXCHANGE, request, call)
+        """Exchange reports with it. Those that have not changed are not sent again."""
+        known = tuple(
+            KnownReport(shard=shard, session=report.session, version=report.version)
+            for shard, report in self._reports.items()
+        )
+        answer = await self._ask(rpcs.EXCHANGE, replace(request, known=known), call)
+        reports = [
+            replace(self._reports[report.shard], problems=report.problems)
+            if report.unchanged
+            else report
+            for report in answer
+        ]
+        self._reports = {report.shard: report for report in reports}
+        return reports
 
     async def settle(self, request: SettleRequest, *, call: Call = NO_LIMIT) -> None:
         """Settle a collection there."""

@@ -380,7 +380,8 @@ class LocalShard:
         self, request: ExchangeRequest, *, call: Call = NO_LIMIT
     ) -> Sequence[ShardReport]:
         """Take in the reports of other shards, durably, and return this shard's own."""
-        return (await self._membership.exchange(request),)
+        report = await self._membership.exchange(request)
+        return (replace(report, problems=tuple(await self.problems(call=call))),)
 
     async def settle(self, request: SettleRequest, *, call: Call = NO_LIMIT) -> None:
         """Raise the stage of a collection, durably, and set its members."""

@@ -90,6 +90,10 @@ UNREAD_S: Final = 2.0
 """How long a client of a draining server may leave an answer unread before its stream is ended."""
 
 
+PROBLEMS_S: Final = 0.1
+"""How long GetServerInfo waits for a look at the problems."""
+
+
 @dataclass(slots=True, eq=False)
 class _OpenStream:
     """An open stream, and whether its client reads."""
@@ -131,6 +135,8 @@ class VectorService:
         self._metrics = metrics
         self._identity: tuple[Topology | None, frozenset[str]] = (None, frozenset())
         self._server_info: tuple[tuple[Topology, Sequence[Problem]] | None, bytes] = (None, b"")
+        self._looking: asyncio.Future[Sequence[Problem]] | None = None
+        self._known_problems: tuple[Problem, ...] = ()
         self._refusals = RefusalLog()
         self._write_memory = MemoryLimiter(limits.write_bytes, "writes")
         self._searches = SearchLimiter(limits.searches)
@@ -430,7 +436,7 @@ class VectorService:
     async def _get_server_info(self, payload: bytes, call: Call) -> bytes:
         decode_get_server_info_request(payload)
         topology = await self._shard.topology(call=call)
-        state = (topology, tuple(await self._shard.problems(call=call)))
+        state = (topology, await self._problems())
         known, answer = self._server_info
         if state != known:
             answer = encode_get_server_info_response(
@@ -438,6 +444,17 @@ class VectorService:
             )
             self._server_info = (state, answer)
         return answer
+
+    async def _problems(self) -> tuple[Problem, ...]:
+        """Return the problems; those of the last look, if a slow disk delays this one.
+
+        Probes of the server ask for them, and must not take a slow disk for a dead server.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._shard.problems())
+        if (await asyncio.wait([self._looking], timeout=PROBLEMS_S))[0]:
+            self._known_problems = tuple(self._looking.result())
+        return self._known_problems
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard import membership
@@ -93,7 +94,9 @@ def _decode_report(report: twins.ShardReport) -> membership.ShardReport:
 def encode_exchange_request(request: membership.ExchangeRequest) -> bytes:
     """Hand over reports of other shards."""
     return twins.ExchangeRequest(
-        others=[_encode_report(each) for each in request.others], forget=request.forget
+        others=[_encode_report(each) for each in request.others],
+        forget=request.forget,
+        known=[twins.KnownReport(**copied(each, membership.KnownReport)) for each in request.known],
     ).SerializeToString()
 
 
@@ -103,7 +106,23 @@ def decode_exchange_request(payload: bytes) -> membership.ExchangeRequest:
     return membership.ExchangeRequest(
         others=tuple(_decode_report(each) for each in request.others),
         forget=tuple(request.forget),
+        known=tuple(
+            membership.KnownReport(**copied(each, membership.KnownReport)) for each in request.known
+        ),
     )
+
+
+def without_known(
+    reports: Iterable[membership.ShardReport], known: Iterable[membership.KnownReport]
+) -> list[membership.ShardReport]:
+    """Return the reports; of those that the caller has, only the head and the problems."""
+    versions = {each.shard: (each.session, each.version) for each in known}
+    return [
+        replace(report, collections=(), statements=(), seen=(), unchanged=True)
+        if versions.get(report.shard) == (report.session, report.version)
+        else report
+        for report in reports
+    ]
 
 
 def encode_exchange_response(reports: Iterable[membership.ShardReport]) -> bytes:

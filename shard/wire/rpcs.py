@@ -238,7 +238,7 @@ TRAIN: Final = Rpc[types.TrainRequest, Sequence[ShardDescription]](
 EXCHANGE: Final = Rpc[ExchangeRequest, Sequence[ShardReport]](
     "Exchange",
     Kind.READ,  # repeating it changes nothing
-    lambda shard, request, call: shard.exchange(request, call=call),
+    lambda shard, request, call: _exchange(shard, request, call),
     membership.encode_exchange_request,
     _alone(membership.decode_exchange_request),
     _alone(membership.encode_exchange_response),
@@ -294,6 +294,11 @@ _SERVICES: Final = {rpc.name: rpc.service for rpc in RPCS}
 
 KINDS: Final[dict[str, Kind]] = {rpc.name: rpc.kind for rpc in RPCS} | {GET_SERVER_INFO: Kind.READ}
 """The kind of every unary RPC, by its name."""
+
+
+async def _exchange(shard: Shard, request: ExchangeRequest, call: Call) -> Sequence[ShardReport]:
+    reports = await shard.exchange(request, call=call)
+    return membership.without_known(reports, request.known)
 
 
 async def _upsert(

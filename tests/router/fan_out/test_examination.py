@@ -30,6 +30,8 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.membership import AcceptLossRequest, Stage
 from vectorshard.shard.types import (
     NO_LIMIT,
+    Call,
+    CollectionEntry,
     RowErrorCode,
 )
 
@@ -463,3 +465,35 @@ async def test_a_collection_that_an_old_disk_brings_back_is_not_served_and_goes_
     assert incarnation_of(shards[1]) == present
     await router.upsert(upsert(IDS))
     assert await router.count(COUNT) == len(IDS)
+
+
+async def test_a_collection_that_a_shard_has_not_got_yet_takes_no_rows(
+    shards: list[WitnessedShard],
+) -> None:
+    other = await router_over(shards)
+    entry = CollectionEntry(config=config_of(), incarnation="first")
+    await shards[0].create_collection(config_of(), call=Call(incarnation="first"))
+    create = shards[1].create_collection
+
+    async def fail(*args: object, **call: object) -> NoReturn:
+        raise ShardUnavailable("its disk is slow")
+
+    shards[1].create_collection = fail  # type: ignore[method-assign]
+    ids = IDS[other._children.placement.shards_of(IDS) == 0]
+    await rounds(other)
+    with pytest.raises(ShardUnavailable, match="is being created"):
+        await other.upsert(upsert(ids))
+    shards[1].create_collection = create  # type: ignore[method-assign]
+    assert (await other.upsert(upsert(IDS))).errors == ()
+    assert shards[1].entries["words"] == entry
+
+
+async def test_a_shard_that_was_started_again_is_handed_all_reports_again(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    before = shards[1].records.remembered
+    assert before.statements
+    shards[1].records.remembered = type(before)()  # it has lost what it remembered
+    shards[1].restart()
+    await rounds(router)
+    assert shards[1].records.remembered.statements == before.statements

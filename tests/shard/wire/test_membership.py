@@ -19,6 +19,7 @@ from vectorshard.shard.membership import (
     CollectionReport,
     CollectionState,
     ExchangeRequest,
+    KnownReport,
     Member,
     SeenDirectory,
     Sessions,
@@ -83,7 +84,9 @@ reports = st.builds(
     statements=some(statements),
     seen=some(seen),
     problems=some(problems),
+    unchanged=st.booleans(),
 )
+known = st.builds(KnownReport, shard=uint32s, session=uint64s, version=uint64s)
 losses = st.builds(
     AcceptedLoss,
     collection=texts,
@@ -104,7 +107,7 @@ SLOW = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=50, d
 
 
 @SLOW
-@given(st.builds(ExchangeRequest, others=some(reports), forget=some(texts)))
+@given(st.builds(ExchangeRequest, others=some(reports), forget=some(texts), known=some(known)))
 def test_reports_of_others_arrive_as_they_were_sent(request_: ExchangeRequest) -> None:
     payload = membership.encode_exchange_request(request_)
     assert membership.decode_exchange_request(payload) == request_
@@ -157,6 +160,7 @@ def test_what_was_lost_comes_back_as_it_was_recorded(result: AcceptLossResult) -
         (Member, twins.Member),
         (SeenDirectory, twins.SeenDirectory),
         (Statement, twins.Statement),
+        (KnownReport, twins.KnownReport),
         (ShardReport, twins.ShardReport),
         (ExchangeRequest, twins.ExchangeRequest),
         (SettleRequest, twins.SettleRequest),
@@ -182,3 +186,21 @@ def test_sessions_without_their_numbers_are_malformed() -> None:
 
 def test_an_unknown_stage_is_the_callers_mistake() -> None:
     assert refusal(InvalidParameter, membership.decode_settle_request, b"") == ("stage", None)
+
+
+def test_a_report_that_the_caller_has_is_sent_without_its_contents() -> None:
+    report = ShardReport(
+        cluster="c",
+        shard=1,
+        directory="d",
+        life=1,
+        opens=1,
+        session=5,
+        version=7,
+        seen=(SeenDirectory(shard=0, directory="e", life=1, opens=1, session=2),),
+    )
+    has = KnownReport(shard=1, session=5, version=7)
+    [short] = membership.without_known([report], [has])
+    assert short == dataclasses.replace(report, seen=(), unchanged=True)
+    for other in ({"version": 6}, {"session": 4}, {"shard": 2}):
+        assert membership.without_known([report], [dataclasses.replace(has, **other)]) == [report]

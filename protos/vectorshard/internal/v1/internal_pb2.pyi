@@ -227,7 +227,7 @@ class CollectionReport(_message.Message):
     def __init__(self, name: _Optional[str] = ..., incarnation: _Optional[str] = ..., state: _Optional[_Union[CollectionState, str]] = ..., reason: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., first_sequences: _Optional[_Iterable[int]] = ..., sessions: _Optional[_Iterable[int]] = ..., sequence: _Optional[int] = ..., accepted: _Optional[int] = ..., live: _Optional[int] = ..., sum: _Optional[bytes] = ...) -> None: ...
 
 class ShardReport(_message.Message):
-    __slots__ = ("shard", "directory", "life", "opens", "session", "version", "collections", "statements", "seen", "cluster", "problems")
+    __slots__ = ("shard", "directory", "life", "opens", "session", "version", "collections", "statements", "seen", "cluster", "problems", "unchanged")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +239,7 @@ class ShardReport(_message.Message):
     SEEN_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
     shard: int
     directory: str
     life: int
@@ -250,15 +251,28 @@ class ShardReport(_message.Message):
     seen: _containers.RepeatedCompositeFieldContainer[SeenDirectory]
     cluster: str
     problems: _containers.RepeatedCompositeFieldContainer[_vectorshard_pb2.Problem]
-    def __init__(self, shard: _Optional[int] = ..., directory: _Optional[str] = ..., life: _Optional[int] = ..., opens: _Optional[int] = ..., session: _Optional[int] = ..., version: _Optional[int] = ..., collections: _Optional[_Iterable[_Union[CollectionReport, _Mapping]]] = ..., statements: _Optional[_Iterable[_Union[Statement, _Mapping]]] = ..., seen: _Optional[_Iterable[_Union[SeenDirectory, _Mapping]]] = ..., cluster: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_vectorshard_pb2.Problem, _Mapping]]] = ...) -> None: ...
+    unchanged: bool
+    def __init__(self, shard: _Optional[int] = ..., directory: _Optional[str] = ..., life: _Optional[int] = ..., opens: _Optional[int] = ..., session: _Optional[int] = ..., version: _Optional[int] = ..., collections: _Optional[_Iterable[_Union[CollectionReport, _Mapping]]] = ..., statements: _Optional[_Iterable[_Union[Statement, _Mapping]]] = ..., seen: _Optional[_Iterable[_Union[SeenDirectory, _Mapping]]] = ..., cluster: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[_vectorshard_pb2.Problem, _Mapping]]] = ..., unchanged: _Optional[bool] = ...) -> None: ...
+
+class KnownReport(_message.Message):
+    __slots__ = ("shard", "session", "version")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    session: int
+    version: int
+    def __init__(self, shard: _Optional[int] = ..., session: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class ExchangeRequest(_message.Message):
-    __slots__ = ("others", "forget")
+    __slots__ = ("others", "forget", "known")
     OTHERS_FIELD_NUMBER: _ClassVar[int]
     FORGET_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     others: _containers.RepeatedCompositeFieldContainer[ShardReport]
     forget: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, others: _Optional[_Iterable[_Union[ShardReport, _Mapping]]] = ..., forget: _Optional[_Iterable[str]] = ...) -> None: ...
+    known: _containers.RepeatedCompositeFieldContainer[KnownReport]
+    def __init__(self, others: _Optional[_Iterable[_Union[ShardReport, _Mapping]]] = ..., forget: _Optional[_Iterable[str]] = ..., known: _Optional[_Iterable[_Union[KnownReport, _Mapping]]] = ...) -> None: ...
 
 class ExchangeResponse(_message.Message):
     __slots__ = ("reports",)
