@@ -15,7 +15,13 @@ from vectorshard.shard.errors import RowStoreCorrupt
 from vectorshard.shard.membership import Sessions
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.checksum import checksum
-from vectorshard.shard.storage.content_hash import SUM_MODULUS, from_bytes, sum_from_bytes, sum_of
+from vectorshard.shard.storage.content_hash import (
+    HASH_BYTES,
+    SUM_MODULUS,
+    from_bytes,
+    sum_from_bytes,
+    sum_of,
+)
 from vectorshard.shard.storage.row_store_format import (
     FORMAT_VERSION,
     LastCompaction,
@@ -48,8 +54,8 @@ class RowLoader:
         self._path = path
         self._version = version
         self._last = last
-        self._hashes = bytearray()  # in formats 1 and 2 checksums
-        self._norms = bytearray()
+        self._hashes: list[bytes] = []  # in formats 1 and 2 checksums
+        self._norms: list[bytes] = []
         self._ids: list[tuple[bytes, int]] = []
 
     @property
@@ -74,14 +80,14 @@ class RowLoader:
             if commit_rows:
                 self._add(columns, commit_rows)
         is_old = self._version != FORMAT_VERSION
-        checksums = np.frombuffer(self._hashes, dtype="<u4") if is_old else None
-        norms = np.frombuffer(self._norms, dtype="<f4")
+        hashes, norms = bytearray().join(self._hashes), bytearray().join(self._norms)
+        rows_in_file = len(norms) // 4
         stored = StoredRows(
             positions=positions,
             ids=self._ids,
-            squared_norms=norms,
-            content_hashes=from_bytes(bytearray(16 * len(norms)) if is_old else self._hashes),
-            checksums=checksums,
+            squared_norms=np.frombuffer(norms, dtype="<f4"),
+            content_hashes=from_bytes(bytearray(HASH_BYTES * rows_in_file) if is_old else hashes),
+            checksums=np.frombuffer(hashes, dtype="<u4") if is_old else None,
             replaced=np.frombuffer(replaced, dtype="<i8"),
             deleted=np.frombuffer(deleted, dtype="<i8"),
             rows=rows,
@@ -91,8 +97,8 @@ class RowLoader:
         return stored
 
     def _add(self, columns: list[bytes], rows: int) -> None:
-        self._hashes += columns[0]
-        self._norms += columns[1]
+        self._hashes.append(columns[0])
+        self._norms.append(columns[1])
         self._ids.append((columns[2], rows))
 
     def _load_kept(self) -> RowMap:

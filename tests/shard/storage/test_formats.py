@@ -202,3 +202,10 @@ def test_the_log_mark_is_as_the_page_says(tmp_path: Path) -> None:
     ]
     for text in ("`VSSLOTS1`", "8,192 bytes"):
         assert text in SECTIONS["log-end"]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 499, 500, 8_001, 20_000])
+def test_sums_of_few_and_of_many_rows_are_alike(rows: int) -> None:
+    hashes = np.random.default_rng(rows).integers(0, 2**64, (rows, 2), dtype=np.uint64)
+    total = sum(int.from_bytes(row.tobytes(), "big") for row in hashes)
+    assert sum_of(hashes) == total % 2**128
