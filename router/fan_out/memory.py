@@ -123,7 +123,11 @@ class Memory:
 
     def begin(self) -> None:
         """Begin a round: what has arrived until now accuses. Ask for reports after it."""
-        self._kept.hear([each for each in self._heard if not self._is_former(each)])
+        news = [each for each in self._heard if not self._is_former(each)]
+        self._kept.hear(news)
+        for report in news:
+            for collection in report.collections:
+                self._learn(report, collection)
         for report in self._heard:
             if not self._is_same_opening(report):
                 self._session_round[report.shard] = self._round
@@ -133,12 +137,16 @@ class Memory:
             lives[report.session] = report.life
             if len(lives) > SESSIONS_KEPT:
                 del lives[next(iter(lives))]
-            for collection in report.collections:
-                self._learn(report, collection)
         self._heard = []
         self._round += 1
         self._state_acknowledged()
-        self.forget([each for each in self.collections if self._is_forgotten(each)])
+        reported = {
+            collection.incarnation
+            for report in self.former.values()
+            for collection in report.collections
+        }
+        gone = self.collections.keys() - reported
+        self.forget([each for each in gone if self._is_forgotten(each)])
 
     def _is_former(self, report: ShardReport) -> bool:
         former = self.former.get(report.shard)
@@ -192,13 +200,6 @@ class Memory:
         has none means that it was dropped, since a lost one would be reported as LOST.
         """
         members = self.members(incarnation)
-        held = [
-            report
-            for report in self.former.values()
-            if any(each.incarnation == incarnation for each in report.collections)
-        ]
-        if held:
-            return False
         return not members or any(
             member.directory == report.directory or member.life < report.life
             for report in self.former.values()
