@@ -139,10 +139,16 @@ class Judge:
 
     def accepts(self, shard: int, incarnations: Sequence[str]) -> None:
         """An operator was shown these losses, and accepts them."""
-        self.counts["accepted"] += 1
         for incarnation in incarnations:
+            self.counts["accepted"] += 1
             rows = self.accepted.setdefault((shard, incarnation), set())
             rows.update(self.rows.get((shard, incarnation), {}))
+
+    def forgotten(self, incarnation: str) -> None:
+        """A client has dropped what all shards had lost: nothing of it is owed any more."""
+        for shard, about in self.rows:
+            if about == incarnation:
+                self.accepts(shard, [incarnation])
 
     def owed(self, incarnation: str) -> dict[int, frozenset[int]]:
         """Return what an answer that begins now must contain."""

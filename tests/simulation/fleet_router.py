@@ -266,6 +266,7 @@ class ModelRouter:
         yield from self.round()
         if not all(self.openings.values()):
             raise Unsupported
+        heard_all = self._is_examined()
         for verdict in self.named(name):
             if incarnation not in ("", verdict.incarnation):
                 continue
@@ -275,8 +276,11 @@ class ModelRouter:
                     begun |= yield from self.call(
                         shard, "drop", 0, verdict.incarnation, since_s=since_s
                     )
-            if not begun:
+            if not begun and not heard_all:
+                raise Down
+            if not begun:  # all have lost it together, and only this router remembers
                 self.memory.forget([verdict.incarnation])
+                self._fleet.judge.forgotten(verdict.incarnation)
 
     def write(self, name: str, row: int) -> Action[None]:
         """Write a row to its shard."""
