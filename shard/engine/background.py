@@ -203,7 +203,7 @@ class BackgroundThreads:
         except WorkAbandoned:
             return False
         except Exception:
-            if not collection.closed:
+            if collection in self._collections and not collection.closed:  # it is not dropped
                 _log.exception("background work failed", collection=collection.entry.config.name)
             return False
 

@@ -29,7 +29,7 @@ def test_a_map_needs_no_descriptor_and_sees_later_writes(tmp_path: Path) -> None
     path.write_bytes(bytes(10_000))
     before = set(Path("/proc/self/fd").iterdir())
     array = mapped(path, 10_000).bytes()
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before  # less: of earlier tests
     with path.open("r+b") as file:
         os.pwrite(file.fileno(), b"\x07", 9_999)
     assert len(array) == 10_000

@@ -364,6 +364,38 @@ def test_a_crash_at_any_step_leaves_what_was_acknowledged_and_nothing_lost(tmp_p
     assert len(seen) > 3
 
 
+def test_a_drop_that_a_crash_interrupts_is_finished_by_the_next_start(closed: Path) -> None:
+    disk = FailingDisk()
+    with closing(opened(closed, disk)) as directory:
+        disk.fail("rename", after=1)  # the first one is that of the register
+        directory.drop_collection("words", "first-words")
+        assert (closed / "collections" / "words").exists()
+    assert found(closed) == [IMAGES]
+    assert [entry.name for entry in (closed / "collections").iterdir()] == ["images"]
+
+
+def test_a_drop_that_the_disk_failed_has_not_happened(closed: Path) -> None:
+    disk = FailingDisk()
+    with closing(opened(closed, disk)) as directory:
+        disk.fail("sync_directory")
+        with pytest.raises(OSError, match="error"):
+            directory.drop_collection("words", "first-words")
+    assert found(closed) == [IMAGES, WORDS]
+
+
+def test_a_create_that_is_repeated_and_fails_again_is_not_taken_for_a_loss(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    with closing(opened(tmp_path, disk)) as directory:
+        disk.fail("sync_directory", after=2)  # of the register, which has it as live by then
+        with pytest.raises(OSError, match="error"):
+            create(directory, "words", "1", disk)
+        assert {each.name for each in Register.read(tmp_path) or ()} == {"words"}
+        disk.fail("make_directory")  # after the removal of what the first attempt has left
+        with pytest.raises(OSError, match="error"):
+            create(directory, "words", "2", disk)
+    assert found(tmp_path) == []
+
+
 def earlier_release(disk: Disk, path: Path) -> None:
     """Write a directory of format version 1 with two collections."""
     disk.make_directory(path)
@@ -400,7 +432,9 @@ def test_a_crash_in_the_upgrade_is_repaired_by_the_next_start(tmp_path: Path) ->
         rebuilt = tmp_path / str(number)
         rebuilt.mkdir()
         state.materialise(rebuilt)
-        assert found(rebuilt / "data") == [IMAGES, WORDS]
+        with capture_logs() as logs:
+            assert found(rebuilt / "data") == [IMAGES, WORDS]
+        assert not [log for log in logs if log["log_level"] == "error"]
         shutil.rmtree(rebuilt)
 
 
