@@ -256,6 +256,7 @@ class Examination:
             await self.again()
             if not self._needs_more:
                 break
+        await self._hand_over()
         due = [
             verdict
             for incarnation, verdict in self.verdicts.items()
@@ -296,6 +297,7 @@ class Examination:
     async def _round(self) -> bool:
         """Ask all children, and judge what they report; return whether the placement is old."""
         began = self._children.clock()
+        self._forget_what_routers_got()
         children = [child for child in self._children.known() if self._leaves(child)]
         sessions = dict(self._sessions)
         self.memory.begin()
@@ -323,28 +325,45 @@ class Examination:
             return False  # too old to accuse anybody
         return await self._judge(reports, sessions)
 
+    def _forget_what_routers_got(self) -> None:
+        """A router below forgets with its process, which nothing here would notice."""
+        for child in self._children.known():
+            if child.topology is not None and child.topology.role is not Role.SHARD:
+                self._handed.pop(child.fingerprint, None)
+
     def _leaves(self, child: Child) -> list[int]:
         shards = child.topology.shards if child.topology is not None else ()
         return [shard.shard for shard in shards if shard.session]
 
-    async def _ask(self, child: Child, forget: tuple[str, ...]) -> Sequence[ShardReport]:
-        """Exchange reports with a child: a shard gets those that it has not got yet."""
-        known = self._from_above | self.reports
+    def _news_for(self, child: Child) -> dict[int, ShardReport]:
+        """Return the reports that a child has not been handed yet, by leaf shard."""
         own = set(self._children.placement.shards_of_child(child.number))
-        # By its fingerprint: a shard that was started again may have lost what it remembered.
-        handed = self._handed.setdefault(child.fingerprint, {})
-        if child.topology is not None and child.topology.role is not Role.SHARD:
-            handed.clear()  # a router forgets with its process, which nothing here would notice
-        news = {
+        handed = self._handed.get(child.fingerprint, {})
+        return {
             shard: report
-            for shard, report in known.items()
+            for shard, report in (self._from_above | self.reports).items()
             if shard not in own and handed.get(shard) != (report.session, report.version)
         }
+
+    async def _ask(self, child: Child, forget: tuple[str, ...]) -> Sequence[ShardReport]:
+        """Exchange reports with a child: it gets those that it has not got yet."""
+        # By its fingerprint: a shard that was started again may have lost what it remembered.
+        handed = self._handed.setdefault(child.fingerprint, {})
+        news = self._news_for(child)
         request = ExchangeRequest(others=tuple(news.values()), forget=forget)
         deadline = self._children.clock() + EXCHANGE_TIMEOUT_S
         answer = await child.shard.exchange(request, call=Call(deadline=deadline))
         handed |= {shard: (report.session, report.version) for shard, report in news.items()}
         return answer
+
+    async def _hand_over(self) -> None:
+        """Hand on what the last round brought: else the others would wait for the next one."""
+        async with self._running:
+            children = [each for each in self._children.known() if self._leaves(each)]
+            asking = [self._ask(each, ()) for each in children if self._news_for(each)]
+            for answer in await asyncio.gather(*asking, return_exceptions=True):
+                if isinstance(answer, BaseException) and not isinstance(answer, VectorShardError):
+                    raise answer
 
     def _accepted(self, child: Child, reports: Iterable[ShardReport]) -> dict[int, ShardReport]:
         """Return the reports of the child's own leaf shards."""

@@ -497,3 +497,26 @@ async def test_a_shard_that_was_started_again_is_handed_all_reports_again(
     shards[1].restart()
     await rounds(router)
     assert shards[1].records.remembered.statements == before.statements
+
+
+async def test_a_write_has_a_witness_after_one_round(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    await router.upsert(upsert(IDS + 1_000))
+    await rounds(router, number=1)
+    for shard in shards:
+        [kept] = shard.records.remembered.statements
+        assert kept.sequence == shards[kept.shard].state.sequence
+
+
+async def test_a_create_by_a_router_of_an_earlier_release_gets_its_members(
+    shards: list[WitnessedShard],
+) -> None:
+    for shard in shards:
+        await shard.create_collection(config_of(), call=Call(incarnation="first"))
+    router = await router_over(shards)
+    await router.upsert(upsert(IDS))
+    await rounds(router, number=3)
+    assert all(len(each.records.members["first"]) == 2 for each in shards)
+    shards[1].wipe()
+    await require_missing(router, 1)
