@@ -281,7 +281,13 @@ class Fleet:
         return ModelRouter(number, self, self.random, old=old)
 
     def live(self) -> set[str]:
-        """Return the incarnations that are in the registers of all shards."""
+        """Return the incarnations that are in the registers of all shards.
+
+        None while a shard is served twice: two routers that reach nothing in common cannot know of
+        each other.
+        """
+        if any(len(servers) > 1 for servers in self.servers):
+            return set()
         return set.intersection(*(each.live() for servers in self.servers for each in servers))
 
     def route(self, router: int, shard: int) -> Server:
