@@ -23,7 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from vectorshard.shard.descriptions import CollectionDescription
-from vectorshard.shard.errors import CollectionNotFound
+from vectorshard.shard.errors import CollectionNotFound, CorruptData, ReadFailed, ShardMissing
 from vectorshard.shard.membership import Problem
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import ExactReason, Ledger, Receipt
@@ -207,7 +207,8 @@ class LedgerCollector(Collector):
     async def _describe(self) -> tuple[list[CollectionDescription], Sequence[Problem]]:
         descriptions = []
         for entry in await self._shard.list_collections():
-            with suppress(CollectionNotFound):  # dropped since
+            # Dropped since, or not served: then a problem says why.
+            with suppress(CollectionNotFound, CorruptData, ReadFailed, ShardMissing):
                 descriptions.append(await self._shard.describe(entry.config.name))
         return descriptions, await self._shard.problems()
 

@@ -28,6 +28,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
 )
 from vectorshard.shard.membership import AcceptLossRequest, Stage
+from vectorshard.shard.server.telemetry import LedgerCollector
 from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
@@ -520,3 +521,20 @@ async def test_a_create_by_a_router_of_an_earlier_release_gets_its_members(
     assert all(len(each.records.members["first"]) == 2 for each in shards)
     shards[1].wipe()
     await require_missing(router, 1)
+
+
+async def test_metrics_tell_of_a_collection_that_no_shard_serves(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    for shard in shards:
+        shard.lose("words")
+    await restarted(router)
+    await rounds(router)
+    collector = LedgerCollector(router, asyncio.get_running_loop())
+    metrics = {each.name: each for each in await asyncio.to_thread(collector.collect)}
+    told = [sample.labels for sample in metrics["vectorshard_problems"].samples]
+    assert [(each["kind"], each["shard"], each["collection"]) for each in told] == [
+        ("missing", "0", "words"),
+        ("missing", "1", "words"),
+    ]
+    assert not metrics["vectorshard_rows"].samples
