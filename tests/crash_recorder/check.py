@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from structlog.testing import LogCapture
 
-from tests.crash_recorder.membership import check_report, report_of, settle
+from tests.crash_recorder.membership import check_report, check_tombstones, report_of, settle
 from tests.crash_recorder.plan import Expected, Found, Kept, Step
 from tests.shard.engine.contents import ENGINE, EVERY_ROW, IDENTITY, WHOLE_ROWS, now
 from vectorshard.shard.engine import state
@@ -159,6 +159,7 @@ async def _check_state(directory: Path, expected: Expected, *, thorough: bool) -
         await settle(shard, report)
         found = await found_in(shard)
         expected.settle(found)
+        check_tombstones(report, expected.dropped, expected.forgotten)
         expected.check(found)
         problems = [each for each in await shard.problems() if each.kind in NEVER_AFTER_A_POWER_CUT]
         assert not problems

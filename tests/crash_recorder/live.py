@@ -109,7 +109,9 @@ class Life:
             case "exchange":
                 other = other_report(await report_of(shard), step.number)
                 told = {each.incarnation: each.sequence for each in other.collections}
-                report = await report_of(shard, other)
+                forget = sorted(self.expected.dropped) if step.number % 2 else []
+                self.mark(json.dumps({"forget": forget}))
+                report = await report_of(shard, other, forget=forget)
                 self.mark(seen(seen_in(report, {**self.told, **told})))
             case "drop":
                 await shard.drop_collection(step.collection)

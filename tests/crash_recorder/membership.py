@@ -6,7 +6,7 @@ report after a power cut must contain. The rules are those by which routers judg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -92,9 +92,11 @@ def other_report(report: ShardReport, number: int) -> ShardReport:
     )
 
 
-async def report_of(shard: LocalShard, *others: ShardReport) -> ShardReport:
-    """Ask a shard for its report, and tell it those of others."""
-    (report,) = await shard.exchange(ExchangeRequest(others=others))
+async def report_of(
+    shard: LocalShard, *others: ShardReport, forget: Iterable[str] = ()
+) -> ShardReport:
+    """Ask a shard for its report, and tell it those of others, and which drops to forget."""
+    (report,) = await shard.exchange(ExchangeRequest(others=others, forget=tuple(forget)))
     return report
 
 
@@ -119,9 +121,18 @@ async def settle(shard: LocalShard, report: ShardReport) -> None:
             await shard.settle(request)
 
 
+def check_tombstones(report: ShardReport, dropped: set[str], forgotten: set[str]) -> None:
+    """Check that what was dropped is known to be dropped, until the shard is told to forget it."""
+    states = {each.incarnation: each.state for each in report.collections}
+    for incarnation in dropped:
+        missing = incarnation not in states and incarnation in forgotten
+        assert missing or states.get(incarnation) is CollectionState.DROPPED
+
+
 def check_report(report: ShardReport, seen: Seen, may_be_dropped: set[str]) -> None:
     """Check that a report after a restart contradicts nothing that was seen before.
 
+    `may_be_dropped` are incarnations that may have a tombstone, or may be forgotten already.
     AssertionError if a router would call the directory an older copy, or a collection lost.
     """
     assert (report.directory, report.life) == (seen.directory, seen.life)
@@ -130,9 +141,8 @@ def check_report(report: ShardReport, seen: Seen, may_be_dropped: set[str]) -> N
     found = {each.incarnation: each for each in report.collections}
     for incarnation, sequence, session, accepted in seen.statements:
         each = found.get(incarnation)
-        assert each is not None, f"{incarnation} is not in the register any more"
-        if each.state is CollectionState.DROPPED:
-            assert incarnation in may_be_dropped
+        if each is None or each.state is CollectionState.DROPPED:
+            assert incarnation in may_be_dropped, f"{incarnation} is not in the register any more"
             continue
         assert each.state is CollectionState.LIVE, each
         statement = Statement(

@@ -121,6 +121,8 @@ class Expected:
     next_number: int = 0
     seen: Seen | None = None
     dropped: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
+    """Of those dropped, which the shard was told to forget: it may do so from then on."""
     noted: list[str] = field(default_factory=list)
     """Marks of other kinds."""
 
@@ -131,6 +133,7 @@ class Expected:
             collections=dict(self.collections),
             begun=dict(self.begun),
             dropped=set(self.dropped),
+            forgotten=set(self.forgotten),
             noted=list(self.noted),
         )
 
@@ -152,6 +155,8 @@ class Expected:
                 del self.begun[number]
             case {"seen": seen}:
                 self.seen = Seen.of(seen)
+            case {"forget": incarnations}:
+                self.forgotten.update(incarnations)
             case _:
                 self.noted.append(mark)
 
@@ -162,7 +167,8 @@ class Expected:
             self.collections[step.collection] = Kept(config, Contents(config.metric), incarnation)
         elif kept is not None and step.kind == "drop":
             del self.collections[step.collection]
-            self.dropped.add(kept.incarnation or "")
+            if kept.incarnation is not None:
+                self.dropped.add(kept.incarnation)
         elif kept is not None and step.kind == "update":
             config = replace(kept.config, target_recall=step.target_recall())
             self.collections[step.collection] = replace(kept, config=config)
