@@ -8,6 +8,8 @@ outcome of that, and rebuilds a directory as the disk might hold it then:
 * a directory's entries (created, linked, renamed, removed) are certain once the directory was
   synced; until then each is kept or dropped. A rename from one directory into another happens
   wholly or not at all, and is certain once either of them was synced;
+* what a failed sync should have made certain stays uncertain, even if a later sync succeeds: a
+  kernel marks what it could not write as clean;
 * a file that was mapped to be written, such as SQLite's shared memory, holds anything.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
@@ -101,6 +104,13 @@ class Synced:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncFailed:
+    """A sync of a file failed: what was not certain before never is."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
 class DirectorySynced:
     """Entries of a directory are certain now: all, or the one that is named."""
 
@@ -123,7 +133,7 @@ class Marked:
 EntryChange: TypeAlias = Created | Linked | Renamed | Removed
 FileChange: TypeAlias = Written | Resized
 Operation: TypeAlias = (
-    EntryChange | FileChange | Mapped | Synced | DirectorySynced | AllSynced | Marked
+    EntryChange | FileChange | Mapped | Synced | SyncFailed | DirectorySynced | AllSynced | Marked
 )
 
 # ---- what is there ------------------------------------------------------------------------------
@@ -135,7 +145,23 @@ class _File:
 
     certain: bytearray = field(default_factory=bytearray)
     since: list[FileChange] = field(default_factory=list)
+    synced: list[bool | None] = field(default_factory=list)
+    """Of each of `since`: whether a sync succeeded or failed first; None before there was one."""
     mapped: bool = False
+
+    def sync(self, succeeded: bool) -> None:
+        """Note a sync of all that had none."""
+        self.synced += [None] * (len(self.since) - len(self.synced))
+        self.synced = [succeeded if first is None else first for first in self.synced]
+        if all(self.synced):
+            self.settle()
+
+    def settle(self) -> None:
+        """Make everything certain."""
+        for change in self.since:
+            _change_file(self.certain, change)
+        self.since.clear()
+        self.synced.clear()
 
 
 @dataclass(slots=True)
@@ -178,13 +204,15 @@ class Image:
             case Mapped(node):
                 self._file(node).mapped = True
             case Synced(node):
-                _sync_contents(self._file(node))
+                self._file(node).sync(succeeded=True)
+            case SyncFailed(node):
+                self._file(node).sync(succeeded=False)
             case DirectorySynced(node, name):
                 self._sync_entries(node, name)
             case AllSynced():
                 for number, node_ in self._nodes.items():
                     if isinstance(node_, _File):
-                        _sync_contents(node_)
+                        node_.settle()
                     elif isinstance(node_, _Directory):
                         self._sync_entries(number, None)
 
@@ -227,12 +255,6 @@ class Image:
             for change in directory.since[:end]:
                 _change_entries(directory.certain, change, number)
             del directory.since[:end]
-
-
-def _sync_contents(file: _File) -> None:
-    for change in file.since:
-        _change_file(file.certain, change)
-    file.since.clear()
 
 
 def _change_entries(entries: dict[str, int], change: EntryChange, directory: int) -> None:
@@ -317,8 +339,8 @@ class _Draw:
 
     def _contents(self, file: _File) -> bytearray | bytes:
         contents = bytearray(file.certain)
-        for change in file.since:
-            fate = self._fate_of_one()
+        for change, synced in zip_longest(file.since, file.synced):
+            fate = "keep" if synced else self._fate_of_one()
             if fate == "keep":
                 _change_file(contents, change)
             elif fate == "tear":

@@ -92,6 +92,39 @@ def test_a_program_that_fails_fails(root: Path) -> None:
         recorded("raise SystemExit(3)", root)
 
 
+FAILS = """
+import os, sys
+from tests.crash_recorder.recorder import Recorder
+recorder = Recorder()
+directory = os.open(sys.argv[1], os.O_RDONLY)
+files = [os.open(sys.argv[1] + name, os.O_RDWR | os.O_CREAT) for name in ("/first", "/second")]
+os.fsync(directory)
+recorder.fail_sync("second")
+for contents in (b"before ", b"and after"):
+    for file in files:
+        os.write(file, contents)
+        try:
+            os.fsync(file)
+        except OSError as error:
+            recorder.mark(error.strerror)
+"""
+
+
+def test_what_a_failed_sync_left_uncertain_stays_so_and_what_follows_is_certain(
+    root: Path, tmp_path: Path
+) -> None:
+    found = recorded(FAILS, root)
+    assert [each.event for each in found if isinstance(each, Marked)] == ["Input/output error"]
+    outcomes = set()
+    for seed in range(20):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        CrashState(found, len(found), seed).materialise(directory)
+        assert (directory / "first").read_bytes() == b"before and after"
+        outcomes.add((directory / "second").read_bytes())
+    assert outcomes == {b"before and after", bytes(7) + b"and after"}
+
+
 # ---- SQLite -------------------------------------------------------------------------------------
 
 COMMITS = """

@@ -26,13 +26,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 STATES = 100
-STATES_OF_A_BREAKAGE = 12
+STATES_OF_A_BREAKAGE = 60  # the first violation ends it
 STATES_OF_AN_UPGRADE = 12
 STATES_OF_A_LOSS = 12
-HONEST = [Order(seed, rounds=40) for seed in range(1, 4)]
+HONEST = [Order(1, rounds=40), Order(2, rounds=40), Order(3, rounds=50, faults=0.2)]
 BROKEN = [
-    Order(1, rounds=12, cuts=0, breakage=f"no-{what}-sync")
-    for what in ("rows", "index", "log", "directory", "session", "register", "witness")
+    *(
+        Order(1, rounds=20, cuts=0, breakage=f"no-{what}-sync")
+        for what in ("rows", "index", "log", "directory", "session", "register", "witness")
+    ),
+    Order(11, rounds=20, cuts=0, faults=0.3, breakage="repeated-sync"),
 ]
 
 
@@ -68,7 +71,7 @@ def test_every_acknowledged_write_is_there_whenever_the_power_fails(
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda order: order.breakage)
-def test_a_missing_sync_is_noticed(
+def test_a_missing_sync_or_a_repeated_one_is_noticed(
     recording: tuple[list[Operation], Path], tmp_path: Path, broken: Order
 ) -> None:
     found = lived(recording[0], [broken])

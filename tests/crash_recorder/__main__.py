@@ -23,6 +23,9 @@ from tests.crash_recorder.recorder import BUILD, check_recording, operations, ru
 from tests.crash_recorder.states import check_lives, lives
 
 RESULTS: Final = BUILD / "crash-states.jsonl"
+FAULTS: Final = 0.2
+"""The share of rounds in which a sync fails, in every third history."""
+
 KEPT: Final = BUILD / "crash-states"
 
 
@@ -87,7 +90,8 @@ def run(seeds: Sequence[int], states: int, results: Path) -> list[dict[str, Any]
         before = read(results).get(seed)
         if before is not None and not before["violations"] and before["states"] >= states:
             continue
-        result = checked(Order(seed, rounds=60, cuts=2), states)
+        faults = FAULTS if seed % 3 == 0 else 0.0
+        result = checked(Order(seed, rounds=60, cuts=2, faults=faults), states)
         with results.open("a") as file:
             file.write(json.dumps(asdict(result)) + "\n")
         print(result, flush=True)

@@ -40,6 +40,16 @@ class LateRowSync(Disk):
             super().sync(self._late.pop())
 
 
+class RepeatedSync(Disk):
+    """Repeats a sync that failed: the second succeeds, but what the first lost stays lost."""
+
+    def sync(self, file: DiskFile) -> None:
+        try:
+            super().sync(file)
+        except OSError:
+            super().sync(file)
+
+
 class WithoutDirectorySync(Disk):
     """Does not sync directories."""
 
@@ -61,6 +71,7 @@ BREAKAGES: Final[dict[str, Callable[[], Disk]]] = {
     **{f"no-{name}-sync": partial(WithoutSync, name) for name in ("rows", "index", "session")},
     **{f"no-{name}-sync": partial(WithoutSync, name) for name in ("register", "witness")},
     "late-rows-sync": LateRowSync,
+    "repeated-sync": RepeatedSync,
     "no-directory-sync": WithoutDirectorySync,
     "no-log-sync": WithoutLogSync,
 }

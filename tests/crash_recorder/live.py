@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tests.crash_recorder.recorder import Recorder, operations
 from tests.crash_recorder.states import lives, moments
 from tests.crash_states import Image
 from vectorshard.shard.engine.local_shard import LocalShard
+from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.storage import row_database, row_file
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
@@ -40,6 +42,9 @@ FIRST_BYTES = 1_024
 CHECKPOINT_BYTES = 60_000
 """So that files grow, and logs are checkpointed, within a small history."""
 
+FAILING = ("rows-", "store.db-wal", "store.db", "log-end", "index-", "register", "shard-0")
+"""What is in the names of the files whose syncs fail; the last one is in all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -49,6 +54,7 @@ class Order:
     rounds: int = 24
     cuts: int = 1
     breakage: str = ""
+    faults: float = 0.0  # the share of rounds in which a sync fails
 
     @property
     def name(self) -> str:
@@ -59,10 +65,13 @@ class Order:
 class Life:
     """One life of a history: a shard in a directory, and the marks of what it does."""
 
-    def __init__(self, recorder: Recorder, expected: Expected, disk: Disk) -> None:
+    def __init__(
+        self, recorder: Recorder, expected: Expected, disk: Disk, faults: float = 0.0
+    ) -> None:
         self.recorder = recorder
         self.expected = expected
         self.disk = disk
+        self.faults = faults
 
     @property
     def told(self) -> Mapping[str, int]:
@@ -88,12 +97,23 @@ class Life:
                 while rounds:
                     rounds -= 1
                     steps = next_round(random, self.expected)
-                    await asyncio.gather(*(self._do(shard, step) for step in steps))
-                    if steps[0].kind == "restart":
+                    faulty = random.random() < self.faults
+                    self.recorder.fail_sync(random.choice(FAILING) if faulty else "")
+                    await asyncio.gather(*(self._do(shard, step, faulty) for step in steps))
+                    if faulty or steps[0].kind == "restart":
                         break
+            self.recorder.fail_sync("")
 
-    async def _do(self, shard: LocalShard, step: Step) -> None:
+    async def _do(self, shard: LocalShard, step: Step, faulty: bool) -> None:
+        """Do a step; if a sync `faulty` fails, it may have been done, as after a power cut."""
         self.mark(begun(step))
+        try:
+            await self._done(shard, step)
+        except (VectorShardError, OSError, sqlite3.Error):
+            if not faulty:
+                raise
+
+    async def _done(self, shard: LocalShard, step: Step) -> None:
         incarnation: str | None = None
         token: Token | None = None
         kept = self.expected.collections.get(step.collection)
@@ -153,7 +173,7 @@ def live_history(order: Order, root: Path, log: Path, recorder: Recorder) -> Non
         recorder.settle()
         recorder.mark(json.dumps({"life": name, "after": after}))
         rounds = order.rounds // (order.cuts + 1)
-        asyncio.run(Life(recorder, expected, disk).live(directory, random, rounds))
+        asyncio.run(Life(recorder, expected, disk, order.faults).live(directory, random, rounds))
         recorder.mark(json.dumps({"end": name}))
 
 
@@ -169,9 +189,9 @@ def main(root: str, log: str, orders: str) -> None:
     row_file.FIRST_BYTES = FIRST_BYTES
     row_database.CHECKPOINT_BYTES = CHECKPOINT_BYTES
     recorder = Recorder()
-    with logged():
-        for order in json.loads(orders):
-            live_history(Order(**order), Path(root), Path(log), recorder)
+    for order in (Order(**order) for order in json.loads(orders)):
+        with logged(with_errors=order.faults > 0):
+            live_history(order, Path(root), Path(log), recorder)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@
 /* Kinds of records, as in recorder.py. */
 enum {
     OPEN = 1, CLOSE, DUPLICATE, WRITE, TRUNCATE, SYNC, RENAME, REMOVE, MAKE_DIRECTORY, LINK,
-    SYMLINK, MAP, MARK, ALLOCATE, SYNC_ALL, SYNC_RANGE
+    SYMLINK, MAP, MARK, ALLOCATE, SYNC_ALL, SYNC_RANGE, SYNC_FAILED
 };
 
 struct record {
@@ -402,12 +402,42 @@ void *mmap64(void *where, size_t bytes, int access, int flags, int fd, off_t off
 
 /* ---- syncs ------------------------------------------------------------------------------------ */
 
+static char failing[256]; /* what the name contains of the file whose next sync fails; or empty */
+
+/* For tests: let the next sync of a file fail whose name contains this; of none if it is empty. */
+void crash_recorder_fail_sync(const char *name)
+{
+    pthread_mutex_lock(&lock);
+    snprintf(failing, sizeof failing, "%s", name);
+    pthread_mutex_unlock(&lock);
+}
+
+static int is_to_fail(int fd)
+{
+    char link[64], name[PATH_MAX];
+    if (!failing[0])
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t bytes = CALL(SYS_readlinkat, AT_FDCWD, link, name, sizeof name - 1);
+    name[bytes > 0 ? bytes : 0] = 0;
+    return !!strstr(name, failing);
+}
+
 /* Only recorded: what is recorded is thrown away. Another thread would wait for the lock meanwhile
  * anyway. */
 static int synced(int fd, long call)
 {
-    RECORDING(is_followed(fd), is_followed(fd) ? 0 : CALL(call, fd),
-              (struct record){.kind = SYNC, .fd = fd}, NULL, NULL, NULL);
+    if (!is_followed(fd))
+        return (int)CALL(call, fd);
+    pthread_mutex_lock(&lock);
+    int fails = is_to_fail(fd);
+    if (fails)
+        failing[0] = 0;
+    append((struct record){.kind = fails ? SYNC_FAILED : SYNC, .fd = fd}, NULL, NULL, NULL);
+    pthread_mutex_unlock(&lock);
+    if (fails)
+        errno = EIO;
+    return fails ? -1 : 0;
 }
 
 int fsync(int fd) { return synced(fd, SYS_fsync); }

@@ -32,6 +32,7 @@ from tests.crash_states import (
     Renamed,
     Resized,
     Synced,
+    SyncFailed,
     Written,
 )
 
@@ -65,6 +66,7 @@ class Kind(IntEnum):
     ALLOCATE = 14
     SYNC_ALL = 15
     SYNC_RANGE = 16
+    SYNC_FAILED = 17
 
 
 # ---- the program that is recorded ---------------------------------------------------------------
@@ -132,6 +134,10 @@ class Recorder:
         """Let everything that was done so far be certain, without a sync."""
         self._program.crash_recorder_settle()
 
+    def fail_sync(self, name: str) -> None:
+        """Let the next sync of a file fail whose path contains `name`; of none if it is empty."""
+        self._program.crash_recorder_fail_sync(name.encode())
+
 
 # ---- what it did --------------------------------------------------------------------------------
 
@@ -196,6 +202,10 @@ class _Reading:
                 node = self._descriptors[descriptor]
                 is_directory = node in self._entries
                 self.operations.append(DirectorySynced(node) if is_directory else Synced(node))
+            case Kind.SYNC_FAILED:
+                node = self._descriptors[descriptor]
+                if node not in self._entries:
+                    self.operations.append(SyncFailed(node))
             case Kind.SYNC_ALL:
                 self.operations.append(AllSynced())
             case Kind.SYNC_RANGE:
