@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash_recorder.__main__ import RESULTS, run
+from tests.crash_recorder.__main__ import RESULTS, checked, run
+from tests.crash_recorder.breakages import BREAKAGES
+from tests.crash_recorder.live import Order
 from tests.crash_recorder.recorder import compiler
 
 HISTORIES = 200
@@ -28,3 +30,10 @@ def test_every_acknowledged_write_is_there_whenever_the_power_fails(first: int) 
     violations = [violation for each in found for violation in each["violations"]]
     print(f"{len(found)} histories, {sum(each['states'] for each in found)} states")
     assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("breakage", [name for name in BREAKAGES if name])
+def test_what_is_left_out_is_noticed(breakage: str) -> None:
+    faults = 0.3 if breakage == "repeated-sync" else 0.0
+    order = Order(11, rounds=40, cuts=0, breakage=breakage, faults=faults)
+    assert checked(order, STATES).violations

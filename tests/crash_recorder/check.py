@@ -25,6 +25,7 @@ from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.membership import ProblemKind
 from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage import ballast
 from vectorshard.shard.storage.data_directory import ShardIdentity
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.index_file import with_stored_index
@@ -42,6 +43,7 @@ from vectorshard.shard.types import (
 )
 
 PAGE_SIZE: Final = 10_000
+BALLAST_BYTES: Final = 2_000  # writing the real one would take as long as all the rest
 TWO_SHARDS: Final = replace(IDENTITY, shards_total=2)  # so that one has something to remember
 LATER_UPSERT: Final = Step(1_000_000, "upsert", numbers=(0, 7, 8, 149, 160), seed=11)
 LATER_DELETE: Final = Step(1_000_001, "delete", numbers=(1, 7, 9, 148), seed=12)
@@ -106,6 +108,7 @@ async def opened(
     """Lend a shard with its background threads; they only absorb unless it `trains`."""
     with ExitStack() as patches:
         patches.enter_context(index_files_required())
+        patches.enter_context(patch.object(ballast, "BALLAST_BYTES", BALLAST_BYTES))
         if not trains:
             idle = patch.object(BackgroundThreads, "build_step", lambda _self, _collection: False)
             patches.enter_context(idle)
@@ -140,18 +143,24 @@ NEVER_AFTER_A_POWER_CUT: Final = {
 """Problems that only a lying or failing disk, or an operator, may lead to."""
 
 
-def check_state(directory: Path, expected: Expected, thorough: bool) -> Counter[str]:
-    """Start on a directory, compare, go on writing, and start once more.
+TRAINED_EVERY: Final = 10
+REOPENED_EVERY: Final = 2
+"""States, of which one is looked at more closely."""
 
-    `thorough` also trains and compacts. AssertionError, or what the shard raises, is a violation.
-    Returns what was warned of.
+
+def check_state(directory: Path, expected: Expected, number: int) -> Counter[str]:
+    """Start on a directory, compare, and go on writing.
+
+    Some, by their number, are also trained and compacted, or started once more. AssertionError, or
+    what the shard raises, is a violation. Returns what was warned of.
     """
     with logged() as events:
-        asyncio.run(_check_state(directory, expected, thorough=thorough))
+        asyncio.run(_check_state(directory, expected, number))
     return Counter(event["event"] for event in events if event["log_level"] == "warning")
 
 
-async def _check_state(directory: Path, expected: Expected, *, thorough: bool) -> None:
+async def _check_state(directory: Path, expected: Expected, number: int) -> None:
+    thorough = number % TRAINED_EVERY == 0
     async with opened(HurriedDisk(), directory, trains=thorough) as shard:
         report = await report_of(shard)
         if expected.seen is not None:
@@ -166,6 +175,8 @@ async def _check_state(directory: Path, expected: Expected, *, thorough: bool) -
         for name, kept in expected.collections.items():
             await check_reads(shard, name, kept)
         await go_on(shard, expected, thorough=thorough)
+    if number % REOPENED_EVERY:
+        return
     async with opened(HurriedDisk(), directory, trains=False) as shard:
         expected.check(await found_in(shard))
         for name, kept in expected.collections.items():

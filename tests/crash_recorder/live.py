@@ -183,7 +183,7 @@ def quiet_logs() -> None:
     structlog.configure(wrapper_class=bound)
 
 
-def main(root: str, log: str, orders: str) -> None:
+def live_all(root: str, log: str, orders: str) -> None:
     """Live through the histories that were ordered, as JSON."""
     quiet_logs()
     row_file.FIRST_BYTES = FIRST_BYTES
@@ -195,4 +195,4 @@ def main(root: str, log: str, orders: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    live_all(*sys.argv[1:])

@@ -10,7 +10,6 @@ import asyncio
 import json
 import pickle
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +138,7 @@ async def _check(directory: Path, request: AcceptLossRequest, marks: Sequence[st
 
 
 def check_loss(
-    request: AcceptLossRequest, directory: Path, marks: Expected, _thorough: bool
+    request: AcceptLossRequest, directory: Path, marks: Expected, _number: int
 ) -> Counter[str]:
     """Check that a repeated acceptance leads to the accepted loss, whatever a power cut left."""
     with logged(with_errors=True):  # of what is lost
@@ -147,7 +146,7 @@ def check_loss(
     return Counter()
 
 
-def main(root: Path, requested: Path) -> None:
+def lose_and_accept(root: Path, requested: Path) -> None:
     """Lose and accept below `root`; pickle the request into a file, for the check."""
     recorder = Recorder()
     directory = root / "loss"
@@ -158,7 +157,3 @@ def main(root: Path, requested: Path) -> None:
     recorder.mark(json.dumps({"life": directory.name, "after": None}))
     asyncio.run(accept(directory, request, recorder))
     recorder.mark(json.dumps({"end": directory.name}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from tests.crash_recorder.check import check_state
 from tests.crash_recorder.plan import Expected
@@ -28,10 +28,8 @@ from tests.crash_states import (
     Written,
 )
 
-THOROUGH_EVERY: Final = 10  # states
-
-Check: TypeAlias = Callable[[Path, Expected, bool], Counter[str]]
-"""Checks a directory against what is expected, and thoroughly or not; see `check_state`."""
+Check: TypeAlias = Callable[[Path, Expected, int], Counter[str]]
+"""Checks a directory against what is expected, by the number of the state; see `check_state`."""
 
 
 @dataclass(slots=True)
@@ -153,7 +151,7 @@ def check_lives(
             image.materialise(directory, seed, life.node)
             number += 1
             try:
-                warned += check(directory, expected.copy(), number % THOROUGH_EVERY == 0)
+                warned += check(directory, expected.copy(), number)
             except Exception as error:
                 yield Violation(life.directory, moment, seed, error)
             else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -58,7 +57,7 @@ def contents(directory: Path) -> Contents:
 
 
 def check_upgrade(
-    contents_before: Contents, directory: Path, _expected: Expected, _thorough: bool
+    contents_before: Contents, directory: Path, _expected: Expected, _number: int
 ) -> Counter[str]:
     """Check that a directory has the expected contents, after this start and the next."""
     for _ in range(2):
@@ -73,7 +72,7 @@ async def upgrade(directory: Path) -> None:
             await contents_of(shard)
 
 
-def main(root: Path, unpacked: Path) -> None:
+def upgrade_all(root: Path, unpacked: Path) -> None:
     """Upgrade a copy of each directory below `root`."""
     recorder = Recorder()
     for name in DIRECTORIES:
@@ -82,7 +81,3 @@ def main(root: Path, unpacked: Path) -> None:
         recorder.mark(json.dumps({"life": name, "after": None}))
         asyncio.run(upgrade(root / name))
         recorder.mark(json.dumps({"end": name}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
