@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -37,7 +38,8 @@ class LateRowSync(Disk):
     def commit(self, connection: sqlite3.Connection) -> None:
         super().commit(connection)
         while self._late:
-            super().sync(self._late.pop())
+            with suppress(OSError):  # a compaction has closed it
+                super().sync(self._late.pop())
 
 
 class RepeatedSync(Disk):
