@@ -221,13 +221,15 @@ def measured_recall_table(name: str, queries: int, figures: Sequence[MeasuredRec
 
 
 def troubles(description: CollectionDescription) -> list[str]:
-    """Return a line for each shard that does not serve its rows, or takes no writes."""
+    """Return a line for each shard that misses rows, takes no writes, or keeps former files."""
     lines = []
     for shard in description.shards:
         if shard.missing_reason:
             lines.append(f"shard {shard.shard} is missing: {shard.missing_reason}")
         if shard.writes_stopped:
             lines.append(f"shard {shard.shard} takes no writes: {shard.writes_stopped}")
+        if shard.kept_files:
+            lines.append(f"shard {shard.shard} keeps files: {shard.kept_files}")
     return lines
 
 

@@ -50,6 +50,7 @@ class ShardDescription:
     drift: float = 0.0
     missing_reason: str = ""  # why its rows are not served; empty if they are
     writes_stopped: str = ""  # why it takes no writes; empty if it does
+    kept_files: str = ""  # that were replaced when their loss was accepted; empty without any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,10 +204,11 @@ class LocalShard:
             return aside.describe()
         collection = self._collections.find(name, call).collection
         description = await self._read(collection, collection.reads.describe)
+        kept = await in_thread(self._witness_thread, self._membership.kept_files, name)
         return CollectionDescription(
             config=collection.entry.config,
             incarnation=collection.entry.incarnation,
-            shards=(description,),
+            shards=(replace(description, kept_files="; ".join(each.text for each in kept)),),
             recommended_batch_size=recommended_batch_size(collection.entry.config.dim),
         )
 

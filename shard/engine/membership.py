@@ -124,8 +124,11 @@ class ShardMembership:
             sum=snapshot.sum,
         )
 
-    def kept_files(self) -> list[Problem]:
-        """Name the files that were kept when a loss was accepted. Reads a directory."""
+    def kept_files(self, collection: str = "") -> list[Problem]:
+        """Name the files that were kept when a loss was accepted, of one collection or of all.
+
+        Reads a directory.
+        """
         shard = self._directory.identity.shard
         return [
             Problem(
@@ -137,7 +140,7 @@ class ShardMembership:
                     "them once nothing in them is of use"
                 ),
             )
-            for path in self._directory.kept_directories()
+            for path in self._directory.kept_directories(collection)
         ]
 
     # ---- the exchange ---------------------------------------------------------------------------

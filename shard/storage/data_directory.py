@@ -315,8 +315,11 @@ class DataDirectory:
             "there already; move one of them to another directory and repeat the call"
         )
 
-    def kept_directories(self) -> list[Path]:
-        """Return what was set apart and is kept, by name."""
+    def kept_directories(self, collection: str = "") -> list[Path]:
+        """Return what was set apart of a collection, or of all, and is kept; by name."""
+        if collection:
+            kept = (self._collections / f"{collection}{suffix}" for suffix in KEPT_SUFFIXES)
+            return [path for path in kept if os.path.lexists(path)]
         return sorted(
             entry for entry in self._collections.iterdir() if name_of_kept(entry.name) is not None
         )

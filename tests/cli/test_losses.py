@@ -114,13 +114,17 @@ def test_describe_shows_what_is_missing_and_the_problems(
     client.create_collection("w", dim=2, metric=Metric.L2, id_type=IdType.INT64)
     description = client.describe("w")
     missing = replace(
-        description.shards[0], missing_reason="its disk is lost", writes_stopped="a disk failed"
+        description.shards[0],
+        missing_reason="its disk is lost",
+        writes_stopped="a disk failed",
+        kept_files="w.damaged keeps files",
     )
     described = replace(description, shards=(missing,))
     monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
     output = run("describe", "w").output
     assert "shard 0 is missing: its disk is lost" in output
     assert "shard 0 takes no writes: a disk failed" in output
+    assert "shard 0 keeps files: w.damaged keeps files" in output
     assert "MISSING" in output
     client.problems = [Problem(shard=3, kind=ProblemKind.DISK_FULL, text="free some space")]
     output = run("describe").output

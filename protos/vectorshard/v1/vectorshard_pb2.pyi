@@ -368,7 +368,7 @@ class Ledger(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since", "index_kind", "drift", "missing_reason", "writes_stopped")
+    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since", "index_kind", "drift", "missing_reason", "writes_stopped", "kept_files")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -395,6 +395,7 @@ class ShardDescription(_message.Message):
     DRIFT_FIELD_NUMBER: _ClassVar[int]
     MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
     WRITES_STOPPED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FILES_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: ShardState
     training: bool
@@ -421,7 +422,8 @@ class ShardDescription(_message.Message):
     drift: float
     missing_reason: str
     writes_stopped: str
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ..., missing_reason: _Optional[str] = ..., writes_stopped: _Optional[str] = ...) -> None: ...
+    kept_files: str
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ..., missing_reason: _Optional[str] = ..., writes_stopped: _Optional[str] = ..., kept_files: _Optional[str] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")

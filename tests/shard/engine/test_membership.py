@@ -549,6 +549,8 @@ async def test_files_that_are_replaced_are_kept_at_most_two_and_named(
         else:
             await shard.accept_loss(request)
             assert await shard.count(CountRequest(collection="words")) == 0
+            (described,) = (await shard.describe("words")).shards
+            assert described.kept_files.count("keeps files") == round_ + 1
         await shard.close()
     with capture_logs():
         shard = open_one_of(tmp_path / "data")

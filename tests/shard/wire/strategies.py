@@ -73,6 +73,7 @@ shard_descriptions = st.builds(
     disk_bytes=uint64s,
     missing_reason=texts,
     writes_stopped=texts,
+    kept_files=texts,
 )
 problems = st.builds(
     membership.Problem,
