@@ -198,7 +198,7 @@ def test_a_directory_too_high_or_too_low_is_refused_instead_of_starting_empty(
     check_does_not_start(within, "is the directory of one shard", 13)
     above = start_server.shard(0, 2, data=data, start=False)
     check_does_not_start(above, "contains the directories of several shards", 13)
-    assert sorted(entry.name for entry in data.iterdir()) == ["shard-0", "shard-1"]
+    assert sorted(entry.name for entry in data.iterdir()) == ["fault", "shard-0", "shard-1"]
     assert not (data / "shard-0" / "shard-0").exists()
 
 
