@@ -19,6 +19,9 @@ BALLAST_FILE: Final = "ballast"
 BALLAST_BYTES: Final = 1024 * 1024
 """More than a thousand small files need."""
 
+LEAST_FREE_BYTES: Final = 4 * BALLAST_BYTES
+"""A disk with less room gets no ballast: the writes that it is for have that room."""
+
 T = TypeVar("T")
 
 
@@ -33,6 +36,9 @@ class Ballast:
         """Make the ballast if it is not there, unless the disk has no room for it."""
         with suppress(OSError):
             if self._path.exists() and self._path.stat().st_blocks * 512 >= BALLAST_BYTES:
+                return
+            free, _ = self._disk.free_bytes(self._path.parent)
+            if free < LEAST_FREE_BYTES:  # others need it more
                 return
             try:
                 with closing(self._disk.open(self._path)) as file:
