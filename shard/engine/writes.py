@@ -75,7 +75,7 @@ class Writes:
                         plan, planned = self._new_plan(), []
                     planned.append(plan.add(write))
                 except Exception as error:
-                    planned.append(state.noticed.error_of(error))
+                    planned.append(limit_reached(error) or state.noticed.error_of(error))
             return outcomes + self._committed(plan, planned)
 
     def update(self, target_recall: float) -> CollectionEntry:

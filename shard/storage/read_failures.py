@@ -18,10 +18,11 @@ from typing import Final, TypeVar
 import structlog
 
 from vectorshard.shard.errors import ReadFailed, RowStoreCorrupt
+from vectorshard.shard.storage.disk import is_disk_full, is_exhausted
 
 _PIECE_BYTES: Final = 1024 * 1024
 
-_READ_CODES: Final = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+_READ_CODES: Final = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM}
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +35,12 @@ the locks of SQLite's connections to that file (sqlite.org/howtocorrupt.html, 2.
 
 
 def is_read_failure(error: BaseException) -> bool:
-    """Whether an error of a read says that the disk failed, and nothing about what is stored."""
+    """Whether an error of a read says that the disk failed, and nothing about what is stored.
+
+    A limit of the machine is no failure of the disk.
+    """
+    if is_exhausted(error) or is_disk_full(error):
+        return False
     if isinstance(error, OSError):
         return True
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _READ_CODES

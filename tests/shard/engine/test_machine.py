@@ -21,6 +21,7 @@ from tests.shard.engine.contents import (
     opened,
 )
 from vectorshard.shard.config import EngineConfig, MachineConfig
+from vectorshard.shard.engine.commit_plan import CommitPlan
 from vectorshard.shard.engine.machine import (
     DISK_FULL_RETRY_S,
     LOOK_S,
@@ -188,3 +189,17 @@ def test_upserts_are_refused_at_the_reserve_and_deletes_are_not(tmp_path: Path) 
         assert isinstance(refused, Overloaded)
         assert not isinstance(deleted, Exception)
         check_contents(collection, contents.after(write.delete([3])))
+
+
+def test_a_write_that_cannot_read_for_want_of_files_is_refused_and_nothing_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Writes(IdType.STRING, SEED)
+    with opened(Disk(), tmp_path / "shard-0", ENTRY) as collection:
+        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
+        monkeypatch.setattr(CommitPlan, "add", lambda *_: _failing(EXHAUSTED[0]))
+        (outcome,) = collection.writes.apply([write.upsert(range(5))])
+        assert isinstance(outcome, Overloaded)
+        assert collection.state.problems == []
+        monkeypatch.undo()
+        check_contents(collection, contents)

@@ -133,6 +133,9 @@ def test_descriptors_are_closed_with_the_database(database: Path) -> None:
     [
         (OSError(errno.EIO, "Input/output error"), True),
         (PermissionError(errno.EACCES, "Permission denied"), True),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), False),
+        (MemoryError(), False),
         (ValueError("malformed"), False),
         (corrupt(), False),
     ],
