@@ -108,12 +108,12 @@ class Life:
         """Do a step; if a sync `faulty` fails, it may have been done, as after a power cut."""
         self.mark(begun(step))
         try:
-            await self._done(shard, step)
+            await self._done(shard, step, faulty)
         except (VectorShardError, OSError, sqlite3.Error):
             if not faulty:
                 raise
 
-    async def _done(self, shard: LocalShard, step: Step) -> None:
+    async def _done(self, shard: LocalShard, step: Step, faulty: bool) -> None:
         incarnation: str | None = None
         token: Token | None = None
         kept = self.expected.collections.get(step.collection)
@@ -129,6 +129,8 @@ class Life:
             case "exchange":
                 other = other_report(await report_of(shard), step.number)
                 told = {each.incarnation: each.sequence for each in other.collections}
+                if faulty:  # what cannot be written is remembered until the next restart only
+                    told = {}
                 forget = sorted(self.expected.dropped) if step.number % 2 else []
                 self.mark(json.dumps({"forget": forget}))
                 report = await report_of(shard, other, forget=forget)
