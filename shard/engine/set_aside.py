@@ -39,6 +39,9 @@ OTHERS_SERVED: Final = "The other collections are served."
 
 _log = structlog.get_logger(__name__)
 
+EXPECTED: Final = (VectorShardError, *DISK_ERRORS, MemoryError)
+"""Errors of an open that say all that there is to say."""
+
 _KINDS: Final = {
     CollectionState.DAMAGED: ProblemKind.DAMAGED,
     CollectionState.UNREADABLE: ProblemKind.UNREADABLE,
@@ -144,10 +147,11 @@ class SetAsides:
             try_twice(lambda: open_(directory))
         except Exception as error:
             aside = aside_of(self._shard, directory, error)
-            self.put(replace(aside, incarnation=incarnation or aside.incarnation), error)
+            unexpected = None if isinstance(error, EXPECTED) else error
+            self.put(replace(aside, incarnation=incarnation or aside.incarnation), unexpected)
 
-    def put(self, aside: SetAside, error: Exception | None = None) -> None:
-        """Set a collection aside, and log it once, with the error that says why."""
+    def put(self, aside: SetAside, unexpected: Exception | None = None) -> None:
+        """Set a collection aside, and log it once; an unexpected error with its trace."""
         self._by_name[aside.name] = aside
         _log.error(
             "collection set aside",
@@ -155,7 +159,7 @@ class SetAsides:
             shard=aside.shard,
             state=aside.state.value,
             reason=aside.reason,
-            exc_info=error,
+            exc_info=unexpected,
         )
 
     def check(self, name: str, call: Call) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object
+from vectorshard.shard.storage.store_files import read_file
 
 _CRC32C = "crc32c"
 
@@ -29,7 +30,7 @@ def read_checked(path: Path, format_version: int) -> dict[str, object] | None:
     Raises InvalidRecord if it is damaged, or of another format version; OSError if the disk fails.
     """
     try:
-        contents = path.read_bytes()
+        contents = read_file(path)
     except FileNotFoundError:
         return None
     fields = parsed_object(contents, str(path))

@@ -31,12 +31,14 @@ from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object, record_of
 from vectorshard.shard.storage.register import Register, Registered
 from vectorshard.shard.storage.session import begin_session, new_session
+from vectorshard.shard.storage.store_files import read_file
 
 FORMAT_VERSION: Final = 2
 VERSION_WITHOUT_ID: Final = 1
 """What earlier releases wrote: no `directory`, no `life`, no register and no session file."""
 
 _LOCK = "LOCK"
+_IDENTITY_BYTES_MAX = 64 * 1024  # it has about 300
 IDENTITY_FILE = "shard.json"
 _COLLECTIONS = "collections"
 _CREATING = ".creating-"
@@ -442,7 +444,7 @@ def _stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | Non
             )
         return None
     try:
-        stored = parsed_object(file.read_bytes(), str(file))
+        stored = parsed_object(read_file(file, _IDENTITY_BYTES_MAX), str(file))
         version = stored.pop("format_version", None)
         if type(version) is not int:
             raise InvalidRecord(f"{file}: format_version: expected int, found {version!r}")

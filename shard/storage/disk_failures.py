@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorshard.shard.storage.disk import DiskError
+from vectorshard.shard.storage.store_files import obstacle_in, wrong_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,6 @@ class DiskFailure:
     reason: str
     cure: str
 
-
-_FILES: Final = ("store.db", "rows-", "log-end")
-"""How the names of files begin that a collection is opened with."""
 
 _LIMITS: Final = {
     errno.EMFILE: "the process has too many open files",
@@ -40,12 +38,13 @@ def failure_at_open(directory: Path, error: DiskError | MemoryError) -> DiskFail
     SQLite withholds the system's error number where it cannot open a file. Opening the files again
     usually fails alike; none of them may be open, or SQLite would lose its locks.
     """
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith(_FILES) and path.exists() and not path.is_file():
-            return DiskFailure(f"{path.name} is not a file", "Move it away")
+    if obstacle := _obstacle(directory):
+        return DiskFailure(obstacle, "Move it away")
     code = _code_of(error)
     if code is None and isinstance(error, sqlite3.Error):
         code = _code_of_opening(directory)
+    if code is None and isinstance(error, sqlite3.Error):
+        return _failure_of_sqlite(error)
     what = os.strerror(code) if code else str(error)
     if code in _LIMITS:
         return DiskFailure(f"{_LIMITS[code]} ({what})", "Raise that limit")
@@ -54,6 +53,27 @@ def failure_at_open(directory: Path, error: DiskError | MemoryError) -> DiskFail
     if code in {errno.EACCES, errno.EPERM}:
         return DiskFailure(f"its files may not be opened ({what})", "Correct their permissions")
     return DiskFailure(f"the disk failed ({what})", "Check the disk")
+
+
+def _obstacle(directory: Path) -> str:
+    """Return what is in place of a file of a collection; empty if nothing, or unknown."""
+    try:
+        return obstacle_in(directory) or next(
+            (wrong for path in sorted(directory.glob("rows-*")) if (wrong := wrong_kind(path))), ""
+        )
+    except OSError:
+        return ""
+
+
+def _failure_of_sqlite(error: sqlite3.Error) -> DiskFailure:
+    """Return what an error means that has no number of the system."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return DiskFailure("another program has locked store.db", "Stop that program")
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
+        return DiskFailure("store.db may not be written", "Correct the permissions of its files")
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return DiskFailure(f"SQLite could not open store.db ({name})", "Check the disk")
 
 
 def _code_of(error: DiskError | MemoryError) -> int | None:

@@ -20,6 +20,7 @@ from vectorshard.shard.rows.filter_columns import DamagedColumns, FieldValues, F
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.store_files import read_file
 from vectorshard.shard.types import CollectionConfig
 
 _MAGIC: Final = b"VSFILTR1"
@@ -72,7 +73,7 @@ def _values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequence[
 
 def _read(path: Path, config: CollectionConfig) -> FilterColumns | None:
     try:
-        contents = path.read_bytes()
+        contents = read_file(path)
     except OSError:
         return None
     if len(contents) < _HEAD.size:

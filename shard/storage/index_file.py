@@ -17,6 +17,7 @@ from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import IndexFile
+from vectorshard.shard.storage.store_files import read_file
 
 
 def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
@@ -25,7 +26,7 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
     if stored is None:
         return snapshot
     try:
-        serialized = (directory / stored.name).read_bytes()
+        serialized = read_file(directory / stored.name)
     except OSError:
         return snapshot
     if checksum(serialized) != stored.crc32c:

@@ -33,6 +33,7 @@ from vectorshard.shard.storage.row_store_format import (
     SCHEMA,
     session_checksum,
 )
+from vectorshard.shard.storage.store_files import check_store_files
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The log is moved into the database after about so much. Larger: fewer pauses of writers, a longer
@@ -129,8 +130,7 @@ class RowDatabase:
         DataDirectoryTooNew
             If a later format version wrote it.
         """
-        if not path.exists():
-            raise RowStoreCorrupt(f"{path} is missing")
+        check_store_files(path)
         database = cls(disk, path)
         with database.closed_on_failure():
             looker = disk.connect_reader(path)
@@ -239,6 +239,7 @@ class RowDatabase:
         if self._is_closed:
             raise RuntimeError(f"{self.path} is closed")
         with corruption_named(self.path):
+            check_store_files(self.path)
             if self._stamp is None or stamp_of(self.path) != self._stamp:
                 self._check_transactions()
             self.log_end.reopen()
@@ -247,8 +248,6 @@ class RowDatabase:
 
     def _check_transactions(self) -> None:
         """Look at the database, and compare its transactions with those that were committed."""
-        if not self.path.exists():
-            raise RowStoreCorrupt(f"{self.path} is missing")
         with closing(self._disk.connect_reader(self.path)) as looker:
             (found,) = looker.execute("SELECT transactions FROM ledger").fetchone()
         if found != self.transactions:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from vectorshard.shard.errors import RowFileCorrupt
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.memory_map import MemoryMap
+from vectorshard.shard.storage.store_files import require_file
 from vectorshard.shard.types import Float32Array
 
 FIRST_BYTES = 1024 * 1024
@@ -63,6 +64,7 @@ class RowFile:
 
         Raises RowFileCorrupt if it does not exist, OSError if opening or mapping it fails.
         """
+        require_file(path)
         if not path.exists():
             raise RowFileCorrupt(f"{path} is missing")
         with closing(disk.open(path)) as file:

@@ -11,11 +11,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from vectorshard.shard.errors import CorruptData
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.json_records import from_json
 from vectorshard.shard.storage.row_store_format import FILE_NAME
+from vectorshard.shard.storage.store_files import check_header, check_store_files
 from vectorshard.shard.types import CollectionConfig, CollectionEntry
+
+_UNREADABLE = (*DISK_ERRORS, CorruptData, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,27 +39,40 @@ def stored_collection(directory: Path) -> StoredCollection | None:
     """Return what is stored in a collection's directory; None if it is unreadable."""
     path = directory / FILE_NAME
     try:
-        if not path.exists():
-            return None
-        uri = path.absolute().as_uri() + "?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            config, incarnation, data_directory = (
-                _property(connection, key) for key in ("configuration", "incarnation", "directory")
-            )
-            ((accepted,),) = connection.execute("SELECT accepted FROM ledger").fetchall()
-        entry = CollectionEntry(
-            config=from_json(CollectionConfig, config or "", str(path)),
-            incarnation=incarnation or "",
-        )
-        return StoredCollection(entry=entry, directory=data_directory or "", has_rows=accepted > 0)
-    except (*DISK_ERRORS, ValueError, TypeError, AttributeError):
+        check_store_files(path)
+        return _read(path, "mode=ro")
+    except _UNREADABLE:
         return None
 
 
 def stored_entry(directory: Path) -> CollectionEntry | None:
-    """Return the configuration and incarnation in a collection's directory; None if unreadable."""
+    """Return the configuration and incarnation in a collection's directory; None if unreadable.
+
+    If its log does not open, the configuration is the one of the last checkpoint.
+    """
     stored = stored_collection(directory)
-    return stored.entry if stored is not None else None
+    if stored is None:
+        path = directory / FILE_NAME
+        try:
+            check_header(path)
+            stored = _read(path, "immutable=1")  # SQLite opens, changes and removes no other file
+        except _UNREADABLE:
+            return None
+    return stored.entry
+
+
+def _read(path: Path, options: str) -> StoredCollection:
+    uri = f"{path.absolute().as_uri()}?{options}"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        config, incarnation, data_directory = (
+            _property(connection, key) for key in ("configuration", "incarnation", "directory")
+        )
+        ((accepted,),) = connection.execute("SELECT accepted FROM ledger").fetchall()
+    entry = CollectionEntry(
+        config=from_json(CollectionConfig, config or "", str(path)),
+        incarnation=incarnation or "",
+    )
+    return StoredCollection(entry=entry, directory=data_directory or "", has_rows=accepted > 0)
 
 
 def _property(connection: sqlite3.Connection, key: str) -> str | None:

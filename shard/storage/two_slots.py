@@ -14,6 +14,7 @@ from typing import Final
 
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk, DiskFile
+from vectorshard.shard.storage.store_files import read_file
 
 SLOT_BYTES: Final = 4096
 """The distance of the slots: no disk tears a write of one and harms the other."""
@@ -106,7 +107,7 @@ def _packed(slot: Slot) -> bytes:
 
 
 def _slots(path: Path) -> tuple[Slot | None, Slot | None]:
-    contents = path.read_bytes()
+    contents = read_file(path, 2 * SLOT_BYTES)
     return _slot_in(contents, 0), _slot_in(contents, SLOT_BYTES)
 
 

@@ -7,14 +7,17 @@ and all rows are served. Either way the other collection serves, and the good fi
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.shard.samples import SMALL_ENGINE, config_of, corpus_of, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -100,7 +103,7 @@ def contents_of(directory: Path) -> dict[str, bytes]:
     return {
         file.name: file.read_bytes()
         for file in directory.iterdir()
-        if file.is_file() and not file.name.endswith("-shm") and file.stat().st_size
+        if file.is_file() and not file.name.endswith("-shm") and 0 < file.stat().st_size < 2**30
     }
 
 
@@ -180,6 +183,34 @@ def put_directory(file: Path) -> None:
     file.mkdir()
 
 
+def put_pipe(file: Path) -> None:
+    """Put a pipe in its place: whoever opens it waits."""
+    file.unlink()
+    os.mkfifo(file)
+
+
+def put_link_to(target: str) -> Harm:
+    """Return what puts a link to a device, or to nothing, in a file's place."""
+
+    def put(file: Path) -> None:
+        file.unlink()
+        file.symlink_to(target)
+
+    return put
+
+
+def put_huge(file: Path) -> None:
+    """Put a file in its place that is longer than memory, without using the disk."""
+    file.write_bytes(b"")
+    os.truncate(file, 2**42)
+
+
+def put(file: Path, *, at: int, part: bytes) -> None:
+    """Write bytes at an offset."""
+    contents = file.read_bytes()
+    file.write_bytes(contents[:at] + part + contents[at + len(part) :])
+
+
 def put_that_of_other(file: Path) -> None:
     """Put the file of the other collection in its place."""
     (there,) = (file.parent.parent / OTHER).glob(file.name)
@@ -189,25 +220,47 @@ def put_that_of_other(file: Path) -> None:
 SHORTER_LOG = r"store\.db ends after transaction \d+ \(commit \d\), but log-end has \d \(commit 3\)"
 NO_MARK = "log-end, the log mark, is missing or damaged"
 NOT_A_FILE = "{} is not a file; nothing is known to be lost"
+BAD_HEADER = r"store\.db is not a row store: its header is damaged"
+DANGLING = "{} is a link to /absent, which is absent; nothing is known to be lost"
+HOT_JOURNAL = (
+    bytes.fromhex("d9d505f920a163d7")
+    + struct.pack(">IIIII", 1, 1, 1, 512, 4096).ljust(504, b"\0")
+    + struct.pack(">I4096xI", 1, 1)
+)
+"""That of a transaction of another program that it did not finish."""
 ONE_ID = CORPUS.ids[9:11].astype("<i8").tobytes()
 DERIVED: dict[str, Harm] = {
     "middle": partial(flip, at=0.5),
     "short": partial(cut, to=0.6),
     "gone": remove,
     "directory": put_directory,
+    "pipe": put_pipe,
+    "endless": put_link_to("/dev/zero"),
 }
 NOTICED: dict[tuple[str, str], dict[str, tuple[Harm, str]]] = {
     ("closed", "store.db"): {
-        "first byte": (partial(flip, at=0.0), "store.db: file is not a database"),
+        "first byte": (partial(flip, at=0.0), BAD_HEADER),
+        "magic": (partial(put, at=10, part=b"x"), BAD_HEADER),
         "an id": (partial(flip_in, part=ONE_ID), "commit 1, from row 0 on, is .* damaged"),
         "metadata": (partial(flip_in, part=b"red "), "do not match their checksums"),
         "configuration": (partial(flip_in, part=b'"colour"'), "property configuration"),
         "short": (partial(cut, to=0.6), "store.db: database disk image is malformed"),
-        "empty": (partial(cut, to=0.0), "store.db is not a row store"),
+        "empty": (partial(cut, to=0.0), "store.db is not a row store: it has 0 bytes"),
+        "a stub": (partial(cut, to=0.001), r"store.db is not a row store: it has \d\d bytes"),
         "gone": (remove, "store.db is missing"),
         "directory": (put_directory, NOT_A_FILE.format("store.db")),
     },
+    ("killed", "store.db"): {
+        "empty": (partial(cut, to=0.0), "store.db is not a row store: it has 0 bytes"),
+        "not with a log": (partial(put, at=18, part=b"\1\1"), BAD_HEADER),
+        "zeros": (zero, BAD_HEADER),
+        "device": (put_link_to("/dev/null"), NOT_A_FILE.format("store.db")),
+        "dangling": (put_link_to("/absent"), DANGLING.format("store.db")),
+        "pipe": (put_pipe, NOT_A_FILE.format("store.db")),
+    },
     ("killed", "store.db-wal"): {
+        "device": (put_link_to("/dev/null"), NOT_A_FILE.format("store.db-wal")),
+        "dangling": (put_link_to("/absent"), DANGLING.format("store.db-wal")),
         "middle": (partial(flip, at=0.5), SHORTER_LOG),
         "short": (partial(cut, to=0.6), SHORTER_LOG),
         "zeros": (zero, SHORTER_LOG),
@@ -224,6 +277,9 @@ NOTICED: dict[tuple[str, str], dict[str, tuple[Harm, str]]] = {
     },
     ("killed", "log-end"): {
         "both marks": (flip_marks, NO_MARK),
+        "endless": (put_link_to("/dev/zero"), NOT_A_FILE.format("log-end")),
+        "huge": (put_huge, NO_MARK),
+        "pipe": (put_pipe, NOT_A_FILE.format("log-end")),
         "gone": (remove, NO_MARK),
         "directory": (put_directory, NOT_A_FILE.format("log-end")),
     },
@@ -260,8 +316,43 @@ async def test_a_harm_is_named_changes_nothing_more_and_is_healed_by_the_good_fi
     assert contents_of(directory_of(path)) == before
     if file.is_dir():
         file.rmdir()
+    file.unlink(missing_ok=True)
     shutil.copy(good, file)
     assert await said_of(path, HARMED) is None
+
+
+async def test_a_journal_beside_the_store_is_named_and_neither_rolled_back_nor_removed(
+    tmp_path: Path, templates: Templates
+) -> None:
+    path = tmp_path / "shard"
+    shutil.copytree(templates.killed, path)
+    journal = directory_of(path) / "store.db-journal"
+    journal.write_bytes(HOT_JOURNAL)
+    before = contents_of(directory_of(path))
+    error = await said_of(path, HARMED)
+    assert isinstance(error, CollectionUnreadable)
+    assert "store.db-journal is no file of a collection; nothing is known to be lost" in str(error)
+    assert "Move it away" in str(error)
+    assert contents_of(directory_of(path)) == before
+    journal.unlink()
+    assert await said_of(path, HARMED) is None
+
+
+@pytest.mark.parametrize("name", ["store.db-wal", "store.db-shm", "log-end"])
+async def test_what_a_link_leads_away_from_is_described_by_the_configuration(
+    tmp_path: Path, templates: Templates, name: str
+) -> None:
+    path = tmp_path / "shard"
+    shutil.copytree(templates.killed, path)
+    put_link_to("/absent")(directory_of(path) / name)
+    with capture_logs() as logs:
+        shard = open_shard(path, engine=STILL)
+    (told,) = [log for log in logs if log["event"] == "collection set aside"]
+    assert not told.get("exc_info")
+    assert HARMED in {entry.config.name for entry in await shard.list_collections()}
+    described = await shard.describe(HARMED)
+    assert f"{name} is a link to /absent" in described.shards[0].missing_reason
+    await shard.close()
 
 
 @pytest.mark.parametrize(

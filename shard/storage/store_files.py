@@ -1,0 +1,89 @@
+"""The files of a collection, looked at before SQLite or a reader opens them.
+
+SQLite removes the log of an empty database, even if it may only read. A pipe makes a reader wait,
+and a device may have no end. So each file must be a file, and the database must begin like one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from vectorshard.shard.errors import RowStoreCorrupt
+
+MEMBERS: Final = ("store.db", "store.db-wal", "store.db-shm", "log-end")
+"""What is opened of a collection, besides its row file and what is derived from it."""
+
+JOURNAL: Final = "store.db-journal"
+"""What SQLite would roll back. A database with a log never has one."""
+
+_MAGIC: Final = b"SQLite format 3\x00"
+_HEADER_BYTES: Final = 100  # sqlite.org/fileformat.html, 1.3
+_WITH_LOG: Final = b"\x02\x02"  # bytes 18 and 19: written, and read, with a log
+
+
+def wrong_kind(path: Path) -> str:
+    """Return what is wrong with what should be a file; empty if nothing is, or it is absent."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            return f"{path.name} is a link to {path.readlink()}, which is absent"
+        return ""
+    return "" if stat.S_ISREG(mode) else f"{path.name} is not a file"
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError if something else than a file is in its place."""
+    if wrong := wrong_kind(path):
+        raise OSError(errno.EINVAL, wrong, str(path))
+
+
+def read_file(path: Path, at_most: int = -1) -> bytes:
+    """Return the contents of a file, or so many bytes of it.
+
+    Raises OSError if something else is in its place: it is not opened then.
+    """
+    require_file(path)
+    with path.open("rb") as file:
+        return file.read(at_most)
+
+
+def obstacle_in(directory: Path) -> str:
+    """Return what keeps the files of a collection from being opened safely; empty if nothing."""
+    for name in MEMBERS:
+        if wrong := wrong_kind(directory / name):
+            return wrong
+    if os.path.lexists(directory / JOURNAL):
+        return f"{JOURNAL} is no file of a collection"
+    return ""
+
+
+def check_store_files(path: Path) -> None:
+    """Look at a database that no connection has open, before SQLite opens it. Changes nothing.
+
+    Raises
+    ------
+    RowStoreCorrupt
+        If it is missing, or does not begin like a database with a log.
+    OSError
+        If a directory, a device or the like is in place of a file, or a journal is there.
+    """
+    if obstacle := obstacle_in(path.parent):
+        raise OSError(errno.EINVAL, obstacle, str(path.parent))
+    check_header(path)
+
+
+def check_header(path: Path) -> None:
+    """Raise RowStoreCorrupt if a database does not begin like one with a log; see above."""
+    try:
+        header = read_file(path, _HEADER_BYTES)
+    except FileNotFoundError as error:
+        raise RowStoreCorrupt(f"{path} is missing") from error
+    if len(header) < _HEADER_BYTES:
+        raise RowStoreCorrupt(f"{path} is not a row store: it has {len(header)} bytes")
+    if not header.startswith(_MAGIC) or header[18:20] != _WITH_LOG:
+        raise RowStoreCorrupt(f"{path} is not a row store: its header is damaged")
