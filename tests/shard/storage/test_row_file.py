@@ -193,3 +193,29 @@ def test_the_file_is_the_matrix_of_its_appends(
         model = np.vstack([model[:first_row], vectors])
         np.testing.assert_array_equal(rows.view(len(model)), model)
     rows.close()
+
+
+def test_an_append_to_a_file_that_was_replaced_fails_and_changes_nothing_in_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rows"
+    rows = RowFile.open(Disk(), path, DIM)
+    rows.append(0, vectors_of(0, 3))
+    other = tmp_path / "other"
+    other.write_bytes(b"of another day")
+    other.rename(path)
+    with pytest.raises(OSError, match="the row file was replaced") as failed:
+        rows.append(3, vectors_of(3, 1))
+    assert failed.value.errno == errno.ESTALE
+    assert path.read_bytes() == b"of another day"
+    np.testing.assert_array_equal(rows.view(3), vectors_of(0, 3))
+
+
+def test_a_row_file_keeps_no_descriptor(tmp_path: Path) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    rows = RowFile.open(Disk(), tmp_path / "rows", DIM)
+    rows.append(0, vectors_of(0, 3))
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    rows.close()
+    with pytest.raises(ValueError, match="is closed"):
+        rows.append(3, vectors_of(3, 1))
