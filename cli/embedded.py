@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vectorshard.cli.fleet import EMBEDDED, open_shard
@@ -34,8 +35,7 @@ async def open_embedded(
     disk = disk or Disk()
     local_shards: list[LocalShard] = []
     directories = [data / EMBEDDED.format(shard) for shard in range(shards)]
-    # A shard that lost its directory joins the others again, whichever shard it is.
-    cluster = next(filter(None, map(stored_cluster, directories)), "")
+    cluster = _cluster_of(directories)
     try:
         for shard, directory in enumerate(directories):
             local_shard = await open_shard(
@@ -48,6 +48,22 @@ async def open_embedded(
         for local_shard in local_shards:
             await local_shard.close()
         raise
+
+
+def _cluster_of(directories: Sequence[Path]) -> str:
+    """Return the cluster that the directories belong to; empty if all of them are new.
+
+    A shard that lost its directory joins the others again, whichever shard it is. Nothing may be
+    made before: a new directory with a cluster of its own would be refused for ever.
+    """
+    found = {path: cluster for path in directories if (cluster := stored_cluster(path))}
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{path} to {cluster!r}" for path, cluster in found.items())
+        raise DataDirectoryForeign(
+            f"the directories belong to different clusters: {listed}; one of them was exchanged: "
+            "put the right one back, or move it away, which starts that shard as missing"
+        )
+    return next(iter(found.values()), "")
 
 
 async def serve(

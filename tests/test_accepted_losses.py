@@ -21,7 +21,7 @@ from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.local_shard import LocalShard
-from vectorshard.shard.errors import ShardMissing, WritesLost
+from vectorshard.shard.errors import DataDirectoryForeign, ShardMissing, WritesLost
 from vectorshard.shard.membership import AcceptLossRequest, ProblemKind
 from vectorshard.shard.types import (
     CountRequest,
@@ -269,6 +269,20 @@ async def test_an_embedded_server_whose_shard_is_wiped_starts_and_names_it(
     with pytest.raises(ShardMissing, match=f"shard {shard}: its directory is another"):
         await router.count(CountRequest(collection="words"))
     await router.close()
+
+
+async def test_an_embedded_server_with_a_directory_of_another_cluster_makes_none(
+    tmp_path: Path,
+) -> None:
+    engine = EngineConfig(search_threads=1)
+    for path in (tmp_path, tmp_path / "other"):
+        await (await open_embedded(path, 3, engine)).close()
+    wiped(tmp_path, tmp_path, 0)
+    wiped(tmp_path, tmp_path, 2)
+    (tmp_path / "other" / "shard-2").rename(tmp_path / "shard-2")
+    with pytest.raises(DataDirectoryForeign, match="different clusters: .*shard-1.*shard-2"):
+        await open_embedded(tmp_path, 3, engine)
+    assert not (tmp_path / "shard-0").exists()
 
 
 async def test_two_shards_of_three_that_are_wiped_at_once_are_both_missing(tmp_path: Path) -> None:
