@@ -280,7 +280,7 @@ async def test_an_embedded_server_with_a_directory_of_another_cluster_makes_none
     wiped(tmp_path, tmp_path, 0)
     wiped(tmp_path, tmp_path, 2)
     (tmp_path / "other" / "shard-2").rename(tmp_path / "shard-2")
-    with pytest.raises(DataDirectoryForeign, match="different clusters: .*shard-1.*shard-2"):
+    with pytest.raises(DataDirectoryForeign, match=r"different clusters: .*shard-1.*shard-2"):
         await open_embedded(tmp_path, 3, engine)
     assert not (tmp_path / "shard-0").exists()
 

@@ -45,7 +45,6 @@ from vectorshard.shard.membership import (
 )
 from vectorshard.shard.storage.data_directory import DataDirectory
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.register import Registered
 from vectorshard.shard.storage.stock import CollectionFiles, Place, foreign_place, take_stock
 from vectorshard.shard.storage.stored_entry import stored_collection
 from vectorshard.shard.types import (
@@ -250,8 +249,7 @@ class CollectionSet:
                     await in_thread(self.change_thread, change, membership)
                 return entry, False
             self.set_aside.check(config.name, Call())
-            register = self.directory.register
-            if register.state_of(call.incarnation) is Registered.DROPPED:
+            if self.directory.register.was_dropped(call.incarnation):
                 raise IncarnationMismatch(f"collection {config.name!r} was dropped")
             self._machine.require_place(len(self.served) + len(self.set_aside))
             entry = CollectionEntry(config=config, incarnation=call.incarnation or uuid.uuid4().hex)

@@ -7,7 +7,7 @@ of a write or a search.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from vectorshard.shard.membership import (
 )
 from vectorshard.shard.storage.data_directory import name_of_kept
 from vectorshard.shard.storage.disk import DISK_ERRORS, Disk
-from vectorshard.shard.storage.register import Registered
+from vectorshard.shard.storage.register import Register, Registered
 from vectorshard.shard.storage.stored_entry import stored_entry
 from vectorshard.shard.storage.witness import read_witness, write_witness
 from vectorshard.shard.types import CollectionEntry
@@ -86,9 +86,14 @@ class ShardMembership:
             if entry.state is Registered.DROPPED
         ]
         gone = {each.incarnation for each in dropped}
+        is_forgotten = self._directory.register.is_forgotten
         reported = [self._report_of(served) for served in collections.served.values()]
         self._reported = {each.incarnation: each for each in reported}
-        aside = [each.report for each in collections.set_aside if each.incarnation not in gone]
+        aside = [
+            each.report
+            for each in collections.set_aside
+            if each.incarnation not in gone and not is_forgotten(each.incarnation)
+        ]
         report = replace(
             self._report,
             life=self._directory.life,
@@ -150,28 +155,29 @@ class ShardMembership:
 
         What is remembered is durable then, if the disk allows: else it is written later.
         """
-        if any(
-            self._directory.register.state_of(each) is Registered.DROPPED for each in request.forget
-        ):
-            await self._collections.to_its_end(self._forget(request.forget))
-        own = self._report
+        register, own = self._directory.register, self._report
+        if any(register.state_of(each) is Registered.DROPPED for each in request.forget):
+            change = partial(register.forget, request.forget)
+            await self._collections.to_its_end(self._change_tombstones(change))
         others = [
             each
             for each in request.others
             if each.cluster == own.cluster and each.shard != own.shard
         ]
+        if brought_back := _brought_back(others, register):
+            change = partial(register.recall, brought_back)
+            await self._collections.to_its_end(self._change_tombstones(change))
         if others or self._unwritten:
             async with self._exchanging:
                 await in_thread(self._thread, self._take_in, others)
         return self.report()
 
-    async def _forget(self, incarnations: Sequence[str]) -> None:
+    async def _change_tombstones(self, change: Callable[[], None]) -> None:
         async with self._collections.changing:
-            forget = self._directory.register.forget
             try:
-                await in_thread(self._collections.change_thread, forget, incarnations)
+                await in_thread(self._collections.change_thread, change)
             except Exception as error:
-                _log.warning("tombstones not removed", reason=str(error))
+                _log.warning("tombstones not written", reason=str(error))
 
     def _take_in(self, others: Sequence[ShardReport]) -> None:
         register, own = self._directory.register, self._report.shard
@@ -246,7 +252,7 @@ class ShardMembership:
 
     async def _accept(self, loss: AcceptedLoss, life: int) -> None:
         collections, register = self._collections, self._directory.register
-        if register.state_of(loss.incarnation) is Registered.DROPPED:
+        if register.was_dropped(loss.incarnation):
             return
         registered = register.live_incarnation(loss.collection)
         if registered not in ("", loss.incarnation):
@@ -278,6 +284,16 @@ class ShardMembership:
             collection.close()
             raise
         return collection
+
+
+def _brought_back(others: Sequence[ShardReport], register: Register) -> dict[str, str]:
+    """Return dropped collections, with their names, that a shard has again: its disk is old."""
+    return {
+        each.incarnation: each.name
+        for report in others
+        for each in report.collections
+        if each.state is not CollectionState.DROPPED and register.is_forgotten(each.incarnation)
+    }
 
 
 def _keep_older(served: Served, loss: AcceptedLoss, own: Member) -> None:

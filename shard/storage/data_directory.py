@@ -344,17 +344,17 @@ class DataDirectory:
         self._disk.sync_directory(self._collections)
 
     def _read_register(self) -> Register:
-        entries = None
+        content = None
         if self._version == FORMAT_VERSION:
             try:
-                entries = Register.read(self.path)
-                if entries is None:
+                content = Register.read(self.path)
+                if content is None:
                     _log.error("register missing", directory=str(self.path))
             except InvalidRecord as error:
                 _log.error("register damaged", reason=str(error))
         kept = TOMBSTONES_KEPT if self.identity.shards_total == 1 else None
         return Register(
-            self._disk, self.path, entries, tombstones_kept=kept, write=self._ballast.spend
+            self._disk, self.path, content, tombstones_kept=kept, write=self._ballast.spend
         )
 
 

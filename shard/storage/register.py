@@ -1,12 +1,15 @@
 """The register of a data directory: which collections it should hold, and which were dropped.
 
-Without it, a collection whose directory is gone and one that never existed look alike.
+Without it, a collection whose directory is gone and one that never existed look alike. A tombstone
+is reported until all shards have dropped the collection; then its incarnation is kept in a list,
+because an old disk may bring the collection back long afterwards (`recall`).
+
 docs/formats.md describes the file. Thread-safe: its changes come from one thread at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +21,8 @@ from vectorshard.shard.storage.json_records import InvalidRecord, record_of
 
 REGISTER_FILE: Final = "register.json"
 FORMAT_VERSION: Final = 1
+FORGOTTEN_KEPT: Final = 1_000
+"""Incarnations of finished drops, the newest: 36 bytes each in the file."""
 
 
 class Registered(Enum):
@@ -37,8 +42,11 @@ class RegisterEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored:
-    collections: tuple[RegisterEntry, ...]
+class RegisterContent:
+    """What a register's file holds. `forgotten` are incarnations whose drop is finished."""
+
+    collections: tuple[RegisterEntry, ...] = ()
+    forgotten: tuple[str, ...] = ()
 
 
 class Register:
@@ -49,7 +57,7 @@ class Register:
 
     Parameters
     ----------
-    entries
+    content
         What was read; None if there was nothing to read.
     tombstones_kept
         How many tombstones are kept, the newest; None for all.
@@ -61,7 +69,7 @@ class Register:
         self,
         disk: Disk,
         directory: Path,
-        entries: Iterable[RegisterEntry] | None = (),
+        content: RegisterContent | None = RegisterContent(),
         *,
         tombstones_kept: int | None = None,
         write: Callable[[Callable[[], None]], None] = lambda write: write(),
@@ -70,13 +78,15 @@ class Register:
         self._path = directory / REGISTER_FILE
         self._write = write
         self._tombstones_kept = tombstones_kept
-        self.is_whole = entries is not None
+        self.is_whole = content is not None
         """Whether it was read; else it has to be made from what is there."""
-        self._entries = {entry.incarnation: entry for entry in entries or ()}
+        content = content or RegisterContent()
+        self._entries = {entry.incarnation: entry for entry in content.collections}
+        self._forgotten = dict.fromkeys(content.forgotten)
 
     @staticmethod
-    def read(directory: Path) -> tuple[RegisterEntry, ...] | None:
-        """Return the entries in a directory's file; None if it is absent.
+    def read(directory: Path) -> RegisterContent | None:
+        """Return what a directory's file holds; None if it is absent.
 
         Raises InvalidRecord if it is damaged.
         """
@@ -84,13 +94,14 @@ class Register:
         fields = read_checked(path, FORMAT_VERSION)
         if fields is None:
             return None
-        entries = record_of(_Stored, fields, str(path)).collections
+        content = record_of(RegisterContent, fields, str(path), optional=("forgotten",))
+        entries = content.collections
         names = [entry.name for entry in entries if entry.state is Registered.LIVE]
         if len({entry.incarnation for entry in entries}) < len(entries) or len(set(names)) < len(
             names
         ):
             raise InvalidRecord(f"{path}: a collection is listed twice")
-        return entries
+        return content
 
     @property
     def entries(self) -> tuple[RegisterEntry, ...]:
@@ -102,6 +113,14 @@ class Register:
         entry = self._entries.get(incarnation)
         return entry.state if entry is not None else None
 
+    def is_forgotten(self, incarnation: str) -> bool:
+        """Whether the drop of an incarnation has reached all shards, not too long ago."""
+        return incarnation in self._forgotten
+
+    def was_dropped(self, incarnation: str) -> bool:
+        """Whether a drop of an incarnation has begun, or is forgotten."""
+        return self.is_forgotten(incarnation) or self.state_of(incarnation) is Registered.DROPPED
+
     def live_incarnation(self, name: str) -> str:
         """Return the incarnation that is LIVE under a name; empty without one."""
         live = (each for each in self.entries if each.state is Registered.LIVE)
@@ -112,13 +131,18 @@ class Register:
         """The incarnations that are LIVE."""
         return frozenset(each.incarnation for each in self.entries if each.state is Registered.LIVE)
 
-    def replace(self, entries: Iterable[RegisterEntry]) -> None:
-        """Write all entries; nothing else is left."""
-        before, self._entries = self._entries, {each.incarnation: each for each in entries}
+    def replace(
+        self, entries: Iterable[RegisterEntry], forgotten: Iterable[str] | None = None
+    ) -> None:
+        """Write all entries; nothing else is left, but what is forgotten unless that is given."""
+        before, before_forgotten = self._entries, self._forgotten
+        self._entries = {each.incarnation: each for each in entries}
+        if forgotten is not None:
+            self._forgotten = dict.fromkeys(list(forgotten)[-FORGOTTEN_KEPT:])
         try:
             self.store()
         except BaseException:
-            self._entries = before
+            self._entries, self._forgotten = before, before_forgotten
             raise
         self.is_whole = True
 
@@ -131,10 +155,22 @@ class Register:
         self.replace(each for each in (*others, entry) if each not in excess)
 
     def forget(self, incarnations: Iterable[str]) -> None:
-        """Remove tombstones; entries that are LIVE stay."""
-        gone = {each for each in incarnations if self.state_of(each) is Registered.DROPPED}
+        """Report tombstones no longer, and only keep that they were; entries that are LIVE stay."""
+        gone = [each for each in incarnations if self.state_of(each) is Registered.DROPPED]
         if gone:
-            self.replace(each for each in self.entries if each.incarnation not in gone)
+            left = [each for each in self.entries if each.incarnation not in set(gone)]
+            self.replace(left, (*self._forgotten, *gone))
+
+    def recall(self, names: Mapping[str, str]) -> None:
+        """Make tombstones again of those incarnations, with their names, that are forgotten."""
+        back = [
+            RegisterEntry(incarnation=incarnation, name=name, state=Registered.DROPPED)
+            for incarnation, name in names.items()
+            if incarnation in self._forgotten
+        ]
+        if back:
+            left = [each for each in self._forgotten if each not in names]
+            self.replace((*self.entries, *back), left)
 
     def store(self) -> None:
         """Write the entries as they are: after a failure, the file may hold other ones."""
@@ -144,5 +180,9 @@ class Register:
         collections = [
             {**asdict(entry), "state": entry.state.value} for entry in self._entries.values()
         ]
-        fields = {"format_version": FORMAT_VERSION, "collections": collections}
+        fields = {
+            "format_version": FORMAT_VERSION,
+            "collections": collections,
+            "forgotten": list(self._forgotten),
+        }
         write_checked(self._disk, self._path, fields)

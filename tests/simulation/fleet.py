@@ -117,11 +117,15 @@ class Judge:
             )
         }
 
-    def verdicts(self, verdicts: Mapping[str, CollectionVerdict]) -> None:
-        """A router has judged."""
+    def verdicts(
+        self, verdicts: Mapping[str, CollectionVerdict], forgotten: Mapping[int, set[str]]
+    ) -> None:
+        """A router has judged; what shards have dropped and `forgotten` is not missing there."""
         for verdict in verdicts.values():
-            for each in verdict.by_shard.values():
+            for shard, each in verdict.by_shard.items():
                 self.counts["verdicts"] += 1
+                if each.kind is Kind.MISSING and verdict.incarnation in forgotten.get(shard, ()):
+                    self.wrong.append(f"shard {shard} is accused of a drop: {each.reason}")
                 if each.kind is Kind.MISSING:
                     self.counts["alarms"] += 1
                     if not self.faulty:

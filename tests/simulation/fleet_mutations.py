@@ -139,6 +139,11 @@ def _ignores_lost_files(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Server, "report", report)
 
 
+def _forgets_drops(patch: pytest.MonkeyPatch) -> None:
+    """Whoever has dropped a collection does not say so when an old disk brings it back."""
+    patch.setattr(Server, "_recall", lambda self, others: None)
+
+
 MUTATIONS: Final[dict[str, tuple[Break, int]]] = {
     "a drop leaves no tombstone": (_leaves_no_tombstone, 53),
     "an accepted loss raises no life": (_raises_no_life, 1),
@@ -152,5 +157,6 @@ MUTATIONS: Final[dict[str, tuple[Break, int]]] = {
     "lost numbers keep their session": (_keeps_the_session_of_lost_numbers, 43),
     "foreign files are served": (_serves_foreign_files, 133),
     "lost files are not reported": (_ignores_lost_files, 171),
+    "finished drops are forgotten": (_forgets_drops, 1071),
 }
 """Each with the number of a history that shows it; others do as well."""

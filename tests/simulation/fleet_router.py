@@ -122,7 +122,8 @@ class ModelRouter:
         self.verdicts = verdicts.examine(reports, self._fleet.shards, self.memory)
         self.unexamined = unexamined = verdicts.unexamined(reports, self.memory)
         self.reports, self.judged_ideal = reports, ideal
-        self._fleet.judge.verdicts(self.verdicts)
+        dropped = {shard: self._fleet.route(self.number, shard).disk.forgotten for shard in reports}
+        self._fleet.judge.verdicts(self.verdicts, dropped)
         self.memory.heard(reports.values())
         self._shadows.update(shadows)
         self._heard.extend((reports[shard], shadows[shard]) for shard in reports)

@@ -83,6 +83,7 @@ class Disk:
     life: int = 1
     opens: int = 0
     register: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    forgotten: set[str] = field(default_factory=set)
     stores: dict[str, Store] = field(default_factory=dict)
     kept: Remembered = field(default_factory=Remembered)
     ideal: Ideal = field(default_factory=dict)
@@ -92,6 +93,7 @@ class Disk:
         return replace(
             self,
             register=dict(self.register),
+            forgotten=set(self.forgotten),
             stores={name: replace(store) for name, store in self.stores.items()},
             ideal=dict(self.ideal),
         )
@@ -216,7 +218,7 @@ class Server:
                 raise Refused
             return there.incarnation
         if not self.old:
-            if incarnation in disk.register:
+            if incarnation in disk.register or incarnation in disk.forgotten:
                 raise Refused  # dropped, lost, or set aside
             if any(each == (name, False) for each in disk.register.values()):
                 raise Refused
@@ -323,7 +325,9 @@ class Server:
         for incarnation in forget:
             if disk.register.get(incarnation, ("", False))[1]:
                 del disk.register[incarnation]
+                disk.forgotten.add(incarnation)
                 self._changed()
+        self._recall([report for report, _ in others])
         self._keep(disk.kept, [report for report, _ in others])
         live = self.live()
         for report, shadow in others:
@@ -342,6 +346,16 @@ class Server:
             ideal=dict(disk.ideal),
         )
         return self.report(), shadow
+
+    def _recall(self, others: Sequence[ShardReport]) -> None:
+        """Have the tombstones again of what an old disk brings back."""
+        for report in others:
+            for each in report.collections:
+                back = each.incarnation in self.disk.forgotten
+                if back and each.state is not CollectionState.DROPPED:
+                    self.disk.forgotten.discard(each.incarnation)
+                    self.disk.register[each.incarnation] = (each.name, True)
+                    self._changed()
 
     def live(self) -> set[str]:
         """Return the incarnations that its register has, and no drop has reached."""
@@ -404,6 +418,8 @@ class Server:
             raise Refused
         own = replace(self._member(), life=life)
         for loss in losses:
+            if loss.incarnation in disk.forgotten:
+                continue
             members = {member.shard: member for member in loss.members}
             store = self.held(loss.incarnation)
             there = disk.stores.get(loss.collection)

@@ -13,15 +13,22 @@ import pytest
 from tests.router.fan_out.examined import COUNT, IDS, require_missing, rounds, router_over
 from tests.router.fan_out.samples import found, upsert
 from tests.shard.samples import config_of, identity_of, open_shard
+from vectorshard.router.fan_out import memory
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.engine.local_shard import LocalShard
-from vectorshard.shard.errors import PlacementMismatch, ShardMissing, ShardUnavailable
+from vectorshard.shard.errors import (
+    CollectionNotFound,
+    InvalidParameter,
+    PlacementMismatch,
+    ShardMissing,
+    ShardUnavailable,
+)
 from vectorshard.shard.membership import AcceptLossRequest
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.types import NO_LIMIT, Call
+from vectorshard.shard.types import NO_LIMIT, Call, GetRequest
 
 
 class Server:
@@ -237,6 +244,52 @@ async def test_a_loss_is_accepted_and_the_lost_disk_is_refused(
 
     await fleet.stopped(bring_back)
     await missing_everywhere(fleet, router, lost)
+
+
+@pytest.mark.parametrize("is_created_again", [False, True])
+@EACH
+async def test_a_dropped_collection_that_an_old_disk_brings_back_is_dropped_there_too(
+    fleet: Fleet,
+    router: Router,
+    lost: int,
+    is_created_again: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, copy = fleet.servers[lost].path, fleet.path / "copy"
+    await fleet.stopped(lambda: shutil.copytree(path, copy))
+    await router.drop_collection("words")
+    monkeypatch.setattr(memory, "FORGET_AFTER_S", 0.0)
+    await rounds(router, number=4)
+    assert [each.collections for each in router._examination.reports.values()] == [(), ()]
+    monkeypatch.undo()
+    if is_created_again:
+        await router.create_collection(config_of())
+        await router.upsert(upsert(IDS + 1_000))
+        await rounds(router)
+
+    def put_back() -> None:
+        shutil.rmtree(path)
+        shutil.copytree(copy, path)
+
+    await fleet.stopped(put_back)
+    for each in (router, await fleet.router(), await fleet.tree()):
+        await rounds(each)
+        if not is_created_again:
+            with pytest.raises(CollectionNotFound):
+                await each.count(COUNT)
+            assert await each.problems() == []
+            with pytest.raises(InvalidParameter, match="nothing is missing"):
+                await each.accept_loss(AcceptLossRequest(shard=1 - lost, accept=True))
+            continue
+        await require_missing(each, lost)
+        with pytest.raises(InvalidParameter, match="nothing is missing"):
+            await each.accept_loss(AcceptLossRequest(shard=1 - lost, accept=True))
+    if is_created_again:
+        await router.accept_loss(AcceptLossRequest(shard=lost, accept=True))
+    else:
+        await router.create_collection(config_of())
+    await router.upsert(upsert(IDS))
+    assert len((await router.get(GetRequest(collection="words", ids=IDS))).ids) == len(IDS)
 
 
 @EACH

@@ -234,6 +234,48 @@ async def test_a_drop_leaves_a_tombstone_until_it_may_be_forgotten(shard: LocalS
     ]
 
 
+async def test_a_dropped_collection_that_an_old_disk_brings_back_has_its_tombstone_again(
+    tmp_path: Path,
+) -> None:
+    shard = open_one_of(tmp_path)
+    members = await created(shard)
+    await shard.drop_collection("words")
+    await report_of(shard, forget="first")
+    await shard.close()
+    shard = open_one_of(tmp_path)
+    assert (await report_of(shard)).collections == ()
+    [words] = report_by(1).collections
+    dropped = report_by(1, collections=(replace(words, state=CollectionState.DROPPED),))
+    assert (await report_of(shard, dropped)).collections == ()
+    with pytest.raises(IncarnationMismatch, match="was dropped"):
+        await shard.create_collection(config_of(), call=STAGED)
+    await shard.accept_loss(accepting(loss_of(members)))
+    assert await shard.list_collections() == []
+    report = await report_of(shard, report_by(1))
+    assert [(each.name, each.incarnation, each.state) for each in report.collections] == [
+        ("words", "first", CollectionState.DROPPED)
+    ]
+    assert (await report_of(shard, forget="first")).collections == ()
+    await shard.close()
+
+
+async def test_a_copy_of_a_collection_that_all_have_dropped_is_the_business_of_no_other_shard(
+    tmp_path: Path,
+) -> None:
+    await closed_with_words(tmp_path)
+    copy = tmp_path.with_name("copy")
+    shutil.copytree(words_directory(tmp_path), copy)
+    shard = open_one_of(tmp_path)
+    await shard.drop_collection("words")
+    await report_of(shard, forget="first")
+    await shard.close()
+    copy.rename(words_directory(tmp_path))
+    shard = open_one_of(tmp_path)
+    assert "a copy of a collection that was dropped" in (await shard.problems())[0].text
+    assert (await report_of(shard)).collections == ()
+    await shard.close()
+
+
 # ---- what is remembered of others ---------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tests.crash_disk import FailingDisk, RecordingDisk
 from vectorshard.shard.errors import DataDirectoryError
 from vectorshard.shard.membership import CollectionState
+from vectorshard.shard.storage import register
 from vectorshard.shard.storage.data_directory import (
     TOMBSTONES_KEPT,
     DataDirectory,
@@ -196,7 +197,25 @@ def test_a_register_that_is_gone_or_damaged_is_made_from_what_is_there(
     with capture_logs() as logs:
         assert found(closed) == [WORDS]
     assert [log for log in logs if log["log_level"] == "error" and "register" in log["event"]]
-    assert {each.incarnation for each in Register.read(closed) or ()} == {"first-words"}
+    content = Register.read(closed)
+    assert content is not None
+    assert {each.incarnation for each in content.collections} == {"first-words"}
+
+
+def test_drops_that_are_finished_are_remembered_up_to_a_number(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "FORGOTTEN_KEPT", 2)
+    opened = Register(Disk(), closed)
+    for each in "abc":
+        opened.put(each, "words", Registered.DROPPED)
+        opened.forget([each])
+    opened = Register(Disk(), closed, Register.read(closed))
+    assert [opened.is_forgotten(each) for each in "abc"] == [False, True, True]
+    opened.recall({"a": "words", "c": "words"})
+    opened = Register(Disk(), closed, Register.read(closed))
+    assert [each.incarnation for each in opened.entries] == ["c"]
+    assert [opened.was_dropped(each) for each in "abc"] == [False, True, True]
 
 
 def test_a_cluster_of_one_shard_keeps_few_tombstones(tmp_path: Path) -> None:
@@ -389,7 +408,9 @@ def test_a_create_that_is_repeated_and_fails_again_is_not_taken_for_a_loss(tmp_p
         disk.fail("sync_directory", after=2)  # of the register, which has it as live by then
         with pytest.raises(OSError, match="error"):
             create(directory, "words", "1", disk)
-        assert {each.name for each in Register.read(tmp_path) or ()} == {"words"}
+        content = Register.read(tmp_path)
+        assert content is not None
+        assert {each.name for each in content.collections} == {"words"}
         disk.fail("make_directory")  # after the removal of what the first attempt has left
         with pytest.raises(OSError, match="error"):
             create(directory, "words", "2", disk)
