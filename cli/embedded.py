@@ -53,8 +53,8 @@ async def open_embedded(
 def _cluster_of(directories: Sequence[Path]) -> str:
     """Return the cluster that the directories belong to; empty if all of them are new.
 
-    A shard that lost its directory joins the others again, whichever shard it is. Nothing is
-    made before: a new directory with a cluster of its own would be refused at each later start.
+    A shard that lost its directory joins the others again, whichever shard it is. No
+    directory is made before that: each later start would find two clusters.
     """
     found = {path: cluster for path in directories if (cluster := stored_cluster(path))}
     if len(set(found.values())) > 1:
