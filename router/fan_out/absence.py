@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,11 @@ from vectorshard.shard.membership import CollectionState, ShardReport
 from vectorshard.shard.types import IdArray, Int64Array, Ledger, ShardState
 
 T = TypeVar("T")
+
+_SET_ASIDE: Final[Mapping[CollectionState, type[VectorShardError]]] = {
+    CollectionState.DAMAGED: CollectionDamaged,
+    CollectionState.UNREADABLE: CollectionUnreadable,
+}
 
 
 def _only(shard: int) -> list[int]:
@@ -129,6 +134,41 @@ def holders_of(reports: Mapping[int, ShardReport]) -> dict[str, set[int]]:
         for each in report.collections:
             holders.setdefault(each.incarnation, set()).add(shard)
     return holders
+
+
+def identified(reports: Mapping[int, ShardReport]) -> dict[int, ShardReport]:
+    """Return the reports with the incarnations of what shards could not even identify.
+
+    It is that of the only collection of the name that others have. Without one, it stays unknown.
+    """
+    incarnations: dict[str, set[str]] = {}
+    for report in reports.values():
+        for each in report.collections:
+            if each.incarnation and each.state is not CollectionState.DROPPED:
+                incarnations.setdefault(each.name, set()).add(each.incarnation)
+
+    def whole(report: ShardReport) -> ShardReport:
+        if all(each.incarnation for each in report.collections):
+            return report
+        collections = []
+        for each in report.collections:
+            known = incarnations.get(each.name, set())
+            if not each.incarnation and len(known) == 1:
+                each = replace(each, incarnation=next(iter(known)))
+            collections.append(each)
+        return replace(report, collections=tuple(collections))
+
+    return {shard: whole(report) for shard, report in reports.items()}
+
+
+def set_aside_in(
+    reports: Mapping[int, ShardReport], name: str
+) -> Iterator[tuple[str, VectorShardError]]:
+    """Yield the incarnations, empty if unknown, that shards have set aside, and their errors."""
+    for shard, report in sorted(reports.items()):
+        for each in report.collections:
+            if each.name == name and (kind := _SET_ASIDE.get(each.state)) is not None:
+                yield each.incarnation, kind(f"shard {shard}: {each.reason}")
 
 
 def of_one_name(

@@ -19,7 +19,14 @@ from typing import Any, Final
 import structlog
 
 from vectorshard.router.fan_out import verdicts
-from vectorshard.router.fan_out.absence import error_of, holders_of, of_one_name, refusal_of
+from vectorshard.router.fan_out.absence import (
+    error_of,
+    holders_of,
+    identified,
+    of_one_name,
+    refusal_of,
+    set_aside_in,
+)
 from vectorshard.router.fan_out.children import Child, Children
 from vectorshard.router.fan_out.memory import ROUND_S
 from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind, Memory
@@ -160,7 +167,12 @@ class Examination:
         for verdict in self.named(name):
             if not verdict.dropped and (absent := self._absent.get(verdict.incarnation)):
                 return refusal_of(absent)
-        return None
+        return next(iter(self.set_aside(name).values()), None)
+
+    def set_aside(self, name: str) -> dict[str, VectorShardError]:
+        """Return what shards have set aside of a name, by incarnation, which may be unknown."""
+        found = set_aside_in(self.reports, name)
+        return {each: error for each, error in found if not self.is_dropped(each)}
 
     def members(self) -> tuple[Member, ...]:
         """Return the directories of all leaf shards of the placement.
@@ -376,6 +388,7 @@ class Examination:
         }
 
     async def _judge(self, reports: dict[int, ShardReport], sessions: Mapping[int, str]) -> bool:
+        reports = identified(reports)
         found = await self._verdicts_on(reports)
         unexamined = verdicts.unexamined(reports, self.memory)
         self.memory.heard(reports.values())

@@ -127,7 +127,8 @@ class Memory:
         self._kept.hear(news)
         for report in news:
             for collection in report.collections:
-                self._learn(report, collection)
+                if collection.incarnation:
+                    self._learn(report, collection)
         for report in self._heard:
             if not self._is_same_opening(report):
                 self._session_round[report.shard] = self._round

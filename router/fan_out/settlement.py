@@ -66,11 +66,12 @@ class Settlement:
 
     def lost_parts(self, name: str) -> set[str]:
         """Return the incarnations of a name that shards have lost or set aside, or drop."""
-        return {
+        lost = {
             verdict.incarnation
             for verdict in self._examination.named(name)
             if verdict.missing() or (verdict.dropped and is_due(verdict))
         }
+        return lost | self._examination.set_aside(name).keys()
 
     async def drop(self, name: str, incarnation: str, call: Call) -> None:
         """Drop a collection on every shard that has it, or knows of it."""
@@ -82,6 +83,8 @@ class Settlement:
 
         await all_answers(drop(child) for child in self._children.in_order())
         self._examination.dropped(incarnation)
+        if not incarnation:  # no verdict says that it is dropped
+            await self._examination.again()
 
     # ---- what is unfinished ---------------------------------------------------------------------
 

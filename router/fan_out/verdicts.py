@@ -147,7 +147,7 @@ class _Examination:
         self.now: dict[str, dict[int, CollectionReport]] = {}
         self.former: dict[str, dict[int, CollectionReport]] = {}
         for shard, report in reports.items():
-            for collection in report.collections:
+            for collection in filter(_is_identified, report.collections):
                 self.names[collection.incarnation] = collection.name
                 self.now.setdefault(collection.incarnation, {})[shard] = collection
         self.passed_on: dict[tuple[int, str], list[Statement]] = {}
@@ -363,6 +363,11 @@ class _Examination:
         if reason:
             return _missing(shard, reason)
         return Verdict(kind=Kind.ABSENT, reason="no shard that answers has the collection")
+
+
+def _is_identified(collection: CollectionReport) -> bool:
+    """Whether a shard knows which collection it has set aside: else it accuses no other one."""
+    return bool(collection.incarnation)
 
 
 def _missing(shard: int, reason: str, *, damaged: bool = False) -> Verdict:

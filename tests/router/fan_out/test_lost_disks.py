@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,13 +20,16 @@ from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     CollectionNotFound,
+    CollectionUnreadable,
     InvalidParameter,
     PlacementMismatch,
     ShardMissing,
     ShardUnavailable,
+    VectorShardError,
 )
-from vectorshard.shard.membership import AcceptLossRequest
+from vectorshard.shard.membership import AcceptLossRequest, ProblemKind
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.types import NO_LIMIT, Call, GetRequest
@@ -149,6 +153,78 @@ async def test_a_lost_directory_is_missing(
 ) -> None:
     await fleet.stopped(lambda: harm(fleet.servers[lost].path))
     await missing_everywhere(fleet, router, lost)
+
+
+def unreadable(path: Path) -> None:
+    """Put a directory in the place of the row store."""
+    store = path / "collections" / "words" / "store.db"
+    store.unlink()
+    store.mkdir()
+
+
+def unidentified(path: Path) -> None:
+    """Empty the row store, without a register: the shard cannot tell which collection it was."""
+    (path / "register.json").unlink()
+    os.truncate(path / "collections" / "words" / "store.db", 0)
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "said"),
+    [
+        (unreadable, CollectionUnreadable, "store.db is not a file"),
+        (unidentified, CollectionDamaged, "store.db is not a row store: it has 0 bytes"),
+    ],
+)
+async def test_what_no_shard_can_read_is_never_absent_and_can_be_dropped(
+    fleet: Fleet,
+    router: Router,
+    harm: Callable[[Path], None],
+    error: type[VectorShardError],
+    said: str,
+) -> None:
+    def harm_all() -> None:
+        for server in fleet.servers:
+            harm(server.path)
+
+    await fleet.stopped(harm_all)
+    for each in (router, await fleet.router(), await fleet.tree()):
+        for call in (
+            found(each),
+            found(each, min_coverage=0.1),
+            each.count(COUNT),
+            each.describe("words"),
+            each.create_collection(config_of()),
+            each.upsert(upsert(IDS)),
+        ):
+            with pytest.raises(error, match=said):
+                await call
+        await rounds(each)
+        assert {problem.shard for problem in await each.problems()} == {0, 1}
+    await router.drop_collection("words")
+    with pytest.raises(CollectionNotFound):
+        await router.describe("words")
+    assert (await router.create_collection(config_of()))[1]
+    await rounds(router)
+    assert not await router.problems()
+
+
+@EACH
+async def test_a_shard_that_cannot_identify_a_collection_accuses_no_other(
+    fleet: Fleet, router: Router, lost: int
+) -> None:
+    await fleet.stopped(lambda: unidentified(fleet.servers[lost].path))
+    for each in (router, await fleet.router(), await fleet.tree()):
+        with pytest.raises(CollectionDamaged, match=f"shard {lost}: .*it has 0 bytes"):
+            await each.count(COUNT)
+        await rounds(each)
+        problems = await each.problems()
+        assert [(problem.shard, problem.kind) for problem in problems] == [
+            (lost, ProblemKind.DAMAGED)
+        ]
+        result = await found(each, min_coverage=0.25)
+        assert result.receipt.coverage == pytest.approx(0.5)
+        shards = (await each.describe("words")).shards
+        assert [bool(shard.missing_reason) for shard in shards] == [lost == 0, lost == 1]
 
 
 @EACH
