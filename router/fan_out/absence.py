@@ -113,14 +113,19 @@ def without(
     return [(owner, rows) for owner, rows in left if rows.size]
 
 
-def error_of(shard: int, verdict: Verdict) -> VectorShardError | None:
-    """Return why a shard that has made its report must not be asked about a collection."""
+def error_of(shard: int, verdict: Verdict, *, is_held: bool = True) -> VectorShardError | None:
+    """Return why a shard that has made its report must not be asked about a collection.
+
+    `is_held`: another shard has it, or may have it. Otherwise there is no loss to accept.
+    """
     if verdict.kind is Kind.ABSENT:
         return ShardUnavailable(verdict.reason)
     if verdict.kind is not Kind.MISSING:
         return None
     if verdict.damaged:
         return CollectionDamaged(verdict.reason)
+    if not is_held:
+        return ShardMissing(f"{verdict.reason}; put its disk back: no shard has the collection now")
     return ShardMissing(
         f"{verdict.reason}; put its disk back, or see what is lost with "
         f"`vectorshard accept-loss --shard-id {shard}`"
@@ -191,8 +196,9 @@ def of_one_name(
                 for incarnation, shards in sorted(by_incarnation.items())
             )
             error = ShardMissing(
-                f"two collections are named {name!r}: {told}; one comes from an old disk: see "
-                "`vectorshard accept-loss` for its shard, or drop both"
+                f"two collections are named {name!r}: {told}; an old disk brought one of them "
+                "back: put the present disk of that shard in its place, or see what is lost with "
+                "`vectorshard accept-loss` for that shard"
             )
             errors |= dict.fromkeys(by_incarnation, error)
     return errors

@@ -37,6 +37,7 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.membership import (
+    CollectionState,
     ExchangeRequest,
     Member,
     Problem,
@@ -222,11 +223,14 @@ class Examination:
         """Return what an operator has to look at, by shard, as of the last round."""
         found = [each for _, report in sorted(self.reports.items()) for each in report.problems]
         told = {(each.shard, each.collection) for each in found}
+        texts: set[str] = set()  # of two collections of one name: not once for each shard
         for incarnation, absent in self._absent.items():
             verdict = self.verdicts.get(incarnation)
             for shard, error in absent.items():
                 name = verdict.name if verdict is not None else ""
-                if isinstance(error, ShardMissing) and (shard, name) not in told:
+                is_new = (shard, name) not in told and str(error) not in texts
+                if isinstance(error, ShardMissing) and is_new:
+                    texts.add(str(error))
                     problem = Problem(
                         shard=shard, kind=ProblemKind.MISSING, text=str(error), collection=name
                     )
@@ -433,9 +437,16 @@ class Examination:
         former, self._absent = self._absent, {}
         self._undecided = False
         holders = holders_of(self.reports)
+        live = {
+            each.incarnation
+            for report in self.reports.values()
+            for each in report.collections
+            if each.state is CollectionState.LIVE
+        }
         for incarnation, verdict in found.items():
             if verdict.dropped:
                 continue
+            is_held = incarnation in live or len(self.reports) < len(verdict.by_shard)
             holding = holders.get(incarnation, set())
             for shard, each in verdict.by_shard.items():
                 if shard not in self.reports:
@@ -446,7 +457,7 @@ class Examination:
                         self._absent.setdefault(incarnation, {})[shard] = before
                 elif each.kind is Kind.ABSENT and (not holding or shard in holding):
                     pass  # no other has it, or it has a reason to give
-                elif (error := error_of(shard, each)) is not None:
+                elif (error := error_of(shard, each, is_held=is_held)) is not None:
                     self._absent.setdefault(incarnation, {})[shard] = error
                     self._undecided |= each.kind is Kind.ABSENT
         self._unfinished = frozenset(

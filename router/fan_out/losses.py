@@ -7,7 +7,7 @@ directory is refused. Then the other shards learn of the new member. Each step m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -28,6 +28,7 @@ from vectorshard.shard.membership import (
     AcceptedLoss,
     AcceptLossRequest,
     AcceptLossResult,
+    CollectionReport,
     CollectionState,
     Member,
     SettleRequest,
@@ -62,7 +63,8 @@ class Losses:
             return await child.shard.accept_loss(request, call=child.to(call))
         report, missing = await self._missing_on(request.shard, call)
         stale = self._stale_on(report, missing)
-        missing = [each for each in missing if each.incarnation not in stale]
+        gone = {each.incarnation for each in stale}
+        missing = [each for each in missing if each.incarnation not in gone]
         configs = await self._configs(call)
         life = self._examination.memory.newest_life(report) + 1
         own = Member(shard=request.shard, directory=report.directory, life=life)
@@ -70,19 +72,20 @@ class Losses:
             self._loss(request.shard, verdict, configs, own)
             for verdict in sorted(missing, key=lambda each: each.name)
         )
+        dropped = tuple(_dropped(request.shard, each, configs) for each in stale)
         if not request.accept:
-            return AcceptLossResult(losses=losses, life=life)
+            return AcceptLossResult(losses=losses + dropped, life=life)
         _log.warning("accepting the loss of a shard", shard=request.shard, life=life)
-        for incarnation, name in stale.items():
-            meant = replace(call, incarnation=incarnation)
-            await child.shard.drop_collection(name, call=child.to(meant))
+        for each in stale:
+            meant = replace(call, incarnation=each.incarnation)
+            await child.shard.drop_collection(each.name, call=child.to(meant))
         filled = replace(request, losses=losses, life=life)
         result = await child.shard.accept_loss(filled, call=child.to(call))
         for loss in losses:
             await self._settle(loss, call)
         for _ in range(2):
             await self._examination.again()
-        return result
+        return replace(result, losses=(*result.losses, *dropped))
 
     def _child_of(self, shard: int) -> Child:
         placement = self._children.placement
@@ -125,8 +128,8 @@ class Losses:
 
     def _stale_on(
         self, report: ShardReport, missing: Sequence[CollectionVerdict]
-    ) -> dict[str, str]:
-        """Return the names of collections, by incarnation, that only an old disk brought back.
+    ) -> list[CollectionReport]:
+        """Return the collections that only an old disk brought back.
 
         The others have later ones of those names, which are missing on the shard.
         """
@@ -137,13 +140,13 @@ class Losses:
             if number != report.shard and each.state is CollectionState.LIVE
         }
         names = {each.name for each in missing if each.incarnation in elsewhere}
-        return {
-            each.incarnation: each.name
+        return [
+            each
             for each in report.collections
             if each.state is CollectionState.LIVE
             and each.name in names
             and each.incarnation not in elsewhere
-        }
+        ]
 
     async def _configs(self, call: Call) -> dict[str, CollectionConfig]:
         """Return the configurations that the shards have, by incarnation."""
@@ -168,8 +171,8 @@ class Losses:
         config = configs.get(verdict.incarnation)
         if config is None:
             raise ShardMissing(
-                f"no shard that answers has collection {verdict.name!r}: drop it, or start the "
-                "shards that have it"
+                f"no shard has collection {verdict.name!r} now, so there is nothing to go on with: "
+                f"put a disk that has it back, of shard {shard} or of another"
             )
         loss = verdicts.loss_of(
             shard, verdict, self._examination.reports, self._examination.memory, config
@@ -198,3 +201,27 @@ class Losses:
                 _log.warning("not settled", child=child.name, reason=str(error))
 
         await all_answers(settle(child) for child in self._children.known())
+
+
+def _dropped(
+    shard: int, stale: CollectionReport, configs: Mapping[str, CollectionConfig]
+) -> AcceptedLoss:
+    """Return how the operator is shown that an accepted loss drops a collection: all its rows."""
+    config = configs.get(stale.incarnation)
+    if config is None:
+        raise ShardUnavailable(
+            f"shard {shard} has not told of collection {stale.name!r}: try again"
+        )
+    return AcceptedLoss(
+        collection=stale.name,
+        incarnation=stale.incarnation,
+        reason=(
+            f"shard {shard}: its disk has an earlier collection of this name, which no other shard "
+            "has: that one is dropped, with its rows on this shard"
+        ),
+        config=config,
+        sequence=stale.sequence,
+        witnessed_sequence=stale.sequence,
+        witnessed_accepted=stale.accepted,
+        witnessed_live=stale.live,
+    )

@@ -462,7 +462,17 @@ async def test_a_collection_that_an_old_disk_brings_back_is_not_served_and_goes_
     for call in (found(router), found(router, min_coverage=0.1), router.count(COUNT)):
         with pytest.raises(ShardMissing, match="two collections are named 'words'"):
             await call
-    await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
+    [problem] = await router.problems()
+    assert "drop" not in problem.text
+    old = incarnation_of(shards[1])
+    had = shards[1].state.held["words"].ledger.accepted
+    shown = (await router.accept_loss(AcceptLossRequest(shard=1))).losses
+    assert [each.incarnation for each in shown] == [present, old]
+    assert (shown[1].accepted, shown[1].witnessed_accepted) == (0, had)
+    assert "that one is dropped" in shown[1].reason
+    assert incarnation_of(shards[1]) == old
+    done = await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
+    assert done.losses == shown
     assert incarnation_of(shards[1]) == present
     await router.upsert(upsert(IDS))
     assert await router.count(COUNT) == len(IDS)

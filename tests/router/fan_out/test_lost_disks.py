@@ -277,8 +277,11 @@ async def test_two_shards_wiped_at_once_are_an_error_for_who_remembers_them(
 
     await fleet.stopped(wipe_both)
     for call in (router.count(COUNT), found(router, min_coverage=0.1)):
-        with pytest.raises(ShardMissing):
+        with pytest.raises(ShardMissing, match="no shard has the collection now") as refused:
             await call
+        assert "accept-loss" not in str(refused.value)
+    with pytest.raises(ShardMissing, match="nothing to go on with: put a disk that has it back"):
+        await router.accept_loss(AcceptLossRequest(shard=1))
 
 
 async def test_restarts_are_no_loss(fleet: Fleet, router: Router) -> None:
