@@ -141,6 +141,17 @@ def holders_of(reports: Mapping[int, ShardReport]) -> dict[str, set[int]]:
     return holders
 
 
+def served_in(reports: Mapping[int, ShardReport]) -> set[str]:
+    """Return the incarnations that a shard serves, or may serve after a restart."""
+    states = (CollectionState.LIVE, CollectionState.UNREADABLE)
+    return {
+        each.incarnation
+        for report in reports.values()
+        for each in report.collections
+        if each.state in states
+    }
+
+
 def identified(reports: Mapping[int, ShardReport]) -> dict[int, ShardReport]:
     """Return the reports with the incarnations of what shards could not even identify.
 

@@ -25,6 +25,7 @@ from vectorshard.router.fan_out.absence import (
     identified,
     of_one_name,
     refusal_of,
+    served_in,
     set_aside_in,
 )
 from vectorshard.router.fan_out.children import Child, Children
@@ -37,7 +38,6 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.membership import (
-    CollectionState,
     ExchangeRequest,
     Member,
     Problem,
@@ -222,15 +222,13 @@ class Examination:
     def problems(self) -> list[Problem]:
         """Return what an operator has to look at, by shard, as of the last round."""
         found = [each for _, report in sorted(self.reports.items()) for each in report.problems]
-        told = {(each.shard, each.collection) for each in found}
-        texts: set[str] = set()  # of two collections of one name: not once for each shard
+        told: set[object] = {(each.shard, each.collection) for each in found}
         for incarnation, absent in self._absent.items():
             verdict = self.verdicts.get(incarnation)
             for shard, error in absent.items():
                 name = verdict.name if verdict is not None else ""
-                is_new = (shard, name) not in told and str(error) not in texts
-                if isinstance(error, ShardMissing) and is_new:
-                    texts.add(str(error))
+                if isinstance(error, ShardMissing) and not told & {(shard, name), str(error)}:
+                    told.add(str(error))  # one about two collections counts once
                     problem = Problem(
                         shard=shard, kind=ProblemKind.MISSING, text=str(error), collection=name
                     )
@@ -436,18 +434,12 @@ class Examination:
         """Note who is missing; one that did not answer this time stays so."""
         former, self._absent = self._absent, {}
         self._undecided = False
-        holders = holders_of(self.reports)
-        live = {
-            each.incarnation
-            for report in self.reports.values()
-            for each in report.collections
-            if each.state is CollectionState.LIVE
-        }
+        holders, served = holders_of(self.reports), served_in(self.reports)
         for incarnation, verdict in found.items():
             if verdict.dropped:
                 continue
-            is_held = incarnation in live or len(self.reports) < len(verdict.by_shard)
             holding = holders.get(incarnation, set())
+            is_held = incarnation in served or len(self.reports) < len(verdict.by_shard)
             for shard, each in verdict.by_shard.items():
                 if shard not in self.reports:
                     before = former.get(incarnation, _NONE).get(shard)
