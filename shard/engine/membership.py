@@ -39,8 +39,10 @@ from vectorshard.shard.storage.witness import read_witness, write_witness
 from vectorshard.shard.types import CollectionEntry
 from vectorshard.shard.witnesses import remembered
 
-WITNESSES_MAX: Final = 2
-"""Shards that remember the commits of one shard: those before it, by number."""
+STATEMENTS_MAX: Final = 256
+"""Collections of all other shards, up to which their commits are remembered: 60 KB a second."""
+WITNESSES_MIN: Final = 2
+"""Shards that remember the commits of one shard beyond that: those before it, by number."""
 
 _log = structlog.get_logger(__name__)
 
@@ -183,7 +185,10 @@ class ShardMembership:
         register, own = self._directory.register, self._report.shard
         merged = remembered(self._remembered, others, register.live, own)
         total = self._directory.identity.shards_total
-        watched = {(own + step) % total for step in range(1, WITNESSES_MAX + 1)}
+        is_small = (total - 1) * len(register.live) <= STATEMENTS_MAX
+        watched = {
+            (own + step) % total for step in range(1, total if is_small else WITNESSES_MIN + 1)
+        }
         statements = tuple(each for each in merged.statements if each.shard in watched)
         merged = replace(merged, statements=statements)
         if merged == self._remembered and not self._unwritten:

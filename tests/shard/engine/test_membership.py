@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from tests.crash_disk import FailingDisk
 from tests.shard.samples import config_of, corpus_of, identity_of, open_shard
+from vectorshard.shard.engine import membership
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
     CollectionDamaged,
@@ -329,11 +330,15 @@ async def test_what_others_have_is_remembered_over_a_restart(tmp_path: Path) -> 
     await shard.close()
 
 
-async def test_a_shard_is_a_witness_of_the_two_after_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kept", "witnessed"), [(4, {0, 1, 2, 4}), (3, {4, 0})])
+async def test_a_shard_is_a_witness_of_all_others_or_with_many_collections_of_the_two_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, witnessed: set[int]
+) -> None:
+    monkeypatch.setattr(membership, "STATEMENTS_MAX", kept)
     shard = open_one_of(tmp_path, identity_of(3, 5, ALL))
     await shard.create_collection(config_of(), call=Call(incarnation="first"))
     report = await report_of(shard, *(report_by(other) for other in (0, 1, 2, 4)))
-    assert {each.shard for each in report.statements} == {4, 0}
+    assert {each.shard for each in report.statements} == witnessed
     assert {each.shard for each in report.seen} == {0, 1, 2, 4}
     await shard.close()
 
