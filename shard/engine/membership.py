@@ -64,6 +64,7 @@ class ShardMembership:
         self._exchanging = asyncio.Lock()
         self._remembered = read_witness(directory.path)
         self._unwritten = False
+        self._brought_back: dict[str, str] = {}
         self._reported: dict[str, CollectionReport] = {}
         identity = directory.identity
         self._report = ShardReport(
@@ -166,9 +167,13 @@ class ShardMembership:
             for each in request.others
             if each.cluster == own.cluster and each.shard != own.shard
         ]
-        if brought_back := _brought_back(others, register):
-            change = partial(register.recall, brought_back)
-            await self._collections.to_its_end(self._change_tombstones(change))
+        # Those of former exchanges too: a router does not send again what a disk failed to keep.
+        back = self._brought_back | _brought_back(others, register)
+        if back:
+            await self._collections.to_its_end(
+                self._change_tombstones(partial(register.recall, back))
+            )
+            self._brought_back = {each: back[each] for each in back if register.is_forgotten(each)}
         if others or self._unwritten:
             async with self._exchanging:
                 await in_thread(self._thread, self._take_in, others)

@@ -243,7 +243,8 @@ async def test_a_dropped_collection_that_an_old_disk_brings_back_has_its_tombsto
     await shard.drop_collection("words")
     await report_of(shard, forget="first")
     await shard.close()
-    shard = open_one_of(tmp_path)
+    disk = FailingDisk()
+    shard = open_one_of(tmp_path, disk=disk)
     assert (await report_of(shard)).collections == ()
     [words] = report_by(1).collections
     dropped = report_by(1, collections=(replace(words, state=CollectionState.DROPPED),))
@@ -252,7 +253,9 @@ async def test_a_dropped_collection_that_an_old_disk_brings_back_has_its_tombsto
         await shard.create_collection(config_of(), call=STAGED)
     await shard.accept_loss(accepting(loss_of(members)))
     assert await shard.list_collections() == []
-    report = await report_of(shard, report_by(1))
+    disk.fail("write")
+    assert (await report_of(shard, report_by(1))).collections == ()
+    report = await report_of(shard)
     assert [(each.name, each.incarnation, each.state) for each in report.collections] == [
         ("words", "first", CollectionState.DROPPED)
     ]
