@@ -21,7 +21,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
 
-from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt
+from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt, WritesStopped
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes
 from vectorshard.shard.storage.disk import DISK_ERRORS, Disk, is_disk_full
@@ -33,7 +33,7 @@ from vectorshard.shard.storage.row_store_format import (
     SCHEMA,
     session_checksum,
 )
-from vectorshard.shard.storage.store_files import check_store_files
+from vectorshard.shard.storage.store_files import HeldFiles, check_store_files
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The log is moved into the database after about so much. Larger: fewer pauses of writers, a longer
@@ -85,6 +85,7 @@ class RowDatabase:
         self._disk = disk
         self._connection: sqlite3.Connection | None = None  # used under `writing`, or while opening
         self._log_end: LogEnd | None = None
+        self._held: HeldFiles | None = None  # once it is open to be written
         self.writing = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()
         self._lending = threading.Lock()  # taken last
@@ -114,6 +115,7 @@ class RowDatabase:
             disk.commit(connection)
             disk.sync_directory(path.parent)
             database._log_end = LogEnd.open(disk, path.parent)
+            database._held = HeldFiles(path.parent)
         disk.open_stores.used(database)
         return database
 
@@ -159,6 +161,7 @@ class RowDatabase:
         """Write a log mark with every transaction from now on; the mark's file exists."""
         self._log_end = log_end = LogEnd.open(self._disk, self.path.parent)
         log_end.catch_up(self.transactions, self.sequence)
+        self._held = HeldFiles(self.path.parent)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -244,6 +247,7 @@ class RowDatabase:
                 self._check_transactions()
             self.log_end.reopen()
             self._connection = self._disk.connect(self.path)
+            self._held = HeldFiles(self.path.parent)
         self._is_open = True
 
     def _check_transactions(self) -> None:
@@ -297,11 +301,15 @@ class RowDatabase:
         Raises
         ------
         WritesStopped
-            If a write of the log mark fails. The transaction may have been committed.
+            If a write of the log mark fails. The transaction may have been committed. Also if a
+            file was removed, replaced or shortened: nothing was done then.
         """
         with self.writing:
             self.log_end.check()
             self._open_again()
+            assert self._held is not None
+            if harm := self._held.harm():
+                raise WritesStopped(harm)
             self._disk.open_stores.used(self)
             if self._unchecked_bytes >= CHECKPOINT_BYTES:
                 self._checkpoint()
@@ -312,6 +320,7 @@ class RowDatabase:
                 if sequence is None:
                     self.connection.execute("UPDATE ledger SET transactions = transactions + 1")
                 self._disk.commit(self.connection)
+                self._held.committed()
             except BaseException:
                 if self.connection.in_transaction:  # SQLite may have rolled back already
                     self.connection.rollback()

@@ -1,4 +1,4 @@
-"""The files of a collection, looked at before SQLite or a reader opens them.
+"""The files of a collection, looked at before SQLite or a reader opens them, and while it writes.
 
 SQLite removes the log of an empty database, even if it may only read. A pipe makes a reader wait,
 and a device may have no end. So each file must be a file, and the database must begin like one.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -87,3 +89,58 @@ def check_header(path: Path) -> None:
         raise RowStoreCorrupt(f"{path} is not a row store: it has {len(header)} bytes")
     if not header.startswith(_MAGIC) or header[18:20] != _WITH_LOG:
         raise RowStoreCorrupt(f"{path} is not a row store: its header is damaged")
+
+
+# ---- while they are open ------------------------------------------------------------------------
+
+LOOK_EVERY_S: Final = 1.0
+"""How often a store that is written looks at its files. What is committed into a file that was
+removed is gone with the process. Smaller: fewer such commits, and more calls of the system."""
+
+_LOG: Final = "store.db-wal"
+_WRITTEN: Final = ("store.db", _LOG, "log-end")
+
+
+class HeldFiles:
+    """The files of a store that is open to be written, as they were when it was looked at last.
+
+    They keep their places, and only grow. `clock` tells seconds.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._seen: dict[str, tuple[int, int, int]] = {}
+        self._harm = ""
+        self._look()
+        self._due_s = 0.0
+
+    def harm(self) -> str:
+        """Return what has happened to a file since; empty if nothing. Looks once a second."""
+        now_s = self._clock()
+        if now_s >= self._due_s and not self._harm:
+            self._due_s = now_s + LOOK_EVERY_S
+            self._harm = self._look()
+        return self._harm
+
+    def committed(self) -> None:
+        """Note that the log is not empty from now on."""
+        device, inode, size = self._seen.get(_LOG, (0, 0, 1))
+        if not size:
+            self._seen[_LOG] = device, inode, 1
+
+    def _look(self) -> str:
+        for name in _WRITTEN:
+            before = self._seen.get(name)
+            try:
+                found = (self._directory / name).stat()
+            except FileNotFoundError:
+                if before is None:
+                    continue
+                return f"{name} was removed while the server ran"
+            self._seen[name] = now = found.st_dev, found.st_ino, found.st_size
+            if before is not None and now[:2] != before[:2]:
+                return f"{name} was replaced while the server ran"
+            if before is not None and now[2] < before[2]:
+                return f"{name} was shortened while the server ran"
+        return ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 
@@ -15,10 +16,12 @@ import pytest
 from tests.crash_disk import FailingDisk
 from tests.shard.storage.row_store_samples import ENTRY, commit_of
 from tests.tiny_disk import fill, needs_mount, tiny_disk
-from vectorshard.shard.errors import RowStoreCorrupt
+from vectorshard.shard.errors import RowStoreCorrupt, WritesStopped
+from vectorshard.shard.storage import store_files
 from vectorshard.shard.storage.disk import Disk, is_disk_full
 from vectorshard.shard.storage.open_stores import OpenStores
 from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.storage.store_files import HeldFiles
 
 
 class FrugalDisk(FailingDisk):
@@ -151,6 +154,56 @@ def test_files_that_were_replaced_meanwhile_are_noticed_and_left_as_they_are(
             use()
     left = {file.name: file.read_bytes() for file in (tmp_path / "a").iterdir()}
     assert {name: left[name] for name in before} == before
+
+
+# ---- files that are harmed while they are open --------------------------------------------------
+
+
+def replace_by_copy(file: Path) -> None:
+    copy = file.with_name("copy")
+    copy.write_bytes(file.read_bytes())
+    copy.rename(file)
+
+
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "log-end"])
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (Path.unlink, "removed"),
+        (replace_by_copy, "replaced"),
+        (lambda file: os.truncate(file, 0), "shortened"),
+    ],
+)
+def test_nothing_is_committed_into_files_that_are_no_longer_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    harm: Callable[[Path], None],
+    said: str,
+) -> None:
+    monkeypatch.setattr(store_files, "LOOK_EVERY_S", 0)
+    store_in(tmp_path / "a", Disk()).close()
+    store = RowStore.open(Disk(), tmp_path / "a")
+    store.load()
+    store.start_writing()
+    add(store, 3, 1)
+    harm(tmp_path / "a" / name)
+    for _ in range(2):
+        with pytest.raises(WritesStopped, match=f"{name} was {said} while the server ran"):
+            add(store, 4, 1)
+    with suppress(sqlite3.Error):  # what was cut off is gone
+        store.close()
+
+
+def test_a_store_looks_at_its_files_once_a_second(tmp_path: Path) -> None:
+    store_in(tmp_path / "a", Disk()).close()
+    now_s = 100.0
+    held = HeldFiles(tmp_path / "a", lambda: now_s)
+    assert not held.harm()
+    (tmp_path / "a" / "store.db").unlink()
+    assert not held.harm()
+    now_s += store_files.LOOK_EVERY_S
+    assert held.harm() == "store.db was removed while the server ran"
 
 
 # ---- a full disk ---------------------------------------------------------------------------------
