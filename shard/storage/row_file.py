@@ -118,12 +118,16 @@ class RowFile:
 
     @contextmanager
     def _opened(self) -> Iterator[DiskFile]:
-        """Lend the file that was mapped; OSError if another is in its place."""
+        """Lend the file that was mapped; OSError, and no new file, if it is not in its place."""
         if self._is_closed:
             raise ValueError(f"{self._path} is closed")
+        try:
+            found = self._path.stat()  # before it is opened, which would create it
+        except FileNotFoundError as error:
+            raise OSError(errno.ESTALE, "the row file was removed", str(self._path)) from error
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
         with closing(self._disk.open(self._path)) as file:
-            if _identity_of(file) != self._identity:
-                raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
             yield file
 
     def _grow(self, file: DiskFile, needed_bytes: int) -> None:

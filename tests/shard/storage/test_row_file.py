@@ -211,6 +211,18 @@ def test_an_append_to_a_file_that_was_replaced_fails_and_changes_nothing_in_it(
     np.testing.assert_array_equal(rows.view(3), vectors_of(0, 3))
 
 
+def test_an_append_to_a_file_that_was_removed_fails_and_creates_none(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    rows = RowFile.open(Disk(), path, DIM)
+    rows.append(0, vectors_of(0, 3))
+    path.unlink()
+    with pytest.raises(OSError, match="the row file was removed") as failed:
+        rows.append(3, vectors_of(3, 1))
+    assert failed.value.errno == errno.ESTALE
+    assert not path.exists()
+    np.testing.assert_array_equal(rows.view(3), vectors_of(0, 3))
+
+
 def test_a_row_file_keeps_no_descriptor(tmp_path: Path) -> None:
     before = set(Path("/proc/self/fd").iterdir())
     rows = RowFile.open(Disk(), tmp_path / "rows", DIM)
