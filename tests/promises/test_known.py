@@ -175,7 +175,9 @@ async def test_the_rest_beside_nearly_equal_rows_is_found(known: Known, metric: 
     await known.hold(rows, metric=metric)
     await known.ask(normal(11, 300, 24), least=TARGET - PART)
     near_it = (rows[1] + 2e-5 * normal(12, 300, 24)).astype(np.float32)
-    await known.ask(near_it, least=TARGET - ALWAYS)
+    # Under INNER_PRODUCT all of these have the same ten hits: their recall comes in tenths.
+    all_alike = metric is Metric.INNER_PRODUCT
+    await known.ask(near_it, least=0.9 if all_alike else TARGET - ALWAYS)
 
 
 @dealt("distinct", "metric", over=list(product([1, 2, 3, 16], METRICS)))

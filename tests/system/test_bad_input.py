@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -248,12 +247,11 @@ def test_an_error_of_the_servers_own_is_opaque_and_its_text_goes_to_the_log_only
 ) -> None:
     server = start_server(1)
     with server.stub() as stub:
-        for name in ("lost", "kept"):
-            stub.CreateCollection(create_request(name=name))
-            stub.Upsert(v1.UpsertRequest(collection=name, ids=THREE, vectors=matrix(GOOD)))
-        shutil.rmtree(server.data / "shard-0" / "collections" / "lost")
-        drop = v1.DropCollectionRequest(collection="lost")
-        refusal = refused(lambda: stub.DropCollection(drop))
+        stub.CreateCollection(create_request(name="kept"))
+        stub.Upsert(v1.UpsertRequest(collection="kept", ids=THREE, vectors=matrix(GOOD)))
+        collections = server.data / "shard-0" / "collections"
+        collections.rename(collections.with_name("moved"))
+        refusal = refused(lambda: stub.CreateCollection(create_request(name="lost")))
         assert refusal.code is grpc.StatusCode.INTERNAL
         assert refusal.reason == "INTERNAL_ERROR"
         error_id = refusal.facts["error_id"]
