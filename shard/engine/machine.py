@@ -161,8 +161,8 @@ class Machine:
             was, self._shortage = self._shortage, ""
             if free < reserve:
                 self._shortage = (
-                    f"the disk has {free // _MB} MB free and the server keeps "
-                    f"{reserve // _MB} MB: drop a collection, or enlarge the disk"
+                    f"the disk has {_in_words(free)} free and the server keeps "
+                    f"{_in_words(reserve)}: drop a collection, or enlarge the disk"
                 )
             if bool(was) != bool(self._shortage):
                 event = _log.error if self._shortage else _log.info
@@ -186,3 +186,8 @@ class Machine:
             )
             found.append(Problem(shard=shard, kind=ProblemKind.DISK_UNSAFE, text=text))
         return found
+
+
+def _in_words(size: int) -> str:
+    """Return a number of bytes in MB, or in kB if it is small."""
+    return f"{size // _MB} MB" if size >= 10 * _MB else f"{size // 1_000} kB"

@@ -75,6 +75,12 @@ def machine(disk: Disk, clock: Clock, **config: object) -> Machine:
     return Machine(disk, Path("/somewhere"), engine, clock)
 
 
+def test_a_small_disk_is_described_in_kilobytes() -> None:
+    disk = SizedDisk(free=400_000, size=12 * MB)
+    with pytest.raises(Overloaded, match=r"has 400 kB free and the server keeps 600 kB"):
+        machine(disk, Clock()).require_room()
+
+
 def test_a_disk_with_less_than_the_reserve_refuses_until_it_has_room_again() -> None:
     disk, clock = SizedDisk(free=99 * MB), Clock()
     small = machine(disk, clock, reserve_bytes=100 * MB)
