@@ -51,6 +51,7 @@ def machine_for(
         machine = replace(machine, reserve_bytes=reserve_mb * 1024 * 1024, reserve_share=1.0)
     disk = Disk()
     disk.open_stores = OpenStores(plan.stores)
+    disk.open_row_files = OpenStores(plan.stores)
     limits = replace(limits, connections=plan.connections)
     return disk, replace(engine, limits=limits, machine=machine)
 

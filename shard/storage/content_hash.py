@@ -18,6 +18,7 @@ from vectorshard.shard.types import Float32Array, IdArray, UInt64Array
 
 HASH_BYTES: Final = 16
 SUM_MODULUS: Final = 2**128
+_FEW: Final = 8
 _MANY: Final = 500
 _AT_ONCE: Final = 8_000
 _OF_METADATA: Final = 2**64 - 1  # turns the seed of the vector into that of the metadata
@@ -59,6 +60,12 @@ def from_bytes(stored: bytes | bytearray) -> UInt64Array:
 
 def sum_of(hashes: UInt64Array) -> int:
     """Return the sum of hashes, uint64 (rows, 2), modulo 2**128."""
+    if len(hashes) < _FEW:
+        stored = hashes.tobytes()
+        ends = range(HASH_BYTES, len(stored) + 1, HASH_BYTES)
+        return (
+            sum(int.from_bytes(stored[end - HASH_BYTES : end], "big") for end in ends) % SUM_MODULUS
+        )
     pieces = range(0, len(hashes), _AT_ONCE)
     return sum(_sum_of(hashes[at : at + _AT_ONCE]) for at in pieces) % SUM_MODULUS
 

@@ -90,6 +90,9 @@ class Disk:
     open_stores: OpenStores = OpenStores()
     """Which databases have their files open: of the process, unless a disk is given another."""
 
+    open_row_files: OpenStores = OpenStores()
+    """The same of row files."""
+
     def free_bytes(self, path: Path) -> tuple[int, int]:
         """Return the bytes that this user may still write, and the size of the file system."""
         found = os.statvfs(path)

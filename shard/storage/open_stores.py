@@ -1,8 +1,8 @@
 """Which stores have their files open: those that were used last, up to a number.
 
-A store costs five or six descriptors while it is open, and a server of a thousand collections may
-have few. Opening one again takes a third of a millisecond. Searches need no store unless they
-return metadata.
+A store and its row file cost seven descriptors while they are open, and a server of a thousand
+collections may have few. Opening a store again takes a third of a millisecond. Searches need no
+store unless they return metadata.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class OpenStores:
         self.most = most
         """How many stay open, besides those that are in use."""
         self._by_use: OrderedDict[Store, None] = OrderedDict()  # the one used last comes last
+        self._newest: Store | None = None  # which is the last to be closed
         self._changing = threading.Lock()
 
     def __len__(self) -> int:
@@ -40,7 +41,10 @@ class OpenStores:
 
         Those that were used longest ago come first. A store that is in use stays open.
         """
+        if store is self._newest and len(self._by_use) <= self.most:
+            return
         with self._changing:
+            self._newest = store
             self._by_use[store] = None
             self._by_use.move_to_end(store)
             excess = len(self._by_use) - self.most
@@ -64,3 +68,4 @@ class OpenStores:
         """Forget a store that is closed forever."""
         with self._changing:
             self._by_use.pop(store, None)
+            self._newest = None

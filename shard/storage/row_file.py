@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,8 @@ class RowFile:
     """A (rows, dim) matrix on disk. One thread appends; any thread views.
 
     Written with pwrite, never through the map, and never shortened while it is mapped: reading a
-    map past the end of its file kills the process. The map needs no descriptor, and an append opens
-    the file and closes it: a server has many row files.
+    map past the end of its file kills the process. The map needs no descriptor. An append leaves
+    the file open for the next one, while few enough are (`Disk.open_row_files`).
     """
 
     def __init__(self, disk: Disk, file: DiskFile, dim: int) -> None:
@@ -45,6 +45,8 @@ class RowFile:
         self._dim = dim
         self._row_bytes = dim * COMPONENT.itemsize
         self._is_closed = False
+        self._file: DiskFile | None = None
+        self._appending = threading.Lock()
         self._map = _mapped(file)
 
     @classmethod
@@ -100,10 +102,12 @@ class RowFile:
             return
         start = position * self._row_bytes
         contents = np.ascontiguousarray(vectors, dtype=COMPONENT).data
-        with self._opened() as file:
+        with self._appending:
+            file = self._in_its_place()
             self._grow(file, start + len(vectors) * self._row_bytes)
             self._disk.write(file, start, contents)
             self._disk.sync(file)
+        self._disk.open_row_files.used(self)
 
     def view(self, rows: int) -> Float32Array:
         """Return the first `rows` rows, float32 (rows, dim), read-only, without reading them.
@@ -114,21 +118,42 @@ class RowFile:
 
     def close(self) -> None:
         """Take no more rows. Views stay valid."""
-        self._is_closed = True
+        self._disk.open_row_files.forget(self)
+        with self._appending:
+            self._is_closed = True
+            self._close_file()
 
-    @contextmanager
-    def _opened(self) -> Iterator[DiskFile]:
-        """Lend the file that was mapped; OSError, and no new file, if it is not in its place."""
+    def try_to_close_files(self) -> bool:
+        """Close the file until the next append, unless one is running; return whether it is."""
+        if not self._appending.acquire(blocking=False):
+            return False
+        try:
+            self._close_file()
+            return True
+        finally:
+            self._appending.release()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _in_its_place(self) -> DiskFile:
+        """Return the file that was mapped; OSError, and no new file, if it is not in its place."""
         if self._is_closed:
             raise ValueError(f"{self._path} is closed")
-        try:
-            found = self._path.stat()  # before it is opened, which would create it
-        except FileNotFoundError as error:
-            raise OSError(errno.ESTALE, "the row file was removed", str(self._path)) from error
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
-        with closing(self._disk.open(self._path)) as file:
-            yield file
+        if self._file is None:
+            try:
+                found = self._path.stat()  # before it is opened, which would create it
+            except FileNotFoundError as error:
+                raise OSError(errno.ESTALE, "the row file was removed", str(self._path)) from error
+            if (found.st_dev, found.st_ino) != self._identity:
+                raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
+            self._file = self._disk.open(self._path)
+        elif not os.fstat(self._file.descriptor).st_nlink:
+            what = "replaced" if self._path.exists() else "removed"
+            raise OSError(errno.ESTALE, f"the row file was {what}", str(self._path))
+        return self._file
 
     def _grow(self, file: DiskFile, needed_bytes: int) -> None:
         if needed_bytes <= len(self._map):

@@ -16,6 +16,7 @@ from tests.crash_disk import FailingDisk, Kind
 from vectorshard.shard.errors import RowFileCorrupt
 from vectorshard.shard.storage import row_file
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.open_stores import OpenStores
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.types import Float32Array
 
@@ -223,11 +224,20 @@ def test_an_append_to_a_file_that_was_removed_fails_and_creates_none(tmp_path: P
     np.testing.assert_array_equal(rows.view(3), vectors_of(0, 3))
 
 
-def test_a_row_file_keeps_no_descriptor(tmp_path: Path) -> None:
+def test_a_row_file_needs_a_descriptor_to_append_only(tmp_path: Path) -> None:
     before = set(Path("/proc/self/fd").iterdir())
-    rows = RowFile.open(Disk(), tmp_path / "rows", DIM)
-    rows.append(0, vectors_of(0, 3))
+    disk = Disk()
+    disk.open_row_files = OpenStores(1)
+    rows, others = (RowFile.open(disk, tmp_path / name, DIM) for name in ("rows", "others"))
     assert set(Path("/proc/self/fd").iterdir()) == before
-    rows.close()
-    with pytest.raises(ValueError, match="is closed"):
-        rows.append(3, vectors_of(3, 1))
+    for first in range(3):
+        rows.append(first, vectors_of(first, 1))
+        others.append(first, vectors_of(first, 1))
+        assert len(set(Path("/proc/self/fd").iterdir()) - before) == 1
+    np.testing.assert_array_equal(rows.view(3), vectors_of(0, 3))
+    for file in (rows, others):
+        file.close()
+        with pytest.raises(ValueError, match="is closed"):
+            file.append(3, vectors_of(3, 1))
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert not len(disk.open_row_files)
