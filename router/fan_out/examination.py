@@ -227,12 +227,11 @@ class Examination:
             verdict = self.verdicts.get(incarnation)
             for shard, error in absent.items():
                 name = verdict.name if verdict is not None else ""
-                if isinstance(error, ShardMissing) and not told & {(shard, name), str(error)}:
-                    told.add(str(error))  # one about two collections counts once
-                    problem = Problem(
-                        shard=shard, kind=ProblemKind.MISSING, text=str(error), collection=name
-                    )
-                    found.append(problem)
+                same = {(shard, name), (name, str(error))}  # two of a name are told once
+                if isinstance(error, ShardMissing) and not told & same:
+                    told |= same
+                    kind, text = ProblemKind.MISSING, str(error)
+                    found.append(Problem(shard=shard, kind=kind, text=text, collection=name))
         return sorted(found, key=lambda each: (each.shard, each.collection))
 
     # ---- rounds ---------------------------------------------------------------------------------

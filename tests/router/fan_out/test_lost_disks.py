@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -153,6 +154,17 @@ async def test_a_lost_directory_is_missing(
 ) -> None:
     await fleet.stopped(lambda: harm(fleet.servers[lost].path))
     await missing_everywhere(fleet, router, lost)
+
+
+async def test_each_collection_of_a_lost_directory_is_a_problem(
+    fleet: Fleet, router: Router
+) -> None:
+    await router.create_collection(replace(config_of(), name="points"))
+    await rounds(router)
+    await fleet.stopped(lambda: emptied(fleet.servers[0].path))
+    await rounds(router)
+    problems = [(each.shard, each.collection) for each in await router.problems()]
+    assert problems == [(0, "points"), (0, "words")]
 
 
 def unreadable(path: Path) -> None:
