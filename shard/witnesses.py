@@ -163,11 +163,24 @@ class Recollection:
             for seen in report.seen:
                 self.see(seen)
         for report in reports:
-            self.see(directory_of(report))
+            if not self._lacks_commits(report):
+                self.see(directory_of(report))
             for collection in report.collections:
                 own = statement_of(report, collection)
                 if own is not None:
                     self.state(own, collection)
+
+    def _lacks_commits(self, report: ShardReport) -> bool:
+        """Whether a report lacks commits that are remembered: most likely it is of an older copy.
+
+        How often a copy was opened must not count against the directory itself, once that is back.
+        """
+        return any(
+            statement.life == report.life and not has_commit(collection, statement)
+            for collection in report.collections
+            if collection.state is CollectionState.LIVE
+            for statement in self.statements.get((report.shard, collection.incarnation), ())
+        )
 
     def remembered(self) -> Remembered:
         """Return the result."""

@@ -109,6 +109,16 @@ def test_a_shard_keeps_what_others_have_of_the_collections_that_it_has() -> None
     assert remembered(kept, [], set(), 0).statements == ()
 
 
+def test_openings_of_a_directory_that_lacks_commits_do_not_count() -> None:
+    kept = Remembered(statements=(replace(ONE, sequence=13),), seen=(SEEN,))
+    copy = replace(REPORT, opens=3, session=7)
+    assert remembered(kept, [copy], {"w"}, 0).seen == (SEEN,)
+    whole = replace(copy, collections=(replace(REPORTED, sequence=13),))
+    opened = replace(SEEN, opens=3, session=7)
+    assert remembered(kept, [whole], {"w"}, 0).seen == (opened,)
+    assert remembered(kept, [replace(copy, life=2)], {"w"}, 0).seen == (replace(opened, life=2),)
+
+
 def test_a_collection_that_takes_no_writes_yet_is_not_witnessed() -> None:
     known = replace(REPORT, collections=(replace(REPORTED, stage=Stage.KNOWN),))
     assert remembered(Remembered(), [known], {"w"}, 0).statements == ()
