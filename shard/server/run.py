@@ -31,7 +31,12 @@ from vectorshard.shard.server.health import HEALTH_SERVICE, HealthPort, Heartbea
 from vectorshard.shard.server.held import hold, needs_an_operator
 from vectorshard.shard.server.listening import bind, join_address, split_address
 from vectorshard.shard.server.service import VectorService
-from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics, serve_metrics
+from vectorshard.shard.server.telemetry import (
+    LedgerCollector,
+    ProblemsCollector,
+    RpcMetrics,
+    serve_metrics,
+)
 from vectorshard.shard.types import Role
 from vectorshard.shard.wire.rpcs import SERVICE_NAME, message_options
 
@@ -125,10 +130,8 @@ async def run_server(
                 await hold(server, refusal, heartbeat, health_port, _signalled().wait)
             raise
         try:
-            role = (await shard.topology()).role
-            # The shards of a router export their rows themselves.
-            if config.metrics is not None and role is not Role.ROUTER:
-                registry.register(LedgerCollector(shard, asyncio.get_running_loop()))
+            if config.metrics is not None:
+                _export(registry, shard, (await shard.topology()).role)
             service = VectorService(shard, limits, version("vectorshard"), RpcMetrics(registry))
             health = LoopHealth(shard, SERVICE_NAME, heartbeat)
             beating = asyncio.ensure_future(health.beat())
@@ -141,6 +144,13 @@ async def run_server(
                 beating.cancel()
         finally:
             await shard.close()
+
+
+def _export(registry: CollectorRegistry, shard: Shard, role: Role) -> None:
+    loop = asyncio.get_running_loop()
+    registry.register(ProblemsCollector(shard, loop))
+    if role is not Role.ROUTER:  # whose shards export their rows themselves
+        registry.register(LedgerCollector(shard, loop))
 
 
 def _listen_for_metrics(registry: CollectorRegistry, listen: str) -> None:

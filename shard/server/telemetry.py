@@ -146,7 +146,7 @@ class LedgerCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of the shard's collections as they are now."""
         describing = asyncio.run_coroutine_threadsafe(self._describe(), self._loop)
-        descriptions, problems = describing.result(DESCRIBE_TIMEOUT_S)
+        descriptions = describing.result(DESCRIBE_TIMEOUT_S)
         rows = GaugeMetricFamily(
             "vectorshard_rows",
             "Rows of the ledger: accepted = buffered + indexed + deleted + replaced + lost.",
@@ -198,31 +198,51 @@ class LedgerCollector(Collector):
                     kind.add_metric([*labels, shard.index_kind.name, configured], 1.0)
                 if shard.live_queries:
                     live_recall.add_metric(labels, shard.live_recall)
-        return [rows, training, recall, live_recall, live_queries, kind, drift, _gauge_of(problems)]
+        return [rows, training, recall, live_recall, live_queries, kind, drift]
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing at registration: the shard may not answer yet."""
         return []
 
-    async def _describe(self) -> tuple[list[CollectionDescription], Sequence[Problem]]:
+    async def _describe(self) -> list[CollectionDescription]:
         descriptions = []
         for entry in await self._shard.list_collections():
             # Dropped since, or not served: then a problem says why.
             with suppress(CollectionNotFound, CorruptData, ReadFailed, ShardMissing):
                 descriptions.append(await self._shard.describe(entry.config.name))
-        return descriptions, await self._shard.problems()
+        return descriptions
 
 
-def _gauge_of(problems: Iterable[Problem]) -> Metric:
-    gauge = GaugeMetricFamily(
-        "vectorshard_problems",
-        "Problems that an operator must look at, as in GetServerInfo; absent without any.",
-        labels=("kind", "shard", "collection"),
-    )
-    found = Counter((each.kind, each.shard, each.collection) for each in problems)
-    for (kind, shard, collection), number in found.items():
-        gauge.add_metric((kind.value, str(shard), collection), number)
-    return gauge
+class ProblemsCollector(Collector):
+    """Exports what an operator must look at: of a router, also that a shard is missing.
+
+    `loop` is the shard's event loop; `collect` is called from other threads.
+    """
+
+    def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:
+        self._shard = shard
+        self._loop = loop
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the problems as they are now."""
+        asking = asyncio.run_coroutine_threadsafe(self._problems(), self._loop)
+        gauge = GaugeMetricFamily(
+            "vectorshard_problems",
+            "Problems that an operator must look at, as in GetServerInfo; absent without any.",
+            labels=("kind", "shard", "collection"),
+        )
+        problems = asking.result(DESCRIBE_TIMEOUT_S)
+        found = Counter((each.kind, each.shard, each.collection) for each in problems)
+        for (kind, shard, collection), number in found.items():
+            gauge.add_metric((kind.value, str(shard), collection), number)
+        return [gauge]
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing at registration: the shard may not answer yet."""
+        return []
+
+    async def _problems(self) -> Sequence[Problem]:
+        return await self._shard.problems()
 
 
 def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> int:

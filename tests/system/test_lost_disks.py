@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.system.conftest import VECTORSHARD, Fleet, Server, Starter, wait_until
+from tests.bare_wire import matrix
+from tests.net.operations import never_seen
+from tests.system.conftest import (
+    VECTORSHARD,
+    Fleet,
+    Server,
+    Starter,
+    log_lines,
+    logged_address,
+    refused,
+    wait_until,
+)
 from vectorshard.client.client import Client
 from vectorshard.shard.errors import ShardMissing, VectorShardError
+from vectorshard.v1 import vectorshard_pb2 as v1
 
 ROWS = 400
 VECTORS = np.random.default_rng(1).standard_normal((2 * ROWS, 8), dtype=np.float32)
@@ -51,6 +64,21 @@ def require_missing(client: Client, shard: int) -> None:
     assert [problem.shard for problem in client.server_info().problems] == [shard]
 
 
+def what_is_seen(fleet: Fleet) -> set[str]:
+    """Return what clients, metrics and log of the router show, as docs/operations.md does."""
+    request = v1.SearchRequest(collection="words", queries=matrix(VECTORS[:1]), k=5)
+    with fleet.router.stub() as stub:
+        refusal = refused(lambda: stub.Search(request))
+        request.min_coverage = 0.25
+        receipt = stub.Search(request).receipt
+    seen = {f"code {refusal.code.name}", f"reason {refusal.reason}"}
+    seen |= {f"message {refusal.message}", f"receipt {receipt.shards[1].missing_reason}"}
+    address = logged_address(fleet.router, "serving metrics")
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        seen |= {f"metric {line}" for line in answer.read().decode().splitlines()}
+    return seen | log_lines(fleet.router)
+
+
 def is_missing(client: Client) -> bool:
     """Whether the router has found out; before, the shard only does not answer yet."""
     try:
@@ -72,7 +100,7 @@ def restart_with(fleet: Fleet, shard: int, harm: Callable[[Path], object]) -> No
 
 @pytest.mark.system
 def test_an_emptied_directory_is_missing_until_its_loss_is_accepted(start_server: Starter) -> None:
-    fleet = start_server.fleet(2)
+    fleet = start_server.fleet(2, options=["--metrics", "127.0.0.1:0"])
     with filled(fleet) as client:
         kept = fleet.shards[1].data.with_name("kept")
         lost = client.describe("words").shards[1].ledger.accepted
@@ -86,6 +114,7 @@ def test_an_emptied_directory_is_missing_until_its_loss_is_accepted(start_server
         restart_with(fleet, 1, lose)
         wait_until(lambda: is_missing(client))
         require_missing(client, 1)
+        assert not never_seen("Disks", what_is_seen(fleet))
         fleet.router.kill()
         fleet.router.start_again()
         wait_until(lambda: is_missing(client))

@@ -28,7 +28,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
 )
 from vectorshard.shard.membership import AcceptLossRequest, Stage
-from vectorshard.shard.server.telemetry import LedgerCollector
+from vectorshard.shard.server.telemetry import LedgerCollector, ProblemsCollector
 from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
@@ -540,8 +540,13 @@ async def test_metrics_tell_of_a_collection_that_no_shard_serves(
         shard.lose("words")
     await restarted(router)
     await rounds(router)
-    collector = LedgerCollector(router, asyncio.get_running_loop())
-    metrics = {each.name: each for each in await asyncio.to_thread(collector.collect)}
+    loop = asyncio.get_running_loop()
+    collectors = ProblemsCollector(router, loop), LedgerCollector(router, loop)
+    metrics = {
+        metric.name: metric
+        for each in collectors
+        for metric in await asyncio.to_thread(each.collect)
+    }
     told = [sample.labels for sample in metrics["vectorshard_problems"].samples]
     assert [(each["kind"], each["shard"], each["collection"]) for each in told] == [
         ("missing", "0", "words"),

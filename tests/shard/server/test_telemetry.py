@@ -16,7 +16,7 @@ from tests.crash_disk import FailingDisk
 from tests.shard.samples import DEADLINE_S, SMALL_ENGINE, config_of, corpus_of, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import WritesStopped
-from vectorshard.shard.server.telemetry import LedgerCollector, RpcMetrics
+from vectorshard.shard.server.telemetry import LedgerCollector, ProblemsCollector, RpcMetrics
 from vectorshard.shard.types import (
     DeleteRequest,
     ExactReason,
@@ -126,9 +126,13 @@ async def test_problems_are_exported_and_a_collection_that_is_set_aside_has_no_r
     disk.fail("sync")
     with pytest.raises(WritesStopped):
         await shard.upsert(upserts["stopped"])
-    collector = LedgerCollector(shard, asyncio.get_running_loop())
-    metrics = await asyncio.to_thread(lambda: list(collector.collect()))
-    samples = {metric.name: metric.samples for metric in metrics}
+    loop = asyncio.get_running_loop()
+    collectors = ProblemsCollector(shard, loop), LedgerCollector(shard, loop)
+    samples = {
+        metric.name: metric.samples
+        for each in collectors
+        for metric in await asyncio.to_thread(each.collect)
+    }
     problems = [(sample.labels, sample.value) for sample in samples["vectorshard_problems"]]
     assert problems == [
         ({"kind": "damaged", "shard": "0", "collection": "harmed"}, 1.0),
