@@ -133,7 +133,7 @@ class VectorService:
         self._stream_limits = replace(limits, message_bytes=limits.message_bytes - ENVELOPE_BYTES)
         self._version = version
         self._metrics = metrics
-        self._identity: tuple[Topology | None, frozenset[str]] = (None, frozenset())
+        self._identity: tuple[Topology | None, str, str] = (None, "", "")
         self._server_info: tuple[tuple[Topology, Sequence[Problem]] | None, bytes] = (None, b"")
         self._looking: asyncio.Future[Sequence[Problem]] | None = None
         self._known_problems: tuple[Problem, ...] = ()
@@ -286,7 +286,10 @@ class VectorService:
 
         async def answer(payload: bytes, call: Call) -> bytes:
             request = rpc.decode_request(payload, self._limits)
-            return rpc.encode_response(await rpc.ask(self._shard, request, call), self._limits)
+            result = await rpc.ask(self._shard, request, call)
+            if rpc in (UPSERT, DELETE) and self._is_from_earlier_release(call):
+                result = _without_sessions(result)
+            return rpc.encode_response(result, self._limits)
 
         return answer
 
@@ -309,18 +312,21 @@ class VectorService:
         if not call.placement:
             return
         topology = await self._shard.topology()
-        known, fingerprints = self._identity
-        if topology is not known:
-            without = fingerprint_of(topology, with_sessions=False)  # of earlier releases
-            fingerprints = frozenset({fingerprint_of(topology), without})
-            self._identity = (topology, fingerprints)
-        if call.placement not in fingerprints:
+        if topology is not self._identity[0]:
+            earlier = fingerprint_of(topology, with_sessions=False)
+            self._identity = (topology, fingerprint_of(topology), earlier)
+        if call.placement not in self._identity[1:]:
             shards = ", ".join(str(shard.shard) for shard in topology.shards) or "none"
             raise PlacementMismatch(
                 f"this server serves shards {shards} of {topology.shards_total} of cluster "
                 f"{topology.cluster}, placement epoch {topology.placement_epoch}; the caller "
                 "expects another placement"
             )
+
+    def _is_from_earlier_release(self, call: Call) -> bool:
+        """Whether a call that passed `_require_placement` is of a router that knows no sessions."""
+        _, present, earlier = self._identity
+        return earlier != present and call.placement == earlier
 
     # ---- writes ---------------------------------------------------------------------------------
 
@@ -455,6 +461,13 @@ class VectorService:
         if (await asyncio.wait([self._looking], timeout=PROBLEMS_S))[0]:
             self._known_problems = tuple(self._looking.result())
         return self._known_problems
+
+
+def _without_sessions(result: Any) -> Any:
+    """Return a write's result with a token that routers of earlier releases can read."""
+    if isinstance(result, tuple):
+        return _without_sessions(result[0]), *result[1:]
+    return replace(result, token=replace(result.token, sessions={}))
 
 
 async def _abort(context: Context, method: str, error: Exception) -> NoReturn:

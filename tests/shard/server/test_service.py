@@ -48,7 +48,12 @@ from vectorshard.shard.wire.server_info import (
     decode_get_server_info_response,
     encode_get_server_info_request,
 )
-from vectorshard.shard.wire.writes import encode_delete_request, encode_upsert_request
+from vectorshard.shard.wire.writes import (
+    decode_delete_response,
+    decode_upsert_response,
+    encode_delete_request,
+    encode_upsert_request,
+)
 
 # ---- unary calls --------------------------------------------------------------------------------
 
@@ -277,6 +282,18 @@ async def test_a_router_of_an_earlier_release_means_every_opening_of_a_shard(
     await served.call("Count", COUNT, call=Call(placement=fingerprint_of(opened[1])))
     _, error = await served.refusal("Count", COUNT, Call(placement=fingerprint_of(opened[0])))
     assert isinstance(error, PlacementMismatch)
+
+
+async def test_a_router_of_an_earlier_release_gets_tokens_that_it_can_read(served: Served) -> None:
+    topology = await served.shard.topology()
+    deletion = encode_delete_request(DeleteRequest(collection="words", ids=int64s(1)))
+    for with_sessions in (True, False):
+        call = Call(placement=fingerprint_of(topology, with_sessions=with_sessions))
+        written, _ = decode_upsert_response(await served.call("Upsert", upsert_of(0, 3), call))
+        deleted = decode_delete_response(await served.call("Delete", deletion, call))
+        for result in (written, deleted):
+            assert result.token.sequences
+            assert bool(result.token.sessions) is with_sessions
 
 
 async def test_a_call_that_means_another_incarnation_is_refused(served: Served) -> None:
