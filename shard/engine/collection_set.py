@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ from vectorshard.shard.membership import (
 )
 from vectorshard.shard.storage.data_directory import DataDirectory
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.stock import CollectionFiles, Place, foreign_place, take_stock
+from vectorshard.shard.storage.stock import CollectionFiles, Place, judged, take_stock
 from vectorshard.shard.storage.stored_entry import stored_collection
 from vectorshard.shard.types import (
     Call,
@@ -102,6 +103,17 @@ def look(directory: Path) -> CollectionFiles | None:
         incarnation=stored.entry.incarnation,
         directory=stored.directory,
         has_rows=stored.has_rows,
+    )
+
+
+def _files_of(collection: Collection) -> CollectionFiles:
+    """Return what the files of an open collection say of themselves."""
+    snapshot, entry = collection.snapshot, collection.entry
+    return CollectionFiles(
+        name=entry.config.name,
+        incarnation=entry.incarnation,
+        directory=collection.state.row_store.membership.directory,
+        has_rows=snapshot.rows + snapshot.lost > 0,
     )
 
 
@@ -176,16 +188,22 @@ class CollectionSet:
                 self._put_aside(place)
 
     def _open(self, place: Place, path: Path) -> None:
-        collection = self._opened(path)
-        own = self.directory.directory
-        membership = collection.state.row_store.membership
-        if membership.directory not in ("", own):
-            collection.close()
-            self._put_aside(foreign_place(self.directory, place.name, place.incarnation))
-            return
-        if not membership.directory:  # an earlier release wrote it
-            collection.state.row_store.set_membership(replace(membership, directory=own))
-        self.serve(collection)
+        with ExitStack() as opened:
+            collection = self._opened(path)
+            opened.callback(collection.close)
+            if not place.was_read:
+                found = judged(self.directory, place.name, _files_of(collection))
+                if found is None:
+                    return
+                if found.state is not CollectionState.LIVE:
+                    self._put_aside(found)
+                    return
+            row_store = collection.state.row_store
+            if not row_store.membership.directory:  # an earlier release wrote it
+                own = self.directory.directory
+                row_store.set_membership(replace(row_store.membership, directory=own))
+            self.serve(collection)
+            opened.pop_all()
 
     def _opened(self, path: Path) -> Collection:
         directory = self.directory

@@ -1,7 +1,6 @@
 """A shard's data directory: its identity, its lock, and which collections are in it.
 
-docs/formats.md describes the files. What a collection's directory holds must not enter here, but
-for what `CollectionFiles` says.
+docs/formats.md describes the files. What a collection's directory holds must not enter here.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Place:
     """A collection that a data directory has, or should have.
 
     `state` is LIVE if it is to be opened, which may still fail; else LOST or FOREIGN, with a reason
-    and what an operator does about it. The incarnation is empty if it is unknown.
+    and what an operator does about it. The incarnation is empty if it is unknown. If its files
+    could not be read, `was_read` is false: once they are open, they are to be `judged`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Place:
     state: CollectionState = CollectionState.LIVE
     reason: str = ""
     cure: str = ""
+    was_read: bool = True
 
 
 Look = Callable[[Path], CollectionFiles | None]
@@ -81,7 +83,7 @@ def take_stock(directory: DataDirectory, look: Look) -> list[Place]:
     places = {
         name: place
         for name, files in found.items()
-        if (place := _judged(directory, name, files)) is not None
+        if (place := judged(directory, name, files)) is not None
     }
     for entry in directory.register.entries:
         if entry.state is Registered.LIVE and entry.name not in places:
@@ -91,15 +93,19 @@ def take_stock(directory: DataDirectory, look: Look) -> list[Place]:
     return [places[name] for name in sorted(places)]
 
 
-def _judged(directory: DataDirectory, name: str, files: CollectionFiles | None) -> Place | None:
-    """Return the collection in the directory of this name; None if it holds none."""
+def judged(directory: DataDirectory, name: str, files: CollectionFiles | None) -> Place | None:
+    """Return the collection in the directory of this name; None if it holds none.
+
+    It is registered if its create was interrupted, and dropped if its drop was.
+    """
     register, path = directory.register, directory.collection_directory(name)
     registered = register.live_incarnation(name)
     if files is None:
         if not registered and not directory.has_files_of_collection(name):
             _log.warning("ignored what is no collection", path=str(path))
             return None
-        return Place(name=name, incarnation=registered, path=path)  # opening it says what is wrong
+        # Opening it says what is wrong, or succeeds: what kept it from being read may be over.
+        return Place(name=name, incarnation=registered, path=path, was_read=False)
     if files.name != name:
         if not registered:
             reason = f"it holds a copy of collection {files.name!r}"
@@ -108,7 +114,8 @@ def _judged(directory: DataDirectory, name: str, files: CollectionFiles | None) 
         return _foreign(name, registered, path, f"its files are of collection {files.name!r}")
     incarnation = files.incarnation
     if files.directory not in ("", directory.directory):
-        return foreign_place(directory, name, registered or incarnation)
+        reason = f"its files belong to another data directory than {directory.path}"
+        return _foreign(name, registered or incarnation, path, reason)
     if register.state_of(incarnation) is Registered.DROPPED:
         directory.drop_collection(name, incarnation)
         return None
@@ -121,12 +128,6 @@ def _judged(directory: DataDirectory, name: str, files: CollectionFiles | None) 
         register.put(incarnation, name, Registered.LIVE)  # its create was interrupted
         _log.info("collection adopted", collection=name, incarnation=incarnation)
     return Place(name=name, incarnation=incarnation, path=path)
-
-
-def foreign_place(directory: DataDirectory, name: str, incarnation: str) -> Place:
-    """Return a collection in whose place are files of another data directory."""
-    reason = f"its files belong to another data directory than {directory.path}"
-    return _foreign(name, incarnation, directory.collection_directory(name), reason)
 
 
 def _foreign(name: str, incarnation: str, path: Path, reason: str) -> Place:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.shard.samples import config_of, corpus_of, open_shard
+from vectorshard.shard.engine import collection_set
+from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
     CollectionDamaged,
     CollectionNotFound,
@@ -24,6 +26,8 @@ from vectorshard.shard.errors import (
     ShardMissing,
     VectorShardError,
 )
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.register import Register, Registered
 from vectorshard.shard.types import CountRequest, SearchRequest, UpsertRequest
 
 NAMES = ("alpha", "beta", "gamma")
@@ -212,3 +216,62 @@ async def test_a_copied_collection_is_not_served_under_its_new_name(
     _, is_new = await shard.create_collection(replace(config_of(), name="other"))
     assert is_new
     await shard.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "refusal"),
+    [
+        (Registered.DROPPED, CollectionNotFound),  # its drop was interrupted
+        (None, ShardMissing),  # it has rows: a copy of a dropped collection
+    ],
+)
+async def test_files_that_are_readable_only_when_they_are_opened_are_held_against_the_register(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: Registered | None,
+    refusal: type[VectorShardError],
+) -> None:
+    incarnation = await closed_with_alpha(tmp_path)
+    register = Register(Disk(), tmp_path)
+    register.store()
+    if state is not None:
+        register.put(incarnation, "alpha", state)
+    shard = open_at_the_second_try(tmp_path, monkeypatch)
+    with pytest.raises(refusal):
+        await shard.count(CountRequest(collection="alpha"))
+    await shard.close()
+
+
+async def test_an_interrupted_create_that_is_readable_only_when_it_is_opened_is_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await closed_with_alpha(tmp_path, rows=0)
+    Register(Disk(), tmp_path).store()
+    shard = open_at_the_second_try(tmp_path, monkeypatch)
+    await put_alpha(shard, rows=30)
+    await shard.close()
+    shard = open_shard(tmp_path)
+    assert await shard.count(CountRequest(collection="alpha")) == 30
+    await shard.close()
+
+
+def open_at_the_second_try(path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalShard:
+    """Open a shard when no file could be read at the first look, as without open files."""
+    with monkeypatch.context() as patched:
+        patched.setattr(collection_set, "stored_collection", lambda _: None)
+        return open_shard(path)
+
+
+async def closed_with_alpha(path: Path, rows: int = 30) -> str:
+    """Leave a directory with one collection; return its incarnation."""
+    shard = open_shard(path)
+    entry, _ = await shard.create_collection(config_of("alpha"))
+    if rows:
+        await put_alpha(shard, rows)
+    await shard.close()
+    return entry.incarnation
+
+
+async def put_alpha(shard: LocalShard, rows: int) -> None:
+    part = CORPORA["alpha"].take(slice(rows))
+    await shard.upsert(UpsertRequest(collection="alpha", ids=part.ids, vectors=part.vectors))
