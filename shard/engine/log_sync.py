@@ -15,8 +15,8 @@ import structlog
 from vectorshard.shard.storage.log_end import LogEnd
 
 SYNC_DELAY_S: Final = 0.08
-"""How long a mark waits for its sync. Larger: fewer syncs, and a longer tail
-that a power cut may damage unnoticed."""
+"""How long a mark waits for its sync. Larger: fewer syncs, and a longer end of the log whose
+damage in a power cut goes unnoticed."""
 
 _log = structlog.get_logger(__name__)
 

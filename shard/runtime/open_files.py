@@ -21,8 +21,8 @@ SHARD_FILES: Final = 8
 router, the connections to it."""
 
 STORE_FILES: Final = 8
-"""Of the open store of a collection: its database, log and the index of the log, the log mark, and
-the same database and log once more for each read at a time. Row files are open for a moment."""
+"""Of the open store of a collection: its database, log and the index of the log, the log mark, its
+row file, and the same database and log once more for each read at a time."""
 
 COLLECTION_MAPS: Final = 3
 """Memory maps of a collection on one shard: its row file, which searches may still map as it was
