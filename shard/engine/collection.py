@@ -70,7 +70,7 @@ class Collection:
         Raises
         ------
         RowFileCorrupt
-            If the row file lacks committed rows, or the newest do not match their checksums.
+            If the row file lacks committed rows, or the newest do not match their hashes.
         RowStoreCorrupt
             If the row store contradicts itself.
         """

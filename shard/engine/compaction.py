@@ -1,7 +1,7 @@
 """Compaction: the row file is rewritten without its dead rows, which then cost no disk or memory.
 
 It works on what a snapshot saw. The rows that lived then go to a new row file and, with their ids,
-checksums and norms, to the row store, piece by piece, while writes go on. The rows written since
+hashes and norms, to the row store, piece by piece, while writes go on. The rows written since
 follow, dead or alive, because their commits stay as they are. Until `RowCopy.take_into_use`, a
 crash, a full disk or a stop leaves everything as it was. Row numbers never change.
 

@@ -155,7 +155,7 @@ class Reads:
         """Return the rows of the ids that exist, in their order; vectors are verified.
 
         Without ids, the rows that pass a filter, by row number: LimitExceeded if they are more than
-        one request may name ids. Raises RowFileCorrupt for a row that fails its checksum.
+        one request may name ids. Raises RowFileCorrupt for a row that does not match its hash.
         """
         rows_max = self._state.engine.limits.rows
         snapshot, rows = self._selected(ids, filter_)

@@ -51,7 +51,7 @@ from vectorshard.shard.storage.row_store_upgrade import Upgrade, fill_content_ha
 from vectorshard.shard.types import CollectionEntry, Float32Array, IdArray, Int64Array
 
 ROWS_VERIFIED_AT_START: Final = 10_000
-"""The newest live rows, whose checksums a start compares. Larger: slower starts."""
+"""The newest live rows, whose content hashes a start verifies. Larger: slower starts."""
 
 
 class CollectionState:
@@ -178,9 +178,10 @@ class CollectionState:
         )
         wrong = np.flatnonzero((found != snapshot.content_hashes_of(rows)).any(axis=1))
         if len(wrong):
+            others = f", nor do {len(wrong) - 1:,} other rows" if len(wrong) > 1 else ""
             raise RowFileCorrupt(
-                f"collection {self.entry.config.name!r}: row {int(rows[wrong[0]])} "
-                f"and {len(wrong) - 1} others do not match their checksums"
+                f"collection {self.entry.config.name!r}: row {int(rows[wrong[0]])} does not match "
+                f"its content hash{others}"
             )
 
     # ---- publishing -----------------------------------------------------------------------------

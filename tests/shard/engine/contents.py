@@ -113,7 +113,7 @@ def check_contents(collection: Collection, contents: Contents) -> None:
     }
     assert found == contents.rows
     assert len(page.ids) == len(contents.rows) == collection.reads.count(None)
-    got = collection.reads.get(page.ids, WHOLE_ROWS)  # checks their checksums
+    got = collection.reads.get(page.ids, WHOLE_ROWS)  # verifies their content hashes
     assert got.ids.tolist() == page.ids.tolist()
     assert collection.reads.count(page.ids) == len(page.ids)
     check_ledger(collection, contents)

@@ -144,7 +144,7 @@ CASES: dict[str, tuple[Harm, Said]] = {
     ),
     "the rows of another": (
         partial(exchange_file, file="rows-0.f32"),
-        {"alpha": (CollectionDamaged, "do not match their checksums")},
+        {"alpha": (CollectionDamaged, "does not match its content hash")},
     ),
     "yesterday's store": (
         partial(take_yesterdays, file="store.db"),
@@ -152,7 +152,7 @@ CASES: dict[str, tuple[Harm, Said]] = {
     ),
     "yesterday's rows": (
         partial(take_yesterdays, file="rows-0.f32"),
-        {"alpha": (CollectionDamaged, "do not match their checksums")},
+        {"alpha": (CollectionDamaged, "does not match its content hash")},
     ),
     "yesterday's log mark": (partial(take_yesterdays, file="log-end"), {}),
     "copied": (copy_collection, {}),

@@ -125,7 +125,7 @@ async def test_one_damaged_collection_of_three_is_set_aside_and_the_others_serve
             await call(shard, HARMED)
         text = str(raised.value)
         assert f"collection '{HARMED}' of shard 0 is set aside" in text
-        assert "do not match their checksums" in text
+        assert "does not match its content hash" in text
         assert "describe" in text
         assert "restart" in text
         assert "create" not in text
