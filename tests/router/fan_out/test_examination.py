@@ -33,6 +33,7 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     CollectionEntry,
+    DeleteRequest,
     RowErrorCode,
 )
 
@@ -179,6 +180,21 @@ async def test_an_older_copy_is_missing(
     shards[lost].put_back(copied)
     await require_missing(router, lost)
     await require_missing(await router_over(shards), lost)
+
+
+@EACH
+@pytest.mark.parametrize("deletes", [False, True])
+async def test_a_router_remembers_what_it_acknowledged_before_a_witness_does(
+    shards: list[WitnessedShard], router: Router, lost: int, deletes: bool
+) -> None:
+    copied = shards[lost].copied()
+    if deletes:
+        await router.delete(DeleteRequest(collection="words", ids=IDS))
+    else:
+        await router.upsert(upsert(IDS + 1_000))
+    shards[lost].put_back(copied)
+    with pytest.raises(ShardMissing, match=f"shard {lost}: it is older than what others remember"):
+        await found(router)
 
 
 async def test_a_shard_that_was_only_restarted_is_served(
