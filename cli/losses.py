@@ -56,7 +56,9 @@ async def _ask(target: str, request: AcceptLossRequest, timeout_s: float) -> Acc
     try:
         return await server.accept_loss(request, call=Call(deadline=time.monotonic() + timeout_s))
     except Unsupported as error:
-        raise Unsupported(f"{target} knows of no losses: it is of an earlier release") from error
+        raise Unsupported(
+            f"{target} does not support accept-loss: it is of an earlier release"
+        ) from error
     finally:
         await server.close()
 

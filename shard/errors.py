@@ -174,7 +174,7 @@ class ShardUnavailable(VectorShardError):
 
 
 class ShardMissing(ShardUnavailable):
-    """A shard has not the rows that it should have: an operator must act."""
+    """A shard lacks rows that it should have: an operator must act."""
 
     retryable = False
 

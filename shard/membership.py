@@ -128,7 +128,7 @@ class CollectionReport:
 class ProblemKind(Enum):
     """What an operator has to look at."""
 
-    MISSING = "missing"  # a shard has not the rows that it should have
+    MISSING = "missing"  # a shard lacks rows that it should have
     DAMAGED = "damaged"  # a collection is set aside
     WRITES_STOPPED = "writes_stopped"  # a disk failed a write
     DISK_FULL = "disk_full"  # free space is below the reserve
@@ -151,7 +151,7 @@ class Problem:
 class ShardReport:
     """What a leaf shard has, and what it remembers of the others.
 
-    `version` grows with each change of what follows it, within a session.
+    `version` grows with each change of it within a session, but not with the problems.
     """
 
     cluster: str
@@ -192,7 +192,7 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleRequest:
-    """Raise the stage of a collection; set its members, unless there are none.
+    """Raise the stage of a collection, and merge `members` into its members.
 
     `shard` is the leaf shard that is meant; None stands for all.
     """

@@ -75,7 +75,7 @@ class Catalogue:
         if call.incarnation:
             incarnations.add(call.incarnation)
         # Created there first and dropped there first: missing there, it is the rest of a drop. A
-        # shard that makes reports would have told of one.
+        # shard that makes reports would have reported one.
         judged = incarnations <= self._examination.verdicts.keys()
         left_over = bool(holders) and holders[0][0] is not decider and not judged
         if len(incarnations) > 1 or left_over:

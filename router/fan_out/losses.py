@@ -209,9 +209,7 @@ def _dropped(
     """Return how the operator is shown that an accepted loss drops a collection: all its rows."""
     config = configs.get(stale.incarnation)
     if config is None:
-        raise ShardUnavailable(
-            f"shard {shard} has not told of collection {stale.name!r}: try again"
-        )
+        raise ShardUnavailable(f"shard {shard} did not list collection {stale.name!r}: try again")
     return AcceptedLoss(
         collection=stale.name,
         incarnation=stale.incarnation,
