@@ -29,8 +29,8 @@ from vectorshard.router.fan_out.absence import (
     set_aside_in,
 )
 from vectorshard.router.fan_out.children import Child, Children
-from vectorshard.router.fan_out.memory import ROUND_S
-from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind, Memory
+from vectorshard.router.fan_out.memory import ROUND_S, Memory
+from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind
 from vectorshard.shard.errors import (
     ShardMissing,
     ShardUnavailable,
@@ -178,7 +178,7 @@ class Examination:
     def members(self) -> tuple[Member, ...]:
         """Return the directories of all leaf shards of the placement.
 
-        None if one of them is not behind this router, or of an earlier release. Raises
+        Empty if one of them is not behind this router, or of an earlier release. Raises
         ShardUnavailable if one is not examined.
         """
         placement = self._children.placement
@@ -430,7 +430,7 @@ class Examination:
     def _note_absent(
         self, found: Mapping[str, CollectionVerdict], sessions: Mapping[int, str]
     ) -> None:
-        """Note who is missing; one that did not answer this time stays so."""
+        """Note which shards are missing; one that did not answer this time stays so."""
         former, self._absent = self._absent, {}
         self._undecided = False
         holders, served = holders_of(self.reports), served_in(self.reports)

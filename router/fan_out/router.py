@@ -240,7 +240,7 @@ class Router(MembershipCalls):
         await self._catalogue.require_settled(entry, call)
         absent = self._examination.absent(entry.incarnation)
         refused = list(refused_parts(self._children.placement, request.ids, absent))
-        parts = [(child, rows) for child, rows in self._children.split(request.ids)]
+        parts = list(self._children.split(request.ids))
         if refused:
             parts = without(parts, refused)
         placement = self._children.placement  # a child may become unknown during its call

@@ -34,16 +34,6 @@ from vectorshard.shard.membership import (
 from vectorshard.shard.types import CollectionConfig
 from vectorshard.shard.witnesses import has_commit
 
-__all__ = [
-    "CollectionVerdict",
-    "Kind",
-    "Memory",
-    "Verdict",
-    "examine",
-    "loss_of",
-    "unexamined",
-]
-
 
 class Kind(Enum):
     """What is to be said of a collection on a leaf shard."""
