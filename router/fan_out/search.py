@@ -62,11 +62,12 @@ _LASTING: Final[Mapping[str, type[VectorShardError]]] = {
         for kind in (CollectionDamaged, CorruptData, RowFileCorrupt, RowStoreCorrupt)
     },
     "ShardMissing": ShardMissing,
-    "ReadFailed": ReadFailed,
     "CollectionUnreadable": CollectionUnreadable,
+    "ReadFailed": ReadFailed,
 }
-"""What the reason of a missing shard begins with, if waiting does not help, and the error."""
+"""What the reason of a missing shard begins with, if waiting does not help, and the error.
 
+The error of several is the first, as in `refusal_of`."""
 
 _NOT_TOLD: Final = "its router has yet to learn that another shard is missing"
 
@@ -245,7 +246,8 @@ def require_coverage(receipt: Receipt, min_coverage: float) -> None:
         if shard.missing_reason
     )
     kinds = {shard.missing_reason.partition(":")[0] for shard in receipt.shards} - {""}
-    kind = _LASTING[min(kinds)] if kinds and kinds <= _LASTING.keys() else ShardUnavailable
+    lasting = [kind for name, kind in _LASTING.items() if name in kinds]
+    kind = lasting[0] if lasting and kinds <= _LASTING.keys() else ShardUnavailable
     raise kind(
         f"coverage {receipt.coverage:.3f} is below min_coverage {min_coverage:.3f}; "
         f"missing: {missing}"

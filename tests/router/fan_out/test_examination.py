@@ -12,6 +12,7 @@ import pytest
 from tests.router.fan_out.examined import (
     COUNT,
     IDS,
+    Ticks,
     require_missing,
     restarted,
     rounds,
@@ -20,6 +21,7 @@ from tests.router.fan_out.examined import (
 from tests.router.fan_out.samples import found, upsert
 from tests.router.fan_out.witnessed_shard import WitnessedShard
 from tests.shard.samples import config_of
+from vectorshard.router.fan_out.memory import ROUND_S
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -271,6 +273,26 @@ async def test_a_shard_that_does_not_answer_is_no_loss(
     assert not isinstance(raised.value, ShardMissing)
     shards[1].failure = None
     assert await router.count(COUNT) == len(IDS)
+
+
+async def test_a_round_that_lasted_too_long_accuses_nobody(shards: list[WitnessedShard]) -> None:
+    now_s = [0.0]
+    router = await Router.connect(shards, sleep=Ticks().sleep, clock=lambda: now_s[0])
+    await router.create_collection(config_of())
+    await rounds(router)
+    exchange = shards[0].exchange
+
+    async def exchange_slowly(*args: object, **call: object) -> object:
+        now_s[0] += ROUND_S + 1
+        return await exchange(*args, **call)  # type: ignore[arg-type]
+
+    shards[0].exchange = exchange_slowly  # type: ignore[assignment,method-assign]
+    shards[1].lose("words")
+    await rounds(router)
+    assert await router.problems() == []
+    shards[0].exchange = exchange  # type: ignore[method-assign]
+    await rounds(router)
+    assert [problem.shard for problem in await router.problems()] == [1]
 
 
 async def test_a_missing_shard_that_does_not_answer_stays_missing(

@@ -25,6 +25,7 @@ from vectorshard.shard.errors import (
     Overloaded,
     ReadFailed,
     RowFileCorrupt,
+    ShardMissing,
     ShardUnavailable,
     VectorShardError,
 )
@@ -243,6 +244,16 @@ async def test_what_a_shard_cannot_read_is_an_absence_that_waiting_does_not_reso
     with pytest.raises(type(failure), match="shard 1: ") as raised:
         await found(router)
     assert not raised.value.retryable
+
+
+async def test_of_several_lasting_absences_the_lost_disk_is_the_error(
+    children: list[FaultyShard],
+) -> None:
+    router = await remembering(children)
+    children[0].failure = CollectionUnreadable("EIO")
+    children[1].failure = ShardMissing("lost")
+    with pytest.raises(ShardMissing, match="shard 0: CollectionUnreadable: EIO"):
+        await found(router, min_coverage=0.9)
 
 
 @pytest.mark.parametrize("failure", [Overloaded("full"), RuntimeError("bug")])
