@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -546,6 +548,21 @@ async def test_a_shard_that_was_started_again_is_handed_all_reports_again(
     shards[1].restart()
     await rounds(router)
     assert shards[1].records.remembered.statements == before.statements
+
+
+async def test_a_router_below_that_was_started_again_is_handed_all_reports_again(
+    shards: list[WitnessedShard],
+) -> None:
+    upper, _ = await tree_over(shards)
+    await upper.create_collection(config_of())
+    await rounds(upper, number=3)
+    for shard in shards:
+        shard.report = partial(replace, shard.report())  # type: ignore[method-assign]
+    await rounds(upper)
+    started_again = await router_over(shards[:1], partial=True)
+    upper._children[0].shard = started_again
+    await rounds(upper)
+    assert started_again._examination._from_above == {1: shards[1].report()}
 
 
 async def test_a_write_has_a_witness_after_one_round(
