@@ -39,6 +39,7 @@ from vectorshard.shard.types import (
     CollectionEntry,
     DeleteRequest,
     RowErrorCode,
+    Token,
 )
 
 
@@ -438,6 +439,8 @@ async def test_a_loss_is_shown_and_then_accepted(
         await router.count(COUNT)
     done = await router.accept_loss(AcceptLossRequest(shard=lost, accept=True))
     assert done.life == 2
+    for shard in shards:
+        assert shard.records.members[incarnation_of(shard)][lost].life == 2
     assert await router.problems() == []
     assert await router.count(COUNT) == accepted[1 - lost]
     await router.upsert(upsert(IDS))
@@ -550,14 +553,37 @@ async def test_a_shard_that_was_started_again_is_handed_all_reports_again(
     assert shards[1].records.remembered.statements == before.statements
 
 
+def report_no_change(shards: Sequence[WitnessedShard]) -> None:
+    """From here on, have the shards return the reports of now."""
+    for shard in shards:
+        shard.report = partial(replace, shard.report())  # type: ignore[method-assign]
+
+
+async def test_what_a_router_learns_is_held_against_reports_that_have_not_changed(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    report_no_change(shards)
+    await rounds(router)
+    assert await router.problems() == []
+    report = shards[1].report()
+    [collection] = report.collections
+    later = Token(
+        incarnation=collection.incarnation,
+        sequences={1: collection.sequence + 1},
+        sessions={1: report.session},
+    )
+    router._examination.acknowledged(later)
+    await rounds(router)
+    assert [problem.shard for problem in await router.problems()] == [1]
+
+
 async def test_a_router_below_that_was_started_again_is_handed_all_reports_again(
     shards: list[WitnessedShard],
 ) -> None:
     upper, _ = await tree_over(shards)
     await upper.create_collection(config_of())
     await rounds(upper, number=3)
-    for shard in shards:
-        shard.report = partial(replace, shard.report())  # type: ignore[method-assign]
+    report_no_change(shards)
     await rounds(upper)
     started_again = await router_over(shards[:1], partial=True)
     upper._children[0].shard = started_again
