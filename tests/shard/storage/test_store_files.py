@@ -134,7 +134,7 @@ def test_a_store_whose_log_cannot_be_moved_stays_open_and_loses_nothing(
     check(first, 4)
 
 
-@pytest.mark.parametrize("harm", ["older copy", "missing", "log"])
+@pytest.mark.parametrize("harm", ["older copy", "missing"])
 def test_files_that_were_replaced_meanwhile_are_noticed_and_left_as_they_are(
     two: tuple[FrugalDisk, RowStore, RowStore], tmp_path: Path, harm: str
 ) -> None:
