@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.crash_disk import FailingDisk
+from tests.shard.samples import identity_of
 from vectorshard.shard.storage.ballast import BALLAST_BYTES, BALLAST_FILE, Ballast
-from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.data_directory import DataDirectory
+from vectorshard.shard.storage.disk import Bytes, Disk
+from vectorshard.shard.storage.session import SESSION_FILE
 
 
 class FullDisk(Disk):
@@ -20,6 +24,10 @@ class FullDisk(Disk):
     def remove(self, path: Path) -> None:
         super().remove(path)
         self.is_full = False
+
+    def write_new_file(self, path: Path, contents: Bytes) -> None:
+        self.store()
+        super().write_new_file(path, contents)
 
     def store(self) -> str:
         """Fail while the disk is full."""
@@ -60,3 +68,11 @@ def test_no_room_for_the_ballast_leaves_nothing_of_it(tmp_path: Path, kind: str)
     disk.fail(kind, code=errno.ENOSPC)  # type: ignore[arg-type]
     Ballast(disk, tmp_path).fill()
     assert not (tmp_path / BALLAST_FILE).exists()
+
+
+def test_a_start_without_its_session_file_takes_the_room_of_the_ballast(tmp_path: Path) -> None:
+    identity = identity_of()
+    DataDirectory.open(Disk(), tmp_path, identity).close()
+    (tmp_path / SESSION_FILE).unlink()
+    with closing(DataDirectory.open(FullDisk(), tmp_path, identity)) as directory:
+        assert directory.opens == 1

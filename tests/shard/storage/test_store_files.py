@@ -134,6 +134,15 @@ def test_a_store_whose_log_cannot_be_moved_stays_open_and_loses_nothing(
     check(first, 4)
 
 
+def test_a_start_sees_its_store_as_it_was_when_it_began_to_look(tmp_path: Path) -> None:
+    store_in(tmp_path / "a", Disk()).close()
+    looked_at = RowStore.open(Disk(), tmp_path / "a")
+    with closing(sqlite3.connect(tmp_path / "a" / "store.db", isolation_level=None)) as another:
+        another.execute("UPDATE ledger SET accepted = accepted + 1")
+    assert looked_at.load().rows == 3
+    looked_at.close()
+
+
 @pytest.mark.parametrize("harm", ["older copy", "missing"])
 def test_files_that_were_replaced_meanwhile_are_noticed_and_left_as_they_are(
     two: tuple[FrugalDisk, RowStore, RowStore], tmp_path: Path, harm: str
