@@ -45,7 +45,7 @@ def machine_for(
     plan = _planned(wanted)
     machine = replace(engine.machine, collections_max=plan.collections, limit_too_low=plan.too_low)
     if ended_by_failed_read(data):
-        _log.warning("the last process was ended by a failed read; reading all vectors now")
+        _log.warning("reading all vectors", reason="a failed read ended the last process")
         machine = replace(machine, read_all=True)
     if reserve_mb is not None:
         machine = replace(machine, reserve_bytes=reserve_mb * 1024 * 1024, reserve_share=1.0)

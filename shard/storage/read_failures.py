@@ -80,7 +80,7 @@ def try_twice(read: Callable[[], T]) -> T:
     except RowStoreCorrupt as error:
         if not is_malformed(error.__cause__):
             raise
-        _log.warning("a read failed and is tried again", error=str(error))
+        _log.warning("read retried", error=str(error))
     return read()
 
 

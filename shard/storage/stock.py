@@ -89,7 +89,7 @@ def take_stock(directory: DataDirectory, look: Look) -> list[Place]:
         if entry.state is Registered.LIVE and entry.name not in places:
             places[entry.name] = _lost(directory, entry)
     for stray in directory.strays():
-        _log.warning("ignored what is no collection", path=str(stray))
+        _log.warning("stray path ignored", path=str(stray), reason="it is not a collection")
     return [places[name] for name in sorted(places)]
 
 
@@ -102,14 +102,14 @@ def judged(directory: DataDirectory, name: str, files: CollectionFiles | None) -
     registered = register.live_incarnation(name)
     if files is None:
         if not registered and not directory.has_files_of_collection(name):
-            _log.warning("ignored what is no collection", path=str(path))
+            _log.warning("stray path ignored", path=str(path), reason="it is not a collection")
             return None
         # Opening it says what is wrong, or succeeds: what kept it from being read may be over.
         return Place(name=name, incarnation=registered, path=path, was_read=False)
     if files.name != name:
         if not registered:
             reason = f"it holds a copy of collection {files.name!r}"
-            _log.warning("ignored a directory", path=str(path), reason=reason)
+            _log.warning("stray path ignored", path=str(path), reason=reason)
             return None
         return _foreign(name, registered, path, f"its files are of collection {files.name!r}")
     incarnation = files.incarnation
