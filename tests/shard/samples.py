@@ -216,3 +216,16 @@ def delete(collection: Collection, ids: IdArray) -> None:
         [DeleteRequest(collection=collection.entry.config.name, ids=ids)]
     )
     assert outcome == DeleteOutcome(deleted=len(ids), sequence=collection.snapshot.sequence)
+
+
+def open_files(below: Path) -> list[str]:
+    """Return the names of the files below a directory that this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = descriptor.readlink()
+        except FileNotFoundError:  # that of the listing itself
+            continue
+        if target.is_relative_to(below):
+            found.append(str(target.relative_to(below)))
+    return sorted(found)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shard.samples import config_of, corpus_of, open_shard
+from tests.shard.samples import config_of, corpus_of, open_files, open_shard
 from vectorshard.shard.engine import collection_set
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
@@ -240,6 +240,7 @@ async def test_files_that_are_readable_only_when_they_are_opened_are_held_agains
     with pytest.raises(refusal):
         await shard.count(CountRequest(collection="alpha"))
     await shard.close()
+    assert open_files(tmp_path) == []
 
 
 async def test_an_interrupted_create_that_is_readable_only_when_it_is_opened_is_registered(

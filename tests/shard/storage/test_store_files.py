@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.crash_disk import FailingDisk
+from tests.shard.samples import open_files
 from tests.shard.storage.row_store_samples import ENTRY, commit_of
 from tests.tiny_disk import fill, needs_mount, tiny_disk
 from vectorshard.shard.errors import RowStoreCorrupt, WritesStopped
@@ -50,19 +51,6 @@ def check(store: RowStore, rows: int) -> None:
     """Assert that a store has these rows."""
     assert store.metadata(np.arange(rows)) == [b"row %d" % row for row in range(rows)]
     assert store.load().rows == rows
-
-
-def open_files(below: Path) -> list[str]:
-    """Return the names of the files below a directory that this process has open."""
-    found = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        try:
-            target = descriptor.readlink()
-        except FileNotFoundError:  # that of the listing itself
-            continue
-        if target.is_relative_to(below):
-            found.append(str(target.relative_to(below)))
-    return sorted(found)
 
 
 @pytest.fixture
