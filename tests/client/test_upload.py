@@ -28,6 +28,7 @@ from vectorshard.shard.errors import (
     InternalError,
     InvalidId,
     InvalidVector,
+    ShardMissing,
     ShardUnavailable,
 )
 from vectorshard.shard.types import (
@@ -207,6 +208,18 @@ def test_rows_of_a_missing_shard_are_unavailable_and_named_by_their_number() -> 
         upload.summary()
     assert raised.value.unwritten_rows == (2, 4)
     assert raised.value.acknowledged_rows == 2
+
+
+@pytest.mark.parametrize(("other", "error"), [(9, ShardMissing), (14, ShardUnavailable)])
+def test_rows_that_only_an_operator_can_bring_back_are_missing(
+    other: int, error: type[ShardUnavailable]
+) -> None:
+    upload = cut_upload(range(5), np.eye(5))
+    errors = (RowError(2, 9, "shard 1: ShardMissing: lost"), RowError(4, other, GONE))
+    upload.acknowledge(answer(upload.message(0), accepted=3, errors=errors))
+    with pytest.raises(ShardUnavailable, match="2 of 5 rows are not written") as raised:
+        upload.summary()
+    assert type(raised.value) is error
 
 
 def test_rows_of_a_missing_shard_are_written_when_the_upload_is_repeated(

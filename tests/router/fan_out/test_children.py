@@ -563,6 +563,23 @@ async def test_an_upsert_that_is_done_in_part_is_not_repeated() -> None:
     assert len(shards[0].asked("upsert")) == 1, "somebody may have written over it meanwhile"
 
 
+async def test_an_upsert_that_is_done_in_part_is_not_repeated_in_another_placement() -> None:
+    shards = shards_of()
+    _, router = await connected(shards)
+    write = shards[0].upsert
+
+    async def write_and_change(*args: object, **call: object) -> object:
+        result = await write(*args, **call)  # type: ignore[arg-type]
+        shards[0].cluster = "made anew"
+        return result
+
+    shards[0].upsert = write_and_change  # type: ignore[assignment,method-assign]
+    shards[1].cluster = shards[2].cluster = "made anew"
+    with pytest.raises(ShardUnavailable, match="repeat it"):
+        await router.upsert(upsert(MANY_IDS))
+    assert [len(shard.asked("upsert")) for shard in shards] == [1, 1, 1]
+
+
 async def test_a_delete_of_one_child_is_made_once_more() -> None:
     shards = shards_of()
     _, router = await connected(shards)
