@@ -261,6 +261,7 @@ async def test_a_drop_that_reached_one_shard_is_finished(
         await router.drop_collection("words")
     with pytest.raises(CollectionNotFound):
         await router.count(COUNT)
+    assert await router.list_collections() == []
     shards[1].drop_failure = None
     await rounds(await router_over(shards))
     assert not shards[1].entries
