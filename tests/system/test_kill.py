@@ -121,10 +121,7 @@ class Story:
         work.kill()
         self.kills_during_training += is_training(self.seen)
         self.lives_with_absorbing += has_absorbed(first_seen, self.seen)
-        for file in self.data.glob("shard-*/collections/*/index-*.faiss"):
-            _, generation, absorbed_until = file.stem.split("-")
-            shard, collection = file.parts[-4], file.parts[-2]
-            self.index_files.add((collection, shard, generation, absorbed_until))
+        self.note_index_files()
 
     def write_small(self, ids: range, rng: np.random.Generator) -> Callable[[Client, Stub], None]:
         """Return what writes, writes again and deletes a few of `ids`."""
@@ -184,7 +181,15 @@ class Story:
     def look(self, client: Client, _: Stub) -> None:
         """See what becomes of both."""
         self.seen = [client.describe(name) for name in (SMALL, GROWING)]
+        self.note_index_files()
         time.sleep(PAUSE_S)
+
+    def note_index_files(self) -> None:
+        """Remember which index files are there at this moment."""
+        for file in self.data.glob("shard-*/collections/*/index-*.faiss"):
+            _, generation, absorbed_until = file.stem.split("-")
+            shard, collection = file.parts[-4], file.parts[-2]
+            self.index_files.add((collection, shard, generation, absorbed_until))
 
     def rest(self, client: Client) -> None:
         """Let the background work come to its end, as it does not on a busy machine."""
