@@ -21,6 +21,21 @@ from vectorshard.shard.types import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scrub:
+    """What the scrub of a shard's rows of a collection has done since the shard started.
+
+    `progress` is that of the present pass, `findings` are texts, the newest first.
+    """
+
+    passes: int = 0
+    progress: float = 0.0
+    last_pass_at: float = 0.0  # in seconds since 1970; 0 before the end of the first
+    last_pass_read_disk: bool = False
+    rows: int = 0
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardDescription:
     """One leaf shard's part of a collection. Durations in seconds, times in seconds since 1970."""
 
@@ -51,6 +66,11 @@ class ShardDescription:
     missing_reason: str = ""  # why its rows are not served; empty if they are
     writes_stopped: str = ""  # why it takes no writes; empty if it does
     kept_files: str = ""  # that were replaced when their loss was accepted; empty without any
+    rows_damaged: int = 0
+    damaged_ids: tuple[int, ...] | tuple[str, ...] = ()  # the first 100 of them
+    scrub: Scrub | None = None  # None from earlier releases
+    content_sum: bytes = b""  # 16 bytes; empty from earlier releases
+    restored_from: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ VectorShardError
   WritesLost                  the token names writes that a shard has lost with its disk
   CorruptData                 stored bytes do not match their checksum
     CollectionDamaged         a shard set the collection aside; it serves the others
+    RowsDamaged               rows do not match their content hashes; names their ids
     RowFileCorrupt            a committed row does not match its checksum
     RowStoreCorrupt           the row store contradicts itself
   DataDirectoryError          the server cannot start on this data directory
@@ -214,6 +215,12 @@ class CorruptData(VectorShardError):
 
 class CollectionDamaged(CorruptData):
     """A shard set the collection aside, because its files do not match their checksums."""
+
+    is_servers_own = False
+
+
+class RowsDamaged(CorruptData):
+    """Rows do not match their content hashes: an upsert or a delete of their ids heals them."""
 
     is_servers_own = False
 

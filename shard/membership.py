@@ -135,6 +135,7 @@ class ProblemKind(Enum):
     LIMIT = "limit"  # a limit of the machine is too low
     DISK_UNSAFE = "disk_unsafe"  # such as a network file system
     UNREADABLE = "unreadable"  # a disk failed a read, or an open of files
+    ROWS_DAMAGED = "rows_damaged"  # single rows; all others are served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -331,16 +331,21 @@ class ListRequest:
     cursor: Cursor | None = None
     filter: Filter | None = None
     include: Include = field(default_factory=Include)
+    skip_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Existing rows: ids (rows,) and what was included. `cursor` continues with the next page."""
+    """Existing rows: ids (rows,) and what was included. `cursor` continues with the next page.
+
+    `damaged` are the ids between them that `skip_damaged` left out.
+    """
 
     ids: IdArray
     vectors: Float32Array | None = None
     metadata: Sequence[bytes] | None = None
     cursor: Cursor | None = None
+    damaged: IdArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +390,7 @@ class ShardReceipt:
     queries_widened: int = 0  # that probed more lists than calibrated, as rows were deleted
     queries_exact: int = 0  # whose answers are exact, for `exact_reason`
     nprobe_mean: float = 0.0  # of the queries that the index answered; `nprobe` is the largest
+    rows_damaged: int = 0  # live rows that it could not see; not among `rows_visible`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,15 @@ def decode_train_response(payload: bytes) -> tuple[descriptions.ShardDescription
     return tuple(_decode_shard(shard) for shard in parse(v1.TrainResponse, payload).shards)
 
 
-_CONVERTED: Final = ("state", "ledger", "last_training_s", "last_trained_at", "index_kind")
+_CONVERTED: Final = (
+    "state",
+    "ledger",
+    "last_training_s",
+    "last_trained_at",
+    "index_kind",
+    "damaged_ids",
+    "scrub",
+)
 _DECIMALS: Final = (
     "measured_recall",
     "measured_recall_balanced",
@@ -92,6 +100,13 @@ def _encode_shard(shard: descriptions.ShardDescription) -> v1.ShardDescription:
     )
     if shard.index_kind is not None:
         message.index_kind = INDEX_KINDS.number[shard.index_kind]
+    if shard.scrub is not None:
+        message.scrub.CopyFrom(v1.Scrub(**copied(shard.scrub, descriptions.Scrub)))
+    for id_ in shard.damaged_ids:
+        if isinstance(id_, str):
+            message.damaged_ids.strings.values.append(id_)
+        else:
+            message.damaged_ids.int64s.values.append(id_)
     if shard.last_training_s:
         message.last_training_duration.CopyFrom(
             duration_pb2.Duration(**_seconds_and_nanos(shard.last_training_s))
@@ -120,8 +135,16 @@ def _decode_shard(shard: v1.ShardDescription) -> descriptions.ShardDescription:
     index_kind = None
     if shard.index_kind:
         index_kind = INDEX_KINDS.member(shard.index_kind, "shards.index_kind", MalformedMessage)
+    scrub = None
+    if shard.HasField("scrub"):
+        read = copied(shard.scrub, descriptions.Scrub, "findings")
+        read["progress"] = shortest_decimal(read["progress"])
+        scrub = descriptions.Scrub(**read, findings=tuple(shard.scrub.findings))
+    damaged = shard.damaged_ids
     return descriptions.ShardDescription(
         **values,
+        damaged_ids=tuple(damaged.strings.values) or tuple(damaged.int64s.values),
+        scrub=scrub,
         state=SHARD_STATES.member(shard.state, "shards.state", MalformedMessage),
         ledger=types.Ledger(**copied(shard.ledger, types.Ledger)),
         last_training_s=_seconds_of(shard.last_training_duration),

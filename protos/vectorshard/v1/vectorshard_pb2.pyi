@@ -103,6 +103,7 @@ class ProblemKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROBLEM_KIND_LIMIT: _ClassVar[ProblemKind]
     PROBLEM_KIND_DISK_UNSAFE: _ClassVar[ProblemKind]
     PROBLEM_KIND_UNREADABLE: _ClassVar[ProblemKind]
+    PROBLEM_KIND_ROWS_DAMAGED: _ClassVar[ProblemKind]
 D_TYPE_UNSPECIFIED: DType
 D_TYPE_FLOAT32: DType
 D_TYPE_FLOAT16: DType
@@ -158,6 +159,7 @@ PROBLEM_KIND_DISK_FULL: ProblemKind
 PROBLEM_KIND_LIMIT: ProblemKind
 PROBLEM_KIND_DISK_UNSAFE: ProblemKind
 PROBLEM_KIND_UNREADABLE: ProblemKind
+PROBLEM_KIND_ROWS_DAMAGED: ProblemKind
 
 class Matrix(_message.Message):
     __slots__ = ("data", "dim", "dtype")
@@ -368,7 +370,7 @@ class Ledger(_message.Message):
     def __init__(self, accepted: _Optional[int] = ..., buffered: _Optional[int] = ..., indexed: _Optional[int] = ..., deleted: _Optional[int] = ..., replaced: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class ShardDescription(_message.Message):
-    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since", "index_kind", "drift", "missing_reason", "writes_stopped", "kept_files")
+    __slots__ = ("shard", "state", "training", "ledger", "nlist", "nprobe", "measured_recall", "generation", "rows_trained_on", "list_imbalance", "last_training_duration", "last_trained_at", "memory_bytes", "disk_bytes", "candidates", "live_recall", "live_queries", "measured_recall_balanced", "calibration_rows", "calibration_queries", "calibrated_at", "rows_changed_since", "index_kind", "drift", "missing_reason", "writes_stopped", "kept_files", "rows_damaged", "damaged_ids", "scrub", "content_sum", "restored_from")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRAINING_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +398,11 @@ class ShardDescription(_message.Message):
     MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
     WRITES_STOPPED_FIELD_NUMBER: _ClassVar[int]
     KEPT_FILES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_IDS_FIELD_NUMBER: _ClassVar[int]
+    SCRUB_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SUM_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FROM_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: ShardState
     training: bool
@@ -423,7 +430,28 @@ class ShardDescription(_message.Message):
     missing_reason: str
     writes_stopped: str
     kept_files: str
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ..., missing_reason: _Optional[str] = ..., writes_stopped: _Optional[str] = ..., kept_files: _Optional[str] = ...) -> None: ...
+    rows_damaged: int
+    damaged_ids: Ids
+    scrub: Scrub
+    content_sum: bytes
+    restored_from: str
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ..., missing_reason: _Optional[str] = ..., writes_stopped: _Optional[str] = ..., kept_files: _Optional[str] = ..., rows_damaged: _Optional[int] = ..., damaged_ids: _Optional[_Union[Ids, _Mapping]] = ..., scrub: _Optional[_Union[Scrub, _Mapping]] = ..., content_sum: _Optional[bytes] = ..., restored_from: _Optional[str] = ...) -> None: ...
+
+class Scrub(_message.Message):
+    __slots__ = ("passes", "progress", "last_pass_at", "last_pass_read_disk", "rows", "findings")
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    LAST_PASS_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_PASS_READ_DISK_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    passes: int
+    progress: float
+    last_pass_at: float
+    last_pass_read_disk: bool
+    rows: int
+    findings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, passes: _Optional[int] = ..., progress: _Optional[float] = ..., last_pass_at: _Optional[float] = ..., last_pass_read_disk: _Optional[bool] = ..., rows: _Optional[int] = ..., findings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")
@@ -534,30 +562,34 @@ class CountResponse(_message.Message):
     def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("collection", "page_size", "cursor", "filter", "include")
+    __slots__ = ("collection", "page_size", "cursor", "filter", "include", "skip_damaged")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_FIELD_NUMBER: _ClassVar[int]
+    SKIP_DAMAGED_FIELD_NUMBER: _ClassVar[int]
     collection: str
     page_size: int
     cursor: bytes
     filter: Filter
     include: Include
-    def __init__(self, collection: _Optional[str] = ..., page_size: _Optional[int] = ..., cursor: _Optional[bytes] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ...) -> None: ...
+    skip_damaged: bool
+    def __init__(self, collection: _Optional[str] = ..., page_size: _Optional[int] = ..., cursor: _Optional[bytes] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ..., skip_damaged: _Optional[bool] = ...) -> None: ...
 
 class ListResponse(_message.Message):
-    __slots__ = ("ids", "vectors", "metadata", "cursor")
+    __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged")
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     ids: Ids
     vectors: Matrix
     metadata: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
     cursor: bytes
-    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., cursor: _Optional[bytes] = ...) -> None: ...
+    damaged: Ids
+    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[Ids, _Mapping]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("collection", "queries", "k", "nprobe", "target_recall", "exact", "filter", "include", "score_threshold", "min_coverage", "token")
@@ -586,7 +618,7 @@ class SearchRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Union[Matrix, _Mapping]] = ..., k: _Optional[int] = ..., nprobe: _Optional[int] = ..., target_recall: _Optional[float] = ..., exact: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ..., score_threshold: _Optional[float] = ..., min_coverage: _Optional[float] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class ShardReceipt(_message.Message):
-    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates", "rows_passing", "filter_plan", "exact_reason", "queries_widened", "queries_exact", "nprobe_mean")
+    __slots__ = ("shard", "missing_reason", "rows_visible", "rows_exact", "nlist", "nprobe", "generation", "candidates", "rows_passing", "filter_plan", "exact_reason", "queries_widened", "queries_exact", "nprobe_mean", "rows_damaged")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     MISSING_REASON_FIELD_NUMBER: _ClassVar[int]
     ROWS_VISIBLE_FIELD_NUMBER: _ClassVar[int]
@@ -601,6 +633,7 @@ class ShardReceipt(_message.Message):
     QUERIES_WIDENED_FIELD_NUMBER: _ClassVar[int]
     QUERIES_EXACT_FIELD_NUMBER: _ClassVar[int]
     NPROBE_MEAN_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DAMAGED_FIELD_NUMBER: _ClassVar[int]
     shard: int
     missing_reason: str
     rows_visible: int
@@ -615,7 +648,8 @@ class ShardReceipt(_message.Message):
     queries_widened: int
     queries_exact: int
     nprobe_mean: float
-    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ..., rows_passing: _Optional[int] = ..., filter_plan: _Optional[_Union[FilterPlan, str]] = ..., exact_reason: _Optional[_Union[ExactReason, str]] = ..., queries_widened: _Optional[int] = ..., queries_exact: _Optional[int] = ..., nprobe_mean: _Optional[float] = ...) -> None: ...
+    rows_damaged: int
+    def __init__(self, shard: _Optional[int] = ..., missing_reason: _Optional[str] = ..., rows_visible: _Optional[int] = ..., rows_exact: _Optional[int] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., generation: _Optional[int] = ..., candidates: _Optional[int] = ..., rows_passing: _Optional[int] = ..., filter_plan: _Optional[_Union[FilterPlan, str]] = ..., exact_reason: _Optional[_Union[ExactReason, str]] = ..., queries_widened: _Optional[int] = ..., queries_exact: _Optional[int] = ..., nprobe_mean: _Optional[float] = ..., rows_damaged: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("shards_total", "shards_answered", "coverage", "shards")

@@ -74,6 +74,23 @@ shard_descriptions = st.builds(
     missing_reason=texts,
     writes_stopped=texts,
     kept_files=texts,
+    rows_damaged=uint64s,
+    damaged_ids=st.one_of(
+        st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3).map(tuple),
+        st.lists(texts, max_size=3).map(tuple),
+    ),
+    scrub=st.none()
+    | st.builds(
+        descriptions.Scrub,
+        passes=uint64s,
+        progress=float32s,
+        last_pass_at=st.floats(0, 1e10),
+        last_pass_read_disk=st.booleans(),
+        rows=uint64s,
+        findings=st.lists(texts, max_size=3).map(tuple),
+    ),
+    content_sum=st.binary(max_size=16),
+    restored_from=texts,
 )
 problems = st.builds(
     membership.Problem,

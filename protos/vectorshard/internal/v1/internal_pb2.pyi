@@ -83,16 +83,18 @@ class SearchResponseTwin(_message.Message):
     def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class RowsTwin(_message.Message):
-    __slots__ = ("ids", "vectors", "metadata", "cursor")
+    __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged")
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     ids: IdsTwin
     vectors: _vectorshard_pb2.Matrix
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
     cursor: bytes
-    def __init__(self, ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., cursor: _Optional[bytes] = ...) -> None: ...
+    damaged: IdsTwin
+    def __init__(self, ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[IdsTwin, _Mapping]] = ...) -> None: ...
 
 class SearchStreamRequestTwin(_message.Message):
     __slots__ = ("request_id", "timeout_ms", "search", "cancel", "incarnation", "answer_bytes_max")
@@ -345,3 +347,95 @@ class AcceptLossResponse(_message.Message):
     losses: _containers.RepeatedCompositeFieldContainer[AcceptedLoss]
     life: int
     def __init__(self, losses: _Optional[_Iterable[_Union[AcceptedLoss, _Mapping]]] = ..., life: _Optional[int] = ...) -> None: ...
+
+class OpenCopyRequest(_message.Message):
+    __slots__ = ("collection", "shard", "dead_below")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    DEAD_BELOW_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    shard: int
+    dead_below: int
+    def __init__(self, collection: _Optional[str] = ..., shard: _Optional[int] = ..., dead_below: _Optional[int] = ...) -> None: ...
+
+class OpenCopyResponse(_message.Message):
+    __slots__ = ("copy", "config", "incarnation", "stage", "members", "cluster", "shards_total", "placement_epoch", "slots", "directory", "life", "first_sequences", "sessions", "sequence", "rows", "live", "ledger", "content_sum", "dead", "damaged")
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_SUM_FIELD_NUMBER: _ClassVar[int]
+    DEAD_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    copy: bytes
+    config: _vectorshard_pb2.CollectionConfig
+    incarnation: str
+    stage: Stage
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    cluster: str
+    shards_total: int
+    placement_epoch: int
+    slots: _containers.RepeatedCompositeFieldContainer[_vectorshard_pb2.SlotRange]
+    directory: str
+    life: int
+    first_sequences: _containers.RepeatedScalarFieldContainer[int]
+    sessions: _containers.RepeatedScalarFieldContainer[int]
+    sequence: int
+    rows: int
+    live: int
+    ledger: _vectorshard_pb2.Ledger
+    content_sum: bytes
+    dead: bytes
+    damaged: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, copy: _Optional[bytes] = ..., config: _Optional[_Union[_vectorshard_pb2.CollectionConfig, _Mapping]] = ..., incarnation: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., cluster: _Optional[str] = ..., shards_total: _Optional[int] = ..., placement_epoch: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[_vectorshard_pb2.SlotRange, _Mapping]]] = ..., directory: _Optional[str] = ..., life: _Optional[int] = ..., first_sequences: _Optional[_Iterable[int]] = ..., sessions: _Optional[_Iterable[int]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., live: _Optional[int] = ..., ledger: _Optional[_Union[_vectorshard_pb2.Ledger, _Mapping]] = ..., content_sum: _Optional[bytes] = ..., dead: _Optional[bytes] = ..., damaged: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ReadCopyRequest(_message.Message):
+    __slots__ = ("collection", "shard", "copy", "first_row", "bytes_max")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    shard: int
+    copy: bytes
+    first_row: int
+    bytes_max: int
+    def __init__(self, collection: _Optional[str] = ..., shard: _Optional[int] = ..., copy: _Optional[bytes] = ..., first_row: _Optional[int] = ..., bytes_max: _Optional[int] = ...) -> None: ...
+
+class ReadCopyResponse(_message.Message):
+    __slots__ = ("block", "next_row", "damaged")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    NEXT_ROW_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    block: bytes
+    next_row: int
+    damaged: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, block: _Optional[bytes] = ..., next_row: _Optional[int] = ..., damaged: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CloseCopyRequest(_message.Message):
+    __slots__ = ("collection", "shard", "copy")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    shard: int
+    copy: bytes
+    def __init__(self, collection: _Optional[str] = ..., shard: _Optional[int] = ..., copy: _Optional[bytes] = ...) -> None: ...
+
+class CloseCopyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
