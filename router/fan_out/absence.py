@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
@@ -130,6 +130,22 @@ def error_of(shard: int, verdict: Verdict, *, is_held: bool = True) -> VectorSha
         f"{verdict.reason}; put its disk back, or see what is lost with "
         f"`vectorshard accept-loss --shard-id {shard}`"
     )
+
+
+def refusal_of_create(found: Iterable[CollectionVerdict]) -> ShardMissing | None:
+    """Return why no collection may be created: a shard runs on another directory than it should.
+
+    The new collection would be lost with the next change of disks. None if no shard does.
+    """
+    for verdict in found:
+        for shard, each in verdict.by_shard.items():
+            if each.whole_directory and not verdict.dropped:
+                return ShardMissing(
+                    f"{each.reason} (collection {verdict.name!r}); nothing is created until that "
+                    "is settled: put its disk back, see what is lost with `vectorshard "
+                    f"accept-loss --shard-id {shard}`, or drop what it has lost"
+                )
+    return None
 
 
 def holders_of(reports: Mapping[int, ShardReport]) -> dict[str, set[int]]:

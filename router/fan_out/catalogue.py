@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from vectorshard.router.fan_out.absence import refusal_of
+from vectorshard.router.fan_out.absence import refusal_of, refusal_of_create
 from vectorshard.router.fan_out.children import Child, Children, all_answers
 from vectorshard.router.fan_out.examination import Examination
 from vectorshard.router.fan_out.settlement import Settlement
@@ -52,8 +52,9 @@ class Catalogue:
 
         When two callers create the same name, the slower gets the collection of the other. Raises
         CollectionExists if that has another configuration, and ShardMissing if a shard has lost it:
-        it is never completed on an empty shard. What was dropped on some shards only is dropped on
-        the others first. With shards of earlier releases that is IncarnationMismatch.
+        it is never completed on an empty shard. Nor is any collection created while a shard runs on
+        another directory than it should. What was dropped on some shards only is dropped on the
+        others first. With shards of earlier releases that is IncarnationMismatch.
         """
         try:
             return await self._with_placement(call, lambda: self._create(config, call))
@@ -67,6 +68,8 @@ class Catalogue:
         await self._examination.examined(call)
         holders = await self._judged_holders(config.name, call)
         decider, *others = self._children.in_order()
+        if (refusal := refusal_of_create(self._examination.verdicts.values())) is not None:
+            raise refusal
         known = [entry for _, entry in holders]
         for entry in known:
             if entry.config != config:

@@ -30,6 +30,7 @@ from vectorshard.router.fan_out.absence import (
 )
 from vectorshard.router.fan_out.children import Child, Children
 from vectorshard.router.fan_out.memory import ROUND_S, Memory
+from vectorshard.router.fan_out.missing_log import MissingLog
 from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind
 from vectorshard.shard.errors import (
     ShardMissing,
@@ -97,6 +98,7 @@ class Examination:
         self._examined: dict[int, tuple[str, int | None]] = {}
         self._waiting: frozenset[int] = frozenset()
         self._undecided = False
+        self._missing_log = MissingLog()
         self._unfinished: frozenset[str] = frozenset()
         self._failures: dict[int, VectorShardError] = {}
         self._handed: dict[str, dict[int, tuple[int, int]]] = {}
@@ -459,20 +461,7 @@ class Examination:
         )
         for incarnation, error in of_one_name(self.reports, found).items():
             self._absent[incarnation] = dict.fromkeys(self.reports, error)
-        self._log_changes(former)
-
-    def _log_changes(self, former: Mapping[str, Mapping[int, VectorShardError]]) -> None:
-        for incarnation in former.keys() | self._absent.keys():
-            before, now = former.get(incarnation, _NONE), self._absent.get(incarnation, _NONE)
-            verdict = self.verdicts.get(incarnation)
-            name = verdict.name if verdict is not None else ""
-            for shard in before.keys() | now.keys():
-                if shard not in now:
-                    _log.warning("shard no longer missing", shard=shard, collection=name)
-                elif str(before.get(shard)) != str(now[shard]):
-                    _log.error(
-                        "shard missing", shard=shard, collection=name, reason=str(now[shard])
-                    )
+        self._missing_log.tell(self._absent, self.reports.keys(), found)
 
     # ---- routers above --------------------------------------------------------------------------
 

@@ -49,12 +49,14 @@ class Kind(Enum):
 class Verdict:
     """What is to be said of a collection on a leaf shard, and why.
 
-    `damaged`: it is MISSING because the shard has set it aside.
+    `damaged`: it is MISSING because the shard has set it aside. `whole_directory`: it is MISSING
+    because the shard runs on another directory than it should, which concerns all collections.
     """
 
     kind: Kind
     reason: str = ""
     damaged: bool = False
+    whole_directory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +249,7 @@ class _Examination:
         reason = reason or self.older[report.shard]
         reason = reason or self._unfinished_alone(report.shard, held)
         reason = reason or next(self._lost_commits(report, held), "")
-        return _missing(report.shard, reason) if reason else PRESENT
+        return _on_another_directory(report.shard, reason) if reason else PRESENT
 
     def _lacking(
         self, incarnation: str, report: ShardReport, now: Mapping[int, CollectionReport]
@@ -258,16 +260,18 @@ class _Examination:
             return self.not_examined[shard]
         reason = self._other_directory(incarnation, report) or self.older[shard]
         if reason:
-            return _missing(shard, reason)
+            return _on_another_directory(shard, reason)
         if any(each.life >= report.life for each in self._statements(shard, incarnation)):
-            return _missing(shard, "it has lost the collection, of which others remember commits")
+            return _on_another_directory(
+                shard, "it has lost the collection, of which others remember commits"
+            )
         known = [other for other, each in now.items() if proves_whole(each)]
         before = self.former.get(incarnation, {})
         witness = next(
             (each for each in known if each in before and proves_whole(before[each])), None
         )
         if witness is not None:
-            return _missing(
+            return _on_another_directory(
                 shard, f"it does not have the collection, which shard {witness} has whole"
             )
         if known:
@@ -351,7 +355,7 @@ class _Examination:
             return self.not_examined[shard]
         reason = self._other_directory(incarnation, report)
         if reason:
-            return _missing(shard, reason)
+            return _on_another_directory(shard, reason)
         return Verdict(kind=Kind.ABSENT, reason="no shard that answers has the collection")
 
 
@@ -362,6 +366,10 @@ def _is_identified(collection: CollectionReport) -> bool:
 
 def _missing(shard: int, reason: str, *, damaged: bool = False) -> Verdict:
     return Verdict(kind=Kind.MISSING, reason=f"shard {shard}: {reason}", damaged=damaged)
+
+
+def _on_another_directory(shard: int, reason: str) -> Verdict:
+    return replace(_missing(shard, reason), whole_directory=True)
 
 
 # ---- accepting a loss ---------------------------------------------------------------------------

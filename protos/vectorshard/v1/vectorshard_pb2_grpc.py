@@ -130,8 +130,9 @@ class VectorServiceServicer:
         * an nlist over the limit, or with another rule than FIXED; FIXED without an nlist;
         * a filter field without a name, or two with the same name.
         RESOURCE_EXHAUSTED: Limits.collections exist already.
-        FAILED_PRECONDITION: a shard has lost the collection, or an older disk brought back one of the
-        name (SHARD_MISSING). A collection is never completed on a shard that has lost its rows.
+        FAILED_PRECONDITION: a shard has lost the collection, an older disk brought back one of the name,
+        or a shard runs on another directory than it should (SHARD_MISSING). A collection is never
+        completed on a shard that has lost its rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

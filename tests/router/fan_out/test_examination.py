@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+import structlog.testing
 
 from tests.router.fan_out.examined import (
     COUNT,
@@ -210,6 +211,32 @@ async def test_a_shard_that_was_only_restarted_is_served(
         assert await router.count(COUNT) == len(IDS)
         assert (await router.upsert(upsert(IDS))).errors == ()
     assert await router.problems() == []
+
+
+async def test_the_log_names_what_is_missing_once_and_no_shard_that_is_only_restarted(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    with structlog.testing.capture_logs() as logged:
+        shards[1].restart()
+        await restarted(router)
+        await rounds(await router_over(shards), number=3)
+        shards[1].failure = ShardUnavailable("gone")
+        await rounds(router)
+        shards[1].failure = None
+        await rounds(router)
+    assert [entry for entry in logged if "missing" in entry["event"]] == []
+    copied = shards[1].copied()
+    shards[1].wipe()
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            await restarted(router)
+            await rounds(router)
+            shards[1].restart()
+        shards[1].put_back(copied)
+        await restarted(router)
+        await rounds(router)
+    told = [(entry["event"], entry["shard"]) for entry in logged if "missing" in entry["event"]]
+    assert told == [("shard missing", 1), ("shard no longer missing", 1)]
 
 
 async def test_rows_of_others_are_written_and_those_of_a_missing_shard_are_row_errors(

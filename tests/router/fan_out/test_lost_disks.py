@@ -393,3 +393,33 @@ async def test_a_drop_while_a_shard_is_missing_frees_the_name(
     assert new
     await router.upsert(upsert(IDS))
     assert await (await fleet.router()).count(COUNT) == len(IDS)
+
+
+@EACH
+async def test_nothing_is_created_while_a_shard_runs_on_another_directory(
+    fleet: Fleet, router: Router, lost: int
+) -> None:
+    path, kept = fleet.servers[lost].path, fleet.path / "kept"
+    other = replace(config_of(), name="points")
+
+    def keep_and_empty() -> None:
+        path.rename(kept)
+
+    await fleet.stopped(keep_and_empty)
+    for each in (router, await fleet.router(), await fleet.tree()):
+        with pytest.raises(ShardMissing, match=f"shard {lost}: its directory is another .*'words'"):
+            await each.create_collection(other)
+
+    def put_back() -> None:
+        shutil.rmtree(path)
+        kept.rename(path)
+
+    await fleet.stopped(put_back)
+    assert (await router.create_collection(other))[1]
+
+
+async def test_a_lost_collection_alone_hinders_no_create(fleet: Fleet, router: Router) -> None:
+    await fleet.stopped(lambda: without_collection(fleet.servers[0].path))
+    with pytest.raises(ShardMissing):
+        await router.count(COUNT)
+    assert (await router.create_collection(replace(config_of(), name="points")))[1]
