@@ -16,6 +16,7 @@ from vectorshard.shard.runtime.faults import record_faults
 from vectorshard.shard.server.run import run_server
 from vectorshard.shard.storage.data_directory import IDENTITY_FILE, stored_cluster
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.restore_marker import require_restored
 from vectorshard.shard.types import Role
 
 
@@ -25,13 +26,14 @@ async def open_embedded(
     """Open the shards below `data` and a router over them.
 
     Raises DataDirectoryError or CorruptData if a directory is in use, too new, damaged, or was made
-    for another number of shards.
+    for another number of shards, or if a restore into it has not ended.
     """
     if (data / IDENTITY_FILE).exists():
         raise DataDirectoryForeign(
             f"{data} is the directory of one shard: give the directory above it, or run "
             "`vectorshard shard` on it"
         )
+    require_restored(data)
     disk = disk or Disk()
     local_shards: list[LocalShard] = []
     directories = [data / EMBEDDED.format(shard) for shard in range(shards)]

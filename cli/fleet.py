@@ -23,6 +23,7 @@ from vectorshard.shard.runtime.faults import record_faults
 from vectorshard.shard.server.run import run_server
 from vectorshard.shard.storage.data_directory import IDENTITY_FILE, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.restore_marker import require_restored
 
 PLACEMENT_EPOCH: Final = 1
 
@@ -31,6 +32,17 @@ CLUSTER_DEFAULT: Final = "default"
 
 EMBEDDED: Final = "shard-{}"
 """The directories of the shards of `vectorshard serve`, by their numbers."""
+
+
+def identity_of(shard: int, shards_total: int, cluster: str) -> ShardIdentity:
+    """Return who one of `shards_total` shards is."""
+    return ShardIdentity(
+        cluster=cluster,
+        shard=shard,
+        shards_total=shards_total,
+        slots=slots_of_shard(shard, shards_total),
+        placement_epoch=PLACEMENT_EPOCH,
+    )
 
 
 async def open_shard(
@@ -49,13 +61,7 @@ async def open_shard(
     DataDirectoryError or CorruptData if the data directory is in use, too new, damaged, full, or
     belongs to another shard, and what `naming_start_failures` raises.
     """
-    identity = ShardIdentity(
-        cluster=cluster,
-        shard=shard,
-        shards_total=shards_total,
-        slots=slots_of_shard(shard, shards_total),
-        placement_epoch=PLACEMENT_EPOCH,
-    )
+    identity = identity_of(shard, shards_total, cluster)
     return await asyncio.to_thread(
         naming_start_failures,
         directory,
@@ -99,6 +105,7 @@ async def serve_shard(
 
     async def open_this() -> LocalShard:
         _require_no_embedded_shards(data)
+        require_restored(data)
         opened = await open_shard(
             disk,
             data,

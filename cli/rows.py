@@ -318,6 +318,8 @@ def describe(
         console.print(tables.ledger_table(description))
         console.print(tables.index_table(description))
         console.print(tables.recall_table(description))
+        for line in tables.origins(description):
+            console.print(line, markup=False)
         for line in tables.troubles(description):
             console.print(line, style="red", markup=False)
     if not tables.adds_up(description):

@@ -233,6 +233,12 @@ def troubles(description: CollectionDescription) -> list[str]:
     return lines
 
 
+def origins(description: CollectionDescription) -> list[str]:
+    """Return from which backups the shards of a collection were restored."""
+    found = {shard.restored_from: shard for shard in description.shards if shard.restored_from}
+    return [f"restored from {backup}; the ledger counts from the restore" for backup in found]
+
+
 def problems_table(problems: Iterable[Problem]) -> Table:
     """Return one row for each problem of a server."""
     table = plain_table("problems", ["shard", "collection", "kind", "what to do"], [])

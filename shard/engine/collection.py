@@ -53,9 +53,13 @@ class Collection:
         directory: Path,
         entry: CollectionEntry,
         membership: Membership = NO_MEMBERSHIP,
+        restored_from: str = "",
     ) -> None:
-        """Create an empty collection's files in an existing, empty directory."""
-        row_store = RowStore.create(disk, directory, entry, membership)
+        """Create an empty collection's files in an existing, empty directory.
+
+        `restored_from` names the backup whose rows follow.
+        """
+        row_store = RowStore.create(disk, directory, entry, membership, restored_from)
         row_store.close()
         RowFile.open(disk, directory / row_store.row_file, entry.config.dim).close()
 

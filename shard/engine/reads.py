@@ -224,6 +224,7 @@ class Reads:
             writes_stopped=state.stop_reason,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
+            restored_from=state.row_store.restored_from,
         )
         index = snapshot.index
         if index is None:

@@ -27,8 +27,13 @@ from vectorshard.shard.engine.commit_plan import (
 )
 from vectorshard.shard.engine.machine import limit_reached
 from vectorshard.shard.engine.state import CollectionState
-from vectorshard.shard.engine.validation import admit_vectors, check_filter, check_ids
-from vectorshard.shard.errors import WritesStopped
+from vectorshard.shard.engine.validation import (
+    admit_vectors,
+    check_filter,
+    check_ids,
+    check_vectors,
+)
+from vectorshard.shard.errors import CorruptData, WritesStopped
 from vectorshard.shard.membership import Membership
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import checksum
@@ -36,7 +41,14 @@ from vectorshard.shard.storage.content_hash import content_hashes, sum_of
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.read_failures import is_malformed
 from vectorshard.shard.storage.row_store_format import Commit
-from vectorshard.shard.types import CollectionEntry, DeleteRequest, UpsertRequest
+from vectorshard.shard.types import (
+    CollectionEntry,
+    DeleteRequest,
+    Float32Array,
+    IdArray,
+    UpsertRequest,
+    WriteMode,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,6 +89,30 @@ class Writes:
                 except Exception as error:
                     planned.append(limit_reached(error) or state.noticed.error_of(error))
             return outcomes + self._committed(plan, planned)
+
+    def restore(self, ids: IdArray, vectors: Float32Array, metadata: Sequence[bytes]) -> None:
+        """Commit rows as another copy of the collection stores them, in one commit.
+
+        Under COSINE these are unit vectors, and stay as they are: normalized again, some would
+        differ in their last bit, and so the content sum. InvalidRequest for what the collection
+        does not store; CorruptData if an id exists.
+        """
+        config = self._state.entry.config
+        check_ids(config, ids)
+        check_vectors(config, vectors, "vectors")
+        upsert = AdmittedUpsert(
+            ids=ids,
+            vectors=np.ascontiguousarray(vectors, dtype=np.float32),
+            metadata=metadata,
+            field_values=declared_fields(config, metadata),
+            mode=WriteMode.INSERT,
+        )
+        with self._state.writes_lock.read():
+            plan = self._new_plan()
+            plan.add(upsert)
+            if plan.rows != len(ids):
+                raise CorruptData(f"collection {config.name!r}: an id is there twice")
+            self._commit(plan)
 
     def update(self, target_recall: float) -> CollectionEntry:
         """Change the target recall, durably, then for searches that start later.

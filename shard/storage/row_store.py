@@ -93,6 +93,8 @@ class RowStore:
                 f"{self.row_file}"
             )
         self._swept = int(properties.get("swept", "0"))
+        self.restored_from = properties.get("restored_from", "")
+        """The backup that a restore made it from; empty for a collection that was created."""
         self.membership = membership_of(properties, where)
         """Whose the files are."""
         self.index_file: IndexFile | None = None
@@ -109,6 +111,7 @@ class RowStore:
         directory: Path,
         entry: CollectionEntry,
         membership: Membership = NO_MEMBERSHIP,
+        restored_from: str = "",
     ) -> RowStore:
         """Create an empty store in an existing directory, durably, and open it.
 
@@ -120,6 +123,8 @@ class RowStore:
             "row_file": LastCompaction().row_file,
             **membership_properties(membership),
         }
+        if restored_from:
+            properties["restored_from"] = restored_from
         database = RowDatabase.create(disk, directory / FILE_NAME, properties)
         with database.closed_on_failure():
             return cls(disk, database)

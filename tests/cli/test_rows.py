@@ -310,6 +310,19 @@ def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
 
 
 @pytest.mark.usefixtures("filled")
+def test_describe_shows_the_backup_that_a_collection_came_from(
+    run: Run, client: ClientInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "restored from" not in run("describe", "w").output
+    created = client.describe("w")
+    restored = replace(created.shards[0], restored_from="20261201T020000Z-1234abcd")
+    monkeypatch.setattr(
+        ClientInMemory, "describe", lambda *_: replace(created, shards=(restored, restored))
+    )
+    assert run("describe", "w").output.count("restored from 20261201T020000Z-1234abcd;") == 1
+
+
+@pytest.mark.usefixtures("filled")
 def test_describe_fails_when_the_ledger_does_not_add_up(run: Run, client: ClientInMemory) -> None:
     client.lose_rows = 2
     ended = run("describe", "w")

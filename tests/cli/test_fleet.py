@@ -1,0 +1,34 @@
+"""Directories on which no shard starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vectorshard.cli.embedded import open_embedded
+from vectorshard.cli.fleet import serve_shard
+from vectorshard.shard.config import EngineConfig, ServerConfig
+from vectorshard.shard.errors import DataDirectoryError
+from vectorshard.shard.storage.restore_marker import RESTORING_FILE
+
+
+def made_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+async def test_no_server_starts_on_a_restore_that_has_not_ended(tmp_path: Path) -> None:
+    (tmp_path / RESTORING_FILE).touch()
+    with pytest.raises(DataDirectoryError, match="has not ended"):
+        await open_embedded(tmp_path, 2, EngineConfig())
+    for data in (tmp_path, tmp_path / "shard-0"):
+        with pytest.raises(DataDirectoryError, match="has not ended"):
+            await serve_shard(
+                shard=0,
+                shards_total=2,
+                data=data,
+                cluster=None,
+                cores=1,
+                server=ServerConfig(listen="127.0.0.1:0"),
+            )
+    assert made_in(tmp_path) == [RESTORING_FILE], "it made a directory"
