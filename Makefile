@@ -70,7 +70,7 @@ glove: setup ## make build/glove-100.hdf5: 336,479 words with ground truth; need
 
 lock: setup ## resolve all lock files; LOCK=--upgrade takes the newest versions
 	$(RESOLVE) --all-extras pyproject.toml -o requirements.lock
-	$(RESOLVE) --extra server --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(RESOLVE) --extra server --extra s3 --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(RESOLVE) --constraint requirements.lock deploy/build.in -o deploy/build.lock
 	$(RESOLVE) deploy/checkers.in -o deploy/checkers.lock
 	$(RESOLVE) benchmarks/stock.in -o benchmarks/stock.lock
@@ -80,7 +80,7 @@ release-contract: setup ## record the contract as released; `make check` then re
 
 clean: ## remove everything that the other targets made, except DATA
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find protos shard router client cli vectorshard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find protos shard router client backup cli vectorshard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 RESOLVE = $(BIN)/uv --no-config pip compile --quiet --generate-hashes --no-emit-index-url \
   --no-header --universal --python-version 3.11 $(LOCK)

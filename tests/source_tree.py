@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
-HOUSE = ("shard", "router", "client", "cli")
+HOUSE = ("shard", "router", "client", "backup", "cli")
 """What is installed, each as a folder of the package `vectorshard`."""
 PACKAGES = (*HOUSE, "vectorshard", "tests", "benchmarks")
 

@@ -56,13 +56,17 @@ ROOMS: Mapping[str, frozenset[str]] = {
         {"shard", "shard.wire", "shard.rows", "shard.index", "shard.engine"}
     ),
     "router.remote": frozenset({"shard", "shard.wire", "shard.server.status", "client"}),
-    "cli": frozenset({*SHARD_ROOMS, "shard.runtime", "router.fan_out", "router.remote", "client"}),
+    "backup": frozenset({*SHARD_ROOMS[:-1], "router.fan_out", "router.remote", "client"}),
+    "cli": frozenset(
+        {*SHARD_ROOMS, "shard.runtime", "router.fan_out", "router.remote", "client", "backup"}
+    ),
 }
 """Each room, and the rooms, or single modules, that it imports beside its own."""
 
 PURE = frozenset({"shard", "shard.wire", "shard.rows", "shard.index", "shard.search"})
 PURE_MODULES = frozenset(
     {
+        "backup.manifest",
         "client.arguments",
         "client.calls",
         "client.filter_text",
@@ -84,6 +88,7 @@ PURE_MODULES = frozenset(
 
 IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
     "faiss": frozenset({"shard.index"}),
+    "obstore": frozenset({"backup"}),
     "pyroaring": frozenset({"shard.rows"}),
     "vectorshard.v1": frozenset({"shard.wire"}),
     "vectorshard.internal": frozenset({"shard.wire"}),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.packaging.conftest import ROOT, run
 
-FOLDERS = ("shard", "router", "client", "cli", "protos", "tests", "benchmarks")
+FOLDERS = ("shard", "router", "client", "backup", "cli", "protos", "tests", "benchmarks")
 FIND = f"""
 import json
 from importlib.util import find_spec

@@ -19,7 +19,7 @@ from tests.packaging.conftest import ROOT, NewEnvironment, build, required_by, r
 from vectorshard import __version__
 from vectorshard.cli.__main__ import MODULES_OF_SERVER
 
-OWN_FILES = ("router.py", "shard.py", "client.py", "cli.py", "errors.py", "v1.py")
+OWN_FILES = ("router.py", "shard.py", "client.py", "backup.py", "cli.py", "errors.py", "v1.py")
 """What a caller's service may have beside the program that imports the client."""
 
 PROGRAM = """
@@ -27,10 +27,11 @@ import json, sys
 from importlib.util import find_spec
 for name in ("faiss", "pyroaring", "typer", "uvloop", "xxhash"):
     assert find_spec(name) is None, name
-import router, shard, client, cli, errors, v1
+import router, shard, client, backup, cli, errors, v1
 from vectorshard import AsyncClient, Client, Equals, ShardUnavailable
 import vectorshard.errors
-assert router.OWNER == shard.OWNER == client.OWNER == cli.OWNER == errors.OWNER == "the caller"
+rooms = (router, shard, client, backup, cli)
+assert {room.OWNER for room in rooms} == {errors.OWNER} == {"the caller"}
 assert vectorshard.errors.ShardUnavailable is ShardUnavailable
 with Client("127.0.0.1:1", timeout_s=5) as asking:
     try:
@@ -102,7 +103,7 @@ def test_the_base_needs_the_clients_few_libraries_only(metadata: Message) -> Non
     lines = metadata.get_all("Requires-Dist", [])
     base = {line.name for line in map(Requirement, lines) if line.marker is None}
     assert base == {"googleapis-common-protos", "grpcio", "numpy", "protobuf", "tenacity"}
-    assert {*metadata.get_all("Provides-Extra", [])} == {"bench", "dev", "server"}
+    assert {*metadata.get_all("Provides-Extra", [])} == {"bench", "dev", "s3", "server"}
 
 
 def test_the_client_works_beside_files_of_the_caller_that_are_named_as_our_rooms(

@@ -1,0 +1,116 @@
+"""Where the objects of a target lie, and how a reader finds and checks them.
+
+`backups/` holds the manifests, `blocks/` the rows, `running/` a lease of each backup that is being
+made. Writing must not enter here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from vectorshard.backup.failures import BackupDamaged, BackupNotFound, ObjectNotFound
+from vectorshard.backup.manifest import DeadRows, Manifest, StoredBlock
+from vectorshard.backup.targets import Target, open_target
+from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.row_block import BlockDamaged, RowBlock
+from vectorshard.shard.types import Int64Array
+
+BACKUPS: Final = "backups/"
+BLOCKS: Final = "blocks/"
+RUNNING: Final = "running/"
+MANIFEST: Final = ".json"
+_NAME: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def backup_name(begun: datetime, chance: str) -> str:
+    """Return the name of a backup: names sort by time. `chance` are 8 random hex digits."""
+    return f"{begun.astimezone(UTC):%Y%m%dT%H%M%SZ}-{chance}"
+
+
+def manifest_object(name: str) -> str:
+    """Return the name of the object that is a backup's manifest."""
+    return f"{BACKUPS}{name}{MANIFEST}"
+
+
+def folder_of(incarnation: str, shard: int, directory: str, life: int) -> str:
+    """Return the folder of a shard's blocks of a collection."""
+    return f"{BLOCKS}{incarnation}/{shard}-{directory}-{life}/"
+
+
+def backup_names(target: Target) -> list[str]:
+    """Return the names of the backups in a target, the newest first."""
+    found = (each.name.removeprefix(BACKUPS) for each in target.list(BACKUPS))
+    names = [name.removesuffix(MANIFEST) for name in found if name.endswith(MANIFEST)]
+    return sorted((name for name in names if _NAME.fullmatch(name)), reverse=True)
+
+
+def read_manifest(target: Target, name: str) -> Manifest:
+    """Return the manifest of a backup; raises BackupNotFound, BackupDamaged, BackupTooNew."""
+    try:
+        stored = target.get(manifest_object(name))
+    except ObjectNotFound:
+        raise BackupNotFound(f"{target.where} has no backup {name}") from None
+    return Manifest.decode(stored, f"{target.where}/{manifest_object(name)}")
+
+
+def manifests(target: Target) -> Iterator[tuple[str, Manifest | BackupDamaged]]:
+    """Yield the backups of a target, the newest first; the error of one that is damaged.
+
+    One that is pruned meanwhile is left out.
+    """
+    for name in backup_names(target):
+        try:
+            yield name, read_manifest(target, name)
+        except BackupNotFound:
+            continue
+        except BackupDamaged as error:
+            yield name, error
+
+
+def located(where: str) -> tuple[Target, str]:
+    """Return the target and the name of a backup: TARGET, which is its newest, or TARGET/NAME.
+
+    The newest complete one counts. Raises BackupNotFound.
+    """
+    parent, _, last = where.rstrip("/").rpartition("/")
+    last = last.removesuffix(MANIFEST)
+    if _NAME.fullmatch(last):
+        target = open_target((parent or ".").removesuffix("/" + BACKUPS.rstrip("/")))
+        return target, last
+    target = open_target(where)
+    for name, found in manifests(target):
+        if isinstance(found, Manifest) and found.complete:
+            return target, name
+    raise BackupNotFound(f"{where} has no complete backup")
+
+
+def read_block(target: Target, block: StoredBlock) -> RowBlock:
+    """Return the rows of a block; raises BackupDamaged. Their hashes are not compared yet."""
+    stored = _read(target, block.name)
+    if len(stored) != block.size_bytes or checksum(stored) != block.crc32c:
+        raise BackupDamaged(f"{target.where}/{block.name}: checksum mismatch")
+    try:
+        rows = RowBlock.decode(stored)
+    except BlockDamaged as error:
+        raise BackupDamaged(f"{target.where}/{block.name}: {error}") from error
+    inside = not len(rows) or (
+        block.first_row <= int(rows.rows[0]) and int(rows.rows[-1]) < block.next_row
+    )
+    if len(rows) != block.rows or not inside:
+        raise BackupDamaged(f"{target.where}/{block.name} holds other rows than its manifest says")
+    return rows
+
+
+def read_dead_rows(target: Target, dead: DeadRows) -> Int64Array:
+    """Return the dead rows of a shard, ascending; raises BackupDamaged."""
+    return dead.rows(_read(target, dead.name) if dead.name else None)
+
+
+def _read(target: Target, name: str) -> bytes:
+    try:
+        return target.get(name)
+    except ObjectNotFound:
+        raise BackupDamaged(f"{target.where}/{name} is missing") from None

@@ -1,0 +1,1 @@
+"""Backups: targets, manifests, and what a backup of a shard consists of."""
