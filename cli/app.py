@@ -34,10 +34,12 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.DeadlineExceeded: "try again with a longer --timeout",
     errors.Overloaded: "try again later, or with a smaller --batch",
     errors.WritesStopped: "check the server's disk, then restart the server",
+    errors.CollectionDamaged: "",  # the shard's text says it
+    errors.CollectionUnreadable: "",
     errors.CorruptData: "restore the data directory from a backup",
     errors.InternalError: "see the server's log",
 }
-"""What to do about errors whose text does not say it; the nearest class counts."""
+"""What to do about errors whose text does not say it; the nearest class counts. Empty: it does."""
 
 CHECKOUT = Path(vectorshard.__file__).resolve().parent.parent
 """The root of the checkout, if this runs from one."""

@@ -30,9 +30,13 @@ def accept_loss(
     """Show what a shard's disk has lost and, if confirmed, go on without it.
 
     The ledger counts those rows as lost from then on. If the lost disk comes back, it is refused.
+    It may be repeated: it then says that nothing is missing.
     """
     console = terminal()
     shown = asyncio.run(_ask(target, AcceptLossRequest(shard=shard_id), timeout))
+    if not shown.losses:
+        console.print(f"nothing is missing on shard {shard_id}", highlight=False)
+        return
     console.print(tables.losses_table(shard_id, shown.losses))
     if not yes:
         if not _on_a_terminal():

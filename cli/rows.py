@@ -25,7 +25,6 @@ from vectorshard.shard.errors import (
     CollectionExists,
     CollectionNotFound,
     DimensionMismatch,
-    ShardUnavailable,
     VectorShardError,
 )
 from vectorshard.shard.types import (
@@ -125,19 +124,23 @@ def ensure_collection(
     return config
 
 
+def _may_succeed_later(error: BaseException) -> bool:
+    return isinstance(error, VectorShardError) and error.retryable
+
+
 def stream_rows(
     console: Console, client: Client, name: str, source: VectorFile, batch_rows: int
 ) -> int:
     """Upsert all rows with a progress bar, print a summary, return how many were refused.
 
-    A batch that failed because a shard was unavailable is written again, for about half a minute.
-    That is safe: it writes the rows of the file, and no other writer's.
+    A batch that failed because a shard was unavailable or overloaded is written again, for about
+    half a minute. That is safe: it writes the rows of the file, and no other writer's.
     """
     # Imported here, so that `--help` does not wait for it.
     import tenacity
 
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(ShardUnavailable),
+        retry=tenacity.retry_if_exception(_may_succeed_later),
         wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
         stop=tenacity.stop_after_attempt(WRITE_ATTEMPTS),
         sleep=time.sleep,

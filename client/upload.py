@@ -5,7 +5,7 @@ The client sends `message(0)`, `message(1)` ... in order and passes every respon
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,10 +24,12 @@ from vectorshard.client.arguments import (
 from vectorshard.client.results import UpsertSummary
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     InternalError,
     InvalidParameter,
     InvalidRequest,
     MalformedMessage,
+    Overloaded,
     ShardMissing,
     ShardUnavailable,
     VectorShardError,
@@ -179,7 +181,8 @@ class UpsertUpload:
         """Return what is acknowledged so far.
 
         Raises ShardUnavailable if rows are not written because their shards are missing. Lists the
-        rows.
+        rows. Overloaded if the shards have no room, CollectionDamaged if they have set the
+        collection aside.
         """
         if (unwritten := self._unwritten()) is not None:
             raise unwritten
@@ -199,20 +202,32 @@ class UpsertUpload:
         )
         return error
 
-    def _unwritten(self) -> ShardUnavailable | None:
-        """Return the error for the rows of missing shards, None if all rows are written."""
+    def _unwritten(self) -> VectorShardError | None:
+        """Return the error for the rows of missing shards, None if all rows are written.
+
+        ShardUnavailable, or what its class is if only operators can help, or only time.
+        """
         missed = [error for error in self._errors if error.code != RowErrorCode.ALREADY_EXISTS]
         if not missed:
             return None
         first = missed[0]
-        lasting = all(error.code == RowErrorCode.FAILED_PRECONDITION for error in missed)
-        unwritten = (ShardMissing if lasting else ShardUnavailable)(
+        codes = {error.code for error in missed}
+        kind = next((kind for among, kind in _KINDS if codes <= among), ShardUnavailable)
+        unwritten = kind(
             f"{len(missed):,} of {self.rows_acknowledged:,} rows are not written; "
             f"row {first.row}: {first.message}"
         )
         unwritten.unwritten_rows = tuple(error.row for error in missed)
         unwritten.acknowledged_rows = first.row
         return unwritten
+
+
+_KINDS: Final[Sequence[tuple[frozenset[int], type[VectorShardError]]]] = (
+    (frozenset({RowErrorCode.FAILED_PRECONDITION}), ShardMissing),
+    (frozenset({RowErrorCode.FAILED_PRECONDITION, RowErrorCode.DATA_LOSS}), CollectionDamaged),
+    (frozenset({RowErrorCode.RESOURCE_EXHAUSTED}), Overloaded),
+)
+"""The error of rows that are not written, if they have no other codes than these."""
 
 
 def _row_matrix(vectors: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -143,7 +143,7 @@ class Shard(Protocol):
         """Return what a shard has lost, and record it as accepted if the request says so.
 
         A router works out the losses; a leaf shard records those that it is given. Repeating it is
-        safe. Raises InvalidParameter if nothing is missing there.
+        safe: if nothing is missing, it returns no losses, and changes nothing.
         """
         ...
 

@@ -249,6 +249,7 @@ class RowErrorCode(IntEnum):
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     UNAVAILABLE = 14
+    DATA_LOSS = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,13 @@ class Losses:
     async def accept(self, request: AcceptLossRequest, call: Call) -> AcceptLossResult:
         """Return what a leaf shard has lost, and have it recorded if the request says so.
 
-        A request that a router above has filled in is passed on.
+        A request that a router above has filled in is passed on. Nothing is lost, and nothing
+        changes, if nothing is missing there: the request may have been done before.
 
         Raises
         ------
         InvalidParameter
-            If there is no such shard, or nothing is missing there.
+            If there is no such shard.
         ShardUnavailable
             If it does not answer.
         """
@@ -62,6 +63,8 @@ class Losses:
         if request.losses:
             return await child.shard.accept_loss(request, call=child.to(call))
         report, missing = await self._missing_on(request.shard, call)
+        if not missing:
+            return AcceptLossResult(losses=(), life=report.life)
         stale = self._stale_on(report, missing)
         gone = {each.incarnation for each in stale}
         missing = [each for each in missing if each.incarnation not in gone]
@@ -122,8 +125,6 @@ class Losses:
             raise ShardUnavailable(
                 f"shard {listed} does not answer: what shard {shard} has lost is not known without"
             )
-        if not missing:
-            raise InvalidParameter(f"nothing is missing on shard {shard}", field="shard")
         return report, missing
 
     def _stale_on(

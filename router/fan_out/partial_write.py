@@ -24,7 +24,7 @@ from vectorshard.shard.types import Int64Array, RowError, RowErrorCode, Token, U
 
 _CODES: Final = {
     ShardMissing: RowErrorCode.FAILED_PRECONDITION,  # first: it is a ShardUnavailable
-    CollectionDamaged: RowErrorCode.FAILED_PRECONDITION,
+    CollectionDamaged: RowErrorCode.DATA_LOSS,
     ReadFailed: RowErrorCode.FAILED_PRECONDITION,
     DeadlineExceeded: RowErrorCode.DEADLINE_EXCEEDED,
     Overloaded: RowErrorCode.RESOURCE_EXHAUSTED,
@@ -32,8 +32,10 @@ _CODES: Final = {
 }
 """Failures that affect only the rows of their child, and the code that each row gets."""
 
-_TEXT_CHARS: Final = 200
-"""An error's text is cut to this length at a word: it is repeated for each row."""
+FIRST_TEXT_CHARS: Final = 900
+TEXT_CHARS: Final = 200
+"""An error's text is cut to this length at a word: it is repeated for each row. That of a part's
+first row may be longer: it says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,15 @@ def joined(parts: Sequence[Written]) -> UpsertResult:
 
 def _errors_of(part: Written, failure: VectorShardError) -> list[RowError]:
     code = next(code for kind, code in _CODES.items() if isinstance(failure, kind))
-    shards = ", ".join(map(str, part.shards()))
-    text = f"shard {shards}: {type(failure).__name__}: {failure}"
-    message = shorten(text, _TEXT_CHARS, placeholder=" …")
-    return [RowError(row, code, message) for row in part.indices.tolist()]
+    shards = f"shard {', '.join(map(str, part.shards()))}: "
+    text = f"{shards}{type(failure).__name__}: {str(failure).removeprefix(shards)}"
+    first, others = (
+        shorten(text, chars, placeholder=" …") for chars in (FIRST_TEXT_CHARS, TEXT_CHARS)
+    )
+    return [
+        RowError(row, code, others if place else first)
+        for place, row in enumerate(part.indices.tolist())
+    ]
 
 
 def joined_token(tokens: Sequence[Token]) -> Token:

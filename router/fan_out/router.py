@@ -332,6 +332,11 @@ class Router(MembershipCalls):
         Only the caller can decide whether that matters.
         """
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        full = [error for error in errors if isinstance(error, Overloaded)]
+        if full and len(full) == len(errors) < len(outcomes):
+            overloaded = Overloaded(f"the write may be incomplete, repeat it: {full[0]}")
+            overloaded.retry_delay_s = full[0].retry_delay_s
+            raise overloaded from full[0]
         refusals = [error for error in errors if isinstance(error, NOTHING_DONE)]
         if refusals and len(refusals) < len(outcomes):
             await self._children.learn(call)

@@ -292,6 +292,11 @@ class _Examination:
             *(member for member in own if member.shard == report.shard),
         )
         for member in members:
+            if member.life > report.life and member.directory != report.directory:
+                return (
+                    "its directory is not the one that went on when a loss was accepted: it was "
+                    "emptied again, or the lost disk is back"
+                )
             if member.life > report.life:
                 return "its directory is an old one: since then a loss was accepted for this shard"
             if member.life == report.life and member.directory != report.directory:

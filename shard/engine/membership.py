@@ -222,7 +222,7 @@ class ShardMembership:
         if not losses and not life:
             losses, life = self._own_losses(), directory.life + 1
             if not losses:
-                raise InvalidParameter("nothing is missing on this shard", field="shard")
+                return AcceptLossResult(losses=(), life=directory.life)
             if request.accept and identity.shards_total > 1:
                 raise InvalidParameter(
                     "this shard is one of several: call a router, which knows what the others "

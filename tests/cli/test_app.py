@@ -104,3 +104,10 @@ def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
 )
 def test_a_failure_that_a_person_can_mend_says_how(error: errors.VectorShardError) -> None:
     assert app.advice_for(error)
+
+
+@pytest.mark.parametrize("kind", [errors.CollectionDamaged, errors.CollectionUnreadable])
+def test_a_shard_says_itself_what_to_do_about_a_collection_that_it_has_set_aside(
+    kind: type[errors.VectorShardError],
+) -> None:
+    assert not app.advice_for(kind("Keep these files, put back an intact copy."))

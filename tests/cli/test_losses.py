@@ -72,6 +72,15 @@ def test_what_is_lost_is_shown_and_accepted_with_yes(run: Run, asked: Asked) -> 
     ]
 
 
+def test_it_may_be_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(*_: object) -> AcceptLossResult:
+        return AcceptLossResult(losses=(), life=2)
+
+    monkeypatch.setattr(losses, "_ask", ask)
+    result = run("accept-loss", "--shard-id", 1)
+    assert (result.exit_code, result.output) == (0, "nothing is missing on shard 1\n")
+
+
 def test_without_a_terminal_nothing_is_accepted_without_yes(run: Run, asked: Asked) -> None:
     result = run("accept-loss", "--shard-id", 1)
     assert result.exit_code == 1
@@ -93,7 +102,7 @@ def test_on_a_terminal_the_answer_decides(
 @pytest.mark.parametrize(
     "error",
     [
-        InvalidParameter("nothing is missing on shard 1", field="shard"),
+        InvalidParameter("this is shard 0, not shard 1", field="shard"),
         ShardUnavailable("shard 1 does not answer: start it"),
     ],
 )

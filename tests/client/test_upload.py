@@ -24,12 +24,15 @@ from vectorshard.client.streams import UPLOAD_WINDOW
 from vectorshard.client.upload import UpsertUpload
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     DeadlineExceeded,
     InternalError,
     InvalidId,
     InvalidVector,
+    Overloaded,
     ShardMissing,
     ShardUnavailable,
+    VectorShardError,
 )
 from vectorshard.shard.types import (
     RowError,
@@ -210,14 +213,24 @@ def test_rows_of_a_missing_shard_are_unavailable_and_named_by_their_number() -> 
     assert raised.value.acknowledged_rows == 2
 
 
-@pytest.mark.parametrize(("other", "error"), [(9, ShardMissing), (14, ShardUnavailable)])
-def test_rows_that_only_an_operator_can_bring_back_are_missing(
-    other: int, error: type[ShardUnavailable]
+@pytest.mark.parametrize(
+    ("codes", "error"),
+    [
+        ((9, 9), ShardMissing),
+        ((9, 14), ShardUnavailable),
+        ((9, 15), CollectionDamaged),
+        ((15, 15), CollectionDamaged),
+        ((15, 8), ShardUnavailable),
+        ((8, 8), Overloaded),
+    ],
+)
+def test_rows_that_are_not_written_tell_whether_waiting_helps(
+    codes: tuple[int, int], error: type[VectorShardError]
 ) -> None:
     upload = cut_upload(range(5), np.eye(5))
-    errors = (RowError(2, 9, "shard 1: ShardMissing: lost"), RowError(4, other, GONE))
+    errors = (RowError(2, codes[0], "shard 1: why"), RowError(4, codes[1], GONE))
     upload.acknowledge(answer(upload.message(0), accepted=3, errors=errors))
-    with pytest.raises(ShardUnavailable, match="2 of 5 rows are not written") as raised:
+    with pytest.raises(error, match="2 of 5 rows are not written; row 2: shard 1: why") as raised:
         upload.summary()
     assert type(raised.value) is error
 

@@ -119,8 +119,8 @@ def test_an_emptied_directory_is_missing_until_its_loss_is_accepted(start_server
         fleet.router.start_again()
         wait_until(lambda: is_missing(client))
         require_missing(client, 1)
-        refused = vectorshard("accept-loss", "--target", fleet.address, "--shard-id", 0, "--yes")
-        assert "nothing is missing on shard 0" in refused.stderr
+        again = vectorshard("accept-loss", "--target", fleet.address, "--shard-id", 0, "--yes")
+        assert (again.returncode, again.stdout) == (0, "nothing is missing on shard 0\n")
         done = vectorshard("accept-loss", "--target", fleet.address, "--shard-id", 1, "--yes")
         assert done.returncode == 0, done.stderr
         assert f" {lost} " in done.stdout

@@ -12,12 +12,13 @@ import pytest_asyncio
 
 from tests.router.offline_shard import OfflineShard
 from tests.shard.samples import config_of, corpus_of, identity_of, open_shard
-from vectorshard.router.fan_out.partial_write import Written, joined, reached_some
+from vectorshard.router.fan_out.partial_write import TEXT_CHARS, Written, joined, reached_some
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (
+    CollectionDamaged,
     CollectionNotFound,
     DeadlineExceeded,
     IncarnationMismatch,
@@ -34,6 +35,7 @@ from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
     GetRequest,
+    RowErrorCode,
     Token,
     UpsertRequest,
     UpsertResult,
@@ -129,16 +131,19 @@ def test_every_other_failure_is_the_whole_batchs(kind: type[Exception]) -> None:
     assert not reached_some(written(DONE, ShardUnavailable("gone"), kind("no")))
 
 
-def test_a_long_text_is_cut_at_a_word_and_says_so() -> None:
+def test_a_long_text_is_cut_at_a_word_but_for_the_first_row_of_a_part() -> None:
     failed = Written(
-        indices=np.array([1]), shards=lambda: [0], outcome=ShardUnavailable("words " * 100)
+        indices=np.array([1, 2]),
+        shards=lambda: [0],
+        outcome=CollectionDamaged("shard 0: it " + "is set aside " * 50),
     )
     written = Written(
         indices=np.array([0]),
         shards=lambda: [1],
         outcome=UpsertResult(accepted=1, errors=(), token=Token(incarnation="a")),
     )
-    (error,) = joined([failed, written]).errors
-    assert error.message.startswith("shard 0: ShardUnavailable: words words")
-    assert error.message.endswith("words …")
-    assert len(error.message) <= 200
+    first, second = joined([failed, written]).errors
+    assert first.message == f"shard 0: CollectionDamaged: it {'is set aside ' * 50}".rstrip()
+    assert second.message.endswith("is set …")
+    assert len(second.message) <= TEXT_CHARS
+    assert {first.code, second.code} == {RowErrorCode.DATA_LOSS}

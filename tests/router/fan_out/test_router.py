@@ -227,6 +227,17 @@ async def test_a_write_that_every_child_is_too_busy_for_is_refused_as_it_is(
         await router.upsert(upsert(np.arange(60)))
 
 
+async def test_a_delete_that_one_shard_is_too_full_for_says_so(
+    children: list[FaultyShard],
+) -> None:
+    router = await remembering(children)
+    children[1].failure = full = Overloaded("the disk is full")
+    full.retry_delay_s = 5.0
+    with pytest.raises(Overloaded, match=r"may be incomplete, .*: the disk is full") as refused:
+        await router.delete(DeleteRequest(collection="words", ids=np.arange(60)))
+    assert refused.value.retry_delay_s == 5.0
+
+
 async def test_strings_that_are_missing_are_left_out_of_what_was_asked_in_its_order() -> None:
     ids = strings(*(str(number) for number in np.random.default_rng(5).permutation(60)))
 

@@ -306,9 +306,7 @@ def test_an_accepted_loss_ends_the_alarm_and_the_lost_volume_is_refused() -> Non
     lost_volume = replace(WHOLE[1], session=400, opens=2)
     hear(memory, WHOLE[0], lost_volume)
     hear(memory, WHOLE[0], lost_volume)
-    assert (
-        "since then a loss was accepted" in verdict_on([WHOLE[0], lost_volume], memory).missing()[1]
-    )
+    assert "the lost disk is back" in verdict_on([WHOLE[0], lost_volume], memory).missing()[1]
 
 
 def test_each_witness_is_heard_though_another_has_seen_more() -> None:
