@@ -76,6 +76,14 @@ class Probes:
         """Return the probes of some of the queries."""
         return Probes(self.lists[queries], self.distances[queries])
 
+    def replaced(self, queries: Int64Array, others: Probes) -> Probes:
+        """Return these with `others`, which are more, in place of those of some queries."""
+        wider = (0, 0), (0, others.lists.shape[1] - self.lists.shape[1])
+        lists = np.pad(self.lists, wider, constant_values=-1)
+        distances = np.pad(self.distances, wider)
+        lists[queries], distances[queries] = others.lists, others.distances
+        return Probes(lists, distances)
+
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
@@ -98,6 +106,7 @@ class IvfIndex:
         self._dim = dim
         self._index = index
         self._occupancy = OccupancyCounts(self._list_sizes, self._rows_and_lists)
+        self._selected: tuple[Tombstones, faiss.IDSelector | None] = Tombstones(), None
 
     @classmethod
     def train(
@@ -225,7 +234,7 @@ class IvfIndex:
         if not len(vectors):  # no live rows, though the index may hold codes of dead ones
             return Proposed(concatenate([]), np.arange(len(queries) if enough else 0))
         positions = positions or RowMap()
-        search = parameters.nprobe, _selector(tombstones, passing), probes
+        search = parameters.nprobe, self._selector(tombstones, passing), probes
         if self.kind is not IndexKind.IVF_FLAT:
             wanted = max(k, enough, parameters.candidates)
             _, rows = self._search(queries, wanted, *search)
@@ -250,7 +259,7 @@ class IvfIndex:
 
         int64 (queries, wanted), padded with -1.
         """
-        _, rows = self._search(queries, wanted, nprobe, _selector(tombstones), probes)
+        _, rows = self._search(queries, wanted, nprobe, self._selector(tombstones), probes)
         return rows
 
     def list_of(self, row: int, vector: Float32Array) -> int:
@@ -400,6 +409,25 @@ class IvfIndex:
         )
         return scores, rows
 
+    def _selector(
+        self, tombstones: Tombstones, passing: UInt8Array | None = None
+    ) -> faiss.IDSelector | None:
+        """Return a selector of the live rows, or of `passing`, a bitmap of live rows.
+
+        It reads the bitmap in place and keeps it alive.
+        """
+        if passing is not None:
+            return faiss.IDSelectorBitmap(passing)
+        last, selector = self._selected
+        if last is not tombstones:
+            selector = None
+            if tombstones.count:
+                # Not of the live rows: past its end a bitmap excludes rows, and newer ones are
+                # there.
+                selector = faiss.IDSelectorNot(faiss.IDSelectorBitmap(tombstones.bits))
+            self._selected = tombstones, selector
+        return selector
+
     @property
     def _metric(self) -> Metric:
         is_l2 = self._index.metric_type == faiss.METRIC_L2
@@ -407,19 +435,6 @@ class IvfIndex:
 
     def _as_held(self, vectors: Float32Array) -> Float32Array:
         return _padded(vectors, int(self._index.d))
-
-
-def _selector(tombstones: Tombstones, passing: UInt8Array | None = None) -> faiss.IDSelector | None:
-    """Return a selector of the live rows, or of `passing`, a bitmap of live rows.
-
-    It reads the bitmap in place and keeps it alive.
-    """
-    if passing is not None:
-        return faiss.IDSelectorBitmap(passing)
-    if not tombstones.count:
-        return None
-    # Not a bitmap of the live rows: past its end it excludes rows, and newer rows are there.
-    return faiss.IDSelectorNot(faiss.IDSelectorBitmap(tombstones.bits))
 
 
 def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.IndexIVF:

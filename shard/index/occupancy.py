@@ -8,6 +8,7 @@ training: lists differ in size.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,12 +32,20 @@ _HOLE_LOST: Final = 0.15, 0.25
 rows been deleted at random: at least the first share and two standard deviations, or the second.
 Under INNER_PRODUCT, the lists of a hole lie in many regions, and lose little more than others."""
 
+_NOT_LOST: Final = 0.9
+"""Of the first of these: queries that lost less are in no hole, which is quickly seen."""
+
 _HOLE_ROWS: Final = 10
 """Times as many rows for such a query: its hits lie all around the hole. Where parts of the data
 are unequally dense (d = 4 to 16, IVF_FLAT and IVF_SQ8, a target of .95), the recall in holes is
 .95 to 1.0 with it, and .79 to .93 with 3 times. An exact scan bounds the cost."""
 
 _ENOUGH: Final = 0.9  # of the living rows wanted: the lists are as good as those of the training
+
+_RANKED_FIRST: Final = 1.5
+_RANKED_MIN: Final = 16
+"""The lists ranked for each query at first, relative to those expected. In batches, ranking four
+times as many costs a third of a search; to rank all for a query that lacks some, little."""
 
 _MOST_LISTS: Final = 0.5
 """Where more of the lists are probed, the others may hold few rows and yet what is missed: under
@@ -65,7 +74,8 @@ class Occupancy:
     """The rows in each list: `held`, dead or alive, and `living`. int64 (nlist,).
 
     `rows` and `rows_living` are their sums. `is_even` says whether no list is empty or lost a share
-    of its rows that matters.
+    of its rows that matters, `none_empty` and `none_dead` whether each holds a row, and a living
+    one. `largest` are the rows in the largest list.
     """
 
     def __init__(self, held: Int64Array, living: Int64Array) -> None:
@@ -73,6 +83,22 @@ class Occupancy:
         self.rows, self.rows_living = int(held.sum()), int(living.sum())
         least = np.maximum((1 - DEAD_SHARE_IGNORED) * held, 1)
         self.is_even = bool(np.all(living >= least))
+        self.largest = int(held.max(initial=0))
+        self.none_empty, self.none_dead = bool(held.all()), bool(living.all())
+        self._both = np.stack([held, living], axis=1)
+        self._shares: tuple[Wanted, Shares] | None = None
+
+    def counted(self, ranked: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return the rows held and living in the first, first two .. of some lists; as `ranked`."""
+        rows = self._both.take(ranked, axis=0).cumsum(axis=1)
+        return rows[..., 0], rows[..., 1]
+
+    def shares(self, wanted: Wanted) -> Shares:
+        """Return what does not depend on the query; most searches want the same."""
+        last = self._shares
+        if last is None or last[0] != wanted:
+            last = self._shares = wanted, Shares.of(self, wanted)
+        return last[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,17 +137,42 @@ class Widths:
     widened: BoolArray
     in_hole: BoolArray
 
+    def replaced(self, queries: Int64Array, others: Widths) -> Widths:
+        """Return these with `others` in place of those of some queries, int64."""
+        lists, widened, in_hole = self.lists.copy(), self.widened.copy(), self.in_hole.copy()
+        lists[queries], widened[queries] = others.lists, others.widened
+        in_hole[queries] = others.in_hole
+        return Widths(lists, widened, in_hole)
 
-def calibrated_suffices(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> bool:
-    """Whether `widths` would choose the calibrated lists for every query.
 
-    `ranked` is int64 (queries, nprobe). After random deletes that is often so, and quickly found.
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What part of the rows held living rows are measured against.
+
+    `scale` is the part that an index has grown to, `kept` the part that would live in each list had
+    rows died at random, and `needed` the part that a query needs; `grown` is the number of lists
+    that hold so many then.
     """
-    held, found = occupancy.held[ranked], occupancy.living[ranked].sum(axis=1)
-    needed, in_hole = _needed(occupancy, held.sum(axis=1), found, wanted)
-    if in_hole.any() or not held.all() or (found < _ENOUGH * needed).any():
-        return False
-    return bool((_grown_lists(occupancy, held.sum(axis=1), found, wanted) <= wanted.nprobe).all())
+
+    scale: float
+    kept: float
+    needed: float
+    grown: float
+
+    @classmethod
+    def of(cls, occupancy: Occupancy, wanted: Wanted) -> Shares:
+        """Return those of an index."""
+        scale = min(1.0, wanted.trained / max(1, occupancy.rows))
+        share = min(1.0, occupancy.rows_living / max(1.0, scale * occupancy.rows))
+        nlist = len(occupancy.held)
+        grown = float(grown_nprobe(wanted.nprobe, nlist, wanted.growth, share))
+        return cls(scale, share * scale, scale * share / wanted.nprobe * grown, grown)
+
+
+def lists_ranked_first(occupancy: Occupancy, wanted: Wanted) -> int:
+    """Return how many lists to rank for each query: nearly always as many as it probes."""
+    grown = max(wanted.nprobe, occupancy.shares(wanted).grown)
+    return min(len(occupancy.held), max(_RANKED_MIN, math.ceil(_RANKED_FIRST * grown)))
 
 
 def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
@@ -132,18 +183,32 @@ def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     ranked
         int64 (queries, n): the lists nearest to each query, nearest first.
     """
-    held, living = occupancy.held[ranked], occupancy.living[ranked].cumsum(axis=1)
-    counted = (held > 0).cumsum(axis=1) <= wanted.nprobe  # the lists of the calibration
-    usual = np.maximum(counted.sum(axis=1), 1)
-    found = living[np.arange(len(ranked)), usual - 1]
-    needed, in_hole = _needed(occupancy, (held * counted).sum(axis=1), found, wanted)
-    lists = np.maximum((living < needed[:, None]).sum(axis=1) + 1, usual)
-    lists = np.where(found >= _ENOUGH * needed, usual, lists)
-    lists = np.maximum(lists, _grown_lists(occupancy, (held * counted).sum(axis=1), found, wanted))
-    nprobe = min(wanted.nprobe, np.count_nonzero(occupancy.held))
-    too_few = (counted & (held > 0)).sum(axis=1) < nprobe
-    lists[too_few | (lists > ranked.shape[1])] = -1
-    return Widths(lists, lists != usual, in_hole)
+    held, living = occupancy.counted(ranked)
+    queries, most = ranked.shape
+    usual: Int64Array | int  # the lists of the calibration
+    too_few: BoolArray | np.bool_
+    if occupancy.none_empty:
+        usual = min(wanted.nprobe, most)
+        too_few = np.bool_(usual < min(wanted.nprobe, len(occupancy.held)))
+        usually_held, found = held[:, usual - 1], living[:, usual - 1]
+    else:
+        there = (occupancy.held[ranked] > 0).cumsum(axis=1)
+        usual = np.maximum((there <= wanted.nprobe).sum(axis=1), 1)
+        too_few = there[:, -1] < min(wanted.nprobe, np.count_nonzero(occupancy.held))
+        at = np.arange(queries), usual - 1
+        usually_held, found = held[at], living[at]
+    needed, in_hole = _needed(occupancy, usually_held, found, wanted)
+    lists = np.full(queries, usual)
+    few = found < _ENOUGH * needed
+    if few.any():
+        wider = np.maximum((living < needed[:, None]).sum(axis=1) + 1, usual)
+        lists = np.where(few, wider, usual)
+    if wanted.nprobe > _MOST_LISTS * len(occupancy.held):
+        lists = np.maximum(lists, _grown_lists(occupancy, usually_held, found, wanted))
+    widened = lists != usual
+    if too_few.any() or widened.any():
+        lists[too_few | (lists > most)] = -1
+    return Widths(lists, widened, in_hole)
 
 
 def _needed(
@@ -153,14 +218,13 @@ def _needed(
 
     `held` and `living` are the rows of its calibrated lists; all arrays are (queries,).
     """
-    scale = min(1.0, wanted.trained / max(1, occupancy.rows))
-    share = min(1.0, occupancy.rows_living / max(1.0, scale * occupancy.rows))
-    kept = (share * scale) * held
+    shares = occupancy.shares(wanted)
+    needed = np.maximum(shares.needed * held, wanted.at_least)
+    kept = shares.kept * held
     least, most = _HOLE_LOST
-    in_hole = kept - living > np.clip(2 * np.sqrt(kept), least * kept, most * kept)
-    grown = grown_nprobe(wanted.nprobe, len(occupancy.held), wanted.growth, share)
-    needed = np.maximum((scale * share / wanted.nprobe * grown) * held, wanted.at_least)
+    in_hole = living < (1 - _NOT_LOST * least) * kept
     if in_hole.any():
+        in_hole = kept - living > np.clip(2 * np.sqrt(kept), least * kept, most * kept)
         needed = np.where(in_hole, _HOLE_ROWS * needed, needed)
     return np.minimum(needed, occupancy.rows_living), in_hole
 
@@ -173,10 +237,7 @@ def _grown_lists(
     `held` and `living` are those of `_needed`; lists that lost nothing need no more.
     """
     nlist = len(occupancy.held)
-    if wanted.nprobe <= _MOST_LISTS * nlist:
-        return np.zeros(len(held), np.int64)
-    scale = min(1.0, wanted.trained / max(1, occupancy.rows))
-    shares = np.minimum(1.0, living / np.maximum(1.0, scale * held))
+    shares = np.minimum(1.0, living / np.maximum(1.0, occupancy.shares(wanted).scale * held))
     grown = grown_nprobe(wanted.nprobe, nlist, wanted.growth, shares)
     return np.minimum(np.rint(grown), nlist).astype(np.int64)
 

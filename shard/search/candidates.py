@@ -30,7 +30,6 @@ from vectorshard.shard.search.filtered_search import (
 from vectorshard.shard.search.search_plan import (
     QueryProbes,
     RememberedPlans,
-    calibrated_lists_suffice,
     probes_of,
 )
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
@@ -121,7 +120,7 @@ def generate_candidates(
     if not plan.widens:
         return search.answer(search.propose(queries, plan.parameters, enough=0).candidates)
     tombstones = snapshot.tombstones
-    if index.ivf.is_even(tombstones) or calibrated_lists_suffice(index, plan, queries, tombstones):
+    if index.ivf.is_even(tombstones):
         found = search.propose(queries, plan.parameters, enough=plan.k)
         if not len(found.short):
             return search.answer(found.candidates)
@@ -184,12 +183,12 @@ class _IndexSearch:
         nprobe = self.parameters.nprobe
         parameters, mean, wider = self.parameters, float(nprobe), 0
         if lists is not None:
-            largest = int(lists.max(initial=0))
+            numbers = lists.tolist()  # of one query: quicker than an array
             candidates = self.parameters.candidates * (HOLE_CANDIDATES if in_hole else 1)
-            parameters = SearchParameters(largest, candidates)
-            mean = float(lists.mean()) if largest else 0.0
+            parameters = SearchParameters(max(numbers, default=0), candidates)
+            mean = sum(numbers) / max(1, len(numbers))
         if widened is not None:
-            wider = int(np.count_nonzero(widened))
+            wider = sum(widened.tolist())
         return GeneratedCandidates(
             exact_part=self.snapshot.buffer,
             parameters=parameters,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -25,8 +25,10 @@ from vectorshard.shard.index.calibration import (
 from vectorshard.shard.index.ivf_index import Probes
 from vectorshard.shard.index.occupancy import (
     HOLE_CANDIDATES,
+    Occupancy,
     Wanted,
-    calibrated_suffices,
+    Widths,
+    lists_ranked_first,
     probed_odds,
     widths,
 )
@@ -52,8 +54,6 @@ scanned among the dead ones."""
 GROWTH_MAX: Final = 0.6  # largest exponent by which the odds of nprobe grow with k
 
 _REMEMBERED_PLANS: Final = 64
-_RANKED_FIRST: Final = 4  # times the calibrated lists that are ranked for each query at first
-_RANKED_MIN: Final = 16
 _HIT_COST: Final = 170
 """Of scoring and ranking one hit, in the units of `work`. _INDEX_COST covers up to 100 of them, for
 which it was fitted; more cost the index as much as they cost an exact scan."""
@@ -218,7 +218,7 @@ class QueryProbes:
     """The lists of each query; none for those that are cheaper to score exactly.
 
     `exact` names these; `widened` and `in_hole` are those of `Widths`: bool (queries,). `lists`,
-    int64 (queries,), is the number probed. `is_plain`: no query is exact or in a hole.
+    int64 (queries,), is the number probed.
     """
 
     probes: Probes
@@ -226,29 +226,11 @@ class QueryProbes:
     exact: BoolArray
     widened: BoolArray
     in_hole: BoolArray
-    is_plain: bool
 
-
-def calibrated_lists_suffice(
-    index: TrainedIndex, plan: SearchPlan, queries: Float32Array, tombstones: Tombstones
-) -> bool:
-    """Whether `probes_of` would choose the calibrated lists for every query: after random deletes
-    that is often so, and quickly found. Call it under the index's lock.
-    """
-    assert plan.parameters is not None
-    nprobe = plan.parameters.nprobe
-    nearest = index.ivf.nearest_lists(queries, nprobe).lists
-    occupancy = index.ivf.occupancy(tombstones)
-    return calibrated_suffices(occupancy, nearest, _wanted(index, plan, nprobe))
-
-
-def _wanted(index: TrainedIndex, plan: SearchPlan, nprobe: int) -> Wanted:
-    return Wanted(
-        nprobe=nprobe,
-        at_least=2 * plan.k,
-        trained=index.live_when_trained,
-        growth=plan.growth,
-    )
+    @property
+    def is_plain(self) -> bool:
+        """Whether the index answers all queries with as many candidates as calibrated."""
+        return not (self.in_hole.any() or self.exact.any())
 
 
 def probes_of(
@@ -267,32 +249,59 @@ def probes_of(
     """
     ivf, parameters = index.ivf, plan.parameters
     assert parameters is not None
-    occupancy, nlist = ivf.occupancy(tombstones), ivf.nlist
-    wanted = _wanted(index, plan, parameters.nprobe)
-    ranked = min(nlist, max(_RANKED_MIN, _RANKED_FIRST * parameters.nprobe))
-    nearest = ivf.nearest_lists(queries, ranked)
+    occupancy = ivf.occupancy(tombstones)
+    wanted = Wanted(
+        nprobe=parameters.nprobe,
+        at_least=2 * plan.k,
+        trained=index.live_when_trained,
+        growth=plan.growth,
+    )
+    nearest = ivf.nearest_lists(queries, lists_ranked_first(occupancy, wanted))
     found = widths(occupancy, nearest.lists, wanted)
-    if ranked < nlist and (found.lists < 0).any():
-        nearest = ivf.nearest_lists(queries, nlist)
-        found = widths(occupancy, nearest.lists, wanted)
-    used = max(1, int(found.lists.max(initial=1)))
-    ranks = nearest.lists[:, :used]
-    probed = np.arange(used) < found.lists[:, None]
-    probed &= occupancy.living[ranks] > 0
-    lists = np.count_nonzero(probed, axis=1)
-    exact = found.widened | found.in_hole
-    if exact.any():
-        rows = (occupancy.held[ranks] * probed).sum(axis=1)
-        candidates = parameters.candidates * np.where(found.in_hole, HOLE_CANDIDATES, 1)
-        exact &= plan.scan.cost(plan.k) <= _cost_of(index, lists, rows, candidates, plan.scan.dim)
+    lacking = np.flatnonzero(found.lists < 0)
+    if len(lacking):
+        # Each query by itself: what others lack must not decide how its own lists are ranked.
+        rest = ivf.nearest_lists(np.ascontiguousarray(queries[lacking]), ivf.nlist)
+        nearest = nearest.replaced(lacking, rest)
+        found = found.replaced(lacking, widths(occupancy, rest.lists, wanted))
+    lists = found.lists
+    used = int(lists.max(initial=1))
+    ranks, distances = nearest.lists[:, :used], nearest.distances[:, :used]
+    if not (occupancy.none_dead and (lists == used).all()):
+        probed = np.arange(used) < lists[:, None]
+        probed &= occupancy.living[ranks] > 0
+        lists = np.count_nonzero(probed, axis=1)
+        ranks = np.where(probed, ranks, -1)
     return QueryProbes(
-        probes=Probes(np.where(probed, ranks, -1), nearest.distances[:, :used]),
+        probes=Probes(ranks, distances),
         lists=lists,
-        exact=exact,
+        exact=_are_cheaper_exact(index, plan, occupancy, found, ranks),
         widened=found.widened,
         in_hole=found.in_hole,
-        is_plain=not (found.in_hole.any() or exact.any()),
     )
+
+
+def _are_cheaper_exact(
+    index: TrainedIndex, plan: SearchPlan, occupancy: Occupancy, found: Widths, probed: Int64Array
+) -> BoolArray:
+    """Return which queries that read more than calibrated are cheaper to score exactly. (queries,)
+
+    `probed`, int64 (queries, n), are their lists, padded with -1.
+    """
+    assert plan.parameters is not None
+    candidates, scan = plan.parameters.candidates, plan.scan.cost(plan.k)
+    most, dim = probed.shape[1], plan.scan.dim
+    if scan > _cost_of(index, most, most * occupancy.largest, HOLE_CANDIDATES * candidates, dim):
+        return np.zeros(len(probed), np.bool_)
+    there = probed >= 0
+    cost = _cost_of(
+        index,
+        np.count_nonzero(there, axis=1),
+        (occupancy.held[probed] * there).sum(axis=1),
+        candidates * np.where(found.in_hole, HOLE_CANDIDATES, 1),
+        dim,
+    )
+    return (found.widened | found.in_hole) & (scan <= cost)
 
 
 def proposals_of(
@@ -306,7 +315,7 @@ def proposals_of(
     ivf, parameters = index.ivf, plan.parameters
     assert parameters is not None
     nprobe, wanted = parameters.nprobe, max(plan.k, parameters.candidates)
-    if ivf.is_even(tombstones) or calibrated_lists_suffice(index, plan, queries, tombstones):
+    if ivf.is_even(tombstones):
         rows = ivf.nearest(queries, wanted, nprobe, tombstones)
         exact = np.zeros(len(queries), np.bool_)
     else:
@@ -317,13 +326,16 @@ def proposals_of(
     return rows, exact | (rows[:, plan.k - 1] < 0)
 
 
+_Number = TypeVar("_Number", int, Int64Array)
+
+
 def _cost_of(
-    index: TrainedIndex, lists: Int64Array, rows: Int64Array, candidates: Int64Array, dim: int
-) -> Float64Array:
-    """Return `index_cost` of each query, by what it reads; all (queries,)."""
+    index: TrainedIndex, lists: _Number, rows: _Number, candidates: _Number, dim: int
+) -> Float64Array | float:
+    """Return `index_cost` of a query, or of each of some, by what it reads; all (queries,)."""
     code_bytes = index.ivf.code_bytes
     a_list = work(SearchParameters(1, 0), 0, code_bytes, dim)
     a_row = work(SearchParameters(1, 0), 1, code_bytes, dim) - a_list
     a_candidate = work(SearchParameters(0, 1), 0, code_bytes, dim)
-    cost: Float64Array = _INDEX_COST * (a_list * lists + a_row * rows + a_candidate * candidates)
-    return cost
+    cost: Float64Array | float = a_list * lists + a_row * rows + a_candidate * candidates
+    return _INDEX_COST * cost

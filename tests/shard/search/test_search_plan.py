@@ -15,6 +15,7 @@ from vectorshard.shard.index.calibration import (
     SearchParameters,
 )
 from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.index.occupancy import Wanted, lists_ranked_first, widths
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.search_plan import (
@@ -23,6 +24,7 @@ from vectorshard.shard.search.search_plan import (
     Scan,
     growth_of_nprobe,
     plan_of,
+    probes_of,
 )
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.types import Effort, ExactReason, IdType, IndexKind, Metric
@@ -160,3 +162,35 @@ def test_a_plan_is_remembered_until_something_is_written() -> None:
     recalibrated = replace(index, calibration=Calibration(()))
     after = plans.of(replace(snapshot, index=recalibrated), NO_EFFORT, 0.95, 10)
     assert after.reason is ExactReason.NO_PARAMETERS
+
+
+def test_each_query_probes_what_it_would_if_all_lists_were_ranked() -> None:
+    """At first only as many are as most queries need; the rest for those that lack some."""
+    index = trained(3_000, 8, 2, wider=2)
+    ivf = index.ivf
+    queries = np.random.default_rng(1).standard_normal((40, 8)).astype(np.float32)
+    gone = ivf.nearest_lists(queries[:1], 6).lists[0]
+    lists, random = ivf.lists_of_rows(3_000), np.random.default_rng(2)
+    dead = np.isin(lists, gone) | (random.random(3_000) < 0.5)
+    tombstones = Tombstones().with_dead(np.flatnonzero(dead))
+    scan = Scan(living=1_000_000, rows=1_000_000, dim=8)  # never the cheaper
+    plan = plan_of(index, NO_EFFORT, 0.95, 10, scan, FEW)
+    assert plan.growth > 0
+    chosen = probes_of(index, plan, queries, tombstones)
+
+    occupancy = ivf.occupancy(tombstones)
+    wanted = Wanted(nprobe=2, at_least=20, trained=3_000, growth=plan.growth)
+    ranked = ivf.nearest_lists(queries, ivf.nlist).lists
+    expected = widths(occupancy, ranked, wanted)
+    assert expected.in_hole.any()
+    assert not expected.in_hole.all()
+    assert expected.lists.max() > lists_ranked_first(occupancy, wanted)
+    np.testing.assert_array_equal(chosen.in_hole, expected.in_hole)
+    np.testing.assert_array_equal(chosen.widened, expected.widened)
+    assert not chosen.exact.any()
+    for query, count in enumerate(expected.lists):
+        probed = ranked[query, :count]
+        probed = probed[occupancy.living[probed] > 0]
+        found = chosen.probes.lists[query]
+        assert found[found >= 0].tolist() == probed.tolist()
+        assert chosen.lists[query] == len(probed)
