@@ -1,168 +1,70 @@
-"""Arguments of a client's methods, converted to what travels. Pure.
+"""Arguments of a client's methods that select rows and say how to search. Pure.
 
 A client rejects here what no server accepts; limits and the collection's own rules are the
-server's.
+server's. Ids, vectors, metadata and configurations are in the modules beside this one.
 """
 
 from __future__ import annotations
 
-import operator
-import reprlib
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from vectorshard.client.config_arguments import flag_of
 from vectorshard.client.filter_text import filter_from_text
+from vectorshard.client.id_arguments import Ids, id_array
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import (
-    InvalidId,
-    InvalidParameter,
-    InvalidRequest,
-    InvalidVector,
-    MalformedMessage,
-)
-from vectorshard.shard.filters import Filter
-from vectorshard.shard.types import Effort, IdArray, VectorArray
-from vectorshard.shard.wire.metadata import metadata_from_mapping
-from vectorshard.shard.wire.primitives import check_recall, float_of, uint32_of
+from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.filters import And, Equals, Filter, In
+from vectorshard.shard.types import Effort, IdArray, Include, Token
+from vectorshard.shard.wire.primitives import check_recall, float_of, shown, uint32_of
 
-Ids = Sequence[int] | Sequence[str] | IdArray
-"""Ids as a caller may pass them."""
-
-FilterLike = Filter | str
-"""A filter as a caller may pass it: built from shard.filters, or text, see client.filter_text."""
-
-Metadata = Sequence[Mapping[str, Any] | None]
-"""The metadata of rows as a caller may pass it."""
-
-_EnumT = TypeVar("_EnumT", bound=Enum)
-
-
-def id_array(ids: Ids | npt.NDArray[Any]) -> IdArray:
-    """Return ids (rows,): int64 for integers, object of str for strings.
-
-    Raises InvalidId unless all are integers of 64 bits, or all are strings. Names the first other
-    row.
-    """
-    if isinstance(ids, str | bytes):
-        raise InvalidId(f"{type(ids).__name__} is not a sequence of ids", field="ids")
-    if isinstance(ids, np.ndarray):
-        if ids.ndim != 1:
-            raise InvalidId(f"shape {ids.shape} is not (rows,)", field="ids")
-        if ids.dtype.kind == "i":
-            return ids.astype(np.int64, copy=False)
-    listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-    if listed and isinstance(listed[0], str):
-        return _string_ids(listed)
-    return _int64_ids(listed)
-
-
-def _string_ids(ids: list[Any]) -> npt.NDArray[np.object_]:
-    for row, id_ in enumerate(ids):
-        if not isinstance(id_, str):
-            reason = f"{_shown(id_)} is not a string; row 0 is a string"
-            raise InvalidId(reason, field="ids", row=row)
-    strings = np.empty(len(ids), dtype=np.object_)
-    strings[:] = ids
-    return strings
-
-
-def _int64_ids(ids: list[Any]) -> npt.NDArray[np.int64]:
-    integers = np.empty(len(ids), dtype=np.int64)
-    for row, id_ in enumerate(ids):
-        try:
-            if isinstance(id_, bool | np.bool_):
-                raise TypeError
-            integers[row] = operator.index(id_)
-        except TypeError:
-            raise InvalidId(f"{_shown(id_)} is not an integer", field="ids", row=row) from None
-        except OverflowError:
-            raise InvalidId(f"{int(id_):,} does not fit in 64 bits", field="ids", row=row) from None
-    return integers
-
-
-def _shown(value: Any) -> str:
-    """Return the value as Python's own type writes it, not numpy's, in a bounded length."""
-    return reprlib.repr(value.item() if isinstance(value, np.generic) else value)
-
-
-def real_array(values: npt.ArrayLike, field: str) -> npt.NDArray[Any]:
-    """Return an array of real numbers of any width, without a copy where there is one.
-
-    Raises InvalidVector if the values are ragged or not real numbers.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        ragged = "inhomogeneous" in str(error)
-        reason = "the rows have different lengths" if ragged else str(error)
-        raise InvalidVector(reason, field=field) from None
-    if array.dtype.kind not in "fiu":
-        raise InvalidVector(f"expected real numbers, got dtype {array.dtype}", field=field)
-    return array
-
-
-def wire_vectors(array: npt.NDArray[Any], field: str) -> VectorArray:
-    """Return numbers (rows, dim) as they travel: float16 unchanged, everything else as float32.
-
-    Raises InvalidVector for a finite number that float32 cannot hold; names the row.
-    """
-    if array.dtype == np.float16:
-        return array
-    try:
-        with np.errstate(over="raise"):
-            return array.astype(np.float32, copy=False)
-    except FloatingPointError:
-        with np.errstate(over="ignore"):
-            too_large = np.isfinite(array) & ~np.isfinite(array.astype(np.float32))
-        row = int(np.flatnonzero(too_large.any(axis=1))[0])
-        (component,) = array[row][too_large[row]][:1].tolist()
-        reason = f"{component:g} does not fit in float32"
-        raise InvalidVector(reason, field=field, row=row) from None
-
-
-def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
-    """Return queries (queries, dim) from that shape, or from (dim,)."""
-    array = real_array(queries, field)
-    if array.ndim == 1:
-        array = array.reshape(1 if array.size else 0, array.size)
-    if array.ndim != 2:
-        raise MalformedMessage(f"shape {array.shape} is not (queries, dim)", field=field)
-    return wire_vectors(array, field)
-
-
-def metadata_bytes(metadata: Metadata | None) -> list[bytes] | None:
-    """Return the metadata of each row as bytes; None and {} are b"".
-
-    Raises InvalidParameter for a value that metadata cannot hold. Names the row.
-    """
-    if metadata is None:
-        return None
-    return [
-        metadata_from_mapping(mapping, row) if mapping else b""
-        for row, mapping in enumerate(metadata)
-    ]
+FilterLike: TypeAlias = Filter | str | Mapping[str, Any]
+"""A filter as a caller may pass it: built from shard.filters; text, see client.filter_text; or a
+mapping of fields to the value that each has, or to a list of values of which it has one."""
 
 
 def filter_of(filter_: FilterLike | None) -> Filter | None:
-    """Return the filter that a caller passed; InvalidParameter for a text that does not parse."""
-    return filter_from_text(filter_) if isinstance(filter_, str) else filter_
+    """Return the filter that a caller passed; InvalidParameter for one that is not a filter."""
+    if filter_ is None or isinstance(filter_, Filter):
+        return filter_
+    if isinstance(filter_, str):
+        return filter_from_text(filter_)
+    if not isinstance(filter_, Mapping):
+        reason = (
+            f"{shown(filter_)} is not a filter: pass text such as 'lang = \"en\"', or a mapping"
+        )
+        raise InvalidParameter(reason, field="filter")
+    if not filter_:
+        raise InvalidParameter(
+            "an empty mapping is not a filter: pass None for no filter", field="filter"
+        )
+    conditions = tuple(_condition(name, value) for name, value in filter_.items())
+    return conditions[0] if len(conditions) == 1 else And(conditions)
 
 
-def selection(ids: Ids | None, filter_: FilterLike | None) -> tuple[IdArray | None, Filter | None]:
+def _condition(name: Any, value: Any) -> Filter:
+    if isinstance(value, list | tuple | set | frozenset):
+        return In(name, tuple(value))
+    if isinstance(value, Mapping):
+        reason = f"the value of {shown(name)} is a mapping: pass text such as '{name} >= 1990'"
+        raise InvalidParameter(reason, field="filter")
+    return Equals(name, value)
+
+
+def selection(
+    ids: Ids | None, filter_: FilterLike | None, *, ordered: bool
+) -> tuple[IdArray | None, Filter | None]:
     """Return ids or a filter as they travel; InvalidParameter unless exactly one is given."""
     if ids is None and filter_ is None:
         raise InvalidParameter("one of ids and filter is required", field="ids, filter")
     if ids is not None and filter_ is not None:
         raise InvalidParameter("ids and filter are mutually exclusive", field="ids, filter")
-    return None if ids is None else id_array(ids), filter_of(filter_)
+    return None if ids is None else id_array(ids, ordered=ordered), filter_of(filter_)
 
 
 def effort_of(exact: bool, nprobe: int | None, target_recall: float | None) -> Effort:
     """Return the search effort. On the wire a 0 would mean the default, so it is rejected here."""
+    exact = flag_of(exact, "exact")
     if exact + (nprobe is not None) + (target_recall is not None) > 1:
         raise InvalidParameter(
             "exact, nprobe and target_recall are mutually exclusive",
@@ -179,12 +81,14 @@ def effort_of(exact: bool, nprobe: int | None, target_recall: float | None) -> E
     return Effort(nprobe=nprobe or 0, target_recall=target_recall or 0.0, exact=exact)
 
 
-def member_of(
-    enum: type[_EnumT], value: _EnumT | str, field: str, error: type[InvalidRequest]
-) -> _EnumT:
-    """Return the member that `value` is or names; raise `error` if there is no such member."""
-    try:
-        return enum(value)
-    except ValueError:
-        allowed = ", ".join(member.value for member in enum)
-        raise error(f"{value!r} is not one of {allowed}", field=field) from None
+def include_of(vectors: bool, metadata: bool) -> Include:
+    """Return what a result includes."""
+    return Include(vectors=flag_of(vectors, "vectors"), metadata=flag_of(metadata, "metadata"))
+
+
+def token_of(token: Token | None) -> Token | None:
+    """Return the token of an UpsertSummary; InvalidParameter for anything else."""
+    if token is not None and not isinstance(token, Token):
+        reason = f"{shown(token)} is not a Token: pass the token of an UpsertSummary"
+        raise InvalidParameter(reason, field="token")
+    return token

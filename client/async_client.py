@@ -14,13 +14,19 @@ from tenacity import AsyncRetrying
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, UnaryCall
 from vectorshard.client.channel import CLIENT_OPTIONS, CLOSED, checked_target
+from vectorshard.client.config_arguments import member_of, seconds_of
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import RowsView, UpsertSummary
 from vectorshard.client.retry import Retry, RetrySchedule
 from vectorshard.client.streams import SearchStream, UploadStream, error_of
 from vectorshard.client.upload import Progress, UpsertUpload
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import ShardUnavailable, VectorShardError
+from vectorshard.shard.errors import (
+    ClientUnusable,
+    InvalidParameter,
+    ShardUnavailable,
+    VectorShardError,
+)
 from vectorshard.shard.wire.rpcs import SEARCH, UPSERT, path_of
 
 P = ParamSpec("P")
@@ -71,7 +77,7 @@ class AsyncClient:
 
     It may be created outside an event loop, such as at module level. It connects with the first
     call, and belongs to the loop of that call: while that loop is open, a call from another loop
-    raises RuntimeError. When that loop is closed, as after `asyncio.run`, the next call connects
+    raises ClientUnusable. When that loop is closed, as after `asyncio.run`, the next call connects
     again, in its own loop.
     """
 
@@ -79,8 +85,8 @@ class AsyncClient:
         self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
     ) -> None:
         self._target = checked_target(target)
-        self._retry = Retry(retry)
-        self._timeout_s = timeout_s
+        self._retry = member_of(Retry, retry, "retry", InvalidParameter)
+        self._timeout_s = seconds_of(timeout_s)
         self._limits: Limits | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,13 +137,13 @@ class AsyncClient:
             If it is not reachable within `timeout_s`.
         """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(seconds_of(timeout_s)):
                 await self._open().channel_ready()
         except TimeoutError:
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
 
     async def close(self) -> None:
-        """Disconnect. Calls in progress are cancelled; later calls raise RuntimeError."""
+        """Disconnect. Calls in progress are cancelled; later calls raise ClientUnusable."""
         channel = None if self._channel is None or self._is_left() else self._open()
         self._closed, self._channel = True, None
         if channel is not None:
@@ -147,26 +153,28 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         if self._closed:
-            raise RuntimeError(CLOSED)
+            raise ClientUnusable(CLOSED)
         return self
 
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             await self.close()
-        except RuntimeError:  # of a client of another loop: the error of the block counts for more
+        except (
+            ClientUnusable
+        ):  # of a client of another loop: the error of the block counts for more
             if error is None:
                 raise
 
     def _open(self) -> grpc.aio.Channel:
         """Return the channel of the running loop; open it with the first call in a loop."""
         if self._closed:
-            raise RuntimeError(CLOSED)
+            raise ClientUnusable(CLOSED)
         loop = asyncio.get_running_loop()
         if self._channel is None or self._is_left():
             self._channel = grpc.aio.insecure_channel(self._target, options=CLIENT_OPTIONS)
             self._loop, self._rpcs = loop, {}
         elif loop is not self._loop:
-            raise RuntimeError(
+            raise ClientUnusable(
                 "the client belongs to another event loop, which is still open; "
                 "create one AsyncClient for each loop"
             )

@@ -10,22 +10,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypedDict, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from vectorshard.client.arguments import (
     FilterLike,
-    Ids,
-    Metadata,
     effort_of,
     filter_of,
-    id_array,
-    member_of,
-    query_matrix,
+    include_of,
     selection,
+    token_of,
 )
+from vectorshard.client.config_arguments import (
+    FilterFields,
+    IndexLike,
+    filter_fields_of,
+    flag_of,
+    index_of,
+    member_of,
+    seconds_of,
+)
+from vectorshard.client.id_arguments import Ids, id_array, one_id
+from vectorshard.client.metadata_arguments import Metadata
 from vectorshard.client.results import Hits, RowsView, ServerInfo, hits_of, rows_view
 from vectorshard.client.upload import Progress, UpsertUpload
+from vectorshard.client.vector_arguments import query_matrix
 from vectorshard.shard.descriptions import (
     CollectionDescription,
     ExplainRequest,
@@ -37,11 +45,8 @@ from vectorshard.shard.types import (
     CollectionConfig,
     CountRequest,
     DeleteRequest,
-    FilterField,
     GetRequest,
     IdType,
-    Include,
-    IndexConfig,
     ListRequest,
     Metric,
     Rows,
@@ -90,7 +95,7 @@ def _call(
         rpc.name,
         rpc.encode_request(request),
         lambda payload: read(rpc.decode_response(payload, request)),
-        timeout_s,
+        None if timeout_s is None else seconds_of(timeout_s),
     )
 
 
@@ -117,14 +122,22 @@ def create_collection(
     dim: int,
     metric: Metric | str = Metric.COSINE,
     id_type: IdType | str = IdType.INT64,
-    index: IndexConfig | None = None,
+    index: IndexLike | None = None,
     target_recall: float | None = None,
-    filter_fields: Sequence[FilterField] = (),
+    filter_fields: FilterFields = (),
 ) -> UnaryCall[CollectionConfig]:
     """Create a collection, and return its resolved configuration.
 
     For `index` and `target_recall`, None means the server's defaults. Creating the same collection
-    again changes nothing.
+    again changes nothing. Enums may be given as text in any case.
+
+    Parameters
+    ----------
+    index
+        An IndexConfig, a dict of its fields, or the name of a kind. An `nlist` fixes the number of
+        lists.
+    filter_fields
+        FilterFields, pairs such as ``("year", "int64")``, or a dict of names and types.
 
     Raises
     ------
@@ -138,9 +151,9 @@ def create_collection(
         dim=dim,
         metric=member_of(Metric, metric, "config.metric", InvalidConfig),
         id_type=member_of(IdType, id_type, "config.id_type", InvalidConfig),
-        index=index,
+        index=index_of(index),
         target_recall=target_recall,
-        filter_fields=filter_fields,
+        filter_fields=filter_fields_of(filter_fields),
     )
     return UnaryCall(rpcs.CREATE_COLLECTION.name, payload, _created_config)
 
@@ -184,7 +197,8 @@ def train(
     name: str, wait: bool = False, *, timeout_s: float | None = None
 ) -> UnaryCall[Sequence[ShardDescription]]:
     """Train a new index on every shard. With `wait`, return after the training."""
-    return _call(rpcs.TRAIN, TrainRequest(collection=name, wait=wait), _itself, timeout_s)
+    request = TrainRequest(collection=name, wait=flag_of(wait, "wait"))
+    return _call(rpcs.TRAIN, request, _itself, timeout_s)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -209,11 +223,12 @@ def upsert(
     Parameters
     ----------
     ids
-        (rows,), each id once: integers of 64 bits, or strings.
+        (rows,), each id once: integers of 64 bits, or strings; or one id. Anything with an order.
     vectors
-        (rows, dim), real numbers. float16 travels as float16, everything else as float32.
+        (rows, dim), real numbers; (dim,) for one id. float16 travels as float16, everything else as
+        float32. Arrays of pandas, Arrow and torch are read, too.
     metadata
-        None, or a mapping (or None) for each row.
+        None, a mapping (or None) for each row, or a DataFrame; one mapping for one id.
     mode
         For an id that exists: "upsert" replaces its row; "insert" reports it in the errors of the
         summary, unless its content is the same.
@@ -242,7 +257,7 @@ def delete(
     InvalidParameter
         For an invalid filter, and unless exactly one of `ids` and `filter` is given.
     """
-    chosen, condition = selection(ids, filter)
+    chosen, condition = selection(ids, filter, ordered=False)
     request = DeleteRequest(collection=name, ids=chosen, filter=condition)
     return _call(rpcs.DELETE, request, lambda result: result.deleted)
 
@@ -268,15 +283,15 @@ def get(
     LimitExceeded
         If the response does not fit in one message: get fewer ids, or use `list_rows`.
     """
-    include = Include(vectors=vectors, metadata=metadata)
-    chosen, condition = selection(ids, filter)
+    include = include_of(vectors, metadata)
+    chosen, condition = selection(ids, filter, ordered=True)
     request = GetRequest(collection=name, ids=chosen, filter=condition, include=include)
     return _call(rpcs.GET, request, rows_view)
 
 
 def count(name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> UnaryCall[int]:
     """Count the live rows: all of them, or those in `ids`, that pass a filter, or both."""
-    chosen = None if ids is None else id_array(ids)
+    chosen = None if ids is None else id_array(ids, ordered=False)
     request = CountRequest(collection=name, ids=chosen, filter=filter_of(filter))
     return _call(rpcs.COUNT, request, _itself)
 
@@ -313,7 +328,7 @@ def list_rows(
     A row that lives throughout the listing is returned at least once. A row that is written
     meanwhile may be returned again.
     """
-    include = Include(vectors=vectors, metadata=metadata)
+    include = include_of(vectors, metadata)
     return Listing(
         ListRequest(collection=name, page_size=page_size, filter=filter_of(filter), include=include)
     )
@@ -388,10 +403,10 @@ def search(
         k=k,
         effort=effort_of(exact, nprobe, target_recall),
         filter=filter_of(filter),
-        include=Include(vectors=vectors, metadata=metadata),
+        include=include_of(vectors, metadata),
         score_threshold=score_threshold,
         min_coverage=1.0 if min_coverage is None else min_coverage,
-        token=token,
+        token=token_of(token),
     )
     return _call(rpcs.SEARCH, request, hits_of, timeout_s)
 
@@ -420,7 +435,7 @@ def explain(
     request = ExplainRequest(
         collection=name,
         query=query_matrix(query, "query"),
-        id=id_array(np.array([id_], dtype=np.object_)),
+        id=one_id(id_),
         filter=filter_of(filter),
     )
     return _call(rpcs.EXPLAIN, request, _itself)

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.wire.primitives import str_of
 from vectorshard.shard.wire.rpcs import message_options
 
 COMMON_OPTIONS: Final = (
@@ -23,7 +24,7 @@ CLIENT_OPTIONS: Final = (
 )
 
 CLOSED: Final = "the client is closed"
-"""The text of the RuntimeError of both clients, once they are closed."""
+"""The text of the error of both clients, once they are closed."""
 
 _URL: Final = re.compile(r"(?i)(https?|grpcs?|tcp)://")
 _OTHER_SCHEME: Final = re.compile(r"(unix|unix-abstract|vsock|ipv4|ipv6|xds):")
@@ -35,6 +36,7 @@ def checked_target(target: str) -> str:
 
     A name without a port, and the schemes of gRPC other than dns, are gRPC's to read.
     """
+    target = str_of(target, "target", InvalidParameter)
     if not target.strip() or _URL.match(target):
         what = f"{target!r} is a URL" if target.strip() else "is empty"
         reason = f"target {what}; expected HOST:PORT, such as 127.0.0.1:7700"

@@ -23,13 +23,19 @@ from tenacity import Retrying
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
 from vectorshard.client.channel import CLIENT_OPTIONS, CLOSED, checked_target
+from vectorshard.client.config_arguments import member_of, seconds_of
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import Hits, RowsView, UpsertSummary
 from vectorshard.client.retry import Retry, RetrySchedule
 from vectorshard.client.streams import SearchBatches, UploadStream, error_of
 from vectorshard.client.upload import UpsertUpload
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import ShardUnavailable, VectorShardError
+from vectorshard.shard.errors import (
+    ClientUnusable,
+    InvalidParameter,
+    ShardUnavailable,
+    VectorShardError,
+)
 from vectorshard.shard.wire.rpcs import UPSERT, path_of
 
 P = ParamSpec("P")
@@ -95,8 +101,8 @@ class Client:
     ) -> None:
         self._channel = grpc.insecure_channel(checked_target(target), options=CLIENT_OPTIONS)
         self._closed = False
-        self._timeout_s = timeout_s
-        self._retry = Retry(retry)
+        self._timeout_s = seconds_of(timeout_s)
+        self._retry = member_of(Retry, retry, "retry", InvalidParameter)
         self._limits: Limits | None = None
         self._rpcs: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
@@ -143,7 +149,7 @@ class Client:
             As in `search`.
         """
         searches = (calls.search(name, queries, k, **options) for queries in batches)
-        within_s = self._timeout_s if timeout_s is None else timeout_s
+        within_s = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         stream = SearchBatches(self._open(), searches, in_flight=in_flight, timeout_s=within_s)
         yield from stream.hits()
 
@@ -157,13 +163,13 @@ class Client:
         """
         ready = grpc.channel_ready_future(self._open())
         try:
-            ready.result(timeout_s)
+            ready.result(seconds_of(timeout_s))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
 
     def close(self) -> None:
-        """Disconnect. Calls in progress end with ShardUnavailable; later calls: RuntimeError."""
+        """Disconnect. Calls in progress end with ShardUnavailable; later calls: ClientUnusable."""
         self._closed = True
         self._channel.close()
 
@@ -177,7 +183,7 @@ class Client:
     def _open(self) -> grpc.Channel:
         """Return the channel, unless it is closed."""
         if self._closed:
-            raise RuntimeError(CLOSED)
+            raise ClientUnusable(CLOSED)
         return self._channel
 
     def _ask(self, call: UnaryCall[AnswerT]) -> AnswerT:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from vectorshard.client import calls
 from vectorshard.client.calls import SearchOptions, UnaryCall
+from vectorshard.client.config_arguments import seconds_of
 from vectorshard.client.link import (
     WINDOW_REQUESTS,
     Link,
@@ -37,6 +38,7 @@ from vectorshard.shard.errors import (
     VectorShardError,
 )
 from vectorshard.shard.server.status import error_from_rpc, read_status
+from vectorshard.shard.wire.primitives import uint32_of
 from vectorshard.shard.wire.rpcs import SEARCH_STREAM, UPSERT_STREAM, path_of
 from vectorshard.shard.wire.search_stream import (
     StreamAnswer,
@@ -316,7 +318,7 @@ class SearchStream:
     ) -> Hits:
         """Find the k best rows for each query; see `Client.search`."""
         search = calls.search(name, queries, k, **options)
-        within_s = self._timeout_s if timeout_s is None else timeout_s
+        within_s = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         deadline = time.monotonic() + within_s
         try:
             async with asyncio.timeout(within_s):
@@ -344,6 +346,7 @@ class SearchStream:
 
 
 def _checked_in_flight(in_flight: int) -> int:
+    in_flight = uint32_of(in_flight, WINDOW_REQUESTS, "in_flight", InvalidParameter)
     if not 1 <= in_flight <= WINDOW_REQUESTS:
         raise InvalidParameter(f"{in_flight:,} is not in 1..{WINDOW_REQUESTS:,}", field="in_flight")
     return in_flight

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from vectorshard.client.arguments import (
-    Ids,
-    Metadata,
-    id_array,
-    member_of,
-    metadata_bytes,
-    real_array,
-    wire_vectors,
-)
+from vectorshard.client.config_arguments import member_of
+from vectorshard.client.id_arguments import Ids, id_array, is_one_id
+from vectorshard.client.metadata_arguments import Metadata, metadata_bytes
 from vectorshard.client.results import UpsertSummary
+from vectorshard.client.vector_arguments import row_matrix, wire_vectors
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionDamaged,
@@ -36,6 +31,7 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.types import RowError, RowErrorCode, Token, UpsertRequest, WriteMode
 from vectorshard.shard.wire.ids import check_ids
+from vectorshard.shard.wire.primitives import shown, str_of
 from vectorshard.shard.wire.writes import decode_upsert_response, encode_upsert_request
 
 MESSAGE_BYTES: Final = 256 * 1024
@@ -74,14 +70,19 @@ class UpsertUpload:
         mode: WriteMode | str,
         progress: Progress | None = None,
     ) -> None:
+        if not (progress is None or callable(progress)):
+            raise InvalidParameter(f"{shown(progress)} is not callable", field="progress")
         self.progress = progress
-        self._name = name
+        self._name = str_of(name, "collection", InvalidParameter)
         self._ids = id_array(ids)
-        self._vectors = _row_matrix(vectors)
-        self._metadata = metadata_bytes(metadata)
+        self._vectors = row_matrix(vectors, is_one=is_one_id(ids))
         self._mode = member_of(WriteMode, mode, "mode", InvalidParameter)
         self._spans: list[slice] = []
-        self._check_counts()
+        if len(self._vectors) != self.rows:
+            raise MalformedMessage(
+                f"{len(self._vectors):,} rows do not match {self.rows:,} ids", field="vectors"
+            )
+        self._metadata = metadata_bytes(metadata, self.rows)
         self.begin()
 
     def cut(self, limits: Limits) -> None:
@@ -98,16 +99,6 @@ class UpsertUpload:
         self._accepted = 0
         self._errors: list[RowError] = []
         self._token = Token(incarnation="")
-
-    def _check_counts(self) -> None:
-        if len(self._vectors) != self.rows:
-            raise MalformedMessage(
-                f"{len(self._vectors):,} rows do not match {self.rows:,} ids", field="vectors"
-            )
-        if self._metadata is not None and len(self._metadata) != self.rows:
-            raise MalformedMessage(
-                f"{len(self._metadata):,} rows do not match {self.rows:,} ids", field="metadata"
-            )
 
     def _row_bytes(self) -> npt.NDArray[np.int64]:
         """Return about how many bytes each row takes in a message (rows,)."""
@@ -228,15 +219,6 @@ _KINDS: Final[Sequence[tuple[frozenset[int], type[VectorShardError]]]] = (
     (frozenset({RowErrorCode.RESOURCE_EXHAUSTED}), Overloaded),
 )
 """The error of rows that are not written, if they have no other codes than these."""
-
-
-def _row_matrix(vectors: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = real_array(vectors, "vectors")
-    if array.size == 0 and array.ndim == 1:
-        return array.reshape(0, 0)
-    if array.ndim != 2:
-        raise MalformedMessage(f"shape {array.shape} is not (rows, dim)", field="vectors")
-    return array
 
 
 def _spans(row_bytes: npt.NDArray[np.int64], limits: Limits) -> list[slice]:

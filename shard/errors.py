@@ -37,6 +37,7 @@ VectorShardError
     DataDirectoryFull         its disk has no room for what a start writes
     DataDirectoryUnusable     its disk fails, is read-only, or denies access
   LimitsTooLow                the machine allows too few open files for a server
+  ClientUnusable              the client is closed, or belongs to another event loop
   InternalError               a server's internal error, as a client sees it: an opaque error id
 """
 
@@ -263,6 +264,10 @@ class LimitsTooLow(VectorShardError):
     """The machine allows too few open files for a server."""
 
     is_servers_own = True
+
+
+class ClientUnusable(VectorShardError, RuntimeError):
+    """The client is closed, or belongs to another event loop. Nothing was sent."""
 
 
 class InternalError(VectorShardError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Topology,
     )
     from vectorshard.shard.errors import (
+        ClientUnusable,
         CollectionExists,
         CollectionNotFound,
         DeadlineExceeded,
@@ -87,6 +88,7 @@ _NAMES: Final = {
     "vectorshard.client.streams": ("SearchStream",),
     "vectorshard.shard.config": ("Limits",),
     "vectorshard.shard.errors": (
+        "ClientUnusable",
         "CollectionExists",
         "CollectionNotFound",
         "DeadlineExceeded",
@@ -150,6 +152,7 @@ __all__ = [
     "And",
     "AsyncClient",
     "Client",
+    "ClientUnusable",
     "CollectionConfig",
     "CollectionDescription",
     "CollectionExists",

@@ -1,6 +1,7 @@
 """The exceptions that a client raises for expected failures. VectorShardError is their base."""
 
 from vectorshard.shard.errors import (
+    ClientUnusable,
     CollectionExists,
     CollectionNotFound,
     CollectionUnreadable,
@@ -28,6 +29,7 @@ from vectorshard.shard.errors import (
 )
 
 __all__ = [
+    "ClientUnusable",
     "CollectionExists",
     "CollectionNotFound",
     "CollectionUnreadable",

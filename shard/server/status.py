@@ -75,6 +75,7 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.DataDirectoryFull: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DataDirectoryUnusable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LimitsTooLow: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ClientUnusable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
 

@@ -7,6 +7,7 @@ the collection declares its fields, and with which type, is validated in shard.e
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
 from vectorshard.shard.filters import And, Equals, Exists, Filter, FilterValue, In, Not, Or, Range
 from vectorshard.shard.wire.metadata import check_exact
+from vectorshard.shard.wire.primitives import shown
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
@@ -40,6 +42,9 @@ def encode_filter(filter_: Filter) -> v1.Filter:
 def _write(filter_: Filter, message: v1.Filter, depth: int) -> None:
     if depth > _SENT_DEPTH_MAX:
         raise ValueError(f"filter nests deeper than {_SENT_DEPTH_MAX} levels")
+    if not isinstance(filter_, Filter):
+        raise TypeError(f"{shown(filter_)} is not a filter")
+    _check_shape(filter_)
     target = getattr(message, filter_.kind)  # three of the names are keywords of Python
     target.SetInParent()
     if isinstance(filter_, And | Or):
@@ -58,17 +63,30 @@ def _write(filter_: Filter, message: v1.Filter, depth: int) -> None:
         target.field = filter_.field
         for bound in _BOUNDS:
             if (value := getattr(filter_, bound)) is not None:
-                setattr(target, bound, _checked_number(value))
+                setattr(target, bound, _checked_number(value, filter_.field))
     elif isinstance(filter_, Exists):
         target.field = filter_.field
 
 
-def _checked_number(value: float) -> float:
+def _check_shape(filter_: Filter) -> None:
+    """Raise TypeError for a filter whose parts are not of the types that it declares."""
+    field = getattr(filter_, "field", "")
+    if not isinstance(field, str):
+        raise TypeError(f"field {shown(field)} is not a string")
+    if isinstance(filter_, And | Or) and not isinstance(filter_.filters, tuple | list):
+        raise TypeError(f"filters {shown(filter_.filters)} is not a tuple of filters")
+    if isinstance(filter_, In) and (
+        isinstance(filter_.values, str | bytes) or not isinstance(filter_.values, Iterable)
+    ):
+        raise TypeError(f"values {shown(filter_.values)} of {field!r} is not a tuple of values")
+
+
+def _checked_number(value: float, field: str) -> float:
     """Return a number; raise TypeError for another type, ValueError for an integer that rounds."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"bound {value!r} is not a number")
+        raise TypeError(f"bound {shown(value)} of {field!r} is not a number: ranges are of numbers")
     check_exact(value)
     return value
 
@@ -81,9 +99,12 @@ def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
     elif isinstance(value, str):
         target.string_value = value
     elif isinstance(value, int | float):
-        target.number_value = _checked_number(value)
+        check_exact(value)
+        target.number_value = value
+    elif value is None:
+        raise TypeError("value None is not a string, a number or a bool: use Not(Exists(field))")
     else:
-        raise TypeError(f"value {value!r} is not a string, a number or a bool")
+        raise TypeError(f"value {shown(value)} is not a string, a number or a bool")
 
 
 def decode_filter(message: v1.Filter, limits: Limits) -> Filter:

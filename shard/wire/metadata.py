@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf import struct_pb2
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.shard.wire.primitives import shown
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _DEEP_METADATA_BYTES = 190  # shorter metadata never nests too deep: 2 bytes a level, 100 levels
@@ -22,11 +24,11 @@ EXACT_INTEGER = 2**53
 def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) -> bytes:
     """Return metadata as the deterministic bytes of a google.protobuf.Struct; {} is b"".
 
-    Raises InvalidParameter for another type, an integer that a double does not hold exactly, text
-    that is not UTF-8, or nesting that is too deep for a message.
+    Raises InvalidParameter for another type, NaN and infinity, an integer that a double does not
+    hold exactly, text that is not UTF-8, or nesting that is too deep for a message.
 
     Values are None, bool, numbers (doubles), str, and mappings and sequences of these. An error
-    names the `row`.
+    names the `row` and the key.
     """
     struct = struct_pb2.Struct()
     try:
@@ -43,8 +45,22 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
 def _fill_struct(struct: struct_pb2.Struct, mapping: Mapping[str, Any]) -> None:
     for name, value in mapping.items():
         if not isinstance(name, str):
-            raise TypeError(f"name {name!r} is not a string")
-        _fill_value(struct.fields[name], value)
+            raise TypeError(f"name {shown(name)} is not a string: pass str(name)")
+        try:
+            _fill_value(struct.fields[name], value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(*_with_key(error, name)) from None
+
+
+def _with_key(error: Exception, name: str) -> tuple[object, ...]:
+    """Return the arguments of an error that also names the key, outermost first."""
+    if isinstance(error, UnicodeError):
+        return error.args  # it has no text of its own
+    text = str(error)
+    inner = text.removeprefix("key ")
+    if inner != text:
+        return (f"key {name}.{inner}",)
+    return (f"key {name}: {text}",)
 
 
 def _fill_value(target: struct_pb2.Value, value: Any) -> None:
@@ -56,6 +72,8 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
         target.bool_value = value
     elif isinstance(value, int | float):
         check_exact(value)
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a number of JSON: leave it out, or use None")
         target.number_value = value
     elif isinstance(value, str):
         target.string_value = value
@@ -67,7 +85,30 @@ def _fill_value(target: struct_pb2.Value, value: Any) -> None:
         for element in value:
             _fill_value(target.list_value.values.add(), element)
     else:
-        raise TypeError(f"type {type(value).__name__} is not supported in metadata")
+        raise TypeError(f"type {type(value).__name__} is not supported in metadata{_cure(value)}")
+
+
+_CURES: Final = {
+    "date": ".isoformat()",
+    "datetime": ".isoformat()",
+    "time": ".isoformat()",
+    "timedelta": ".total_seconds()",
+    "Timestamp": ".isoformat()",
+    "bytes": ".decode()",
+}
+"""What makes text or a number of a value, by the name of its type."""
+
+
+def _cure(value: object) -> str:
+    """Return what to pass instead of a value of another type."""
+    kind = type(value).__name__
+    if kind in _CURES:
+        return f": use value{_CURES[kind]}"
+    if isinstance(value, Set):
+        return ": use a list, such as sorted(value)"
+    if kind == "Decimal":
+        return ": use float(value), or str(value) to keep all digits"
+    return ": use str(value)" if kind == "UUID" else ""
 
 
 def check_exact(number: float) -> None:

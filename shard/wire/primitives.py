@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Iterable
 from dataclasses import fields
 from enum import Enum
 from functools import cache
-from typing import Any, Generic, SupportsIndex, TypeVar
+from typing import Any, Final, Generic, SupportsIndex, TypeVar
 
 import numpy as np
 from google.protobuf.descriptor import FileDescriptor
@@ -20,6 +21,22 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 _EnumT = TypeVar("_EnumT", bound=Enum)
+
+
+class _Shown(reprlib.Repr):
+    """Bounds the length of a text, and writes the numbers of numpy as Python's."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        """Return the text of a value, or of one inside of it."""
+        return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
+
+
+_SHOWN: Final = _Shown()
+
+
+def shown(value: object) -> str:
+    """Return a value as an error names it: 9 for numpy's 9, in a bounded length."""
+    return _SHOWN.repr(value)
 
 
 def parse(
@@ -44,7 +61,7 @@ def uint32_of(value: SupportsIndex, largest: int, field: str, refuse: type[Inval
     try:
         number = operator.index(value)
     except TypeError:
-        raise refuse(f"{value!r} is not an integer", field=field) from None
+        raise refuse(f"{shown(value)} is not an integer", field=field) from None
     if not 0 <= number < 2**32:
         raise refuse(f"{number:,} is not in 1..{largest:,}", field=field)
     return number
@@ -53,11 +70,11 @@ def uint32_of(value: SupportsIndex, largest: int, field: str, refuse: type[Inval
 def str_of(value: str, field: str, refuse: type[InvalidRequest]) -> str:
     """Return a string that a message can hold; raise `refuse` for anything else."""
     if not isinstance(value, str):
-        raise refuse(f"{value!r} is not a string", field=field)
+        raise refuse(f"{shown(value)} is not a string", field=field)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise refuse(f"{value!r} has a lone surrogate", field=field) from None
+        raise refuse(f"{shown(value)} has a lone surrogate", field=field) from None
     return value
 
 
@@ -66,7 +83,7 @@ def float_of(value: float, field: str, refuse: type[InvalidRequest]) -> float:
     try:
         return float(operator.pos(value))  # without it, float would parse a string
     except (TypeError, ValueError, OverflowError):
-        raise refuse(f"{value!r} is not a number", field=field) from None
+        raise refuse(f"{shown(value)} is not a number", field=field) from None
 
 
 def copied(source: object, dataclass: type[Any], *converted: str) -> dict[str, Any]:

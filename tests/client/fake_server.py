@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.shard.filter_samples import holds
 from vectorshard import AsyncClient
-from vectorshard.client.arguments import id_array
+from vectorshard.client.id_arguments import id_array
 from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import (
     CollectionDescription,

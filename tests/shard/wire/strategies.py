@@ -31,7 +31,11 @@ string_ids = st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=6)
 id_arrays = st.one_of(int64_ids, string_ids)
 includes = st.builds(types.Include, vectors=st.booleans(), metadata=st.booleans())
 metadata_values = st.recursive(
-    st.none() | st.booleans() | texts | st.floats(allow_nan=False) | st.integers(-(2**53), 2**53),
+    st.none()
+    | st.booleans()
+    | texts
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-(2**53), 2**53),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )

@@ -11,6 +11,7 @@ import pytest
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, Limits
 from vectorshard.shard.errors import (
     CannotListen,
+    ClientUnusable,
     DataDirectoryError,
     LimitsTooLow,
     VectorShardError,
@@ -22,13 +23,13 @@ TEXT = CONTRACT.read_text()
 HEAD = TEXT.partition("syntax = ")[0]
 
 
-TOLD_AT_A_START = (DataDirectoryError, CannotListen, LimitsTooLow)
-"""To who starts a server; these never travel."""
+TOLD_ON_THE_SPOT = (DataDirectoryError, CannotListen, LimitsTooLow, ClientUnusable)
+"""Of a start, and of a client; these never travel."""
 
 
 @pytest.mark.parametrize(
     "error",
-    [error for error in STATUS_BY_ERROR if not issubclass(error, TOLD_AT_A_START)],
+    [error for error in STATUS_BY_ERROR if not issubclass(error, TOLD_ON_THE_SPOT)],
     ids=lambda error: error.__name__,
 )
 def test_every_reason_that_travels_is_at_the_head_under_its_code(

@@ -1,0 +1,126 @@
+"""Ids as a caller hands them over, converted to an array. Pure.
+
+Rows are matched by the order of their ids, so a container without an order is refused wherever the
+order counts: a set of strings has another order in each run.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorshard.shard.errors import InvalidId
+from vectorshard.shard.types import IdArray
+from vectorshard.shard.wire.primitives import shown
+
+Ids: TypeAlias = int | str | Iterable[int] | Iterable[str] | IdArray
+"""Ids as a caller may pass them; a single id stands for a list of one."""
+
+
+def has_no_order(values: object) -> bool:
+    """Whether values are a set, or a mapping; the keys of a mapping have an order."""
+    return isinstance(values, Set | Mapping) and not isinstance(values, KeysView)
+
+
+def is_one_id(ids: object) -> bool:
+    """Whether `ids` is a single id, and not a container of ids."""
+    return isinstance(ids, int | np.integer | str | np.str_) and not isinstance(ids, bool)
+
+
+def id_array(ids: Ids | npt.NDArray[Any], *, ordered: bool = True) -> IdArray:
+    """Return ids (rows,): int64 for integers, object of str for strings.
+
+    With `ordered`, rows are matched by the order of their ids: sets are refused. Mappings are
+    always refused. Raises InvalidId unless all ids are integers of 64 bits, or all are strings.
+    Names the first other row.
+    """
+    if isinstance(ids, np.ndarray) and not isinstance(ids, np.ma.MaskedArray):
+        if ids.ndim > 1:
+            raise InvalidId(f"shape {ids.shape} is not (rows,)", field="ids")
+        if ids.dtype.kind == "i" and ids.ndim == 1:
+            return ids.astype(np.int64, copy=False)
+    listed = _listed(ids, ordered)
+    if listed and isinstance(listed[0], str):
+        return _string_ids(listed)
+    return _int64_ids(listed)
+
+
+def one_id(id_: int | str) -> IdArray:
+    """Return a single id (1,)."""
+    if not is_one_id(id_):
+        return _int64_ids([id_])
+    return id_array(id_)
+
+
+def _listed(ids: Any, ordered: bool) -> list[Any]:
+    """Return the ids of any container as a list; refuse one that has no order."""
+    if is_one_id(ids):
+        return [ids]
+    if isinstance(ids, np.ma.MaskedArray):
+        raise InvalidId(
+            "a masked array is not accepted: pass ids.compressed(), or ids.data", field="ids"
+        )
+    kind = type(ids).__name__
+    if isinstance(ids, Mapping):
+        raise InvalidId(
+            f"{kind} is a mapping: pass its keys, as list(...), and its values in the same order",
+            field="ids",
+        )
+    if ordered and has_no_order(ids):
+        raise InvalidId(
+            f"{kind} has no order, and rows are matched by the order of their ids: "
+            "pass a list, such as sorted(ids)",
+            field="ids",
+        )
+    if isinstance(ids, bytes | bytearray | memoryview):
+        raise InvalidId(f"{kind} is not an id: pass a string, such as ids.decode()", field="ids")
+    for method in ("to_pylist", "tolist"):  # of Arrow; of numpy, pandas and torch
+        if callable(convert := getattr(ids, method, None)):
+            listed = convert()
+            return listed if isinstance(listed, list) else [listed]
+    if not isinstance(ids, Iterable) and not hasattr(ids, "__getitem__"):
+        raise InvalidId(f"{shown(ids)} is not an id: pass integers or strings", field="ids")
+    return list(ids)
+
+
+def _string_ids(ids: Sequence[Any]) -> npt.NDArray[np.object_]:
+    for row, id_ in enumerate(ids):
+        if not isinstance(id_, str):
+            reason = f"{shown(id_)} is not a string; row 0 is a string"
+            raise InvalidId(reason, field="ids", row=row)
+    strings = np.empty(len(ids), dtype=np.object_)
+    strings[:] = [id_ if type(id_) is str else str(id_) for id_ in ids]
+    return strings
+
+
+def _int64_ids(ids: Sequence[Any]) -> npt.NDArray[np.int64]:
+    integers = np.empty(len(ids), dtype=np.int64)
+    for row, id_ in enumerate(ids):
+        try:
+            if isinstance(id_, bool | np.bool_):
+                raise TypeError
+            integers[row] = operator.index(id_)
+        except TypeError:
+            raise InvalidId(
+                f"{shown(id_)} is not an integer{_cure(id_)}", field="ids", row=row
+            ) from None
+        except OverflowError:
+            raise InvalidId(f"{int(id_):,} does not fit in 64 bits", field="ids", row=row) from None
+    return integers
+
+
+def _cure(id_: Any) -> str:
+    """Return what to pass instead of an id of another type."""
+    if isinstance(id_, bool | np.bool_) or id_ is None:
+        return ""
+    if isinstance(id_, bytes):
+        return ": pass a string, such as id.decode()"
+    if isinstance(id_, float | np.floating):
+        return ": pass int(id)" if float(id_).is_integer() else ""
+    if isinstance(id_, str):
+        return "; row 0 is an integer"
+    return ": pass a string, such as str(id)"
