@@ -25,6 +25,7 @@ VectorShardError
   DeadlineExceeded            the deadline of the call has passed
   WritesStopped               a disk write failed; reads continue, writes need a restart
   WritesLost                  the token names writes that a shard has lost with its disk
+  CopyEnded                   a copy of a shard's rows is no longer open
   CorruptData                 stored bytes do not match their checksum
     CollectionDamaged         a shard set the collection aside; it serves the others
     RowsDamaged               rows do not match their content hashes; names their ids
@@ -206,6 +207,10 @@ class WritesStopped(VectorShardError):
 
 class WritesLost(VectorShardError):
     """The token names writes that a shard has lost with its disk."""
+
+
+class CopyEnded(VectorShardError):
+    """A copy of a shard's rows is no longer open: its lease is over, or the shard has restarted."""
 
 
 class CorruptData(VectorShardError):

@@ -8,6 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from vectorshard.shard.copies import (
+    CloseCopyRequest,
+    CopiedRows,
+    Copy,
+    OpenCopyRequest,
+    ReadCopyRequest,
+)
 from vectorshard.shard.descriptions import (
     CollectionDescription,
     ExplainRequest,
@@ -147,6 +154,22 @@ class Shard(Protocol):
         """
         ...
 
+    async def open_copy(self, request: OpenCopyRequest, *, call: Call = NO_LIMIT) -> Copy:
+        """Pin what a leaf shard has of a collection, to be copied.
+
+        Raises Overloaded if too many copies are open there, Unsupported in earlier releases, and
+        what a strict call raises if the shard is missing.
+        """
+        ...
+
+    async def read_copy(self, request: ReadCopyRequest, *, call: Call = NO_LIMIT) -> CopiedRows:
+        """Return some of the rows of a copy; CopyEnded if it is no longer open."""
+        ...
+
+    async def close_copy(self, request: CloseCopyRequest, *, call: Call = NO_LIMIT) -> None:
+        """Let go of a copy; one that is unknown changes nothing."""
+        ...
+
     async def close(self) -> None:
         """Finish running work, write checkpoints, and release all resources."""
         ...
@@ -174,3 +197,19 @@ class WithoutMembership:
     ) -> AcceptLossResult:
         """Refuse."""
         raise Unsupported("this shard notices no losses")
+
+
+class WithoutCopies:
+    """The part of a shard that makes no copies, like one of an earlier release."""
+
+    async def open_copy(self, request: OpenCopyRequest, *, call: Call = NO_LIMIT) -> Copy:
+        """Refuse."""
+        raise Unsupported("this shard makes no copies")
+
+    async def read_copy(self, request: ReadCopyRequest, *, call: Call = NO_LIMIT) -> CopiedRows:
+        """Refuse."""
+        raise Unsupported("this shard makes no copies")
+
+    async def close_copy(self, request: CloseCopyRequest, *, call: Call = NO_LIMIT) -> None:
+        """Refuse."""
+        raise Unsupported("this shard makes no copies")

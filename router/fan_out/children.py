@@ -28,7 +28,12 @@ from tenacity import AsyncRetrying, retry_if_result, wait_exponential_jitter
 
 from vectorshard.router.fan_out.placement import Placement
 from vectorshard.shard.descriptions import Topology
-from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable, VectorShardError
+from vectorshard.shard.errors import (
+    InvalidParameter,
+    PlacementMismatch,
+    ShardUnavailable,
+    VectorShardError,
+)
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.types import NO_LIMIT, Call, IdArray, Int64Array, Role
@@ -260,6 +265,22 @@ class Children:
 
     def __getitem__(self, number: int) -> Child:
         return self._children[number]
+
+    def of_shard(self, shard: int) -> Child:
+        """Return the child that reaches a leaf shard.
+
+        Raises InvalidParameter if the placement has no such shard, ShardUnavailable if none
+        reaches it.
+        """
+        placement = self.placement
+        number = placement.child_of_shard(shard)
+        if number is not None:
+            return self[number]
+        if 0 < placement.shards_total <= shard:
+            raise InvalidParameter(
+                f"{shard} is not in 0..{placement.shards_total - 1}", field="shard"
+            )
+        raise self.missing() or ShardUnavailable(f"no downstream shard reaches shard {shard}")
 
     def known(self) -> list[Child]:
         """Return the children whose leaf shards are known, in order."""

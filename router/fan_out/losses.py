@@ -18,7 +18,6 @@ from vectorshard.router.fan_out.examination import Examination
 from vectorshard.router.fan_out.verdicts import CollectionVerdict, Kind
 from vectorshard.shard.errors import (
     CollectionNotFound,
-    InvalidParameter,
     ShardMissing,
     ShardUnavailable,
     Unsupported,
@@ -59,7 +58,7 @@ class Losses:
         ShardUnavailable
             If it does not answer.
         """
-        child = self._child_of(request.shard)
+        child = self._children.of_shard(request.shard)
         if request.losses:
             return await child.shard.accept_loss(request, call=child.to(call))
         report, missing = await self._missing_on(request.shard, call)
@@ -89,19 +88,6 @@ class Losses:
         for _ in range(2):
             await self._examination.again()
         return replace(result, losses=(*result.losses, *dropped))
-
-    def _child_of(self, shard: int) -> Child:
-        placement = self._children.placement
-        number = placement.child_of_shard(shard)
-        if number is not None:
-            return self._children[number]
-        if 0 < placement.shards_total <= shard:
-            raise InvalidParameter(
-                f"{shard} is not in 0..{placement.shards_total - 1}", field="shard"
-            )
-        raise self._children.missing() or ShardUnavailable(
-            f"no downstream shard reaches shard {shard}"
-        )
 
     async def _missing_on(
         self, shard: int, call: Call

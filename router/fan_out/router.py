@@ -25,12 +25,12 @@ from vectorshard.router.fan_out.absence import (
 )
 from vectorshard.router.fan_out.catalogue import Catalogue
 from vectorshard.router.fan_out.children import Child, Children, all_answers
+from vectorshard.router.fan_out.copy_calls import CopyCalls
 from vectorshard.router.fan_out.examination import (
     EXCHANGE_TIMEOUT_S,
     WITNESS_INTERVAL_S,
     Examination,
 )
-from vectorshard.router.fan_out.membership_calls import MembershipCalls
 from vectorshard.router.fan_out.merge import by_shard, joined_rows, reordered
 from vectorshard.router.fan_out.partial_write import Written, joined, joined_token, reached_some
 from vectorshard.router.fan_out.search import SearchFanOut
@@ -90,7 +90,7 @@ def new_incarnation() -> str:
     return uuid.uuid4().hex
 
 
-class Router(MembershipCalls):
+class Router(CopyCalls):
     """Collections whose rows live in several downstream shards. Use `connect`."""
 
     def __init__(

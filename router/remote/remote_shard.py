@@ -29,6 +29,13 @@ from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.probes import ProbingBreaker
 from vectorshard.router.remote.retry_policy import RetryPolicy
+from vectorshard.shard.copies import (
+    CloseCopyRequest,
+    CopiedRows,
+    Copy,
+    OpenCopyRequest,
+    ReadCopyRequest,
+)
 from vectorshard.shard.descriptions import (
     CollectionDescription,
     ExplainRequest,
@@ -256,6 +263,18 @@ class RemoteShard:
     ) -> AcceptLossResult:
         """Show or accept a loss there."""
         return await self._ask(rpcs.ACCEPT_LOSS, request, call)
+
+    async def open_copy(self, request: OpenCopyRequest, *, call: Call = NO_LIMIT) -> Copy:
+        """Open a copy there."""
+        return await self._ask(rpcs.OPEN_COPY, request, call)
+
+    async def read_copy(self, request: ReadCopyRequest, *, call: Call = NO_LIMIT) -> CopiedRows:
+        """Read from a copy there."""
+        return await self._ask(rpcs.READ_COPY, request, call)
+
+    async def close_copy(self, request: CloseCopyRequest, *, call: Call = NO_LIMIT) -> None:
+        """Close a copy there."""
+        await self._ask(rpcs.CLOSE_COPY, request, call)
 
     async def close(self) -> None:
         """Close the connection. The server is not affected."""

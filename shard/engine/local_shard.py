@@ -31,6 +31,8 @@ from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.collection_set import CollectionSet, in_thread
 from vectorshard.shard.engine.commit_plan import DeleteOutcome, UpsertOutcome
+from vectorshard.shard.engine.copies import Copies
+from vectorshard.shard.engine.copy_calls import CopyCalls
 from vectorshard.shard.engine.index_builder import WorkAbandoned
 from vectorshard.shard.engine.machine import Machine
 from vectorshard.shard.engine.membership import ShardMembership
@@ -82,7 +84,7 @@ from vectorshard.shard.witnesses import session_at
 T = TypeVar("T")
 
 
-class LocalShard:
+class LocalShard(CopyCalls):
     """Collections whose rows live in this process's data directory. Use `open`."""
 
     def __init__(
@@ -135,6 +137,7 @@ class LocalShard:
             self._change_thread,
         )
         self._membership = ShardMembership(disk, self._collections, self._witness_thread)
+        self._copies = Copies()
 
     @classmethod
     def open(
@@ -187,6 +190,7 @@ class LocalShard:
         Once begun, the drop runs to its end. If the disk fails, the collection stays as it was.
         """
         await self._collections.to_its_end(self._collections.drop(name, call))
+        self._copies.expire()
 
     async def update_collection(
         self, request: UpdateRequest, *, call: Call = NO_LIMIT
@@ -420,6 +424,7 @@ class LocalShard:
 
     async def close(self) -> None:
         """Finish the writes in flight, write the checkpoints that are due, close the files."""
+        self._close_copies()
         await asyncio.to_thread(self._close, await self._collections.drain())
 
     def _close(self, collections: Sequence[Collection]) -> None:

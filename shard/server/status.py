@@ -64,6 +64,7 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     # be retried until the system state has been explicitly fixed", here by a restart.
     errors.WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WritesLost: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.CopyEnded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CorruptData: grpc.StatusCode.DATA_LOSS,
     errors.CollectionDamaged: grpc.StatusCode.DATA_LOSS,
     errors.RowFileCorrupt: grpc.StatusCode.DATA_LOSS,

@@ -15,11 +15,13 @@ from vectorshard.shard.wire.server_info import decode_problems, encode_problem
 # ---- the parts -----------------------------------------------------------------------------------
 
 
-def _encode_members(members: Iterable[membership.Member]) -> list[twins.Member]:
+def encode_members(members: Iterable[membership.Member]) -> list[twins.Member]:
+    """Return members as messages."""
     return [twins.Member(**copied(member, membership.Member)) for member in members]
 
 
-def _decode_members(members: Iterable[twins.Member]) -> tuple[membership.Member, ...]:
+def decode_members(members: Iterable[twins.Member]) -> tuple[membership.Member, ...]:
+    """Return the members of messages."""
     return tuple(membership.Member(**copied(each, membership.Member)) for each in members)
 
 
@@ -31,28 +33,33 @@ def _encode_collection(report: membership.CollectionReport) -> twins.CollectionR
         **copied(report, membership.CollectionReport, *_OF_COLLECTION),
         state=COLLECTION_STATES.number[report.state],
         stage=STAGES.number[report.stage],
-        members=_encode_members(report.members),
+        members=encode_members(report.members),
         first_sequences=report.sessions.first_sequences,
         sessions=report.sessions.sessions,
     )
 
 
-def _decode_collection(report: twins.CollectionReport) -> membership.CollectionReport:
-    sessions = membership.Sessions(
-        first_sequences=tuple(report.first_sequences), sessions=tuple(report.sessions)
-    )
+def decode_sessions(
+    first_sequences: Iterable[int], numbers: Iterable[int], field: str
+) -> membership.Sessions:
+    """Return sessions; MalformedMessage if the two are not parallel."""
+    sessions = membership.Sessions(first_sequences=tuple(first_sequences), sessions=tuple(numbers))
     if len(sessions.first_sequences) != len(sessions.sessions):
         raise MalformedMessage(
             f"{len(sessions.sessions)} sessions do not match {len(sessions.first_sequences)} "
             "sequence numbers",
-            field="collections.sessions",
+            field=field,
         )
+    return sessions
+
+
+def _decode_collection(report: twins.CollectionReport) -> membership.CollectionReport:
     return membership.CollectionReport(
         **copied(report, membership.CollectionReport, *_OF_COLLECTION),
         state=COLLECTION_STATES.member(report.state, "collections.state", MalformedMessage),
         stage=STAGES.member(report.stage, "collections.stage", MalformedMessage),
-        members=_decode_members(report.members),
-        sessions=sessions,
+        members=decode_members(report.members),
+        sessions=decode_sessions(report.first_sequences, report.sessions, "collections.sessions"),
     )
 
 
@@ -146,7 +153,7 @@ def encode_settle_request(request: membership.SettleRequest) -> bytes:
         collection=request.collection,
         incarnation=request.incarnation,
         stage=STAGES.number[request.stage],
-        members=_encode_members(request.members),
+        members=encode_members(request.members),
         shard=request.shard,
     ).SerializeToString()
 
@@ -161,7 +168,7 @@ def decode_settle_request(payload: bytes) -> membership.SettleRequest:
         collection=request.collection,
         incarnation=request.incarnation,
         stage=STAGES.member(request.stage, "stage", InvalidParameter),
-        members=_decode_members(request.members),
+        members=decode_members(request.members),
         shard=request.shard if request.HasField("shard") else None,
     )
 
@@ -189,7 +196,7 @@ def _encode_loss(loss: membership.AcceptedLoss) -> twins.AcceptedLoss:
         **{name: getattr(loss, name) for name in _WITNESSED},  # None: absent
         config=encode_config(loss.config),
         stage=STAGES.number[loss.stage],
-        members=_encode_members(loss.members),
+        members=encode_members(loss.members),
     )
 
 
@@ -201,7 +208,7 @@ def _decode_loss(loss: twins.AcceptedLoss) -> membership.AcceptedLoss:
         witnessed_live=loss.witnessed_live if loss.HasField("witnessed_live") else None,
         config=decode_config(loss.config),
         stage=STAGES.member(loss.stage, "losses.stage", MalformedMessage),
-        members=_decode_members(loss.members),
+        members=decode_members(loss.members),
     )
 
 

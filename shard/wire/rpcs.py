@@ -15,6 +15,13 @@ from typing import Any, Final, Generic, TypeVar
 
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
+from vectorshard.shard.copies import (
+    CloseCopyRequest,
+    CopiedRows,
+    Copy,
+    OpenCopyRequest,
+    ReadCopyRequest,
+)
 from vectorshard.shard.descriptions import (
     CollectionDescription,
     ExplainRequest,
@@ -32,6 +39,7 @@ from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import Call
 from vectorshard.shard.wire import (
     collections,
+    copies,
     descriptions,
     membership,
     reads,
@@ -268,6 +276,39 @@ ACCEPT_LOSS: Final = Rpc[AcceptLossRequest, AcceptLossResult](
     SHARD_SERVICE_NAME,
 )
 
+OPEN_COPY: Final = Rpc[OpenCopyRequest, Copy](
+    "OpenCopy",
+    Kind.READ,  # a copy that is opened twice ends with its lease
+    lambda shard, request, call: shard.open_copy(request, call=call),
+    copies.encode_open_copy_request,
+    _alone(copies.decode_open_copy_request),
+    _alone(copies.encode_open_copy_response),
+    _alone(copies.decode_open_copy_response),
+    SHARD_SERVICE_NAME,
+)
+
+READ_COPY: Final = Rpc[ReadCopyRequest, CopiedRows](
+    "ReadCopy",
+    Kind.READ,
+    lambda shard, request, call: shard.read_copy(request, call=call),
+    copies.encode_read_copy_request,
+    _alone(copies.decode_read_copy_request),
+    _alone(copies.encode_read_copy_response),
+    _alone(copies.decode_read_copy_response),
+    SHARD_SERVICE_NAME,
+)
+
+CLOSE_COPY: Final = Rpc[CloseCopyRequest, None](
+    "CloseCopy",
+    Kind.READ,  # repeating it changes nothing
+    lambda shard, request, call: shard.close_copy(request, call=call),
+    copies.encode_close_copy_request,
+    _alone(copies.decode_close_copy_request),
+    lambda *_: copies.encode_close_copy_response(),
+    _alone(copies.decode_close_copy_response),
+    SHARD_SERVICE_NAME,
+)
+
 GET_SERVER_INFO: Final = "GetServerInfo"
 """Not in the table: the service answers it, with its version and limits, not the shard alone."""
 
@@ -288,6 +329,9 @@ RPCS: Final[tuple[Rpc[Any, Any], ...]] = (
     EXCHANGE,
     SETTLE,
     ACCEPT_LOSS,
+    OPEN_COPY,
+    READ_COPY,
+    CLOSE_COPY,
 )
 
 _SERVICES: Final = {rpc.name: rpc.service for rpc in RPCS}

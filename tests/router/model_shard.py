@@ -42,7 +42,7 @@ from vectorshard.shard.errors import (
     Unsupported,
     VectorShardError,
 )
-from vectorshard.shard.protocol import WithoutMembership
+from vectorshard.shard.protocol import WithoutCopies, WithoutMembership
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.types import (
@@ -141,7 +141,7 @@ def topology_of(shard: int, shards_total: int, cluster: str) -> Topology:
     )
 
 
-class ModelShard(WithoutMembership):
+class ModelShard(WithoutCopies, WithoutMembership):
     """One leaf shard of several. It outlives its server: what it has committed is durable.
 
     Parameters

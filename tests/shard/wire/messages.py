@@ -11,7 +11,7 @@ import pytest
 from tests.shard.wire.strategies import LIMITS
 from vectorshard.shard import types
 from vectorshard.shard.errors import InvalidRequest
-from vectorshard.shard.wire import descriptions, membership, reads, searches, writes
+from vectorshard.shard.wire import copies, descriptions, membership, reads, searches, writes
 from vectorshard.shard.wire.collections import (
     decode_create_collection_request,
     decode_create_collection_response,
@@ -127,6 +127,9 @@ REQUEST_DECODERS: dict[str, Callable[[bytes], object]] = {
     "exchange": membership.decode_exchange_request,
     "settle": membership.decode_settle_request,
     "accept_loss": membership.decode_accept_loss_request,
+    "open_copy": copies.decode_open_copy_request,
+    "read_copy": copies.decode_read_copy_request,
+    "close_copy": copies.decode_close_copy_request,
 }
 ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
     "create_collection": decode_create_collection_response,
@@ -146,4 +149,7 @@ ANSWER_DECODERS: dict[str, Callable[[bytes], object]] = {
     "exchange": membership.decode_exchange_response,
     "settle": membership.decode_settle_response,
     "accept_loss": membership.decode_accept_loss_response,
+    "open_copy": copies.decode_open_copy_response,
+    "read_copy": copies.decode_read_copy_response,
+    "close_copy": copies.decode_close_copy_response,
 }
