@@ -31,3 +31,7 @@ class BackupDamaged(CorruptData):
 
 class BackupIncomplete(VectorShardError):
     """Rows are damaged, or a shard is missing: only a partial backup can be made."""
+
+
+class DirectoryNotEmpty(VectorShardError):
+    """A restore needs an empty directory."""

@@ -1,0 +1,251 @@
+"""`vectorshard restore` and `vectorshard verify`: data directories from a backup, and its check.
+
+Both work offline, with nothing but the target.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vectorshard.cli.output import rows_progress, terminal
+from vectorshard.shard.config import SLOTS_TOTAL
+
+if TYPE_CHECKING:
+    from vectorshard.backup.restore import Backup, Restored, ShardPlace, Wanted
+    from vectorshard.backup.verify import Verified
+
+BackupArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="BACKUP",
+        help="A backup: TARGET/NAME, or TARGET for its newest complete one. A target is a "
+        "directory or s3://BUCKET/PREFIX.",
+    ),
+]
+FINDINGS_SHOWN: Final = 20
+
+
+class VerifyCode(IntEnum):
+    """How a verification ended."""
+
+    WHOLE = 0
+    NOT_VERIFIED = 1
+    DAMAGED = 3
+    PARTIAL = 4
+
+
+VERIFY_CODES: Final = """\b
+Exit codes:
+  0  the backup is whole
+  1  it could not be verified: see the line on stderr
+  3  it is damaged: what was found is printed
+  4  it is sound, but partial: what it lacks is printed"""
+
+
+def restore(
+    backup: BackupArgument,
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory to build: empty, or a new one.")
+    ],
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=SLOTS_TOTAL, help="Number of shards to build. Default: as in the backup."
+        ),
+    ] = None,
+    shard_id: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="For a fleet: build only the directory of this shard. Run it on the machine of "
+            "each shard, with the same --shards and --cluster.",
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the restored fleet, which no fleet had before. Default: a random one."
+        ),
+    ] = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=OTHER]",
+            help="Restore only this collection, if given under another name. Repeatable.",
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Restore what a partial backup has.")
+    ] = False,
+) -> None:
+    """Build data directories from a backup, on the same or another number of shards. Offline.
+
+    Restored collections have new tokens, cursors and row numbers, and are trained again.
+    """
+    from vectorshard.backup.restore import absences, require_whole, wanted_of
+
+    console = terminal()
+    source = _located(backup)
+    places = _places(data, shards or source.manifest.shards_total, shard_id, cluster)
+    wanted = wanted_of(source.manifest, collection or [])
+    absent = absences(source.manifest, wanted, everything=not collection)
+    if not partial:
+        require_whole(source, absent)
+    for line in absent:
+        console.print(f"the backup lacks {line}", style="red", markup=False)
+    found = _restored(console, source, places, data, wanted, absent)
+    console.print(_restored_table(source, found))
+    _say_what_follows(console, found, places, data)
+
+
+def _restored(
+    console: Console,
+    source: Backup,
+    places: Sequence[ShardPlace],
+    data: Path,
+    wanted: Sequence[Wanted],
+    absent: Sequence[str],
+) -> list[Restored]:
+    """Restore with a progress bar, and print the rate."""
+    from vectorshard.backup.restore import Restore
+
+    with rows_progress(console) as progress:
+        task = progress.add_task("restoring", total=sum(each.backup.live for each in wanted))
+        begun = time.monotonic()
+        found = Restore(source, places).run(
+            data,
+            wanted,
+            note=f" (partial: {'; '.join(absent)})" if absent else "",
+            advance=lambda rows: progress.advance(task, rows),
+        )
+        elapsed_s = time.monotonic() - begun
+    rows = sum(sum(each.rows.values()) for each in found)
+    console.print(f"restored {rows:,} rows, {rows / max(elapsed_s, 1e-9):,.0f} rows/s")
+    return found
+
+
+def _located(where: str) -> Backup:
+    from vectorshard.backup.layout import located, read_manifest
+    from vectorshard.backup.restore import Backup
+
+    target, name = located(where)
+    return Backup(target=target, name=name, manifest=read_manifest(target, name))
+
+
+def _places(data: Path, shards: int, shard_id: int | None, cluster: str | None) -> list[ShardPlace]:
+    """Return what to build: all shards below a directory, or one shard in it."""
+    from vectorshard.backup.restore import ShardPlace
+    from vectorshard.cli.fleet import EMBEDDED, identity_of
+
+    if shard_id is None:
+        name = cluster or uuid.uuid4().hex
+        return [
+            ShardPlace(
+                path=data / EMBEDDED.format(shard), identity=identity_of(shard, shards, name)
+            )
+            for shard in range(shards)
+        ]
+    if shard_id >= shards:
+        raise typer.BadParameter(f"--shard-id {shard_id} must be less than --shards {shards}")
+    if cluster is None:
+        raise typer.BadParameter(
+            "--shard-id needs --cluster: the same new name for all shards of the restored fleet"
+        )
+    return [ShardPlace(path=data, identity=identity_of(shard_id, shards, cluster))]
+
+
+def _restored_table(source: Backup, found: Sequence[Restored]) -> Table:
+    table = Table(title=f"restored from {source.name}", title_justify="left")
+    for heading in ("collection", "rows", "rows of each shard", "content sum"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left")
+    for each in found:
+        by_shard = ", ".join(f"{shard}: {rows:,}" for shard, rows in sorted(each.rows.items()))
+        table.add_row(
+            each.wanted.name, f"{sum(each.rows.values()):,}", by_shard, each.sum_built.hex()
+        )
+    return table
+
+
+def _say_what_follows(
+    console: Console, found: Sequence[Restored], places: Sequence[ShardPlace], data: Path
+) -> None:
+    from vectorshard.backup.estimate import training_estimate_s
+
+    estimate_s = sum(
+        training_estimate_s(each.wanted.config, rows)
+        for each in found
+        for rows in each.rows.values()
+    )
+    if estimate_s:
+        console.print(
+            f"training follows the start: about {_duration(estimate_s)} of one core; until then "
+            "searches are exact, and slower",
+            highlight=False,
+        )
+    identity = places[0].identity
+    if len(places) == identity.shards_total and places[0].path != data:
+        command = f"serve --shards {identity.shards_total} --data {data}"
+    else:
+        command = (
+            f"shard --shard-id {identity.shard} --shards {identity.shards_total} --data {data}"
+        )
+    console.print(f"start it with: vectorshard {command}", highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def verify(
+    backup: BackupArgument,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare only which objects there are, and their sizes.")
+    ] = False,
+) -> None:
+    """Read a whole backup and compare every row and total with its manifest. Offline."""
+    from vectorshard.backup.verify import verify as verify_all
+    from vectorshard.backup.verify import verify_quickly
+
+    console = terminal()
+    source = _located(backup)
+    target, manifest = source.target, source.manifest
+    if quick:
+        found = verify_quickly(target, manifest)
+    else:
+        with rows_progress(console) as progress:
+            task = progress.add_task("verifying", total=manifest.live)
+            found = verify_all(target, manifest, lambda rows: progress.advance(task, rows))
+    _say_what_was_verified(console, source, found, quick)
+    if found.findings:
+        raise typer.Exit(VerifyCode.DAMAGED)
+    if not manifest.complete:
+        raise typer.Exit(VerifyCode.PARTIAL)
+
+
+def _say_what_was_verified(console: Console, source: Backup, found: Verified, quick: bool) -> None:
+    for finding in found.findings[:FINDINGS_SHOWN]:
+        console.print(f"damaged: {finding}", style="red", markup=False)
+    if len(found.findings) > FINDINGS_SHOWN:
+        console.print(f"and {len(found.findings) - FINDINGS_SHOWN:,} more", style="red")
+    for each in source.manifest.left_out:
+        console.print(
+            f"partial: it lacks collection {each.collection!r}, shard {each.shard}: {each.reason}",
+            style="red",
+            markup=False,
+        )
+    read = f"{found.objects:,} objects of {found.size_bytes / 1e6:,.1f} MB"
+    if quick:
+        text = f"backup {source.name}: {read} are there; their contents were not read"
+    else:
+        text = f"backup {source.name}: {found.rows:,} rows in {read}"
+    sound = "damaged" if found.findings else "sound"
+    console.print(f"{text}: {sound}", markup=False, highlight=False)

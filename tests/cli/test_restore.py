@@ -1,0 +1,97 @@
+"""The commands `restore` and `verify`: what they print, and how they end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.backup.made import SECOND
+from tests.backup.test_restore import ROWS, WORDS, two_backups
+from tests.cli.conftest import Run
+from vectorshard.backup.manifest import LeftOut, Manifest
+from vectorshard.backup.targets import DirectoryTarget
+
+NEWER = "20261202T020000Z-0000cccc"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A target with two backups of one shard, the newer one's manifest; a partial one is newest."""
+    path = tmp_path_factory.mktemp("cli")
+    target = DirectoryTarget(path / "target", create=True, paced=False)
+    manifest = two_backups(path / "old", target, 1)
+    gone = LeftOut(collection=WORDS, shard=1, reason="shard 1 does not answer")
+    partial = replace(manifest, left_out=(gone,), shards_total=2)
+    target.put(f"backups/{NEWER}.json", partial.encode())
+    return path / "target", manifest
+
+
+def test_a_restore_shows_what_it_built_and_how_to_start_it(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, manifest = made
+    data = tmp_path / "new"
+    ended = run("restore", target, "--data", data, "--shards", 2, "--collection", f"{WORDS}=w")
+    assert ended.exit_code == 0, ended.output
+    assert f"restored from {SECOND}" in ended.output, "the newest complete one"
+    assert manifest.collections[0].content_sum in ended.output
+    assert f"restored {manifest.collections[0].live:,} rows" in ended.output
+    assert f"vectorshard serve --shards 2 --data {data}" in ended.output.replace("\n", " ")
+    assert sorted(path.name for path in data.iterdir()) == ["shard-0", "shard-1"]
+    again = run("restore", target, "--data", data)
+    assert again.exit_code == 1
+    assert "is not empty, it contains shard-0, shard-1" in again.stderr
+
+
+def test_a_shard_of_a_fleet_is_restored_into_its_own_directory(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, _ = made
+    alone = ("restore", target / SECOND, "--data", tmp_path / "d", "--shards", 3, "--shard-id")
+    assert "needs --cluster" in run(*alone, 1).output.replace("\n", " ")
+    assert "must be less" in run(*alone, 3, "--cluster", "grown").output.replace("\n", " ")
+    ended = run(*alone, 1, "--cluster", "grown")
+    assert ended.exit_code == 0, ended.output
+    assert "vectorshard shard --shard-id 1 --shards 3" in ended.output.replace("\n", " ")
+    assert (tmp_path / "d" / "shard.json").exists()
+
+
+def test_a_partial_backup_is_restored_only_on_request(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, _ = made
+    data = tmp_path / "new"
+    refused = run("restore", target / NEWER, "--data", data)
+    assert refused.exit_code == 1
+    assert "shard 1 does not answer" in refused.stderr
+    assert not data.exists()
+    ended = run("restore", target / NEWER, "--data", data, "--partial")
+    assert ended.exit_code == 0, ended.output
+    assert "the backup lacks collection 'words', shard 1" in ended.output
+
+
+def test_a_verification_ends_with_a_code_for_what_it_found(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, manifest = made
+    for options in ((), ("--quick",)):
+        whole = run("verify", target, *options)
+        assert whole.exit_code == 0, whole.output
+        assert whole.output.rstrip().endswith("sound")
+        assert run("verify", target / NEWER, *options).exit_code == 4
+    assert f"{2 * ROWS - 20:,} rows in" in run("verify", target).output
+    victim = target / next(manifest.blocks()).name
+    good = victim.read_bytes()
+    victim.write_bytes(good[:-1] + b"\0")
+    try:
+        harmed = run("verify", target)
+        assert harmed.exit_code == 3
+        assert victim.name in harmed.output.replace("\n", "")
+        assert run("verify", target, "--quick").exit_code == 0
+    finally:
+        victim.write_bytes(good)
+    absent = run("verify", tmp_path / "nowhere")
+    assert absent.exit_code == 1
+    assert "there is no such directory" in absent.stderr
