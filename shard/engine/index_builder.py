@@ -98,7 +98,7 @@ def build_index(
     started = clock()
     config = collection.entry.config
     before = collection.snapshot
-    live_rows = before.tombstones.live_rows(0, before.rows)
+    live_rows = before.hidden.live_rows(0, before.rows)
     if len(live_rows) == 0:
         return
     for empty in trained_indexes(config, collection.engine.training, before, live_rows):
@@ -194,7 +194,7 @@ def _absorb(
     for piece in range(first, last, BUILD_PIECE_ROWS):
         go_on()
         piece_last = min(piece + BUILD_PIECE_ROWS, last)
-        rows = snapshot.tombstones.live_rows(piece, piece_last)
+        rows = snapshot.hidden.live_rows(piece, piece_last)
         ivf.add(rows, snapshot.vectors_of(rows))
         skipped += piece_last - piece - len(rows)
     return skipped

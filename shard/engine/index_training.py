@@ -120,7 +120,7 @@ def distances_of_newest(ivf: IvfIndex, snapshot: Snapshot, first: int, last: int
 
     They are spread evenly, and as many as one window of the drift.
     """
-    rows = snapshot.tombstones.live_rows(first, last)
+    rows = snapshot.hidden.live_rows(first, last)
     rows = rows[:: -(-len(rows) // WINDOW_ROWS) or 1]
     return ivf.centroid_distances(snapshot.vectors_of(rows))
 
@@ -134,7 +134,7 @@ def drift_after_start(snapshot: Snapshot) -> Drift:
     index = snapshot.index
     if index is None:
         return Drift()
-    rows = snapshot.tombstones.live_rows(0, snapshot.absorbed_until)
+    rows = snapshot.hidden.live_rows(0, snapshot.absorbed_until)
     base = index.distance_when_trained
     if base == UNKNOWN and len(rows) >= BASE_ROWS_MIN:
         spread = rows[:: -(-len(rows) // BASE_ROWS)]

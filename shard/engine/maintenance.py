@@ -146,7 +146,7 @@ class Maintenance:
         """Whether something may become due because time passes."""
         state, snapshot = self._state, self._state.snapshot
         index = snapshot.index
-        if index is None or snapshot.live == 0:
+        if index is None or snapshot.visible == 0:
             return False
         provisional = self._may(Measuring.CALIBRATION) and is_provisional(index.calibration)
         return state.drift.harmful or provisional
@@ -177,7 +177,7 @@ class Maintenance:
         index = snapshot.index
         return (
             index is not None
-            and snapshot.live > 0
+            and snapshot.visible > 0
             and not (index.calibration.outdated and self._may(Measuring.CALIBRATION))
             and state.drift.alarm(rows_added(snapshot), index.live_when_trained)
             and self._may(Measuring.DRIFT)
@@ -215,7 +215,7 @@ class Maintenance:
         last = min(first + state.engine.buffer.absorb_piece_rows, snapshot.rows)
         if index is None or first == last:
             return False
-        rows = snapshot.tombstones.live_rows(first, last)
+        rows = snapshot.hidden.live_rows(first, last)
         vectors = snapshot.vectors_of(rows)
         measured = vectors[:: max(1, len(rows) // MEASURED_A_PIECE)]
         distances = index.ivf.centroid_distances(measured)

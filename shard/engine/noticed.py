@@ -6,7 +6,7 @@ must look at the disk.
 
 from __future__ import annotations
 
-from vectorshard.shard.errors import CorruptData, ReadFailed
+from vectorshard.shard.errors import CorruptData, ReadFailed, RowsDamaged
 from vectorshard.shard.membership import Problem, ProblemKind
 from vectorshard.shard.storage.read_failures import is_read_failure
 
@@ -20,7 +20,10 @@ class Noticed:
         self._texts: dict[ProblemKind, str] = {}
 
     def error_of(self, error: Exception) -> Exception:
-        """Remember what an error of a read says about the disk; return the error to raise."""
+        """Remember what an error of a read says about the disk; return the error to raise.
+
+        Damaged rows are a problem of their own: the snapshot holds them.
+        """
         if is_read_failure(error):
             told = f"collection {self._collection!r}: the disk failed a read ({error})"
             error = ReadFailed(told)
@@ -28,7 +31,7 @@ class Noticed:
             self._texts[ProblemKind.UNREADABLE] = (
                 f"{error}; nothing is known to be lost. Check the disk and restart the shard."
             )
-        elif isinstance(error, CorruptData):
+        elif isinstance(error, CorruptData) and not isinstance(error, RowsDamaged):
             self._texts[ProblemKind.DAMAGED] = (
                 f"{error}. Other rows are served. Restore the collection's directory from a copy."
             )

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.descriptions import ExplainRequest, Explanation, ShardDescription
+from vectorshard.shard.engine.damaged_rows import error_for, ids_described
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import check_filter, check_ids
 from vectorshard.shard.errors import LimitExceeded
@@ -113,7 +114,8 @@ class Reads:
         index = snapshot.index if parameters is not None else None
         return ShardReceipt(
             shard=self._state.shard,
-            rows_visible=snapshot.live,
+            rows_visible=snapshot.visible,
+            rows_damaged=len(snapshot.damaged),
             rows_exact=generated.exact_part.live,
             nlist=index.ivf.nlist if index is not None else 0,
             nprobe=parameters.nprobe if parameters is not None else 0,
@@ -225,6 +227,8 @@ class Reads:
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
             restored_from=state.row_store.restored_from,
+            rows_damaged=len(snapshot.damaged),
+            damaged_ids=ids_described(snapshot),
         )
         index = snapshot.index
         if index is None:
@@ -258,11 +262,19 @@ class Reads:
     def included(
         self, snapshot: Snapshot, rows: Int64Array, include: Include
     ) -> tuple[Float32Array | None, Sequence[bytes] | None]:
-        """Return the vectors and the metadata of rows, as far as included; vectors are verified."""
-        if include.vectors:
-            self._state.verify(snapshot, np.unique(rows))
+        """Return the vectors and the metadata of live rows, as far as included, verified.
+
+        Raises RowsDamaged, which names the damaged ids.
+        """
+        state = self._state
+        if include.vectors or include.metadata:
+            damaged = state.mismatches(snapshot, np.unique(rows))
+            state.note_damaged(damaged, "read")
+            damaged = np.union1d(damaged, rows[np.isin(rows, snapshot.damaged)])
+            if len(damaged):
+                raise error_for(state.entry.config.name, snapshot, damaged)
         vectors = snapshot.vectors_of(rows) if include.vectors else None
-        metadata = self._state.row_store.metadata(rows) if include.metadata else None
+        metadata = state.row_store.metadata(rows) if include.metadata else None
         return vectors, metadata
 
     def _selected(self, ids: IdArray | None, filter_: Filter | None) -> tuple[Snapshot, Int64Array]:

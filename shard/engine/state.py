@@ -23,13 +23,20 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import structlog
 
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.commit_plan import CommitPlan
+from vectorshard.shard.engine.damaged_rows import (
+    damaged_at_start,
+    log_damaged,
+    mismatches,
+    problem_text,
+)
 from vectorshard.shard.engine.index_training import drift_after_start
 from vectorshard.shard.engine.noticed import Noticed
 from vectorshard.shard.engine.read_write_lock import ReadWriteLock
-from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
+from vectorshard.shard.errors import WritesStopped
 from vectorshard.shard.index.calibration import Calibration
 from vectorshard.shard.index.drift import Drift
 from vectorshard.shard.membership import Problem, ProblemKind
@@ -37,7 +44,7 @@ from vectorshard.shard.search.large_k import LargeK
 from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checkpoint import Checkpoint
-from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes
+from vectorshard.shard.storage.content_hash import sum_bytes
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import columns_after_start, remove_stray_columns
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
@@ -49,6 +56,8 @@ from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.storage.row_store_load import live_sum
 from vectorshard.shard.storage.row_store_upgrade import Upgrade, fill_content_hashes
 from vectorshard.shard.types import CollectionEntry, Float32Array, IdArray, Int64Array
+
+_log = structlog.get_logger(__name__)
 
 ROWS_VERIFIED_AT_START: Final = 10_000
 """The newest live rows, whose content hashes a start verifies. Larger: slower starts."""
@@ -71,6 +80,7 @@ class CollectionState:
         self.writes_lock = ReadWriteLock()
         self.index_lock = ReadWriteLock()
         self.publish_lock = threading.Lock()
+        self._recording = threading.Lock()  # of the damaged rows; the publish lock comes after it
         self.closed = False
         self.training = False
         """Whether an index is being trained."""
@@ -95,6 +105,7 @@ class CollectionState:
             row_file = RowFile.open_existing(disk, path, self.entry.config.dim)
             upgrade = self._recover(opened.enter_context(closing(row_file)))
             self.row_store.start_writing(session, upgrade)
+            self._record_damaged()
             self._remove_strays()
             opened.pop_all()  # from here on `Collection.close` closes them
 
@@ -139,7 +150,11 @@ class CollectionState:
         from_start = self.engine.machine.read_all or not len(newest)
         first = 0 if from_start else int(columns.positions.of(newest[:1])[0])
         require_readable(columns.vectors[first:])
-        self.verify(snapshot, newest)
+        damaged = damaged_at_start(self.row_store, snapshot, newest, upgrades=upgrade is not None)
+        if len(damaged):
+            ids, name = snapshot.ids_of(damaged), self.entry.config.name
+            log_damaged(name, self.shard, ids, damaged, by="start")
+            snapshot = replace(snapshot, damaged=damaged)
         self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
         """What is published now."""
         self.large_k.remember(self.snapshot.index)
@@ -171,18 +186,41 @@ class CollectionState:
         with suppress(OSError):
             remove_stray_columns(self.disk, self.directory, self.checkpoint.columns_rows)
 
-    def verify(self, snapshot: Snapshot, rows: Int64Array) -> None:
-        """Raise RowFileCorrupt if a row does not match its content hash."""
-        found = content_hashes(
-            snapshot.ids_of(rows), self.row_store.metadata(rows), snapshot.vectors_of(rows)
-        )
-        wrong = np.flatnonzero((found != snapshot.content_hashes_of(rows)).any(axis=1))
-        if len(wrong):
-            others = f", nor do {len(wrong) - 1:,} other rows" if len(wrong) > 1 else ""
-            raise RowFileCorrupt(
-                f"collection {self.entry.config.name!r}: row {int(rows[wrong[0]])} does not match "
-                f"its content hash{others}"
-            )
+    # ---- damaged rows ---------------------------------------------------------------------------
+
+    def mismatches(self, snapshot: Snapshot, rows: Int64Array) -> Int64Array:
+        """Return those of `rows`, live and in any order, that do not match their content hashes."""
+        return mismatches(self.row_store, snapshot, rows)
+
+    def note_damaged(self, rows: Int64Array, by: str) -> None:
+        """Hide rows from searches that start later, and report them as damaged. Any thread may.
+
+        Dead rows and those that are noted already are ignored. `by` says what found them, for the
+        log. The set is recorded as far as the disk lets it: what is not recorded is found again. Of
+        the locks, the caller holds at most `files_lock` and `writes_lock`.
+        """
+        with self.publish_lock:
+            snapshot = self.snapshot
+            rows = np.unique(rows[rows < snapshot.rows])
+            rows = rows[~snapshot.hidden.are_dead(rows)]
+            if not len(rows):
+                return
+            self.snapshot = replace(snapshot, damaged=np.union1d(snapshot.damaged, rows))
+        log_damaged(self.entry.config.name, self.shard, snapshot.ids_of(rows), rows, by)
+        self._record_damaged()
+        self.on_change()
+
+    def _record_damaged(self) -> None:
+        """Record the damaged rows durably. A failure is logged."""
+        with self._recording:
+            damaged = self.snapshot.damaged
+            if np.array_equal(damaged, self.row_store.damaged):
+                return
+            try:
+                self.row_store.record_damaged(damaged)
+            except Exception as error:
+                name = self.entry.config.name
+                _log.warning("damaged rows not recorded", collection=name, reason=str(error))
 
     # ---- publishing -----------------------------------------------------------------------------
 
@@ -203,6 +241,9 @@ class CollectionState:
                 plan.ids, commit.squared_norms, commit.content_hashes
             )
             old = self.snapshot
+            damaged = old.damaged
+            if len(damaged):
+                damaged = damaged[~tombstones.are_dead(damaged)]
             self.snapshot = replace(
                 old,
                 sequence=sequence,
@@ -210,6 +251,7 @@ class CollectionState:
                 squared_norms=squared_norms,
                 content_hashes=hashes,
                 tombstones=tombstones,
+                damaged=damaged,
                 replaced=old.replaced + len(plan.replaced),
                 deleted=old.deleted + len(plan.deleted),
                 sum=self.row_store.sum,
@@ -332,11 +374,17 @@ class CollectionState:
     @property
     def problems(self) -> list[Problem]:
         """What an operator has to look at."""
-        if not self.stop_reason:
-            return self.noticed.problems
-        kind, name = ProblemKind.WRITES_STOPPED, self.entry.config.name
-        stopped = Problem(shard=self.shard, kind=kind, collection=name, text=self.stop_reason)
-        return [stopped, *self.noticed.problems]
+        texts = {}
+        if self.stop_reason:
+            texts[ProblemKind.WRITES_STOPPED] = self.stop_reason
+        snapshot, name = self.snapshot, self.entry.config.name
+        if len(snapshot.damaged):
+            texts[ProblemKind.ROWS_DAMAGED] = problem_text(name, snapshot)
+        found = [
+            Problem(shard=self.shard, kind=kind, collection=name, text=text)
+            for kind, text in texts.items()
+        ]
+        return [*found, *self.noticed.problems]
 
     def stop_writes(self, reason: str) -> WritesStopped:
         """Refuse all writes from now on; return the error that says why."""

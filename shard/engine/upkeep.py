@@ -48,16 +48,16 @@ that is still so young has outgrown its index four times by then."""
 
 def first_training_due(snapshot: Snapshot, min_training_size: int) -> bool:
     """Whether there are enough rows for the first index."""
-    return snapshot.index is None and snapshot.live >= max(1, min_training_size)
+    return snapshot.index is None and snapshot.visible >= max(1, min_training_size)
 
 
 def retraining_due(snapshot: Snapshot, config: CompactionConfig) -> bool:
     """Whether the index is outgrown, holds too many dead rows, or is too unbalanced."""
     index = snapshot.index
-    if index is None or snapshot.live == 0:
+    if index is None or snapshot.visible == 0:
         return False
     held = rows_held(snapshot)
-    outgrown = snapshot.live >= GROWTH_BEFORE_RETRAINING * index.live_when_trained
+    outgrown = snapshot.visible >= GROWTH_BEFORE_RETRAINING * index.live_when_trained
     return outgrown or _half_dead(snapshot, held, config) or _unbalanced(snapshot, held, index)
 
 
@@ -82,7 +82,7 @@ def drift_training_due(snapshot: Snapshot, drift: Drift, waited: Waited) -> bool
     may be fewer: a pause pays for one more training, and so does a long time.
     """
     index = snapshot.index
-    if index is None or snapshot.live == 0 or not drift.harmful:
+    if index is None or snapshot.visible == 0 or not drift.harmful:
         return False
     replaced = min(rows_added(snapshot), _dead_codes(snapshot, rows_held(snapshot)))
     if replaced >= DRIFT_REPLACED_SHARE * index.live_when_trained:
@@ -102,7 +102,7 @@ def is_provisional(calibration: Calibration) -> bool:
 def recalibration_due(snapshot: Snapshot, waited: Waited) -> bool:
     """Whether a provisional calibration should be replaced by a full one."""
     index = snapshot.index
-    if index is None or snapshot.live == 0 or not is_provisional(index.calibration):
+    if index is None or snapshot.visible == 0 or not is_provisional(index.calibration):
         return False
     settled = waited.quiet_s >= QUIET_S or waited.trained_s >= PROVISIONAL_S
     return index.calibration.outdated or settled
@@ -133,14 +133,14 @@ def _half_dead(snapshot: Snapshot, held: int, config: CompactionConfig) -> bool:
     """
     least = max(config.dead_codes_min, config.dead_share * held)
     buffered = snapshot.rows - snapshot.absorbed_until
-    if held - snapshot.live + buffered < least:  # the most that can be dead of it
+    if held - snapshot.visible + buffered < least:  # the most that can be dead of it
         return False
     return _dead_codes(snapshot, held) >= least
 
 
 def _dead_codes(snapshot: Snapshot, held: int) -> int:
     """Return the dead rows among those that the index holds."""
-    return held - (snapshot.live - snapshot.buffer.live)
+    return held - (snapshot.visible - snapshot.buffer.live)
 
 
 def _unbalanced(snapshot: Snapshot, held: int, index: TrainedIndex) -> bool:

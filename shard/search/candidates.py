@@ -119,7 +119,7 @@ def generate_candidates(
     search = _IndexSearch(snapshot, index, queries, request.k, plan.parameters)
     if not plan.widens:
         return search.answer(search.propose(queries, plan.parameters, enough=0).candidates)
-    tombstones = snapshot.tombstones
+    tombstones = snapshot.hidden
     if index.ivf.is_even(tombstones):
         found = search.propose(queries, plan.parameters, enough=plan.k)
         if not len(found.short):
@@ -161,7 +161,7 @@ class _IndexSearch:
             queries,
             self.k,
             parameters,
-            snapshot.tombstones,
+            snapshot.hidden,
             snapshot.vectors,
             snapshot.squared_norms,
             snapshot.positions,

@@ -97,7 +97,7 @@ def explained(
         parameters = index.parameters_for(Effort(nprobe=nprobe), config.target_recall, k)
         assert parameters is not None, "a search with an nprobe never scores all rows"
         candidates = max(k, parameters.candidates)
-        needed = candidates_needed(index.ivf, query, row, nprobe, snapshot.tombstones, candidates)
+        needed = candidates_needed(index.ivf, query, row, nprobe, snapshot.hidden, candidates)
     return Explanation(
         exists=True,
         list=list_,
@@ -160,7 +160,7 @@ def exact_rank(
     cost = costs_of(metric, np.array([score], np.float32))[0]
     before = 0
     for first in range(0, snapshot.rows, ROWS_AT_ONCE):
-        rows = snapshot.tombstones.live_rows(first, min(first + ROWS_AT_ONCE, snapshot.rows))
+        rows = snapshot.hidden.live_rows(first, min(first + ROWS_AT_ONCE, snapshot.rows))
         costs = costs_of(metric, scores_of(metric, snapshot, query, rows))
         before += int(np.count_nonzero(costs < cost))
         tied = rows[costs == cost]

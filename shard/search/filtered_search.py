@@ -20,7 +20,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -73,6 +73,10 @@ measured on words, with filters from independent to aligned with clusters, 0.95 
 _GATHERED_BYTES: Final = 4 * 1024 * 1024  # vectors copied at once: they fit the cache
 
 
+_Seen: TypeAlias = tuple[int, int]
+"""A commit, and the rows that were hidden after it: some may be found damaged between two."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """Contiguous copies of some rows: `vectors` (rows, dim), `squared_norms` (rows,)."""
@@ -91,7 +95,7 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class PassingRows:
-    """The live rows that pass a filter: `rows` int64, ascending, and perhaps copies of them.
+    """The visible rows that pass a filter: `rows` int64, ascending, and perhaps copies of them.
 
     `positions` maps rows to the shard's `vectors` (positions, dim) and `squared_norms`.
     """
@@ -164,15 +168,15 @@ class RememberedFilters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: dict[Filter | None, tuple[int, Int64Array, Gathered | None]] = {}
+        self._found: dict[Filter | None, tuple[_Seen, Int64Array, Gathered | None]] = {}
 
     def passing(self, snapshot: Snapshot, filter_: Filter | None) -> PassingRows:
-        """Return the live rows of a snapshot that pass a validated filter, if there is one."""
-        found = self._found.get(filter_)
-        if found is not None and found[0] == snapshot.sequence:
+        """Return the visible rows of a snapshot that pass a validated filter, if there is one."""
+        found, seen = self._found.get(filter_), (snapshot.sequence, snapshot.hidden.count)
+        if found is not None and found[0] == seen:
             return PassingRows.of(snapshot, *found[1:])
         if filter_ is None:
-            rows = snapshot.tombstones.live_rows(0, snapshot.rows)
+            rows = snapshot.hidden.live_rows(0, snapshot.rows)
         else:
             rows = snapshot.passing(filter_)
         passing = PassingRows.of(snapshot, rows)
@@ -185,7 +189,7 @@ class RememberedFilters:
                 self._found.pop(filter_, None)
                 if len(self._found) == REMEMBERED_FILTERS:
                     del self._found[next(iter(self._found))]
-                self._found[filter_] = snapshot.sequence, rows, copies
+                self._found[filter_] = seen, rows, copies
         return passing
 
 
@@ -277,7 +281,7 @@ def filtered_candidates(
             chosen,
             wanted,
             replace(parameters, nprobe=nprobe),
-            snapshot.tombstones,
+            snapshot.hidden,
             snapshot.vectors,
             snapshot.squared_norms,
             snapshot.positions,

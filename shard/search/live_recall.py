@@ -183,7 +183,7 @@ class LiveRecall:
         if index is None:
             return None
         newest = max(NEWEST_QUERIES, int(NEWEST_SHARE * index.live_when_trained))
-        rows = snapshot.tombstones.live_rows(0, snapshot.absorbed_until)[-min(added, newest) :]
+        rows = snapshot.hidden.live_rows(0, snapshot.absorbed_until)[-min(added, newest) :]
         rows = rows[:: -(-len(rows) // NEWEST_QUERIES) or 1]
         recalls = self._recalls(index, published, snapshot.vectors_of(rows), rows, go_on)
         return None if recalls is None else (index, float(recalls.mean()))
@@ -217,7 +217,7 @@ class LiveRecall:
             with published() as snapshot:
                 if snapshot.index is not index:
                     return None
-                rows, exact = proposals_of(index, plan, queries[piece], snapshot.tombstones)
+                rows, exact = proposals_of(index, plan, queries[piece], snapshot.hidden)
             held = snapshot.between(0, snapshot.absorbed_until)
             own = None if own_rows is None else own_rows[piece]
             rows = rows if own is None else without(rows, own)

@@ -75,8 +75,8 @@ class Scan:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Scan:
-        """Return the scan of all live rows of a snapshot."""
-        living = snapshot.live
+        """Return the scan of all visible rows of a snapshot."""
+        living = snapshot.visible
         positions, dim = snapshot.vectors.shape
         scattered = _SCATTERED * living <= positions
         rows = living if scattered else positions
@@ -175,6 +175,7 @@ class RememberedPlans:
         index = snapshot.index
         state = (  # what a plan depends on, without keeping a snapshot alive
             snapshot.sequence,
+            snapshot.hidden.count,  # rows may be found damaged between two commits
             snapshot.absorbed_until,
             len(snapshot.vectors),
             target_recall,

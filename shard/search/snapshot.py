@@ -84,6 +84,11 @@ class Snapshot:
     content_hashes: UInt64Array = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
     positions: RowMap = field(default_factory=RowMap)  # maps rows to positions in these four
     tombstones: Tombstones = field(default_factory=Tombstones)
+    damaged: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Live rows that are known not to match their content hashes, ascending."""
+    hidden: Tombstones = field(init=False)
+    """The rows that no search sees: the dead and the damaged. Without damaged rows, `tombstones`
+    itself."""
     columns: FilterColumns = field(default_factory=lambda: FilterColumns(()))
     """The declared fields, possibly of rows newer than this snapshot too."""
     replaced: int = 0
@@ -91,9 +96,12 @@ class Snapshot:
     sum: bytes = bytes(16)  # of the content hashes of the live rows
     lost: int = 0  # rows whose loss an operator has accepted
     index: TrainedIndex | None = None
-    absorbed_until: int = 0  # the index holds the rows below this that were live when absorbed
-    rows_skipped: int = 0  # rows below `absorbed_until` that the index does not hold
+    absorbed_until: int = 0  # the index holds the rows below this that were visible when absorbed
+    rows_skipped: int = 0  # rows below `absorbed_until`, dead or damaged, that it does not hold
     list_imbalance: float = 1.0  # FAISS's imbalance factor: 1 if all lists are equally long
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", self.tombstones.with_dead(self.damaged))
 
     @property
     def rows(self) -> int:
@@ -102,8 +110,13 @@ class Snapshot:
 
     @property
     def live(self) -> int:
-        """The number of rows that are visible to searches."""
+        """The number of rows that are not dead."""
         return self.rows - self.tombstones.count
+
+    @property
+    def visible(self) -> int:
+        """The number of rows that are visible to searches: live, and not known to be damaged."""
+        return self.rows - self.hidden.count
 
     @property
     def changes(self) -> int:
@@ -126,37 +139,36 @@ class Snapshot:
 
     @property
     def buffer(self) -> RowRange:
-        """The training buffer: the rows that the index does not hold yet."""
+        """The training buffer: the visible rows that the index does not hold yet."""
         return self.between(self.absorbed_until, self.rows)
 
     @property
     def everything(self) -> RowRange:
-        """All rows, for an exact search."""
+        """All visible rows, for an exact search."""
         return self.between(0, self.rows)
 
     def between(self, first: int, last: int) -> RowRange:
-        """Return the rows of [first, last)."""
-        return RowRange(
-            self.vectors, self.squared_norms, self.tombstones, first, last, self.positions
-        )
+        """Return the visible rows of [first, last)."""
+        return RowRange(self.vectors, self.squared_norms, self.hidden, first, last, self.positions)
 
     def passing(self, filter_: Filter) -> Int64Array:
-        """Return the live rows that pass a validated filter, ascending."""
+        """Return the visible rows that pass a validated filter, ascending."""
         rows = row_numbers(self.columns.passing(filter_, self.rows))
-        return rows[~self.tombstones.are_dead(rows)] if self.tombstones.count else rows
+        return rows[~self.hidden.are_dead(rows)] if self.hidden.count else rows
 
     def ledger(self) -> Ledger:
         """Return the ledger, with the number of rows that FAISS reports.
 
-        Call it while nothing is being added to the index.
+        A damaged row counts as the live row that it is: indexed below `absorbed_until`, whether or
+        not the index holds it. Call it while nothing is being added to the index.
         """
-        indexed = 0
+        indexed, first = 0, self.absorbed_until
         if self.index is not None:
-            dead = self.tombstones.count_between(0, self.absorbed_until) - self.rows_skipped
+            dead = self.tombstones.count_between(0, first) - self.rows_skipped
             indexed = self.index.ivf.rows - dead
         return Ledger(
             accepted=self.rows + self.lost,
-            buffered=self.buffer.live,
+            buffered=self.rows - first - self.tombstones.count_between(first, self.rows),
             indexed=indexed,
             deleted=self.deleted,
             replaced=self.replaced,

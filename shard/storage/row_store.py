@@ -30,6 +30,8 @@ from vectorshard.shard.storage.row_store_format import (
     blob_bytes,
     commit_record,
     config_to_json,
+    damaged_from_json,
+    damaged_to_json,
     kept_record,
     membership_of,
     membership_properties,
@@ -95,6 +97,8 @@ class RowStore:
         self._swept = int(properties.get("swept", "0"))
         self.restored_from = properties.get("restored_from", "")
         """The backup that a restore made it from; empty for a collection that was created."""
+        self.damaged = damaged_from_json(properties.get("damaged", "[]"))
+        """Rows that were found damaged, ascending, int64: some may be dead by now."""
         self.membership = membership_of(properties, where)
         """Whose the files are."""
         self.index_file: IndexFile | None = None
@@ -280,6 +284,12 @@ class RowStore:
                 "UPDATE ledger SET accepted = accepted - lost + ?, lost = ?", (lost, lost)
             )
         self.lost = lost
+
+    def record_damaged(self, rows: Int64Array) -> None:
+        """Record durably which rows, ascending, are damaged, in place of those before."""
+        with self._database.transaction(0):
+            self._database.put_property("damaged", damaged_to_json(rows))
+        self.damaged = rows
 
     def set_index_file(self, index_file: IndexFile | None) -> None:
         """Record the index file in use, durably; None for no file.

@@ -5,10 +5,13 @@ docs/formats.md is normative. Pure: no connection to a database enters here.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+
+import numpy as np
 
 from vectorshard.shard.index.calibration import CalibrationBasis
 from vectorshard.shard.index.drift import UNKNOWN
@@ -30,6 +33,9 @@ from vectorshard.shard.types import (
 FORMAT_VERSION: Final = 3
 
 FILE_NAME: Final = "store.db"
+
+DAMAGED_RANGES: Final = 20_000
+"""Ranges of damaged rows that are recorded. What is beyond them is found again when it is read."""
 
 LEDGER_TABLE: Final = """
 CREATE TABLE ledger (
@@ -230,6 +236,19 @@ class _Members:
 def config_to_json(config: CollectionConfig) -> str:
     """Return `config` as one line of JSON; equal configurations give equal text."""
     return to_json(config, sort_keys=True, separators=(",", ":"))
+
+
+def damaged_to_json(rows: Int64Array) -> str:
+    """Return rows, ascending, as a list of their first DAMAGED_RANGES ranges [first, last]."""
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)[:DAMAGED_RANGES]
+    ends = np.flatnonzero(np.diff(rows, append=-2) != 1)[:DAMAGED_RANGES]
+    return json.dumps(np.stack([rows[begins], rows[ends]], axis=1).tolist())
+
+
+def damaged_from_json(stored: str) -> Int64Array:
+    """Return the rows of `damaged_to_json`, ascending, int64."""
+    ranges = [np.arange(first, last + 1) for first, last in json.loads(stored)]
+    return np.concatenate([np.zeros(0, np.int64), *ranges])
 
 
 def membership_properties(membership: Membership) -> dict[str, str]:

@@ -34,7 +34,7 @@ from vectorshard.shard.config import CompactionConfig
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import WorkAbandoned, build_index
 from vectorshard.shard.engine.state import CollectionState
-from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
+from vectorshard.shard.errors import RowsDamaged, WritesStopped
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
     DeleteRequest,
@@ -344,7 +344,7 @@ def test_who_holds_a_snapshot_from_before_reads_on_in_the_old_file(
     )  # the old rows' checksums and metadata are read still
     write(collection, Corpus(live.ids[:200], some_vectors(200, seed=8)))
     assert sorted(old.ids_of(rows).tolist()) == sorted(live.ids.tolist())
-    collection.state.verify(old, rows)
+    assert not len(collection.state.mismatches(old, rows))
     _, metadata = collection.reads.included(old, rows, WHOLE_ROWS)
     assert metadata == [metadata_of(id_) for id_ in old.ids_of(rows).tolist()]
     found = old.everything.candidates(collection.entry.config.metric, live.vectors, 1)
@@ -646,11 +646,13 @@ def test_a_changed_bit_is_noticed_in_a_rebuilt_file_too(tmp_path: Path) -> None:
         (byte,) = file.read(1)
         file.seek(100 * 8 * 4)
         file.write(bytes([byte ^ 1]))
-    row = int(collection.snapshot.positions.rows_at(np.array([100]))[0])
-    with pytest.raises(RowFileCorrupt, match=f"row {row} "):
+    rows = collection.snapshot.positions.rows_at(np.array([100]))
+    (id_,) = collection.snapshot.ids_of(rows).tolist()
+    with pytest.raises(RowsDamaged, match=f"id {id_} "):
         collection.reads.get(live.ids, WHOLE_ROWS)
-    with pytest.raises(RowFileCorrupt, match=f"row {row} "):
-        reopened(collection, tmp_path)
+    collection = reopened(collection, tmp_path)
+    assert collection.snapshot.damaged.tolist() == rows.tolist()
+    collection.close()
 
 
 def test_files_of_a_rebuild_that_a_crash_cut_short_are_removed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.shard.samples import config_of, corpus_of, int64s, open_shard
 from vectorshard.shard.engine.local_shard import LocalShard
-from vectorshard.shard.errors import ReadFailed, RowFileCorrupt, WritesStopped
+from vectorshard.shard.errors import ReadFailed, RowsDamaged, WritesStopped
 from vectorshard.shard.membership import ProblemKind
 from vectorshard.shard.storage.row_database import RowDatabase
 from vectorshard.shard.types import (
@@ -102,11 +102,11 @@ async def test_a_write_whose_comparison_fails_is_not_done_and_the_next_is(
 
 async def test_damage_that_a_read_finds_is_shown(shard: LocalShard, tmp_path: Path) -> None:
     flip_a_bit(next(files(tmp_path, "rows-*.f32")), at=3)
-    with pytest.raises(RowFileCorrupt):
+    with pytest.raises(RowsDamaged):
         await shard.get(WITH_METADATA)
     (problem,) = await shard.problems()
-    assert (problem.kind, problem.collection) == (ProblemKind.DAMAGED, "words")
-    assert "row 0" in problem.text
+    assert (problem.kind, problem.collection) == (ProblemKind.ROWS_DAMAGED, "words")
+    assert f"id {CORPUS.ids[0]} " in problem.text
 
 
 async def test_a_write_that_sqlite_calls_malformed_is_not_called_a_failed_write(

@@ -28,7 +28,7 @@ from tests.shard.engine.contents import (
     opened,
 )
 from vectorshard.shard.engine.index_builder import build_index
-from vectorshard.shard.errors import Overloaded, RowFileCorrupt, WritesStopped
+from vectorshard.shard.errors import Overloaded, RowsDamaged, WritesStopped
 from vectorshard.shard.rows.id_column import _place
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
@@ -196,25 +196,24 @@ def test_a_changed_bit_in_a_row_is_named_when_the_row_is_read_and_at_the_start(
     with opened(Disk(), path, ENTRY) as collection:
         contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
         flip_bit(collection_directory(path) / "rows-0.f32", row * DIM * 4 + 9)
-        found = f"row {row} "
-        with pytest.raises(RowFileCorrupt, match=found):
+        found = f"id {write.ids([row])[0]!r} "
+        with pytest.raises(RowsDamaged, match=found):
             collection.reads.get(write.ids([row]), WHOLE_ROWS)
-        with pytest.raises(RowFileCorrupt, match=found):
+        with pytest.raises(RowsDamaged, match=found):
             collection.reads.list_rows(*whole_page)
         query = np.zeros((1, DIM), dtype=np.float32)
         request = SearchRequest(collection="words", queries=query, k=30, include=WHOLE_ROWS)
-        with pytest.raises(RowFileCorrupt, match=found):
-            collection.reads.search(request)
+        result = collection.reads.search(request)
+        assert result.hits.counts.tolist() == [29]
+        (receipt,) = result.receipt.shards
+        assert (receipt.rows_visible, receipt.rows_damaged) == (29, 1)
         others = write.ids([number for number in range(30) if number != row])
         rows = collection.reads.get(others, WHOLE_ROWS)
         assert rows.vectors is not None
         for id_, vector in zip(rows.ids.tolist(), rows.vectors, strict=True):
             assert vector.tobytes() == contents.rows[id_][0]
-    with (
-        pytest.raises(RowFileCorrupt, match=found),
-        opened(Disk(), path, ENTRY),
-    ):
-        pass
+    with opened(Disk(), path, ENTRY) as collection:
+        assert collection.snapshot.damaged.tolist() == [row]
 
 
 def test_a_changed_bit_in_a_dead_row_harms_nobody(tmp_path: Path) -> None:

@@ -268,8 +268,6 @@ NOTICED: dict[tuple[str, str], dict[str, tuple[Harm, str]]] = {
         "directory": (put_directory, NOT_A_FILE.format("store.db-wal")),
     },
     ("killed", "rows-0.f32"): {
-        "first byte": (partial(flip, at=0.0), "row 0 does not match its content hash"),
-        "late": (partial(flip, at=0.9), "row 7. does not match its content hash"),
         "short": (partial(cut, to=0.6), "rows-0.f32 has .* bytes; 90 committed rows of dim 8 need"),
         "zeros": (zero, "does not match its content hash"),
         "gone": (remove, "rows-0.f32 is missing"),

@@ -38,7 +38,7 @@ from vectorshard.shard.errors import (
     DataDirectoryLocked,
     Overloaded,
     PlacementMismatch,
-    RowFileCorrupt,
+    RowsDamaged,
     ShardUnavailable,
     WritesStopped,
 )
@@ -486,7 +486,7 @@ async def test_a_row_that_changed_on_disk_is_not_returned(
     with row_file.open("r+b") as file:
         file.seek(7 * 8 * 4)
         file.write(b"\x00\x00\x00\x00")
-    with pytest.raises(RowFileCorrupt, match="row 7"):
+    with pytest.raises(RowsDamaged, match=f"id {corpus_of(30).ids[7]} "):
         await shard.get(GetRequest(collection="words", ids=corpus_of(30).ids))
     others = corpus_of(30).take(np.flatnonzero(np.arange(30) != 7)).ids
     assert len((await shard.get(GetRequest(collection="words", ids=others))).ids) == 29

@@ -17,7 +17,7 @@ from tests.crash_disk import FailingDisk, Kind
 from vectorshard.shard.config import BufferConfig, EngineConfig
 from vectorshard.shard.engine import state
 from vectorshard.shard.engine.collection import Collection
-from vectorshard.shard.errors import RowFileCorrupt, WritesStopped
+from vectorshard.shard.errors import RowFileCorrupt, RowsDamaged, WritesStopped
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes, sum_of
 from vectorshard.shard.storage.disk import DISK_ERRORS, Disk
@@ -193,9 +193,10 @@ def test_a_row_that_was_damaged_stays_so_and_may_be_deleted(
     (old / "rows-0.f32").write_bytes(contents)
     for _ in range(2):
         with closing(opened(old)) as collection:
-            with pytest.raises(RowFileCorrupt, match=f"row {row} "):
-                told(collection)
             ids = collection.snapshot.ids_of(np.array([row]))
+            with pytest.raises(RowsDamaged, match=f"id {ids[0]} "):
+                told(collection)
+            assert collection.snapshot.damaged.tolist() == [row]
     with closing(opened(old)) as collection:
         collection.writes.apply([DeleteRequest(collection="points", ids=ids)])
         after = told(collection)

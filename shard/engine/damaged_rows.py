@@ -1,0 +1,120 @@
+"""Damaged rows: live rows whose stored bytes do not match their content hashes.
+
+The snapshot holds them; `CollectionState.note_damaged` adds to them. They are hidden from searches,
+and stay in the ledger until an upsert or a delete of their ids heals them. Rows are verified as a
+whole: one hash covers the id, the vector and the metadata. Where vectors alone are read in bulk,
+`vector_checks` finds the ranges in which a row may be damaged. What is published must not enter
+here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import structlog
+
+from vectorshard.shard.errors import RowFileCorrupt, RowsDamaged
+from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.content_hash import content_hashes
+from vectorshard.shard.storage.memory_map import require_readable
+from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.types import BoolArray, IdArray, Int64Array
+
+ROWS_AT_ONCE: Final = 5_000
+"""Rows verified at once: bounds the memory of their copies."""
+
+IDS_NAMED: Final = 10
+"""Damaged ids that an error or a problem names."""
+
+IDS_DESCRIBED: Final = 100
+"""Damaged ids that a description names, and rows of one finding that are logged one by one."""
+
+WRONG_FILE_SHARE: Final = 0.5
+"""Of the newest rows: where so many of them are damaged, or several and all from one row on, the
+row file is not what it should be, and to serve it would be to write to it. Other damaged rows are
+noted instead."""
+
+_log = structlog.get_logger(__name__)
+
+
+def mismatches(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int64Array:
+    """Return those of `rows`, live and in any order, that do not match their content hashes."""
+    pieces = [rows[first : first + ROWS_AT_ONCE] for first in range(0, len(rows), ROWS_AT_ONCE)]
+    found = [piece[_wrong(row_store, snapshot, piece)] for piece in pieces]
+    return np.concatenate([np.zeros(0, np.int64), *found])
+
+
+def _wrong(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> BoolArray:
+    ids, metadata = snapshot.ids_of(rows), row_store.metadata(rows)
+    found = content_hashes(ids, metadata, snapshot.vectors_of(rows))
+    wrong: BoolArray = (found != snapshot.content_hashes_of(rows)).any(axis=1)
+    return wrong
+
+
+def damaged_at_start(
+    row_store: RowStore, snapshot: Snapshot, newest: Int64Array, *, upgrades: bool = False
+) -> Int64Array:
+    """Return the damaged rows of those that a start verifies, ascending.
+
+    These are the `newest` live rows, whose vectors are known to be readable; the rows that were
+    damaged before, which may have been repaired; and those that an upgrade found damaged, perhaps
+    this one, if the start `upgrades`: their hash is 0, which matches nothing.
+
+    Raises RowFileCorrupt if they look like those of another file: see WRONG_FILE_SHARE.
+    """
+    recorded = row_store.damaged[row_store.damaged < snapshot.rows]
+    unhashed = snapshot.positions.rows_at(np.flatnonzero(~snapshot.content_hashes.any(axis=1)))
+    before = np.union1d(recorded, unhashed)
+    before = before[~snapshot.tombstones.are_dead(before)]
+    if len(before):
+        begin, end = snapshot.positions.span(int(before[0]), int(before[-1]) + 1)
+        require_readable(snapshot.vectors[begin:end])
+    known = recorded if upgrades else before
+    new = mismatches(row_store, snapshot, np.setdiff1d(newest, known))
+    if len(new) > 1 and (
+        len(new) >= WRONG_FILE_SHARE * len(newest) or np.array_equal(new, newest[-len(new) :])
+    ):
+        raise RowFileCorrupt(
+            f"collection {row_store.entry.config.name!r}: row {int(new[0])} does not match its "
+            f"content hash, nor do {len(new) - 1:,} others of the newest {len(newest):,} rows: the "
+            "row file may be that of another collection, or of another day"
+        )
+    return np.union1d(mismatches(row_store, snapshot, before), new)
+
+
+def log_damaged(collection: str, shard: int, ids: IdArray, rows: Int64Array, by: str) -> None:
+    """Log rows that were found damaged, by their ids. `by` says what found them."""
+    named = zip(rows[:IDS_DESCRIBED].tolist(), ids[:IDS_DESCRIBED].tolist(), strict=True)
+    for row, id_ in named:
+        _log.error("row damaged", collection=collection, shard=shard, id=id_, row=row, by=by)
+    if len(rows) > IDS_DESCRIBED:
+        _log.error("rows damaged", collection=collection, shard=shard, rows=len(rows), by=by)
+
+
+def error_for(collection: str, snapshot: Snapshot, rows: Int64Array) -> RowsDamaged:
+    """Return the error of a call that reads damaged rows, at least one."""
+    return RowsDamaged(
+        f"collection {collection!r}: the stored bytes of {_named(snapshot, np.unique(rows))} do "
+        "not match their content hashes; upsert or delete these ids to heal them"
+    )
+
+
+def problem_text(collection: str, snapshot: Snapshot) -> str:
+    """Return what an operator must know of a snapshot's damaged rows, of which there are some."""
+    return (
+        f"collection {collection!r}: the stored bytes of {_named(snapshot, snapshot.damaged)} do "
+        "not match their content hashes. Searches leave these rows out; all other rows are served. "
+        "Upsert or delete these ids to heal them, and check the disk."
+    )
+
+
+def ids_described(snapshot: Snapshot) -> tuple[int, ...] | tuple[str, ...]:
+    """Return the ids that a description names."""
+    return tuple(snapshot.ids_of(snapshot.damaged[:IDS_DESCRIBED]).tolist())
+
+
+def _named(snapshot: Snapshot, rows: Int64Array) -> str:
+    named = ", ".join(map(repr, snapshot.ids_of(rows[:IDS_NAMED]).tolist()))
+    others = f" and {len(rows) - IDS_NAMED:,} others" if len(rows) > IDS_NAMED else ""
+    return f"{'ids' if len(rows) > 1 else 'id'} {named}{others}"
