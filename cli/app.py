@@ -36,6 +36,7 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.WritesStopped: "check the server's disk, then restart the server",
     errors.CollectionDamaged: "",  # the shard's text says it
     errors.CollectionUnreadable: "",
+    errors.DiskFailed: "",
     errors.CorruptData: "restore the data directory from a backup",
     errors.InternalError: "see the server's log",
 }

@@ -23,6 +23,7 @@ VectorShardError
     ReadFailed                the disk failed a read; nothing is known to be lost
       CollectionUnreadable    a shard set the collection aside: it could not read its files
   DeadlineExceeded            the deadline of the call has passed
+  DiskFailed                  the disk failed a change of the collections, or is read-only
   WritesStopped               a disk write failed; reads continue, writes need a restart
   WritesLost                  the token names writes that a shard has lost with its disk
   CopyEnded                   a copy of a shard's rows is no longer open
@@ -197,6 +198,10 @@ class CollectionUnreadable(ReadFailed):
 
 class DeadlineExceeded(VectorShardError):
     """The deadline of the call has passed."""
+
+
+class DiskFailed(VectorShardError):
+    """The disk of a shard is read-only, or failed a change of the set of collections."""
 
 
 class WritesStopped(VectorShardError):

@@ -14,6 +14,7 @@ from typing import Final
 from vectorshard.shard.errors import (
     CollectionDamaged,
     DeadlineExceeded,
+    DiskFailed,
     Overloaded,
     ReadFailed,
     ShardMissing,
@@ -26,6 +27,7 @@ _CODES: Final = {
     ShardMissing: RowErrorCode.FAILED_PRECONDITION,  # first: it is a ShardUnavailable
     CollectionDamaged: RowErrorCode.DATA_LOSS,
     ReadFailed: RowErrorCode.FAILED_PRECONDITION,
+    DiskFailed: RowErrorCode.FAILED_PRECONDITION,
     DeadlineExceeded: RowErrorCode.DEADLINE_EXCEEDED,
     Overloaded: RowErrorCode.RESOURCE_EXHAUSTED,
     ShardUnavailable: RowErrorCode.UNAVAILABLE,

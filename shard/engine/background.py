@@ -31,8 +31,10 @@ from vectorshard.shard.engine.index_builder import (
     measure_live_recall,
 )
 from vectorshard.shard.engine.log_sync import LogSync
+from vectorshard.shard.engine.machine import limit_reached
 from vectorshard.shard.engine.maintenance import Measuring
 from vectorshard.shard.index.ivf_index import use_cores
+from vectorshard.shard.storage.room import PutOff
 
 ABSORBED_PIECES: Final = 200
 """Pieces that one collection absorbs before the next collection gets a turn."""
@@ -115,7 +117,7 @@ class BackgroundThreads:
         self._collections: tuple[Collection, ...] = ()
         self._stopping = False
         self._builder = self._thread("builder", self.build_step, BUILDER_NICENESS, self._look_s)
-        self._absorber = self._thread("absorber", self._absorb, 0, lambda: None)
+        self._absorber = self._thread("absorber", self._absorb, 0, self._look_for_room_s)
         self._log_sync = LogSync()
 
     def _thread(
@@ -200,11 +202,15 @@ class BackgroundThreads:
         """Run a step; return whether there is more to do. A failure affects this step alone."""
         try:
             return not self._stopping and not collection.closed and step(collection)
-        except WorkAbandoned:
+        except (WorkAbandoned, PutOff):
             return False
-        except Exception:
+        except Exception as error:
             if collection in self._collections and not collection.closed:  # it is not dropped
-                _log.exception("background work failed", collection=collection.entry.config.name)
+                name = collection.entry.config.name
+                if (limit := limit_reached(error)) is not None:
+                    _log.warning("background work failed", collection=name, reason=str(limit))
+                else:
+                    _log.exception("background work failed", collection=name)
             return False
 
     # ---- the builder ----------------------------------------------------------------------------
@@ -212,7 +218,12 @@ class BackgroundThreads:
     def _look_s(self) -> float | None:
         """Return after how long to look again without a change; None if nothing waits for time."""
         wanted = any(each.maintenance.looks_wanted for each in self._collections)
-        return LOOK_S if wanted else None
+        return LOOK_S if wanted else self._look_for_room_s()
+
+    def _look_for_room_s(self) -> float | None:
+        """Return after how long to look again for room on the disk; None if nothing waits."""
+        waits = any(each.state.room.is_waited_for for each in self._collections)
+        return LOOK_S if waits else None
 
     def build_step(self, collection: Collection) -> bool:
         """Do the most urgent piece of the builder's work; return whether any was due."""

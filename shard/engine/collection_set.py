@@ -24,7 +24,7 @@ from vectorshard.shard.engine.batcher import Batcher
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import WriteOutcome
 from vectorshard.shard.engine.group_commit import Write, commit_batcher
-from vectorshard.shard.engine.machine import Machine, limited
+from vectorshard.shard.engine.machine import Machine, limited, naming_disk_failures
 from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.engine.set_aside import SetAside, SetAsides
 from vectorshard.shard.engine.validation import already_exists
@@ -232,6 +232,8 @@ class CollectionSet:
             self._engine.buffer.slow_writers_wait_s,
         )
         collection.state.require_room = self._machine.require_room
+        collection.state.require_writable = self._machine.require_writable
+        collection.state.room.shortage = self._machine.shortage
         name = collection.entry.config.name
         self.served[name] = Served(collection, writes, SearchBatcher())
         self._background.attach(collection)
@@ -256,6 +258,15 @@ class CollectionSet:
             await served.writes.drain()
         return [served.collection for served in served_all]
 
+    def change(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        """Call what changes the set, on its thread; DiskFailed if the disk fails or is read-only.
+
+        Overloaded if it meets a limit of the machine.
+        """
+        return asyncio.get_running_loop().run_in_executor(
+            self.change_thread, naming_disk_failures, function, *arguments
+        )
+
     async def create(self, config: CollectionConfig, call: Call) -> tuple[CollectionEntry, bool]:
         """Create a collection, durably, or find it."""
         async with self.changing:
@@ -264,7 +275,7 @@ class CollectionSet:
                 if not call.staged and served.membership.stage is not Stage.COMPLETE:
                     membership = replace(served.membership, stage=Stage.COMPLETE)
                     change = served.collection.writes.set_membership
-                    await in_thread(self.change_thread, change, membership)
+                    await self.change(change, membership)
                 return entry, False
             self.set_aside.check(config.name, Call())
             if self.directory.register.was_dropped(call.incarnation):
@@ -276,7 +287,7 @@ class CollectionSet:
                 stage=Stage.CREATED if call.staged else Stage.COMPLETE,
             )
             create = partial(self.create_files, entry, membership)
-            self.serve(await in_thread(self.change_thread, create))
+            self.serve(await self.change(create))
             return entry, True
 
     def create_files(self, entry: CollectionEntry, membership: Membership) -> Collection:
@@ -291,9 +302,10 @@ class CollectionSet:
 
     async def drop(self, name: str, call: Call) -> None:
         """Finish a collection's writes, then remove it. After a failure it is as it was."""
+        self._machine.require_writable()
         async with self.changing:
             if (aside := self.set_aside.find(name, call)) is not None:
-                await in_thread(self.change_thread, self._drop_set_aside, aside)
+                await self.change(self._drop_set_aside, aside)
                 self.set_aside.forget(name)
                 return
             served = self.find(name, call)
@@ -303,12 +315,12 @@ class CollectionSet:
             self._background.detach(collection)
             drop = self.directory.drop_collection
             try:
-                await in_thread(self.change_thread, drop, name, collection.entry.incarnation)
+                await self.change(drop, name, collection.entry.incarnation)
             except BaseException:
                 self.served[name] = served
                 self._background.attach(collection)
                 raise
-            await in_thread(self.change_thread, collection.close)
+            await self.change(collection.close)
 
     def _drop_set_aside(self, aside: SetAside) -> None:
         """Drop what is set aside; keep files that are of another collection. Blocking."""
@@ -333,7 +345,7 @@ class CollectionSet:
         """Change a collection's target recall, durably."""
         async with self.changing:
             change = self.find(request.collection, call).collection.writes.update
-            return await in_thread(self.change_thread, change, request.target_recall)
+            return await self.change(change, request.target_recall)
 
     async def settle(self, request: SettleRequest) -> None:
         """Raise the stage of a collection, durably, and set its members."""
@@ -353,7 +365,7 @@ class CollectionSet:
             membership = replace(before, stage=stage, members=members)
             if membership != before:
                 change = served.collection.writes.set_membership
-                await in_thread(self.change_thread, change, membership)
+                await self.change(change, membership)
 
 
 def _existing(entry: CollectionEntry, config: CollectionConfig, call: Call) -> CollectionEntry:

@@ -13,16 +13,25 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.upkeep import compaction_due
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.room import PutOff
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store_format import KeptRows, LastCompaction
 from vectorshard.shard.types import Int64Array
+
+COMPACTION: Final = "compaction"
+SWEEP: Final = "removal of old records"
+"""The work, as the log names it."""
+
+RECORD_BYTES: Final = 32
+"""Of a row in the row store, without its id: content hash, norm, checksums."""
 
 
 class Compaction:
@@ -39,10 +48,11 @@ class Compaction:
     def due(self) -> bool:
         """Whether so many rows of the row file are dead that it should be compacted."""
         snapshot = self._state.snapshot
-        return self._asked or (
+        wanted = self._asked or (
             len(snapshot.vectors) - snapshot.live >= self._dead_before_next
             and compaction_due(snapshot, self._state.engine.compaction, asked=False)
         )
+        return wanted and self._state.room.is_there_for(COMPACTION)
 
     def ask(self) -> None:
         """Ask for a compaction; it becomes due if enough rows are dead to be worth it."""
@@ -53,7 +63,8 @@ class Compaction:
         """Rewrite the row file without its dead rows.
 
         Writes go on except during the last, short step. A failure leaves everything as it was, and
-        the next compaction is put off until the dead rows have grown by a tenth.
+        the next compaction is put off until the dead rows have grown by a tenth. Without room on
+        the disk, it is put off until there is.
 
         Parameters
         ----------
@@ -62,15 +73,32 @@ class Compaction:
 
         Raises
         ------
+        PutOff
+            If the disk has no room for a second row file.
         OSError, sqlite3.Error
-            If the disk fails or is full.
+            If the disk fails.
         WritesStopped
             If the rows were replaced on the disk and could not be published.
         """
         state = self._state
-        self._asked = False
+        asked, self._asked = self._asked, False
         snapshot = state.snapshot
         self._dead_before_next = (len(snapshot.vectors) - snapshot.live) * 11 // 10 + 1
+        try:
+            with state.room.taken_by(COMPACTION, self._bytes_needed()):
+                self._rewrite(go_on)
+        except PutOff:
+            self._asked, self._dead_before_next = asked, 0
+            raise
+
+    def _bytes_needed(self) -> int:
+        """Return about how many bytes it writes: a row file, and records, which the log has too."""
+        state, rows = self._state, self._state.snapshot.live
+        ids_bytes = state.columns.ids.memory_bytes // max(1, len(state.columns.ids))
+        return rows * (4 * state.entry.config.dim + 2 * (RECORD_BYTES + ids_bytes))
+
+    def _rewrite(self, go_on: Callable[[], None]) -> None:
+        state = self._state
         with state.files_lock.read():
             go_on()
             copy = RowCopy(state)
@@ -114,6 +142,7 @@ class Compaction:
         return (
             self._state.row_store.sweep_due
             and not self._sweep_failed
+            and self._state.room.is_there_for(SWEEP)
             and all(ids() is None for ids in self._superseded)
         )
 
@@ -125,7 +154,10 @@ class Compaction:
                 return
             self._superseded.clear()
             try:
-                state.row_store.sweep(state.columns.positions.hold)
+                with state.room.taken_by(SWEEP, 0):
+                    state.row_store.sweep(state.columns.positions.hold)
+            except PutOff:
+                raise
             except BaseException:
                 self._sweep_failed = True
                 raise

@@ -25,6 +25,7 @@ from vectorshard.shard.engine.upkeep import (
     rows_added,
 )
 from vectorshard.shard.index.drift import MEASURED_A_PIECE
+from vectorshard.shard.storage.room import PutOff
 
 _log = structlog.get_logger(__name__)
 
@@ -253,5 +254,7 @@ class Maintenance:
         if self.checkpoint_due or enough:
             try:
                 self.checkpoint()
+            except PutOff:  # the next start computes it
+                pass
             except Exception:
                 _log.exception("checkpoint failed", collection=self._state.entry.config.name)

@@ -182,7 +182,7 @@ class ShardMembership:
     async def _change_tombstones(self, change: Callable[[], None]) -> None:
         async with self._collections.changing:
             try:
-                await in_thread(self._collections.change_thread, change)
+                await self._collections.change(change)
             except Exception as error:
                 _log.warning("tombstones not written", reason=str(error))
 
@@ -234,7 +234,7 @@ class ShardMembership:
         async with self._collections.changing:
             for loss in losses:
                 await self._accept(loss, life)
-            await in_thread(self._collections.change_thread, directory.raise_life, life)
+            await self._collections.change(directory.raise_life, life)
         _log.warning(
             "loss accepted",
             shard=identity.shard,
@@ -273,13 +273,13 @@ class ShardMembership:
         served = collections.served.get(loss.collection)
         if served is not None:
             change = partial(_keep_older, served, loss, own)
-            await in_thread(collections.change_thread, change)
+            await collections.change(change)
             return
         membership = Membership(
             directory=own.directory, stage=loss.stage, members=_with(loss.members, own)
         )
         replace_files = partial(self._replace_files, loss, membership)
-        collection = await in_thread(collections.change_thread, replace_files)
+        collection = await collections.change(replace_files)
         collections.set_aside.forget(loss.collection)
         collections.serve(collection)
 

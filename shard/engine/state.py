@@ -49,6 +49,7 @@ from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import columns_after_start, remove_stray_columns
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
 from vectorshard.shard.storage.memory_map import require_readable
+from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
 from vectorshard.shard.storage.row_store import RowStore
@@ -94,6 +95,10 @@ class CollectionState:
         """Called when background work may be due; returns immediately."""
         self.require_room: Callable[[], None] = lambda: None
         """Called before rows are written; raises Overloaded if the disk is nearly full."""
+        self.require_writable: Callable[[], None] = lambda: None
+        """Called before any write; raises DiskFailed if the disk is read-only."""
+        self.room = Room(directory.name)
+        """For what is written in the background."""
         with ExitStack() as opened:
             # Until all of it is verified, nothing is changed: what is damaged is evidence.
             self.row_store = opened.enter_context(closing(RowStore.open(disk, directory)))
@@ -167,6 +172,7 @@ class CollectionState:
             self.snapshot,
             self.filter_columns,
             columns_rows,
+            self.room,
         )
         return upgrade
 

@@ -138,6 +138,7 @@ class Writes:
         """Change a property of the row store; name the failure of a disk."""
         if self._state.stop_reason:
             raise WritesStopped(self._state.stop_reason)
+        self._state.require_writable()
         try:
             return change(argument)
         except (*DISK_ERRORS, MemoryError) as error:
@@ -149,6 +150,7 @@ class Writes:
         """Validate a write, or raise InvalidRequest; return it in the form that is stored."""
         config = self._state.entry.config
         if isinstance(request, DeleteRequest):
+            self._state.require_writable()
             if request.ids is None:
                 assert request.filter is not None
                 check_filter(config, request.filter)

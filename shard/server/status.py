@@ -60,6 +60,7 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.ReadFailed: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CollectionUnreadable: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.DiskFailed: grpc.StatusCode.FAILED_PRECONDITION,
     # Not UNAVAILABLE, which clients retry: a call that fails with FAILED_PRECONDITION "should not
     # be retried until the system state has been explicitly fixed", here by a restart.
     errors.WritesStopped: grpc.StatusCode.FAILED_PRECONDITION,

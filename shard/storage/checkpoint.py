@@ -5,14 +5,16 @@ A restart rebuilds what is missing: files older than the rows cost time at a sta
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.filter_file import store_columns
-from vectorshard.shard.storage.index_file import store_index
+from vectorshard.shard.storage.filter_file import FILTER_FILE, store_columns
+from vectorshard.shard.storage.index_file import INDEX_FILE, store_index
+from vectorshard.shard.storage.room import PutOff, Room
 from vectorshard.shard.storage.row_store import RowStore
 
 
@@ -33,6 +35,7 @@ class Checkpoint:
         recovered: Snapshot,
         columns: FilterColumns,
         columns_rows: int,
+        room: Room,
     ) -> None:
         self._disk = disk
         self._directory = directory
@@ -42,13 +45,14 @@ class Checkpoint:
         self._index_rows = recovered.absorbed_until
         self._columns = columns
         self._columns_rows = columns_rows
+        self._room = room
 
     def due(self, snapshot: Snapshot) -> bool:
         """Whether the index has outgrown its file, or the filter columns theirs."""
         return self._index_due(snapshot) or self.columns_due(snapshot)
 
     def _index_due(self, snapshot: Snapshot) -> bool:
-        if snapshot.index is None:
+        if snapshot.index is None or not self._room.is_there_for(INDEX_FILE):
             return False
         if snapshot.index is not self._index:
             return True
@@ -58,7 +62,9 @@ class Checkpoint:
         """Whether the filter columns have outgrown their file."""
         if not self._row_store.entry.config.filter_fields:
             return False
-        return self._outgrown(snapshot.rows - self._columns_rows, self._columns_rows)
+        return self._outgrown(
+            snapshot.rows - self._columns_rows, self._columns_rows
+        ) and self._room.is_there_for(FILTER_FILE)
 
     def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
         least = max(
@@ -82,11 +88,16 @@ class Checkpoint:
         return stored.file_bytes if stored is not None else 0
 
     def store(self, snapshot: Snapshot) -> None:
-        """Write what is published. Raises OSError or sqlite3.Error if the disk fails or is full."""
+        """Write what is published.
+
+        Raises PutOff if the disk has no room, OSError or sqlite3.Error if it fails.
+        """
+        room = self._room
         declared = bool(self._row_store.entry.config.filter_fields)
-        if declared and snapshot.rows != self._columns_rows:
-            store_columns(self._disk, self._directory, self._columns, snapshot.rows)
-            self._columns_rows = snapshot.rows
-        if snapshot.index is not None:
-            store_index(self._disk, self._directory, self._row_store, snapshot)
+        if declared and snapshot.rows != self._columns_rows and room.is_there_for(FILTER_FILE):
+            with suppress(PutOff):  # the index may have room
+                store_columns(self._disk, self._directory, self._columns, snapshot.rows, room)
+                self._columns_rows = snapshot.rows
+        if snapshot.index is not None and room.is_there_for(INDEX_FILE):
+            store_index(self._disk, self._directory, self._row_store, snapshot, room)
             self._index, self._index_rows = snapshot.index, snapshot.absorbed_until

@@ -37,6 +37,13 @@ def is_disk_full(error: BaseException) -> bool:
     return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 
 
+def is_on_read_only_disk(error: BaseException) -> bool:
+    """Whether a write failed because the file system is mounted read-only."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EROFS
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+
+
 def is_exhausted(error: BaseException) -> bool:
     """Whether the process, or the machine, had no open files or memory left.
 
@@ -97,6 +104,10 @@ class Disk:
         """Return the bytes that this user may still write, and the size of the file system."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    def is_read_only(self, path: Path) -> bool:
+        """Whether the file system that holds a path is mounted read-only."""
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
     def file_system(self, path: Path) -> str:
         """Return the type of the file system that holds a path, such as ext4 or nfs4.

@@ -19,9 +19,13 @@ from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.rows.filter_columns import DamagedColumns, FieldValues, FilterColumns
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.store_files import read_file
 from vectorshard.shard.types import CollectionConfig
+
+FILTER_FILE: Final = "filter file"
+"""The work, as the log names it."""
 
 _MAGIC: Final = b"VSFILTR1"
 _HEAD: Final = struct.Struct("<8sQI")
@@ -88,14 +92,17 @@ def _read(path: Path, config: CollectionConfig) -> FilterColumns | None:
         return None
 
 
-def store_columns(disk: Disk, directory: Path, columns: FilterColumns, rows: int) -> None:
+def store_columns(
+    disk: Disk, directory: Path, columns: FilterColumns, rows: int, room: Room
+) -> None:
     """Write the columns of the first `rows` rows to a new file, and remove the file before it.
 
-    Other rows may be appended meanwhile.
+    Other rows may be appended meanwhile. Raises PutOff if the disk has no room.
     """
     serialized = columns.to_bytes(rows)
     head = _HEAD.pack(_MAGIC, rows, _crc32c(rows, serialized))
-    disk.write_new_file(directory / _name(rows), head + serialized)
+    with room.taken_by(FILTER_FILE, len(serialized)):
+        disk.write_new_file(directory / _name(rows), head + serialized)
     remove_stray_columns(disk, directory, rows)
 
 

@@ -7,17 +7,23 @@ the last one intact.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from vectorshard.shard.index.calibration import Calibration, CalibrationPoint, SearchParameters
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checksum import checksum
-from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.disk import Disk, is_disk_full
+from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import IndexFile
 from vectorshard.shard.storage.store_files import read_file
+
+INDEX_FILE: Final = "index file"
+"""The work, as the log names it."""
 
 
 def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
@@ -58,11 +64,14 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
     )
 
 
-def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot) -> None:
+def store_index(
+    disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot, room: Room
+) -> None:
     """Write the snapshot's index to a new file, record it, and remove the file before it.
 
     The caller keeps the index unchanged meanwhile. If the file holds this index already, only its
-    calibration is recorded again: a file in use is never written to.
+    calibration is recorded again: a file in use is never written to. Raises PutOff if the disk has
+    no room: then the new file is gone.
     """
     index = snapshot.index
     if index is None:
@@ -70,35 +79,42 @@ def store_index(disk: Disk, directory: Path, row_store: RowStore, snapshot: Snap
     name = f"index-{index.generation}-{snapshot.absorbed_until}.faiss"
     stored = row_store.index_file
     if stored is not None and stored.name == name:
-        row_store.set_index_file(
-            replace(
-                stored,
-                calibration=_stored_points(index.calibration),
-                calibration_basis=index.calibration.basis,
+        with room.taken_by(INDEX_FILE, 0):
+            row_store.set_index_file(
+                replace(
+                    stored,
+                    calibration=_stored_points(index.calibration),
+                    calibration_basis=index.calibration.basis,
+                )
             )
-        )
         return
     serialized = index.ivf.to_bytes()
-    disk.write_new_file(directory / name, serialized.data)
-    row_store.set_index_file(
-        IndexFile(
-            name=name,
-            generation=index.generation,
-            absorbed_until=snapshot.absorbed_until,
-            rows_skipped=snapshot.rows_skipped,
-            crc32c=checksum(serialized),
-            file_bytes=len(serialized),
-            live_when_trained=index.live_when_trained,
-            rows_trained_on=index.rows_trained_on,
-            trained_at=index.trained_at,
-            training_s=index.training_s,
-            imbalance_when_trained=index.imbalance_when_trained,
-            distance_when_trained=index.distance_when_trained,
-            filter_margins=index.filter_margins,
-            calibration=_stored_points(index.calibration),
-            calibration_basis=index.calibration.basis,
-        )
+    record = IndexFile(
+        name=name,
+        generation=index.generation,
+        absorbed_until=snapshot.absorbed_until,
+        rows_skipped=snapshot.rows_skipped,
+        crc32c=checksum(serialized),
+        file_bytes=len(serialized),
+        live_when_trained=index.live_when_trained,
+        rows_trained_on=index.rows_trained_on,
+        trained_at=index.trained_at,
+        training_s=index.training_s,
+        imbalance_when_trained=index.imbalance_when_trained,
+        distance_when_trained=index.distance_when_trained,
+        filter_margins=index.filter_margins,
+        calibration=_stored_points(index.calibration),
+        calibration_basis=index.calibration.basis,
     )
+    with room.taken_by(INDEX_FILE, len(serialized)):
+        disk.write_new_file(directory / name, serialized.data)
+        try:
+            row_store.set_index_file(record)
+        except Exception as error:
+            if is_disk_full(error):  # it is not recorded, and needs the room of others
+                with suppress(OSError):
+                    disk.remove(directory / name)
+            raise
     remove_stray_index_files(disk, directory, row_store)
 
 

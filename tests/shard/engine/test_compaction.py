@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import sqlite3
 import threading
@@ -36,6 +37,7 @@ from vectorshard.shard.engine.index_builder import WorkAbandoned, build_index
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.errors import RowsDamaged, WritesStopped
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.room import PutOff
 from vectorshard.shard.types import (
     DeleteRequest,
     Effort,
@@ -499,9 +501,11 @@ def test_a_disk_that_fails_a_rebuild_leaves_everything_as_it_was(
     if kind == "remove":  # of the old file, when all is done
         collection.compaction.run(keep_going)
     else:
-        with pytest.raises((OSError, sqlite3.OperationalError)):
+        full = code == errno.ENOSPC
+        with pytest.raises(PutOff if full else (OSError, sqlite3.OperationalError)):
             collection.compaction.run(keep_going)
     assert not collection.compaction.due  # nor is it tried again at once
+    collection.state.room._clock = lambda: math.inf
     assert_holds(collection, live, metadata=True)
     swept(collection)
     delete(collection, live.ids[:300])
@@ -584,12 +588,40 @@ def test_a_sweep_that_fails_is_not_tried_again_before_the_next_rebuild_or_start(
     collection = opened(tmp_path, disk=disk)
     live, _ = churned(collection)
     collection.compaction.run(keep_going)
-    disk.fail("commit", code=errno.ENOSPC)
+    disk.fail("commit")
     with pytest.raises(sqlite3.OperationalError):
         collection.compaction.sweep()
     assert not collection.compaction.sweep_due
     assert_holds(collection, live, metadata=True)
     collection = reopened(collection, tmp_path)
+    assert collection.compaction.sweep_due
+    swept(collection)
+    assert_holds(collection, live, metadata=True)
+    collection.close()
+
+
+def test_a_rebuild_and_a_sweep_wait_for_room_and_leave_no_file_behind(tmp_path: Path) -> None:
+    collection = opened(tmp_path)
+    live, _ = churned(collection)
+    room, sizes = collection.state.room, list[int]()
+
+    def no_room(size: int) -> str:
+        sizes.append(size)
+        return "no room"
+
+    collection.compaction.ask()
+    for work in (partial(collection.compaction.run, keep_going), collection.compaction.sweep):
+        room.shortage = no_room
+        with pytest.raises(PutOff):
+            work()
+        assert not collection.compaction.due
+        assert not collection.compaction.sweep_due
+        assert len(list(tmp_path.glob("rows-*"))) == 1
+        room.shortage = lambda _: ""
+        if collection.compaction.due:
+            collection.compaction.run(keep_going)
+            assert collection.compaction.sweep_due
+    assert sizes[0] > 4 * live.vectors.size
     assert collection.compaction.sweep_due
     swept(collection)
     assert_holds(collection, live, metadata=True)

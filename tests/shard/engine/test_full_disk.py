@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from tests.shard.samples import NEVER, SMALL_ENGINE, config_of, int64s, open_shard, some_vectors
+from tests.crash_disk import FailingDisk, Kind
+from tests.shard.samples import (
+    NEVER,
+    SMALL_ENGINE,
+    config_of,
+    corpus_of,
+    int64s,
+    open_collection,
+    open_shard,
+    poll_until,
+    some_vectors,
+    write,
+)
 from tests.tiny_disk import fill, needs_mount, tiny_disk
-from vectorshard.shard.config import EngineConfig, MachineConfig
+from vectorshard.shard.config import CompactionConfig, EngineConfig, MachineConfig
+from vectorshard.shard.engine import background
+from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import Overloaded
 from vectorshard.shard.membership import ProblemKind
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.room import PutOff
 from vectorshard.shard.types import (
     DeleteRequest,
     Effort,
@@ -112,3 +132,63 @@ async def test_the_reserve_refuses_upserts_and_creations_before_the_disk_is_full
         shard = open_shard(mount / "shard", engine=engine)
         await shard.upsert(upsert("kept", first=ROWS))
         await shard.close()
+
+
+@needs_mount
+async def test_work_in_the_background_leaves_deletes_their_room_and_goes_on_once_there_is_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "LOOK_S", 0.05)
+    monkeypatch.setattr(background, "IDLE_S", 0.05)
+    reserve = MachineConfig(reserve_bytes=8 * 1024 * 1024, reserve_share=1.0)
+    compaction = CompactionConfig(dead_rows_min=100, dead_share=0.1)
+    engine = replace(SMALL_ENGINE, machine=reserve, compaction=compaction)
+    with tiny_disk(tmp_path / "disk", 24 * 1024 * 1024) as mount, capture_logs() as logged:
+        shard = open_shard(mount / "shard", engine=engine)
+        await shard.create_collection(config_of("kept", dim=256, min_training_size=NEVER))
+        vectors = np.ones((4_000, 256), dtype=np.float32)
+        rows = UpsertRequest(collection="kept", ids=np.arange(4_000), vectors=vectors)
+        await shard.upsert(rows)
+        filler = mount / "filler"
+        free, _ = Disk().free_bytes(mount)
+        filler.write_bytes(bytes(free - 6 * 1024 * 1024))
+        for first in range(0, 1_000, 250):
+            ids = np.arange(first, first + 250)
+            assert (await shard.delete(DeleteRequest(collection="kept", ids=ids))).deleted == 250
+        directory = mount / "shard" / "collections" / "kept"
+        poll_until(lambda: bool(put_off(logged)))
+        assert (directory / "rows-0.f32").exists()
+        assert Disk().free_bytes(mount)[0] > 4 * 1024 * 1024
+        filler.unlink()
+        poll_until(lambda: not (directory / "rows-0.f32").exists())
+        await shard.close()
+    assert [entry["log_level"] for entry in put_off(logged)] == ["warning", "info"]
+    assert not [entry for entry in logged if "failed" in entry["event"]]
+
+
+def put_off(logged: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """Return what was logged of compactions that were put off, and done later."""
+    return [entry for entry in logged if entry.get("work") == "compaction"]
+
+
+@pytest.mark.parametrize("kind", ["write", "commit"])
+def test_an_index_file_that_has_no_room_is_removed_at_once_and_written_later(
+    tmp_path: Path, kind: Kind
+) -> None:
+    disk = FailingDisk()
+    collection = open_collection(tmp_path, disk=disk)
+    write(collection, corpus_of(200))
+    build_index(collection, lambda: 0.0)
+    disk.fail(kind, code=errno.ENOSPC)
+    with capture_logs() as logged, pytest.raises(PutOff):
+        collection.maintenance.checkpoint()
+    assert [entry["event"] for entry in logged] == ["background work put off"]
+    assert not list(tmp_path.glob("index-*"))
+    assert not collection.maintenance.checkpoint_due
+    collection.maintenance.checkpoint_at_close()
+    assert not list(tmp_path.glob("index-*"))
+    collection.state.room._clock = lambda: math.inf
+    assert collection.maintenance.checkpoint_due
+    collection.maintenance.checkpoint()
+    assert len(list(tmp_path.glob("index-*"))) == 1
+    collection.close()

@@ -27,11 +27,16 @@ from vectorshard.shard.engine.machine import (
     LOOK_S,
     Machine,
     limited,
+    naming_disk_failures,
     naming_start_failures,
+)
+from vectorshard.shard.engine.machine import (
+    FULL as FULL_TEXT,
 )
 from vectorshard.shard.errors import (
     DataDirectoryFull,
     DataDirectoryUnusable,
+    DiskFailed,
     LimitsTooLow,
     Overloaded,
     VectorShardError,
@@ -50,11 +55,15 @@ class SizedDisk(Disk):
         self.free = free
         self.size = size
         self.looks = 0
+        self.read_only = False
         self._file_system = file_system
 
     def free_bytes(self, path: Path) -> tuple[int, int]:
         self.looks += 1
         return self.free, self.size
+
+    def is_read_only(self, path: Path) -> bool:
+        return self.read_only
 
     def file_system(self, path: Path) -> str:
         return self._file_system
@@ -106,6 +115,42 @@ def test_a_small_disk_keeps_a_share_of_its_size() -> None:
     assert config.reserve_of(100_000 * MB) == 256 * MB
 
 
+def test_a_full_disk_without_a_reserve_is_a_problem() -> None:
+    disk = SizedDisk(free=4_096)
+    full = machine(disk, Clock(), reserve_bytes=0)
+    full.require_room()  # the writes themselves find out
+    (problem,) = full.problems(3)
+    assert (problem.kind, problem.text) == (ProblemKind.DISK_FULL, f"/somewhere: {FULL_TEXT}")
+
+
+def test_work_in_the_background_leaves_half_of_the_reserve() -> None:
+    disk = SizedDisk(free=99 * MB)
+    small = machine(disk, Clock(), reserve_bytes=100 * MB)
+    assert small.shortage(49 * MB) == ""
+    assert small.shortage(50 * MB) == (
+        "the disk has 99 MB free, and the work needs 50 MB, beside 50 MB that the server keeps: "
+        "drop a collection, or enlarge the disk"
+    )
+
+
+def test_a_read_only_disk_refuses_writes_until_it_is_writable_and_is_a_problem() -> None:
+    disk, clock = SizedDisk(free=MB * MB), Clock()
+    some = machine(disk, clock)
+    some.require_writable()
+    disk.read_only = True
+    clock.now += LOOK_S
+    for require in (some.require_writable, some.require_room, lambda: some.require_place(0)):
+        with pytest.raises(DiskFailed, match=r"the file system is read-only: .* mount it writable"):
+            require()
+    (problem,) = some.problems(3)
+    assert (problem.shard, problem.kind) == (3, ProblemKind.WRITES_STOPPED)
+    assert problem.text.startswith("/somewhere: the file system is read-only")
+    disk.read_only = False
+    clock.now += LOOK_S
+    some.require_writable()
+    assert some.problems(3) == []
+
+
 def test_creates_are_refused_with_the_limit_and_its_cure() -> None:
     too_low = "the limit of memory maps, 1024, suffices for 83 collections: raise it"
     limited = machine(SizedDisk(free=MB * MB), Clock(), collections_max=83, limit_too_low=too_low)
@@ -146,6 +191,7 @@ FULL = [
     _sqlite_error(sqlite3.SQLITE_FULL),
     _sqlite_error(sqlite3.SQLITE_IOERR_SHMSIZE),
 ]
+READ_ONLY = [OSError(errno.EROFS, "read-only"), _sqlite_error(sqlite3.SQLITE_READONLY)]
 BROKEN = [OSError(errno.EIO, "input/output"), _sqlite_error(sqlite3.SQLITE_IOERR)]
 
 
@@ -153,6 +199,21 @@ BROKEN = [OSError(errno.EIO, "input/output"), _sqlite_error(sqlite3.SQLITE_IOERR
 def test_a_limit_that_is_met_is_overloaded_and_may_be_tried_again(error: Exception) -> None:
     with pytest.raises(Overloaded, match="and retry"):
         limited(_failing, error)
+
+
+@pytest.mark.parametrize("error", READ_ONLY)
+def test_a_read_only_disk_is_named_with_its_cure(error: Exception) -> None:
+    for call in (limited, naming_disk_failures):
+        with pytest.raises(DiskFailed, match=r"read-only: .*mount it writable, and repeat"):
+            call(_failing, error)
+    with pytest.raises(DataDirectoryUnusable, match="/somewhere: the file system is read-only"):
+        naming_start_failures(Path("/somewhere"), _failing, error)
+
+
+@pytest.mark.parametrize("error", BROKEN)
+def test_a_change_that_the_disk_fails_is_named(error: Exception) -> None:
+    with pytest.raises(DiskFailed, match=r"the disk failed the change .*: check the disk"):
+        naming_disk_failures(_failing, error)
 
 
 @pytest.mark.parametrize("error", [*BROKEN, ValueError("a fault")])
@@ -209,3 +270,21 @@ def test_a_write_that_cannot_read_for_want_of_files_is_refused_and_nothing_is_no
         assert collection.state.problems == []
         monkeypatch.undo()
         check_contents(collection, contents)
+
+
+def test_no_write_is_tried_on_a_read_only_disk(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise DiskFailed("read-only")
+
+    write = Writes(IdType.STRING, SEED)
+    with opened(Disk(), tmp_path / "shard-0", ENTRY) as collection:
+        contents = applied(collection, Contents(Metric.L2), write.upsert(range(30)))
+        collection.state.require_room = collection.state.require_writable = refuse
+        for outcome in collection.writes.apply([write.upsert([40]), write.delete([3])]):
+            assert isinstance(outcome, DiskFailed)
+        with pytest.raises(DiskFailed):
+            collection.writes.update(0.5)
+        assert collection.state.problems == []
+        collection.state.require_room = collection.state.require_writable = lambda: None
+        check_contents(collection, contents)
+        applied(collection, contents, write.delete([3]))

@@ -24,6 +24,7 @@ from vectorshard.shard.storage.data_directory import DirectoryId, ShardIdentity
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.filter_file import store_columns
 from vectorshard.shard.storage.register import RegisterEntry
+from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import IndexFile, LastCompaction, config_to_json
 from vectorshard.shard.storage.witness import StoredStatement
@@ -147,7 +148,7 @@ def test_record_checksums_cover_what_the_page_says(database: sqlite3.Connection)
 def test_the_head_of_a_filter_file_is_as_the_page_says(tmp_path: Path) -> None:
     columns = FilterColumns(ENTRY.config.filter_fields)
     columns.append({0: (("en",),), 2: (("de", "en"),)}, 3)
-    store_columns(Disk(), tmp_path, columns, 3)
+    store_columns(Disk(), tmp_path, columns, 3, Room("words"))
     contents = (tmp_path / "filters-3.columns").read_bytes()
     assert contents[:8] == b"VSFILTR1"
     assert "`VSFILTR1`" in SECTIONS["filters-R.columns"]
