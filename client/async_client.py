@@ -13,7 +13,13 @@ from tenacity import AsyncRetrying
 
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, UnaryCall
-from vectorshard.client.channel import CLIENT_OPTIONS, CLOSED, checked_target
+from vectorshard.client.channel import (
+    CLOSED,
+    check_forked,
+    checked_target,
+    client_options,
+    note_asyncio,
+)
 from vectorshard.client.config_arguments import member_of, seconds_of
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import RowsView, UpsertSummary
@@ -169,9 +175,11 @@ class AsyncClient:
         """Return the channel of the running loop; open it with the first call in a loop."""
         if self._closed:
             raise ClientUnusable(CLOSED)
+        check_forked()
         loop = asyncio.get_running_loop()
         if self._channel is None or self._is_left():
-            self._channel = grpc.aio.insecure_channel(self._target, options=CLIENT_OPTIONS)
+            note_asyncio()
+            self._channel = grpc.aio.insecure_channel(self._target, options=client_options())
             self._loop, self._rpcs = loop, {}
         elif loop is not self._loop:
             raise ClientUnusable(
@@ -238,7 +246,7 @@ class AsyncClient:
         """Send an upload from a thread, over a separate channel."""
         self._open()  # raises if the client is closed or belongs to another loop
         if self._upload_channel is None:
-            self._upload_channel = grpc.insecure_channel(self._target, options=CLIENT_OPTIONS)
+            self._upload_channel = grpc.insecure_channel(self._target, options=client_options())
         stream = UploadStream(self._upload_channel, upload, self._timeout_s)
         running = asyncio.ensure_future(asyncio.to_thread(stream.run))
         try:

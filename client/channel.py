@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
-from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.errors import ClientUnusable, InvalidParameter
 from vectorshard.shard.wire.primitives import str_of
 from vectorshard.shard.wire.rpcs import message_options
 
@@ -23,27 +24,71 @@ CLIENT_OPTIONS: Final = (
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 
+
+def client_options() -> tuple[tuple[str, object], ...]:
+    """Return the options of a client's channel in this process.
+
+    Channels of equal targets and options share connections, and a forked child must not use its
+    parent's: gRPC ignores the last option, but compares it.
+    """
+    return (*CLIENT_OPTIONS, ("vectorshard.pid", os.getpid()))
+
+
 CLOSED: Final = "the client is closed"
 """The text of the error of both clients, once they are closed."""
+
+DEFAULT_PORT: Final = 7700
+"""The port of a target that names none."""
 
 _URL: Final = re.compile(r"(?i)(https?|grpcs?|tcp)://")
 _OTHER_SCHEME: Final = re.compile(r"(unix|unix-abstract|vsock|ipv4|ipv6|xds):")
 _HOST_AND_PORT: Final = re.compile(r"(?:\[[^]]*\]|[^:\[\]]*):([^:]*)")
+_HOST: Final = re.compile(r"\[[^]]*\]|[^:\[\]/,]+")
+_IPV6: Final = re.compile(r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
+
+_asyncio_in: Final[set[int]] = set()
+"""The pids of this process, and of those that it was forked from, that opened an asyncio channel.
+"""
 
 
 def checked_target(target: str) -> str:
     """Return the target; raise InvalidParameter for one that no channel can connect to.
 
-    A name without a port, and the schemes of gRPC other than dns, are gRPC's to read.
+    A host without a port gets DEFAULT_PORT. The schemes of gRPC other than dns are gRPC's to read.
     """
     target = str_of(target, "target", InvalidParameter)
     if not target.strip() or _URL.match(target):
         what = f"{target!r} is a URL" if target.strip() else "is empty"
-        reason = f"target {what}; expected HOST:PORT, such as 127.0.0.1:7700"
+        address = _URL.sub("", target).partition("/")[0] or "127.0.0.1:7700"
+        reason = f"target {what}; expected HOST:PORT, such as {address}"
         raise InvalidParameter(reason, field="target")
     address = re.sub(r"dns:(//[^/]*/)?", "", target, count=1) if target[:4] == "dns:" else target
-    parts = None if _OTHER_SCHEME.match(address) else _HOST_AND_PORT.fullmatch(address)
+    if _OTHER_SCHEME.match(address):
+        return target
+    if _HOST.fullmatch(address):
+        return f"{target}:{DEFAULT_PORT}"
+    if _IPV6.fullmatch(address):
+        return f"{target.removesuffix(address)}[{address}]:{DEFAULT_PORT}"
+    parts = _HOST_AND_PORT.fullmatch(address)
     if parts is not None and not (parts[1].isdecimal() and 1 <= int(parts[1]) <= 65_535):
         reason = f"target {target!r} is invalid: port {parts[1]!r} is not in 1..65,535"
         raise InvalidParameter(reason, field="target")
     return target
+
+
+def note_asyncio() -> None:
+    """Remember that this process opens an asyncio channel."""
+    _asyncio_in.add(os.getpid())
+
+
+def check_forked() -> None:
+    """Raise ClientUnusable if no channel works in this process.
+
+    A fork leaves the thread behind that drives asyncio channels: in the child, they wait for ever,
+    and other channels crash. A fork after calls of a blocking client is harmless.
+    """
+    if _asyncio_in - {os.getpid()}:
+        raise ClientUnusable(
+            "this process was forked after calls of an AsyncClient, which gRPC does not survive: "
+            "make the first such call after the fork, or start processes with spawn"
+        )

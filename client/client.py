@@ -12,6 +12,7 @@ client.calls; this module sends what they build, and client.streams what travels
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
@@ -22,7 +23,7 @@ from tenacity import Retrying
 
 from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
-from vectorshard.client.channel import CLIENT_OPTIONS, CLOSED, checked_target
+from vectorshard.client.channel import CLOSED, check_forked, checked_target, client_options
 from vectorshard.client.config_arguments import member_of, seconds_of
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import Hits, RowsView, UpsertSummary
@@ -75,11 +76,14 @@ def _upload(build: Callable[P, UpsertUpload]) -> Callable[Concatenate[Client, P]
 class Client:
     """A client of one server. Threads may share it; each call blocks its thread.
 
+    A forked child may use it, too: it opens a connection for itself.
+
     Parameters
     ----------
     target
-        HOST:PORT, or any gRPC name; a URL or an invalid port raises InvalidParameter. The client
-        connects with its first call. Several addresses, of a name or as in
+        HOST:PORT, or any gRPC name; the port of HOST alone is 7700. A URL or an invalid port raises
+        InvalidParameter. The client connects with its first call. Several addresses, of a name or
+        as in
         ``ipv4:10.0.0.1:7700,10.0.0.2:7700``, are routers that are used in turn.
     timeout_s
         Longest duration of a call, and of an upload's wait for an acknowledgement.
@@ -99,12 +103,12 @@ class Client:
     def __init__(
         self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
     ) -> None:
-        self._channel = grpc.insecure_channel(checked_target(target), options=CLIENT_OPTIONS)
+        self._target = checked_target(target)
+        self._connect()
         self._closed = False
         self._timeout_s = seconds_of(timeout_s)
         self._retry = member_of(Retry, retry, "retry", InvalidParameter)
         self._limits: Limits | None = None
-        self._rpcs: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
     server_info = _unary(calls.server_info)
     create_collection = _unary(calls.create_collection)
@@ -181,10 +185,18 @@ class Client:
         self.close()
 
     def _open(self) -> grpc.Channel:
-        """Return the channel, unless it is closed."""
+        """Return the channel, unless it is closed. A forked child opens a separate one."""
         if self._closed:
             raise ClientUnusable(CLOSED)
+        if self._pid != os.getpid():
+            check_forked()
+            self._connect()
         return self._channel
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._channel = grpc.insecure_channel(self._target, options=client_options())
+        self._rpcs: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
     def _ask(self, call: UnaryCall[AnswerT]) -> AnswerT:
         within_s = self._timeout_s if call.timeout_s is None else call.timeout_s

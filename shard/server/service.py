@@ -458,8 +458,9 @@ class VectorService:
         """
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._shard.problems())
-        if (await asyncio.wait([self._looking], timeout=PROBLEMS_S))[0]:
-            self._known_problems = tuple(self._looking.result())
+        looking = self._looking  # a later call may begin the next look before this one goes on
+        if (await asyncio.wait([looking], timeout=PROBLEMS_S))[0]:
+            self._known_problems = tuple(looking.result())
         return self._known_problems
 
 

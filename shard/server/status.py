@@ -104,8 +104,23 @@ _NO_SERVER: Final = re.compile(
 _NO_ADDRESS: Final = re.compile(r"errors resolving (\S+): \[.*: ([^:\]]+)\]")
 
 
+# gRPC's texts for a port that answers in another protocol, or not at all, while it connects.
+_NO_HANDSHAKE: Final = re.compile(
+    r".*last error: \w+: (?:ipv[46]|unix):(\S+): (Failed parsing HTTP/2|recvmsg:|Socket closed|"
+    r"connection attempt timed out).*"
+)
+_WHY_NO_HANDSHAKE: Final = {
+    "Failed parsing HTTP/2": "does not speak gRPC: it is the port of another service, such as HTTP",
+    "recvmsg:": "closed the connection: it is a TLS port, or its server is stopping",
+    "Socket closed": "closed the connection: it is a TLS port, or its server is stopping",
+    "connection attempt timed out": "accepts connections and answers nothing",
+}
+
+
 def _in_our_words(message: str) -> str:
     """Return gRPC's text for a server that it does not reach in our words; others unchanged."""
+    if found := _NO_HANDSHAKE.fullmatch(message):
+        return f"{unquote(found[1])} {_WHY_NO_HANDSHAKE[found[2]]}"
     for pattern, what in (
         (_NO_SERVER, "no server answers at {}"),
         (_NO_ADDRESS, "{} has no address"),
@@ -296,6 +311,8 @@ def _error_of_code(
         return errors.LimitExceeded(message, field="message")
     if code is grpc.StatusCode.UNAVAILABLE:
         message = _in_our_words(message)
+    if code is grpc.StatusCode.UNIMPLEMENTED and message == "Method not found!":
+        message = "the server does not have this call: it is another service, or an earlier release"
     kind = _ERROR_BY_CODE.get(code)
     return errors.InternalError(f"{code.name}: {message}") if kind is None else kind(message)
 

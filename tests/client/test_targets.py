@@ -8,6 +8,7 @@ import re
 import pytest
 
 from vectorshard import AsyncClient, Client
+from vectorshard.client.channel import checked_target
 from vectorshard.shard.errors import InvalidParameter
 
 
@@ -16,7 +17,7 @@ from vectorshard.shard.errors import InvalidParameter
     ("target", "text"),
     [
         ("", "target is empty; expected HOST:PORT"),
-        ("http://a:7700", "target 'http://a:7700' is a URL; expected HOST:PORT, such as "),
+        ("http://a:7700", "target 'http://a:7700' is a URL; expected HOST:PORT, such as a:7700"),
         ("a:70000", "target 'a:70000' is invalid: port '70000' is not in 1..65,535"),
         ("a:0", "port '0' is not in"),
         ("[::1]:x", "port 'x' is not in"),
@@ -32,12 +33,26 @@ def test_a_target_that_cannot_be_reached_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("a", "a:7700"),
+        ("10.0.0.1", "10.0.0.1:7700"),
+        ("::1", "[::1]:7700"),
+        ("[::1]", "[::1]:7700"),
+        ("dns:a", "dns:a:7700"),
+        ("dns:///a.b", "dns:///a.b:7700"),
+        ("a:1", "a:1"),
+    ],
+)
+def test_a_target_without_a_port_gets_the_default(target: str, read: str) -> None:
+    assert checked_target(target) == read
+
+
+@pytest.mark.parametrize(
     "target",
     [
-        "a",
         "a:7700",
         "[::1]:7700",
-        "::1",
         "dns:a:1",
         "dns:///a:1",
         "dns://8.8.8.8/a:1",
@@ -46,6 +61,7 @@ def test_a_target_that_cannot_be_reached_is_refused_at_once(
     ],
 )
 def test_other_targets_are_left_to_grpc(target: str) -> None:
+    assert checked_target(target) == target
     Client(target).close()
     AsyncClient(target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from vectorshard.shard.errors import (
     PlacementMismatch,
     WritesStopped,
 )
+from vectorshard.shard.membership import Problem
 from vectorshard.shard.rows.fingerprint import fingerprint_of
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -319,3 +321,18 @@ async def test_a_collection_is_created_under_the_incarnation_that_the_caller_giv
     answer = await served.call("CreateCollection", payload, call=Call(incarnation="given"))
     entry, created = collections.decode_create_collection_response(answer)
     assert (entry.incarnation, created) == ("given", True)
+
+
+async def test_a_look_for_problems_may_begin_before_every_caller_of_the_last_one_goes_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def problems() -> list[Problem]:
+        await asyncio.sleep(0)
+        return []
+
+    async def twice() -> tuple[Problem, ...]:
+        await served.service._problems()
+        return await served.service._problems()
+
+    monkeypatch.setattr(served.shard, "problems", problems)
+    assert [*await asyncio.gather(twice(), served.service._problems())] == [(), ()]
