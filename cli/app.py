@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
-from vectorshard.cli import losses, recall, restore, rows, serve
+from vectorshard.cli import losses, recall, repair, restore, rows, serve
 from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
@@ -115,6 +115,8 @@ app = typer.Typer(
 )
 for _command in serve.COMMANDS:
     app.command(epilog=explained())(one_line_errors(exit_code)(_command))
+for _repair in repair.COMMANDS:
+    app.command(epilog=repair.explained())(one_line_errors(exit_code)(_repair))
 for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, restore.restore):
     app.command()(one_line_errors()(_other))
 app.command(epilog=restore.VERIFY_CODES)(one_line_errors()(restore.verify))

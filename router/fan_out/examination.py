@@ -224,7 +224,9 @@ class Examination:
     def problems(self) -> list[Problem]:
         """Return what an operator has to look at, by shard, as of the last round."""
         found = [each for _, report in sorted(self.reports.items()) for each in report.problems]
-        told: set[object] = {(each.shard, each.collection) for each in found}
+        told: set[object] = {
+            (each.shard, each.collection) for each in found if each.kind is ProblemKind.MISSING
+        }
         for incarnation, absent in self._absent.items():
             verdict = self.verdicts.get(incarnation)
             for shard, error in absent.items():

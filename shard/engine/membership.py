@@ -133,7 +133,7 @@ class ShardMembership:
         )
 
     def kept_files(self, collection: str = "") -> list[Problem]:
-        """Name the files that were kept when a loss was accepted, of one collection or of all.
+        """Name the files that a repair or an accepted loss replaced, of one collection or of all.
 
         Reads a directory.
         """
@@ -144,8 +144,8 @@ class ShardMembership:
                 kind=ProblemKind.DAMAGED,
                 collection=name_of_kept(path.name) or "",
                 text=(
-                    f"{path} keeps files that were replaced when their loss was accepted: remove "
-                    "them once nothing in them is of use"
+                    f"{path} keeps files that a repair or an accepted loss replaced: remove them "
+                    "once nothing in them is of use"
                 ),
             )
             for path in self._directory.kept_directories(collection)

@@ -53,6 +53,12 @@ def content_hashes(ids: IdArray, metadata: Sequence[bytes], vectors: Float32Arra
     return hashes
 
 
+def content_hash_seeds(ids: IdArray) -> tuple[int, int]:
+    """Return the seeds of an id (1,) for the hash of its vector, and for that of its metadata."""
+    (seed,) = (xxh3_64(ids) if ids.dtype == np.object_ else ids.view(np.uint64)).tolist()
+    return seed, seed ^ _OF_METADATA
+
+
 def from_bytes(stored: bytes | bytearray) -> UInt64Array:
     """Return stored hashes as uint64 (rows, 2); ValueError if these are not whole hashes."""
     return np.frombuffer(stored, dtype=np.uint64).reshape(-1, 2)

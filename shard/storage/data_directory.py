@@ -5,7 +5,6 @@ docs/formats.md describes the files. What a collection's directory holds must no
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -22,10 +21,10 @@ import structlog
 from vectorshard.shard.errors import (
     DataDirectoryError,
     DataDirectoryForeign,
-    DataDirectoryLocked,
     DataDirectoryTooNew,
 )
 from vectorshard.shard.storage.ballast import Ballast
+from vectorshard.shard.storage.directory_lock import locked
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object, record_of
 from vectorshard.shard.storage.register import Register, Registered
@@ -36,7 +35,6 @@ FORMAT_VERSION: Final = 2
 VERSION_WITHOUT_ID: Final = 1
 """What earlier releases wrote: no `directory`, no `life`, no register and no session file."""
 
-_LOCK = "LOCK"
 _IDENTITY_BYTES_MAX = 64 * 1024  # it has about 300
 IDENTITY_FILE = "shard.json"
 _COLLECTIONS = "collections"
@@ -162,9 +160,9 @@ class DataDirectory:
         """
         _refuse_dangling_link(path)
         _make_durably(disk, path)
-        lock = _locked(disk, path)
+        lock = locked(disk, path)
         try:
-            stored = _stored_identity(path)
+            stored = stored_identity(path)
             session, ballast = new_session(), Ballast(disk, path)
             if stored is None:
                 disk.sync_directory(path.parent)  # its creator may have been killed
@@ -172,7 +170,7 @@ class DataDirectory:
                 own, version = DirectoryId(directory=new_directory()), FORMAT_VERSION
                 opens = begin_session(disk, path, session, expected=False)
                 Register(disk, path).store()
-                _store_identity(disk, path, identity, own)
+                store_identity(disk, path, identity, own)
             else:
                 identity, own, version = stored
                 _check_identity(path, identity, wanted)
@@ -200,7 +198,7 @@ class DataDirectory:
         """Begin a later life, durably; one that has begun changes nothing."""
         if life > self._own.life or self._version != FORMAT_VERSION:
             own = replace(self._own, life=max(life, self._own.life))
-            store = partial(_store_identity, self._disk, self.path, self.identity, own)
+            store = partial(store_identity, self._disk, self.path, self.identity, own)
             self._ballast.spend(store)
             self._own, self._version = own, FORMAT_VERSION
 
@@ -415,25 +413,11 @@ def _make_durably(disk: Disk, path: Path) -> None:
         disk.sync_directory(path.parent)
 
 
-def _locked(disk: Disk, path: Path) -> DiskFile:
-    lock = disk.open(path / _LOCK)
-    try:
-        fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        disk.write(lock, 0, f"{os.getpid():<20}\n".encode())  # of one length: files only grow
-    except BlockingIOError as error:
-        pid = os.pread(lock.descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
-        lock.close()
-        raise DataDirectoryLocked(
-            f"{path} is in use by process {pid}: stop it, or choose another directory"
-        ) from error
-    except BaseException:
-        lock.close()
-        raise
-    return lock
+def stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | None:
+    """Read the identity and the format version, or return None for a directory never used.
 
-
-def _stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | None:
-    """Read the identity, or return None for a directory that has never been used."""
+    Raises DataDirectoryError if it is invalid, DataDirectoryForeign if it is gone.
+    """
     file = path / IDENTITY_FILE
     if not file.exists():
         if (path / _COLLECTIONS).exists():
@@ -467,11 +451,12 @@ def stored_cluster(path: Path) -> str:
 
     Raises DataDirectoryError if its identity is invalid.
     """
-    stored = _stored_identity(path)
+    stored = stored_identity(path)
     return stored[0].cluster if stored is not None else ""
 
 
-def _store_identity(disk: Disk, path: Path, identity: ShardIdentity, own: DirectoryId) -> None:
+def store_identity(disk: Disk, path: Path, identity: ShardIdentity, own: DirectoryId) -> None:
+    """Write the identity, durably."""
     stored = {"format_version": FORMAT_VERSION, **asdict(identity), **asdict(own)}
     disk.write_new_file(path / IDENTITY_FILE, json.dumps(stored, indent=2).encode() + b"\n")
 

@@ -92,6 +92,11 @@ def _read(path: Path, config: CollectionConfig) -> FilterColumns | None:
         return None
 
 
+def is_sound_columns_file(path: Path, config: CollectionConfig) -> bool:
+    """Whether a start could use a file of columns."""
+    return _read(path, config) is not None
+
+
 def store_columns(
     disk: Disk, directory: Path, columns: FilterColumns, rows: int, room: Room
 ) -> None:

@@ -158,6 +158,11 @@ class RowStore:
         """Whether it is of this format version; otherwise `start_writing` needs an upgrade."""
         return self._database.version == FORMAT_VERSION
 
+    @property
+    def version(self) -> int:
+        """The format version of its files."""
+        return self._database.version
+
     def start_writing(self, session: int = 0, upgrade: Upgrade | None = None) -> None:
         """Open the store to be written, in a session of its data directory, or 0.
 

@@ -101,6 +101,27 @@ def write_durably(disk: Disk, path: Path, slot: Slot) -> None:
         slots.sync()
 
 
+def stored_records(path: Path) -> list[tuple[bytes, int]]:
+    """Return the bytes of both records with their stored checksums, sound or not.
+
+    Fewer if the file was cut. Raises OSError if the disk fails.
+    """
+    contents = read_file(path, 2 * SLOT_BYTES)
+    return [
+        (contents[at : at + _RECORD.size], *_CRC32C.unpack_from(contents, at + _RECORD.size))
+        for at in (0, SLOT_BYTES)
+        if len(contents) >= at + _RECORD.size + _CRC32C.size
+    ]
+
+
+def slot_of(record: bytes) -> Slot | None:
+    """Return what a record's bytes say, None if they are no record."""
+    if not record.startswith(_MAGIC):
+        return None
+    _, counter, value = _RECORD.unpack(record)
+    return Slot(counter, value)
+
+
 def _packed(slot: Slot) -> bytes:
     record = _RECORD.pack(_MAGIC, slot.counter, slot.value)
     return record + _CRC32C.pack(checksum(record))

@@ -1,0 +1,130 @@
+"""A shard whose files were repaired: whole if everything came back, else MISSING until accepted.
+
+Real shards in this process, without sockets; tests/shard/engine/test_repair.py has the repairs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.test_accepted_losses import (
+    OLDER_ROWS,
+    ROWS,
+    Fleet,
+    check_missing,
+    rows_of,
+    written,
+)
+from vectorshard.router.fan_out.placement import slots_of_shard
+from vectorshard.shard.errors import WritesLost
+from vectorshard.shard.membership import AcceptLossRequest
+from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.repair import Given, Wanted, repair
+from vectorshard.shard.storage.repair_findings import Outcome, Repair
+
+SHARD = 1
+
+
+def harmed(path: Path, statement: str) -> None:
+    """Change the database of a collection that no server has open."""
+    database = path / f"shard-{SHARD}" / "collections" / "words" / "store.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(statement)
+
+
+def repaired(path: Path, given: Given | None = None) -> Repair:
+    directory = path / f"shard-{SHARD}"
+    found = repair(Disk(), directory, Wanted(write=True), given or Given(slots_of=slots_of_shard))
+    assert found[0].outcome is Outcome.SOUND
+    return found[1]
+
+
+@pytest.mark.parametrize("witnessed", [True, False])
+@pytest.mark.parametrize("commit", [1, 2])
+async def test_a_shard_that_lost_a_commit_is_missing_until_the_loss_is_accepted(
+    tmp_path: Path, witnessed: bool, commit: int
+) -> None:
+    path = tmp_path / "fleet"
+    token = await written(path, witnessed=witnessed)
+    harmed(path, f"UPDATE commits SET crc32c = 7, ids = x'00' WHERE sequence = {commit}")
+    found = repaired(path)
+    assert (found.whole, found.commits_lost) == (False, (commit,))
+    fleet = await Fleet.open(path)
+    await fleet.rounds()
+    await check_missing(fleet, SHARD)
+    kept, left = await rows_of(fleet, SHARD), await rows_of(fleet, 1 - SHARD)
+    assert kept < ROWS - left
+    await fleet.routers[0].accept_loss(AcceptLossRequest(shard=SHARD, accept=True))
+    await fleet.rounds(3)
+    result = await fleet.search()
+    assert (result.receipt.coverage, len(result.hits.ids)) == (1.0, left + kept)
+    ledger = (await fleet.routers[0].describe("words")).ledger
+    assert ledger.adds_up
+    assert (ledger.accepted, ledger.lost) == (ROWS, ROWS - left - kept)
+    with pytest.raises(WritesLost, match=f"shard {SHARD}"):
+        await fleet.search(token=token)
+    await fleet.put(0, OLDER_ROWS)
+    await fleet.put(OLDER_ROWS, ROWS)
+    assert len((await fleet.search()).hits.ids) == ROWS
+    await fleet.close()
+
+
+async def test_a_shard_of_which_everything_was_restored_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "fleet"
+    token = await written(path)
+    harmed(path, "UPDATE ledger SET accepted = 3, deleted = 9, sum = zeroblob(16)")
+    assert repaired(path).whole
+    fleet = await Fleet.open(path)
+    await fleet.rounds()
+    found = await fleet.search(token=token)
+    assert (found.receipt.coverage, len(found.hits.ids)) == (1.0, ROWS)
+    await fleet.close()
+
+
+@pytest.mark.parametrize("file", ["shard.json", "session", "register.json", "witness.json"])
+@pytest.mark.parametrize("gone", [True, False])
+async def test_files_of_the_directory_are_made_again_and_nothing_is_missing(
+    tmp_path: Path, file: str, gone: bool
+) -> None:
+    path = tmp_path / "fleet"
+    token = await written(path)
+    fleet = await Fleet.open(path)
+    await fleet.rounds(3)  # the collections name their members
+    await fleet.close()
+    harmed_file = path / f"shard-{SHARD}" / file
+    if gone:
+        harmed_file.unlink()
+    else:
+        harmed_file.write_bytes(b"7" * harmed_file.stat().st_size)
+    directory = path / f"shard-{SHARD}"
+    given = Given(cluster="cluster", slots_of=slots_of_shard)
+    found = repair(Disk(), directory, Wanted(write=True), given)
+    sound = file == "witness.json" and gone
+    expected = [Outcome.SOUND if sound else Outcome.REPAIRED, Outcome.SOUND]
+    assert [each.outcome for each in found] == expected
+    assert (directory / f"damaged.{file}.1").exists() == (not gone)
+    again = repair(Disk(), directory, Wanted(), given)
+    assert [each.outcome for each in again] == [Outcome.SOUND, Outcome.SOUND]
+    fleet = await Fleet.open(path)
+    await fleet.rounds()
+    result = await fleet.search(token=token)
+    assert (result.receipt.coverage, len(result.hits.ids)) == (1.0, ROWS)
+    await fleet.close()
+
+
+async def test_an_identity_that_is_stored_nowhere_else_has_to_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "fleet"
+    await written(path)
+    directory = path / f"shard-{SHARD}"
+    (directory / "shard.json").write_bytes(b"{")
+    found = repair(Disk(), directory, Wanted(write=True), Given(slots_of=slots_of_shard))
+    assert found[0].outcome is Outcome.REFUSED
+    assert "--cluster" in found[0].cure
+    wrong = Given(shard=0, shards_total=3, cluster="cluster", slots_of=slots_of_shard)
+    found = repair(Disk(), directory, Wanted(write=True), wrong)
+    assert found[0].outcome is Outcome.REFUSED
+    assert (directory / "shard.json").read_bytes() == b"{"
