@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from itertools import islice
+from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import Topology
+from vectorshard.shard.errors import InvalidParameter, Unsupported
 from vectorshard.shard.membership import Problem
+from vectorshard.shard.texts import Grid, Readable, receipt_grid
 from vectorshard.shard.types import (
     Float32Array,
     IdArray,
+    Int64Array,
     Receipt,
     RowError,
     Rows,
@@ -23,6 +28,9 @@ from vectorshard.shard.types import (
     UInt32Array,
 )
 from vectorshard.shard.wire.metadata import mapping_from_metadata
+
+ROWS_SHOWN: Final = 20
+"""The hits, or rows, that are printed; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +43,19 @@ class Hit:
     metadata: dict[str, Any] | None = None
 
 
+class HitMatrix(NamedTuple):
+    """Hits as matrices (queries, k), best first; `counts` (queries,) are the hits of each query.
+
+    What is beyond a query's count is padding: the id -1 or "", and the score NaN.
+    """
+
+    ids: IdArray
+    scores: Float32Array
+    counts: UInt32Array
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Hits(Sequence[list[Hit]]):
+class Hits(Readable, Sequence[list[Hit]]):
     """The hits of a batch of queries, flat in query order, best first.
 
     As a sequence it has one list of `Hit` for each query. `counts` is uint32 (queries,), `ids`
@@ -55,6 +74,81 @@ class Hits(Sequence[list[Hit]]):
     def _bounds(self) -> list[int]:
         """Where the hits of each query begin, and where those of the last query end."""
         return [0, *np.cumsum(self.counts, dtype=np.int64).tolist()]
+
+    def to_numpy(self, k: int | None = None) -> HitMatrix:
+        """Return ids and scores as matrices of `k` columns, by default as many as are needed.
+
+        Raises InvalidParameter if a query has more hits than that.
+        """
+        needed = int(self.counts.max(initial=0))
+        if k is not None and k < needed:
+            raise InvalidParameter(f"{k} is less than the {needed} hits of a query", field="k")
+        shape = (len(self), needed if k is None else k)
+        queries, ranks = self._places()
+        strings = self.ids.dtype == np.object_
+        ids: Any = np.full(shape, "" if strings else -1, dtype=self.ids.dtype)
+        scores = np.full(shape, np.nan, dtype=np.float32)
+        ids[queries, ranks] = self.ids
+        scores[queries, ranks] = self.scores
+        return HitMatrix(ids, scores, self.counts)
+
+    def _places(self) -> tuple[Int64Array, Int64Array]:
+        """Return the query of each hit, and its rank from 0 (hits,)."""
+        queries = np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
+        firsts = np.repeat(np.array(self._bounds[:-1], dtype=np.int64), self.counts)
+        return queries, np.arange(self.ids.size, dtype=np.int64) - firsts
+
+    def to_pandas(self) -> Any:
+        """Return a DataFrame with one row for each hit: query, rank from 1, id, score.
+
+        Vectors and metadata are further columns, if the search asked for them. Raises Unsupported
+        if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise Unsupported("pandas is not installed: pip install pandas") from None
+        columns = self._columns()
+        if self.vectors is not None:
+            columns["vector"] = list(self.vectors)
+        if self.metadata is not None:
+            columns["metadata"] = self.metadata
+        return pandas.DataFrame(columns)
+
+    def to_arrow(self) -> Any:
+        """Return a table with one row for each hit: query, rank from 1, id, score.
+
+        Vectors, as fixed size lists, and metadata, as JSON, are further columns, if the search
+        asked for them. Raises Unsupported if pyarrow is not installed.
+        """
+        try:
+            import pyarrow
+        except ImportError:
+            raise Unsupported("pyarrow is not installed: pip install pyarrow") from None
+        columns = self._columns()
+        if self.vectors is not None:
+            components = pyarrow.array(np.ascontiguousarray(self.vectors).reshape(-1))
+            dim = self.vectors.shape[1]
+            columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(components, dim)
+        if self.metadata is not None:
+            columns["metadata"] = [json.dumps(mapping) for mapping in self.metadata]
+        return pyarrow.table(columns)
+
+    def _columns(self) -> dict[str, Any]:
+        queries, ranks = self._places()
+        return {"query": queries, "rank": ranks + 1, "id": self.ids, "score": self.scores}
+
+    def _grids(self) -> Sequence[Grid]:
+        queries, ranks = self._places()
+        columns = ["query", "rank", "id", "score"]
+        columns += [] if self.metadata is None else ["metadata"]
+        rows = []
+        for hit in range(min(self.ids.size, ROWS_SHOWN)):
+            row = [str(queries[hit]), str(ranks[hit] + 1), str(self.ids[hit])]
+            row.append(f"{self.scores[hit]:.6g}")
+            rows.append(row if self.metadata is None else [*row, str(self.metadata[hit])])
+        title = f"{self.ids.size:,} hits of {len(self):,} queries"
+        return [Grid(title, columns, rows), *_further(self.ids.size), receipt_grid(self.receipt)]
 
     def __len__(self) -> int:
         """Return the number of queries."""
@@ -86,10 +180,20 @@ class Hits(Sequence[list[Hit]]):
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row. `vector` (dim,) and `metadata` are None unless the call asked for them."""
+
+    id: int | str
+    vector: Float32Array | None = None
+    metadata: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RowsView:
+class RowsView(Readable):
     """Rows that exist: ids (rows,), and the parts that the call asked for, else None.
 
+    Iterating over it yields a `Row` for each.
     `vectors` is float32 (rows, dim), of norm 1 under COSINE; `metadata` is one dict per row.
     """
 
@@ -100,6 +204,20 @@ class RowsView:
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.ids.size
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows, in their order."""
+        for row, id_ in enumerate(self.ids.tolist()):
+            vector = None if self.vectors is None else self.vectors[row]
+            yield Row(id_, vector, None if self.metadata is None else self.metadata[row])
+
+    def _grids(self) -> Sequence[Grid]:
+        columns = ["id", *([] if self.metadata is None else ["metadata"])]
+        rows = [
+            [str(row.id), *([] if row.metadata is None else [str(row.metadata)])]
+            for row in islice(self, ROWS_SHOWN)
+        ]
+        return [Grid(f"{len(self):,} rows", columns, rows), *_further(len(self))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +234,7 @@ class ServerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpsertSummary:
+class UpsertSummary(Readable):
     """The result of an upsert: `accepted` rows are durable and searchable.
 
     `errors` names the rows that an INSERT found under their id with other content. A search with
@@ -126,6 +244,16 @@ class UpsertSummary:
     accepted: int
     errors: tuple[RowError, ...]
     token: Token
+
+    def _grids(self) -> Sequence[Grid]:
+        title = f"{self.accepted:,} rows accepted, {len(self.errors):,} refused"
+        refused = [Grid(f"row {each.row}: {each.message}") for each in self.errors[:10]]
+        return [Grid(title), *refused]
+
+
+def _further(rows: int) -> list[Grid]:
+    """Return the line that counts the rows that are not printed."""
+    return [Grid(f"... and {rows - ROWS_SHOWN:,} more")] if rows > ROWS_SHOWN else []
 
 
 def hits_of(result: SearchResult) -> Hits:

@@ -5,9 +5,11 @@ As in `shard.types`, these are dataclasses and numpy arrays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vectorshard.shard.filters import Filter
+from vectorshard.shard.texts import Grid, Readable, collection_grids, shards_grid
 from vectorshard.shard.types import (
     CollectionConfig,
     ExactReason,
@@ -36,7 +38,7 @@ class Scrub:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardDescription:
+class ShardDescription(Readable):
     """One leaf shard's part of a collection. Durations in seconds, times in seconds since 1970."""
 
     shard: int
@@ -72,9 +74,12 @@ class ShardDescription:
     content_sum: bytes = b""  # 16 bytes; empty from earlier releases
     restored_from: str = ""
 
+    def _grids(self) -> Sequence[Grid]:
+        return [shards_grid(f"shard {self.shard}", [self])]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionDescription:
+class CollectionDescription(Readable):
     """A collection and its leaf shards, by number."""
 
     config: CollectionConfig
@@ -86,6 +91,9 @@ class CollectionDescription:
     def ledger(self) -> Ledger:
         """The sum of the shards' ledgers."""
         return sum((shard.ledger for shard in self.shards), Ledger())
+
+    def _grids(self) -> Sequence[Grid]:
+        return collection_grids(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

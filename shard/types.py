@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.shard.filters import Filter
+from vectorshard.shard.texts import Grid, Readable, ledger_grid, receipt_grid
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -183,7 +184,7 @@ class UpdateRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
+class Ledger(Readable):
     """The state of all accepted rows: accepted = buffered + indexed + deleted + replaced + lost.
 
     `lost` are rows that a disk lost and whose loss an operator accepted.
@@ -206,6 +207,9 @@ class Ledger:
         """Whether every accepted row is counted exactly once."""
         gone = self.deleted + self.replaced + self.lost
         return self.accepted == self.buffered + self.indexed + gone
+
+    def _grids(self) -> Sequence[Grid]:
+        return [ledger_grid(self)]
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(
@@ -395,7 +399,7 @@ class ShardReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Readable):
     """What a result covers: one entry per leaf shard, by shard number."""
 
     shards: tuple[ShardReceipt, ...]
@@ -410,6 +414,9 @@ class Receipt:
     def shards_answered(self) -> int:
         """The number of leaf shards that answered."""
         return sum(not shard.missing_reason for shard in self.shards)
+
+    def _grids(self) -> Sequence[Grid]:
+        return [receipt_grid(self)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from vectorshard import errors
     from vectorshard.client.async_client import AsyncClient
     from vectorshard.client.client import Client
-    from vectorshard.client.results import Hit, Hits, RowsView, ServerInfo, UpsertSummary
+    from vectorshard.client.results import (
+        Hit,
+        HitMatrix,
+        Hits,
+        Row,
+        RowsView,
+        ServerInfo,
+        UpsertSummary,
+    )
     from vectorshard.client.retry import Retry
     from vectorshard.client.streams import SearchStream
     from vectorshard.shard.config import Limits
@@ -79,7 +87,9 @@ _NAMES: Final = {
     "vectorshard.client.client": ("Client",),
     "vectorshard.client.results": (
         "Hit",
+        "HitMatrix",
         "Hits",
+        "Row",
         "RowsView",
         "ServerInfo",
         "UpsertSummary",
@@ -168,6 +178,7 @@ __all__ = [
     "FilterField",
     "FilterPlan",
     "Hit",
+    "HitMatrix",
     "Hits",
     "IdType",
     "In",
@@ -191,6 +202,7 @@ __all__ = [
     "Receipt",
     "Retry",
     "Role",
+    "Row",
     "RowError",
     "RowErrorCode",
     "RowsView",
