@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
-from vectorshard.cli import losses, recall, repair, restore, rows, serve
+from vectorshard.cli import export, losses, recall, repair, restore, rows, serve
 from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
@@ -117,8 +117,9 @@ for _command in serve.COMMANDS:
     app.command(epilog=explained())(one_line_errors(exit_code)(_command))
 for _repair in repair.COMMANDS:
     app.command(epilog=repair.explained())(one_line_errors(exit_code)(_repair))
-for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, restore.restore):
+for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, export.export, restore.restore):
     app.command()(one_line_errors()(_other))
+app.command("import", help="The same as `ingest`.")(one_line_errors()(rows.ingest))
 app.command(epilog=restore.VERIFY_CODES)(one_line_errors()(restore.verify))
 
 

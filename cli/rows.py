@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,12 @@ def connect(target: str, timeout_s: float) -> Client:
 
 
 def ingest(
-    file: Annotated[Path, typer.Argument(help="A .npy, .npz or ann-benchmarks .hdf5 file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A .npy, .npz, .parquet or ann-benchmarks .hdf5 file, such as one of `export`."
+        ),
+    ],
     collection: Annotated[
         str, typer.Option(help="Name of the collection; created if it does not exist.")
     ],
@@ -73,15 +78,24 @@ def ingest(
         Metric | None, typer.Option(help="Default: the metric in the file, else cosine.")
     ] = None,
     vectors_key: Annotated[
-        str, typer.Option(help="The array of vectors. Default: vectors, or train in an .hdf5 file.")
+        str,
+        typer.Option(
+            help="The array of vectors. Default: vectors, train in .hdf5, vector in .parquet."
+        ),
     ] = "",
     ids_key: Annotated[
-        str, typer.Option(help="The array of ids. Default: ids if it exists, else row numbers.")
+        str,
+        typer.Option(
+            help="The array of ids. Default: ids, id in .parquet, if it exists, else row numbers."
+        ),
     ] = "",
     batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows in each call.")] = 5_000,
     timeout: Timeout = 60.0,
 ) -> None:
-    """Write the vectors of a file into a collection."""
+    """Write the vectors of a file into a collection, with their metadata if the file has any.
+
+    A collection that does not exist is created as the export in the file states.
+    """
     console = terminal()
     with (
         open_vectors(file, vectors_key=vectors_key, ids_key=ids_key) as source,
@@ -112,7 +126,16 @@ def ensure_collection(
         config = client.describe(name).config
     except CollectionNotFound:
         metric = metric or source.metric or Metric.COSINE
-        client.create_collection(name, dim=source.dim, metric=metric, id_type=source.id_type)
+        settings: dict[str, Any] = {}
+        if (stated := source.config) is not None:
+            settings = {
+                "index": stated.index,
+                "target_recall": stated.target_recall,
+                "filter_fields": stated.filter_fields,
+            }
+        client.create_collection(
+            name, dim=source.dim, metric=metric, id_type=source.id_type, **settings
+        )
         return client.describe(name).config
     if config.dim != source.dim:
         reason = f"dim is {source.dim:,}; the dim of collection {name!r} is {config.dim:,}"
@@ -151,7 +174,9 @@ def stream_rows(
     with rows_progress(console) as progress:
         task = progress.add_task("writing", total=source.rows)
         for ids, vectors in source.batches(batch_rows):
-            summary = retrying(client.upsert, name, ids, vectors)
+            metadata = source.metadata(sent, len(ids))
+            described = () if metadata is None else (metadata,)
+            summary = retrying(client.upsert, name, ids, vectors, *described)
             accepted += summary.accepted
             refused += [(sent + error.row, error.message) for error in summary.errors]
             sent += len(ids)

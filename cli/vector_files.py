@@ -1,14 +1,15 @@
-"""Read vectors and their ids from .npy, .npz and ann-benchmarks .hdf5 files, a batch at a time.
+"""Read vectors, ids and metadata from .npy, .npz, .parquet and ann-benchmarks .hdf5 files.
 
-Files in, numpy out: no network and no terminal here. The vectors of a .npy and .hdf5 file stay on
-disk until their batch is read.
+Files in, numpy out, a batch at a time: no network and no terminal here. The vectors of a .npy,
+.parquet and .hdf5 file stay on disk until their batch is read.
 """
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
-from vectorshard.shard.types import IdArray, IdType, Metric, VectorArray
+from vectorshard.cli.npz_files import CONFIGURATION
+from vectorshard.cli.parquet_files import (
+    NotInstalled,
+    ParquetReader,
+    ParquetTexts,
+    ParquetVectors,
+)
+from vectorshard.shard.storage.json_records import InvalidRecord, from_json
+from vectorshard.shard.types import CollectionConfig, IdArray, IdType, Metric, VectorArray
 
 METRIC_BY_DISTANCE: Mapping[str, Metric] = {
     "angular": Metric.COSINE,
@@ -56,12 +65,15 @@ class VectorFile:
     """The vectors of an open file.
 
     `vectors` is (rows, dim) of any real type. `ids` is (rows,), or None if the row numbers are the
-    ids. `metric` is None if the file does not state one.
+    ids. `metric` is None if the file does not state one. `texts` (rows,) is the metadata as JSON.
+    An export has the `config` of its collection.
     """
 
     vectors: Column
     ids: IdArray | None
     metric: Metric | None
+    texts: Column | None = None
+    config: CollectionConfig | None = None
 
     @property
     def rows(self) -> int:
@@ -90,6 +102,27 @@ class VectorFile:
             ids = np.arange(span.start, span.stop) if self.ids is None else self.ids[span]
             yield ids, as_vectors(self.vectors[span])
 
+    def metadata(self, first: int, rows: int) -> list[dict[str, Any]] | None:
+        """Return the metadata of some rows; None if the file has none.
+
+        Raises UnreadableFile for text that is no JSON object.
+        """
+        if self.texts is None:
+            return None
+        texts = self.texts[slice(first, first + rows)]
+        return [mapping_of(text, first + row) for row, text in enumerate(texts.tolist())]
+
+
+def mapping_of(text: str | bytes | None, row: int) -> dict[str, Any]:
+    """Return the metadata of a row from its JSON; empty for no text."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as cause:
+        raise UnreadableFile(f"row {row:,}: its metadata is not JSON: {cause}") from cause
+    if not isinstance(found, dict):
+        raise UnreadableFile(f"row {row:,}: its metadata must be a JSON object, not {text!r}")
+    return found
+
 
 def as_vectors(block: npt.NDArray[Any]) -> VectorArray:
     """Return a contiguous float16 or float32 copy or view of `block`, in native byte order."""
@@ -106,11 +139,15 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
     Parameters
     ----------
     path
-        A .npy with one matrix; a .npz with named arrays; an .hdf5 or .h5 with named datasets.
+        A .npy with one matrix; a .npz with named arrays; an .hdf5 or .h5 with named datasets; a
+        .parquet with a column of lists.
     vectors_key
-        The array of vectors. Default: ``vectors`` in a .npz, ``train`` in an .hdf5.
+        The array of vectors. Default: ``vectors`` in a .npz, ``train`` in an .hdf5, ``vector`` in a
+        .parquet.
     ids_key
-        The array of ids. Default: ``ids`` if there is one, else no ids.
+        The array of ids. Default: ``ids`` if there is one, ``id`` in a .parquet, else no ids.
+
+    Metadata is the array ``metadata`` of a .npz or .parquet, if there is one: JSON objects.
 
     Raises
     ------
@@ -121,7 +158,7 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
     with ExitStack() as stack:
         try:
             vector_file = load(path, vectors_key, ids_key, stack)
-        except UnreadableFile as cause:
+        except (UnreadableFile, NotInstalled) as cause:
             raise UnreadableFile(f"{path}: {cause}") from cause
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as cause:
             reason = getattr(cause, "strerror", None) or cause
@@ -144,14 +181,42 @@ def load(path: Path, vectors_key: str, ids_key: str, stack: ExitStack) -> Vector
         stack.enter_context(arrays)
         vectors = arrays[existing_key(arrays, vectors_key or "vectors")]
         ids_key = default_ids_key(arrays, ids_key)
-        return checked(vectors, arrays[ids_key] if ids_key else None, None)
+        config = stated_config(str(arrays[CONFIGURATION])) if CONFIGURATION in arrays else None
+        return checked(
+            vectors,
+            arrays[ids_key] if ids_key else None,
+            config.metric if config else None,
+            arrays.get("metadata"),
+            config,
+        )
+    if suffix == ".parquet":
+        return load_parquet(stack.enter_context(closing(ParquetReader(path))), vectors_key, ids_key)
     if suffix in {".hdf5", ".h5"}:
         datasets = stack.enter_context(open_hdf5(path))
         vectors = datasets[existing_key(datasets, vectors_key or "train")]
         ids_key = default_ids_key(datasets, ids_key)
         ids = hdf5_column(datasets[ids_key]) if ids_key else None
         return checked(vectors, ids, stated_metric(datasets.attrs.get("distance")))
-    raise UnreadableFile("the suffix must be .npy, .npz, .hdf5 or .h5")
+    raise UnreadableFile("the suffix must be .npy, .npz, .parquet, .hdf5 or .h5")
+
+
+def load_parquet(reader: ParquetReader, vectors_key: str, ids_key: str) -> VectorFile:
+    """Return the columns of an open Parquet file."""
+    names = dict.fromkeys(reader.names)
+    vectors = ParquetVectors(reader, existing_key(names, vectors_key or "vector"))
+    ids_key = existing_key(names, ids_key) if ids_key else ("id" if "id" in names else "")
+    texts = ParquetTexts(reader, "metadata") if "metadata" in names else None
+    config = stated_config(reader.configuration) if reader.configuration else None
+    ids = reader.ids(ids_key) if ids_key else None
+    return checked(vectors, ids, config.metric if config else None, texts, config)
+
+
+def stated_config(text: str) -> CollectionConfig:
+    """Return the configuration that an export states."""
+    try:
+        return from_json(CollectionConfig, text, "configuration")
+    except InvalidRecord as cause:
+        raise UnreadableFile(str(cause)) from cause
 
 
 def open_hdf5(path: Path) -> Any:
@@ -195,7 +260,13 @@ def stated_metric(distance: Any) -> Metric | None:
     return METRIC_BY_DISTANCE[name]
 
 
-def checked(vectors: Column, ids: npt.NDArray[Any] | None, metric: Metric | None) -> VectorFile:
+def checked(
+    vectors: Column,
+    ids: npt.NDArray[Any] | None,
+    metric: Metric | None,
+    texts: Column | None = None,
+    config: CollectionConfig | None = None,
+) -> VectorFile:
     """Return the file's content; raise UnreadableFile if a shape or type is wrong."""
     if len(vectors.shape) != 2 or vectors.dtype.kind not in "fiu":
         raise UnreadableFile(
@@ -204,7 +275,17 @@ def checked(vectors: Column, ids: npt.NDArray[Any] | None, metric: Metric | None
         )
     if ids is not None and ids.shape != vectors.shape[:1]:
         raise UnreadableFile(f"ids must have shape {vectors.shape[:1]}, not {ids.shape}")
-    return VectorFile(vectors=vectors, ids=None if ids is None else as_ids(ids), metric=metric)
+    if texts is not None and (texts.shape != vectors.shape[:1] or texts.dtype.kind not in "OSU"):
+        raise UnreadableFile(
+            f"metadata must be {vectors.shape[:1]} texts, not {texts.dtype} of shape {texts.shape}"
+        )
+    return VectorFile(
+        vectors=vectors,
+        ids=None if ids is None else as_ids(ids),
+        metric=metric,
+        texts=texts,
+        config=config,
+    )
 
 
 def as_ids(column: npt.NDArray[Any]) -> IdArray:

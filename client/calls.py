@@ -322,15 +322,23 @@ def list_rows(
     filter: FilterLike | None = None,
     vectors: bool = False,
     metadata: bool = False,
+    skip_damaged: bool = False,
 ) -> Listing:
     """Yield all live rows, or those that pass a filter, in pages of at most `page_size` rows.
 
     A row that lives throughout the listing is returned at least once. A row that is written
-    meanwhile may be returned again.
+    meanwhile may be returned again. A damaged row is an error, unless `skip_damaged` leaves it out
+    and names its id in `damaged` of its page.
     """
     include = include_of(vectors, metadata)
     return Listing(
-        ListRequest(collection=name, page_size=page_size, filter=filter_of(filter), include=include)
+        ListRequest(
+            collection=name,
+            page_size=page_size,
+            filter=filter_of(filter),
+            include=include,
+            skip_damaged=skip_damaged,
+        )
     )
 
 

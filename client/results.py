@@ -195,11 +195,13 @@ class RowsView(Readable):
 
     Iterating over it yields a `Row` for each.
     `vectors` is float32 (rows, dim), of norm 1 under COSINE; `metadata` is one dict per row.
+    `damaged` are the ids of damaged rows that a listing has left out here, None without any.
     """
 
     ids: IdArray
     vectors: Float32Array | None = None
     metadata: list[dict[str, Any]] | None = None
+    damaged: IdArray | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -270,7 +272,12 @@ def hits_of(result: SearchResult) -> Hits:
 
 def rows_view(rows: Rows) -> RowsView:
     """Return rows with their metadata as dicts."""
-    return RowsView(ids=rows.ids, vectors=rows.vectors, metadata=_mappings(rows.metadata))
+    return RowsView(
+        ids=rows.ids,
+        vectors=rows.vectors,
+        metadata=_mappings(rows.metadata),
+        damaged=rows.damaged,
+    )
 
 
 def _mappings(metadata: Sequence[bytes] | None) -> list[dict[str, Any]] | None:

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from vectorshard.client.results import ServerInfo
+from vectorshard.client.results import RowsView, ServerInfo
 from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import (
     CollectionDescription,
@@ -23,10 +23,16 @@ from vectorshard.shard.descriptions import (
     ShardDescription,
     Topology,
 )
-from vectorshard.shard.errors import CollectionNotFound, DimensionMismatch, ShardUnavailable
+from vectorshard.shard.errors import (
+    CollectionNotFound,
+    DimensionMismatch,
+    RowsDamaged,
+    ShardUnavailable,
+)
 from vectorshard.shard.membership import Problem
 from vectorshard.shard.types import (
     CollectionConfig,
+    FilterField,
     FilterPlan,
     Float32Array,
     IdArray,
@@ -85,6 +91,10 @@ class ClientInMemory:
 
     collections: dict[str, CollectionConfig] = field(default_factory=dict)
     rows: dict[str, dict[int | str, Float32Array]] = field(default_factory=dict)
+    metadata: dict[tuple[str, int | str], dict[str, object]] = field(default_factory=dict)
+    """By collection and id, of the rows that have some."""
+    damaged: tuple[int | str, ...] = ()
+    """Ids that a listing leaves out, if asked to."""
     searches: list[dict[str, object]] = field(default_factory=list)
     explanation: Explanation = field(default_factory=Explanation)
     explains: list[tuple[list[list[float]], int | str, str | None]] = field(default_factory=list)
@@ -123,10 +133,18 @@ class ClientInMemory:
         metric: Metric,
         id_type: IdType,
         index: IndexConfig | None = None,
+        target_recall: float = 0.95,
+        filter_fields: tuple[FilterField, ...] = (),
     ) -> None:
         """Create a collection."""
         self.collections[name] = CollectionConfig(
-            name=name, dim=dim, metric=metric, id_type=id_type, index=index or IndexConfig()
+            name=name,
+            dim=dim,
+            metric=metric,
+            id_type=id_type,
+            index=index or IndexConfig(),
+            target_recall=target_recall,
+            filter_fields=filter_fields,
         )
         self.rows[name] = {}
 
@@ -157,7 +175,13 @@ class ClientInMemory:
             recommended_batch_size=64,
         )
 
-    def upsert(self, name: str, ids: IdArray, vectors: VectorArray) -> UpsertResult:
+    def upsert(
+        self,
+        name: str,
+        ids: IdArray,
+        vectors: VectorArray,
+        metadata: Sequence[dict[str, object]] | None = None,
+    ) -> UpsertResult:
         """Keep all rows but those at `refused_rows` of the batch."""
         if self.missing_shard:
             self.missing_shard -= 1
@@ -169,15 +193,28 @@ class ClientInMemory:
         for row, (id_, vector) in enumerate(zip(ids.tolist(), vectors, strict=True)):
             if row not in refused:
                 self.rows[name][id_] = vector.astype(np.float32)
+                if metadata is not None and metadata[row]:
+                    self.metadata[name, id_] = metadata[row]
         return UpsertResult(
             accepted=len(ids) - len(errors), errors=errors, token=Token(incarnation="1")
         )
 
-    def list_rows(self, name: str, *, page_size: int) -> Iterator[Rows]:
-        """Yield the ids in pages."""
-        ids = np.array(list(self.rows[name]), dtype=object)
-        for first in range(0, len(ids), page_size):
-            yield Rows(ids=ids[first : first + page_size])
+    def list_rows(
+        self, name: str, *, page_size: int, skip_damaged: bool = False, **_asked: object
+    ) -> Iterator[RowsView]:
+        """Yield the rows in pages; the first row of a page ends the page before it, too."""
+        kept = [id_ for id_ in self.rows[name] if id_ not in self.damaged]
+        if self.damaged and not skip_damaged:
+            raise RowsDamaged("1 row is damaged")
+        kind = object if self.collections[name].id_type is IdType.STRING else np.int64
+        for first in range(0, len(kept), page_size):
+            page = kept[first : first + page_size + 1]
+            yield RowsView(
+                ids=np.array(page, dtype=kind),
+                vectors=np.array([self.rows[name][id_] for id_ in page], dtype=np.float32),
+                metadata=[dict(self.metadata.get((name, id_), {})) for id_ in page],
+                damaged=np.array(self.damaged, dtype=kind) if skip_damaged and not first else None,
+            )
 
     def get(self, name: str, ids: IdArray | list[int | str], *, metadata: bool = True) -> Rows:
         """Return the rows that exist."""
