@@ -46,8 +46,8 @@ from vectorshard.shard.membership import (
 )
 from vectorshard.shard.storage.data_directory import DataDirectory
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.stock import CollectionFiles, Place, judged, take_stock
-from vectorshard.shard.storage.stored_entry import stored_collection
+from vectorshard.shard.storage.stock import Place, judged, take_stock
+from vectorshard.shard.storage.stored_entry import CollectionFiles, stored_collection
 from vectorshard.shard.types import (
     Call,
     CollectionConfig,
@@ -93,25 +93,11 @@ def in_thread(
     return asyncio.get_running_loop().run_in_executor(threads, limited, function, *arguments)
 
 
-def look(directory: Path) -> CollectionFiles | None:
-    """Return what a collection's files say of themselves; None if they are unreadable."""
-    stored = stored_collection(directory)
-    if stored is None:
-        return None
-    return CollectionFiles(
-        name=stored.entry.config.name,
-        incarnation=stored.entry.incarnation,
-        directory=stored.directory,
-        has_rows=stored.has_rows,
-    )
-
-
 def _files_of(collection: Collection) -> CollectionFiles:
     """Return what the files of an open collection say of themselves."""
     snapshot, entry = collection.snapshot, collection.entry
     return CollectionFiles(
-        name=entry.config.name,
-        incarnation=entry.incarnation,
+        entry=entry,
         directory=collection.state.row_store.membership.directory,
         has_rows=snapshot.rows + snapshot.lost > 0,
     )
@@ -180,7 +166,7 @@ class CollectionSet:
 
     def open_all(self) -> None:
         """Open all collections of the directory; set aside what fails to open. Blocking."""
-        for place in take_stock(self.directory, look):
+        for place in take_stock(self.directory, stored_collection):
             if place.state is CollectionState.LIVE:
                 open_ = partial(self._open, place)
                 self.set_aside.open_or_set_aside(place.path, open_, place.incarnation)
@@ -324,7 +310,7 @@ class CollectionSet:
 
     def _drop_set_aside(self, aside: SetAside) -> None:
         """Drop what is set aside; keep files that are of another collection. Blocking."""
-        files = look(self.directory.collection_directory(aside.name))
+        files = stored_collection(self.directory.collection_directory(aside.name))
         if files is not None and aside.incarnation not in ("", files.incarnation):
             self.set_damaged_apart(aside.name)
         self.directory.drop_collection(aside.name, aside.incarnation or uuid.uuid4().hex)

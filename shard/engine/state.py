@@ -110,6 +110,7 @@ class CollectionState:
             row_file = RowFile.open_existing(disk, path, self.entry.config.dim)
             upgrade = self._recover(opened.enter_context(closing(row_file)))
             self.row_store.start_writing(session, upgrade)
+            self.row_store.log_end.on_failure = self.stop_writes
             self._record_damaged()
             self._remove_strays()
             opened.pop_all()  # from here on `Collection.close` closes them

@@ -29,7 +29,7 @@ from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object, record_of
 from vectorshard.shard.storage.register import Register, Registered
 from vectorshard.shard.storage.session import begin_session, new_session
-from vectorshard.shard.storage.store_files import read_file
+from vectorshard.shard.storage.store_files import STORE_FILE, read_file
 
 FORMAT_VERSION: Final = 2
 VERSION_WITHOUT_ID: Final = 1
@@ -42,7 +42,6 @@ _CREATING = ".creating-"
 _DROPPED = ".dropped-"
 _COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
-COLLECTION_FILE: Final = "store.db"
 """What every collection's directory holds (shard.storage.row_store_format)."""
 TOMBSTONES_KEPT: Final = 64
 """In the register of a shard that is alone; in a fleet, routers say when they may go."""
@@ -282,7 +281,7 @@ class DataDirectory:
     def has_files_of_collection(self, name: str) -> bool:
         """Whether the directory of this name holds what only a collection's does."""
         try:
-            return (self.collection_directory(name) / COLLECTION_FILE).exists()
+            return (self.collection_directory(name) / STORE_FILE).exists()
         except OSError:
             return False
 

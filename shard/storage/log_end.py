@@ -33,6 +33,8 @@ class LogEnd:
         self._syncing = threading.Lock()
         self.on_write: Callable[[], None] = lambda: None
         """Called when there is something to sync; returns immediately."""
+        self.on_failure: Callable[[str], object] = lambda _: None
+        """Called with the reason when a sync has failed, after which no transaction begins."""
 
     @property
     def path(self) -> Path:
@@ -84,6 +86,7 @@ class LogEnd:
                 self._slots.sync()
             except OSError as error:
                 self._failure = f"a sync of the log mark failed ({error})"
+                self.on_failure(self._failure)
                 raise
 
     def rest(self) -> None:

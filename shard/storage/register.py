@@ -43,10 +43,15 @@ class RegisterEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterContent:
-    """What a register's file holds. `forgotten` are incarnations whose drop is finished."""
+    """What a register's file holds.
+
+    `forgotten` are incarnations whose drop is finished. `unread` are directories that could not be
+    read when the register was made from what was there.
+    """
 
     collections: tuple[RegisterEntry, ...] = ()
     forgotten: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 class Register:
@@ -82,7 +87,9 @@ class Register:
         """Whether it was read; else it has to be made from what is there."""
         content = content or RegisterContent()
         self._entries = {entry.incarnation: entry for entry in content.collections}
+        self._live = _live_of(content.collections)
         self._forgotten = dict.fromkeys(content.forgotten)
+        self._unread = frozenset(content.unread)
 
     @staticmethod
     def read(directory: Path) -> RegisterContent | None:
@@ -94,7 +101,7 @@ class Register:
         fields = read_checked(path, FORMAT_VERSION)
         if fields is None:
             return None
-        content = record_of(RegisterContent, fields, str(path), optional=("forgotten",))
+        content = record_of(RegisterContent, fields, str(path), optional=("forgotten", "unread"))
         entries = content.collections
         names = [entry.name for entry in entries if entry.state is Registered.LIVE]
         if len({entry.incarnation for entry in entries}) < len(entries) or len(set(names)) < len(
@@ -123,26 +130,37 @@ class Register:
 
     def live_incarnation(self, name: str) -> str:
         """Return the incarnation that is LIVE under a name; empty without one."""
-        live = (each for each in self.entries if each.state is Registered.LIVE)
-        return next((each.incarnation for each in live if each.name == name), "")
+        return self._live.get(name, "")
+
+    def is_unread(self, name: str) -> bool:
+        """Whether a directory could not be read when the register was made, and is not in it."""
+        return name in self._unread
 
     @property
     def live(self) -> frozenset[str]:
         """The incarnations that are LIVE."""
-        return frozenset(each.incarnation for each in self.entries if each.state is Registered.LIVE)
+        return frozenset(self._live.values())
 
     def replace(
-        self, entries: Iterable[RegisterEntry], forgotten: Iterable[str] | None = None
+        self,
+        entries: Iterable[RegisterEntry],
+        forgotten: Iterable[str] | None = None,
+        unread: Iterable[str] | None = None,
     ) -> None:
-        """Write all entries; nothing else is left, but what is forgotten unless that is given."""
-        before, before_forgotten = self._entries, self._forgotten
+        """Write all entries.
+
+        Nothing else is left, but what is forgotten or unread unless that is given.
+        """
+        before = self._entries, self._live, self._forgotten, self._unread
         self._entries = {each.incarnation: each for each in entries}
+        self._live = _live_of(self._entries.values())
         if forgotten is not None:
             self._forgotten = dict.fromkeys(list(forgotten)[-FORGOTTEN_KEPT:])
+        self._unread = frozenset(self._unread if unread is None else unread) - self._live.keys()
         try:
             self.store()
         except BaseException:
-            self._entries, self._forgotten = before, before_forgotten
+            self._entries, self._live, self._forgotten, self._unread = before
             raise
         self.is_whole = True
 
@@ -152,7 +170,8 @@ class Register:
         entry = RegisterEntry(incarnation=incarnation, name=name, state=state)
         dropped = [each for each in (*others, entry) if each.state is Registered.DROPPED]
         excess = dropped[: max(0, len(dropped) - (self._tombstones_kept or len(dropped)))]
-        self.replace(each for each in (*others, entry) if each not in excess)
+        left = [each for each in (*others, entry) if each not in excess]
+        self.replace(left, unread=self._unread - {name})
 
     def forget(self, incarnations: Iterable[str]) -> None:
         """Report tombstones no longer, and only keep that they were; entries that are LIVE stay."""
@@ -185,4 +204,11 @@ class Register:
             "collections": collections,
             "forgotten": list(self._forgotten),
         }
+        if self._unread:
+            fields["unread"] = sorted(self._unread)
         write_checked(self._disk, self._path, fields)
+
+
+def _live_of(entries: Iterable[RegisterEntry]) -> dict[str, str]:
+    """Return the incarnations that are LIVE, by their names."""
+    return {each.name: each.incarnation for each in entries if each.state is Registered.LIVE}

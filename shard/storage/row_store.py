@@ -19,7 +19,6 @@ from vectorshard.shard.storage.json_records import from_json, to_json
 from vectorshard.shard.storage.log_end import LogEnd, check_log_end
 from vectorshard.shard.storage.row_database import RowDatabase
 from vectorshard.shard.storage.row_store_format import (
-    FILE_NAME,
     FORMAT_VERSION,
     OPTIONAL_OF_INDEX_FILE,
     Commit,
@@ -39,6 +38,7 @@ from vectorshard.shard.storage.row_store_format import (
 from vectorshard.shard.storage.row_store_load import RowLoader
 from vectorshard.shard.storage.row_store_sweep import InRowFile, Sweep
 from vectorshard.shard.storage.row_store_upgrade import Upgrade, write_upgrade
+from vectorshard.shard.storage.store_files import STORE_FILE
 from vectorshard.shard.types import CollectionConfig, CollectionEntry, Int64Array
 
 
@@ -129,7 +129,7 @@ class RowStore:
         }
         if restored_from:
             properties["restored_from"] = restored_from
-        database = RowDatabase.create(disk, directory / FILE_NAME, properties)
+        database = RowDatabase.create(disk, directory / STORE_FILE, properties)
         with database.closed_on_failure():
             return cls(disk, database)
 
@@ -146,7 +146,7 @@ class RowStore:
         DataDirectoryTooNew
             If a later format version wrote it.
         """
-        database = RowDatabase.look(disk, directory / FILE_NAME)
+        database = RowDatabase.look(disk, directory / STORE_FILE)
         with database.closed_on_failure():
             store = cls(disk, database)
             if store.is_up_to_date:

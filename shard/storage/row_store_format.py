@@ -32,8 +32,6 @@ from vectorshard.shard.types import (
 
 FORMAT_VERSION: Final = 3
 
-FILE_NAME: Final = "store.db"
-
 DAMAGED_RANGES: Final = 20_000
 """Ranges of damaged rows that are recorded. What is beyond them is found again when it is read."""
 

@@ -17,6 +17,7 @@ import structlog
 from vectorshard.shard.membership import CollectionState
 from vectorshard.shard.storage.data_directory import DataDirectory
 from vectorshard.shard.storage.register import Registered, RegisterEntry
+from vectorshard.shard.storage.stored_entry import CollectionFiles
 
 _log = structlog.get_logger(__name__)
 
@@ -28,19 +29,6 @@ MOVE_BACK: Final = (
     "Move the directory back to where it belongs, put this shard's own one in its place, and "
     "restart the shard"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionFiles:
-    """What a collection's files say of themselves.
-
-    `directory` is the data directory to which they belong; empty if an earlier release wrote them.
-    """
-
-    name: str
-    incarnation: str
-    directory: str
-    has_rows: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +63,12 @@ def take_stock(directory: DataDirectory, look: Look) -> list[Place]:
     if not directory.register.is_whole:
         own = ("", directory.directory)
         directory.register.replace(
-            RegisterEntry(incarnation=files.incarnation, name=name, state=Registered.LIVE)
-            for name, files in found.items()
-            if files is not None and files.name == name and files.directory in own
+            (
+                RegisterEntry(incarnation=files.incarnation, name=name, state=Registered.LIVE)
+                for name, files in found.items()
+                if files is not None and files.name == name and files.directory in own
+            ),
+            unread=(name for name, files in found.items() if files is None),
         )
     directory.raise_life(directory.life)  # writes the identity of a directory that had none
     places = {
@@ -122,10 +113,11 @@ def judged(directory: DataDirectory, name: str, files: CollectionFiles | None) -
     if registered and registered != incarnation:
         return _foreign(name, registered, path, "its files are of another incarnation")
     if not registered:
-        if files.directory and files.has_rows:
+        if files.directory and files.has_rows and not register.is_unread(name):
             reason = "its files are a copy of a collection that was dropped"
             return _foreign(name, incarnation, path, reason)
-        register.put(incarnation, name, Registered.LIVE)  # its create was interrupted
+        # Its create was interrupted, or it could not be read when the register was made.
+        register.put(incarnation, name, Registered.LIVE)
         _log.info("collection adopted", collection=name, incarnation=incarnation)
     return Place(name=name, incarnation=incarnation, path=path)
 

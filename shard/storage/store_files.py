@@ -16,10 +16,14 @@ from typing import Final
 
 from vectorshard.shard.errors import RowStoreCorrupt
 
-MEMBERS: Final = ("store.db", "store.db-wal", "store.db-shm", "log-end")
+STORE_FILE: Final = "store.db"
+
+_LOG: Final = f"{STORE_FILE}-wal"
+
+MEMBERS: Final = (STORE_FILE, _LOG, f"{STORE_FILE}-shm", "log-end")
 """What is opened of a collection, besides its row file and what is derived from it."""
 
-JOURNAL: Final = "store.db-journal"
+JOURNAL: Final = f"{STORE_FILE}-journal"
 """What SQLite would roll back. A database with a log never has one."""
 
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -97,8 +101,7 @@ LOOK_EVERY_S: Final = 1.0
 """How often a store that is written looks at its files. What is committed into a file that was
 removed is gone with the process. Smaller: fewer such commits, and more calls of the system."""
 
-_LOG: Final = "store.db-wal"
-_WRITTEN: Final = ("store.db", _LOG, "log-end")
+_WRITTEN: Final = (STORE_FILE, _LOG, "log-end")
 
 
 class HeldFiles:

@@ -15,18 +15,17 @@ from vectorshard.shard.errors import CorruptData
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.json_records import from_json
-from vectorshard.shard.storage.row_store_format import FILE_NAME
-from vectorshard.shard.storage.store_files import check_header, check_store_files
+from vectorshard.shard.storage.store_files import STORE_FILE, check_header, check_store_files
 from vectorshard.shard.types import CollectionConfig, CollectionEntry
 
 _UNREADABLE = (*DISK_ERRORS, CorruptData, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredCollection:
-    """What a row store says of its collection.
+class CollectionFiles:
+    """What a collection's files say of themselves.
 
-    `directory` is the data directory to which it belongs; empty if an earlier release wrote it.
+    `directory` is the data directory to which they belong; empty if an earlier release wrote them.
     `has_rows`: a row was ever committed.
     """
 
@@ -34,10 +33,20 @@ class StoredCollection:
     directory: str
     has_rows: bool
 
+    @property
+    def name(self) -> str:
+        """The name of the collection."""
+        return self.entry.config.name
 
-def stored_collection(directory: Path) -> StoredCollection | None:
+    @property
+    def incarnation(self) -> str:
+        """The incarnation of the collection."""
+        return self.entry.incarnation
+
+
+def stored_collection(directory: Path) -> CollectionFiles | None:
     """Return what is stored in a collection's directory; None if it is unreadable."""
-    path = directory / FILE_NAME
+    path = directory / STORE_FILE
     try:
         check_store_files(path)
         return _read(path, "mode=ro")
@@ -52,7 +61,7 @@ def stored_entry(directory: Path) -> CollectionEntry | None:
     """
     stored = stored_collection(directory)
     if stored is None:
-        path = directory / FILE_NAME
+        path = directory / STORE_FILE
         try:
             check_header(path)
             stored = _read(path, "immutable=1")  # SQLite opens, changes and removes no other file
@@ -61,7 +70,7 @@ def stored_entry(directory: Path) -> CollectionEntry | None:
     return stored.entry
 
 
-def _read(path: Path, options: str) -> StoredCollection:
+def _read(path: Path, options: str) -> CollectionFiles:
     uri = f"{path.absolute().as_uri()}?{options}"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
         config, incarnation, data_directory = (
@@ -72,7 +81,7 @@ def _read(path: Path, options: str) -> StoredCollection:
         config=from_json(CollectionConfig, config or "", str(path)),
         incarnation=incarnation or "",
     )
-    return StoredCollection(entry=entry, directory=data_directory or "", has_rows=accepted > 0)
+    return CollectionFiles(entry=entry, directory=data_directory or "", has_rows=accepted > 0)
 
 
 def _property(connection: sqlite3.Connection, key: str) -> str | None:

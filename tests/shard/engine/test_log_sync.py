@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.crash_disk import FailingDisk
 from tests.shard.engine.contents import ENTRY, SEED, Writes, opened
 from vectorshard.shard.engine.log_sync import SYNC_DELAY_S, LogSync
+from vectorshard.shard.membership import ProblemKind
 
 DEADLINE_S = 30.0
 
@@ -74,6 +75,10 @@ def test_a_sync_that_fails_harms_no_other_mark(tmp_path: Path) -> None:
         disks[0].fail("sync_mark")
         log_sync.sync_all()
         assert [disk.counts["sync_mark"] for disk in disks] == [1, 1]
+        (problem,) = first.problems  # at once, not with the next write
+        assert problem.kind is ProblemKind.WRITES_STOPPED
+        assert "a sync of the log mark failed" in problem.text
+        assert second.problems == []
         (refused,) = first.writes.apply([write.upsert([7])])
         (accepted,) = second.writes.apply([write.upsert([7])])
         assert "a sync of the log mark failed" in str(refused)

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.crash_disk import FailingDisk, RecordingDisk
+from tests.shard.samples import config_of
 from vectorshard.shard.errors import DataDirectoryError
 from vectorshard.shard.membership import CollectionState
 from vectorshard.shard.storage import register
@@ -25,7 +26,9 @@ from vectorshard.shard.storage.data_directory import (
 )
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.register import Register, Registered
-from vectorshard.shard.storage.stock import CollectionFiles, Place, take_stock
+from vectorshard.shard.storage.stock import Place, take_stock
+from vectorshard.shard.storage.stored_entry import CollectionFiles
+from vectorshard.shard.types import CollectionEntry
 
 IDENTITY = ShardIdentity(
     cluster="blue", shard=1, shards_total=2, slots=((2048, 4095),), placement_epoch=1
@@ -37,9 +40,10 @@ MINE = "mine"
 def look(path: Path) -> CollectionFiles | None:
     """Read what `create` wrote in the place of a row store."""
     try:
-        return CollectionFiles(**json.loads((path / "store.db").read_text()))
+        read = json.loads((path / "store.db").read_text())
     except (OSError, ValueError):
         return None
+    return files_of(read["name"], read["incarnation"], read["directory"], has_rows=read["has_rows"])
 
 
 def opened(path: Path, disk: Disk | None = None, **changes: object) -> DataDirectory:
@@ -49,19 +53,23 @@ def opened(path: Path, disk: Disk | None = None, **changes: object) -> DataDirec
 
 def store(disk: Disk, directory: Path, files: CollectionFiles) -> None:
     with closing(disk.open(directory / "store.db")) as file:
-        disk.write(file, 0, json.dumps(asdict(files)).encode())
+        fields = {
+            "name": files.name,
+            "incarnation": files.incarnation,
+            "directory": files.directory,
+            "has_rows": files.has_rows,
+        }
+        disk.write(file, 0, json.dumps(fields).encode())
         disk.sync(file)
 
 
 def files_of(
     name: str, incarnation: str = "", directory: str = MINE, *, has_rows: bool = False
 ) -> CollectionFiles:
-    return CollectionFiles(
-        name=name,
-        incarnation=incarnation or f"first-{name}",
-        directory=directory,
-        has_rows=has_rows,
+    entry = CollectionEntry(
+        config=replace(config_of(), name=name), incarnation=incarnation or f"first-{name}"
     )
+    return CollectionFiles(entry=entry, directory=directory, has_rows=has_rows)
 
 
 def create(directory: DataDirectory, name: str, incarnation: str = "", disk: Disk | None = None):  # type: ignore[no-untyped-def]
@@ -186,6 +194,28 @@ def test_a_stray_directory_is_not_replaced_by_a_create(closed: Path) -> None:
 def test_unreadable_files_are_opened_to_say_why_under_their_incarnation(closed: Path) -> None:
     (closed / "collections" / "words" / "store.db").write_bytes(b"damaged")
     assert found(closed) == [IMAGES, WORDS]
+
+
+def test_what_could_not_be_read_when_the_register_was_made_is_served_once_it_can_be(
+    closed: Path,
+) -> None:
+    """Two faults at one start; without a note of it, the collection would be foreign later."""
+    store_file = closed / "collections" / "words" / "store.db"
+    store_file.unlink()
+    store(Disk(), store_file.parent, files_of("words", has_rows=True))
+    contents = store_file.read_bytes()
+    (closed / "register.json").write_text("{}")
+    store_file.write_text("unreadable")
+    assert found(closed) == [IMAGES, ("words", "", LIVE)]  # opening it says what is wrong
+    store_file.write_bytes(contents)
+    for _ in range(2):
+        assert found(closed) == [IMAGES, WORDS]
+    with closing(opened(closed)) as directory:
+        directory.drop_collection("words", "first-words")
+        directory.register.forget(["first-words"])
+    store_file.parent.mkdir()
+    store_file.write_bytes(contents)
+    assert found(closed) == [IMAGES, ("words", "first-words", FOREIGN)]
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda file: file.write_text('{"crc32c":1}')])
