@@ -20,6 +20,7 @@ from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.json_records import InvalidRecord, from_json, to_json
+from vectorshard.shard.storage.store_files import STORE_FILE
 from vectorshard.shard.types import (
     CollectionConfig,
     Float32Array,
@@ -31,6 +32,8 @@ from vectorshard.shard.types import (
 )
 
 FORMAT_VERSION: Final = 3
+
+FILE_NAME: Final = STORE_FILE
 
 DAMAGED_RANGES: Final = 20_000
 """Ranges of damaged rows that are recorded. What is beyond them is found again when it is read."""
