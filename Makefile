@@ -7,7 +7,6 @@ CHECKERS := build/checkers
 
 LISTEN ?= 127.0.0.1:7700
 DATA ?= data
-SHARDS ?= 2
 
 QUICK := not deploy and not system_net and not system_long and not promises
 
@@ -24,7 +23,7 @@ demo: setup ## stream 20,000 words in over gRPC, and search them while the index
 	$(BIN)/vectorshard demo
 
 serve: setup ## run a server on LISTEN, with its rows in DATA
-	$(BIN)/vectorshard serve --shards $(SHARDS) --data $(DATA) --listen $(LISTEN)
+	$(BIN)/vectorshard serve --data $(DATA) --listen $(LISTEN)
 
 test: setup ## run all tests, two files at a time; those that measure times run alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m '$(QUICK) and not alone'

@@ -38,7 +38,7 @@ SHOWN_WORDS = ("coffee", "paris", "guitar", "physics", "river", "monday")
 
 WRITE_ROWS = 500
 """Rows in each call: few, so that searches see the collection grow."""
-MIN_TRAINING_SIZE = 4_000
+MIN_TRAINING_SIZE = 8_000
 """Rows of a shard before it trains: above the default, to show searches of the training buffer."""
 WATCH_QUERIES = 32
 """Words in each search of the watcher."""
@@ -158,7 +158,8 @@ def run(console: Console, *, words: Path, shards: int) -> bool:
             raise UnreadableFile(f"{words}: the array words must contain strings")
         [(ids, vectors)] = source.batches(source.rows)
     with running_server(shards) as target, Client(target, timeout_s=TIMEOUT_S) as client:
-        console.print(f"a server with {shards} shards listens on {target}\n")
+        what = "one shard" if shards == 1 else f"{shards} shards"
+        console.print(f"a server with {what} listens on {target}\n")
         broken = show(console, lambda: Client(target, timeout_s=TIMEOUT_S), client, ids, vectors)
     console.print("the server exited with code 0")
     for promise in sorted(broken):

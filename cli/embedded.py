@@ -9,21 +9,52 @@ from pathlib import Path
 from vectorshard.cli.fleet import EMBEDDED, open_shard
 from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.router import Router
+from vectorshard.router.fan_out.sole_shard import SoleShard
 from vectorshard.shard.config import EngineConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
-from vectorshard.shard.errors import DataDirectoryForeign
+from vectorshard.shard.errors import DataDirectoryError, DataDirectoryForeign
 from vectorshard.shard.runtime.faults import record_faults
 from vectorshard.shard.server.run import run_server
-from vectorshard.shard.storage.data_directory import IDENTITY_FILE, stored_cluster
+from vectorshard.shard.storage.data_directory import (
+    IDENTITY_FILE,
+    stored_cluster,
+    stored_shards_total,
+)
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.restore_marker import require_restored
 from vectorshard.shard.types import Role
 
 
+def shards_below(data: Path, wanted: int | None = None) -> int:
+    """Return the number of shards that the directories below `data` were made for, 1 for none.
+
+    Raises DataDirectoryForeign if another number is `wanted`, or they contradict each other.
+    """
+    found = {
+        path: total
+        for path in sorted(data.glob(EMBEDDED.format("*")))
+        if (total := stored_shards_total(path))
+    }
+    if not found:
+        return wanted or 1
+    path, total = next(iter(found.items()))
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{path} for {total}" for path, total in found.items())
+        raise DataDirectoryForeign(
+            f"the directories were made for different numbers of shards: {listed}"
+        )
+    if wanted not in (None, total):
+        raise DataDirectoryForeign(
+            f"{path} was made for {total} shards, not {wanted}: leave out --shards, or take a "
+            f"backup and `vectorshard restore --shards {wanted}` it into another directory"
+        )
+    return total
+
+
 async def open_embedded(
-    data: Path, shards: int, engine: EngineConfig, disk: Disk | None = None
+    data: Path, shards: int | None, engine: EngineConfig, disk: Disk | None = None
 ) -> Router:
-    """Open the shards below `data` and a router over them.
+    """Open the shards below `data` and a router over them. See `shards_below` for their number.
 
     Raises DataDirectoryError or CorruptData if a directory is in use, too new, damaged, or was made
     for another number of shards, or if a restore into it has not ended.
@@ -34,6 +65,7 @@ async def open_embedded(
             "`vectorshard shard` on it"
         )
     require_restored(data)
+    shards = shards_below(data, shards)
     disk = disk or Disk()
     local_shards: list[LocalShard] = []
     directories = [data / EMBEDDED.format(shard) for shard in range(shards)]
@@ -45,7 +77,8 @@ async def open_embedded(
             )
             local_shards.append(local_shard)
             cluster = (await local_shard.topology()).cluster
-        return await Router.connect(local_shards, Role.EMBEDDED)
+        router = SoleShard if shards == 1 else Router
+        return await router.connect(local_shards, Role.EMBEDDED)
     except BaseException:
         for local_shard in local_shards:
             await local_shard.close()
@@ -69,14 +102,19 @@ def _cluster_of(directories: Sequence[Path]) -> str:
 
 
 async def serve(
-    *, shards: int, data: Path, server: ServerConfig, reserve_mb: int | None = None
+    *, shards: int | None, data: Path, server: ServerConfig, reserve_mb: int | None = None
 ) -> None:
     """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
 
-    `reserve_mb` is as in `machine_for`. Raises what that, `open_embedded` and `run_server` raise.
+    `shards` is as in `shards_below`, `reserve_mb` as in `machine_for`. Raises what that,
+    `open_embedded` and `run_server` raise.
     """
-    engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // shards))
-    disk, engine = machine_for(engine, data=data, shards=shards, reserve_mb=reserve_mb)
+    try:
+        total = shards_below(data, shards)
+    except DataDirectoryError:
+        total = shards or 1  # opening it raises this again, where `hold` applies
+    engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // total))
+    disk, engine = machine_for(engine, data=data, shards=total, reserve_mb=reserve_mb)
 
     async def open_all() -> Router:
         router = await open_embedded(data, shards, engine, disk)

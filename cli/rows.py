@@ -372,7 +372,7 @@ def demo(
     words: Annotated[
         Path | None, typer.Option(help="A .npz file of vectors and words to use instead.")
     ] = None,
-    shards: Annotated[int, typer.Option(min=1, help="Number of shards of the server.")] = 2,
+    shards: Annotated[int, typer.Option(min=1, help="Number of shards of the server.")] = 1,
 ) -> None:
     """Write 20,000 words over gRPC and search them while the index trains."""
     from vectorshard.cli.demo import WORDS, run

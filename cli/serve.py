@@ -79,8 +79,14 @@ LogFormatOption = Annotated[LogFormat, typer.Option(help="Format of the log.")]
 def serve(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Directory that holds the rows.")],
     shards: Annotated[
-        int, typer.Option(min=1, max=SLOTS_TOTAL, help="Number of shards in this process.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            max=SLOTS_TOTAL,
+            help="Number of shards in this process, permanent. Default: that of the directory;"
+            " 1 for a new one.",
+        ),
+    ] = None,
     listen: Listen = DEFAULT_ADDRESS,
     metrics: Metrics = None,
     health: Health = None,
@@ -90,7 +96,7 @@ def serve(
     hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
-    """Serve a router and its shards in one process, until SIGTERM."""
+    """Serve a whole service in one process, until SIGTERM."""
     import uvloop
 
     from vectorshard.cli import embedded

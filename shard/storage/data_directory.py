@@ -454,6 +454,15 @@ def stored_cluster(path: Path) -> str:
     return stored[0].cluster if stored is not None else ""
 
 
+def stored_shards_total(path: Path) -> int:
+    """Return the number of shards of a data directory's placement; 0 if it has never been used.
+
+    Raises DataDirectoryError if its identity is invalid.
+    """
+    stored = _stored_identity(path)
+    return stored[0].shards_total if stored is not None else 0
+
+
 def store_identity(disk: Disk, path: Path, identity: ShardIdentity, own: DirectoryId) -> None:
     """Write the identity, durably."""
     stored = {"format_version": FORMAT_VERSION, **asdict(identity), **asdict(own)}

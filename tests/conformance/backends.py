@@ -24,6 +24,7 @@ from tests.shard.samples import (
 )
 from vectorshard.router.fan_out.placement import slots_of_shard
 from vectorshard.router.fan_out.router import Router
+from vectorshard.router.fan_out.sole_shard import SoleShard
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.descriptions import CollectionDescription, ExplainRequest, Explanation
 from vectorshard.shard.engine.local_shard import LocalShard
@@ -89,6 +90,17 @@ class OneShard:
 
 
 @dataclass(frozen=True)
+class ShardBelowRouter:
+    """A shard that owns all slots, with a router for what concerns collections."""
+
+    shards_total: int = 1
+
+    async def open(self, path: Path, engine: EngineConfig, gate: SharedGate, hosts: Hosts) -> Shard:
+        """Open the shard and connect the router to it."""
+        return await SoleShard.connect(open_leaf_shards(path, 1, engine, gate), Role.EMBEDDED)
+
+
+@dataclass(frozen=True)
 class RouterOverShards:
     """A router over shards of its own process."""
 
@@ -145,7 +157,7 @@ class OverProcesses:
 
 BACKENDS: dict[str, Backend] = {
     "shard": OneShard(),
-    "router-over-1": RouterOverShards(1),
+    "sole-shard": ShardBelowRouter(),
     "router-over-2": RouterOverShards(2),
     "router-over-5": RouterOverShards(5),
     "router-over-routers": RouterOverRouters(3, 2),
