@@ -459,7 +459,7 @@ def stored_shards_total(path: Path) -> int:
 
     Raises DataDirectoryError if its identity is invalid.
     """
-    stored = _stored_identity(path)
+    stored = stored_identity(path)
     return stored[0].shards_total if stored is not None else 0
 
 
