@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from vectorshard.backup.failures import BackupDamaged, BackupNotFound, ObjectNotFound
+from vectorshard.backup.failures import (
+    BackupDamaged,
+    BackupNotFound,
+    BackupTooNew,
+    ObjectNotFound,
+)
 from vectorshard.backup.manifest import DeadRows, Manifest, StoredBlock
 from vectorshard.backup.targets import Target, open_target
 from vectorshard.shard.storage.checksum import checksum
@@ -56,8 +61,8 @@ def read_manifest(target: Target, name: str) -> Manifest:
     return Manifest.decode(stored, f"{target.where}/{manifest_object(name)}")
 
 
-def manifests(target: Target) -> Iterator[tuple[str, Manifest | BackupDamaged]]:
-    """Yield the backups of a target, the newest first; the error of one that is damaged.
+def manifests(target: Target) -> Iterator[tuple[str, Manifest | BackupDamaged | BackupTooNew]]:
+    """Yield the backups of a target, the newest first; the error of one that is unreadable.
 
     One that is pruned meanwhile is left out.
     """
@@ -66,7 +71,7 @@ def manifests(target: Target) -> Iterator[tuple[str, Manifest | BackupDamaged]]:
             yield name, read_manifest(target, name)
         except BackupNotFound:
             continue
-        except BackupDamaged as error:
+        except (BackupDamaged, BackupTooNew) as error:
             yield name, error
 
 

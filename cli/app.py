@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
-from vectorshard.cli import export, losses, recall, repair, restore, rows, serve
+from vectorshard.cli import backups, export, losses, recall, repair, restore, rows, serve
 from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
@@ -121,6 +121,14 @@ for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, export.export
     app.command()(one_line_errors()(_other))
 app.command("import", help="The same as `ingest`.")(one_line_errors()(rows.ingest))
 app.command(epilog=restore.VERIFY_CODES)(one_line_errors()(restore.verify))
+
+_backups = typer.Typer(help=backups.backup.__doc__, epilog=backups.explained())
+_backups.callback(invoke_without_command=True, epilog=backups.explained())(
+    one_line_errors(backups.exit_code)(backups.backup)
+)
+for _name, _other in backups.COMMANDS.items():
+    _backups.command(_name)(one_line_errors(backups.exit_code)(_other))
+app.add_typer(_backups, name="backup")
 
 
 def _print_version(wanted: bool) -> None:

@@ -138,7 +138,7 @@ def dead_rows(snapshot: Snapshot, below: int) -> bytes:
 def copied_rows(pinned: Pinned, first_row: int, bytes_max: int) -> CopiedRows:
     """Return a block of about `bytes_max` bytes of live rows from `first_row` on, in a thread.
 
-    Each row is verified by its content hash; those that do not match are left out.
+    Each row is verified by its content hash; those that do not match are noted and left out.
     """
     snapshot, state = pinned.snapshot, pinned.collection.state
     fixed_bytes = 4 * snapshot.vectors.shape[1] + 40
@@ -159,6 +159,8 @@ def copied_rows(pinned: Pinned, first_row: int, bytes_max: int) -> CopiedRows:
     if not len(rows):
         return CopiedRows(block=b"", next_row=snapshot.rows)
     block, damaged = _verified(_block_of(pinned, rows, metadata))
+    if len(damaged):
+        state.note_damaged(damaged, "a copy")
     return CopiedRows(
         block=block.encode() if len(block) else b"",
         next_row=next_row,

@@ -115,6 +115,7 @@ class CopyCalls:
             ledger=pinned.ledger,
             content_sum=snapshot.sum,
             dead=dead,
+            damaged=tuple(snapshot.damaged.tolist()),
         )
 
 

@@ -218,7 +218,7 @@ def test_a_sweep_waits_until_the_copies_that_need_its_rows_have_ended(
     assert collection.compaction.sweep_due
 
 
-def test_a_damaged_row_is_left_out_of_its_block(collection: Collection) -> None:
+def test_a_damaged_row_is_noted_and_left_out_of_its_block(collection: Collection) -> None:
     writes, contents = Writes(ENTRY.config.id_type, 5), Contents(Metric.L2)
     contents = applied(collection, contents, writes.upsert(range(30)))
     hashes = collection.state.columns._content_hashes
@@ -229,6 +229,7 @@ def test_a_damaged_row_is_left_out_of_its_block(collection: Collection) -> None:
     block = RowBlock.decode(rows.block)
     assert block.rows.tolist() == [row for row in range(30) if row not in (3, 17)]
     assert not block.mismatches().any()
+    assert collection.snapshot.damaged.tolist() == [3, 17]
 
 
 # ---- a shard ------------------------------------------------------------------------------------

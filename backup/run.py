@@ -1,0 +1,365 @@
+"""Making a backup: copy the rows of all shards through the servers, then write the manifest.
+
+Each shard is copied at a separate moment. What the newest complete backups hold is not copied
+again: the rows below some number are the same for ever, and the rows that died since are listed.
+Until the manifest is there, nothing refers to what was written; a prune removes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from vectorshard.backup.copying import Report, ShardCopier, Skipped
+from vectorshard.backup.failures import BackupIncomplete, TargetError
+from vectorshard.backup.layout import (
+    backup_name,
+    manifest_object,
+    manifests,
+)
+from vectorshard.backup.leases import Kind, Lease
+from vectorshard.backup.manifest import (
+    CollectionBackup,
+    LeftOut,
+    Manifest,
+    ShardBackup,
+)
+from vectorshard.backup.targets import Target
+from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.copies import Copy
+from vectorshard.shard.errors import (
+    CollectionNotFound,
+    IncarnationMismatch,
+    InvalidParameter,
+    VectorShardError,
+)
+from vectorshard.shard.protocol import Shard
+from vectorshard.shard.storage.content_hash import sum_bytes, sum_from_bytes
+from vectorshard.shard.types import Call, CollectionEntry, Role, Token
+from vectorshard.shard.wire.opaque import encode_token
+
+PRUNE_POLL_S: Final = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to back up. `collections`: all of them if it is empty.
+
+    `partial` leaves out damaged rows and missing shards instead of refusing; `full` copies
+    everything again; `parallel` shards are copied at once; `timeout_s` is that of a call, and
+    `patience_s` how long a shard may be unavailable.
+    """
+
+    collections: tuple[str, ...] = ()
+    partial: bool = False
+    full: bool = False
+    parallel: int = 1
+    timeout_s: float = 30.0
+    patience_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A backup that was made: its name, its manifest, and what the operator should read."""
+
+    name: str
+    manifest: Manifest
+    copied_rows: int
+    copied_bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """Clocks, chance and rests of a backup, which tests replace."""
+
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    clock: Callable[[], float] = time.monotonic
+    new_hex: Callable[[], str] = field(default=lambda: secrets.token_hex(4))
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Backup:
+    """One backup, from `server` into `target`. Use `run`, once.
+
+    Parameters
+    ----------
+    server
+        A router over all shards, or the only shard.
+    version
+        Of this program, for the manifest.
+    report
+        Is told of the progress.
+    """
+
+    def __init__(
+        self,
+        server: Shard,
+        target: Target,
+        wanted: Wanted,
+        *,
+        version: str,
+        report: Report,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        self._server = server
+        self._target = target
+        self._wanted = wanted
+        self._version = version
+        self._report = report
+        self._around = surroundings or Surroundings()
+        self._notes: list[str] = []
+        self._left_out: list[LeftOut] = []
+        self._copied = (0, 0)
+
+    async def run(self) -> Made:
+        """Make the backup.
+
+        Raises
+        ------
+        BackupIncomplete, ShardMissing, CollectionDamaged, ReadFailed, ShardUnavailable
+            If rows are damaged or a shard is missing, unless a partial backup is wanted.
+        CollectionNotFound
+            If a collection that is named does not exist.
+        TargetError
+            If the target fails.
+        Unsupported
+            If the server is of an earlier release.
+        """
+        around = self._around
+        begun = around.now()
+        lease = await asyncio.to_thread(
+            Lease, self._target, Kind.BACKUP, around.new_hex(), around.clock
+        )
+        renewing = asyncio.ensure_future(self._keep_renewing(lease))
+        try:
+            made = await self._make(begun, lease)
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+            with suppress(TargetError):
+                await asyncio.to_thread(lease.end)
+        return made
+
+    async def _keep_renewing(self, lease: Lease) -> None:
+        while True:
+            await self._around.sleep(5.0)
+            with suppress(TargetError):  # what matters is whether it is in time: `require`
+                await asyncio.to_thread(lease.renew_if_due)
+
+    async def _make(self, begun: datetime, lease: Lease) -> Made:
+        topology = await self._server.topology(call=self._call())
+        if not topology.shards_total:
+            raise BackupIncomplete("the server does not know its shards yet: try again")
+        if topology.role is Role.SHARD and topology.shards_total > 1:
+            raise InvalidParameter(
+                f"the server is one of {topology.shards_total} shards: name a router over them",
+                field="target",
+            )
+        entries = await self._entries()
+        bases = {} if self._wanted.full else await asyncio.to_thread(self._bases, entries)
+        await self._tell_expected(entries, bases)
+        previous = max((name for name, _ in bases.values()), default="")
+        collections: list[CollectionBackup] = []
+        cluster = topology.cluster
+        for entry in entries:
+            name = entry.config.name
+            try:
+                made = await self._collection(entry, topology.shards_total, bases)
+            except (CollectionNotFound, IncarnationMismatch) as error:
+                if self._wanted.collections:
+                    raise
+                self._notes.append(f"{name} was dropped meanwhile, and is not in it: {error}")
+                continue
+            if made is not None:
+                collections.append(made)
+        manifest = Manifest(
+            cluster=cluster,
+            shards_total=topology.shards_total,
+            slots_total=SLOTS_TOTAL,
+            version=self._version,
+            begun=_text_of(begun),
+            ended=_text_of(self._around.now()),
+            previous=previous,
+            collections=tuple(collections),
+            left_out=tuple(self._left_out),
+        )
+        await self._check_objects(lease, manifest)
+        backup = backup_name(begun, self._around.new_hex())
+        lease.require()
+        await asyncio.to_thread(
+            self._target.put, manifest_object(backup), manifest.encode(), if_absent=True
+        )
+        rows, size_bytes = self._copied
+        return Made(
+            name=backup,
+            manifest=manifest,
+            copied_rows=rows,
+            copied_bytes=size_bytes,
+            notes=tuple(self._notes),
+        )
+
+    def _call(self) -> Call:
+        return Call(deadline=time.monotonic() + self._wanted.timeout_s)
+
+    async def _entries(self) -> Sequence[CollectionEntry]:
+        found = await self._server.list_collections(call=self._call())
+        names = {entry.config.name for entry in found}
+        for name in self._wanted.collections:
+            if name not in names:
+                raise CollectionNotFound(f"collection {name!r} does not exist")
+        wanted = self._wanted.collections or names
+        return [entry for entry in found if entry.config.name in wanted]
+
+    def _bases(self, entries: Sequence[CollectionEntry]) -> dict[str, tuple[str, CollectionBackup]]:
+        """Return the newest complete backup of each collection, by incarnation; blocking."""
+        missing = {entry.incarnation for entry in entries}
+        found: dict[str, tuple[str, CollectionBackup]] = {}
+        for name, manifest in manifests(self._target):
+            if not missing:
+                break
+            if not isinstance(manifest, Manifest) or not manifest.complete:
+                continue
+            for each in manifest.collections:
+                if each.incarnation in missing:
+                    missing.discard(each.incarnation)
+                    found[each.incarnation] = name, each
+        return found
+
+    async def _tell_expected(
+        self,
+        entries: Sequence[CollectionEntry],
+        bases: dict[str, tuple[str, CollectionBackup]],
+    ) -> None:
+        """Tell about how many rows there are to copy, as far as the server knows."""
+        for entry in entries:
+            base = bases.get(entry.incarnation)
+            held = {each.shard: each.rows for each in base[1].shards} if base else {}
+            name = entry.config.name
+            with suppress(VectorShardError):
+                description = await self._server.describe(name, call=self._call())
+                for shard in description.shards:
+                    rows = shard.ledger.accepted - held.get(shard.shard, 0)
+                    self._report.expected(name, shard.shard, max(0, rows))
+
+    # ---- a collection ----------------------------------------------------------------------------
+
+    async def _collection(
+        self,
+        entry: CollectionEntry,
+        shards_total: int,
+        bases: dict[str, tuple[str, CollectionBackup]],
+    ) -> CollectionBackup | None:
+        base = bases.get(entry.incarnation)
+        by_shard = {each.shard: each for each in base[1].shards} if base else {}
+        at_once = asyncio.Semaphore(max(1, self._wanted.parallel))
+
+        async def copied(shard: int) -> tuple[Copy, ShardBackup] | None:
+            async with at_once:
+                return await self._shard(entry, shard, by_shard.get(shard))
+
+        tasks = [asyncio.ensure_future(copied(shard)) for shard in range(shards_total)]
+        try:
+            found = [each for each in await asyncio.gather(*tasks) if each is not None]
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return _joined([copy for copy, _ in found], [shard for _, shard in found])
+
+    async def _shard(
+        self, entry: CollectionEntry, shard: int, base: ShardBackup | None
+    ) -> tuple[Copy, ShardBackup] | None:
+        copier = ShardCopier(
+            self._server,
+            self._target,
+            entry,
+            shard,
+            report=self._report,
+            note=self._notes.append,
+            timeout_s=self._wanted.timeout_s,
+            patience_s=self._wanted.patience_s,
+            skip_damaged=self._wanted.partial,
+            new_hex=self._around.new_hex,
+            clock=self._around.clock,
+            sleep=self._around.sleep,
+        )
+        try:
+            copy, made = await copier.run(base)
+        except Skipped as skipped:
+            error = skipped.error
+            if not self._wanted.partial:
+                raise error from None
+            self._leave_out(entry, shard, str(error))
+            return None
+        finally:
+            rows, size_bytes = self._copied
+            self._copied = rows + copier.copied_rows, size_bytes + copier.copied_bytes
+        if made.damaged:
+            self._leave_out(entry, shard, f"{len(made.damaged):,} damaged rows")
+        return copy, made
+
+    def _leave_out(self, entry: CollectionEntry, shard: int, reason: str) -> None:
+        self._left_out.append(LeftOut(collection=entry.config.name, shard=shard, reason=reason))
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    async def _check_objects(self, lease: Lease, manifest: Manifest) -> None:
+        """Raise TargetError if a prune has deleted what the manifest needs; see `leases`."""
+        while True:
+            others = await asyncio.to_thread(lease.others)
+            if not any(each.kind is Kind.PRUNE and not each.is_over for each in others):
+                break
+            await self._around.sleep(PRUNE_POLL_S)
+        needed = set(manifest.objects())
+        folders = {name.rpartition("/")[0] + "/" for name in needed}
+
+        def missing() -> set[str]:
+            there = {each.name for folder in folders for each in self._target.list(folder)}
+            return needed - there
+
+        if gone := await asyncio.to_thread(missing):
+            raise TargetError(
+                f"{self._target.where}: {len(gone)} objects of earlier backups were deleted "
+                f"meanwhile, such as {min(gone)}: run it again"
+            )
+
+
+def _joined(copies: Sequence[Copy], shards: Sequence[ShardBackup]) -> CollectionBackup | None:
+    """Return the backup of a collection; None if no shard of it could be copied."""
+    if not copies:
+        return None
+    first = copies[0]
+    if len({copy.incarnation for copy in copies}) > 1:
+        raise InvalidParameter("its shards have different collections", field="collection")
+    newest = max(copies, key=lambda copy: copy.stage)
+    token = Token(
+        incarnation=first.incarnation,
+        sequences={each.shard: each.sequence for each in shards if each.sequence},
+        sessions={each.shard: each.session for each in shards if each.session},
+    )
+    return CollectionBackup(
+        config=first.config,
+        incarnation=first.incarnation,
+        stage=newest.stage,
+        members=newest.members,
+        token=b64encode(encode_token(token)).decode(),
+        content_sum=sum_bytes(sum(sum_from_bytes(each.sum) for each in shards)).hex(),
+        live=sum(each.live for each in shards),
+        shards=tuple(shards),
+    )
+
+
+def _text_of(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

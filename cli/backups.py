@@ -1,0 +1,350 @@
+"""`vectorshard backup`: copy collections into a target; list and prune what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+import vectorshard
+from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.output import terminal
+from vectorshard.shard import errors
+
+if TYPE_CHECKING:
+    from vectorshard.backup.manifest import Manifest
+    from vectorshard.backup.run import Made, Wanted
+    from vectorshard.backup.targets import Target
+
+
+class BackupExit(IntEnum):
+    """How a command about backups ended, if not with 0."""
+
+    FAILED = 1
+    USAGE = 2
+    PARTIAL = 20
+    INCOMPLETE = 21
+    TARGET_FAILED = 22
+
+
+MEANINGS: Final = {
+    BackupExit.FAILED: "another failure: see the line on stderr",
+    BackupExit.USAGE: "the command line is wrong",
+    BackupExit.PARTIAL: "a partial backup was made, as --partial allows",
+    BackupExit.INCOMPLETE: "no backup: rows are damaged, or a shard is missing",
+    BackupExit.TARGET_FAILED: "no backup: the target failed",
+}
+
+
+def explained() -> str:
+    """Return the codes and their meanings, as text below a command's help."""
+    lines = (f"{code:>3}  {MEANINGS[code]}" for code in BackupExit)
+    return "\b\nExit codes:\n  0  a complete backup was made\n" + "\n".join(lines)
+
+
+def exit_code(error: Exception) -> BackupExit:
+    """Return the exit code of a command that ends with an error."""
+    from vectorshard.backup.failures import BackupIncomplete, TargetError
+
+    if isinstance(error, TargetError):
+        return BackupExit.TARGET_FAILED
+    missing = (BackupIncomplete, errors.ShardUnavailable, errors.CorruptData)
+    return BackupExit.INCOMPLETE if isinstance(error, missing) else BackupExit.FAILED
+
+
+# ---- vectorshard backup --------------------------------------------------------------------------
+
+
+def backup(
+    ctx: typer.Context,
+    to: Annotated[
+        str, typer.Option(metavar="TARGET", help="A directory, or s3://BUCKET/PREFIX.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of a router, or of the only shard.")
+    ] = DEFAULT_ADDRESS,
+    collection: Annotated[
+        list[str] | None, typer.Option(help="Only this collection; may be repeated.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave out damaged rows and missing shards.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Copy all rows, also those of earlier backups.")
+    ] = False,
+    parallel: Annotated[int, typer.Option(min=1, help="Shards that are copied at once.")] = 1,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Write metrics of the run for node_exporter.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")
+    ] = 30.0,
+) -> None:
+    """Copy collections into a target, while the servers go on.
+
+    Rows that an earlier backup in the target holds are not copied again. Each shard is copied at
+    a separate moment. `vectorshard backup list` and `prune` look after what is there.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from vectorshard.backup.metrics_file import write_metrics
+    from vectorshard.backup.run import Wanted
+    from vectorshard.backup.targets import open_target
+
+    if not to:
+        raise typer.BadParameter("--to is required: a directory, or s3://BUCKET/PREFIX")
+    wanted = Wanted(
+        collections=tuple(collection or ()),
+        partial=partial,
+        full=full,
+        parallel=parallel,
+        timeout_s=timeout,
+    )
+    console = terminal()
+    stored: Target | None = None
+    success = False
+    try:
+        stored = open_target(to, create=True)
+        made = asyncio.run(_back_up(target, stored, wanted, console))
+        success = made.manifest.complete
+    finally:
+        if metrics_file is not None:
+            write_metrics(metrics_file, stored, now=datetime.now(UTC), success=success)
+    _print_made(console, stored, made)
+    if not success:
+        raise typer.Exit(BackupExit.PARTIAL)
+
+
+async def _back_up(server: str, target: Target, wanted: Wanted, console: Console) -> Made:
+    from vectorshard.backup.run import Backup
+    from vectorshard.router.remote.remote_shard import RemoteShard
+
+    remote = RemoteShard(server)
+    try:
+        with _Progress(console) as progress:
+            making = Backup(
+                remote, target, wanted, version=vectorshard.__version__, report=progress
+            )
+            return await making.run()
+    except errors.Unsupported as error:
+        raise errors.Unsupported(
+            f"{server} does not support backups: it, or a shard of it, is of an earlier release"
+        ) from error
+    finally:
+        await remote.close()
+
+
+def _print_made(console: Console, target: Target, made: Made) -> None:
+    manifest = made.manifest
+    for note in made.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    for each in manifest.left_out:
+        console.print(
+            f"left out: collection {each.collection!r}, shard {each.shard}: {each.reason}",
+            soft_wrap=True,
+        )
+    kind = "complete" if manifest.complete else "PARTIAL"
+    console.print(
+        f"{target.where}/{made.name}: {kind}, {len(manifest.collections)} collections, "
+        f"{manifest.live:,} rows, {_megabytes(manifest.size_bytes)}; copied {made.copied_rows:,} "
+        f"rows, {_megabytes(made.copied_bytes)}"
+        + (f", the others are in earlier backups ({manifest.previous})" * bool(manifest.previous)),
+        soft_wrap=True,
+    )
+    if len(manifest.collections) and manifest.shards_total > 1:
+        console.print("each shard was copied at a separate moment: see docs/backups.md")
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+class _Rate(ProgressColumn):
+    """Rows a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the current rate, or the mean rate of a finished task."""
+        rate = task.fields["rows"] / task.elapsed if task.elapsed else 0
+        return Text(f"{rate:,.0f} rows/s" if rate else "")
+
+
+class _Progress:
+    """A progress bar of rows, with bytes, rate and remaining time; a Report of a backup."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[rows]:,}/{task.fields[expected]:,} rows"),
+            TextColumn("{task.fields[copied]}"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task: TaskID = self._progress.add_task(
+            "backup", total=None, rows=0, expected=0, copied=""
+        )
+        self._left: dict[tuple[str, int], int] = {}
+        self._rows = 0
+        self._bytes = 0
+
+    def __enter__(self) -> _Progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def expected(self, collection: str, shard: int, rows: int) -> None:
+        """Count the rows that a shard probably has to copy."""
+        self._left[collection, shard] = rows
+        self._show()
+
+    def opened(self, collection: str, shard: int, rows: int) -> None:
+        """Count the rows that a shard has to copy."""
+        self._progress.update(self._task, description=f"{collection}, shard {shard}")
+        self.expected(collection, shard, rows)
+
+    def copied(self, collection: str, shard: int, rows: int, size_bytes: int) -> None:
+        """Advance."""
+        self._left[collection, shard] = max(0, self._left.get((collection, shard), 0) - rows)
+        self._rows += rows
+        self._bytes += size_bytes
+        self._show()
+
+    def _show(self) -> None:
+        total = self._rows + sum(self._left.values())
+        self._progress.update(
+            self._task,
+            total=total,
+            completed=self._rows,
+            rows=self._rows,
+            expected=total,
+            copied=_megabytes(self._bytes),
+        )
+
+
+# ---- vectorshard backup list ---------------------------------------------------------------------
+
+
+def list_backups(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="DIR or s3://BUCKET/PREFIX.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each.")] = False,
+) -> None:
+    """List the backups in a target, the newest first."""
+    from vectorshard.backup.layout import manifests
+    from vectorshard.backup.manifest import Manifest
+    from vectorshard.backup.targets import open_target
+
+    found = list(manifests(open_target(target)))
+    now = datetime.now(UTC)
+    rows: list[dict[str, Any]] = [
+        _described(name, each, now)
+        if isinstance(each, Manifest)
+        else {"name": name, "error": str(each)}
+        for name, each in found
+    ]
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row))
+        return
+    table = Table("backup", "ended", "age", "collections", "rows", "MB", "")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["name"], "", "", "", "", "", row["error"])
+            continue
+        table.add_row(
+            row["name"],
+            row["ended"],
+            _age(row["age_s"]),
+            ", ".join(row["collections"]),
+            f"{row['rows']:,}",
+            f"{row['bytes'] / 1e6:,.1f}",
+            "complete" if row["complete"] else "partial",
+        )
+    console = terminal()
+    console.print(table if rows else f"{target} has no backups")
+
+
+def _described(name: str, manifest: Manifest, now: datetime) -> dict[str, Any]:
+    from vectorshard.backup.metrics_file import moment_of
+
+    return {
+        "name": name,
+        "begun": manifest.begun,
+        "ended": manifest.ended,
+        "age_s": round((now - moment_of(manifest.ended)).total_seconds()),
+        "cluster": manifest.cluster,
+        "shards": manifest.shards_total,
+        "collections": [each.name for each in manifest.collections],
+        "rows": manifest.live,
+        "bytes": manifest.size_bytes,
+        "complete": manifest.complete,
+        "previous": manifest.previous,
+    }
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+# ---- vectorshard backup prune --------------------------------------------------------------------
+
+
+def prune(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="DIR or s3://BUCKET/PREFIX.")],
+    keep: Annotated[int, typer.Option(min=1, help="Complete backups to keep.")],
+    keep_days: Annotated[
+        float, typer.Option(min=0, help="Also keep what is younger than so many days.")
+    ] = 0.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be deleted.")
+    ] = False,
+) -> None:
+    """Delete old backups, and the objects that no backup needs.
+
+    It is safe while a backup or another prune runs.
+    """
+    from vectorshard.backup.prune import prune
+    from vectorshard.backup.targets import open_target
+
+    done = prune(
+        open_target(target),
+        keep=keep,
+        keep_days=keep_days,
+        now=datetime.now(UTC),
+        dry_run=dry_run,
+    )
+    verb = "would delete" if dry_run else "deleted"
+    for name in done.backups:
+        typer.echo(f"{verb} backup {name}")
+    typer.echo(
+        f"{verb} {len(done.backups)} backups and {done.objects:,} objects, "
+        f"{_megabytes(done.size_bytes)}"
+    )
+    if done.held:
+        typer.echo(f"objects stay for the next prune: {done.held}")
+
+
+COMMANDS: Final[dict[str, Callable[..., None]]] = {"list": list_backups, "prune": prune}

@@ -1,0 +1,234 @@
+"""Pruning: what goes, what stays, and that nothing goes that a running backup will need."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.backup.fleet import BEGUN, Fleet, rows_in
+from tests.backup.samples import MANIFEST
+from tests.backup.test_run import Between
+from vectorshard.backup import copying
+from vectorshard.backup.failures import BackupTooNew, TargetError
+from vectorshard.backup.layout import (
+    BLOCKS,
+    RUNNING,
+    backup_name,
+    backup_names,
+    manifest_object,
+    read_manifest,
+)
+from vectorshard.backup.leases import EXPIRED_S, Kind, Lease, LeaseLost
+from vectorshard.backup.manifest import LeftOut
+from vectorshard.backup.prune import AGE_MIN_S, Pruned, prune
+from vectorshard.backup.targets import UNFINISHED, DirectoryTarget
+from vectorshard.shard.storage.checksum import checksum
+
+PARTIAL = replace(MANIFEST, left_out=(LeftOut(collection="words", shard=1, reason="missing"),))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> DirectoryTarget:
+    """Return an empty target."""
+    return DirectoryTarget(tmp_path / "target", create=True, paced=False)
+
+
+def name_of(day: int) -> str:
+    """Return the name of a day's backup."""
+    return backup_name(BEGUN + timedelta(days=day), "0000000a")
+
+
+def age(target: DirectoryTarget, seconds: float, prefix: str = BLOCKS) -> None:
+    """Make objects older."""
+    for each in list(target.list(prefix)):
+        path = Path(target.where) / each.name
+        os.utime(path, (each.written_at - seconds,) * 2)
+
+
+def pruned(target: DirectoryTarget, keep: int = 1, days: int = 20, **options: Any) -> Pruned:
+    """Prune a target on a day."""
+    return prune(target, keep=keep, now=BEGUN + timedelta(days=days), **options)
+
+
+def test_the_newest_complete_backups_stay_and_what_is_younger_than_they(
+    target: DirectoryTarget,
+) -> None:
+    for day in range(8):
+        manifest = PARTIAL if day in (1, 5, 7) else MANIFEST
+        target.put(manifest_object(name_of(day)), manifest.encode())
+    assert pruned(target, keep=3, dry_run=True).backups == tuple(map(name_of, (2, 1, 0)))
+    assert len(backup_names(target)) == 8
+    assert pruned(target, keep=3, keep_days=18.5).backups == (name_of(1), name_of(0))
+    assert pruned(target, keep=1).backups == tuple(map(name_of, (5, 4, 3, 2)))
+    assert backup_names(target) == [name_of(7), name_of(6)]
+    assert pruned(target, keep=5).backups == ()
+
+
+def test_only_old_objects_that_no_backup_names_go(target: DirectoryTarget) -> None:
+    [needed] = MANIFEST.objects()
+    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    for name in (needed, "blocks/i/0-d-1/9-10-0000000b.block", "blocks/x/0-d-1/0-1-0000000c.block"):
+        target.put(name, b"rows")
+    unfinished = Path(target.where) / f"{needed}{UNFINISHED}"
+    unfinished.write_bytes(b"half")
+    assert pruned(target).objects == 0, "they are young"
+    age(target, AGE_MIN_S + 1)
+    target.put("blocks/i/0-d-1/10-11-0000000d.block", b"rows")
+    done = pruned(target)
+    assert (done.objects, done.size_bytes, done.held) == (3, 12, "")
+    assert [each.name for each in target.list(BLOCKS)] == [
+        needed,
+        "blocks/i/0-d-1/10-11-0000000d.block",
+    ]
+    assert list(target.list(RUNNING)) == []
+
+
+def test_objects_stay_while_a_backup_runs_or_a_manifest_is_damaged(
+    target: DirectoryTarget,
+) -> None:
+    target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
+    age(target, AGE_MIN_S + 1)
+    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    target.put(manifest_object(name_of(1)), b"damaged")
+    assert "damaged" in pruned(target).held
+    target.put(manifest_object(name_of(2)), MANIFEST.encode())
+    lease = Lease(target, Kind.BACKUP, "00000001")
+    done = pruned(target)
+    assert (done.backups, done.held) == ((name_of(1), name_of(0)), "a backup is being made")
+    lease.end()
+    assert pruned(target).objects == 1
+
+
+def test_the_lease_of_a_process_that_has_died_is_removed(target: DirectoryTarget) -> None:
+    Lease(target, Kind.BACKUP, "00000001")
+    target.put(f"{RUNNING}00000002.json", b"of a later version")
+    target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
+    age(target, AGE_MIN_S + 1)
+    age(target, EXPIRED_S - 60, RUNNING)
+    assert pruned(target).held == "a backup is being made"
+    age(target, 120, RUNNING)
+    assert pruned(target).objects == 1
+    assert list(target.list(RUNNING)) == []
+
+
+def test_a_backup_of_a_later_version_stops_a_prune(target: DirectoryTarget) -> None:
+    fields = {**json.loads(MANIFEST.encode()), "format_version": 2}
+    del fields["crc32c"]
+    canonical = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    stored = json.dumps({**fields, "crc32c": checksum(canonical)}).encode()
+    target.put(manifest_object(name_of(1)), stored)
+    target.put(manifest_object(name_of(2)), MANIFEST.encode())
+    with pytest.raises(BackupTooNew):
+        pruned(target)
+    assert len(backup_names(target)) == 3
+    assert list(target.list(RUNNING)) == []
+
+
+def test_a_process_that_was_stopped_for_long_deletes_nothing_more(
+    target: DirectoryTarget,
+) -> None:
+    for day in range(4):
+        target.put(manifest_object(name_of(day)), MANIFEST.encode())
+    times = itertools.chain([0.0] * 6, itertools.repeat(EXPIRED_S))
+    with pytest.raises(LeaseLost, match="not renewed for 900 s"):
+        pruned(target, clock=lambda: next(times))
+    assert len(backup_names(target)) == 3
+
+
+# ---- with backups -------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+    """Return a router over two shards with 300 rows, which are many blocks."""
+    monkeypatch.setattr(copying, "BLOCK_BYTES", 2_000)
+    monkeypatch.setattr(copying, "SMALL_BYTES", 1_000)
+    fleet = await Fleet(tmp_path).open()
+    await fleet.create()
+    await fleet.put(range(300))
+    yield fleet
+    await fleet.server.close()
+
+
+async def test_pruned_backups_take_only_their_own_blocks_with_them(fleet: Fleet) -> None:
+    held = []
+    for seed in range(4):
+        await fleet.put(range(100 * seed, 100 * seed + 150), seed=seed)
+        made = await fleet.back_up(full=seed == 2)
+        held.append((made, dict(fleet.rows)))
+    age(fleet.target, AGE_MIN_S + 1)
+    done = pruned(fleet.target, keep=2)
+    assert done.objects > 10
+    assert backup_names(fleet.target) == [held[3][0].name, held[2][0].name]
+    for made, rows in held[2:]:
+        assert rows_in(fleet.target, made.manifest) == rows
+    needed = {name for made, _ in held[2:] for name in made.manifest.objects()}
+    assert {each.name for each in fleet.target.list(BLOCKS)} == needed
+
+
+async def test_a_backup_keeps_what_it_builds_on_though_a_prune_runs_beside_it(
+    fleet: Fleet,
+) -> None:
+    first = await fleet.back_up()
+    await fleet.back_up(full=True)
+    await fleet.put(range(50), seed=7)
+    done: list[Pruned] = []
+
+    def pruning(name: str, request: object) -> None:
+        if name == "open_copy":
+            age(fleet.target, AGE_MIN_S + 1)
+            done.append(pruned(fleet.target))
+
+    made = await fleet.back_up(server=Between(fleet.server, pruning))
+    assert done[0].held == "a backup is being made"
+    assert done[0].backups == (first.name,)
+    assert rows_in(fleet.target, made.manifest) == fleet.rows
+
+
+async def test_a_backup_that_began_during_a_prune_notices_what_that_deleted(fleet: Fleet) -> None:
+    first = await fleet.back_up()
+    prune_lease = Lease(fleet.target, Kind.PRUNE, "00000001")  # it has seen no backup yet
+    lists = 0
+
+    def deleting(name: str, request: object) -> None:
+        nonlocal lists
+        lists += 1
+        if name == "read_copy":
+            for each in first.manifest.objects():
+                fleet.target.delete(each)
+            prune_lease.end()
+
+    with pytest.raises(TargetError, match="were deleted meanwhile"):
+        await fleet.back_up(server=Between(fleet.server, deleting))
+    assert backup_names(fleet.target) == [first.name]
+    with pytest.raises(TargetError):
+        rows_in(fleet.target, read_manifest(fleet.target, "absent"))
+
+
+async def test_a_backup_waits_for_a_prune_before_its_manifest(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune_lease = Lease(fleet.target, Kind.PRUNE, "00000001")
+    waits: list[str] = []
+    others = Lease.others
+
+    def ending(lease: Lease) -> Any:
+        found = others(lease)
+        waits.append(str(backup_names(fleet.target)))
+        if len(waits) == 3:
+            prune_lease.end()
+        return found
+
+    monkeypatch.setattr(Lease, "others", ending)
+    await fleet.back_up()
+    assert waits == ["[]"] * 4
