@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vectorshard.shard.errors import VectorShardError
+from vectorshard.shard.errors import CorruptData, VectorShardError
 
 
 class TargetError(VectorShardError):
@@ -25,7 +25,7 @@ class BackupTooNew(TargetError):
     """A later version wrote the backup."""
 
 
-class BackupDamaged(VectorShardError):
+class BackupDamaged(CorruptData):
     """An object of a backup is missing, or does not match its checksum."""
 
 
