@@ -10,7 +10,7 @@ from vectorshard.cli.fleet import EMBEDDED, open_shard
 from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.sole_shard import SoleShard
-from vectorshard.shard.config import EngineConfig, ServerConfig
+from vectorshard.shard.config import EngineConfig, ScrubConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import DataDirectoryError, DataDirectoryForeign
 from vectorshard.shard.runtime.faults import record_faults
@@ -102,19 +102,24 @@ def _cluster_of(directories: Sequence[Path]) -> str:
 
 
 async def serve(
-    *, shards: int | None, data: Path, server: ServerConfig, reserve_mb: int | None = None
+    *,
+    shards: int | None,
+    data: Path,
+    server: ServerConfig,
+    reserve_mb: int | None = None,
+    scrub: ScrubConfig | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
 
-    `shards` is as in `shards_below`, `reserve_mb` as in `machine_for`. Raises what that,
-    `open_embedded` and `run_server` raise.
+    `shards` is as in `shards_below`, `reserve_mb` and `scrub` as in `machine_for`. Raises what
+    that, `open_embedded` and `run_server` raise.
     """
     try:
         total = shards_below(data, shards)
     except DataDirectoryError:
         total = shards or 1  # opening it raises this again, where `hold` applies
     engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // total))
-    disk, engine = machine_for(engine, data=data, shards=total, reserve_mb=reserve_mb)
+    disk, engine = machine_for(engine, data=data, shards=total, reserve_mb=reserve_mb, scrub=scrub)
 
     async def open_all() -> Router:
         router = await open_embedded(data, shards, engine, disk)

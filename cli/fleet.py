@@ -14,7 +14,7 @@ from typing import Final
 
 from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.placement import slots_of_shard
-from vectorshard.shard.config import EngineConfig, ServerConfig
+from vectorshard.shard.config import EngineConfig, ScrubConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.engine.machine import naming_start_failures
 from vectorshard.shard.errors import DataDirectoryForeign
@@ -92,16 +92,18 @@ async def serve_shard(
     cores: int,
     server: ServerConfig,
     reserve_mb: int | None = None,
+    scrub: ScrubConfig | None = None,
 ) -> None:
     """Serve one shard until SIGTERM or SIGINT; one search uses at most `cores` cores.
 
     `cluster` is the cluster that it must belong to; None stands for the one stored in the
-    directory, and for CLUSTER_DEFAULT in a new directory. `reserve_mb` is as in `machine_for`.
+    directory, and for CLUSTER_DEFAULT in a new directory. `reserve_mb` and `scrub` are as in
+    `machine_for`.
 
     Raises what that, `open_shard` and `run_server` raise.
     """
     engine = EngineConfig(search_cores=cores)
-    disk, engine = machine_for(engine, data=data, shards=1, reserve_mb=reserve_mb)
+    disk, engine = machine_for(engine, data=data, shards=1, reserve_mb=reserve_mb, scrub=scrub)
 
     async def open_this() -> LocalShard:
         _require_no_embedded_shards(data)

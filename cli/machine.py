@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from vectorshard.shard.config import EngineConfig, Limits
+from vectorshard.shard.config import EngineConfig, Limits, ScrubConfig
 from vectorshard.shard.errors import LimitsTooLow
 from vectorshard.shard.runtime.faults import ended_by_failed_read
 from vectorshard.shard.runtime.open_files import (
@@ -24,11 +24,17 @@ _log = structlog.get_logger(__name__)
 
 
 def machine_for(
-    engine: EngineConfig, *, data: Path, shards: int, reserve_mb: int | None = None
+    engine: EngineConfig,
+    *,
+    data: Path,
+    shards: int,
+    reserve_mb: int | None = None,
+    scrub: ScrubConfig | None = None,
 ) -> tuple[Disk, EngineConfig]:
     """Return the disk and the configuration of `shards` shards in this process.
 
     Both are within what the machine allows; the limit of open files is raised as far as it can be.
+    The shards divide what `scrub`, or else its default, may take of a core and of the disk.
     `reserve_mb` is the free space that writes leave; None stands for the default, which small disks
     have less of. If a failed read ended the last process below `data`, all vectors are read at the
     start.
@@ -53,7 +59,14 @@ def machine_for(
     disk.open_stores = OpenStores(plan.stores)
     disk.open_row_files = OpenStores(plan.stores)
     limits = replace(limits, connections=plan.connections)
-    return disk, replace(engine, limits=limits, machine=machine)
+    scrub = scrub or engine.scrub
+    scrub = replace(
+        scrub,
+        core_share=scrub.core_share / shards,
+        bytes_per_s=scrub.bytes_per_s / shards,
+        rows_per_s=scrub.rows_per_s / shards,
+    )
+    return disk, replace(engine, limits=limits, machine=machine, scrub=scrub)
 
 
 def router_within(limits: Limits, *, shards: int) -> Limits:

@@ -346,6 +346,9 @@ def describe(
         console.print(tables.ledger_table(description))
         console.print(tables.index_table(description))
         console.print(tables.recall_table(description))
+        console.print(tables.scrub_table(description))
+        for line in tables.scrub_findings(description):
+            console.print(line, style="red", markup=False)
         for line in tables.origins(description):
             console.print(line, markup=False)
         for line in tables.troubles(description):

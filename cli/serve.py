@@ -16,9 +16,11 @@ from typing import Annotated, Final
 import typer
 
 from vectorshard.cli.addresses import DEFAULT_ADDRESS, shard_addresses
-from vectorshard.shard.config import CONNECTION_AGE_S, SLOTS_TOTAL, ServerConfig
+from vectorshard.shard.config import CONNECTION_AGE_S, SLOTS_TOTAL, ScrubConfig, ServerConfig
 
 WORKERS_MAX: Final = 64
+
+SCRUB: Final = ScrubConfig()
 
 
 class LogFormat(StrEnum):
@@ -73,6 +75,18 @@ ReserveMb = Annotated[
         " the disk.",
     ),
 ]
+ScrubInterval = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="How often the background scrub verifies all that is stored; 0 turns it off.",
+    ),
+]
+ScrubMb = Annotated[
+    float,
+    typer.Option(min=0.001, metavar="MB/S", help="How much the scrub of a shard reads at most."),
+]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="Format of the log.")]
 
 
@@ -93,6 +107,8 @@ def serve(
     lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     reserve_mb: ReserveMb = None,
+    scrub_interval: ScrubInterval = SCRUB.interval_s,
+    scrub_mb: ScrubMb = SCRUB.bytes_per_s / 1e6,
     hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
@@ -111,7 +127,10 @@ def serve(
         connection_age_s=connection_age,
         hold=hold,
     )
-    uvloop.run(embedded.serve(shards=shards, data=data, server=server, reserve_mb=reserve_mb))
+    scrub = ScrubConfig(interval_s=scrub_interval, bytes_per_s=scrub_mb * 1e6)
+    uvloop.run(
+        embedded.serve(shards=shards, data=data, server=server, reserve_mb=reserve_mb, scrub=scrub)
+    )
 
 
 def shard(
@@ -134,6 +153,8 @@ def shard(
     lame_duck: LameDuck = 1.0,
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     reserve_mb: ReserveMb = None,
+    scrub_interval: ScrubInterval = SCRUB.interval_s,
+    scrub_mb: ScrubMb = SCRUB.bytes_per_s / 1e6,
     hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
@@ -163,6 +184,7 @@ def shard(
             cores=cores or len(os.sched_getaffinity(0)),
             server=server,
             reserve_mb=reserve_mb,
+            scrub=ScrubConfig(interval_s=scrub_interval, bytes_per_s=scrub_mb * 1e6),
         )
     )
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
+from vectorshard.shard.descriptions import CollectionDescription, Scrub, ShardDescription
 from vectorshard.shard.membership import AcceptedLoss, Problem
 from vectorshard.shard.types import CollectionConfig, Ledger, Receipt, ShardReceipt
 
@@ -178,6 +179,40 @@ def recall_table(description: CollectionDescription) -> Table:
             f"{shard.drift:.2f}" if shard.drift else "-",
         )
     return table
+
+
+def scrub_table(description: CollectionDescription) -> Table:
+    """Return what each leaf shard's scrub has verified, and the sum of its content hashes."""
+    table = plain_table(
+        "scrub: a background verification of all that is stored",
+        ["shard", "last pass", "read", "content sum"],
+        ["passes", "present pass", "rows verified", "rows damaged", "findings"],
+    )
+    for shard in description.shards:
+        scrub = shard.scrub or Scrub()
+        ended = datetime.fromtimestamp(scrub.last_pass_at, UTC) if scrub.last_pass_at else None
+        table.add_row(
+            str(shard.shard),
+            "-" if ended is None else ended.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            "-" if ended is None else "disk" if scrub.last_pass_read_disk else "page cache",
+            shard.content_sum.hex() or "-",
+            f"{scrub.passes:,}",
+            f"{scrub.progress:.0%}",
+            f"{scrub.rows:,}",
+            f"{shard.rows_damaged:,}",
+            f"{scrub.findings_total:,}",
+        )
+    return table
+
+
+def scrub_findings(description: CollectionDescription) -> list[str]:
+    """Return one line for each finding of the scrubs."""
+    return [
+        f"scrub of shard {shard.shard}: {text}"
+        for shard in description.shards
+        if shard.scrub is not None
+        for text in shard.scrub.findings
+    ]
 
 
 @dataclass(frozen=True, slots=True)

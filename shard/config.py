@@ -104,6 +104,27 @@ class CompactionConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubConfig:
+    """How fast a shard verifies what it stores, in the background, one collection at a time.
+
+    The slowest of the three rates decides. The shards of one process divide them.
+    """
+
+    # Affects behaviour.
+    interval_s: float = 3_600.0
+    """From the beginning of a collection's pass to that of its next; 0: no scrub. Longer: damage is
+    found later."""
+    disk_interval_s: float = 86_400.0
+    """The same of passes that read the disk, and not only the page cache. Longer: less disk reads,
+    and what has decayed on the disk under sound pages in memory is found later."""
+    first_after_s: float = 60.0  # from the start of the server, which verifies some itself
+    # Affects performance.
+    core_share: float = 0.02  # CPU time of one core; more: faster passes
+    rows_per_s: float = 50_000.0
+    bytes_per_s: float = 32e6  # read from memory or from the disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineConfig:
     """What a shard may take of the machine that it runs on."""
 
@@ -131,6 +152,7 @@ class EngineConfig:
     buffer: BufferConfig = field(default_factory=BufferConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     compaction: CompactionConfig = field(default_factory=CompactionConfig)
+    scrub: ScrubConfig = field(default_factory=ScrubConfig)
     few_rows_work: float = 350_000
     """Live rows * (dim + 80) up to which a search scores every row: 1,900 rows of 100 components.
     Larger: fewer collections depend on an index, and batches of queries cost more. 0: only searches

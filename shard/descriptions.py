@@ -26,7 +26,7 @@ from vectorshard.shard.types import (
 class Scrub:
     """What the scrub of a shard's rows of a collection has done since the shard started.
 
-    `progress` is that of the present pass, `findings` are texts, the newest first.
+    `progress` is that of the present pass, `findings` are the newest texts, the newest first.
     """
 
     passes: int = 0
@@ -35,6 +35,7 @@ class Scrub:
     last_pass_read_disk: bool = False
     rows: int = 0
     findings: tuple[str, ...] = ()
+    findings_total: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""The background threads of a shard, for all of its collections: the builder, the absorber, and the
-one that syncs log marks (`log_sync`).
+"""The background threads of a shard, for all of its collections: the builder, the absorber, the one
+that syncs log marks (`log_sync`), and the scrub (`scrub_thread`).
 
 The builder trains indexes, compacts row files and measures recall. Its work may take long and
 delays nothing, because its results are private until they are published in one step. The absorber
@@ -33,6 +33,7 @@ from vectorshard.shard.engine.index_builder import (
 from vectorshard.shard.engine.log_sync import LogSync
 from vectorshard.shard.engine.machine import limit_reached
 from vectorshard.shard.engine.maintenance import Measuring
+from vectorshard.shard.engine.scrub_thread import ScrubThread
 from vectorshard.shard.index.ivf_index import use_cores
 from vectorshard.shard.storage.room import PutOff
 
@@ -91,7 +92,7 @@ class Pace:
 
 
 class BackgroundThreads:
-    """Runs the background work of many collections on three threads.
+    """Runs the background work of many collections on four threads.
 
     Parameters
     ----------
@@ -119,6 +120,7 @@ class BackgroundThreads:
         self._builder = self._thread("builder", self.build_step, BUILDER_NICENESS, self._look_s)
         self._absorber = self._thread("absorber", self._absorb, 0, self._look_for_room_s)
         self._log_sync = LogSync()
+        self._scrub = ScrubThread()
 
     def _thread(
         self,
@@ -135,6 +137,7 @@ class BackgroundThreads:
         self._builder.start()
         self._absorber.start()
         self._log_sync.start()
+        self._scrub.start()
 
     def attach(self, collection: Collection) -> None:
         """Work for a collection from now on."""
@@ -142,10 +145,12 @@ class BackgroundThreads:
         self._log_sync.attach(collection.state.row_store.log_end)
         with self._changed:
             self._collections = (*self._collections, collection)
+        self._scrub.attach(collection)
         self._wake()
 
     def detach(self, collection: Collection) -> None:
         """Work for a collection no longer. A step that runs finishes."""
+        self._scrub.detach(collection)
         with self._changed:
             self._collections = tuple(c for c in self._collections if c is not collection)
         self._log_sync.detach(collection.state.row_store.log_end)
@@ -156,6 +161,7 @@ class BackgroundThreads:
             self._stopping = True
             self._changed.notify_all()
         self._log_sync.stop()
+        self._scrub.stop()
         self._absorber.join()
         self._builder.join(BUILDER_FAREWELL_S)
 

@@ -5,7 +5,7 @@ is published is durable; whatever is not published does not exist. The four part
 `state.CollectionState`, which documents the order of the locks.
 
 Threads: any number use `reads`; one at a time calls `writes.apply`; the absorber absorbs and writes
-checkpoints; the builder trains indexes and compacts the row file.
+checkpoints; the builder trains indexes and compacts the row file; the scrub verifies all of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.compaction import Compaction
 from vectorshard.shard.engine.maintenance import Maintenance
 from vectorshard.shard.engine.reads import Reads
+from vectorshard.shard.engine.scrub import Scrub
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.writes import Writes
 from vectorshard.shard.errors import CollectionNotFound
@@ -36,6 +37,7 @@ class Collection:
         self.reads = Reads(state)
         self.maintenance = maintenance = Maintenance(state)
         self.compaction = compaction = Compaction(state)
+        self.scrub = Scrub(state, maintenance)
         self.writes = Writes(
             state,
             lambda: (

@@ -212,7 +212,13 @@ class LocalShard(CopyCalls):
         return CollectionDescription(
             config=collection.entry.config,
             incarnation=collection.entry.incarnation,
-            shards=(replace(description, kept_files="; ".join(each.text for each in kept)),),
+            shards=(
+                replace(
+                    description,
+                    kept_files="; ".join(each.text for each in kept),
+                    scrub=collection.scrub.description,
+                ),
+            ),
             recommended_batch_size=recommended_batch_size(collection.entry.config.dim),
         )
 

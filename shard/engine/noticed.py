@@ -37,6 +37,10 @@ class Noticed:
             )
         return error
 
+    def note(self, kind: ProblemKind, text: str) -> None:
+        """Remember what an operator has to look at, in place of the last of its kind."""
+        self._texts[kind] = f"collection {self._collection!r}: {text}"
+
     def check(self, error: Exception) -> None:
         """Remember an error of a read; raise the one that stands for it, unless it is the same."""
         if (named := self.error_of(error)) is not error:

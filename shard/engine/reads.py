@@ -56,6 +56,7 @@ class Reads:
     def __init__(self, state: CollectionState) -> None:
         self._state = state
         self._filters = RememberedFilters()
+        state.on_columns_repaired = self._filters.forget
         self._plans = RememberedPlans(state.engine.few_rows_work)
         self.searches = 0
         """Searches begun, counted without a lock: background work asks only whether any come."""
@@ -229,6 +230,7 @@ class Reads:
             restored_from=state.row_store.restored_from,
             rows_damaged=len(snapshot.damaged),
             damaged_ids=ids_described(snapshot),
+            content_sum=snapshot.sum,
         )
         index = snapshot.index
         if index is None:

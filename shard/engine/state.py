@@ -93,6 +93,8 @@ class CollectionState:
         self._waiting_for_room: list[Future[None]] = []
         self.on_change: Callable[[], None] = lambda: None
         """Called when background work may be due; returns immediately."""
+        self.on_columns_repaired: Callable[[], None] = lambda: None
+        """Called when the scrub has changed filter columns."""
         self.require_room: Callable[[], None] = lambda: None
         """Called before rows are written; raises Overloaded if the disk is nearly full."""
         self.require_writable: Callable[[], None] = lambda: None

@@ -1,7 +1,7 @@
 """The IVF index: a small interface to FAISS.
 
-It holds codes of rows under their row numbers; the vectors are in the row file. This module and
-`float32_kernels` alone import FAISS. FAISS 1.15.1 has these pitfalls:
+It holds codes of rows under their row numbers; the vectors are in the row file. This module,
+`code_check` and `float32_kernels` alone import FAISS. FAISS 1.15.1 has these pitfalls:
 
 * Adding during a search crashes the process. The collection guards both with a ReadWriteLock.
 * `merge_from` and `add_core` of a fast-scan index corrupt the heap. Only `add_with_ids` is used.
@@ -149,6 +149,11 @@ class IvfIndex:
         return serialized
 
     @property
+    def faiss_index(self) -> faiss.IndexIVF:
+        """FAISS's index, for `code_check`."""
+        return self._index
+
+    @property
     def rows(self) -> int:
         """The number of rows that FAISS reports."""
         return int(self._index.ntotal)
@@ -176,7 +181,7 @@ class IvfIndex:
     def add(self, rows: Int64Array, vectors: Float32Array) -> None:
         """Add `vectors` (rows, dim) under their row numbers, which must be new to the index."""
         if len(rows):
-            self._index.add_with_ids(self._as_held(vectors), rows)
+            self._index.add_with_ids(self.as_held(vectors), rows)
             if self._occupancy.follows_rows:
                 self._occupancy.add(rows, self.lists_of(vectors))
 
@@ -190,7 +195,7 @@ class IvfIndex:
 
     def nearest_lists(self, queries: Float32Array, n: int) -> Probes:
         """Return the `n` nearest lists of each of `queries` (queries, dim), empty ones too."""
-        distances, lists = self._index.quantizer.search(self._as_held(queries), n)
+        distances, lists = self._index.quantizer.search(self.as_held(queries), n)
         return Probes(lists, distances)
 
     def proposed(
@@ -330,7 +335,7 @@ class IvfIndex:
 
     def centroid_distances(self, vectors: Float32Array) -> Float32Array:
         """Return the L2 distance of each of `vectors` to its list's centroid. float32 (rows,)."""
-        differences = self._as_held(vectors) - self._centroids()[self.lists_of(vectors)]
+        differences = self.as_held(vectors) - self._centroids()[self.lists_of(vectors)]
         distances: Float32Array = np.sqrt(np.vecdot(differences, differences))
         return distances
 
@@ -345,7 +350,7 @@ class IvfIndex:
 
         In float64: float32 rounds one query otherwise than many, and too much far from the origin.
         """
-        centroids, exact = self._centroids().astype(float), self._as_held(queries).astype(float)
+        centroids, exact = self._centroids().astype(float), self.as_held(queries).astype(float)
         products = exact @ centroids.T
         if self._metric is Metric.L2:
             products *= -2
@@ -389,7 +394,7 @@ class IvfIndex:
         selector: faiss.IDSelector | None,
         probes: Probes | None = None,
     ) -> tuple[Float32Array, Int64Array]:
-        queries = self._as_held(queries)
+        queries = self.as_held(queries)
         if probes is None:
             parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
             scores, rows = self._index.search(queries, wanted, params=parameters)
@@ -433,7 +438,8 @@ class IvfIndex:
         is_l2 = self._index.metric_type == faiss.METRIC_L2
         return Metric.L2 if is_l2 else Metric.INNER_PRODUCT
 
-    def _as_held(self, vectors: Float32Array) -> Float32Array:
+    def as_held(self, vectors: Float32Array) -> Float32Array:
+        """Return vectors (rows, dim) as FAISS takes them, with zeros where it needs more."""
         return _padded(vectors, int(self._index.d))
 
 

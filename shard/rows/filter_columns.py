@@ -67,6 +67,25 @@ class _KeywordColumn:
             rows.add(row)
         self.held += len(value)
 
+    def unlike(self, values: Mapping[int, FieldValue]) -> BitMap:
+        """Return those rows that lack a keyword of theirs, or that the keywords follow."""
+        wrong = _unlike_present(self.present, values)
+        rows_of: dict[str, list[int]] = {}
+        for row, value in values.items():
+            for keyword in value or ():  # type: ignore[union-attr]
+                rows_of.setdefault(keyword, []).append(row)
+        for keyword, rows in rows_of.items():
+            wrong |= BitMap(rows) - self.rows_with(keyword)
+        return wrong
+
+    def rewrite(self, row: int, value: FieldValue) -> None:
+        assert value is None or isinstance(value, tuple)
+        for rows in self.by_keyword.values():
+            rows.discard(row)
+        self.present.discard(row)
+        if value is not None:
+            self.append(row, value)
+
     def rows_with(self, value: object) -> BitMap:
         return self.by_keyword.get(value) or BitMap()  # type: ignore[call-overload]
 
@@ -116,6 +135,16 @@ class _BoolColumn:
             self.true.add(row)
         self.present.add(row)
 
+    def unlike(self, values: Mapping[int, FieldValue]) -> BitMap:
+        true = BitMap([row for row, value in values.items() if value])
+        return _unlike_present(self.present, values) | (true ^ (self.true & BitMap(list(values))))
+
+    def rewrite(self, row: int, value: FieldValue) -> None:
+        self.true.discard(row)
+        self.present.discard(row)
+        if value is not None:
+            self.append(row, value)
+
     def holding(self, condition: Condition, rows: int) -> BitMap:
         wanted = condition.values if isinstance(condition, In) else _value_of(condition)
         holding = self.true.copy() if True in wanted else BitMap()
@@ -150,6 +179,25 @@ class _NumberColumn:
             self.numbers = grown
         self.numbers[row] = value
         self.present.add(row)
+
+    def unlike(self, values: Mapping[int, FieldValue]) -> BitMap:
+        wrong = _unlike_present(self.present, values)
+        rows = np.fromiter(values, dtype=np.int64, count=len(values))
+        wanted = np.array(
+            [np.nan if value is None else value for value in values.values()], dtype=np.float64
+        )
+        found = np.full(len(rows), np.nan)
+        held = rows < len(self.numbers)
+        found[held] = self.numbers[rows[held]]
+        differ = (found != wanted) & ~(np.isnan(found) & np.isnan(wanted))
+        return wrong | _bitmap_of(rows[differ])
+
+    def rewrite(self, row: int, value: FieldValue) -> None:
+        if row < len(self.numbers):
+            self.numbers[row] = np.nan
+        self.present.discard(row)
+        if value is not None:
+            self.append(row, value)
 
     def holding(self, condition: Condition, rows: int) -> BitMap:
         numbers = self.numbers[:rows]
@@ -195,6 +243,12 @@ def _value_of(condition: Condition) -> tuple[object, ...]:
     return (condition.value,)
 
 
+def _unlike_present(present: BitMap, values: Mapping[int, FieldValue]) -> BitMap:
+    """Return those rows whose value is there though it should not be, or the reverse."""
+    wanted = BitMap([row for row, value in values.items() if value is not None])
+    return wanted ^ (present & BitMap(list(values)))
+
+
 def _bitmap_bytes(bitmap: BitMap) -> int:
     statistics = bitmap.get_statistics()
     return (
@@ -226,6 +280,50 @@ class FilterColumns:
                 if value is not None:
                     column.append(row, value)
         self.rows = rows
+
+    # ---- what the scrub compares ----------------------------------------------------------------
+
+    def unlike(self, values: Mapping[int, FieldValues]) -> BitMap:
+        """Return those rows whose fields are not as in `values`.
+
+        A keyword that a row has too many is not noticed: `count_among` counts them.
+        """
+        wrong = BitMap()
+        for place, column in enumerate(self._columns.values()):
+            wrong |= column.unlike({row: of_row[place] for row, of_row in values.items()})
+        return wrong
+
+    @property
+    def keyword_fields(self) -> dict[str, int]:
+        """The fields of keywords, and their places in FieldValues."""
+        return {
+            each.name: place
+            for place, each in enumerate(self._fields)
+            if each.type is FieldType.KEYWORD
+        }
+
+    def keywords(self) -> list[tuple[str, str]]:
+        """Return the fields and keywords that there are now."""
+        return [
+            (name, keyword)
+            for name in self.keyword_fields
+            for keyword in list(self._keywords_of(name))
+        ]
+
+    def rows_with(self, name: str, keyword: str) -> BitMap:
+        """Return the rows that a field's keyword holds, dead or alive."""
+        return self._keywords_of(name).get(keyword) or BitMap()
+
+    def _keywords_of(self, name: str) -> dict[str, BitMap]:
+        column = self._columns[name]
+        assert isinstance(column, _KeywordColumn)
+        return column.by_keyword
+
+    def rewrite(self, values: Mapping[int, FieldValues]) -> None:
+        """Write the fields of rows again; nothing is appended meanwhile."""
+        for row, of_row in values.items():
+            for column, value in zip(self._columns.values(), of_row, strict=True):
+                column.rewrite(row, value)
 
     def passing(self, filter_: Filter, rows: int) -> BitMap:
         """Return the rows below `rows`, dead or alive, that pass a validated filter."""

@@ -144,6 +144,26 @@ class IdIndex:
         _, rows = self._find(ids, self._hash_ids(ids))
         return rows
 
+    @property
+    def places(self) -> int:
+        """The number of places of the table; it grows."""
+        return len(self._table)
+
+    def foreign_in(self, first: int, last: int) -> int:
+        """Count the entries of the places [first, last) that no look-up should meet.
+
+        Those that are no position of the column, and those whose id is not looked up there. A
+        place beyond the table holds none.
+        """
+        table = self._table
+        entries = table[first:last]
+        places = np.flatnonzero(entries != _ABSENT) + first
+        rows = table[places]
+        known = (rows >= 0) & (rows < len(self._column))
+        places, rows = places[known], rows[known]
+        found, _ = self._find(self._column.take(rows), self.hashes(rows))
+        return int(np.count_nonzero(~known)) + int(np.count_nonzero(found != places))
+
     def hashes(self, rows: Int64Array) -> UInt64Array:
         """Return the hashes of the ids of rows, by position. uint64 (rows,)."""
         if self._hash_of_row is None:

@@ -170,6 +170,11 @@ class RememberedFilters:
         self._lock = threading.Lock()
         self._found: dict[Filter | None, tuple[_Seen, Int64Array, Gathered | None]] = {}
 
+    def forget(self) -> None:
+        """Forget all: the filter columns were repaired."""
+        with self._lock:
+            self._found.clear()
+
     def passing(self, snapshot: Snapshot, filter_: Filter | None) -> PassingRows:
         """Return the visible rows of a snapshot that pass a validated filter, if there is one."""
         found, seen = self._found.get(filter_), (snapshot.sequence, snapshot.hidden.count)

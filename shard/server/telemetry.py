@@ -182,6 +182,7 @@ class LedgerCollector(Collector):
             "Distance of the newest rows to their centroids, relative to that at the training.",
             labels=("collection", "shard"),
         )
+        scrubbed = _scrub_metrics(descriptions)
         for description in descriptions:
             configured = description.config.index.kind.name
             for shard in description.shards:
@@ -198,7 +199,7 @@ class LedgerCollector(Collector):
                     kind.add_metric([*labels, shard.index_kind.name, configured], 1.0)
                 if shard.live_queries:
                     live_recall.add_metric(labels, shard.live_recall)
-        return [rows, training, recall, live_recall, live_queries, kind, drift]
+        return [rows, training, recall, live_recall, live_queries, kind, drift, *scrubbed]
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing at registration: the shard may not answer yet."""
@@ -211,6 +212,38 @@ class LedgerCollector(Collector):
             with suppress(CollectionNotFound, CorruptData, ReadFailed, ShardMissing):
                 descriptions.append(await self._shard.describe(entry.config.name))
         return descriptions
+
+
+def _scrub_metrics(descriptions: Iterable[CollectionDescription]) -> list[Metric]:
+    """Return what the scrubs of the leaf shards have done since each was started."""
+    labels = ("collection", "shard")
+    rows = CounterMetricFamily(
+        "vectorshard_scrub_rows", "Rows that the scrub has verified.", labels=labels
+    )
+    passes = CounterMetricFamily(
+        "vectorshard_scrub_passes", "Scrub passes over all that is stored.", labels=labels
+    )
+    findings = CounterMetricFamily(
+        "vectorshard_scrub_findings",
+        "What the scrub has found damaged, as in DescribeCollection; alert on any.",
+        labels=labels,
+    )
+    last = GaugeMetricFamily(
+        "vectorshard_scrub_last_pass_timestamp_seconds",
+        "When the last scrub pass ended, since 1970; absent before the first.",
+        labels=labels,
+    )
+    for description in descriptions:
+        for shard in description.shards:
+            if shard.missing_reason or shard.scrub is None:
+                continue
+            values = [description.config.name, str(shard.shard)]
+            rows.add_metric(values, shard.scrub.rows)
+            passes.add_metric(values, shard.scrub.passes)
+            findings.add_metric(values, shard.scrub.findings_total)
+            if shard.scrub.passes:
+                last.add_metric(values, shard.scrub.last_pass_at)
+    return [rows, passes, findings, last]
 
 
 class ProblemsCollector(Collector):

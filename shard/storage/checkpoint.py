@@ -46,6 +46,16 @@ class Checkpoint:
         self._columns = columns
         self._columns_rows = columns_rows
         self._room = room
+        self._index_asked = False
+        self._columns_asked = False
+
+    def ask_index(self) -> None:
+        """Ask for the index file to be written again: what the disk holds is damaged."""
+        self._index_asked = True
+
+    def ask_columns(self) -> None:
+        """The same of the file of the filter columns, which may hold what was repaired since."""
+        self._columns_asked = True
 
     def due(self, snapshot: Snapshot) -> bool:
         """Whether the index has outgrown its file, or the filter columns theirs."""
@@ -54,7 +64,7 @@ class Checkpoint:
     def _index_due(self, snapshot: Snapshot) -> bool:
         if snapshot.index is None or not self._room.is_there_for(INDEX_FILE):
             return False
-        if snapshot.index is not self._index:
+        if snapshot.index is not self._index or self._index_asked:
             return True
         return self._outgrown(self.rows_since(snapshot), self._index_rows)
 
@@ -62,9 +72,9 @@ class Checkpoint:
         """Whether the filter columns have outgrown their file."""
         if not self._row_store.entry.config.filter_fields:
             return False
-        return self._outgrown(
-            snapshot.rows - self._columns_rows, self._columns_rows
-        ) and self._room.is_there_for(FILTER_FILE)
+        new_rows = snapshot.rows - self._columns_rows
+        due = self._columns_asked or self._outgrown(new_rows, self._columns_rows)
+        return due and self._room.is_there_for(FILTER_FILE)
 
     def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
         least = max(
@@ -94,10 +104,13 @@ class Checkpoint:
         """
         room = self._room
         declared = bool(self._row_store.entry.config.filter_fields)
-        if declared and snapshot.rows != self._columns_rows and room.is_there_for(FILTER_FILE):
+        columns_due = snapshot.rows != self._columns_rows or self._columns_asked
+        if declared and columns_due and room.is_there_for(FILTER_FILE):
             with suppress(PutOff):  # the index may have room
                 store_columns(self._disk, self._directory, self._columns, snapshot.rows, room)
-                self._columns_rows = snapshot.rows
+                self._columns_rows, self._columns_asked = snapshot.rows, False
         if snapshot.index is not None and room.is_there_for(INDEX_FILE):
-            store_index(self._disk, self._directory, self._row_store, snapshot, room)
+            again = self._index_asked
+            store_index(self._disk, self._directory, self._row_store, snapshot, room, again=again)
+            self._index_asked = False
             self._index, self._index_rows = snapshot.index, snapshot.absorbed_until

@@ -21,6 +21,11 @@ def checksum(*parts: bytes | UInt8Array) -> int:
     return crc
 
 
+def checksum_after(crc32c: int, part: memoryview) -> int:
+    """Return the CRC-32C of what has `crc32c` so far, followed by `part`."""
+    return int(google_crc32c.extend(crc32c, np.frombuffer(part, dtype=np.uint8)))
+
+
 def row_checksums(
     rows: Int64Array, ids: IdArray, metadata: Sequence[bytes], vectors: Float32Array
 ) -> UInt32Array:

@@ -27,6 +27,20 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
+_DIRECT: Final = getattr(os, "O_DIRECT", 0)
+_RWF_DONTCACHE: Final = 0x80  # of preadv2(2), from Linux 6.14 on
+_UNKNOWN_FLAG: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class _Uncached:
+    """Whether the system knows the flag of reads that leave the page cache as it is."""
+
+    allowed = hasattr(os, "preadv")
+
+
+_uncached = _Uncached()
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or a quota, is full: it may succeed later."""
     if isinstance(error, OSError):
@@ -130,6 +144,55 @@ class Disk:
         The creation is durable after `sync_directory(path.parent)`.
         """
         return DiskFile(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+    def open_to_read(self, path: Path, *, past_cache: bool = False) -> DiskFile:
+        """Open a file that exists, to read it with `read`.
+
+        `past_cache`: the disk is read, and not the page cache (O_DIRECT of open(2)). OSError with
+        EINVAL where the file system does not allow that.
+        """
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        if past_cache:
+            flags |= _DIRECT
+            if not _DIRECT:
+                raise OSError(errno.EINVAL, "O_DIRECT is missing on this system", str(path))
+        return DiskFile(path, os.open(path, flags))
+
+    def read(self, file: DiskFile, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer with the bytes at `offset`; return how many there were.
+
+        What the page cache lacks does not stay in it, where the system allows that. A file that was
+        opened past the cache needs a buffer, an offset and a length of whole pages.
+        """
+        if _uncached.allowed:
+            try:
+                return os.preadv(file.descriptor, [buffer], offset, _RWF_DONTCACHE)
+            except OSError as error:
+                if error.errno not in _UNKNOWN_FLAG:
+                    raise
+            _uncached.allowed = False
+        return os.preadv(file.descriptor, [buffer], offset)
+
+    def forget_cached(self, path: Path) -> bool:
+        """Drop the clean pages of an open file from the page cache; return whether that was asked.
+
+        It uses a descriptor that the process has open already: opening and closing a database would
+        take away the locks of SQLite's connections (sqlite.org/howtocorrupt.html, 2.2).
+        """
+        try:
+            for entry in Path("/proc/self/fd").iterdir():
+                try:
+                    if entry.readlink() != path.absolute():
+                        continue
+                    # Another thread may close the descriptor now. Then this drops the pages of the
+                    # file that took its number, which costs a read of it and nothing else.
+                    os.posix_fadvise(int(entry.name), 0, 0, os.POSIX_FADV_DONTNEED)
+                except OSError:  # it was closed
+                    continue
+                return True
+        except (OSError, AttributeError):  # not on this system
+            pass
+        return False
 
     def write(self, file: DiskFile, offset: int, contents: Bytes) -> None:
         """Write all of `contents` at `offset` bytes. Durable after `sync(file)`."""

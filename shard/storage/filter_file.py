@@ -49,7 +49,7 @@ def columns_after_start(
     for first in range(stored, rows, _ROWS_AT_ONCE):
         last = min(first + _ROWS_AT_ONCE, rows)
         metadata = row_store.metadata(np.arange(first, last))
-        values = _values_of(config, metadata)
+        values = field_values_of(config, metadata)
         columns.append(dict(zip(range(first, last), values, strict=True)), last)
     return columns, stored
 
@@ -65,14 +65,24 @@ def remove_stray_columns(disk: Disk, directory: Path, rows: int) -> None:
             disk.remove(path)
 
 
-def _values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequence[FieldValues]:
+def field_values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequence[FieldValues]:
     """Return the declared fields of stored rows; none of a row that would be rejected today."""
     try:
         return declared_fields(config, metadata) or []
     except InvalidParameter:
         if len(metadata) == 1:
             return [(None,) * len(config.filter_fields)]
-        return [values for each in metadata for values in _values_of(config, [each])]
+        return [values for each in metadata for values in field_values_of(config, [each])]
+
+
+def is_sound(contents: bytes, rows: int) -> bool:
+    """Whether the contents of a file of so many rows match their checksum."""
+    if len(contents) < _HEAD.size:
+        return False
+    magic, stored_rows, crc32c = _HEAD.unpack_from(contents)
+    return bool(
+        magic == _MAGIC and stored_rows == rows and crc32c == _crc32c(rows, contents[_HEAD.size :])
+    )
 
 
 def _read(path: Path, config: CollectionConfig) -> FilterColumns | None:

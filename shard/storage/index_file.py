@@ -65,20 +65,26 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
 
 
 def store_index(
-    disk: Disk, directory: Path, row_store: RowStore, snapshot: Snapshot, room: Room
+    disk: Disk,
+    directory: Path,
+    row_store: RowStore,
+    snapshot: Snapshot,
+    room: Room,
+    *,
+    again: bool = False,
 ) -> None:
     """Write the snapshot's index to a new file, record it, and remove the file before it.
 
     The caller keeps the index unchanged meanwhile. If the file holds this index already, only its
-    calibration is recorded again: a file in use is never written to. Raises PutOff if the disk has
-    no room: then the new file is gone.
+    calibration is recorded again, unless it is to be written `again`: a file in use is never
+    written to, but replaced. Raises PutOff if the disk has no room: then the new file is gone.
     """
     index = snapshot.index
     if index is None:
         return
     name = f"index-{index.generation}-{snapshot.absorbed_until}.faiss"
     stored = row_store.index_file
-    if stored is not None and stored.name == name:
+    if stored is not None and stored.name == name and not again:
         with room.taken_by(INDEX_FILE, 0):
             row_store.set_index_file(
                 replace(

@@ -41,6 +41,16 @@ class LogEnd:
         """Where the mark is."""
         return self._slots.path
 
+    @property
+    def transactions(self) -> int:
+        """The transactions of the newest mark that was written; 0 if none is sound."""
+        newest = self._slots.newest
+        return 0 if newest is None else newest.counter
+
+    def stored(self) -> Slot | None:
+        """Read the newest mark from the file; None if both slots are damaged."""
+        return TwoSlots.read(self._slots.path)
+
     @staticmethod
     def create(disk: Disk, directory: Path) -> None:
         """Write the mark of a store without a transaction, durably."""

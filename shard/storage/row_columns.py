@@ -73,6 +73,28 @@ class RowColumns:
         positions = self._id_index.lookup(ids)
         return np.where(positions < 0, -1, self.positions.rows_at(np.maximum(positions, 0)))
 
+    @property
+    def id_places(self) -> int:
+        """The places of the id index."""
+        return self._id_index.places
+
+    def foreign_ids(self, first: int, last: int) -> int:
+        """Count the entries of the id index in the places [first, last) that are wrong."""
+        return self._id_index.foreign_in(first, last)
+
+    def rebuild_id_index(self, live_rows: Int64Array) -> None:
+        """Build the id index again, so that it finds these rows. No write may run meanwhile."""
+        index = IdIndex(self.ids, room=len(live_rows))
+        positions = self.positions.of(live_rows)
+        index.put(self.ids.take(positions), positions)
+        self._id_index = index
+
+    def correct(self, first: int, squared_norms: Float32Array, content_hashes: UInt64Array) -> None:
+        """Write norms and hashes as they are stored, from a position on. No write may run."""
+        last = first + len(squared_norms)
+        self._squared_norms[first:last] = squared_norms
+        self._content_hashes[first:last] = content_hashes
+
     def load(
         self,
         ids: Sequence[tuple[bytes, int]],

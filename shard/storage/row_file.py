@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vectorshard.shard.errors import RowFileCorrupt
 from vectorshard.shard.storage.disk import Disk, DiskFile
+from vectorshard.shard.storage.file_reader import FileReader
 from vectorshard.shard.storage.memory_map import MemoryMap
 from vectorshard.shard.storage.store_files import require_file
 from vectorshard.shard.types import Float32Array
@@ -115,6 +116,36 @@ class RowFile:
         The array stays valid while rows are appended, and after `close`.
         """
         return np.ndarray((rows, self._dim), dtype=COMPONENT, buffer=self._map)
+
+    def reader(self, *, past_cache: bool = False) -> FileReader:
+        """Return a reader of the file that is mapped; `read_rows` reads rows with it.
+
+        Raises OSError if the file is not in its place any more.
+        """
+        reader = FileReader(self._disk, self._path, past_cache=past_cache)
+        if reader.identity != self._identity:
+            reader.close()
+            raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
+        return reader
+
+    def read_rows(self, reader: FileReader, first: int, rows: int) -> Float32Array:
+        """Read the rows at the positions from `first` on, float32 (rows, dim), read-only.
+
+        Raises RowFileCorrupt if the file ends before them.
+        """
+        found = reader.read(first * self._row_bytes, rows * self._row_bytes)
+        if len(found) < rows * self._row_bytes:
+            raise RowFileCorrupt(f"{self._path} ends before position {first + rows}")
+        return np.frombuffer(found, dtype=COMPONENT).reshape(rows, self._dim)
+
+    def write_again(self, position: int, vector: Float32Array) -> None:
+        """Write a committed row as it is in memory, durably: what the disk holds has decayed."""
+        with self._appending:
+            file = self._in_its_place()
+            contents = np.ascontiguousarray(vector, dtype=COMPONENT).data
+            self._disk.write(file, position * self._row_bytes, contents)
+            self._disk.sync(file)
+        self._disk.open_row_files.used(self)
 
     def close(self) -> None:
         """Take no more rows. Views stay valid."""

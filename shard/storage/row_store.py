@@ -7,7 +7,8 @@ docs/formats.md describes its tables. Vectors must not enter here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,19 @@ class RowStore:
 
     # ---- loading --------------------------------------------------------------------------------
 
+    @contextmanager
+    def loader(self, *, forget_cached: bool = False) -> Iterator[RowLoader]:
+        """Lend a loader, to read single records; it sees commits that end meanwhile.
+
+        `forget_cached`: what it reads comes from the disk, as far as the system allows.
+        """
+        database = self._database
+        with database.reader() as reader:
+            if forget_cached:
+                self._disk.forget_cached(self._path)
+                reader.execute("PRAGMA shrink_memory")  # SQLite's own cache
+            yield RowLoader(reader, self._path, database.version, self.last_compaction)
+
     def load(self) -> StoredRows:
         """Read all that was committed, and check that it adds up.
 
@@ -295,6 +309,11 @@ class RowStore:
         with self._database.transaction(0):
             self._database.put_property("damaged", damaged_to_json(rows))
         self.damaged = rows
+
+    def mark_again(self) -> None:
+        """Write a new log mark, after a transaction that changes nothing else."""
+        with self._database.transaction(0):
+            pass
 
     def set_index_file(self, index_file: IndexFile | None) -> None:
         """Record the index file in use, durably; None for no file.

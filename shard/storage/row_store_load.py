@@ -6,6 +6,8 @@ Whether the log of the database is whole is checked elsewhere: `log_end`. Nothin
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from vectorshard.shard.storage.content_hash import (
 from vectorshard.shard.storage.row_store_format import (
     FORMAT_VERSION,
     LastCompaction,
+    Record,
     StoredLedger,
     StoredRows,
     is_sound,
@@ -147,6 +150,35 @@ class RowLoader:
             raise RowStoreCorrupt(
                 f"{self._path}: the content hashes of the live rows do not add up to the ledger's"
             )
+
+    def kept_from(self, row: int) -> list[Record]:
+        """Read the record of the last compaction that begins at a row or the first one after it."""
+        query = _KEPT.format(self._columns).replace("ORDER", "AND first_row >= ? ORDER")
+        return self._select(f"{query} LIMIT 1", (self._last.generation, row)).fetchall()
+
+    def commits_after(self, sequence: int, until: int, at_most: int) -> list[Record]:
+        """Read the commits of (sequence, until], of which there may be many: `at_most` of them."""
+        query = _COMMITS.format(self._columns).replace("ORDER", "AND sequence <= ? ORDER")
+        return self._select(f"{query} LIMIT ?", (sequence, until, at_most)).fetchall()
+
+    def newest_sequence(self) -> int:
+        """Read the sequence number of the newest commit; 0 without any."""
+        ((newest,),) = self._select("SELECT coalesce(max(sequence), 0) FROM commits").fetchall()
+        return max(int(newest), self._last.sequence)
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """See the store as it is now until the context ends."""
+        self._select("BEGIN")
+        try:
+            yield
+        finally:
+            self._select("ROLLBACK")
+
+    def integrity(self, table: str) -> str:
+        """Return what is wrong with the pages of a table and its indexes; empty if nothing is."""
+        found = self._select(f"PRAGMA integrity_check({table})").fetchall()
+        return "" if found == [("ok",)] else "; ".join(str(text) for (text,) in found[:3])
 
     def ledger(self) -> StoredLedger:
         """Read the ledger."""

@@ -11,7 +11,7 @@ from tests.cli.conftest import Run
 from vectorshard.cli import embedded, routing
 from vectorshard.cli.exit_codes import MEANINGS, ExitCode
 from vectorshard.shard import errors
-from vectorshard.shard.config import ServerConfig
+from vectorshard.shard.config import ScrubConfig, ServerConfig
 from vectorshard.shard.runtime import logs
 
 
@@ -82,7 +82,7 @@ def test_serve_passes_on_what_it_is_told(
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: told.update(log=log_format))
     options = ["--shards", 3, "--listen", "127.0.0.1:0", "--log-format", "json"]
     options += ["--health", "127.0.0.1:1", "--lame-duck", 2, "--connection-age", 60]
-    options += ["--reserve-mb", 7]
+    options += ["--reserve-mb", 7, "--scrub-interval", 60, "--scrub-mb", 5]
     assert run("serve", "--data", tmp_path, *options).exit_code == 0
     assert told == {
         "shards": 3,
@@ -91,6 +91,7 @@ def test_serve_passes_on_what_it_is_told(
             listen="127.0.0.1:0", health="127.0.0.1:1", lame_duck_s=2.0, connection_age_s=60.0
         ),
         "reserve_mb": 7,
+        "scrub": ScrubConfig(interval_s=60.0, bytes_per_s=5e6),
         "log": "json",
     }
 

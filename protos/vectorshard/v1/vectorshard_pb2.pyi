@@ -438,20 +438,22 @@ class ShardDescription(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., state: _Optional[_Union[ShardState, str]] = ..., training: _Optional[bool] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., nlist: _Optional[int] = ..., nprobe: _Optional[int] = ..., measured_recall: _Optional[float] = ..., generation: _Optional[int] = ..., rows_trained_on: _Optional[int] = ..., list_imbalance: _Optional[float] = ..., last_training_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., last_trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., memory_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., candidates: _Optional[int] = ..., live_recall: _Optional[float] = ..., live_queries: _Optional[int] = ..., measured_recall_balanced: _Optional[float] = ..., calibration_rows: _Optional[int] = ..., calibration_queries: _Optional[int] = ..., calibrated_at: _Optional[float] = ..., rows_changed_since: _Optional[int] = ..., index_kind: _Optional[_Union[IndexKind, str]] = ..., drift: _Optional[float] = ..., missing_reason: _Optional[str] = ..., writes_stopped: _Optional[str] = ..., kept_files: _Optional[str] = ..., rows_damaged: _Optional[int] = ..., damaged_ids: _Optional[_Union[Ids, _Mapping]] = ..., scrub: _Optional[_Union[Scrub, _Mapping]] = ..., content_sum: _Optional[bytes] = ..., restored_from: _Optional[str] = ...) -> None: ...
 
 class Scrub(_message.Message):
-    __slots__ = ("passes", "progress", "last_pass_at", "last_pass_read_disk", "rows", "findings")
+    __slots__ = ("passes", "progress", "last_pass_at", "last_pass_read_disk", "rows", "findings", "findings_total")
     PASSES_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LAST_PASS_AT_FIELD_NUMBER: _ClassVar[int]
     LAST_PASS_READ_DISK_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     passes: int
     progress: float
     last_pass_at: float
     last_pass_read_disk: bool
     rows: int
     findings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, passes: _Optional[int] = ..., progress: _Optional[float] = ..., last_pass_at: _Optional[float] = ..., last_pass_read_disk: _Optional[bool] = ..., rows: _Optional[int] = ..., findings: _Optional[_Iterable[str]] = ...) -> None: ...
+    findings_total: int
+    def __init__(self, passes: _Optional[int] = ..., progress: _Optional[float] = ..., last_pass_at: _Optional[float] = ..., last_pass_read_disk: _Optional[bool] = ..., rows: _Optional[int] = ..., findings: _Optional[_Iterable[str]] = ..., findings_total: _Optional[int] = ...) -> None: ...
 
 class DescribeCollectionResponse(_message.Message):
     __slots__ = ("config", "ledger", "shards", "recommended_batch_size", "incarnation")

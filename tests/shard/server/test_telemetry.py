@@ -85,6 +85,24 @@ async def test_training_and_recall_are_exported_for_each_shard(shard: LocalShard
     assert values["vectorshard_live_recall"] == []
     assert values["vectorshard_index_kind"] == []
     assert values["vectorshard_drift"] == [(labels, 0.0)]
+    assert values["vectorshard_scrub_passes"] == [(labels, 0.0)]
+    assert values["vectorshard_scrub_last_pass_timestamp_seconds"] == []
+
+
+async def test_what_the_scrub_has_done_is_exported(shard: LocalShard) -> None:
+    await shard.create_collection(config_of())
+    corpus = corpus_of(100)
+    await shard.upsert(UpsertRequest(collection="words", ids=corpus.ids, vectors=corpus.vectors))
+    collection = shard._collections.served["words"].collection
+    collection.state.columns._squared_norms[5] *= 2
+    collection.scrub.run_pass()
+    collector = LedgerCollector(shard, asyncio.get_running_loop())
+    metrics = await asyncio.to_thread(lambda: list(collector.collect()))
+    values = {sample.name: sample.value for metric in metrics for sample in metric.samples}
+    assert values["vectorshard_scrub_rows_total"] == 100
+    assert values["vectorshard_scrub_passes_total"] == 1
+    assert values["vectorshard_scrub_findings_total"] == 1
+    assert values["vectorshard_scrub_last_pass_timestamp_seconds"] > 1_700_000_000
 
 
 async def test_the_kind_that_serves_is_exported_beside_the_configured_one(
