@@ -37,7 +37,7 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionDamaged: "",  # the shard's text says it
     errors.CollectionUnreadable: "",
     errors.DiskFailed: "",
-    errors.CorruptData: "restore the data directory from a backup",
+    errors.CorruptData: "see `vectorshard repair`, or restore the data directory from a backup",
     errors.InternalError: "see the server's log",
 }
 """What to do about errors whose text does not say it; the nearest class counts. Empty: it does."""

@@ -193,8 +193,9 @@ class SetAsides:
 
 _RESTART: Final = "A restart of the shard tries again"
 _DAMAGED: Final = (
-    "Keep these files, put back an intact copy of the collection's directory, and restart the "
-    "shard; `vectorshard describe` shows whether it is served"
+    "Stop the shard and see what `vectorshard repair` finds. Or keep these files, put back an "
+    "intact copy of the collection's directory, and restart the shard; `vectorshard describe` "
+    "shows whether it is served"
 )
 
 

@@ -422,7 +422,7 @@ def stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | None
         if (path / _COLLECTIONS).exists():
             raise DataDirectoryForeign(
                 f"{path} holds collections but no {IDENTITY_FILE}: restore that file from a copy, "
-                "or choose another directory"
+                "see `vectorshard repair`, or choose another directory"
             )
         return None
     try:
@@ -442,7 +442,8 @@ def stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | None
             own = record_of(DirectoryId, of_directory, str(file))
         return record_of(ShardIdentity, stored, str(file)), own, version
     except InvalidRecord as error:
-        raise DataDirectoryError(f"{error}; restore the file from a copy") from error
+        cure = "restore the file from a copy, or see `vectorshard repair`"
+        raise DataDirectoryError(f"{error}; {cure}") from error
 
 
 def stored_cluster(path: Path) -> str:

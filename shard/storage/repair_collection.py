@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from vectorshard.shard.errors import CorruptData
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.filter_file import is_sound_columns_file
@@ -25,10 +27,16 @@ from vectorshard.shard.storage.repair_rows import (
     ReadMetadata,
     StoredVectors,
     checked,
+    located,
 )
 from vectorshard.shard.storage.repair_salvage import Salvage, last_compaction_of, salvaged
 from vectorshard.shard.storage.repair_trial import LOG, StoreTrial, WholeStore, live_rows_of
-from vectorshard.shard.storage.row_store_format import FILE_NAME, FORMAT_VERSION, IndexFile
+from vectorshard.shard.storage.row_store_format import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    IndexFile,
+    damaged_from_json,
+)
 from vectorshard.shard.storage.store_files import obstacle_in
 from vectorshard.shard.storage.two_slots import Slot, slot_of, stored_records
 from vectorshard.shard.types import CollectionConfig, Int64Array
@@ -85,6 +93,8 @@ class Examined:
     rows: LiveRows | None = None
     rows_in_file: int = 0
     vectors: StoredVectors | None = None
+    moved_from: Int64Array | None = None
+    """Where each position of the row file is in another one, that `vectors` reads instead."""
     metadata: ReadMetadata = lambda rows: [b""] * len(rows)
     checked: Checked = field(default_factory=lambda: Checked(damaged=[], metadata={}))
     stale_files: list[str] = field(default_factory=list)
@@ -128,6 +138,7 @@ def _examine(found: Examined, work: Path, expected: Expected, opened: ExitStack)
         repair.refuse(FILE_NAME, trial.plain(str(error)), FROM_A_BACKUP)
     if repair.outcome is Outcome.REFUSED:
         return
+    _look_for_vectors(found, opened)
     _compare_rows(found)
     _look_at_derived_files(found)
 
@@ -230,6 +241,32 @@ def _use_records(found: Examined, trial: StoreTrial, expected: Expected, opened:
 # ---- rows and derived files ---------------------------------------------------------------------
 
 
+def _look_for_vectors(found: Examined, opened: ExitStack) -> None:
+    """Look for the vectors in another row file, if theirs is missing.
+
+    A log that lost the end of a compaction names the row file of before, which is removed.
+    """
+    rows, vectors, config = found.rows, found.vectors, found.config
+    assert rows is not None
+    assert vectors is not None
+    assert config is not None
+    others = sorted(found.path.glob("rows-*.f32"), key=lambda path: path.stat().st_mtime_ns)
+    if not vectors.is_absent or not others:
+        return
+    other = StoredVectors(others[-1], config.dim)
+    opened.callback(other.close)
+    there = located(rows, other, found.metadata)
+    count = int((there < other.rows).sum())
+    found.repair.add(
+        vectors.path.name,
+        f"it is missing; {count:,} of {len(rows):,} rows are in {other.path.name}",
+        "made again of them",
+    )
+    found.moved_from = np.full(found.rows_in_file, other.rows, dtype=np.int64)
+    found.moved_from[rows.positions] = there
+    found.vectors, found.rows = other, rows.moved(there)
+
+
 def _compare_rows(found: Examined) -> None:
     """Compare all live rows with their content hashes."""
     rows, vectors, repair = found.rows, found.vectors, found.repair
@@ -238,13 +275,17 @@ def _compare_rows(found: Examined) -> None:
     name = vectors.path.name
     if vectors.is_absent:
         repair.add(name, "it is missing", "made again, of the right length")
-    elif vectors.rows < found.rows_in_file:
+    elif found.moved_from is None and vectors.rows < found.rows_in_file:
         text = f"it ends after row {vectors.rows:,} of {found.rows_in_file:,}"
         repair.add(name, text, "made again, of the right length")
     found.checked = checked(rows, vectors, found.metadata)
     repair.damaged_rows = found.checked.damaged
     in_file = int((rows.positions < vectors.rows).sum())
-    wrong = sum(each.found.startswith("it does not") for each in repair.still_damaged)
+    known = set(_recorded(found).tolist())
+    wrong = sum(
+        each.found.startswith("it does not") and each.row not in known
+        for each in repair.still_damaged
+    )
     if wrong >= _MISMATCHES_MIN and 2 * wrong > in_file:
         text = (
             f"{wrong:,} of {in_file:,} rows do not match their content hashes: it is the file of "
@@ -289,8 +330,23 @@ def _decide(found: Examined, *, drop_damaged: bool) -> None:
         or not whole.as_is
         or not repair.whole
         or restored
+        or found.moved_from is not None
         or vectors.rows < found.rows_in_file
     ):
         found.way = Way.STORE
-    elif not found.mark_is_sound or found.stale_files or repair.rows_dropped:
+    elif not found.mark_is_sound or found.stale_files or _has_unrecorded_rows(found):
         found.way = Way.IN_PLACE
+
+
+def _recorded(found: Examined) -> Int64Array:
+    """Return the rows that the store has on record as damaged."""
+    if found.whole is not None:
+        return found.whole.store.damaged
+    assert found.salvage is not None
+    return damaged_from_json(found.salvage.properties.get("damaged", "[]"))
+
+
+def _has_unrecorded_rows(found: Examined) -> bool:
+    """Whether rows are to be dropped, or the store does not have the damaged rows on record."""
+    damaged = [each.row for each in found.repair.still_damaged]
+    return bool(found.repair.rows_dropped) or _recorded(found).tolist() != damaged

@@ -176,6 +176,15 @@ def records_of(pages: Pages) -> Records:
     return records
 
 
+def contradict(records: Records, older: Records) -> bool:
+    """Whether records are of another store than older ones: sound commits never change."""
+    both = records.commits.keys() & older.commits.keys()
+    incarnations = {each.properties.get("incarnation") for each in (records, older)} - {None}
+    return len(incarnations) > 1 or any(
+        records.commits[each] != older.commits[each] for each in both
+    )
+
+
 def with_older(records: Records, older: Records) -> Records:
     """Return records with those of older images of the pages, where they lack some."""
     return Records(

@@ -62,6 +62,10 @@ class LiveRows:
         """Return the rows under other numbers."""
         return replace(self, numbers=numbers)
 
+    def moved(self, positions: Int64Array) -> LiveRows:
+        """Return the rows at other positions."""
+        return replace(self, positions=positions)
+
     @property
     def sum(self) -> int:
         """The sum of their content hashes."""
@@ -92,19 +96,20 @@ class StoredVectors:
         return self._descriptor < 0
 
     def read(self, positions: Int64Array) -> Float32Array:
-        """Return the vectors at positions, ascending, float32 (positions, dim).
+        """Return the vectors at positions, float32 (positions, dim).
 
         Zeros beyond the end of the file. Raises OSError if the disk fails.
         """
         vectors = np.zeros((len(positions), self._dim), dtype="<f4")
-        there = positions[positions < self.rows]
+        places = np.flatnonzero(positions < self.rows)
+        there = positions[places]
         if len(there):
-            first, last = int(there[0]), int(there[-1]) + 1
+            first, last = int(there.min()), int(there.max()) + 1
             if last - first <= 4 * len(there):
                 span = np.frombuffer(self._bytes(first, last), "<f4").reshape(-1, self._dim)
-                vectors[: len(there)] = span[there - first]
+                vectors[places] = span[there - first]
             else:
-                for place, position in enumerate(there.tolist()):
+                for place, position in zip(places.tolist(), there.tolist(), strict=True):
                     row = self._bytes(position, position + 1)
                     vectors[place] = np.frombuffer(row, "<f4")
         if self.restored:
@@ -183,12 +188,45 @@ def _restored(
 def _damaged(row: LiveRows, vectors: StoredVectors, restored: bool) -> DamagedRow:
     found = "it does not match its content hash"
     if int(row.positions[0]) >= vectors.rows:
-        found = "its vector is beyond the end of the row file"
+        found = "its vector is gone"
     if restored:
         found = "a bit of it was flipped"
     return DamagedRow(
         row=int(row.numbers[0]), id=row.ids.tolist()[0], found=found, restored=restored
     )
+
+
+def located(rows: LiveRows, vectors: StoredVectors, metadata: ReadMetadata) -> Int64Array:
+    """Return where rows are in a row file in which they lie elsewhere, int64 (rows,).
+
+    Rows that are not in it are beyond its end. Norms find candidates, and content hashes decide.
+    """
+    norms = [
+        _squared_norms(vectors.read(np.arange(first, min(first + ROWS_AT_ONCE, vectors.rows))))
+        for first in range(0, vectors.rows, ROWS_AT_ONCE)
+    ]
+    every = np.concatenate([np.zeros(0, np.float32), *norms])
+    order = np.argsort(every, kind="stable")
+    places = np.searchsorted(every[order], rows.squared_norms)
+    found = np.full(len(rows), vectors.rows, dtype=np.int64)
+    for row, place in enumerate(places.tolist()):
+        one = rows.take(np.array([row]))
+        structs = metadata(one.numbers)
+        while place < len(order) and every[order[place]] == rows.squared_norms[row]:
+            position = order[place : place + 1].astype(np.int64)
+            hashes = content_hashes(one.ids, structs, vectors.read(position))
+            if (hashes == one.content_hashes).all():
+                found[row] = position[0]
+                break
+            place += 1
+    return found
+
+
+def _squared_norms(vectors: Float32Array) -> Float32Array:
+    """Return the squared norms as a write stores them, float32 (rows,)."""
+    exact = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    norms: Float32Array = exact.astype(np.float32)
+    return norms
 
 
 def pieces(rows: LiveRows) -> Iterator[LiveRows]:

@@ -26,6 +26,7 @@ from vectorshard.shard.storage.repair_records import (
     Records,
     StorePages,
     contents_of,
+    contradict,
     page_bytes_of,
     records_of,
     with_older,
@@ -109,7 +110,26 @@ class StoreTrial:
         if whole is not None:
             self._use(whole)
             return
-        self.records = with_older(records_of(pages), records_of(StorePages(database)))
+        found, alone = records_of(pages), records_of(StorePages(database))
+        if contradict(found, alone):
+            self._repair.add(LOG, "it is the log of another store", "left out")
+            self._go_on_without_log(StorePages(database), alone)
+            return
+        self.records = with_older(found, alone)
+        self._note_undone()
+
+    def _go_on_without_log(self, pages: StorePages, records: Records) -> None:
+        directory = self._work / "alone"
+        directory.mkdir()
+        pages.write(Disk(), directory / FILE_NAME)
+        whole, _ = _opened_whole(directory, as_is=False)
+        if whole is not None:
+            self._use(whole)
+        else:
+            self.records = records
+            self._note_undone()
+
+    def _note_undone(self) -> None:
         for note in self.records.undone:
             self._repair.add(FILE_NAME, note, "undone in a copy")
 

@@ -49,7 +49,7 @@ BUILDING: Final = ".repairing-"
 _ASIDE: Final = "damaged."
 _WRONG: Final = 2**32 - 1  # what makes the checksum of a range of vectors match nothing
 _ROW_FILE_BYTES_MIN: Final = 1024 * 1024
-_KEPT_PROPERTIES: Final = frozenset({"configuration", "incarnation"})
+_KEPT_PROPERTIES: Final = ("configuration", "incarnation", "restored_from")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +71,8 @@ def write(disk: Disk, found: Examined, own: Own) -> None:
     Raises DataDirectoryFull without enough room, DataDirectoryError if two directories are kept.
     """
     if found.way is Way.NOTHING:
-        return
-    if found.way is Way.IN_PLACE:
+        pass  # damaged rows, which the store has on record
+    elif found.way is Way.IN_PLACE:
         _write_in_place(disk, found, own)
     else:
         kept = _place_to_keep(found.path)
@@ -85,8 +85,7 @@ def write(disk: Disk, found: Examined, own: Own) -> None:
             _write_store(disk, found, building, own)
         else:
             _write_salvage(disk, found, building, own)
-        if found.repair.rows_dropped:
-            _drop(disk, building, found, own)
+        _drop_or_record(disk, building, found, own)
         _verify(disk, building)
         _sync_all(disk, building)
         disk.rename(found.path, kept)
@@ -148,8 +147,7 @@ def _write_in_place(disk: Disk, found: Examined, own: Own) -> None:
         if (found.path / MARK_FILE).exists():
             set_aside(disk, found.path / MARK_FILE)
         _write_mark(disk, found.path, found.whole.transactions, found.whole.stored.sequence)
-    if found.repair.rows_dropped:
-        _drop(disk, found.path, found, own)
+    _drop_or_record(disk, found.path, found, own)
     disk.sync_directory(found.path)
 
 
@@ -167,16 +165,20 @@ def _write_mark(disk: Disk, directory: Path, transactions: int, sequence: int) -
     TwoSlots.create(disk, directory / MARK_FILE, Slot(transactions, sequence))
 
 
-def _drop(disk: Disk, directory: Path, found: Examined, own: Own) -> None:
-    """Delete the rows that stay damaged, as a commit in a new session."""
+def _drop_or_record(disk: Disk, directory: Path, found: Examined, own: Own) -> None:
+    """Delete the rows that stay damaged, or record them, so that a start knows all of them."""
+    assert found.rows is not None
+    rows = np.array([each.row for each in found.repair.still_damaged], dtype=np.int64)
+    if found.salvage is not None:
+        rows = _new_numbers(found.salvage)[np.isin(found.rows.numbers, rows)]
     with closing(RowStore.open(disk, directory)) as store:
         stored = store.load()
-        store.start_writing(own.new_session())
-        assert found.rows is not None
-        rows = np.array([each.row for each in found.repair.still_damaged], dtype=np.int64)
-        if found.salvage is not None:
-            rows = _new_numbers(found.salvage)[np.isin(found.rows.numbers, rows)]
-        hashes = stored.content_hashes[stored.positions.of(rows)]
+        if not found.repair.rows_dropped and np.array_equal(store.damaged, rows):
+            return
+        store.start_writing(own.new_session() if found.repair.rows_dropped else 0)
+        if not found.repair.rows_dropped:
+            store.record_damaged(rows)
+            return
         none = np.zeros(0, dtype=np.int64)
         store.commit(
             Commit(
@@ -188,9 +190,11 @@ def _drop(disk: Disk, directory: Path, found: Examined, own: Own) -> None:
                 metadata={},
                 replaced=none,
                 deleted=rows,
-                dead_sum=sum_of(hashes),
+                dead_sum=sum_of(stored.content_hashes[stored.positions.of(rows)]),
             )
         )
+        if len(store.damaged):
+            store.record_damaged(none)
 
 
 # ---- a new directory ----------------------------------------------------------------------------
@@ -215,7 +219,10 @@ def _write_store(disk: Disk, found: Examined, building: Path, own: Own) -> None:
             _put_properties(connection, membership_properties(membership))
         disk.commit(connection)
     _write_mark(disk, building, whole.transactions, whole.stored.sequence)
-    _copy_vectors(disk, found, building / whole.store.row_file, np.arange(found.rows_in_file))
+    positions = found.moved_from
+    if positions is None:
+        positions = np.arange(found.rows_in_file)
+    _copy_vectors(disk, found, building / whole.store.row_file, positions)
     index_file = whole.store.index_file
     for each in sorted(found.path.iterdir()):
         is_index = index_file is not None and each.name == index_file.name
@@ -281,11 +288,11 @@ def _write_salvage(disk: Disk, found: Examined, building: Path, own: Own) -> Non
         replaced=salvage.replaced,
         deleted=salvage.deleted,
     )
-    membership = salvage.membership
+    membership, stored = salvage.membership, salvage.properties
     if not found.repair.whole:
         membership = _not_whole(membership, own)
     properties = {
-        **{key: salvage.properties[key] for key in _KEPT_PROPERTIES},
+        **{key: stored[key] for key in _KEPT_PROPERTIES if key in stored},
         **membership_properties(membership),
         "row_file": last.row_file,
         "rebuilt": to_json(last),

@@ -45,9 +45,9 @@ def settled(collection: Collection, path: Path) -> None:
     )
 
 
-def killed(path: Path, *, compacted: bool) -> Killed:
-    """Write 24 commits, perhaps with a compaction among them, and look as if killed then."""
-    write = Writes(ENTRY.config.id_type, SEED)
+def killed(path: Path, *, compacted: bool, seed: int = SEED) -> Killed:
+    """Write 21 commits, perhaps with a compaction among them, and look as if killed then."""
+    write = Writes(ENTRY.config.id_type, seed)
     place = path / "shard-0"
     with opened(Disk(), place, ENTRY) as collection:
         contents = applied(collection, Contents(Metric.L2), write.upsert(range(100)))

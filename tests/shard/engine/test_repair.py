@@ -20,6 +20,8 @@ from tests.shard.engine.contents import (
     IDENTITY,
     WHOLE_ROWS,
     Contents,
+    Writes,
+    applied,
     check_contents,
     now,
     opened,
@@ -275,6 +277,27 @@ def test_a_database_of_yesterday_comes_back_as_what_it_is(history: Killed, place
     assert found.commits_lost == tuple(range(2, LAST_COMMIT + 1))
 
 
+def test_a_database_of_yesterday_with_the_log_of_today_comes_back_whole(tmp_path: Path) -> None:
+    history = killed(tmp_path / "history", compacted=False)
+    place = history.copy(tmp_path / "shard-0")
+    shutil.copy(history.yesterday / "collections" / "words" / "store.db", place / "store.db")
+    found = repaired_words(shard_of(place))
+    assert found.whole
+    with words(place) as collection:
+        check_contents(collection, history.contents)
+
+
+def test_a_log_of_another_store_is_left_out(history: Killed, place: Path, tmp_path: Path) -> None:
+    checkpointed(place)
+    other = killed(tmp_path / "other", compacted=False, seed=5).path / "collections" / "words"
+    shutil.copy(other / LOG, place / LOG)
+    found = repaired_words(shard_of(place))
+    assert f"{LOG} it is the log of another store" in [
+        f"{each.file} {each.found}" for each in found.findings
+    ]
+    check_whole(place, found, history.contents)
+
+
 # ---- rows ---------------------------------------------------------------------------------------
 
 
@@ -351,6 +374,47 @@ def test_the_rows_beyond_the_end_of_a_cut_row_file_are_named(history: Killed, pl
         check_contents(collection, replace(history.contents, rows=left, deleted=deleted))
     assert path.stat().st_size >= 1024 * 1024
     check_sound(place)
+
+
+def test_damaged_rows_are_on_record_so_that_a_start_knows_them(
+    history: Killed, place: Path
+) -> None:
+    path = row_file(place)
+    with path.open("r+b") as file:
+        file.truncate(100 * DIM * 4)
+    found = repaired_words(shard_of(place))
+    damaged = [each.row for each in found.damaged_rows]
+    assert len(damaged) > 1
+    again = repaired_words(shard_of(place))
+    assert (again.outcome, again.findings, again.kept_in) == (Outcome.REPAIRED, [], "")
+    gone = [each.id for each in found.damaged_rows]
+    with words(place) as collection:
+        assert collection.snapshot.damaged.tolist() == damaged
+        healing = [id_ for id_ in gone if id_ in history.contents.rows]
+        write = Writes(ENTRY.config.id_type, 7).upsert(
+            [int(str(id_).split("-")[1]) for id_ in healing]
+        )
+        contents = applied(collection, history.contents, write)
+        check_contents(collection, contents)
+
+
+def test_vectors_are_found_in_the_row_file_of_a_compaction_that_the_store_does_not_know(
+    tmp_path: Path,
+) -> None:
+    history = killed(tmp_path / "history", compacted=True)
+    place = history.copy(tmp_path / "shard-0")
+    log = place / LOG
+    with log.open("r+b") as file:
+        file.truncate(40_000)
+    found = repaired_words(shard_of(place))
+    texts = [each.found for each in found.findings if each.file == "rows-0.f32"]
+    assert "rows are in rows-1.f32" in texts[0]
+    assert not found.whole
+    dropped = {each.id for each in found.damaged_rows}
+    with words(place) as collection:
+        live = collection.reads.ledger().live
+        assert collection.snapshot.live - len(collection.snapshot.damaged) == live - len(dropped)
+        assert 0 < len(dropped) < live
 
 
 def test_a_row_file_of_another_store_is_refused(place: Path) -> None:
