@@ -117,10 +117,11 @@ for _command in serve.COMMANDS:
     app.command(epilog=explained())(one_line_errors(exit_code)(_command))
 for _repair in repair.COMMANDS:
     app.command(epilog=repair.explained())(one_line_errors(exit_code)(_repair))
-for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, export.export, restore.restore):
+for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, export.export):
     app.command()(one_line_errors()(_other))
 app.command("import", help="The same as `ingest`.")(one_line_errors()(rows.ingest))
-app.command(epilog=restore.VERIFY_CODES)(one_line_errors()(restore.verify))
+for _restore in restore.COMMANDS:
+    app.command(epilog=restore.explained())(one_line_errors(restore.exit_code)(_restore))
 
 _backups = typer.Typer(help=backups.backup.__doc__, epilog=backups.explained())
 _backups.callback(invoke_without_command=True, epilog=backups.explained())(

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from vectorshard.cli.output import rows_progress, terminal
 from vectorshard.shard.config import SLOTS_TOTAL
+from vectorshard.shard.errors import CorruptData
 
 if TYPE_CHECKING:
     from vectorshard.backup.restore import Backup, Restored, ShardPlace, Wanted
@@ -34,21 +35,40 @@ BackupArgument = Annotated[
 FINDINGS_SHOWN: Final = 20
 
 
-class VerifyCode(IntEnum):
-    """How a verification ended."""
+class RestoreExit(IntEnum):
+    """How `restore` or `verify` ended, if not with 0. Numbers of `backup` mean the same."""
 
-    WHOLE = 0
-    NOT_VERIFIED = 1
-    DAMAGED = 3
-    PARTIAL = 4
+    FAILED = 1
+    USAGE = 2
+    PARTIAL = 20
+    TARGET_FAILED = 22
+    DAMAGED = 23
 
 
-VERIFY_CODES: Final = """\b
-Exit codes:
-  0  the backup is whole
-  1  it could not be verified: see the line on stderr
-  3  it is damaged: what was found is printed
-  4  it is sound, but partial: what it lacks is printed"""
+_MEANINGS: Final = {
+    RestoreExit.FAILED: "another failure: see the line on stderr",
+    RestoreExit.USAGE: "the command line is wrong",
+    RestoreExit.PARTIAL: "the backup is sound, but partial: what it lacks is printed",
+    RestoreExit.TARGET_FAILED: "the target failed, or has no such backup",
+    RestoreExit.DAMAGED: "the backup is damaged: what was found is printed",
+}
+
+
+def explained() -> str:
+    """Return the codes and their meanings, as text below a command's help."""
+    lines = (f"{code:>3}  {_MEANINGS[code]}" for code in RestoreExit)
+    return "\b\nExit codes:\n  0  the backup is whole\n" + "\n".join(lines)
+
+
+def exit_code(error: Exception) -> RestoreExit:
+    """Return the exit code of a command that ends with an error."""
+    from vectorshard.backup.failures import BackupIncomplete, TargetError
+
+    if isinstance(error, TargetError):
+        return RestoreExit.TARGET_FAILED
+    if isinstance(error, BackupIncomplete):
+        return RestoreExit.PARTIAL
+    return RestoreExit.DAMAGED if isinstance(error, CorruptData) else RestoreExit.FAILED
 
 
 def restore(
@@ -226,9 +246,9 @@ def verify(
             found = verify_all(target, manifest, lambda rows: progress.advance(task, rows))
     _say_what_was_verified(console, source, found, quick)
     if found.findings:
-        raise typer.Exit(VerifyCode.DAMAGED)
+        raise typer.Exit(RestoreExit.DAMAGED)
     if not manifest.complete:
-        raise typer.Exit(VerifyCode.PARTIAL)
+        raise typer.Exit(RestoreExit.PARTIAL)
 
 
 def _say_what_was_verified(console: Console, source: Backup, found: Verified, quick: bool) -> None:
@@ -249,3 +269,6 @@ def _say_what_was_verified(console: Console, source: Backup, found: Verified, qu
         text = f"backup {source.name}: {found.rows:,} rows in {read}"
     sound = "damaged" if found.findings else "sound"
     console.print(f"{text}: {sound}", markup=False, highlight=False)
+
+
+COMMANDS: Final = (restore, verify)

@@ -64,7 +64,7 @@ def test_a_partial_backup_is_restored_only_on_request(
     target, _ = made
     data = tmp_path / "new"
     refused = run("restore", target / NEWER, "--data", data)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 20
     assert "shard 1 does not answer" in refused.stderr
     assert not data.exists()
     ended = run("restore", target / NEWER, "--data", data, "--partial")
@@ -80,18 +80,19 @@ def test_a_verification_ends_with_a_code_for_what_it_found(
         whole = run("verify", target, *options)
         assert whole.exit_code == 0, whole.output
         assert whole.output.rstrip().endswith("sound")
-        assert run("verify", target / NEWER, *options).exit_code == 4
+        assert run("verify", target / NEWER, *options).exit_code == 20
     assert f"{2 * ROWS - 20:,} rows in" in run("verify", target).output
     victim = target / next(manifest.blocks()).name
     good = victim.read_bytes()
     victim.write_bytes(good[:-1] + b"\0")
     try:
         harmed = run("verify", target)
-        assert harmed.exit_code == 3
+        assert harmed.exit_code == 23
         assert victim.name in harmed.output.replace("\n", "")
         assert run("verify", target, "--quick").exit_code == 0
+        assert run("restore", target, "--data", tmp_path / "harmed").exit_code == 23
     finally:
         victim.write_bytes(good)
     absent = run("verify", tmp_path / "nowhere")
-    assert absent.exit_code == 1
+    assert absent.exit_code == 22
     assert "there is no such directory" in absent.stderr
