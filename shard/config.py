@@ -46,6 +46,9 @@ class Limits:
     stream_requests: int = 128  # of one SearchStream: read but not yet answered
     filter_depth: int = 16
     filter_nodes: int = 256
+    filter_values: int = 10_000  # of all `in` conditions of a filter
+    filter_bytes: int = 1024 * 1024
+    filter_fields: int = 64  # declared by a collection
     default_timeout_ms: int = 30_000  # for calls without a deadline; Train has none
 
 

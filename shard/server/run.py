@@ -47,8 +47,12 @@ LINGER_S = 0.2
 """How long connections stay open after the streams have ended, so that clients that still write
 receive the status; and how long other services' streams, such as reflection's, stay after that."""
 
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 5.0
 """How long a connection that sends nothing keeps its place among `Limits.connections`."""
+
+IDLE_S = 300.0
+"""How long a connection without a call keeps its place. Clients connect again with their next call;
+routers are never so long without one."""
 
 QUIET_S = 0.2
 """Time without a call after which the callers are considered to have left."""
@@ -72,6 +76,9 @@ def server_options(
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_concurrent_streams", limits.connection_calls),
         ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_S * 1_000)),
+        ("grpc.max_connection_idle_ms", round(IDLE_S * 1_000)),
+        # A compressed message of a few kilobytes would take all the memory of its limit.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Routers ping a server to detect its failure; by default gRPC allows a ping in 5 minutes.
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         # Clients resolve a name again only when a connection ends. Calls on an old connection run

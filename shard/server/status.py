@@ -68,6 +68,7 @@ STATUS_BY_ERROR: Final[dict[type[VectorShardError], grpc.StatusCode]] = {
     errors.CopyEnded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CorruptData: grpc.StatusCode.DATA_LOSS,
     errors.CollectionDamaged: grpc.StatusCode.DATA_LOSS,
+    errors.RowsDamaged: grpc.StatusCode.DATA_LOSS,
     errors.RowFileCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.RowStoreCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.DataDirectoryError: grpc.StatusCode.FAILED_PRECONDITION,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
+from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.types import Call
 
 _INCARNATION = "vectorshard-incarnation"
 _PLACEMENT = "vectorshard-placement"
 _STAGED = "vectorshard-staged"
+_INCARNATION_FORM: Final = re.compile(r"[A-Za-z0-9]{1,64}")
+"""A server names directories by it. Routers send 32 hexadecimal digits."""
 
 
 def metadata_of(call: Call) -> tuple[tuple[str, str], ...]:
@@ -19,12 +24,17 @@ def metadata_of(call: Call) -> tuple[tuple[str, str], ...]:
 
 
 def call_of(metadata: Iterable[tuple[str, str | bytes]] | None, deadline: float | None) -> Call:
-    """Return the Call of a request's metadata and deadline, in seconds of time.monotonic()."""
+    """Return the Call of a request's metadata and deadline, in seconds of time.monotonic().
+
+    Raises InvalidParameter for what is no incarnation.
+    """
     incarnation = placement = ""
     staged = False
     for key, value in metadata or ():
         if key == _INCARNATION:
             incarnation = str(value)
+            if not _INCARNATION_FORM.fullmatch(incarnation):
+                raise InvalidParameter("no incarnation", field=_INCARNATION)
         elif key == _PLACEMENT:
             placement = str(value)
         elif key == _STAGED:

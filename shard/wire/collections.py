@@ -23,12 +23,15 @@ from vectorshard.shard.wire.primitives import (
     float_of,
     parse,
     shortest_decimal,
+    shown,
     str_of,
     uint32_of,
 )
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""Of a new collection. Earlier releases took any name, and their collections are served."""
 
 
 # ---- the configuration ---------------------------------------------------------------------------
@@ -129,15 +132,23 @@ def _check_index(index: types.IndexConfig, limits: Limits) -> None:
         )
 
 
-def _check_filter_fields(declared: Iterable[types.FilterField]) -> None:
+def _check_filter_fields(declared: Sequence[types.FilterField], limits: Limits) -> None:
+    if len(declared) > limits.filter_fields:
+        raise InvalidConfig(
+            f"{len(declared):,} fields exceed the limit of {limits.filter_fields}",
+            field="config.filter_fields",
+        )
     names: set[str] = set()
     for row, field in enumerate(declared):
-        if not field.name or field.name in names:
-            raise InvalidConfig(
-                f"duplicate name {field.name!r}" if field.name else "name must not be empty",
-                field="config.filter_fields",
-                row=row,
-            )
+        reason = ""
+        if not field.name:
+            reason = "name must not be empty"
+        elif field.name in names:
+            reason = f"duplicate name {field.name!r}"
+        elif not _FIELD_NAME.fullmatch(field.name):
+            reason = f"name {shown(field.name)} is not 1 to 64 of the characters A-Z a-z 0-9 _ . -"
+        if reason:
+            raise InvalidConfig(reason, field="config.filter_fields", row=row)
         names.add(field.name)
 
 
@@ -189,7 +200,7 @@ def decode_create_collection_request(payload: bytes, limits: Limits) -> types.Co
     config = decode_config(request.config, InvalidConfig)
     _check_index(config.index, limits)
     check_recall(config.target_recall, "config.target_recall", InvalidConfig)
-    _check_filter_fields(config.filter_fields)
+    _check_filter_fields(config.filter_fields, limits)
     return config
 
 

@@ -113,7 +113,7 @@ def decode_filter(message: v1.Filter, limits: Limits) -> Filter:
     Raises
     ------
     LimitExceeded
-        If it nests too deep or has too many nodes.
+        If it nests too deep, or has too many nodes or values.
     InvalidParameter
         For an empty node, an ``and`` or ``or`` without filters, a value of another type, or NaN.
         The error's field is the path to it.
@@ -123,10 +123,11 @@ def decode_filter(message: v1.Filter, limits: Limits) -> Filter:
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads one filter and counts its nodes."""
+    """Reads one filter; counts its nodes and values."""
 
     limits: Limits
     nodes: int = 0
+    values: int = 0
 
     def read(self, message: v1.Filter, path: str, depth: int) -> Filter:
         """Return the filter at `path`, `depth` nodes from the top."""
@@ -157,6 +158,12 @@ class _Reader:
         if kind == "equals":
             return Equals(node.field, _value_of(node.value, f"{path}.value"))
         if kind == "in":
+            self.values += len(node.values)
+            if self.values > self.limits.filter_values:
+                raise LimitExceeded(
+                    f"filter has more than {self.limits.filter_values:,} values",
+                    field=f"{path}.values",
+                )
             return In(
                 node.field,
                 tuple(

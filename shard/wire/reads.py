@@ -12,6 +12,7 @@ from vectorshard.shard.wire.primitives import parse, str_of, uint32_of
 from vectorshard.shard.wire.selection import (
     decode_include,
     encode_include,
+    parse_filtered,
     required_selection,
     selected_filter,
     selected_ids,
@@ -33,7 +34,7 @@ def decode_get_request(payload: bytes, limits: Limits) -> types.GetRequest:
 
     Raises what `required_selection` raises, and MalformedMessage for bytes that do not parse.
     """
-    request = parse(v1.GetRequest, payload)
+    request = parse_filtered(v1.GetRequest, payload, limits)
     ids, filter_ = required_selection(request, limits)
     include = types.Include(vectors=True, metadata=True)
     if request.HasField("include"):
@@ -88,7 +89,7 @@ def decode_count_request(payload: bytes, limits: Limits) -> types.CountRequest:
     Raises what `selected_ids` and `selected_filter` raise, and MalformedMessage for bytes that do
     not parse.
     """
-    request = parse(v1.CountRequest, payload)
+    request = parse_filtered(v1.CountRequest, payload, limits)
     return types.CountRequest(
         collection=request.collection,
         ids=selected_ids(request, limits),
@@ -131,7 +132,7 @@ def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
     LimitExceeded, InvalidParameter
         For a page size over the limit, an invalid cursor, or an invalid filter.
     """
-    request = parse(v1.ListRequest, payload)
+    request = parse_filtered(v1.ListRequest, payload, limits)
     if request.page_size > limits.page_size:
         raise LimitExceeded(
             f"{request.page_size:,} exceeds the limit of {limits.page_size:,} rows",

@@ -37,6 +37,7 @@ from vectorshard.shard.wire.primitives import (
 from vectorshard.shard.wire.selection import (
     decode_include,
     encode_include,
+    parse_filtered,
     selected_filter,
     set_filter,
 )
@@ -87,7 +88,7 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
     InvalidParameter, LimitExceeded
         For a parameter out of its range, or an invalid filter.
     """
-    request = parse(v1.SearchRequest, payload)
+    request = parse_filtered(v1.SearchRequest, payload, limits)
     matrix = request.queries
     queries = decode_matrix(matrix.data, matrix.dim, matrix.dtype, "queries")
     _check_hits(len(queries), request.k, limits)
@@ -287,7 +288,7 @@ def decode_explain_request(payload: bytes, limits: Limits) -> ExplainRequest:
     InvalidId
         For an id that is empty or too long.
     """
-    request = parse(v1.ExplainRequest, payload)
+    request = parse_filtered(v1.ExplainRequest, payload, limits)
     query = decode_matrix(request.query.data, request.query.dim, request.query.dtype, "query")
     _check_one(len(query), "query")
     id_ = decode_ids(request.id)

@@ -12,7 +12,11 @@ from vectorshard.shard.wire.matrices import encode_matrix
 from vectorshard.shard.wire.metadata import canonical_metadata
 from vectorshard.shard.wire.opaque import decode_token, encode_token
 from vectorshard.shard.wire.primitives import WRITE_MODES, copied, parse
-from vectorshard.shard.wire.selection import required_selection, set_selection
+from vectorshard.shard.wire.selection import (
+    parse_filtered,
+    required_selection,
+    set_selection,
+)
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 
@@ -98,7 +102,7 @@ def decode_delete_request(payload: bytes, limits: Limits) -> types.DeleteRequest
 
     Raises what `required_selection` raises, and MalformedMessage for bytes that do not parse.
     """
-    request = parse(v1.DeleteRequest, payload)
+    request = parse_filtered(v1.DeleteRequest, payload, limits)
     ids, filter_ = required_selection(request, limits)
     return types.DeleteRequest(collection=request.collection, ids=ids, filter=filter_)
 

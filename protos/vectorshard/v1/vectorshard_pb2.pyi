@@ -804,7 +804,7 @@ class Problem(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., collection: _Optional[str] = ..., kind: _Optional[_Union[ProblemKind, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes", "default_timeout_ms", "searches", "search_bytes", "calls", "streams", "connections", "connection_calls")
+    __slots__ = ("message_bytes", "dim", "k", "queries", "hits", "rows", "id_bytes", "metadata_bytes", "page_size", "nlist", "collections", "stream_requests", "filter_depth", "filter_nodes", "write_bytes", "default_timeout_ms", "searches", "search_bytes", "calls", "streams", "connections", "connection_calls", "filter_values", "filter_bytes", "filter_fields")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -827,6 +827,9 @@ class Limits(_message.Message):
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_CALLS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_VALUES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELDS_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     dim: int
     k: int
@@ -849,7 +852,10 @@ class Limits(_message.Message):
     streams: int
     connections: int
     connection_calls: int
-    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., searches: _Optional[int] = ..., search_bytes: _Optional[int] = ..., calls: _Optional[int] = ..., streams: _Optional[int] = ..., connections: _Optional[int] = ..., connection_calls: _Optional[int] = ...) -> None: ...
+    filter_values: int
+    filter_bytes: int
+    filter_fields: int
+    def __init__(self, message_bytes: _Optional[int] = ..., dim: _Optional[int] = ..., k: _Optional[int] = ..., queries: _Optional[int] = ..., hits: _Optional[int] = ..., rows: _Optional[int] = ..., id_bytes: _Optional[int] = ..., metadata_bytes: _Optional[int] = ..., page_size: _Optional[int] = ..., nlist: _Optional[int] = ..., collections: _Optional[int] = ..., stream_requests: _Optional[int] = ..., filter_depth: _Optional[int] = ..., filter_nodes: _Optional[int] = ..., write_bytes: _Optional[int] = ..., default_timeout_ms: _Optional[int] = ..., searches: _Optional[int] = ..., search_bytes: _Optional[int] = ..., calls: _Optional[int] = ..., streams: _Optional[int] = ..., connections: _Optional[int] = ..., connection_calls: _Optional[int] = ..., filter_values: _Optional[int] = ..., filter_bytes: _Optional[int] = ..., filter_fields: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "role", "cluster", "placement_epoch", "slots_total", "shards", "limits", "shards_total", "problems")

@@ -121,6 +121,7 @@ async def test_a_filter_that_cannot_be_is_refused_by_its_path(
 async def test_a_filter_at_its_limits_is_taken(stub: Stub, rpc: str) -> None:
     limits = (await stub.GetServerInfo(v1.GetServerInfoRequest())).limits
     assert (limits.filter_depth, limits.filter_nodes) == (16, 256)
+    assert (limits.filter_values, limits.filter_bytes) == (10_000, 2**20)
     nobody = condition("not", YEAR_EXISTS)
     await FILTERED_CALLS[rpc](stub, "filtered", every(nobody, *[YEAR_EXISTS] * 253))
     await FILTERED_CALLS[rpc](stub, "filtered", every(nobody, within(15)))

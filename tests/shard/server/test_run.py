@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -40,6 +40,30 @@ async def test_a_connection_too_many_is_closed_when_it_is_made() -> None:
     for _, writer in connections:
         writer.close()
     await server.stop(None)
+
+
+async def test_a_compressed_message_is_refused() -> None:
+    async def answer(payload: bytes, _: object) -> bytes:
+        return payload
+
+    handlers: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.aio.server(options=shard_server.server_options(Limits()))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("any", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        echo: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/Echo")
+        assert await echo(b"x" * 1_000, timeout=DEADLINE_S) == b"x" * 1_000
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await echo(b"x" * 1_000, compression=grpc.Compression.Gzip, timeout=DEADLINE_S)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    await server.stop(None)
+
+
+def test_a_connection_that_does_nothing_does_not_keep_its_place() -> None:
+    options = dict(shard_server.server_options(Limits()))
+    assert options["grpc.server_handshake_timeout_ms"] == 5_000
+    assert options["grpc.max_connection_idle_ms"] == 300_000
 
 
 class Called:

@@ -167,7 +167,9 @@ configs = st.builds(
     target_recall=float32s.filter(lambda recall: recall > 0),
     filter_fields=st.lists(
         st.builds(
-            types.FilterField, st.text(min_size=1, max_size=8), st.sampled_from(types.FieldType)
+            types.FilterField,
+            st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True),
+            st.sampled_from(types.FieldType),
         ),
         max_size=3,
         unique_by=lambda field: field.name,

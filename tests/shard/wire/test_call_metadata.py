@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.types import NO_LIMIT, Call
 from vectorshard.shard.wire.call_metadata import call_of, metadata_of
 
@@ -12,7 +14,7 @@ PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E))
 
 
 @given(
-    incarnation=PRINTABLE,
+    incarnation=st.from_regex(r"[A-Za-z0-9]{0,64}", fullmatch=True),
     placement=PRINTABLE,
     deadline=st.none() | st.floats(0, 1e9),
     staged=st.booleans(),
@@ -22,6 +24,12 @@ def test_whom_a_call_means_arrives_and_the_deadline_is_told_apart(
 ) -> None:
     call = Call(deadline=deadline, incarnation=incarnation, placement=placement, staged=staged)
     assert call_of(metadata_of(call), deadline) == call
+
+
+@pytest.mark.parametrize("sent", ["../../etc", "a/b", "", ".", "x" * 65, "a b", "a\n"])
+def test_what_could_be_a_path_is_no_incarnation(sent: str) -> None:
+    with pytest.raises(InvalidParameter, match="vectorshard-incarnation"):
+        call_of([("vectorshard-incarnation", sent)], None)
 
 
 def test_a_call_that_means_anybody_has_no_metadata() -> None:

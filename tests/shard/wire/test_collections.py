@@ -120,6 +120,21 @@ FIELD = v1.FilterField(name="a", type=v1.FIELD_TYPE_KEYWORD)
         ({"index": v1.IndexConfig(nlist=65_537)}, "config.index.nlist", None),
         ({"filter_fields": [FIELD, FIELD]}, "config.filter_fields", 1),
         (
+            {"filter_fields": [v1.FilterField(name="a b", type=v1.FIELD_TYPE_BOOL)]},
+            "config.filter_fields",
+            0,
+        ),
+        (
+            {
+                "filter_fields": [
+                    v1.FilterField(name=f"f{number}", type=v1.FIELD_TYPE_BOOL)
+                    for number in range(65)
+                ]
+            },
+            "config.filter_fields",
+            None,
+        ),
+        (
             {"filter_fields": [v1.FilterField(type=v1.FIELD_TYPE_BOOL)]},
             "config.filter_fields",
             0,

@@ -20,7 +20,9 @@ from vectorshard.shard.errors import (
     MalformedMessage,
 )
 from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Range
+from vectorshard.shard.wire import selection
 from vectorshard.shard.wire.filters import decode_filter, encode_filter
+from vectorshard.shard.wire.reads import decode_get_request
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 NAN = math.nan
@@ -48,6 +50,12 @@ def nots(depth: int) -> v1.Filter:
     for _ in range(depth - 1):
         filter_ = node("not", filter_)
     return filter_
+
+
+def in_values(values: int, text: str = "") -> v1.Filter:
+    """Return a filter that names so many values."""
+    each = [struct_pb2.Value(string_value=f"{text}{value}") for value in range(values)]
+    return node("in", v1.FieldIn(field="a", values=each))
 
 
 def path_refused(message: v1.Filter, error: type[InvalidRequest]) -> str:
@@ -107,6 +115,57 @@ def test_filters_in_all_are_limited() -> None:
     decode_filter(joined("or", *[HERE] * most), LIMITS)
     too_many = joined("or", *[HERE] * (most + 1))
     assert path_refused(too_many, LimitExceeded) == f"filter.or.filters[{most}]"
+
+
+def test_values_in_all_are_limited() -> None:
+    half = in_values(LIMITS.filter_values // 2)
+    decode_filter(joined("or", half, half), LIMITS)
+    assert path_refused(joined("or", half, half, in_values(1)), LimitExceeded) == (
+        "filter.or.filters[2].in.values"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rpc", "message"),
+    [
+        ("delete", v1.DeleteRequest()),
+        ("get", v1.GetRequest()),
+        ("count", v1.CountRequest()),
+        ("list", v1.ListRequest()),
+        ("search", v1.SearchRequest(k=1)),
+        ("explain", v1.ExplainRequest()),
+    ],
+)
+def test_a_filter_of_many_bytes_is_refused_before_it_is_parsed(
+    rpc: str, message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message.filter.CopyFrom(in_values(2, "x" * (LIMITS.filter_bytes // 2)))
+    monkeypatch.setattr(selection, "parse", lambda *_: pytest.fail("it is parsed"))
+    payload = message.SerializeToString()
+    assert refusal(LimitExceeded, REQUEST_DECODERS[rpc], payload) == ("filter", None)
+
+
+def test_many_bytes_of_another_field_are_no_filter() -> None:
+    request = v1.GetRequest(collection="a", ids=v1.Ids(strings=v1.StringIds()))
+    request.ids.strings.values.extend(["x" * 500 + str(row) for row in range(3_000)])
+    ids = decode_get_request(request.SerializeToString(), LIMITS).ids
+    assert ids is not None
+    assert len(ids) == 3_000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x18\x01" * 600_000,
+        b"\xff" * 2_000_000,
+        b"\x0b" * 2_000_000,
+        b"\x12" + b"\xff" * 2_000_000,
+    ],
+    ids=["many fields", "endless varints", "groups", "an endless length"],
+)
+def test_large_garbage_costs_next_to_nothing(payload: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode_get_request(payload, LIMITS)
 
 
 def test_a_filter_far_deeper_than_any_message_is_refused_by_sender_and_receiver() -> None:
