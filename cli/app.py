@@ -1,7 +1,7 @@
 """The command line `vectorshard`: its commands, its version, and its one-line errors.
 
 An expected failure is one line that says what to do next, never a traceback. The commands
-themselves are in `serve`, `rows` and `recall`; they import the client and the servers when they
+themselves are in the modules beside this one; they import the client and the servers when they
 run, so that `--help` does not wait for them.
 """
 
@@ -18,7 +18,19 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
-from vectorshard.cli import backups, export, losses, recall, repair, restore, rows, serve
+from vectorshard.cli import (
+    backups,
+    collections,
+    export,
+    ingest,
+    losses,
+    recall,
+    repair,
+    restore,
+    rows,
+    searches,
+    serve,
+)
 from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
@@ -109,7 +121,6 @@ app = typer.Typer(
     name="vectorshard",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="A distributed vector search service over gRPC.",
 )
@@ -117,9 +128,18 @@ for _command in serve.COMMANDS:
     app.command(epilog=explained())(one_line_errors(exit_code)(_command))
 for _repair in repair.COMMANDS:
     app.command(epilog=repair.explained())(one_line_errors(exit_code)(_repair))
-for _other in (*rows.COMMANDS, *recall.COMMANDS, *losses.COMMANDS, export.export):
-    app.command()(one_line_errors()(_other))
-app.command("import", help="The same as `ingest`.")(one_line_errors()(rows.ingest))
+_OTHERS = (
+    *collections.COMMANDS,
+    *ingest.COMMANDS,
+    *rows.COMMANDS,
+    *searches.COMMANDS,
+    *recall.COMMANDS,
+    *losses.COMMANDS,
+    export.export,
+)
+for _other in _OTHERS:
+    app.command(_other.__name__.strip("_").replace("_", "-"))(one_line_errors()(_other))
+app.command("import", help="The same as `ingest`.")(one_line_errors()(ingest.ingest))
 for _restore in restore.COMMANDS:
     app.command(epilog=restore.explained())(one_line_errors(restore.exit_code)(_restore))
 

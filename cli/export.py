@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 import numpy as np
 import typer
 
-from vectorshard.cli import rows as row_commands
+from vectorshard.cli import asking
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.npz_files import NpzWriter
 from vectorshard.cli.output import rows_progress, terminal
@@ -49,20 +49,20 @@ def export(
     to: Annotated[
         Path, typer.Option(metavar="FILE", help="A new .parquet or .npz file.", show_default=False)
     ],
-    target: row_commands.Target = DEFAULT_ADDRESS,
-    filter_: row_commands.FilterOption = None,
+    target: asking.Target = DEFAULT_ADDRESS,
+    filter_: asking.FilterOption = None,
     skip_damaged: Annotated[
         bool,
         typer.Option("--skip-damaged", help="Leave out rows that are damaged, and name their ids."),
     ] = False,
-    timeout: row_commands.Timeout = 60.0,
+    timeout: asking.Timeout = 60.0,
 ) -> None:
     """Write the live rows of a collection to a file: ids, vectors, and metadata as JSON.
 
     `ingest` reads such files. Under COSINE the vectors have norm 1, as they are stored.
     """
     console = terminal()
-    with row_commands.connect(target, timeout) as client:
+    with asking.connect(target, timeout) as client:
         description = client.describe(collection)
         config, total = description.config, description.ledger.live
         damaged: list[int | str] = []

@@ -8,9 +8,11 @@ import time
 from typing import Annotated, Final
 
 import typer
+from rich.console import Console
 
 from vectorshard.cli import tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.json_output import print_json
 from vectorshard.cli.output import terminal
 from vectorshard.shard.errors import InvalidParameter, Unsupported
 from vectorshard.shard.membership import AcceptLossRequest, AcceptLossResult
@@ -26,16 +28,19 @@ def accept_loss(
     timeout: Annotated[
         float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")
     ] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a shard's disk has lost and, if confirmed, go on without it.
 
     The ledger counts those rows as lost from then on. If the lost disk comes back, it is refused.
     It may be repeated: it then says that nothing is missing.
     """
-    console = terminal()
+    console = Console(stderr=True, quiet=True) if as_json else terminal()
     shown = asyncio.run(_ask(target, AcceptLossRequest(shard=shard_id), timeout))
     if not shown.losses:
         console.print(f"nothing is missing on shard {shard_id}", highlight=False)
+        if as_json:
+            print_json({"shard": shard_id, "losses": []})
         return
     console.print(tables.losses_table(shard_id, shown.losses))
     if not yes:
@@ -47,6 +52,8 @@ def accept_loss(
         f"accepted: shard {shard_id} goes on with what it has, in its life {done.life}",
         highlight=False,
     )
+    if as_json:
+        print_json({"shard": shard_id, "losses": shown.losses, "life": done.life})
 
 
 def _on_a_terminal() -> bool:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 import typer
+from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from vectorshard.cli import rows, tables
+from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.json_output import print_json
 from vectorshard.cli.output import steps_progress, terminal
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.types import Float32Array, IdArray, Metric, Receipt
@@ -51,7 +53,7 @@ class Answers:
 
 def recall(
     collection: Annotated[str, typer.Argument(help="Name of the collection.")],
-    target: rows.Target = DEFAULT_ADDRESS,
+    target: asking.Target = DEFAULT_ADDRESS,
     k: Annotated[str, typer.Option(help='Numbers of hits: "10,100", each at least 2.')] = "10,100",
     targets: Annotated[
         str | None,
@@ -63,13 +65,14 @@ def recall(
         int, typer.Option(min=1, max=2_000, help="Rows that serve as queries.")
     ] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Queries in each call.")] = 64,
-    timeout: rows.Timeout = 60.0,
+    timeout: asking.Timeout = 60.0,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Measure the recall of searches against exact ones, and what each costs."""
     wanted_k = [int(number) for number in numbers(k, "--k", 2, float("inf"), int)]
     wanted_targets = None if targets is None else numbers(targets, "--targets", 0.01, 1, float)
-    console = terminal()
-    with rows.connect(target, timeout) as client:
+    console = Console(stderr=True, quiet=True) if as_json else terminal()
+    with asking.connect(target, timeout) as client:
         config = client.describe(collection).config
         aims = wanted_targets or sorted({*TARGETS, round(config.target_recall, 6)})
         with steps_progress(console) as progress:
@@ -79,6 +82,9 @@ def recall(
             figures = [
                 each for hits in wanted_k for each in measure.run(hits, aims, progress, task)
             ]
+    if as_json:
+        print_json({"queries": len(ids), "figures": figures})
+    else:
         console.print(tables.measured_recall_table(collection, len(ids), figures))
 
 

@@ -5,12 +5,15 @@ Vocabulary in, rich tables out. Nothing here asks a server or prints.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -19,26 +22,73 @@ from vectorshard.shard.membership import AcceptedLoss, Problem
 from vectorshard.shard.types import CollectionConfig, Ledger, Receipt, ShardReceipt
 
 if TYPE_CHECKING:
-    from vectorshard.client.results import Hit
+    from vectorshard.client.results import Hit, Row
+
+
+class FittedTable(Table):
+    """A table that is printed as records where its columns are wider than the terminal."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table, or one block of names and values for each of its rows."""
+        if self.__rich_measure__(console, options).minimum <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        yield Text.assemble((str(self.title), "bold"), "\n")
+        names = [str(column.header) for column in self.columns]
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            record = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+            record.add_column(overflow="fold")
+            record.add_column(overflow="fold")
+            for name, cell in zip(names, cells, strict=True):
+                if cell != "":
+                    record.add_row(name, cell)
+            yield record
+            yield ""
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     """Return an empty table: `left` columns of words, then `right` columns of figures."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
+    table = FittedTable(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
     for name in left:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in right:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     return table
 
 
 def hits_table(title: str, queries: Iterable[tuple[str, Iterable[Hit]]]) -> Table:
-    """Return one row for each hit; the first hit of a query shows the query's name."""
+    """Return one row for each hit; the first hit of a query shows the query's name.
+
+    Metadata is shown where the search asked for it.
+    """
+    listed = [(name, [*hits]) for name, hits in queries]
+    with_metadata = any(hit.metadata is not None for _, hits in listed for hit in hits)
     table = plain_table(title, ["query", "id"], ["rank", "score"])
-    for name, hits in queries:
+    if with_metadata:
+        table.add_column("metadata", overflow="fold")
+    for name, hits in listed:
         for rank, hit in enumerate(hits, start=1):
             shown = Text(name if rank == 1 else "")  # Text: rich reads brackets in a str as markup
-            table.add_row(shown, Text(str(hit.id)), str(rank), f"{hit.score:.6g}")
+            metadata = [Text(json.dumps(hit.metadata or {}, ensure_ascii=False))]
+            table.add_row(
+                shown,
+                Text(str(hit.id)),
+                str(rank),
+                f"{hit.score:.6g}",
+                *(metadata if with_metadata else []),
+            )
+    return table
+
+
+def rows_table(title: str, rows: Iterable[Row]) -> Table:
+    """Return one line for each row: its id, its metadata, and its vector where it is there."""
+    listed = [*rows]
+    with_vectors = any(row.vector is not None for row in listed)
+    table = plain_table(title, ["id", "metadata", *(["vector"] if with_vectors else [])], [])
+    for row in listed:
+        vector = [] if row.vector is None else [" ".join(f"{each:g}" for each in row.vector)]
+        metadata = json.dumps(row.metadata or {}, ensure_ascii=False)
+        table.add_row(Text(str(row.id)), Text(metadata), *vector)
     return table
 
 
@@ -162,7 +212,15 @@ def recall_table(description: CollectionDescription) -> Table:
     table = plain_table(
         f"recall@10, target {description.config.target_recall:g}",
         ["shard"],
-        ["calibrated", "by list", "calibrated on", "changed since", "live", "live queries"],
+        [
+            "calibrated",
+            "by list",
+            "calibrated on",
+            "changed since",
+            "live",
+            "live queries",
+            "drift",
+        ],
     )
     for shard in description.shards:
         calibrated = [
@@ -310,15 +368,39 @@ def losses_table(shard: int, losses: Sequence[AcceptedLoss]) -> Table:
     return table
 
 
-def collections_table(collections: Iterable[CollectionConfig]) -> Table:
-    """Return one row per collection."""
-    table = plain_table("collections", ["name", "metric", "ids", "index"], ["dim", "recall"])
-    for config in collections:
+@dataclass(frozen=True, slots=True)
+class CollectionSummary:
+    """The rows of a collection, None if they are unknown, and the states of its shards."""
+
+    rows: int | None
+    state: str
+
+
+def states_of(description: CollectionDescription) -> str:
+    """Return the state of a collection's shards: TRAINED, or 2 TRAINED, 1 MISSING."""
+    counted = Counter(state_of(shard) for shard in description.shards)
+    if len(counted) == 1:
+        return next(iter(counted))
+    return ", ".join(f"{shards} {state}" for state, shards in counted.items())
+
+
+def collections_table(
+    collections: Sequence[tuple[CollectionConfig, CollectionSummary | None]],
+) -> Table:
+    """Return one row per collection; without summaries, its configuration alone."""
+    summaries = any(summary is not None for _, summary in collections)
+    left = ["name", *(["state"] if summaries else []), "metric", "ids", "index"]
+    right = [*(["rows"] if summaries else []), "dim", "recall"]
+    table = plain_table("collections", left, right)
+    for config, summary in collections:
+        rows = "-" if summary is None or summary.rows is None else f"{summary.rows:,}"
         table.add_row(
             config.name,
+            *([] if summary is None else [summary.state]),
             config.metric.name,
             config.id_type.name,
             config.index.kind.name,
+            *([rows] if summaries else []),
             f"{config.dim:,}",
             f"{config.target_recall:g}",
         )

@@ -91,13 +91,15 @@ class VectorFile:
         strings = self.ids is not None and self.ids.dtype == object
         return IdType.STRING if strings else IdType.INT64
 
-    def batches(self, batch_rows: int) -> Iterator[tuple[IdArray, VectorArray]]:
+    def batches(self, batch_rows: int, first_row: int = 0) -> Iterator[tuple[IdArray, VectorArray]]:
         """Yield ids (rows,) and float16 or float32 vectors (rows, dim), in the file's order.
+
+        The rows before `first_row` are left out.
 
         Every batch but the last has `batch_rows` rows. Float16 and float32 keep their type; every
         other type becomes float32.
         """
-        for first in range(0, self.rows, batch_rows):
+        for first in range(first_row, self.rows, batch_rows):
             span = slice(first, min(first + batch_rows, self.rows))
             ids = np.arange(span.start, span.stop) if self.ids is None else self.ids[span]
             yield ids, as_vectors(self.vectors[span])

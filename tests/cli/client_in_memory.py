@@ -15,6 +15,12 @@ from types import TracebackType
 
 import numpy as np
 
+from vectorshard.client.config_arguments import (
+    FilterFields,
+    IndexLike,
+    filter_fields_of,
+    index_of,
+)
 from vectorshard.client.results import RowsView, ServerInfo
 from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import (
@@ -26,13 +32,14 @@ from vectorshard.shard.descriptions import (
 from vectorshard.shard.errors import (
     CollectionNotFound,
     DimensionMismatch,
+    InvalidId,
+    InvalidVector,
     RowsDamaged,
     ShardUnavailable,
 )
 from vectorshard.shard.membership import Problem
 from vectorshard.shard.types import (
     CollectionConfig,
-    FilterField,
     FilterPlan,
     Float32Array,
     IdArray,
@@ -43,7 +50,6 @@ from vectorshard.shard.types import (
     Receipt,
     Role,
     RowError,
-    Rows,
     ShardReceipt,
     ShardState,
     Token,
@@ -59,6 +65,7 @@ class Hit:
 
     id: int | str
     score: float
+    metadata: dict[str, object] | None = None
 
 
 class Hits(list[list[Hit]]):
@@ -104,6 +111,10 @@ class ClientInMemory:
     """How many of the next upserts find a shard missing."""
     forget_everything: bool = False
     lose_rows: int = 0
+    filters: list[str | None] = field(default_factory=list)
+    trainings: list[tuple[str, bool]] = field(default_factory=list)
+    interrupted_at: int | str | None = None
+    """The id whose upsert is interrupted by Ctrl-C."""
     only_exact: frozenset[int | str] = frozenset()
     """Ids that only an exact search finds."""
 
@@ -132,21 +143,39 @@ class ClientInMemory:
         dim: int,
         metric: Metric,
         id_type: IdType,
-        index: IndexConfig | None = None,
-        target_recall: float = 0.95,
-        filter_fields: tuple[FilterField, ...] = (),
-    ) -> None:
+        index: IndexLike | None = None,
+        target_recall: float | None = None,
+        filter_fields: FilterFields = (),
+    ) -> CollectionConfig:
         """Create a collection."""
         self.collections[name] = CollectionConfig(
             name=name,
             dim=dim,
             metric=metric,
             id_type=id_type,
-            index=index or IndexConfig(),
-            target_recall=target_recall,
-            filter_fields=filter_fields,
+            index=index_of(index) or IndexConfig(),
+            target_recall=target_recall or 0.95,
+            filter_fields=filter_fields_of(filter_fields),
         )
         self.rows[name] = {}
+        return self.collections[name]
+
+    def drop_collection(self, name: str) -> None:
+        """Forget a collection."""
+        if self.collections.pop(name, None) is None:
+            raise CollectionNotFound(f"collection {name!r} does not exist")
+        del self.rows[name]
+
+    def count(self, name: str, *, filter: str | None = None) -> int:
+        """Return the number of rows; a filter passes them all."""
+        self.filters.append(filter)
+        return len(self.rows[name])
+
+    def delete(self, name: str, ids: IdArray | None = None, *, filter: str | None = None) -> int:
+        """Delete rows; a filter passes them all."""
+        self.filters.append(filter)
+        chosen = [*self.rows[name]] if ids is None else ids.tolist()
+        return sum(self.rows[name].pop(id_, None) is not None for id_ in chosen)
 
     def server_info(self) -> ServerInfo:
         """Return the problems."""
@@ -188,6 +217,13 @@ class ClientInMemory:
             raise ShardUnavailable("1 of 3 rows are not written")
         if vectors.shape[1] != self.collections[name].dim:
             raise DimensionMismatch("wrong", field="vectors")
+        for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()[:1]:
+            raise InvalidVector("contains NaN", field="vectors", row=row)
+        for row, id_ in enumerate(ids.tolist()):
+            if id_ == "":
+                raise InvalidId("id must not be empty", field="ids", row=row)
+        if self.interrupted_at is not None and self.interrupted_at in ids.tolist():
+            raise KeyboardInterrupt
         refused = [row for row in self.refused_rows if row < len(ids)]
         errors = tuple(RowError(row, 6, "exists") for row in refused)
         for row, (id_, vector) in enumerate(zip(ids.tolist(), vectors, strict=True)):
@@ -216,11 +252,26 @@ class ClientInMemory:
                 damaged=np.array(self.damaged, dtype=kind) if skip_damaged and not first else None,
             )
 
-    def get(self, name: str, ids: IdArray | list[int | str], *, metadata: bool = True) -> Rows:
-        """Return the rows that exist."""
-        found = [id_ for id_ in np.asarray(ids).tolist() if id_ in self.rows[name]]
-        vectors = np.array([self.rows[name][id_] for id_ in found], dtype=np.float32)
-        return Rows(ids=np.array(found, dtype=object), vectors=vectors)
+    def get(
+        self,
+        name: str,
+        ids: IdArray | list[int | str] | None,
+        *,
+        filter: str | None = None,
+        vectors: bool = True,
+        metadata: bool = True,
+    ) -> RowsView:
+        """Return the rows that exist; a filter passes them all."""
+        self.filters.append(filter)
+        chosen = [*self.rows[name]] if ids is None else np.asarray(ids).tolist()
+        found = [id_ for id_ in chosen if id_ in self.rows[name]]
+        kept = np.array([self.rows[name][id_] for id_ in found], dtype=np.float32)
+        described = [dict(self.metadata.get((name, id_), {})) for id_ in found]
+        return RowsView(
+            ids=np.array(found, dtype=object),
+            vectors=kept if vectors else None,
+            metadata=described if metadata else None,
+        )
 
     def search(self, name: str, queries: VectorArray, k: int = 10, **asked: object) -> Hits:
         """Return the k rows of the largest cosine."""
@@ -234,7 +285,8 @@ class ClientInMemory:
         hits = Hits()
         for scores in wanted @ kept.T:
             best = [] if self.forget_everything else np.argsort(-scores)[:k].tolist()
-            hits.append([Hit(ids[row], float(scores[row])) for row in best])
+            shown: dict[str, object] | None = {"n": 1} if asked.get("metadata") else None
+            hits.append([Hit(ids[row], float(scores[row]), shown) for row in best])
         part = ShardReceipt(shard=0, rows_visible=len(ids), rows_exact=len(ids))
         if asked.get("filter") is not None:
             part = replace(part, rows_passing=len(ids), filter_plan=FilterPlan.EXACT)
@@ -248,5 +300,6 @@ class ClientInMemory:
         self.explains.append((query.tolist(), id_, filter))
         return self.explanation
 
-    def train(self, name: str, *, wait: bool) -> None:
-        """Do nothing: brute force needs no index."""
+    def train(self, name: str, wait: bool = False, *, timeout_s: float | None = None) -> None:
+        """Take note of it: brute force needs no index."""
+        self.trainings.append((name, wait))

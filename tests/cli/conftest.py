@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.cli.client_in_memory import ClientInMemory
-from vectorshard.cli import app, rows
+from vectorshard.cli import app, asking
 
 Run = Callable[..., Result]
 
@@ -22,5 +22,5 @@ def client() -> ClientInMemory:
 @pytest.fixture
 def run(client: ClientInMemory, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command against `client`."""
-    monkeypatch.setattr(rows, "connect", lambda target, timeout_s: client)
+    monkeypatch.setattr(asking, "connect", lambda target, timeout_s: client)
     return lambda *arguments: CliRunner().invoke(app.app, [str(part) for part in arguments])

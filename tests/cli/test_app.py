@@ -76,6 +76,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
         command.callback.__name__ for command in app.app.registered_commands if command.callback
     }
     documented = {"demo", "serve", "shard", "router", "ingest", "search", "explain", "describe"}
+    documented |= {"create", "drop", "train", "get", "count", "delete", "list_"}
     documented |= {"update", "recall", "accept_loss", "repair", "restore", "verify", "export"}
     assert commands == documented
 

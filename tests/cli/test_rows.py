@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
-from vectorshard.cli import rows
+from vectorshard.cli import ingest
 from vectorshard.shard.descriptions import Explanation
 from vectorshard.shard.types import IdType, IndexKind, Metric
 
@@ -77,7 +77,7 @@ def test_ingest_writes_again_what_a_shard_was_missing_for(
 def test_ingest_gives_up_on_a_shard_that_stays_missing_and_tells_which_rows_are_missing(
     run: Run, client: ClientInMemory, words_file: Path, waits_s: list[float]
 ) -> None:
-    client.missing_shard = rows.WRITE_ATTEMPTS
+    client.missing_shard = ingest.WRITE_ATTEMPTS
     ended = run("ingest", words_file, "--collection", "w", "--batch", 3)
     assert ended.exit_code == 1
     assert "1 of 3 rows are not written" in ended.stderr
@@ -279,7 +279,7 @@ def test_describe_shows_the_ledger_or_lists_the_collections(run: Run) -> None:
     ledger = run("describe", "w")
     assert ledger.exit_code == 0
     assert re.search(r"0 +BUFFERING +7 +7 +0 +0 +0", ledger.output)
-    assert re.search(r"w +COSINE +STRING", run("describe").output)
+    assert re.search(r"w +BUFFERING +COSINE +STRING +IVF_PQ +7 +2 +0.95", run("describe").output)
 
 
 @pytest.mark.usefixtures("filled")
