@@ -81,6 +81,9 @@ def server_options(
         ("grpc.compression_enabled_algorithms_bitset", 1),
         # Routers ping a server to detect its failure; by default gRPC allows a ping in 5 minutes.
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        # Clients behind a load balancer keep idle connections open by pings; by default gRPC ends
+        # such a connection with GOAWAY after the third.
+        ("grpc.keepalive_permit_without_calls", 1),
         # Clients resolve a name again only when a connection ends. Calls on an old connection run
         # to their end, so this ends no bulk load and no stream. grpc varies the age by a tenth, so
         # that clients do not all reconnect at the same time.
