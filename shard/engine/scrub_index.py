@@ -27,7 +27,7 @@ WINDOW_ROWS: Final = 32_768
 """Rows whose codes are copied at a time, at least. More: more memory, fewer passes over the lists;
 a sixteenth of the index at least."""
 
-CODES_EVERY: Final = 4
+CODES_EVERY: Final = 8
 """Windows of which one has its codes encoded again, another one in each pass: encoding costs more
 than all else together."""
 
@@ -62,15 +62,18 @@ class IndexScrub:
         if index is None or until <= first:
             return None
         del before  # a snapshot that is held keeps the garbage of a compaction
-        check, parts, unknown = CodeCheck(index.ivf), [], 0
+        check, unknown, parts = CodeCheck(index.ivf), 0, list[HeldRows]()
         for begin in range(0, index.ivf.nlist, LISTS_AT_ONCE):
+            copies = []
             for list_ in range(begin, min(begin + LISTS_AT_ONCE, index.ivf.nlist)):
                 with self._state.index_at_rest() as snapshot:
                     if not self._is_published(index.ivf):
                         return None
-                    unknown += check.unknown_in(list_, snapshot.absorbed_until)
-                    parts.append(check.held_in(list_, first, until, with_codes=with_codes))
+                    if first == 0:  # once a pass
+                        unknown += check.unknown_in(list_, snapshot.absorbed_until)
+                    copies.append(check.copied(list_, first, until, with_codes=with_codes))
                     del snapshot
+            parts.append(check.held(copies))
             yield Piece()
         held = HeldRows.joined(parts)
         self._check_rows(index.ivf, held, first, until, unknown)
@@ -84,8 +87,10 @@ class IndexScrub:
         self, ivf: IvfIndex, held: HeldRows, first: int, until: int, unknown: int
     ) -> None:
         live = self._state.snapshot.hidden.live_rows(first, until)
-        distinct = np.unique(held.rows)
-        missing = len(live) - int(np.count_nonzero(np.isin(live, distinct)))
+        distinct = held.rows[np.diff(held.rows, prepend=-1) != 0]
+        places = np.searchsorted(distinct, live)
+        found = np.append(distinct, -1)[places] == live
+        missing = len(live) - int(np.count_nonzero(found))
         repeated = len(held.rows) - len(distinct)
         for number, what in (
             (missing, "lacked {} rows that it should hold"),

@@ -20,6 +20,7 @@ from vectorshard.shard.rows.column_check import ColumnCheck
 from vectorshard.shard.rows.filter_columns import FieldValues
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.content_hash import content_hashes
+from vectorshard.shard.storage.file_reader import Scratch
 from vectorshard.shard.storage.filter_file import field_values_of
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.types import BoolArray, Float32Array, Int64Array
@@ -77,6 +78,7 @@ class RowScrub:
         self._findings = findings
         self._index = index
         self._read_disk = read_disk
+        self._scratch = Scratch()
         self.did_read_disk = read_disk
         declared = state.entry.config.filter_fields
         self._columns = ColumnCheck(state.filter_columns) if declared else None
@@ -99,7 +101,7 @@ class RowScrub:
         if read is None:
             return Piece()
         damaged = self._damaged(read)
-        sound = read.rows[~np.isin(read.rows, damaged)]
+        sound = _without(read.rows, damaged)
         self._check_norms(read, sound)
         self._check_ids(sound)
         if self._columns is not None:
@@ -107,7 +109,9 @@ class RowScrub:
         if held is not None:
             places = np.searchsorted(read.rows, held.rows)
             places = np.minimum(places, len(read.rows) - 1)
-            ours = (read.rows[places] == held.rows) & np.isin(held.rows, sound)
+            ours = read.rows[places] == held.rows
+            if len(damaged):
+                ours &= np.isin(held.rows, sound)
             self._index.check_codes(held, ours, read.vectors[places])
         return Piece(len(read.rows), read.bytes_read)
 
@@ -116,6 +120,7 @@ class RowScrub:
     def _read(self, first: int, last: int, rows: Int64Array | None = None) -> _Read | None:
         """Read the live rows in [first, last), or those of `rows` that live still."""
         state = self._state
+        scratch = self._scratch if rows is None else None  # what is read again stands beside it
         for _ in range(3):  # a compaction may replace the file
             with state.publish_lock:
                 snapshot, columns = state.snapshot, state.columns
@@ -123,21 +128,27 @@ class RowScrub:
                 live = snapshot.tombstones.live_rows(first, min(last, snapshot.rows))
             else:
                 live = rows[~snapshot.tombstones.are_dead(rows)]
-            live = live[~np.isin(live, snapshot.damaged)]
+            live = _without(live, snapshot.damaged)
             if not len(live):
                 return None
             try:
-                return self._read_live(snapshot, columns, live)
+                return self._read_live(snapshot, columns, live, scratch)
             except OSError:
                 if state.columns is columns:
                     raise
         return None
 
-    def _read_live(self, snapshot: Snapshot, columns: RowColumns, rows: Int64Array) -> _Read:
+    def _read_live(
+        self,
+        snapshot: Snapshot,
+        columns: RowColumns,
+        rows: Int64Array,
+        scratch: Scratch | None,
+    ) -> _Read:
         positions = snapshot.positions.of(rows)
         first, span = int(positions[0]), int(positions[-1] - positions[0]) + 1
         row_file = columns.row_file
-        with row_file.reader(past_cache=self._read_disk) as reader:
+        with row_file.reader(past_cache=self._read_disk, scratch=scratch) as reader:
             self.did_read_disk &= reader.reads_disk
             vectors = row_file.read_rows(reader, first, span)
             from_disk = reader.reads_disk
@@ -318,3 +329,8 @@ class RowScrub:
                 self._rewrite(self._values(some, metadata))
                 yield Piece(0, sum(map(len, metadata)))
             yield Piece()
+
+
+def _without(rows: Int64Array, others: Int64Array) -> Int64Array:
+    """Return the rows that are not among `others`."""
+    return rows[~np.isin(rows, others)] if len(others) else rows

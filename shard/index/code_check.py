@@ -22,7 +22,7 @@ _NEARLY: Final = 1.0 + 1e-4
 
 @dataclass(frozen=True, slots=True)
 class HeldRows:
-    """What the index `ivf` holds of a range of rows: `rows` int64 (rows,), ascending, may repeat.
+    """What the index `ivf` holds of a range of rows: `rows` int64 (rows,), which may repeat.
 
     `lists` int64 (rows,) hold them; `codes` uint8 (rows, bytes); None if not asked for.
     """
@@ -33,20 +33,30 @@ class HeldRows:
     codes: UInt8Array | None
 
     def of(self, first: int, last: int) -> HeldRows:
-        """Return those of the rows in [first, last)."""
+        """Return those of the rows in [first, last); the rows ascend."""
         here = slice(*np.searchsorted(self.rows, [first, last]).tolist())
         codes = None if self.codes is None else self.codes[here]
         return HeldRows(self.ivf, self.rows[here], self.lists[here], codes)
 
     @classmethod
     def joined(cls, parts: Sequence[HeldRows]) -> HeldRows:
-        """Return the rows of some lists, ascending; at least one part."""
+        """Return the rows of several parts of one index, ascending."""
         rows = np.concatenate([part.rows for part in parts])
         lists = np.concatenate([part.lists for part in parts])
         codes = [part.codes for part in parts if part.codes is not None]
         order = np.argsort(rows, kind="stable")
         joined = np.concatenate(codes)[order] if codes else None
         return cls(parts[0].ivf, rows[order], lists[order], joined)
+
+
+@dataclass(frozen=True, slots=True)
+class ListCopy:
+    """A copy of a part of a list: `rows` int64 (rows,), at `places` of the `packed` codes."""
+
+    number: int
+    rows: Int64Array
+    places: Int64Array
+    packed: UInt8Array | None
 
 
 class CodeCheck:
@@ -64,12 +74,22 @@ class CodeCheck:
         rows = self._rows_of(list_)
         return int(np.count_nonzero((rows < 0) | (rows >= until)))
 
-    def held_in(self, list_: int, first: int, last: int, *, with_codes: bool) -> HeldRows:
+    def copied(self, list_: int, first: int, last: int, *, with_codes: bool) -> ListCopy:
         """Copy what a list holds of the rows in [first, last). Nothing may be added meanwhile."""
         rows = self._rows_of(list_)
         places = np.flatnonzero((rows >= first) & (rows < last))
-        codes = self._codes_at(list_, len(rows), places) if with_codes else None
-        return HeldRows(self.ivf, rows[places], np.full(len(places), list_, np.int64), codes)
+        packed, offset = np.zeros(0, np.uint8), 0
+        if with_codes and len(places):
+            packed, offset = self._packed(list_, len(rows), places)
+        return ListCopy(list_, rows[places], places - offset, packed if with_codes else None)
+
+    def held(self, copies: Sequence[ListCopy]) -> HeldRows:
+        """Return what copies of lists hold, in their order; all with codes or none."""
+        codes = None
+        if copies[0].packed is not None:
+            codes = np.concatenate([self._unpacked(each) for each in copies])
+        lists = np.repeat([each.number for each in copies], [len(each.rows) for each in copies])
+        return HeldRows(self.ivf, np.concatenate([each.rows for each in copies]), lists, codes)
 
     def _rows_of(self, list_: int) -> Int64Array:
         """Return the rows of a list: a view into the index."""
@@ -79,25 +99,35 @@ class CodeCheck:
         held: Int64Array = faiss.rev_swig_ptr(self._lists.get_ids(list_), rows)
         return held
 
-    def _codes_at(self, list_: int, rows: int, places: Int64Array) -> UInt8Array:
-        """Return the codes at some places of a list of so many rows, uint8 (places, bytes)."""
-        if not len(places):
-            return np.zeros((0, self._code_bytes), np.uint8)
-        lists, code_bytes = self._lists, self._code_bytes
+    def _packed(self, list_: int, rows: int, places: Int64Array) -> tuple[UInt8Array, int]:
+        """Copy the codes from the first to the last of some places of a list of so many rows.
+
+        As FAISS packs them, in whole blocks; the second value is the place of the first copied.
+        """
+        lists, first, last = self._lists, int(places[0]), int(places[-1]) + 1
+        in_block, block_bytes = 1, self._code_bytes
+        if self._of_blocks:
+            in_block, block_bytes = int(lists.n_per_block), int(lists.block_size)
+        begin, end = first // in_block, -(-last // in_block)
+        codes = faiss.rev_swig_ptr(lists.get_codes(list_), -(-rows // in_block) * block_bytes)
+        return codes[begin * block_bytes : end * block_bytes].copy(), begin * in_block
+
+    def _unpacked(self, copy: ListCopy) -> UInt8Array:
+        """Return the codes of the rows in a copy, uint8 (rows, bytes)."""
+        assert copy.packed is not None
+        packed, code_bytes = copy.packed, self._code_bytes
         if not self._of_blocks:
-            codes = faiss.rev_swig_ptr(lists.get_codes(list_), rows * code_bytes)
-            return np.asarray(codes.reshape(rows, code_bytes)[places])
-        in_block, block_bytes = int(lists.n_per_block), int(lists.block_size)
-        packed = faiss.rev_swig_ptr(lists.get_codes(list_), -(-rows // in_block) * block_bytes)
-        first, last = int(places[0]) // in_block, int(places[-1]) // in_block + 1
-        unpacked = np.zeros(((last - first) * in_block, code_bytes), np.uint8)
-        unpack = lists.packer.unpack_all
-        for block in range(first, last):
+            return np.asarray(packed.reshape(-1, code_bytes)[copy.places])
+        in_block, block_bytes = int(self._lists.n_per_block), int(self._lists.block_size)
+        blocks = len(packed) // block_bytes
+        unpacked = np.zeros((blocks * in_block, code_bytes), np.uint8)
+        unpack = self._lists.packer.unpack_all
+        for block in range(blocks):
             unpack(
                 faiss.swig_ptr(packed[block * block_bytes :]),
-                faiss.swig_ptr(unpacked[(block - first) * in_block :]),
+                faiss.swig_ptr(unpacked[block * in_block :]),
             )
-        return np.asarray(unpacked[places - first * in_block])
+        return np.asarray(unpacked[copy.places])
 
     def are_wrong(self, held: HeldRows, vectors: Float32Array) -> BoolArray:
         """Return whether the code of each row differs from that of its vector, (rows, dim)."""

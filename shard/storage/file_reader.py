@@ -18,6 +18,19 @@ from vectorshard.shard.storage.store_files import require_file
 _PAGE: Final = mmap.PAGESIZE
 
 
+class Scratch:
+    """Memory that one read after another uses: fresh pages cost more than to read into them."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _PAGE)
+
+    def of(self, size: int) -> memoryview:
+        """Return memory that begins at a page, for one read; the last one's contents are gone."""
+        if size > len(self._memory):
+            self._memory = mmap.mmap(-1, size)  # arrays of the old one keep it alive
+        return memoryview(self._memory)[:size]
+
+
 class FileReader:
     """A file that is open to be read in parts; a context that closes it.
 
@@ -26,6 +39,8 @@ class FileReader:
     past_cache
         Whether to read the disk. Where the file system does not allow it, the page cache is read,
         and `reads_disk` is False.
+    scratch
+        Where to read to; the result of a read is gone with the next one. None: new memory.
 
     Raises
     ------
@@ -33,8 +48,16 @@ class FileReader:
         If opening the file fails, or if it is not a file.
     """
 
-    def __init__(self, disk: Disk, path: Path, *, past_cache: bool = False) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        path: Path,
+        *,
+        past_cache: bool = False,
+        scratch: Scratch | None = None,
+    ) -> None:
         require_file(path)
+        self._scratch = scratch
         self._disk = disk
         self.reads_disk = past_cache
         self._file = self._opened(path)
@@ -67,7 +90,7 @@ class FileReader:
         room = -(-wanted // _PAGE) * _PAGE if self.reads_disk else wanted
         if not room:
             return memoryview(b"")
-        buffer = memoryview(mmap.mmap(-1, room))  # its pages are aligned, as O_DIRECT requires
+        buffer = (self._scratch or Scratch()).of(room)  # whole pages, as O_DIRECT requires
         found = 0
         while found < wanted:
             read = self._disk.read(self._file, offset - before + found, buffer[found:])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vectorshard.shard.errors import RowFileCorrupt
 from vectorshard.shard.storage.disk import Disk, DiskFile
-from vectorshard.shard.storage.file_reader import FileReader
+from vectorshard.shard.storage.file_reader import FileReader, Scratch
 from vectorshard.shard.storage.memory_map import MemoryMap
 from vectorshard.shard.storage.store_files import require_file
 from vectorshard.shard.types import Float32Array
@@ -117,12 +117,12 @@ class RowFile:
         """
         return np.ndarray((rows, self._dim), dtype=COMPONENT, buffer=self._map)
 
-    def reader(self, *, past_cache: bool = False) -> FileReader:
+    def reader(self, *, past_cache: bool = False, scratch: Scratch | None = None) -> FileReader:
         """Return a reader of the file that is mapped; `read_rows` reads rows with it.
 
         Raises OSError if the file is not in its place any more.
         """
-        reader = FileReader(self._disk, self._path, past_cache=past_cache)
+        reader = FileReader(self._disk, self._path, past_cache=past_cache, scratch=scratch)
         if reader.identity != self._identity:
             reader.close()
             raise OSError(errno.ESTALE, "the row file was replaced", str(self._path))
