@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
-from vectorshard.cli import collections, tables
+from vectorshard.cli import app, collections, tables
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
 from vectorshard.shard.errors import CollectionDamaged
 from vectorshard.shard.types import (
@@ -202,7 +203,12 @@ def test_tables_are_readable_at_60_columns() -> None:
         assert max(map(len, shown.splitlines())) <= width
 
 
-def test_completion_is_printed_for_a_shell(run: Run) -> None:
-    ended = run("--show-completion", "bash")
-    assert ended.exit_code == 0, ended.output
-    assert "_VECTORSHARD_COMPLETE" in ended.output or "complete" in ended.output
+def test_the_shell_completes_commands() -> None:
+    words = {"COMP_WORDS": "vectorshard des", "COMP_CWORD": "1"}
+    ended = CliRunner().invoke(
+        app.app,
+        [],
+        prog_name="vectorshard",
+        env={"_VECTORSHARD_COMPLETE": "complete_bash", **words},
+    )
+    assert ended.stdout.split() == ["describe"]

@@ -60,7 +60,7 @@ def test_damage_has_an_exit_code_and_advice(
     monkeypatch.setattr(logs, "configure_logs", lambda log_format: None)
     ended = run("serve", "--data", tmp_path)
     assert ended.exit_code == 14
-    assert ended.stderr.startswith("error: store.db is missing - restore")
+    assert ended.stderr.startswith("error: store.db is missing - see `vectorshard repair`")
 
 
 @pytest.mark.parametrize("command", ["serve", "shard", "router"])
