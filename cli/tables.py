@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -92,14 +92,20 @@ def rows_table(title: str, rows: Iterable[Row]) -> Table:
     return table
 
 
+IDS_SHOWN: Final = 10
+"""Damaged ids that a line names."""
+
+
 def receipt_table(receipt: Receipt) -> Table:
     """Return what the answer covers: one row per leaf shard.
 
     With a filter, it also shows how many rows pass, and the plan by which they were found; and how
-    many queries were answered by scoring every row, and why.
+    many queries were answered by scoring every row, and why. Damaged rows have a column if there
+    are some: the answer leaves them out.
     """
     filtered = any(shard.filter_plan for shard in receipt.shards)
     exact = any(shard.exact_reason for shard in receipt.shards)
+    damaged = any(shard.rows_damaged for shard in receipt.shards)
     figures = ["rows visible", "rows exact", "nprobe", "nlist", "generation"]
     table = plain_table(
         f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
@@ -107,7 +113,8 @@ def receipt_table(receipt: Receipt) -> Table:
         ["shard", "answered"],
         figures
         + (["rows passing", "filter plan"] if filtered else [])
-        + (["queries exact", "reason"] if exact else []),
+        + (["queries exact", "reason"] if exact else [])
+        + (["rows damaged"] if damaged else []),
     )
     for shard in receipt.shards:
         plan = shard.filter_plan
@@ -118,6 +125,7 @@ def receipt_table(receipt: Receipt) -> Table:
             *receipt_cells(shard),
             *(of_filter if filtered else []),
             *(of_exact if exact else []),
+            *([f"{shard.rows_damaged:,}"] if damaged else []),
         )
     return table
 
@@ -314,16 +322,31 @@ def measured_recall_table(name: str, queries: int, figures: Sequence[MeasuredRec
 
 
 def troubles(description: CollectionDescription) -> list[str]:
-    """Return a line for each shard that misses rows, takes no writes, or keeps former files."""
+    """Return a line for each shard that misses rows, has damaged ones, takes no writes, or keeps
+    former files.
+    """
     lines = []
     for shard in description.shards:
         if shard.missing_reason:
             lines.append(f"shard {shard.shard} is missing: {shard.missing_reason}")
         if shard.writes_stopped:
             lines.append(f"shard {shard.shard} takes no writes: {shard.writes_stopped}")
+        if shard.rows_damaged:
+            lines.append(f"shard {shard.shard} has {damaged_rows(shard)}")
         if shard.kept_files:
             lines.append(f"shard {shard.shard} keeps files: {shard.kept_files}")
     return lines
+
+
+def damaged_rows(shard: ShardDescription) -> str:
+    """Return how many rows of a shard are damaged, the ids of some, and what to do."""
+    ids = ", ".join(map(repr, shard.damaged_ids[:IDS_SHOWN]))
+    others = shard.rows_damaged - min(len(shard.damaged_ids), IDS_SHOWN)
+    more = f" and {others:,} others" if others else ""
+    return (
+        f"{shard.rows_damaged:,} damaged rows, which searches leave out: ids {ids}{more}. Upsert "
+        "or delete these ids to heal them, and check the disk"
+    )
 
 
 def origins(description: CollectionDescription) -> list[str]:

@@ -86,10 +86,12 @@ def merge_results(
 def joined_rows(pages: Sequence[Rows], config: CollectionConfig) -> Rows:
     """Concatenate pages, without a cursor."""
     no_ids: IdArray = np.zeros(0, dtype=object if config.id_type is IdType.STRING else np.int64)
+    damaged = [page.damaged for page in pages if page.damaged is not None]
     return Rows(
         ids=np.concatenate([no_ids, *(page.ids for page in pages)]),
         vectors=_joined_vectors([page.vectors for page in pages], config.dim),
         metadata=_joined_metadata([page.metadata for page in pages]),
+        damaged=np.concatenate([no_ids, *damaged]) if damaged else None,
     )
 
 

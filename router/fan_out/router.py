@@ -413,7 +413,7 @@ class Router(CopyCalls):
             part = replace(request, cursor=cursor, page_size=wanted)
             page = await child.shard.list_rows(part, call=child.to(call))
             pages.append(page)
-            wanted -= len(page.ids)
+            wanted -= len(page.ids) + (0 if page.damaged is None else len(page.damaged))
             cursor = page.cursor
             if cursor is not None:
                 break

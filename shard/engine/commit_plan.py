@@ -17,6 +17,7 @@ from vectorshard.shard.filters import Filter
 from vectorshard.shard.rows.filter_columns import FieldValues
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.types import (
     Float32Array,
     IdArray,
@@ -115,6 +116,7 @@ class CommitPlan:
         self._vectors: list[Float32Array] = []
         self._replaced: list[Int64Array] = []
         self._deleted: list[Int64Array] = []
+        self._damaged: list[Int64Array] = []
         self.first_row = snapshot.rows
         self.rows = 0
         self.metadata: dict[int, bytes] = {}
@@ -157,7 +159,7 @@ class CommitPlan:
     def _add_upsert(
         self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
     ) -> UpsertOutcome:
-        changed = existing[~self._is_identical(write, rows, existing)]
+        changed, healed = self._compared(write, rows, existing)
         appended = np.ones(len(write.ids), dtype=np.bool_)
         appended[existing] = False
         errors: tuple[RowError, ...] = ()
@@ -169,26 +171,39 @@ class CommitPlan:
         else:
             appended[changed] = True
             self._replaced.append(rows[changed])
+        if len(healed):
+            appended[healed] = True
+            self._replaced.append(rows[healed])
         self._append(write, np.flatnonzero(appended))
         return UpsertOutcome(accepted=len(write.ids) - len(errors), errors=errors)
 
-    def _is_identical(
+    def _compared(
         self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
-    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Return for each of the `existing` rows of a write whether it is stored identically."""
+    ) -> tuple[Int64Array, Int64Array]:
+        """Return which of the `existing` rows of a write are stored with other content, and which
+        with the same, but damaged: to write them again heals them.
+
+        The hashes tell what was stored, the bytes whether it is still there.
+        """
+        if not len(existing):
+            return existing, existing
+        metadata = [b""] * len(existing)
+        if write.metadata is not None:
+            metadata = [write.metadata[row] for row in existing.tolist()]
+        vectors, snapshot = write.vectors[existing], self._snapshot
+        hashes = content_hashes(write.ids[existing], metadata, vectors)
         stored = rows[existing]
-        same = np.asarray(
-            (
-                write.vectors[existing].view(np.uint32)
-                == self._snapshot.vectors_of(stored).view(np.uint32)
-            ).all(axis=1)
+        equal = np.flatnonzero((hashes == snapshot.content_hashes_of(stored)).all(axis=1))
+        changed, same, stored = np.delete(existing, equal), existing[equal], stored[equal]
+        bits, stored_bits = vectors[equal].view(np.uint32), snapshot.vectors_of(stored)
+        sound = (bits == stored_bits.view(np.uint32)).all(axis=1) & ~snapshot.hidden.are_dead(
+            stored
         )
-        candidates = np.flatnonzero(same)
-        stored_metadata = self._stored_metadata(stored[candidates])
-        for candidate, metadata in zip(candidates, stored_metadata, strict=True):
-            written = write.metadata[existing[candidate]] if write.metadata is not None else b""
-            same[candidate] = metadata == written
-        return same
+        stored_metadata = self._stored_metadata(stored)
+        for place, row in enumerate(equal.tolist()):
+            sound[place] &= stored_metadata[place] == metadata[row]
+        self._damaged.append(stored[~sound])
+        return changed, same[~sound]
 
     def _append(self, write: AdmittedUpsert, chosen: Int64Array) -> None:
         if write.metadata is not None:
@@ -231,6 +246,11 @@ class CommitPlan:
     def deleted(self) -> Int64Array:
         """Rows that are deleted."""
         return _joined(self._deleted)
+
+    @property
+    def damaged(self) -> Int64Array:
+        """Rows that were found damaged, or were known to be, and that an upsert heals."""
+        return _joined(self._damaged)
 
     @property
     def tombstones(self) -> Tombstones:

@@ -9,6 +9,8 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,10 +21,16 @@ from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.memory_map import require_readable
 from vectorshard.shard.storage.row_store import RowStore
-from vectorshard.shard.types import BoolArray, IdArray, Int64Array
+from vectorshard.shard.types import BoolArray, Float32Array, IdArray, Int64Array
 
 ROWS_AT_ONCE: Final = 5_000
 """Rows verified at once: bounds the memory of their copies."""
+
+NEIGHBOURS: Final = 32
+"""Rows before and after a damaged one in the file that are verified too."""
+
+LOOKED_AT_MAX: Final = 50_000
+"""Rows that one finding verifies in addition, or a few more: a second or less."""
 
 IDS_NAMED: Final = 10
 """Damaged ids that an error or a problem names."""
@@ -38,6 +46,27 @@ noted instead."""
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """The contents of live rows, and which of them do not match their content hashes.
+
+    `vectors` float32 (rows, dim), `metadata` one Struct for each, `wrong` bool (rows,).
+    """
+
+    vectors: Float32Array
+    metadata: Sequence[bytes]
+    wrong: BoolArray
+
+    @classmethod
+    def of(
+        cls, row_store: RowStore, snapshot: Snapshot, rows: Int64Array, ids: IdArray
+    ) -> ReadRows:
+        """Read and verify rows, in any order; `ids` are theirs."""
+        vectors, metadata = snapshot.vectors_of(rows), row_store.metadata(rows)
+        found = content_hashes(ids, metadata, vectors)
+        return cls(vectors, metadata, (found != snapshot.content_hashes_of(rows)).any(axis=1))
+
+
 def mismatches(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int64Array:
     """Return those of `rows`, live and in any order, that do not match their content hashes."""
     pieces = [rows[first : first + ROWS_AT_ONCE] for first in range(0, len(rows), ROWS_AT_ONCE)]
@@ -46,10 +75,31 @@ def mismatches(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int
 
 
 def _wrong(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> BoolArray:
-    ids, metadata = snapshot.ids_of(rows), row_store.metadata(rows)
-    found = content_hashes(ids, metadata, snapshot.vectors_of(rows))
-    wrong: BoolArray = (found != snapshot.content_hashes_of(rows)).any(axis=1)
-    return wrong
+    return ReadRows.of(row_store, snapshot, rows, snapshot.ids_of(rows)).wrong
+
+
+def around(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int64Array:
+    """Return damaged rows, and those damaged around them in the file, ascending.
+
+    What damages one row often damages its whole page or block, and each search would meet a few.
+    Rows near every damaged one are verified until none is found, or LOOKED_AT_MAX were looked at.
+    """
+    found = np.unique(rows)
+    new, looked_at = snapshot.positions.of(found), np.zeros(len(snapshot.vectors), np.bool_)
+    while len(new) and np.count_nonzero(looked_at) < LOOKED_AT_MAX:
+        near = np.unique(new[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1))
+        near = near[(near >= 0) & (near < len(looked_at))]
+        near = near[~looked_at[near]][:LOOKED_AT_MAX]
+        looked_at[near] = True
+        live = snapshot.positions.rows_at(near)
+        live = live[~snapshot.hidden.are_dead(live)]
+        if not len(live):
+            break
+        at = snapshot.positions.of(live)
+        require_readable(snapshot.vectors[int(at[0]) : int(at[-1]) + 1])
+        wrong = np.setdiff1d(mismatches(row_store, snapshot, live), found)
+        found, new = np.union1d(found, wrong), snapshot.positions.of(wrong)
+    return found
 
 
 def damaged_at_start(

@@ -290,7 +290,7 @@ class LocalShard(CopyCalls):
             first_row = request.cursor.row
         page, next_row = await self._read(
             collection,
-            collection.reads.list_rows,
+            partial(collection.reads.list_rows, skip_damaged=request.skip_damaged),
             first_row,
             request.page_size or PAGE_SIZE_DEFAULT,
             request.include,

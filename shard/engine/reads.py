@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -9,13 +10,13 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.descriptions import ExplainRequest, Explanation, ShardDescription
-from vectorshard.shard.engine.damaged_rows import error_for, ids_described
+from vectorshard.shard.engine.damaged_rows import ROWS_AT_ONCE, ReadRows, error_for, ids_described
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import check_filter, check_ids
-from vectorshard.shard.errors import LimitExceeded
+from vectorshard.shard.errors import LimitExceeded, RowsDamaged
 from vectorshard.shard.filters import Filter
 from vectorshard.shard.index.calibration import CALIBRATED_K
-from vectorshard.shard.index.exact import exact_scores, rank
+from vectorshard.shard.index.exact import RankedRows, exact_scores, rank
 from vectorshard.shard.search.candidates import GeneratedCandidates, generate_candidates
 from vectorshard.shard.search.explanation import looked_up, ranked
 from vectorshard.shard.search.filtered_search import RememberedFilters
@@ -42,12 +43,68 @@ QUERY_BATCH_BYTES: Final = 256 * 1024
 QUERY_BATCH_MAX: Final = 64
 """More queries get no cheaper each, and more bytes do not fit a core's cache."""
 
+DAMAGE_FOUND_MAX: Final = 10
+"""How often one call may find damaged rows and look again without them."""
+
 _DEFAULT: Final = Effort()
 
 
 def recommended_batch_size(dim: int) -> int:
     """Return how many queries a Search message should carry for the best throughput."""
     return max(1, min(QUERY_BATCH_MAX, QUERY_BATCH_BYTES // (4 * dim)))
+
+
+def _reads(include: Include) -> bool:
+    """Whether contents of rows are read, and not only which rows there are."""
+    return include.vectors or include.metadata
+
+
+def _damaged_of(snapshot: Snapshot, rows: Int64Array) -> Int64Array:
+    """Return those of `rows` that are known to be damaged, ascending."""
+    return np.intersect1d(rows, snapshot.damaged) if len(snapshot.damaged) else snapshot.damaged
+
+
+def _unscored(
+    snapshot: Snapshot, request: SearchRequest, best: RankedRows, expected: int
+) -> Int64Array:
+    """Return rows whose vectors are not finite, as none is stored, and so have no score.
+
+    A hit without a score shows that there are some; so does a query with fewer hits than the
+    `expected`, unless the caller chose an nprobe or a threshold.
+    """
+    if not math.isfinite(np.vdot(best.scores, best.scores)):
+        return np.unique(best.rows[~np.isfinite(best.scores)])
+    is_full = len(best.rows) >= expected * len(best.counts)
+    if is_full or request.effort.nprobe or request.score_threshold is not None:
+        return np.zeros(0, np.int64)
+    short = int(best.counts.argmin())
+    first = int(best.counts[:short].sum())
+    found = best.rows[first : first + int(best.counts[short])]
+    rows = snapshot.hidden.live_rows(0, snapshot.rows)
+    if request.filter is not None:
+        rows = snapshot.passing(request.filter)
+    rows = np.setdiff1d(rows, found)
+    pieces = [rows[first : first + ROWS_AT_ONCE] for first in range(0, len(rows), ROWS_AT_ONCE)]
+    finite = [np.isfinite(snapshot.vectors_of(piece)).all(axis=1) for piece in pieces]
+    unscored: Int64Array = rows[~np.concatenate([np.zeros(0, np.bool_), *finite])]
+    return unscored
+
+
+def _page(
+    snapshot: Snapshot, first_row: int, page_size: int, filter_: Filter | None
+) -> tuple[Int64Array, int | None]:
+    """Return a page of live rows, damaged ones too, and the first row of the next page, if any."""
+    first_row = min(first_row, snapshot.rows)
+    if filter_ is None:
+        rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
+    else:
+        passing = snapshot.passing(filter_)
+        if len(snapshot.damaged):
+            passing = np.union1d(passing, snapshot.damaged_passing(filter_))
+        first = np.searchsorted(passing, first_row)
+        rows = passing[first : first + page_size + 1]
+    next_row = int(rows[page_size]) if len(rows) > page_size else None
+    return rows[:page_size], next_row
 
 
 class Reads:
@@ -73,11 +130,21 @@ class Reads:
         """
         self.searches += 1
         state = self._state
-        config = state.entry.config
         queries = np.asarray(request.queries, dtype=np.float32)
         # With an effort, a caller says what it wants; live recall is that of searches without one.
         if request.filter is None and request.effort == _DEFAULT and state.live.offer(queries):
             state.on_change()
+        for _ in range(DAMAGE_FOUND_MAX):
+            found = self._searched(request, queries, go_on)
+            if found is not None:
+                return found
+        raise self._damaged_everywhere()
+
+    def _searched(
+        self, request: SearchRequest, queries: Float32Array, go_on: Callable[[], None]
+    ) -> SearchResult | None:
+        """Search once; None if rows were found damaged, which the next search leaves out."""
+        state, config = self._state, self._state.entry.config
         with state.index_lock.read():
             snapshot = state.snapshot
             generated = generate_candidates(
@@ -98,7 +165,15 @@ class Reads:
             request.k,
             request.score_threshold,
         )
-        vectors, metadata = self.included(snapshot, best.rows, request.include)
+        passing = snapshot.visible if request.filter is None else generated.rows_passing
+        unscored = _unscored(snapshot, request, best, min(request.k, passing))
+        if len(unscored) and len(damaged := state.mismatches(snapshot, unscored)):
+            state.found_damaged(snapshot, damaged, "search")
+            return None
+        included = self._included(snapshot, best.rows, best.ids, request.include)
+        if included is None:
+            return None
+        vectors, metadata = included
         return SearchResult(
             hits=TopK(counts=best.counts, ids=best.ids, scores=best.scores),
             receipt=Receipt(
@@ -139,6 +214,7 @@ class Reads:
         config = state.entry.config
         check_ids(config, request.id, "id")
         check_filter(config, request.filter)
+        self._whole_rows(request.id, None, Include(vectors=True))
         with state.index_lock.read():
             with state.publish_lock:
                 snapshot, row = state.snapshot, int(state.newest_rows(request.id)[0])
@@ -155,21 +231,32 @@ class Reads:
         return replace(ranked(config, snapshot, request, row, found), shard=state.shard)
 
     def get(self, ids: IdArray | None, include: Include, filter_: Filter | None = None) -> Rows:
-        """Return the rows of the ids that exist, in their order; vectors are verified.
+        """Return the rows of the ids that exist, in their order, verified as far as included.
 
         Without ids, the rows that pass a filter, by row number: LimitExceeded if they are more than
-        one request may name ids. Raises RowFileCorrupt for a row that does not match its hash.
+        one request may name ids. Raises RowsDamaged for rows that do not match their hashes.
         """
+        return self._whole_rows(ids, filter_, include)
+
+    def _whole_rows(self, ids: IdArray | None, filter_: Filter | None, include: Include) -> Rows:
         rows_max = self._state.engine.limits.rows
-        snapshot, rows = self._selected(ids, filter_)
-        if ids is None and len(rows) > rows_max:
-            raise LimitExceeded(
-                f"{len(rows):,} rows pass the filter; Get returns at most {rows_max:,}; "
-                "use List, which returns pages",
-                field="filter",
-            )
-        vectors, metadata = self.included(snapshot, rows, include)
-        return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata)
+        for _ in range(DAMAGE_FOUND_MAX):
+            snapshot, rows = self._selected(ids, filter_)
+            if ids is None and len(rows) > rows_max:
+                raise LimitExceeded(
+                    f"{len(rows):,} rows pass the filter; Get returns at most {rows_max:,}; "
+                    "use List, which returns pages",
+                    field="filter",
+                )
+            if filter_ is not None:
+                self._require_sound(snapshot, snapshot.damaged_passing(filter_))
+            elif _reads(include):
+                self._require_sound(snapshot, _damaged_of(snapshot, rows))
+            found = snapshot.ids_of(rows)
+            included = self._included(snapshot, rows, found, include)
+            if included is not None:
+                return Rows(ids=found, vectors=included[0], metadata=included[1])
+        raise self._damaged_everywhere()
 
     def count(self, ids: IdArray | None, filter_: Filter | None = None) -> int:
         """Count the live rows: all, those of `ids`, those that pass a filter, or those of both."""
@@ -183,24 +270,34 @@ class Reads:
         page_size: int,
         include: Include,
         filter_: Filter | None = None,
+        *,
+        skip_damaged: bool = False,
     ) -> tuple[Rows, int | None]:
         """Return the first `page_size` live rows from `first_row` on that pass the filter, if any.
 
-        The second value is the first row of the next page, None after the last page.
+        The second value is the first row of the next page, None after the last page. If damaged
+        rows are to be skipped, the page has fewer rows and names them. Otherwise RowsDamaged is
+        raised if they are to be read, or may pass the filter.
         """
         check_filter(self._state.entry.config, filter_)
-        snapshot = self._state.snapshot
-        first_row = min(first_row, snapshot.rows)
-        if filter_ is None:
-            rows = snapshot.tombstones.live_rows(first_row, snapshot.rows, page_size + 1)
-        else:
-            passing = snapshot.passing(filter_)
-            first = np.searchsorted(passing, first_row)
-            rows = passing[first : first + page_size + 1]
-        next_row = int(rows[page_size]) if len(rows) > page_size else None
-        rows = rows[:page_size]
-        vectors, metadata = self.included(snapshot, rows, include)
-        return Rows(ids=snapshot.ids_of(rows), vectors=vectors, metadata=metadata), next_row
+        for _ in range(DAMAGE_FOUND_MAX):
+            snapshot = self._state.snapshot
+            rows, next_row = _page(snapshot, first_row, page_size, filter_)
+            damaged = snapshot.damaged[:0]
+            if skip_damaged or filter_ is not None or _reads(include):
+                damaged = _damaged_of(snapshot, rows)
+            if not skip_damaged:
+                self._require_sound(snapshot, damaged)
+            elif len(damaged):
+                rows = np.setdiff1d(rows, damaged)
+            found = snapshot.ids_of(rows)
+            included = self._included(snapshot, rows, found, include)
+            if included is not None:
+                page = Rows(ids=found, vectors=included[0], metadata=included[1])
+                if len(damaged):
+                    page = replace(page, damaged=snapshot.ids_of(damaged))
+                return page, next_row
+        raise self._damaged_everywhere()
 
     def ledger(self) -> Ledger:
         """Return where every accepted row is, counting what the index really holds."""
@@ -261,23 +358,33 @@ class Reads:
             memory_bytes=memory_bytes + index.ivf.memory_bytes,
         )
 
-    def included(
-        self, snapshot: Snapshot, rows: Int64Array, include: Include
-    ) -> tuple[Float32Array | None, Sequence[bytes] | None]:
+    def _included(
+        self, snapshot: Snapshot, rows: Int64Array, ids: IdArray, include: Include
+    ) -> tuple[Float32Array | None, Sequence[bytes] | None] | None:
         """Return the vectors and the metadata of live rows, as far as included, verified.
 
-        Raises RowsDamaged, which names the damaged ids.
+        `ids` are those of the rows. None if some are damaged, which are noted: look again.
         """
         state = self._state
-        if include.vectors or include.metadata:
-            damaged = state.mismatches(snapshot, np.unique(rows))
-            state.note_damaged(damaged, "read")
-            damaged = np.union1d(damaged, rows[np.isin(rows, snapshot.damaged)])
-            if len(damaged):
-                raise error_for(state.entry.config.name, snapshot, damaged)
-        vectors = snapshot.vectors_of(rows) if include.vectors else None
-        metadata = state.row_store.metadata(rows) if include.metadata else None
-        return vectors, metadata
+        if not _reads(include):
+            return None, None
+        read = ReadRows.of(state.row_store, snapshot, rows, ids)
+        if read.wrong.any():
+            state.found_damaged(snapshot, rows[read.wrong], "read")
+            return None
+        return (
+            read.vectors if include.vectors else None,
+            read.metadata if include.metadata else None,
+        )
+
+    def _require_sound(self, snapshot: Snapshot, damaged: Int64Array) -> None:
+        if len(damaged):
+            raise error_for(self._state.entry.config.name, snapshot, damaged)
+
+    def _damaged_everywhere(self) -> RowsDamaged:
+        """Return the error of a call that kept finding damaged rows."""
+        snapshot = self._state.snapshot
+        return error_for(self._state.entry.config.name, snapshot, snapshot.damaged)
 
     def _selected(self, ids: IdArray | None, filter_: Filter | None) -> tuple[Snapshot, Int64Array]:
         """Return a snapshot and its live rows that ids and filter, at least one, select."""

@@ -28,6 +28,7 @@ import structlog
 from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.engine.commit_plan import CommitPlan
 from vectorshard.shard.engine.damaged_rows import (
+    around,
     damaged_at_start,
     log_damaged,
     mismatches,
@@ -36,7 +37,7 @@ from vectorshard.shard.engine.damaged_rows import (
 from vectorshard.shard.engine.index_training import drift_after_start
 from vectorshard.shard.engine.noticed import Noticed
 from vectorshard.shard.engine.read_write_lock import ReadWriteLock
-from vectorshard.shard.errors import WritesStopped
+from vectorshard.shard.errors import CorruptData, ReadFailed, WritesStopped
 from vectorshard.shard.index.calibration import Calibration
 from vectorshard.shard.index.drift import Drift
 from vectorshard.shard.membership import Problem, ProblemKind
@@ -45,7 +46,7 @@ from vectorshard.shard.search.live_recall import LiveRecall
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
 from vectorshard.shard.storage.checkpoint import Checkpoint
 from vectorshard.shard.storage.content_hash import sum_bytes
-from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.disk import DISK_ERRORS, Disk
 from vectorshard.shard.storage.filter_file import columns_after_start, remove_stray_columns
 from vectorshard.shard.storage.index_file import remove_stray_index_files, with_stored_index
 from vectorshard.shard.storage.memory_map import require_readable
@@ -218,6 +219,18 @@ class CollectionState:
         log_damaged(self.entry.config.name, self.shard, snapshot.ids_of(rows), rows, by)
         self._record_damaged()
         self.on_change()
+
+    def found_damaged(self, snapshot: Snapshot, rows: Int64Array, by: str) -> None:
+        """Note rows that a reader of a snapshot found damaged, and those damaged around them.
+
+        A compaction may have copied them to another file since, where they are sound.
+        """
+        with suppress(*DISK_ERRORS, CorruptData, ReadFailed):
+            rows = around(self.row_store, snapshot, rows)
+        newest = self.snapshot
+        if newest.positions is not snapshot.positions:
+            rows = self.mismatches(newest, rows[~newest.tombstones.are_dead(rows)])
+        self.note_damaged(rows, by)
 
     def _record_damaged(self) -> None:
         """Record the damaged rows durably. A failure is logged."""

@@ -194,6 +194,8 @@ class Writes:
         if plan.changes_nothing:
             return state.snapshot.sequence
         try:
+            if len(plan.damaged):
+                state.found_damaged(state.snapshot, plan.damaged, "write")
             commit = self._prepare(plan)
             sequence = state.row_store.commit(commit)  # this decides
         except (*DISK_ERRORS, MemoryError) as error:

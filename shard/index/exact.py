@@ -386,7 +386,7 @@ class _Scan:
         self._lowest = np.concatenate([self._lowest, lowest.ravel()[flat]])
 
     def _lower_limits(self, highest_costs: Float32Array) -> None:
-        self._limits = np.minimum(self._limits, self._bounds.limits(highest_costs))
+        self._limits = np.fmin(self._limits, self._bounds.limits(highest_costs))
 
     def _prune(self) -> None:
         """Lower the limits to the pool's k-th costs, and drop the candidates beyond them."""
@@ -426,7 +426,7 @@ def _kth_of_block(lowest: Float32Array, spread: Float32Array, k: int) -> Float32
     rows, queries = lowest.shape
     groups = min(rows, _GROUPS_PER_HIT * k)
     grouped_rows = rows // groups * groups
-    highest = lowest[:grouped_rows].reshape(-1, groups, queries).min(axis=0)
+    highest = np.fmin.reduce(lowest[:grouped_rows].reshape(-1, groups, queries), axis=0)
     highest += spread[:grouped_rows].reshape(-1, groups).max(axis=0)[:, None]
     kth: Float32Array = np.partition(highest.T, k - 1, axis=1)[:, k - 1]
     return kth

@@ -47,6 +47,7 @@ def shortlist(
     costs = float32_costs(metric, queries, at, vectors)
     wanted = min(k, rows.shape[1])
     kth = np.partition(costs, wanted - 1, axis=1)[:, wanted - 1 : wanted]
+    kth = np.fmin(kth, np.float32(np.inf))  # NaN, which sorts last, if a damaged row is among them
     largest = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
     near = costs <= costs_that_tie(metric, queries, kth, largest)
     near &= rows >= 0

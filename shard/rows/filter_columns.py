@@ -266,6 +266,8 @@ class FilterColumns:
         self._columns = {each.name: _COLUMN_OF[each.type]() for each in fields}
         self.rows = 0
         """Rows appended, including those without metadata."""
+        self.unknown: Int64Array = np.zeros(0, np.int64)
+        """Damaged rows whose fields could not be read, ascending. They have none."""
 
     @property
     def memory_bytes(self) -> int:

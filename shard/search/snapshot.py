@@ -156,6 +156,17 @@ class Snapshot:
         rows = row_numbers(self.columns.passing(filter_, self.rows))
         return rows[~self.hidden.are_dead(rows)] if self.hidden.count else rows
 
+    def damaged_passing(self, filter_: Filter) -> Int64Array:
+        """Return the damaged rows that pass a validated filter, or may, ascending.
+
+        The columns hold the fields as they were written, unless the row was damaged when they were
+        read.
+        """
+        if not len(self.damaged):
+            return self.damaged
+        passing = row_numbers(self.columns.passing(filter_, self.rows))
+        return np.intersect1d(self.damaged, np.union1d(passing, self.columns.unknown))
+
     def ledger(self) -> Ledger:
         """Return the ledger, with the number of rows that FAISS reports.
 

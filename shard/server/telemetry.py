@@ -182,7 +182,7 @@ class LedgerCollector(Collector):
             "Distance of the newest rows to their centroids, relative to that at the training.",
             labels=("collection", "shard"),
         )
-        scrubbed = _scrub_metrics(descriptions)
+        verified = [_rows_damaged(descriptions), *_scrub_metrics(descriptions)]
         for description in descriptions:
             configured = description.config.index.kind.name
             for shard in description.shards:
@@ -199,7 +199,7 @@ class LedgerCollector(Collector):
                     kind.add_metric([*labels, shard.index_kind.name, configured], 1.0)
                 if shard.live_queries:
                     live_recall.add_metric(labels, shard.live_recall)
-        return [rows, training, recall, live_recall, live_queries, kind, drift, *scrubbed]
+        return [rows, training, recall, live_recall, live_queries, kind, drift, *verified]
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing at registration: the shard may not answer yet."""
@@ -212,6 +212,21 @@ class LedgerCollector(Collector):
             with suppress(CollectionNotFound, CorruptData, ReadFailed, ShardMissing):
                 descriptions.append(await self._shard.describe(entry.config.name))
         return descriptions
+
+
+def _rows_damaged(descriptions: Iterable[CollectionDescription]) -> Metric:
+    """Return how many rows of the leaf shards are known to be damaged."""
+    damaged = GaugeMetricFamily(
+        "vectorshard_rows_damaged",
+        "Live rows that do not match their content hashes; searches leave them out.",
+        labels=("collection", "shard"),
+    )
+    for description in descriptions:
+        for shard in description.shards:
+            if not shard.missing_reason:
+                labels = [description.config.name, str(shard.shard)]
+                damaged.add_metric(labels, shard.rows_damaged)
+    return damaged
 
 
 def _scrub_metrics(descriptions: Iterable[CollectionDescription]) -> list[Metric]:

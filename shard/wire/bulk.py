@@ -55,6 +55,16 @@ def counts_bytes(counts: types.UInt32Array) -> int:
     return content_bytes(length)
 
 
+def ids_bytes(ids: twins.IdsTwin) -> int:
+    """Return the bytes of a field of ids that are packed."""
+    return _ids_bytes(ids, split_ids(ids)[1])
+
+
+def _ids_bytes(ids: twins.IdsTwin, int64s: bytes | None) -> int:
+    packed_bytes = 0 if int64s is None else field_bytes(content_bytes(len(int64s)))
+    return field_bytes(ids.ByteSize() if int64s is None else packed_bytes)
+
+
 # ---- reading -------------------------------------------------------------------------------------
 
 
@@ -75,11 +85,7 @@ class Bulk:
         self.metadata = list(twin.metadata)
         self.account = sum(map(field_bytes, map(len, self.metadata)))
         if twin.HasField("ids"):
-            self.account += field_bytes(
-                twin.ids.ByteSize()
-                if self._id_bytes is None
-                else field_bytes(content_bytes(len(self._id_bytes)))
-            )
+            self.account += _ids_bytes(twin.ids, self._id_bytes)
         if twin.HasField("vectors"):
             self.account += field_bytes(
                 content_bytes(len(self._vectors_bytes))

@@ -6,7 +6,8 @@ from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard import types
 from vectorshard.shard.config import PAGE_SIZE_DEFAULT, Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
-from vectorshard.shard.wire.bulk import content_bytes, read_twin, write_answer
+from vectorshard.shard.wire.bulk import content_bytes, ids_bytes, read_twin, write_answer
+from vectorshard.shard.wire.ids import encode_ids, ids_of, split_ids
 from vectorshard.shard.wire.opaque import decode_cursor, encode_cursor
 from vectorshard.shard.wire.primitives import parse, str_of, uint32_of
 from vectorshard.shard.wire.selection import (
@@ -49,6 +50,8 @@ def encode_get_response(rows: types.Rows, limits: Limits) -> bytes:
 
 def _encode_rows(rows: types.Rows, limits: Limits, *, field: str, advice: str) -> bytes:
     twin = twins.RowsTwin(cursor=encode_cursor(rows.cursor))
+    if rows.damaged is not None:
+        twin.damaged.CopyFrom(encode_ids(rows.damaged))
     return write_answer(
         twin, rows.ids, rows.vectors, rows.metadata, limits, field=field, advice=advice
     )
@@ -66,14 +69,17 @@ def _decode_rows(
 
     Raises MalformedMessage if the parts do not match, or one that was requested is missing.
     """
-    twin, bulk = read_twin(
-        twins.RowsTwin, original, payload, lambda twin: content_bytes(len(twin.cursor))
-    )
+    twin, bulk = read_twin(twins.RowsTwin, original, payload, _other_bytes)
     ids = bulk.ids()
     vectors, metadata = bulk.included(include, ids.size)
-    return types.Rows(
-        ids=ids, vectors=vectors, metadata=metadata, cursor=decode_cursor(twin.cursor)
-    )
+    damaged = ids_of(*split_ids(twin.damaged)) if twin.HasField("damaged") else None
+    cursor = decode_cursor(twin.cursor)
+    return types.Rows(ids=ids, vectors=vectors, metadata=metadata, cursor=cursor, damaged=damaged)
+
+
+def _other_bytes(twin: twins.RowsTwin) -> int:
+    damaged = ids_bytes(twin.damaged) if twin.HasField("damaged") else 0
+    return content_bytes(len(twin.cursor)) + damaged
 
 
 def encode_count_request(request: types.CountRequest) -> bytes:
@@ -117,6 +123,7 @@ def encode_list_request(request: types.ListRequest) -> bytes:
         page_size=uint32_of(request.page_size, Limits().page_size, "page_size", InvalidParameter),
         cursor=encode_cursor(request.cursor),
         include=encode_include(request.include),
+        skip_damaged=request.skip_damaged,
     )
     set_filter(message, request.filter)
     return message.SerializeToString()
@@ -144,6 +151,7 @@ def decode_list_request(payload: bytes, limits: Limits) -> types.ListRequest:
         cursor=decode_cursor(request.cursor),
         filter=selected_filter(request, limits),
         include=decode_include(request.include),
+        skip_damaged=request.skip_damaged,
     )
 
 

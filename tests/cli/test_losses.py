@@ -127,6 +127,8 @@ def test_describe_shows_what_is_missing_and_the_problems(
         missing_reason="its disk is lost",
         writes_stopped="a disk failed",
         kept_files="w.damaged keeps files",
+        rows_damaged=12,
+        damaged_ids=tuple(range(12)),
     )
     described = replace(description, shards=(missing,))
     monkeypatch.setattr(ClientInMemory, "describe", lambda *_: described)
@@ -135,6 +137,8 @@ def test_describe_shows_what_is_missing_and_the_problems(
     assert "shard 0 takes no writes: a disk failed" in output
     assert "shard 0 keeps files: w.damaged keeps files" in output
     assert "MISSING" in output
+    assert "12 damaged rows" in output
+    assert "ids 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 others" in output
     client.problems = [Problem(shard=3, kind=ProblemKind.DISK_FULL, text="free some space")]
     output = run("describe").output
     assert "DISK_FULL" in output

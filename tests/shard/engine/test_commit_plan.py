@@ -22,6 +22,7 @@ from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.rows.id_column import IdColumn
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.types import (
     FieldType,
     FilterField,
@@ -44,6 +45,7 @@ class Committed:
         self,
         rows: int = 10,
         dead: Sequence[int] = (),
+        damaged: Sequence[int] = (),
         metadata: Mapping[int, bytes] | None = None,
         id_type: IdType = IdType.INT64,
     ) -> None:
@@ -51,6 +53,7 @@ class Committed:
         self.vectors = some_vectors(rows)
         self.metadata = metadata or {}
         self.row_of = {id_: row for row, id_ in enumerate(ids_of(id_type, range(rows)).tolist())}
+        self.damaged = int64s(*damaged)
         self.tombstones = Tombstones().with_dead(int64s(*dead))
         self.columns = FilterColumns([FilterField("lang", FieldType.KEYWORD)])
 
@@ -60,7 +63,13 @@ class Committed:
             vectors=self.vectors,
             squared_norms=np.zeros(len(self.vectors), dtype=np.float32),
             ids=IdColumn(self.id_type),
+            content_hashes=content_hashes(
+                ids_of(self.id_type, range(len(self.vectors))),
+                self.stored_metadata(np.arange(len(self.vectors))),
+                self.vectors,
+            ),
             tombstones=self.tombstones,
+            damaged=self.damaged,
             columns=self.columns,
         )
         return CommitPlan(snapshot, self.id_type, self.lookup, self.stored_metadata)

@@ -347,7 +347,7 @@ def test_who_holds_a_snapshot_from_before_reads_on_in_the_old_file(
     write(collection, Corpus(live.ids[:200], some_vectors(200, seed=8)))
     assert sorted(old.ids_of(rows).tolist()) == sorted(live.ids.tolist())
     assert not len(collection.state.mismatches(old, rows))
-    _, metadata = collection.reads.included(old, rows, WHOLE_ROWS)
+    metadata = collection.state.row_store.metadata(rows)
     assert metadata == [metadata_of(id_) for id_ in old.ids_of(rows).tolist()]
     found = old.everything.candidates(collection.entry.config.metric, live.vectors, 1)
     assert set(rows.tolist()) == set(found.row_of.tolist())

@@ -128,6 +128,7 @@ receipts = st.builds(
             shard=uint32s,
             missing_reason=texts,
             rows_visible=uint64s,
+            rows_damaged=uint64s,
             rows_exact=uint64s,
             nlist=uint32s,
             nprobe=uint32s,

@@ -58,6 +58,7 @@ def test_requests_by_filter_come_back_as_they_were_sent(
     st.none() | cursors,
     st.none() | filters,
     includes,
+    st.booleans(),
 )
 def test_a_listing_comes_back_as_it_was_asked(
     name: str,
@@ -65,22 +66,30 @@ def test_a_listing_comes_back_as_it_was_asked(
     cursor: types.Cursor | None,
     filter_: Filter | None,
     include: types.Include,
+    skip_damaged: bool,
 ) -> None:
     request = types.ListRequest(
-        collection=name, page_size=page_size, cursor=cursor, filter=filter_, include=include
+        collection=name,
+        page_size=page_size,
+        cursor=cursor,
+        filter=filter_,
+        include=include,
+        skip_damaged=skip_damaged,
     )
     assert reads.decode_list_request(reads.encode_list_request(request), LIMITS) == request
 
 
-@given(rows_with_include(), st.none() | cursors)
+@given(rows_with_include(), st.none() | cursors, st.none() | id_arrays.filter(len))
 def test_rows_come_back_as_they_were_sent(
-    drawn: tuple[types.Rows, types.Include], cursor: types.Cursor | None
+    drawn: tuple[types.Rows, types.Include],
+    cursor: types.Cursor | None,
+    damaged: types.IdArray | None,
 ) -> None:
     rows, include = drawn
     got = reads.encode_get_response(rows, LIMITS)
     assert_same(reads.decode_get_response(got, include), rows)
     assert v1.GetResponse.FromString(got).SerializeToString(deterministic=True) == got
-    page = dataclasses.replace(rows, cursor=cursor)
+    page = dataclasses.replace(rows, cursor=cursor, damaged=damaged)
     listed = reads.encode_list_response(page, LIMITS)
     assert_same(reads.decode_list_response(listed, include), page)
     assert v1.ListResponse.FromString(listed).SerializeToString(deterministic=True) == listed
