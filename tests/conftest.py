@@ -9,6 +9,7 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 SEEDS_DEFAULT = 150
+RESTORES_DEFAULT = 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,4 +21,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=SEEDS_DEFAULT,
         help=f"how many seeds to simulate, from 0 (default: {SEEDS_DEFAULT})",
+    )
+    parser.getgroup("backups").addoption(
+        "--restores",
+        type=int,
+        default=RESTORES_DEFAULT,
+        help=f"how many restores `make test-long` plays (default: {RESTORES_DEFAULT})",
     )
