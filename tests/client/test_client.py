@@ -24,6 +24,7 @@ from tests.client.fake_server import (
     FakeServer,
 )
 from vectorshard import Client, Hit, Hits
+from vectorshard.client import calls
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -51,8 +52,10 @@ from vectorshard.shard.types import (
     IndexConfig,
     IndexKind,
     Metric,
+    Rows,
     TrainRequest,
 )
+from vectorshard.shard.wire import rpcs
 
 
 @pytest.fixture
@@ -127,6 +130,17 @@ def test_pages_hold_every_row_once(words: Any) -> None:
     assert pages[0].metadata == [{"n": 1}, {}]
     bare = list(words.list_rows("words"))
     assert [page.vectors for page in bare] == [None]
+
+
+def test_a_listing_leaves_damaged_rows_out_on_request() -> None:
+    for skip in (False, True):
+        call = calls.list_rows("words", skip_damaged=skip).next_call()
+        assert call is not None
+        assert rpcs.LIST.decode_request(call.payload, Limits()).skip_damaged is skip
+        answer = Rows(ids=np.array([1]), damaged=np.array([7, 8]))
+        page = call.decode(rpcs.LIST.encode_response(answer, Limits()))
+        assert page.damaged is not None
+        assert page.damaged.tolist() == [7, 8]
 
 
 def test_an_empty_collection_has_no_pages(client: Any) -> None:
