@@ -109,7 +109,10 @@ IMPORTED_ONLY_BY: Mapping[str, frozenset[str]] = {
 }
 """Foreign packages, and the only rooms that import them."""
 
-CLIENT_IMPORTS_NONE_OF = ("faiss", "pyroaring", "rich", "typer", "uvloop", "sqlite3", "xxhash")
+CLIENT_IMPORTS_NONE_OF = (
+    *("faiss", "pandas", "pyarrow", "pyroaring", "rich", "sqlite3", "torch"),
+    *("typer", "uvloop", "xxhash"),
+)
 
 OUTSIDE_THE_CORE = frozenset(
     {
