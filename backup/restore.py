@@ -30,7 +30,11 @@ from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.membership import Member, Membership, Stage
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_from_bytes, sum_of
-from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity
+from vectorshard.shard.storage.data_directory import (
+    DataDirectory,
+    ShardIdentity,
+    may_be_collection,
+)
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_block import RowBlock
 from vectorshard.shard.types import CollectionConfig, CollectionEntry
@@ -103,6 +107,12 @@ def wanted_of(manifest: Manifest, asked: Sequence[str]) -> list[Wanted]:
     found = [Wanted(backup=stored[name], name=other or name) for name, other in pairs]
     names = [each.name for each in found]
     for name in names:
+        if not may_be_collection(name):
+            raise InvalidParameter(
+                f"{name!r} is not a name of a collection: 1 to 64 of a-z, 0-9, _ and -, beginning "
+                "with a letter or digit",
+                field="collection",
+            )
         if names.count(name) > 1:
             raise InvalidParameter(f"two collections would be called {name!r}", field="collection")
     return found

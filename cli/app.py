@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 import vectorshard
+from vectorshard.backup.failures import BackupDamaged
 from vectorshard.cli import (
     backups,
     collections,
@@ -50,6 +51,7 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionUnreadable: "",
     errors.DiskFailed: "",
     errors.CorruptData: "see `vectorshard repair`, or restore the data directory from a backup",
+    BackupDamaged: "`vectorshard verify` lists what is damaged; an earlier backup may be whole",
     errors.InternalError: "see the server's log",
 }
 """What to do about errors whose text does not say it; the nearest class counts. Empty: it does."""

@@ -254,6 +254,7 @@ async def test_one_collection_is_restored_also_under_another_name(
     ("asked", "text"),
     [
         (["nowhere"], "has no collection 'nowhere'; it has: pictures, words"),
+        ([f"{WORDS}=../{WORDS}"], "'../words' is not a name of a collection"),
         ([WORDS, WORDS], "two collections would be called 'words'"),
         ([f"{WORDS}={PICTURES}", PICTURES], "two collections would be called 'pictures'"),
     ],

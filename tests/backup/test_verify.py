@@ -122,6 +122,31 @@ def test_a_row_that_does_not_match_its_content_hash_is_named(made: tuple[Path, M
         (path / block.name).write_bytes(good)
 
 
+def test_damaged_rows_that_a_partial_backup_left_out_are_no_finding(
+    made: tuple[Path, Manifest],
+) -> None:
+    path, manifest = made
+    shard = manifest.collections[0].shards[0]
+    block = shard.blocks[-1]
+    good = (path / block.name).read_bytes()
+    rows = RowBlock.decode(good)
+    all_but_last = {
+        name: getattr(rows, name)[:-1]
+        for name in ("rows", "ids", "content_hashes", "vectors", "metadata")
+    }
+    left = rewritten(path, block, **all_but_last)
+    left = replace(left, rows=block.rows - 1)
+    partial = with_first_shard(
+        manifest, blocks=(*shard.blocks[:-1], left), damaged=(int(rows.rows[-1]),)
+    )
+    try:
+        assert not findings((path, partial))
+        (finding,) = findings((path, with_first_shard(partial, damaged=())))
+        assert "live rows, and the manifest states" in finding
+    finally:
+        (path / block.name).write_bytes(good)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

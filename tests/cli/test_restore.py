@@ -90,7 +90,9 @@ def test_a_verification_ends_with_a_code_for_what_it_found(
         assert harmed.exit_code == 23
         assert victim.name in harmed.output.replace("\n", "")
         assert run("verify", target, "--quick").exit_code == 0
-        assert run("restore", target, "--data", tmp_path / "harmed").exit_code == 23
+        refused = run("restore", target, "--data", tmp_path / "harmed")
+        assert refused.exit_code == 23
+        assert "an earlier backup may be whole" in refused.stderr
     finally:
         victim.write_bytes(good)
     absent = run("verify", tmp_path / "nowhere")

@@ -78,13 +78,13 @@ class Watched(Acknowledged):
         return stamp
 
 
-def back_up(address: str, target: DirectoryTarget) -> str:
+def back_up(address: str, target: DirectoryTarget, patience_s: float = 60.0) -> str:
     """Back up all that a server has; return the name of the backup."""
 
     async def make() -> str:
         server = RemoteShard(address)
         try:
-            wanted = Wanted(timeout_s=10.0, patience_s=0.5)
+            wanted = Wanted(timeout_s=60.0, patience_s=patience_s)
             making = Making(server, target, wanted, version="0", report=Silent())
             return (await making.run()).name
         finally:
@@ -202,7 +202,7 @@ class Round:
         try:
             if kill_during:
                 killer.start()
-            made = back_up(server.address, target)
+            made = back_up(server.address, target, patience_s=0.5 if kill_during else 60.0)
         except VectorShardError:
             assert self.killed.is_set(), "the backup failed, and its server was not killed"
         finally:
