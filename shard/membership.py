@@ -50,6 +50,11 @@ class Member:
     life: int
 
 
+GIVEN_UP: Final = "given-up-"
+"""How the directory of a member begins, if a repair gave up commits of it, until an operator
+accepts that loss: no shard has such a directory, so all routers call it MISSING."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
     """Which `directory` a collection's files belong to, and its members.
@@ -60,6 +65,11 @@ class Membership:
     directory: str = ""
     stage: Stage = Stage.COMPLETE
     members: tuple[Member, ...] = ()
+
+    @property
+    def gave_up_commits(self) -> bool:
+        """Whether a repair gave up commits, and the loss is not accepted."""
+        return any(member.directory.startswith(GIVEN_UP) for member in self.members)
 
 
 NO_MEMBERSHIP: Final = Membership()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.shard.samples import config_of
 from tests.test_accepted_losses import (
+    CORPUS,
     OLDER_ROWS,
     ROWS,
     Fleet,
@@ -19,26 +21,29 @@ from tests.test_accepted_losses import (
     rows_of,
     written,
 )
+from vectorshard.cli.embedded import open_embedded
 from vectorshard.router.fan_out.placement import slots_of_shard
-from vectorshard.shard.errors import WritesLost
+from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.errors import ShardMissing, WritesLost
 from vectorshard.shard.membership import AcceptLossRequest
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.repair import Given, Wanted, repair
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
+from vectorshard.shard.types import CountRequest, SearchRequest, UpsertRequest
 
 SHARD = 1
 
 
-def harmed(path: Path, statement: str) -> None:
+def harmed(path: Path, statement: str, shard: int = SHARD) -> None:
     """Change the database of a collection that no server has open."""
-    database = path / f"shard-{SHARD}" / "collections" / "words" / "store.db"
+    database = path / f"shard-{shard}" / "collections" / "words" / "store.db"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(statement)
 
 
-def repaired(path: Path, given: Given | None = None) -> Repair:
-    directory = path / f"shard-{SHARD}"
-    found = repair(Disk(), directory, Wanted(write=True), given or Given(slots_of=slots_of_shard))
+def repaired(path: Path, shard: int = SHARD) -> Repair:
+    directory = path / f"shard-{shard}"
+    found = repair(Disk(), directory, Wanted(write=True), Given(slots_of=slots_of_shard))
     assert found[0].outcome is Outcome.SOUND
     return found[1]
 
@@ -128,3 +133,30 @@ async def test_an_identity_that_is_stored_nowhere_else_has_to_be_given(tmp_path:
     found = repair(Disk(), directory, Wanted(write=True), wrong)
     assert found[0].outcome is Outcome.REFUSED
     assert (directory / "shard.json").read_bytes() == b"{"
+
+
+async def test_a_sole_shard_that_lost_a_commit_is_missing_too(tmp_path: Path) -> None:
+    engine = EngineConfig(search_threads=1)
+    router = await open_embedded(tmp_path, 1, engine)
+    await router.create_collection(config_of())
+    for half in (slice(0, OLDER_ROWS), slice(OLDER_ROWS, ROWS)):
+        rows = CORPUS.take(half)
+        request = UpsertRequest(collection="words", ids=rows.ids, vectors=rows.vectors)
+        token = (await router.upsert(request)).token
+    await router.close()
+    harmed(tmp_path, "UPDATE commits SET crc32c = 7, ids = x'00' WHERE sequence = 2", shard=0)
+    assert repaired(tmp_path, shard=0).commits_lost == (2,)
+    router = await open_embedded(tmp_path, 1, engine)
+    count = CountRequest(collection="words")
+    for call in (router.count(count), router.upsert(request)):
+        with pytest.raises(ShardMissing, match="a repair gave up commits"):
+            await call
+    await router.accept_loss(AcceptLossRequest(shard=0, accept=True))
+    assert await router.count(count) == OLDER_ROWS
+    with pytest.raises(WritesLost):
+        await router.search(
+            SearchRequest(collection="words", queries=CORPUS.vectors[:1], k=1, token=token)
+        )
+    await router.upsert(request)
+    assert await router.count(count) == ROWS
+    await router.close()

@@ -23,6 +23,7 @@ from enum import Enum
 
 from vectorshard.router.fan_out.memory import Memory, proves_whole
 from vectorshard.shard.membership import (
+    GIVEN_UP,
     AcceptedLoss,
     CollectionReport,
     CollectionState,
@@ -299,6 +300,8 @@ class _Examination:
                 )
             if member.life > report.life:
                 return "its directory is an old one: since then a loss was accepted for this shard"
+            if member.life == report.life and member.directory.startswith(GIVEN_UP):
+                return "a repair gave up commits of it"
             if member.life == report.life and member.directory != report.directory:
                 return "its directory is another than the one that held the collection"
         return ""

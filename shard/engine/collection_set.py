@@ -156,6 +156,21 @@ class CollectionSet:
             raise IncarnationMismatch(f"collection {name!r} was dropped and created again")
         return served
 
+    def find_whole(self, name: str, call: Call) -> Served:
+        """Find a collection whose rows may be read or written.
+
+        ShardMissing if a repair gave up commits of it, and no operator has accepted that loss: a
+        router says the same, but a sole shard is asked without one.
+        """
+        served = self.find(name, call)
+        if served.collection.state.row_store.gave_up_commits:
+            shard = self.directory.identity.shard
+            raise ShardMissing(
+                f"shard {shard}: a repair gave up commits of collection {name!r}; see what is lost "
+                f"with `vectorshard accept-loss --shard-id {shard}`"
+            )
+        return served
+
     @property
     def entries(self) -> list[CollectionEntry]:
         """The collections by name, also those that are set aside."""

@@ -67,7 +67,7 @@ class CopyCalls:
     def _find(self, name: str, shard: int, call: Call) -> Collection:
         if shard != self._identity.shard:
             raise PlacementMismatch(f"this is shard {self._identity.shard}, not {shard}")
-        return self._collections.find(name, call).collection
+        return self._collections.find_whole(name, call).collection
 
     def _expire_copies(self) -> None:
         """Close what is over, and look again later while copies are open."""

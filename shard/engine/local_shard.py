@@ -226,7 +226,7 @@ class LocalShard(CopyCalls):
 
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         """Write rows; they are durable and searchable when it returns."""
-        served = self._collections.find(request.collection, call)
+        served = self._collections.find_whole(request.collection, call)
         self._check_placement(request)
         served.require_complete()
         outcome = await served.writes.submit(request)
@@ -239,7 +239,7 @@ class LocalShard(CopyCalls):
 
     async def delete(self, request: DeleteRequest, *, call: Call = NO_LIMIT) -> DeleteResult:
         """Delete rows; the deletion is durable and visible when it returns."""
-        served = self._collections.find(request.collection, call)
+        served = self._collections.find_whole(request.collection, call)
         served.require_complete()
         outcome = await served.writes.submit(request)
         assert isinstance(outcome, DeleteOutcome)
@@ -270,19 +270,19 @@ class LocalShard(CopyCalls):
 
     async def get(self, request: GetRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return the rows of the ids that exist, in their order, or the rows that pass a filter."""
-        collection = self._collections.find(request.collection, call).collection
+        collection = self._collections.find_whole(request.collection, call).collection
         return await self._read(
             collection, collection.reads.get, request.ids, request.include, request.filter
         )
 
     async def count(self, request: CountRequest, *, call: Call = NO_LIMIT) -> int:
         """Count live rows."""
-        collection = self._collections.find(request.collection, call).collection
+        collection = self._collections.find_whole(request.collection, call).collection
         return await self._read(collection, collection.reads.count, request.ids, request.filter)
 
     async def list_rows(self, request: ListRequest, *, call: Call = NO_LIMIT) -> Rows:
         """Return a page of live rows, in the order of their row numbers."""
-        collection = self._collections.find(request.collection, call).collection
+        collection = self._collections.find_whole(request.collection, call).collection
         first_row = 0
         if request.cursor is not None:
             if request.cursor.incarnation != collection.entry.incarnation:
@@ -305,7 +305,7 @@ class LocalShard(CopyCalls):
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Find the k best rows of this shard for each query."""
-        served = self._collections.find(request.collection, call)
+        served = self._collections.find_whole(request.collection, call)
         collection = served.collection
         _check_in_time(call)
         if request.token is not None:
@@ -333,7 +333,7 @@ class LocalShard(CopyCalls):
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Explain where an id is, how it ranks here, and what a search needs to find it."""
-        collection = self._collections.find(request.collection, call).collection
+        collection = self._collections.find_whole(request.collection, call).collection
         query = admit_vectors(collection.entry.config, request.query, "query")
         return await self._read(collection, collection.reads.explain, replace(request, query=query))
 

@@ -32,6 +32,7 @@ from vectorshard.shard.types import CollectionConfig, CollectionEntry
 _PAGE_BYTES: Final = 4096
 _HEAD_BYTES: Final = 100
 _VERSION_AT: Final = 60
+_VERSION_MOST: Final = 1_000  # no release will ever write more
 _CONSTANTS: Final = {0: b"SQLite format 3\x00", 18: b"\x02\x02\x00\x40\x20\x20"}
 """Of the header of each store (sqlite.org/fileformat2.html, 1.3), but for the size of a page."""
 
@@ -76,7 +77,7 @@ class StorePages:
                 first[at : at + len(expected)] = expected
                 self.undone.append(f"the header was damaged, at byte {at}")
         (version,) = struct.unpack_from(">I", first, _VERSION_AT)
-        if version < FORMAT_VERSION and b"content_hashes" in first:
+        if version > _VERSION_MOST or (version < FORMAT_VERSION and b"content_hashes" in first):
             struct.pack_into(">I", first, _VERSION_AT, FORMAT_VERSION)
             self.undone.append("the format version in the header was damaged")
         return bytes(first)

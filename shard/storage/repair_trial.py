@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from vectorshard.shard.errors import CorruptData
+from vectorshard.shard.errors import CorruptData, DataDirectoryTooNew
 from vectorshard.shard.rows.id_column import decode_ids
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.log_end import LogEnd
@@ -179,7 +179,7 @@ def _opened_whole(directory: Path, *, as_is: bool) -> tuple[WholeStore | None, s
                 if first != "ok":
                     return None, f"{FILE_NAME}: {first}"
                 (transactions,) = reader.execute("SELECT transactions FROM ledger").fetchone()
-        except (CorruptData, sqlite3.Error) as error:
+        except (CorruptData, DataDirectoryTooNew, sqlite3.Error) as error:
             return None, str(error)
         opened.pop_all()
         return WholeStore(path, store, stored, int(transactions), as_is), ""

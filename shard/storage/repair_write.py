@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.errors import DataDirectoryError, DataDirectoryFull
-from vectorshard.shard.membership import Member, Membership
+from vectorshard.shard.membership import GIVEN_UP, Member, Membership
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
@@ -244,9 +244,10 @@ def _not_whole(membership: Membership, own: Own) -> Membership:
     Routers call such a collection MISSING until its loss is accepted, which raises the life, even
     if no other shard remembers what is lost.
     """
-    strange = Member(shard=own.shard, directory=own.new_directory(), life=own.life)
+    strange = GIVEN_UP + own.new_directory()
+    given_up = Member(shard=own.shard, directory=strange, life=own.life)
     others = [each for each in membership.members if each.shard != own.shard]
-    members = sorted((*others, strange), key=lambda each: each.shard)
+    members = sorted((*others, given_up), key=lambda each: each.shard)
     return replace(membership, members=tuple(members))
 
 

@@ -102,6 +102,8 @@ class RowStore:
         """Rows that were found damaged, ascending, int64: some may be dead by now."""
         self.membership = membership_of(properties, where)
         """Whose the files are."""
+        self.gave_up_commits = self.membership.gave_up_commits
+        """Whether a repair gave up commits, and the loss is not accepted."""
         self.index_file: IndexFile | None = None
         """The index file in use, or None."""
         if (index_file := properties.get("index_file")) is not None:
@@ -292,6 +294,7 @@ class RowStore:
             for key, value in membership_properties(membership).items():
                 self._database.put_property(key, value)
         self.membership = membership
+        self.gave_up_commits = membership.gave_up_commits
 
     def record_loss(self, lost: int) -> None:
         """Record durably that so many rows in all are lost, whatever was recorded before.

@@ -20,7 +20,7 @@ from vectorshard.shard.storage.repair_bits import (
     without_flip,
 )
 from vectorshard.shard.storage.repair_records import Records, StorePages, records_of
-from vectorshard.shard.storage.row_store_format import is_sound
+from vectorshard.shard.storage.row_store_format import FORMAT_VERSION, is_sound
 from vectorshard.shard.types import IdArray
 
 
@@ -63,6 +63,15 @@ def test_without_the_schema_and_the_trees_the_records_are_read(store: Path) -> N
     contents[16:100] = bytes(84)  # of the header all but its first words
     contents[200:4096] = bytes(3_896)
     check_read(records_of(StorePages(bytes(contents))), store)
+
+
+def test_a_version_that_no_release_wrote_is_damage(store: Path) -> None:
+    contents = bytearray(store.read_bytes())
+    contents[60:64] = b"\x12\x34\x56\x78"
+    pages = StorePages(bytes(contents))
+    assert pages.version == FORMAT_VERSION
+    contents[60:64] = bytes([0, 0, 0, FORMAT_VERSION + 1])
+    assert StorePages(bytes(contents)).version == FORMAT_VERSION + 1
 
 
 def test_flips_cost_few_records(store: Path) -> None:
