@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -27,7 +27,6 @@ from vectorshard.backup.manifest import (
 from vectorshard.backup.targets import Target
 from vectorshard.shard.copies import (
     CloseCopyRequest,
-    CopiedRows,
     Copy,
     OpenCopyRequest,
     ReadCopyRequest,
@@ -48,12 +47,15 @@ from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.row_bitmap import decode_rows
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
-from vectorshard.shard.storage.row_block import RowBlock
+from vectorshard.shard.storage.row_block import RowBlock, joined
 from vectorshard.shard.types import Call, CollectionEntry, Int64Array
 from vectorshard.shard.witnesses import session_at
 
+READ_BYTES: Final = 1024 * 1024
+"""Rows that are read in one call. More: longer pauses of the searches of that shard."""
+
 BLOCK_BYTES: Final = 4 * 1024 * 1024
-"""The size of a block. Larger: fewer objects, longer messages."""
+"""The size of a block. Larger: fewer objects, more memory."""
 
 SMALL_BYTES: Final = BLOCK_BYTES // 2
 """A last block that is smaller is written again with the rows that follow: else each backup would
@@ -114,6 +116,16 @@ class _Progress:
             and 0 < self.session == session_at(copy.sessions, self.sequence)
             and self.next_row <= copy.rows
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """The rows of [first_row, next_row) that live, in the pieces that were read."""
+
+    first_row: int
+    next_row: int
+    blocks: Sequence[RowBlock]
+    damaged: tuple[int, ...]
 
 
 class ShardCopier:
@@ -195,7 +207,8 @@ class ShardCopier:
         try:
             self._require_sound(copy.damaged)
             begun, dead = self._begin(copy)
-            self._report.opened(self._entry.config.name, self._shard, copy.rows - begun.next_row)
+            to_copy = copy.live - (begun.next_row - len(dead))
+            self._report.opened(self._entry.config.name, self._shard, to_copy)
             total, hashes = await self._copy_rows(copy)
         finally:
             closing = CloseCopyRequest(
@@ -249,23 +262,14 @@ class ShardCopier:
         first = self._progress.next_row if self._progress is not None else 0
         try:
             while first < copy.rows:
-                request = ReadCopyRequest(
-                    collection=self._entry.config.name,
-                    shard=self._shard,
-                    copy=copy.copy,
-                    first_row=first,
-                    bytes_max=BLOCK_BYTES,
-                )
-                found = await self._server.read_copy(request, call=self._call())
-                self._require_sound(found.damaged)
-                rows = RowBlock.decode(found.block) if found.block else None
-                if putting is not None:
-                    await putting
-                putting = asyncio.ensure_future(self._store(first, found, rows))
-                if rows is not None:
+                part = await self._read_block(copy, first)
+                for rows in part.blocks:
                     total += len(rows)
                     hashes += sum_of(rows.content_hashes)
-                first = found.next_row
+                if putting is not None:
+                    await putting
+                putting = asyncio.ensure_future(self._store(part))
+                first = part.next_row
             if putting is not None:
                 await putting
         except BaseException:
@@ -274,33 +278,58 @@ class ShardCopier:
             raise
         return total, hashes
 
-    async def _store(self, first: int, found: CopiedRows, rows: RowBlock | None) -> None:
+    async def _read_block(self, copy: Copy, first: int) -> _Part:
+        """Read the rows of one block."""
+        blocks: list[RowBlock] = []
+        damaged: tuple[int, ...] = ()
+        next_row, room = first, BLOCK_BYTES
+        while room > 0 and next_row < copy.rows:
+            request = ReadCopyRequest(
+                collection=self._entry.config.name,
+                shard=self._shard,
+                copy=copy.copy,
+                first_row=next_row,
+                bytes_max=min(READ_BYTES, room),
+            )
+            found = await self._server.read_copy(request, call=self._call())
+            self._require_sound(found.damaged)
+            damaged += found.damaged
+            if found.block:
+                blocks.append(RowBlock.decode(found.block))
+                self._report.copied(
+                    self._entry.config.name, self._shard, len(blocks[-1]), len(found.block)
+                )
+            next_row = found.next_row
+            room -= len(found.block)
+        return _Part(first_row=first, next_row=next_row, blocks=blocks, damaged=damaged)
+
+    async def _store(self, part: _Part) -> None:
         progress = self._progress
         assert progress is not None
         blocks = progress.blocks
-        if rows is not None:
+        if part.blocks:
+            rows = joined(part.blocks)
+            stored = rows.encode()
             block = StoredBlock(
-                name=f"{self._folder(progress)}{first}-{found.next_row}-{self._new_hex()}.block",
-                first_row=first,
-                next_row=found.next_row,
+                name=f"{self._folder(progress)}{part.first_row}-{part.next_row}-"
+                f"{self._new_hex()}.block",
+                first_row=part.first_row,
+                next_row=part.next_row,
                 rows=len(rows),
-                size_bytes=len(found.block),
-                crc32c=checksum(found.block),
+                size_bytes=len(stored),
+                crc32c=checksum(stored),
             )
-            await asyncio.to_thread(self._target.put, block.name, found.block)
+            await asyncio.to_thread(self._target.put, block.name, stored)
             blocks = (*blocks, block)
             self.copied_rows += len(rows)
-            self.copied_bytes += len(found.block)
+            self.copied_bytes += len(stored)
         self._progress = replace(
             progress,
-            next_row=found.next_row,
+            next_row=part.next_row,
             blocks=blocks,
-            damaged=(*progress.damaged, *found.damaged),
+            damaged=(*progress.damaged, *part.damaged),
         )
         self._progressed_at = self._clock()
-        self._report.copied(
-            self._entry.config.name, self._shard, found.next_row - first, len(found.block)
-        )
 
     def _folder(self, progress: _Progress) -> str:
         return folder_of(self._entry.incarnation, self._shard, progress.directory, progress.life)

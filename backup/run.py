@@ -244,12 +244,12 @@ class Backup:
         """Tell about how many rows there are to copy, as far as the server knows."""
         for entry in entries:
             base = bases.get(entry.incarnation)
-            held = {each.shard: each.rows for each in base[1].shards} if base else {}
+            held = {each.shard: each.live for each in base[1].shards} if base else {}
             name = entry.config.name
             with suppress(VectorShardError):
                 description = await self._server.describe(name, call=self._call())
                 for shard in description.shards:
-                    rows = shard.ledger.accepted - held.get(shard.shard, 0)
+                    rows = shard.ledger.live - held.get(shard.shard, 0)
                     self._report.expected(name, shard.shard, max(0, rows))
 
     # ---- a collection ----------------------------------------------------------------------------

@@ -107,6 +107,20 @@ class RowBlock:
             raise BlockDamaged(f"a block of rows contradicts itself: {error}") from error
 
 
+def joined(blocks: Sequence[RowBlock]) -> RowBlock:
+    """Return the rows of blocks that follow each other as one block."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return RowBlock(
+        id_type=blocks[0].id_type,
+        rows=np.concatenate([block.rows for block in blocks]),
+        ids=np.concatenate([block.ids for block in blocks]),
+        content_hashes=np.concatenate([block.content_hashes for block in blocks]),
+        vectors=np.concatenate([block.vectors for block in blocks]),
+        metadata=[struct for block in blocks for struct in block.metadata],
+    )
+
+
 def _metadata(sizes: bytes, metadata: bytes, rows: int) -> Sequence[bytes]:
     if not sizes:
         return [b""] * rows

@@ -32,6 +32,7 @@ from vectorshard.shard.types import Call, TrainRequest
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let some hundred rows be many blocks."""
+    monkeypatch.setattr(copying, "READ_BYTES", 700)
     monkeypatch.setattr(copying, "BLOCK_BYTES", 2_000)
     monkeypatch.setattr(copying, "SMALL_BYTES", 1_000)
 
