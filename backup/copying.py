@@ -48,7 +48,7 @@ from vectorshard.shard.rows.row_bitmap import decode_rows
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
 from vectorshard.shard.storage.row_block import RowBlock, joined
-from vectorshard.shard.types import Call, CollectionEntry, Int64Array
+from vectorshard.shard.types import Call, Int64Array
 from vectorshard.shard.witnesses import session_at
 
 READ_BYTES: Final = 1024 * 1024
@@ -71,7 +71,8 @@ INLINE_BYTES_MAX: Final = 64 * 1024
 REST_S: Final = 0.5
 REST_MAX_S: Final = 10.0
 
-_TRANSIENT: Final = (CopyEnded, DeadlineExceeded, Overloaded, PlacementMismatch, ShardUnavailable)
+TRANSIENT: Final = (CopyEnded, DeadlineExceeded, Overloaded, PlacementMismatch, ShardUnavailable)
+"""After these errors a call may succeed later, unless they are among the lasting ones."""
 _LASTING: Final = (ShardMissing, ReadFailed, CorruptData)
 
 
@@ -86,6 +87,14 @@ class Report(Protocol):
 
     def copied(self, collection: str, shard: int, rows: int, size_bytes: int) -> None:
         """So many more rows are copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A collection, by name and incarnation."""
+
+    name: str
+    incarnation: str
 
 
 class Skipped(Exception):
@@ -145,7 +154,7 @@ class ShardCopier:
         self,
         server: Shard,
         target: Target,
-        entry: CollectionEntry,
+        collection: Known,
         shard: int,
         *,
         report: Report,
@@ -159,7 +168,7 @@ class ShardCopier:
     ) -> None:
         self._server = server
         self._target = target
-        self._entry = entry
+        self._collection = collection
         self._shard = shard
         self._report = report
         self._note = note
@@ -179,7 +188,7 @@ class ShardCopier:
     @property
     def where(self) -> str:
         """The shard of the collection, for people."""
-        return f"collection {self._entry.config.name!r}, shard {self._shard}"
+        return f"collection {self._collection.name!r}, shard {self._shard}"
 
     async def run(self, base: ShardBackup | None) -> tuple[Copy, ShardBackup]:
         """Copy the rows that `base` lacks, or all of them. Raises Skipped."""
@@ -190,29 +199,35 @@ class ShardCopier:
             try:
                 return await self._copy_once()
             except (BackupIncomplete, *_LASTING) as error:
-                raise Skipped(error) from error
-            except _TRANSIENT as error:
+                raise Skipped(self._named(error)) from error
+            except TRANSIENT as error:
                 if self._clock() - self._progressed_at > self._patience_s:
-                    raise Skipped(error) from error
+                    raise Skipped(self._named(error)) from error
                 self._note(f"{self.where}: copied again from where it was: {error}")
             await self._sleep(rest_s)
             rest_s = min(2 * rest_s, REST_MAX_S)
 
+    def _named(self, error: VectorShardError) -> VectorShardError:
+        """Return the error, or one that names the shard if its text does not."""
+        if f"shard {self._shard}" in str(error):
+            return error
+        return BackupIncomplete(f"{self.where}: {error}")
+
     async def _copy_once(self) -> tuple[Copy, ShardBackup]:
         below = self._progress.next_row if self._progress is not None else 0
         request = OpenCopyRequest(
-            collection=self._entry.config.name, shard=self._shard, dead_below=below
+            collection=self._collection.name, shard=self._shard, dead_below=below
         )
         copy = await self._server.open_copy(request, call=self._call())
         try:
             self._require_sound(copy.damaged)
             begun, dead = self._begin(copy)
             to_copy = copy.live - (begun.next_row - len(dead))
-            self._report.opened(self._entry.config.name, self._shard, to_copy)
+            self._report.opened(self._collection.name, self._shard, to_copy)
             total, hashes = await self._copy_rows(copy)
         finally:
             closing = CloseCopyRequest(
-                collection=self._entry.config.name, shard=self._shard, copy=copy.copy
+                collection=self._collection.name, shard=self._shard, copy=copy.copy
             )
             with suppress(VectorShardError):
                 await self._server.close_copy(closing, call=self._call())
@@ -285,7 +300,7 @@ class ShardCopier:
         next_row, room = first, BLOCK_BYTES
         while room > 0 and next_row < copy.rows:
             request = ReadCopyRequest(
-                collection=self._entry.config.name,
+                collection=self._collection.name,
                 shard=self._shard,
                 copy=copy.copy,
                 first_row=next_row,
@@ -297,7 +312,7 @@ class ShardCopier:
             if found.block:
                 blocks.append(RowBlock.decode(found.block))
                 self._report.copied(
-                    self._entry.config.name, self._shard, len(blocks[-1]), len(found.block)
+                    self._collection.name, self._shard, len(blocks[-1]), len(found.block)
                 )
             next_row = found.next_row
             room -= len(found.block)
@@ -332,7 +347,8 @@ class ShardCopier:
         self._progressed_at = self._clock()
 
     def _folder(self, progress: _Progress) -> str:
-        return folder_of(self._entry.incarnation, self._shard, progress.directory, progress.life)
+        incarnation = self._collection.incarnation
+        return folder_of(incarnation, self._shard, progress.directory, progress.life)
 
     async def _backup_of(
         self, copy: Copy, progress: _Progress, dead: Int64Array, damaged: Int64Array
@@ -370,7 +386,7 @@ class ShardCopier:
 
     def _call(self) -> Call:
         return Call(
-            deadline=time.monotonic() + self._timeout_s, incarnation=self._entry.incarnation
+            deadline=time.monotonic() + self._timeout_s, incarnation=self._collection.incarnation
         )
 
 

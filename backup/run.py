@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from vectorshard.backup.copying import Report, ShardCopier, Skipped
+from vectorshard.backup.copying import (
+    REST_S,
+    TRANSIENT,
+    Known,
+    Report,
+    ShardCopier,
+    Skipped,
+)
 from vectorshard.backup.failures import BackupIncomplete, TargetError
 from vectorshard.backup.layout import (
     backup_name,
@@ -38,11 +45,13 @@ from vectorshard.shard.errors import (
     CollectionNotFound,
     IncarnationMismatch,
     InvalidParameter,
+    ShardMissing,
     VectorShardError,
 )
+from vectorshard.shard.membership import CollectionState, ExchangeRequest
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_from_bytes
-from vectorshard.shard.types import Call, CollectionEntry, Role, Token
+from vectorshard.shard.types import Call, Role, Token
 from vectorshard.shard.wire.opaque import encode_token
 
 PRUNE_POLL_S: Final = 2.0
@@ -166,14 +175,14 @@ class Backup:
                 f"the server is one of {topology.shards_total} shards: name a router over them",
                 field="target",
             )
-        entries = await self._entries()
+        entries = await self._entries(topology.shards_total)
         bases = {} if self._wanted.full else await asyncio.to_thread(self._bases, entries)
         await self._tell_expected(entries, bases)
         previous = max((name for name, _ in bases.values()), default="")
         collections: list[CollectionBackup] = []
         cluster = topology.cluster
         for entry in entries:
-            name = entry.config.name
+            name = entry.name
             try:
                 made = await self._collection(entry, topology.shards_total, bases)
             except (CollectionNotFound, IncarnationMismatch) as error:
@@ -212,16 +221,44 @@ class Backup:
     def _call(self) -> Call:
         return Call(deadline=time.monotonic() + self._wanted.timeout_s)
 
-    async def _entries(self) -> Sequence[CollectionEntry]:
-        found = await self._server.list_collections(call=self._call())
-        names = {entry.config.name for entry in found}
+    async def _entries(self, shards_total: int) -> Sequence[Known]:
+        """Return the collections to back up, by name."""
+        found = sorted(await self._known(shards_total), key=lambda each: each.name)
+        names = {each.name for each in found}
         for name in self._wanted.collections:
             if name not in names:
                 raise CollectionNotFound(f"collection {name!r} does not exist")
         wanted = self._wanted.collections or names
-        return [entry for entry in found if entry.config.name in wanted]
+        return [each for each in found if each.name in wanted]
 
-    def _bases(self, entries: Sequence[CollectionEntry]) -> dict[str, tuple[str, CollectionBackup]]:
+    async def _known(self, shards_total: int) -> set[Known]:
+        """Return all collections; for a partial backup, those of the shards that answer."""
+        until = self._around.clock() + self._wanted.patience_s
+        while True:
+            try:
+                entries = await self._server.list_collections(call=self._call())
+                return {Known(each.config.name, each.incarnation) for each in entries}
+            except TRANSIENT as error:
+                lasting = isinstance(error, ShardMissing)
+                if lasting or self._around.clock() >= until:
+                    return await self._reported(shards_total, error)
+            await self._around.sleep(REST_S)
+
+    async def _reported(self, shards_total: int, refusal: VectorShardError) -> set[Known]:
+        """Return the collections in the reports of the shards that answer."""
+        reports = await self._server.exchange(ExchangeRequest(), call=self._call())
+        silent = sorted({*range(shards_total)} - {report.shard for report in reports})
+        if not self._wanted.partial:
+            named = f"shard {', '.join(map(str, silent))} does not answer: " if silent else ""
+            raise BackupIncomplete(f"{named}{refusal}")
+        return {
+            Known(each.name, each.incarnation)
+            for report in reports
+            for each in report.collections
+            if each.state is CollectionState.LIVE
+        }
+
+    def _bases(self, entries: Sequence[Known]) -> dict[str, tuple[str, CollectionBackup]]:
         """Return the newest complete backup of each collection, by incarnation; blocking."""
         missing = {entry.incarnation for entry in entries}
         found: dict[str, tuple[str, CollectionBackup]] = {}
@@ -238,14 +275,14 @@ class Backup:
 
     async def _tell_expected(
         self,
-        entries: Sequence[CollectionEntry],
+        entries: Sequence[Known],
         bases: dict[str, tuple[str, CollectionBackup]],
     ) -> None:
         """Tell about how many rows there are to copy, as far as the server knows."""
         for entry in entries:
             base = bases.get(entry.incarnation)
             held = {each.shard: each.live for each in base[1].shards} if base else {}
-            name = entry.config.name
+            name = entry.name
             with suppress(VectorShardError):
                 description = await self._server.describe(name, call=self._call())
                 for shard in description.shards:
@@ -256,7 +293,7 @@ class Backup:
 
     async def _collection(
         self,
-        entry: CollectionEntry,
+        entry: Known,
         shards_total: int,
         bases: dict[str, tuple[str, CollectionBackup]],
     ) -> CollectionBackup | None:
@@ -279,7 +316,7 @@ class Backup:
         return _joined([copy for copy, _ in found], [shard for _, shard in found])
 
     async def _shard(
-        self, entry: CollectionEntry, shard: int, base: ShardBackup | None
+        self, entry: Known, shard: int, base: ShardBackup | None
     ) -> tuple[Copy, ShardBackup] | None:
         copier = ShardCopier(
             self._server,
@@ -310,8 +347,8 @@ class Backup:
             self._leave_out(entry, shard, f"{len(made.damaged):,} damaged rows")
         return copy, made
 
-    def _leave_out(self, entry: CollectionEntry, shard: int, reason: str) -> None:
-        self._left_out.append(LeftOut(collection=entry.config.name, shard=shard, reason=reason))
+    def _leave_out(self, entry: Known, shard: int, reason: str) -> None:
+        self._left_out.append(LeftOut(collection=entry.name, shard=shard, reason=reason))
 
     # ---- the end ---------------------------------------------------------------------------------
 

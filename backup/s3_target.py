@@ -49,7 +49,8 @@ class S3Target:
         try:
             self._store = S3Store(
                 bucket,
-                client_options={"timeout": REQUEST_TIMEOUT},
+                # Plain HTTP only where the endpoint says so: the default is HTTPS.
+                client_options={"timeout": REQUEST_TIMEOUT, "allow_http": True},
                 retry_config={"max_retries": RETRIES_MAX, "retry_timeout": RETRY_TIMEOUT},
             )
         except (exceptions.BaseError, ValueError) as error:

@@ -91,6 +91,9 @@ def backup(
         bool, typer.Option("--full", help="Copy all rows, also those of earlier backups.")
     ] = False,
     parallel: Annotated[int, typer.Option(min=1, help="Shards that are copied at once.")] = 1,
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for a shard.")
+    ] = 120.0,
     metrics_file: Annotated[
         Path | None, typer.Option(help="Write metrics of the run for node_exporter.")
     ] = None,
@@ -117,6 +120,7 @@ def backup(
         full=full,
         parallel=parallel,
         timeout_s=timeout,
+        patience_s=patience,
     )
     console = terminal()
     stored: Target | None = None
