@@ -108,9 +108,7 @@ def backup(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from vectorshard.backup.metrics_file import write_metrics
     from vectorshard.backup.run import Wanted
-    from vectorshard.backup.targets import open_target
 
     if not to:
         raise typer.BadParameter("--to is required: a directory, or s3://BUCKET/PREFIX")
@@ -122,19 +120,27 @@ def backup(
         timeout_s=timeout,
         patience_s=patience,
     )
+    if not _run(target, to, wanted, metrics_file):
+        raise typer.Exit(BackupExit.PARTIAL)
+
+
+def _run(server: str, to: str, wanted: Wanted, metrics_file: Path | None) -> bool:
+    """Make a backup, and return whether it is complete."""
+    from vectorshard.backup.metrics_file import write_metrics
+    from vectorshard.backup.targets import open_target
+
     console = terminal()
-    stored: Target | None = None
-    success = False
+    target: Target | None = None
+    complete = False
     try:
-        stored = open_target(to, create=True)
-        made = asyncio.run(_back_up(target, stored, wanted, console))
-        success = made.manifest.complete
+        target = open_target(to, create=True)
+        made = asyncio.run(_back_up(server, target, wanted, console))
+        complete = made.manifest.complete
     finally:
         if metrics_file is not None:
-            write_metrics(metrics_file, stored, now=datetime.now(UTC), success=success)
-    _print_made(console, stored, made)
-    if not success:
-        raise typer.Exit(BackupExit.PARTIAL)
+            write_metrics(metrics_file, target, now=datetime.now(UTC), success=complete)
+    _print_made(console, target, made)
+    return complete
 
 
 async def _back_up(server: str, target: Target, wanted: Wanted, console: Console) -> Made:
