@@ -17,7 +17,7 @@ from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.storage.checksum import checksum_after
 from vectorshard.shard.storage.content_hash import SUM_MODULUS, sum_bytes, sum_of
 from vectorshard.shard.storage.file_reader import FileReader
-from vectorshard.shard.storage.filter_file import is_sound
+from vectorshard.shard.storage.filter_file import has_columns_file, is_sound
 from vectorshard.shard.storage.record_check import Found, RecordCheck, small_tables
 
 FILE_PIECE_BYTES: Final = 1024 * 1024
@@ -78,17 +78,19 @@ class FileScrub:
     def _check_ledger(self) -> None:
         """Compare the ledger in the store with the one in memory, of the same commit."""
         state = self._state
-        for _ in range(TRIES):
+        differed = False
+        for _ in range(TRIES):  # what is committed is published a moment later
             before = state.snapshot
             with state.row_store.loader() as loader, loader.one_moment():
                 sequence, ledger = loader.newest_sequence(), loader.ledger()
-            if sequence == before.sequence and state.snapshot.lost == before.lost:
-                break
-        else:
-            return  # commits came all the time; the next pass looks again
-        stored = ledger.accepted, ledger.replaced, ledger.deleted, ledger.lost
-        expected = before.rows + before.lost, before.replaced, before.deleted, before.lost
-        if stored != expected or sum_bytes(ledger.sum) != before.sum:
+            if sequence != before.sequence:
+                continue
+            stored = ledger.accepted, ledger.replaced, ledger.deleted, ledger.lost
+            expected = before.rows + before.lost, before.replaced, before.deleted, before.lost
+            if stored == expected and sum_bytes(ledger.sum) == before.sum:
+                return
+            differed = state.snapshot is before
+        if differed:
             self._findings.add("store.db: the ledger differs from the one in memory", RECORDS_CURE)
 
     # ---- the sum of the content hashes ----------------------------------------------------------
@@ -159,7 +161,8 @@ class FileScrub:
                     contents += piece
                     yield Piece(0, len(piece))
         except FileNotFoundError:
-            pass
+            if has_columns_file(state.directory):
+                return  # it is being replaced
         if state.checkpoint.columns_rows == rows and not is_sound(bytes(contents), rows):
             self._findings.add(f"{path.name} was damaged; it is written again")
             state.checkpoint.ask_columns()

@@ -21,7 +21,7 @@ from vectorshard.shard.rows.filter_columns import FieldValues
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.file_reader import Scratch
-from vectorshard.shard.storage.filter_file import field_values_of
+from vectorshard.shard.storage.filter_file import field_values_of, is_taken
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.types import BoolArray, Float32Array, Int64Array
 
@@ -296,8 +296,14 @@ class RowScrub:
         metadata = [read.metadata[place] for place in np.searchsorted(read.rows, sound).tolist()]
         values = self._values(sound, metadata)
         wrong = self._columns.wrong_rows(values)
-        if len(wrong):
-            self._rewrite({row: values[row] for row in wrong.tolist()})
+        config, struct_of = (
+            self._state.entry.config,
+            dict(zip(sound.tolist(), metadata, strict=True)),
+        )
+        # An earlier release took values that are rejected today; its columns hold them.
+        differ = [row for row in wrong.tolist() if is_taken(config, struct_of[row])]
+        if differ:
+            self._rewrite({row: values[row] for row in differ})
 
     def _values(self, rows: Int64Array, metadata: list[bytes]) -> Mapping[int, FieldValues]:
         values = field_values_of(self._state.entry.config, metadata)

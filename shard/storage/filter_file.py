@@ -75,6 +75,20 @@ def field_values_of(config: CollectionConfig, metadata: Sequence[bytes]) -> Sequ
         return [values for each in metadata for values in field_values_of(config, [each])]
 
 
+def has_columns_file(directory: Path) -> bool:
+    """Whether there is a file of filter columns, of any number of rows."""
+    return any(directory.glob(_NAMES))
+
+
+def is_taken(config: CollectionConfig, metadata: bytes) -> bool:
+    """Whether the declared fields of a row would not be rejected today."""
+    try:
+        declared_fields(config, [metadata])
+    except InvalidParameter:
+        return False
+    return True
+
+
 def is_sound(contents: bytes, rows: int) -> bool:
     """Whether the contents of a file of so many rows match their checksum."""
     if len(contents) < _HEAD.size:

@@ -16,9 +16,12 @@ from vectorshard.shard.engine.scrub import Scrub
 from vectorshard.shard.engine.scrub_findings import Findings
 from vectorshard.shard.engine.scrub_index import IndexScrub
 from vectorshard.shard.engine.scrub_rows import RowScrub
+from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.membership import ProblemKind
+from vectorshard.shard.rows.declared_fields import declared_fields
+from vectorshard.shard.storage import filter_file
 from vectorshard.shard.storage.disk import Disk, DiskFile
-from vectorshard.shard.types import IdType, IndexKind
+from vectorshard.shard.types import CollectionConfig, IdType, IndexKind
 
 
 @pytest.fixture
@@ -70,6 +73,21 @@ def test_rot_in_memory_is_found_once_and_repaired(tmp_path: Path, damage: Rot, t
     assert found_by(collection) == ()
     assert not collection.problems
     collection.close()
+
+
+def test_values_that_are_rejected_today_stay_as_an_earlier_release_took_them(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = rot.metadata_of(2)
+    take = declared_fields
+
+    def take_but_one(config: CollectionConfig, metadata: list[bytes]) -> object:
+        if refused in metadata:
+            raise InvalidParameter("rounded", field="metadata.year")
+        return take(config, metadata)
+
+    monkeypatch.setattr(filter_file, "declared_fields", take_but_one)
+    assert found_by(collection) == ()
 
 
 def test_norms_are_compared_with_the_vectors_too(collection: Collection) -> None:
