@@ -35,7 +35,7 @@ test-net: setup ## test moving shards and lost packets; needs root, iproute2, ip
 
 test-long: setup ## test overload, rolling restarts, cancelled calls and power cuts for an hour or two; prints measurements
 	@.ci/prerequisites --compiler >/dev/null
-	$(BIN)/python -m pytest -m system_long -rP tests/system tests/simulation
+	$(BIN)/python -m pytest -m system_long -rP tests/system tests/simulation tests/model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system_long -rP tests/test_crash_states_long.py
 
 promises: setup ## test many shapes of data, and what searches cost; resumes, see build/promises.jsonl

@@ -117,16 +117,14 @@ class Model:
 
     def scores(self, query: Float32Array, filter_: Filter | None = None) -> dict[Id, float]:
         """Return the score of every live row that passes for a query (dim,), in float64."""
+        ids = list(self.rows) if filter_ is None else self.passing(filter_)
+        if not ids:
+            return {}
         exact = self.kept(query[None])[0].astype(np.float64)
-        scores = {}
-        for id_ in self.rows if filter_ is None else self.passing(filter_):
-            row = self.rows[id_]
-            vector = row.vector.astype(np.float64)
-            if self.config.metric is Metric.L2:
-                scores[id_] = float(((vector - exact) ** 2).sum())
-            else:
-                scores[id_] = float((vector * exact).sum())
-        return scores
+        vectors = np.stack([self.rows[id_].vector for id_ in ids]).astype(np.float64)
+        is_l2 = self.config.metric is Metric.L2
+        terms = (vectors - exact) ** 2 if is_l2 else vectors * exact
+        return dict(zip(ids, terms.sum(axis=1).tolist(), strict=True))
 
     def is_good(self, score: float, threshold: float | None) -> bool:
         """Whether a score passes a threshold."""

@@ -580,7 +580,22 @@ def test_a_collection_answers_as_a_dictionary_would(
 ) -> None:
     index_kind = IndexKind.IVF_FLAT if id_type is IdType.INT64 else IndexKind.IVF_PQ
     kind = {"metric": metric, "id_type": id_type, "shards": shards, "index_kind": index_kind}
-    run_histories(CollectionMachine, kind, steps=125)
+    run_histories(CollectionMachine, kind, steps=100)
+
+
+@pytest.mark.system_long
+@pytest.mark.parametrize("number", range(1, 5))
+@pytest.mark.parametrize(
+    ("metric", "id_type", "shards"),
+    IN_THIS_PROCESS,
+    ids=[f"{metric.name}-{id_type.name}-{shards}" for metric, id_type, shards in IN_THIS_PROCESS],
+)
+def test_more_and_longer_histories(
+    metric: Metric, id_type: IdType, shards: int, number: int
+) -> None:
+    index_kind = IndexKind.IVF_FLAT if id_type is IdType.INT64 else IndexKind.IVF_PQ
+    kind = {"metric": metric, "id_type": id_type, "shards": shards, "index_kind": index_kind}
+    run_histories(CollectionMachine, kind, steps=150, seed_number=number)
 
 
 @pytest.fixture(scope="module")
@@ -603,14 +618,19 @@ def test_a_collection_in_other_processes_answers_as_a_dictionary_would(
     run_histories(MachineOverProcesses, kind, steps=50)
 
 
-def run_histories(machine: type[CollectionMachine], kind: dict[str, Any], *, steps: int) -> None:
-    """Run four histories of so many steps; their seed depends on the kind alone."""
+def run_histories(
+    machine: type[CollectionMachine], kind: dict[str, Any], *, steps: int, seed_number: int = 0
+) -> None:
+    """Run three histories of so many steps; their seed depends on the kind and a number alone."""
     failures: list[str] = []
     rebuilds: list[Path] = []
     number = zlib.crc32(f"{kind['metric']} {kind['id_type']} {kind['shards']}".encode())
+    number += seed_number
     of_this_kind = type("Machine", (machine,), {**kind, "failures": failures, "rebuilds": rebuilds})
     bounds = settings(
-        max_examples=4,  # the first is hypothesis's simplest: the same dull step again and again
+        # The first is hypothesis's simplest: the same dull step again and again. A history of
+        # 100 steps costs two seconds of CPU; `make test-long` has more of them.
+        max_examples=3,
         stateful_step_count=steps,
         deadline=None,
         database=None,

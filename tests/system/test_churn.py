@@ -28,7 +28,8 @@ TURNS = 50
 STORE_BYTES = 8 * 1024 * 1024
 """The row store beside the vectors: its log, and pages that wait for new rows."""
 
-KILLS = 6
+KILLS = 3
+KILLS_LONG = 12
 LATER_S = 0.1
 """How long after the begin of a rebuild a server is killed, at most."""
 
@@ -74,15 +75,16 @@ def test_churn_keeps_the_disk_bounded(start_server: Starter) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(KILLS_LONG, marks=pytest.mark.system_long)])
 def test_a_server_that_is_killed_amid_rebuilds_loses_nothing_and_revives_nothing(
-    start_server: Starter,
+    start_server: Starter, kills: int
 ) -> None:
     server = start_server(1)
     rows = Acknowledged(with_metadata=False)
     rng = np.random.default_rng(3)
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric="l2")
-    for _ in range(KILLS):
+    for _ in range(kills):
         files_before = set(row_files(server))
         killed = threading.Event()
         writers = [

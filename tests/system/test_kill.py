@@ -31,7 +31,10 @@ pytestmark = pytest.mark.system
 FLAT = IndexConfig(kind=IndexKind.IVF_FLAT)
 """Every list of it finds every row."""
 
-KILLS = 10
+LONG = pytest.mark.system_long
+KILLS = 6
+"""A life costs two seconds of CPU. In `make test-long` there are more."""
+KILLS_LONG = 20
 KILLS_MAX = 30
 """As many are needed on a busy machine until each kind of background work was seen."""
 ACTIVITY_S = (0.05, 0.6)
@@ -238,8 +241,9 @@ def has_absorbed(
     )
 
 
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(KILLS_LONG, marks=LONG)])
 def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothing(
-    start_server: Starter,
+    start_server: Starter, kills: int
 ) -> None:
     server = start_server(2)
     story = Story(server.data)
@@ -247,7 +251,7 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
     with server.client() as client:
         story.begin(client)
     lives = 0
-    while lives < KILLS or (lives < KILLS_MAX and not story.saw_all_work(lives)):
+    while lives < kills or (lives < KILLS_MAX and not story.saw_all_work(lives)):
         story.live_once(server, rng)
         server.start()
         with server.client() as client:
@@ -269,7 +273,8 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
 
 
 NAME = "rows"
-FLEET_KILLS = 4
+FLEET_KILLS = 2
+FLEET_KILLS_LONG = 10
 FLEET_IDS = range(100, 900)
 ABSENT_IDS = range(10_000, 10_100)
 
@@ -361,8 +366,9 @@ def covers_all(client: Client) -> bool:
         return False
 
 
+@pytest.mark.parametrize("kills", [FLEET_KILLS, pytest.param(FLEET_KILLS_LONG, marks=LONG)])
 def test_a_shard_of_a_fleet_that_is_killed_is_missed_aloud_and_comes_back_with_every_row(
-    start_server: Starter,
+    start_server: Starter, kills: int
 ) -> None:
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
@@ -371,7 +377,7 @@ def test_a_shard_of_a_fleet_that_is_killed_is_missed_aloud_and_comes_back_with_e
         index = IndexConfig(kind=IndexKind.IVF_FLAT, min_training_size=100)
         client.create_collection(NAME, dim=DIM, metric=Metric.L2, index=index)
         traffic.rows.upsert(client, NAME, STILL)
-        for kill in range(FLEET_KILLS):
+        for kill in range(kills):
             number = kill % 2
             shard = fleet.shards[number]
             with traffic.going_on():
@@ -436,13 +442,14 @@ def test_a_shard_that_hangs_is_missed_in_time_by_who_asks_for_less(start_server:
     fleet.stop()
 
 
-def test_a_router_that_is_killed_takes_nothing_with_it(start_server: Starter) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=LONG)])
+def test_a_router_that_is_killed_takes_nothing_with_it(start_server: Starter, kills: int) -> None:
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
     with fleet.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2, index=FLAT)
         traffic.rows.upsert(client, NAME, STILL)
-        for _ in range(2):
+        for _ in range(kills):
             with traffic.going_on():
                 time.sleep(ACTIVITY_S[1])
                 fleet.router.kill()
