@@ -27,6 +27,7 @@ from vectorshard.client.config_arguments import (
     flag_of,
     index_of,
     member_of,
+    name_of,
     seconds_of,
 )
 from vectorshard.client.id_arguments import Ids, id_array, one_id
@@ -165,7 +166,7 @@ def _created_config(payload: bytes) -> CollectionConfig:
 
 def drop_collection(name: str) -> UnaryCall[None]:
     """Drop a collection with all its rows."""
-    return _call(rpcs.DROP_COLLECTION, name, _itself)
+    return _call(rpcs.DROP_COLLECTION, name_of(name), _itself)
 
 
 def update_collection(name: str, *, target_recall: float) -> UnaryCall[CollectionConfig]:
@@ -179,7 +180,7 @@ def update_collection(name: str, *, target_recall: float) -> UnaryCall[Collectio
     InvalidParameter
         If the target is not in (0, 1].
     """
-    request = UpdateRequest(collection=name, target_recall=target_recall)
+    request = UpdateRequest(collection=name_of(name), target_recall=target_recall)
     return _call(rpcs.UPDATE_COLLECTION, request, lambda entry: entry.config)
 
 
@@ -190,14 +191,14 @@ def list_collections() -> UnaryCall[list[CollectionConfig]]:
 
 def describe(name: str) -> UnaryCall[CollectionDescription]:
     """Describe a collection. `incarnation` is empty: servers do not report it to clients."""
-    return _call(rpcs.DESCRIBE_COLLECTION, name, _itself)
+    return _call(rpcs.DESCRIBE_COLLECTION, name_of(name), _itself)
 
 
 def train(
     name: str, wait: bool = False, *, timeout_s: float | None = None
 ) -> UnaryCall[Sequence[ShardDescription]]:
     """Train a new index on every shard. With `wait`, return after the training."""
-    request = TrainRequest(collection=name, wait=flag_of(wait, "wait"))
+    request = TrainRequest(collection=name_of(name), wait=flag_of(wait, "wait"))
     return _call(rpcs.TRAIN, request, _itself, timeout_s)
 
 
@@ -258,7 +259,7 @@ def delete(
         For an invalid filter, and unless exactly one of `ids` and `filter` is given.
     """
     chosen, condition = selection(ids, filter, ordered=False)
-    request = DeleteRequest(collection=name, ids=chosen, filter=condition)
+    request = DeleteRequest(collection=name_of(name), ids=chosen, filter=condition)
     return _call(rpcs.DELETE, request, lambda result: result.deleted)
 
 
@@ -285,14 +286,14 @@ def get(
     """
     include = include_of(vectors, metadata)
     chosen, condition = selection(ids, filter, ordered=True)
-    request = GetRequest(collection=name, ids=chosen, filter=condition, include=include)
+    request = GetRequest(collection=name_of(name), ids=chosen, filter=condition, include=include)
     return _call(rpcs.GET, request, rows_view)
 
 
 def count(name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> UnaryCall[int]:
     """Count the live rows: all of them, or those in `ids`, that pass a filter, or both."""
     chosen = None if ids is None else id_array(ids, ordered=False)
-    request = CountRequest(collection=name, ids=chosen, filter=filter_of(filter))
+    request = CountRequest(collection=name_of(name), ids=chosen, filter=filter_of(filter))
     return _call(rpcs.COUNT, request, _itself)
 
 
@@ -333,11 +334,11 @@ def list_rows(
     include = include_of(vectors, metadata)
     return Listing(
         ListRequest(
-            collection=name,
+            collection=name_of(name),
             page_size=page_size,
             filter=filter_of(filter),
             include=include,
-            skip_damaged=skip_damaged,
+            skip_damaged=flag_of(skip_damaged, "skip_damaged"),
         )
     )
 
@@ -406,7 +407,7 @@ def search(
         If fewer shards answered than `min_coverage` requires.
     """
     request = SearchRequest(
-        collection=name,
+        collection=name_of(name),
         queries=query_matrix(queries, "queries"),
         k=k,
         effort=effort_of(exact, nprobe, target_recall),
@@ -441,7 +442,7 @@ def explain(
         If a shard is missing: the rank would be wrong.
     """
     request = ExplainRequest(
-        collection=name,
+        collection=name_of(name),
         query=query_matrix(query, "query"),
         id=one_id(id_),
         filter=filter_of(filter),

@@ -25,6 +25,7 @@ from vectorshard.client import calls
 from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
 from vectorshard.client.channel import CLOSED, check_forked, checked_target, client_options
 from vectorshard.client.config_arguments import member_of, seconds_of
+from vectorshard.client.id_arguments import is_listed
 from vectorshard.client.methods import answer_of, method_of
 from vectorshard.client.results import Hits, RowsView, UpsertSummary
 from vectorshard.client.retry import Retry, RetrySchedule
@@ -37,6 +38,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
+from vectorshard.shard.wire.primitives import shown
 from vectorshard.shard.wire.rpcs import UPSERT, path_of
 
 P = ParamSpec("P")
@@ -152,6 +154,9 @@ class Client:
         options
             As in `search`.
         """
+        if isinstance(batches, str | bytes) or not is_listed(batches):
+            reason = f"{shown(batches)} is not a list of queries"
+            raise InvalidParameter(reason, field="batches")
         searches = (calls.search(name, queries, k, **options) for queries in batches)
         within_s = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
         stream = SearchBatches(self._open(), searches, in_flight=in_flight, timeout_s=within_s)

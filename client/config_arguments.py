@@ -5,13 +5,12 @@ Each may be given as text, in any case, as well as by its own class.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from enum import Enum
 from typing import Any, Final, TypeAlias, TypeVar
 
-from vectorshard.client.id_arguments import has_no_order
+from vectorshard.client.id_arguments import has_no_order, is_listed
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidConfig, InvalidParameter, InvalidRequest
 from vectorshard.shard.types import FieldType, FilterField, IndexConfig, IndexKind, NlistRule
@@ -24,6 +23,9 @@ FilterFields: TypeAlias = (
     Iterable[FilterField | tuple[str, FieldType | str]] | Mapping[str, FieldType | str]
 )
 """Declared fields as a caller may pass them."""
+
+SECONDS_MAX: Final = 1e8
+"""Three years: gRPC takes a deadline of some centuries for one that has passed."""
 
 _EnumT = TypeVar("_EnumT", bound=Enum)
 _INDEX_FIELDS: Final = tuple(field.name for field in fields(IndexConfig))
@@ -81,7 +83,7 @@ def filter_fields_of(declared: FilterFields) -> tuple[FilterField, ...]:
         declared = [declared]
     if isinstance(declared, Mapping):
         declared = list(declared.items())
-    if isinstance(declared, str) or has_no_order(declared) or not isinstance(declared, Iterable):
+    if isinstance(declared, str) or has_no_order(declared) or not is_listed(declared):
         reason = f"{shown(declared)} is not a list of fields, such as [('lang', 'keyword')]"
         raise InvalidConfig(reason, field="config.filter_fields")
     return tuple(_filter_field(each, row) for row, each in enumerate(declared))
@@ -98,12 +100,20 @@ def _filter_field(given: Any, row: int) -> FilterField:
     return FilterField(name, member_of(FieldType, given.type, field, InvalidConfig))
 
 
+def name_of(name: str) -> str:
+    """Return the name of a collection; raise InvalidParameter unless it is a string."""
+    return str_of(name, "collection", InvalidParameter)
+
+
 def seconds_of(value: Any, field: str = "timeout_s") -> float:
-    """Return a duration in seconds; raise InvalidParameter unless it is a positive number."""
+    """Return a duration in seconds, infinity as SECONDS_MAX.
+
+    Raises InvalidParameter unless it is a positive number.
+    """
     seconds = float_of(value, field, InvalidParameter)
-    if not 0.0 < seconds < math.inf:
+    if not seconds > 0.0:
         raise InvalidParameter(f"{seconds:g} is not a positive number of seconds", field=field)
-    return seconds
+    return min(seconds, SECONDS_MAX)
 
 
 def flag_of(value: Any, field: str) -> bool:

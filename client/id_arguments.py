@@ -26,6 +26,11 @@ def has_no_order(values: object) -> bool:
     return isinstance(values, Set | Mapping) and not isinstance(values, KeysView)
 
 
+def is_listed(values: object) -> bool:
+    """Whether values can be iterated; an array without an axis looks as if, and cannot."""
+    return isinstance(values, Iterable) and getattr(values, "ndim", 1) != 0
+
+
 def is_one_id(ids: object) -> bool:
     """Whether `ids` is a single id, and not a container of ids."""
     return isinstance(ids, int | np.integer | str | np.str_) and not isinstance(ids, bool)

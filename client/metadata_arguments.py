@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from vectorshard.client.id_arguments import has_no_order
+from vectorshard.client.id_arguments import has_no_order, is_listed
 from vectorshard.client.vector_arguments import library_of
 from vectorshard.shard.errors import InvalidParameter, MalformedMessage
 from vectorshard.shard.wire.metadata import metadata_from_mapping
@@ -60,7 +60,7 @@ def _mappings(metadata: Any, rows: int) -> Sequence[Any]:
     if has_no_order(metadata) or isinstance(metadata, str | bytes):
         reason = f"{kind} is not a sequence of mappings: pass a list with one for each row"
         raise InvalidParameter(reason, field="metadata")
-    if not isinstance(metadata, Iterable):
+    if not is_listed(metadata):
         reason = f"{shown(metadata)} is not a mapping, or a sequence of one for each row"
         raise InvalidParameter(reason, field="metadata")
     return list(metadata)

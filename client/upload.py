@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from vectorshard.client.config_arguments import member_of
+from vectorshard.client.config_arguments import member_of, name_of
 from vectorshard.client.id_arguments import Ids, id_array, is_one_id
 from vectorshard.client.metadata_arguments import Metadata, metadata_bytes
 from vectorshard.client.results import UpsertSummary
@@ -31,7 +31,7 @@ from vectorshard.shard.errors import (
 )
 from vectorshard.shard.types import RowError, RowErrorCode, Token, UpsertRequest, WriteMode
 from vectorshard.shard.wire.ids import check_ids
-from vectorshard.shard.wire.primitives import shown, str_of
+from vectorshard.shard.wire.primitives import shown
 from vectorshard.shard.wire.writes import decode_upsert_response, encode_upsert_request
 
 MESSAGE_BYTES: Final = 256 * 1024
@@ -73,7 +73,7 @@ class UpsertUpload:
         if not (progress is None or callable(progress)):
             raise InvalidParameter(f"{shown(progress)} is not callable", field="progress")
         self.progress = progress
-        self._name = str_of(name, "collection", InvalidParameter)
+        self._name = name_of(name)
         self._ids = id_array(ids)
         self._vectors = row_matrix(vectors, is_one=is_one_id(ids))
         self._mode = member_of(WriteMode, mode, "mode", InvalidParameter)

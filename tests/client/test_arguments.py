@@ -18,6 +18,7 @@ import pytest
 
 from vectorshard import Client
 from vectorshard.client import calls
+from vectorshard.client.config_arguments import seconds_of
 from vectorshard.client.upload import UpsertUpload
 from vectorshard.shard import filters
 from vectorshard.shard.config import Limits
@@ -565,3 +566,8 @@ def test_calls_after_a_close_are_an_error_of_the_tree() -> None:
     client.close()
     with pytest.raises(ClientUnusable, match="the client is closed"):
         client.count("words")
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300])
+def test_an_endless_timeout_is_a_long_one(seconds: float) -> None:
+    assert seconds_of(seconds) == 1e8
