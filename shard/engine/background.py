@@ -32,7 +32,7 @@ from vectorshard.shard.engine.index_builder import (
 )
 from vectorshard.shard.engine.log_sync import LogSync
 from vectorshard.shard.engine.machine import limit_reached
-from vectorshard.shard.engine.maintenance import Measuring
+from vectorshard.shard.engine.maintenance import Measuring, Step
 from vectorshard.shard.engine.scrub_thread import ScrubThread
 from vectorshard.shard.index.ivf_index import use_cores
 from vectorshard.shard.storage.room import PutOff
@@ -232,17 +232,21 @@ class BackgroundThreads:
         return LOOK_S if waits else None
 
     def build_step(self, collection: Collection) -> bool:
-        """Do the most urgent piece of the builder's work; return whether any was due."""
+        """Do the most urgent piece of the builder's work; return whether any was due.
+
+        A compaction is a tenth of the work of a training, which then reads fewer rows. Neither
+        keeps the other waiting when both are always due, nor do trainings keep a sweep.
+        """
         maintenance, compaction = collection.maintenance, collection.compaction
         maintenance.look(self._stopwatch())
-        files_first, maintenance.files_first = maintenance.files_first, False
-        if maintenance.training_due and not (
-            files_first and (compaction.due or compaction.sweep_due)
-        ):
-            maintenance.files_first = True
+        last, maintenance.last_step = maintenance.last_step, None
+        training_due = maintenance.training_due
+        if compaction.due and not (training_due and last is Step.COMPACTION):
+            maintenance.last_step = Step.COMPACTION
+            self._compact(collection)
+        elif training_due and not (compaction.sweep_due and last is Step.TRAINING):
+            maintenance.last_step = Step.TRAINING
             self._train(collection)
-        elif compaction.due:
-            compaction.run(go_on_unless(self._is_stopping, collection))
         elif compaction.sweep_due:
             compaction.sweep()
         elif maintenance.drift_measurement_due:
@@ -260,6 +264,13 @@ class BackgroundThreads:
         else:
             return False
         return True
+
+    def _compact(self, collection: Collection) -> None:
+        try:
+            collection.compaction.run(go_on_unless(self._is_stopping, collection))
+        except BaseException:
+            self._wake()  # it is put off, and what else is due goes on
+            raise
 
     def _train(self, collection: Collection) -> None:
         with collection.maintenance.training() as asked:

@@ -39,6 +39,13 @@ class Measuring(Enum):
     LIVE_RECALL = auto()
 
 
+class Step(Enum):
+    """Work of the builder that rows which are replaced fast make due again before it has ended."""
+
+    COMPACTION = auto()
+    TRAINING = auto()
+
+
 class Maintenance:
     """Keeps the index of one collection on one shard in step with its rows."""
 
@@ -53,9 +60,8 @@ class Maintenance:
         self._alarmed_at: float | None = None
         self._waited = Waited()
         self._given_up: dict[Measuring, int] = {}  # what failed, and for which generation
-        self.files_first = False
-        """Whether the builder's last step for this collection was a training. Rows that are
-        replaced fast make the next one due before it has ended: the files come first."""
+        self.last_step: Step | None = None
+        """What the builder did last for this collection, if that lets something else go first."""
 
     # ---- training: the builder thread -----------------------------------------------------------
 

@@ -186,6 +186,8 @@ class Life:
     async def check(self, moment: str, allowed: float = ALWAYS) -> None:
         """Check queries like the living rows."""
         chosen = np.flatnonzero(~np.isin(self.pool.query_parts, self.gone_parts))
+        if not len(chosen):
+            return  # the only row of a window has moved out of it
         for k in dict.fromkeys((10, self.draw.k)):
             queries = self._affordable(chosen, k)
             found = await self._judge(f"{moment}, k={k}", queries, k, allowed)

@@ -34,6 +34,7 @@ from vectorshard.shard.engine.background import (
     Pace,
 )
 from vectorshard.shard.engine.collection import Collection
+from vectorshard.shard.engine.compaction import Compaction
 from vectorshard.shard.engine.index_builder import WorkAbandoned, build_index
 from vectorshard.shard.engine.maintenance import Maintenance
 from vectorshard.shard.engine.upkeep import GROWTH_BEFORE_RETRAINING
@@ -438,10 +439,13 @@ def test_dead_rows_are_taken_out_by_themselves_and_a_training_asked_for_takes_ou
     collection.close()
 
 
-def test_trainings_that_are_always_due_do_not_keep_dead_rows_in_the_files(
-    tmp_path: Path, care: Care, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("always", [(Maintenance,), (Maintenance, Compaction)])
+def test_dead_rows_leave_the_files_before_a_training_and_neither_keeps_the_other_waiting(
+    tmp_path: Path, care: Care, monkeypatch: pytest.MonkeyPatch, always: tuple[type, ...]
 ) -> None:
     monkeypatch.setattr(Maintenance, "training_due", True)
+    if Compaction in always:
+        monkeypatch.setattr(Compaction, "due", True)
     engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -453,12 +457,13 @@ def test_trainings_that_are_always_due_do_not_keep_dead_rows_in_the_files(
     write(collection, corpus)
     delete(collection, corpus.ids[:150])
     done = []
-    for _ in range(3):
+    for _ in range(4):
         care.threads.build_step(collection)
         care.threads.build_step(other)
         index = collection.snapshot.index
         done.append((index.generation if index else 0, len(collection.snapshot.vectors)))
-    assert done == [(1, 200), (1, 50), (2, 50)]
+    # The third step is another compaction, or a piece of the sweep.
+    assert done == [(0, 50), (1, 50), (1, 50), (2, 50)]
     collection.close()
     other.close()
 
@@ -504,6 +509,22 @@ def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
     delete(collection, corpus.ids[110:111])
     poll_until(lambda: len(collection.snapshot.vectors) == 89)
     assert_exact(collection, corpus.take(slice(111, 200)))
+    care.threads.detach(collection)
+    collection.close()
+
+
+def test_a_training_follows_a_compaction_that_failed(tmp_path: Path, care: Care) -> None:
+    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
+    disk = FailingDisk()
+    config = config_of(min_training_size=50)
+    collection = open_collection(tmp_path, config, engine=engine, disk=disk)
+    corpus = corpus_of(200)
+    write(collection, corpus)
+    delete(collection, corpus.ids[:100])
+    disk.fail("open")  # the compaction's
+    care.take(collection)
+    poll_until(lambda: collection.snapshot.index is not None)
+    assert len(collection.snapshot.vectors) == 200
     care.threads.detach(collection)
     collection.close()
 
