@@ -30,6 +30,7 @@ from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQuerie
 from vectorshard.shard.index.exact import RankedRows, costs_of, exact_scores, rank
 from vectorshard.shard.index.float32_kernels import costs_that_tie, float32_costs
 from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.index.merged_ties import Ties
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -55,11 +56,12 @@ _NOWHERE: Final = np.iinfo(np.int32).max
 class Truth:
     """Ground truth: the result of an exact search.
 
-    `limits` are the highest costs of a row that is as good as the 1st, 2nd .. best, float32
-    (queries, k), infinite beyond the last. `hits` is their number, int64 (queries,). `shards` is
-    the number of shards whose results are merged.
+    `costs` are those of the 1st, 2nd .. best row, and `limits` the highest costs of a row that is
+    as good: float32 (queries, k), infinite beyond the last. `hits` is their number, int64
+    (queries,). `shards` is the number of shards whose results are merged.
     """
 
+    costs: Float32Array
     limits: Float32Array
     hits: Int64Array
     shards: int
@@ -73,7 +75,8 @@ class Truth:
 
     def found(self, ranks: Int64Array, list_ranks: Int32Array) -> FoundHits:
         """Return the true hits among the candidates; for the parameters see `FoundHits.of`."""
-        return FoundHits.of(ranks, list_ranks, self.hits, self.shards)
+        ties = None if self.shards == 1 else Ties.of(self.ranks(self.costs), self.hits)
+        return FoundHits.of(ranks, list_ranks, self.hits, self.shards, ties)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class FoundHits:
 
     Rows of equal score are interchangeable: any of them counts as a hit, and the first that is
     found of those at rank r counts as the r-th, the second as the next. (If each had the weight of
-    rank r, a query among copies would count once for every copy.)
+    rank r, a query among copies would count once for every copy.) Where shards are merged, `ties`
+    says what the others contribute.
 
     The arrays are (found,): the query of each, its place in the search of all lists, its rank, the
     rank of its list, and the place in these arrays where its query and rank begin. `list_ranks` is
@@ -97,10 +101,16 @@ class FoundHits:
     list_ranks: Int32Array
     hits: Int64Array
     shards: int
+    ties: Ties | None = None
 
     @classmethod
     def of(
-        cls, ranks: Int64Array, list_ranks: Int32Array, hits: Int64Array, shards: int
+        cls,
+        ranks: Int64Array,
+        list_ranks: Int32Array,
+        hits: Int64Array,
+        shards: int,
+        ties: Ties | None = None,
     ) -> FoundHits:
         """Return those of a search, which also contains the searches with a smaller nprobe.
 
@@ -115,6 +125,8 @@ class FoundHits:
             int32 of that shape: the rank of the candidate's list for its query.
         hits, shards
             As in `Truth`.
+        ties
+            Of the true hits; None if there are none, or only one shard.
         """
         query_of, at = np.nonzero(ranks < hits[:, None])
         rank_of = ranks[query_of, at]
@@ -132,6 +144,7 @@ class FoundHits:
             list_ranks=list_ranks,
             hits=hits,
             shards=shards,
+            ties=ties,
         )
 
     def recalls(self, nprobe: int, tried_of_k: Mapping[int, Int64Array]) -> dict[int, Float64Array]:
@@ -150,6 +163,16 @@ class FoundHits:
         places = in_lists[query_of, self.at[kept]].astype(np.int64)  # from 1
         found = {}
         for k, tried in tried_of_k.items():
+            if self.ties is not None:
+                tied = self.ties.merged(k, self.shards)
+                found[k] = tied.recalls(
+                    query_of,
+                    self.ranks[kept],
+                    ordinals,
+                    np.searchsorted(tried, places),
+                    len(tried),
+                )
+                continue
             hits = np.minimum(self.hits, k)
             good = ordinals < hits[query_of]
             weights = merged_chances(k, self.shards)
@@ -194,7 +217,7 @@ def truth_of(
     norms = np.full((len(queries), 1), held.squared_norms[:end].max(initial=0.0))
     costs = np.full((len(queries), k), np.inf, np.float32)
     costs[np.arange(k) < counts[:, None]] = costs_of(metric, best.scores)
-    return Truth(costs_that_tie(metric, queries, costs, norms), counts, shards)
+    return Truth(costs, costs_that_tie(metric, queries, costs, norms), counts, shards)
 
 
 def recalls_of(

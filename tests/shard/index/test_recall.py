@@ -24,7 +24,14 @@ from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.recall import Truth, measured_calibration, without
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.tombstones import Tombstones
-from vectorshard.shard.types import Effort, Float32Array, IndexKind, Int64Array, Metric
+from vectorshard.shard.types import (
+    Effort,
+    Float32Array,
+    Float64Array,
+    IndexKind,
+    Int64Array,
+    Metric,
+)
 
 
 def held_by_an_index(
@@ -230,9 +237,9 @@ def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
 
 
 def test_each_of_several_tied_hits_counts_as_the_next() -> None:
-    limits = np.array([[1.0, 1.0, 1.0, 2.0]], np.float32)
-    truth = Truth(limits, np.array([4]), shards=2)
-    costs = np.array([[2.0, 1.0, 9.0, 1.0, 1.0]], np.float32)
+    limits = np.array([[1.0, 1.0, 2.0, 3.0]], np.float32)
+    truth = Truth(limits, limits, np.array([4]), shards=2)
+    costs = np.array([[3.0, 1.0, 9.0, 1.0, 2.0]], np.float32)
     lists = np.array([[0, 0, 0, 1, 2]], np.int32)
     found = truth.found(truth.ranks(costs), lists)
     weights = merged_chances(4, 2)
@@ -245,8 +252,58 @@ def test_each_of_several_tied_hits_counts_as_the_next() -> None:
     assert of_one.tolist() == pytest.approx([weights[3], *[weights[[3, 0]].sum()] * 3])
 
 
+def recalls_with(truth: Truth, costs: Float32Array, k: int, tried: list[int]) -> Float64Array:
+    """Return the recalls of searches that find rows of these costs, (queries, candidates)."""
+    found = truth.found(truth.ranks(costs), np.zeros(costs.shape, np.int32))
+    return found.recalls(1, {k: np.array(tried)})[k]
+
+
+def test_what_a_shard_lacks_of_a_crowd_of_ties_others_have_in_excess() -> None:
+    costs = np.array([[1.0] + 6 * [2.0], np.arange(7.0)], np.float32)  # no crowd in the second
+    truth = Truth(costs, costs, np.array([7, 7]), shards=8)
+    missed = np.array([3 * [2.0] + [9.0], [0.0, 2.0, 3.0, 9.0]], np.float32)
+    recalls = recalls_with(truth, missed, 7, [1, 3, 4])
+    chances = merged_chances(7, 8)
+    # One hit for this shard ends, by one sixth of its chance, before the crowd.
+    ends_before = (chances[0] - chances[1]) / 6
+    assert recalls[0, 1:].tolist() == pytest.approx(2 * [1 - ends_before / chances.sum()])
+    assert recalls[0, 0] < recalls[0, 1]
+    expected = np.cumsum(chances[[0, 2, 3]])[[0, 2, 2]] / chances.sum()
+    assert recalls[1].tolist() == pytest.approx(expected.tolist())
+    both = recalls_with(truth, costs, 7, [7])
+    assert both.tolist() == pytest.approx(np.ones((2, 1)))
+    # Crowds that no hit is of change nothing.
+    few = Truth(costs[:, :1], costs[:, :1], np.array([1, 1]), shards=8)
+    assert recalls_with(few, missed, 1, [3]).tolist() == pytest.approx(np.array([[0.0], [1.0]]))
+
+
+@pytest.mark.parametrize("shards", [2, 8])
+@pytest.mark.parametrize("share", [0.8, 0.95])
+def test_the_recall_of_merged_answers_among_ties_is_told(shards: int, share: float) -> None:
+    """Each of so many shards finds this share of the scores that its rows have."""
+    random = np.random.default_rng(3)
+    k, queries, rows = 10, 200, 300
+    costs = np.sort(random.binomial(32, 0.15, size=(shards, queries, rows)).astype(np.float32))
+    score_found = random.random((shards, queries, 33)) < share
+    found = np.take_along_axis(score_found, costs.astype(np.int64), axis=2)
+    told = [
+        recalls_with(
+            Truth(each[:, :100], each[:, :100], np.full(queries, 100), shards),
+            np.where(there, each, np.inf).astype(np.float32),
+            k,
+            [rows],
+        ).mean()
+        for each, there in zip(costs, found, strict=True)
+    ]
+    last = np.sort(np.concatenate(costs, axis=1))[:, k - 1, None]
+    good = np.concatenate(found, axis=1) & (np.concatenate(costs, axis=1) <= last)
+    merged = np.minimum(good.sum(axis=1), k).mean() / k
+    assert merged - 0.9 * (1 - share) <= np.mean(told) <= merged + 0.01
+
+
 def test_more_rows_that_tie_than_hits_count_as_the_hits() -> None:
-    truth = Truth(np.array([[1.0, 1.0]], np.float32), np.array([2]), shards=1)
+    limits = np.array([[1.0, 1.0]], np.float32)
+    truth = Truth(limits, limits, np.array([2]), shards=1)
     costs = np.ones((1, 5), np.float32)
     found = truth.found(truth.ranks(costs), np.zeros((1, 5), np.int32))
     recalls = found.recalls(1, {1: np.array([1, 5]), 2: np.array([2, 5])})
@@ -255,7 +312,8 @@ def test_more_rows_that_tie_than_hits_count_as_the_hits() -> None:
 
 
 def test_a_query_without_hits_finds_all_of_them() -> None:
-    truth = Truth(np.full((1, 2), np.inf, np.float32), np.array([0]), shards=1)
+    nothing = np.full((1, 2), np.inf, np.float32)
+    truth = Truth(nothing, nothing, np.array([0]), shards=1)
     costs = np.full((1, 3), np.inf, np.float32)
     found = truth.found(truth.ranks(costs), np.zeros((1, 3), np.int32))
     assert found.recalls(1, {2: np.array([2, 3])})[2].tolist() == [[1.0, 1.0]]
