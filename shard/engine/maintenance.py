@@ -19,6 +19,7 @@ from vectorshard.shard.engine.upkeep import (
     Waited,
     drift_training_due,
     first_training_due,
+    has_outgrown_calibration,
     is_provisional,
     recalibration_due,
     retraining_due,
@@ -155,8 +156,10 @@ class Maintenance:
         index = snapshot.index
         if index is None or snapshot.visible == 0:
             return False
-        provisional = self._may(Measuring.CALIBRATION) and is_provisional(index.calibration)
-        return state.drift.harmful or provisional
+        if state.drift.harmful:
+            return True
+        due = is_provisional(index.calibration) or has_outgrown_calibration(snapshot)
+        return due and self._may(Measuring.CALIBRATION)
 
     @property
     def recalibration_due(self) -> bool:

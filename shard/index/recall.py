@@ -27,7 +27,7 @@ from vectorshard.shard.index.calibration import (
     work,
 )
 from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQueries
-from vectorshard.shard.index.exact import RankedRows, costs_of, exact_scores, rank
+from vectorshard.shard.index.exact import Candidates, RankedRows, costs_of, exact_scores, rank
 from vectorshard.shard.index.float32_kernels import costs_that_tie, float32_costs
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.merged_ties import Ties
@@ -56,22 +56,49 @@ _NOWHERE: Final = np.iinfo(np.int32).max
 class Truth:
     """Ground truth: the result of an exact search.
 
-    `costs` are those of the 1st, 2nd .. best row, and `limits` the highest costs of a row that is
-    as good: float32 (queries, k), infinite beyond the last. `hits` is their number, int64
-    (queries,). `shards` is the number of shards whose results are merged.
+    `costs` are those of the 1st, 2nd .. best row, float32 (queries, k), infinite beyond the last.
+    `hits` is their number, int64 (queries,). `shards` is the number of shards whose results are
+    merged.
     """
 
     costs: Float32Array
-    limits: Float32Array
     hits: Int64Array
     shards: int
 
     def ranks(self, costs: Float32Array) -> Int64Array:
         """Return the number of true hits better than each row, by cost. int64 (queries, n)."""
-        pairs = zip(self.limits, costs, strict=True)
-        return np.array(
-            [np.searchsorted(limits, each) for limits, each in pairs], np.int64
-        ).reshape(costs.shape)
+        pairs = zip(self.costs, costs, strict=True)
+        return np.array([np.searchsorted(hits, each) for hits, each in pairs], np.int64).reshape(
+            costs.shape
+        )
+
+    def costs_of(
+        self, metric: Metric, held: RowRange, queries: Float32Array, rows: Int64Array, first: int
+    ) -> Float32Array:
+        """Return the costs of candidates; those of true hits are exact. float32, as `rows`.
+
+        float32 kernels, which score the others, cannot tell near duplicates from each other: then
+        nearly every candidate would count as a hit.
+
+        Parameters
+        ----------
+        queries, first
+            float32 (n, dim): those from the `first` on.
+        rows
+            int64 (n, candidates), padded with -1.
+        """
+        at = held.positions.of_padded(rows)
+        costs = float32_costs(metric, queries, at, held.vectors)
+        _, end = held.positions.span(0, held.last)
+        norms = np.full((len(queries), 1), held.squared_norms[:end].max(initial=0.0))
+        last = self.costs[first : first + len(queries), -1:]
+        near = (costs <= costs_that_tie(metric, queries, last, norms)) & (rows >= 0)
+        query_of, place = np.nonzero(near)
+        pairs = Candidates(query_of, at[query_of, place])
+        costs[query_of, place] = costs_of(
+            metric, exact_scores(metric, queries, held.vectors, pairs)
+        )
+        return costs
 
     def found(self, ranks: Int64Array, list_ranks: Int32Array) -> FoundHits:
         """Return the true hits among the candidates; for the parameters see `FoundHits.of`."""
@@ -213,11 +240,9 @@ def truth_of(
     """
     best = exact_hits(metric, held, queries, own_rows, k)
     counts = best.counts.astype(np.int64)
-    _, end = held.positions.span(0, held.last)
-    norms = np.full((len(queries), 1), held.squared_norms[:end].max(initial=0.0))
     costs = np.full((len(queries), k), np.inf, np.float32)
     costs[np.arange(k) < counts[:, None]] = costs_of(metric, best.scores)
-    return Truth(costs, costs_that_tie(metric, queries, costs, norms), counts, shards)
+    return Truth(costs, counts, shards)
 
 
 def recalls_of(
@@ -244,7 +269,7 @@ def recalls_of(
         own_rows = np.full(len(queries), NO_ROW)
     truth = truth_of(metric, held, queries, own_rows, shards, k)
     older = _older(candidates, held.last)
-    costs = float32_costs(metric, queries, held.positions.of_padded(older), held.vectors)
+    costs = truth.costs_of(metric, held, queries, older, 0)
     found = truth.found(truth.ranks(costs), np.where(older >= 0, 0, _NOWHERE).astype(np.int32))
     everything = np.array([candidates.shape[1]])
     return found.recalls(1, {k: everything})[k][:, 0]
@@ -259,6 +284,7 @@ class _Searches:
     held: RowRange
     queries: Float32Array
     own_rows: Int64Array
+    truth: Truth
     candidates: int
     lists: Int32Array  # int32 (rows,): the list of each row
     locked: Callable[[], AbstractContextManager[object]]
@@ -269,7 +295,7 @@ class _Searches:
         with self.locked():
             rows = self.ivf.nearest(queries, self.candidates + 1, nprobe, held.tombstones)
         rows = _older(without(rows, self.own_rows[piece]), held.last)
-        costs = float32_costs(self.metric, queries, held.positions.of_padded(rows), held.vectors)
+        costs = self.truth.costs_of(self.metric, held, queries, rows, piece.start)
         ranks = np.take_along_axis(self.ivf.centroid_ranks(queries), self.lists[rows], axis=1)
         return costs, np.where(rows >= 0, ranks, _NOWHERE)
 
@@ -309,7 +335,9 @@ def measured_calibration(
     candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     with locked():
         lists = ivf.lists_of_rows(held.last)
-    searches = _Searches(metric, ivf, held, queries, sample.own_rows, candidates, lists, locked)
+    searches = _Searches(
+        metric, ivf, held, queries, sample.own_rows, truth, candidates, lists, locked
+    )
 
     def look(nprobe: int) -> FoundHits:
         parts = []

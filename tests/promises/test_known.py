@@ -277,8 +277,7 @@ async def test_an_index_that_grows_keeps_its_recall_until_it_is_trained_again(
     cluster.rows = np.concatenate([cluster.rows, np.full((8_500, 24), np.nan, np.float32)])
     for last in (7_000, 12_000):
         ids = np.arange(len(rows))[cluster.living : last]
-        await cluster.write(ids, rows[ids])
-        cluster.settle()
+        await cluster.write(ids, rows[ids])  # without a pause, after which it is calibrated again
         await known.ask(near(random, centers, 1_000), least=TARGET - ALWAYS)
 
 

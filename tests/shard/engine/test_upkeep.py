@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,38 @@ def test_a_pause_and_a_long_time_start_a_training_that_the_time_since_the_last_o
 
 
 FULL = CalibrationBasis(rule=RULE, rows=1_000, queries=256)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dead", "absorbed_until", "quiet_s", "due"),
+    [
+        (1_500, 0, 1_500, QUIET_S, True),
+        (1_500, 0, 1_500, QUIET_S - 1, False),  # the load goes on
+        (1_499, 0, 1_499, QUIET_S, False),
+        (1_500, 0, 1_499, QUIET_S, False),  # the buffer is scored exactly
+        (2_500, 1_000, 2_500, QUIET_S, True),
+        (2_500, 1_001, 2_500, QUIET_S, False),  # replaced rows are no growth
+    ],
+)
+def test_an_index_that_has_grown_is_calibrated_again_after_the_load(
+    rows: int, dead: int, absorbed_until: int, quiet_s: float, due: bool
+) -> None:
+    snapshot = snapshot_of(
+        rows,
+        dead=range(dead),
+        trained_for=1_000,
+        absorbed_until=absorbed_until,
+        basis=FULL,
+    )
+    assert recalibration_due(snapshot, waited(quiet_s=quiet_s)) == due
+
+
+def test_a_calibration_of_a_grown_index_with_live_queries_stays() -> None:
+    live = replace(FULL, live=True)
+    snapshot = snapshot_of(3_000, trained_for=1_000, absorbed_until=3_000, basis=live)
+    assert not recalibration_due(snapshot, waited(quiet_s=QUIET_S))
+
+
 PROVISIONAL = CalibrationBasis(rule=RULE, rows=1_000, queries=64, provisional=True)
 
 

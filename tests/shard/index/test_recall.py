@@ -238,7 +238,7 @@ def test_a_shard_of_several_looks_only_for_what_merged_answers_take() -> None:
 
 def test_each_of_several_tied_hits_counts_as_the_next() -> None:
     limits = np.array([[1.0, 1.0, 2.0, 3.0]], np.float32)
-    truth = Truth(limits, limits, np.array([4]), shards=2)
+    truth = Truth(limits, np.array([4]), shards=2)
     costs = np.array([[3.0, 1.0, 9.0, 1.0, 2.0]], np.float32)
     lists = np.array([[0, 0, 0, 1, 2]], np.int32)
     found = truth.found(truth.ranks(costs), lists)
@@ -260,7 +260,7 @@ def recalls_with(truth: Truth, costs: Float32Array, k: int, tried: list[int]) ->
 
 def test_what_a_shard_lacks_of_a_crowd_of_ties_others_have_in_excess() -> None:
     costs = np.array([[1.0] + 6 * [2.0], np.arange(7.0)], np.float32)  # no crowd in the second
-    truth = Truth(costs, costs, np.array([7, 7]), shards=8)
+    truth = Truth(costs, np.array([7, 7]), shards=8)
     missed = np.array([3 * [2.0] + [9.0], [0.0, 2.0, 3.0, 9.0]], np.float32)
     recalls = recalls_with(truth, missed, 7, [1, 3, 4])
     chances = merged_chances(7, 8)
@@ -273,7 +273,7 @@ def test_what_a_shard_lacks_of_a_crowd_of_ties_others_have_in_excess() -> None:
     both = recalls_with(truth, costs, 7, [7])
     assert both.tolist() == pytest.approx(np.ones((2, 1)))
     # Crowds that no hit is of change nothing.
-    few = Truth(costs[:, :1], costs[:, :1], np.array([1, 1]), shards=8)
+    few = Truth(costs[:, :1], np.array([1, 1]), shards=8)
     assert recalls_with(few, missed, 1, [3]).tolist() == pytest.approx(np.array([[0.0], [1.0]]))
 
 
@@ -288,7 +288,7 @@ def test_the_recall_of_merged_answers_among_ties_is_told(shards: int, share: flo
     found = np.take_along_axis(score_found, costs.astype(np.int64), axis=2)
     told = [
         recalls_with(
-            Truth(each[:, :100], each[:, :100], np.full(queries, 100), shards),
+            Truth(each[:, :100], np.full(queries, 100), shards),
             np.where(there, each, np.inf).astype(np.float32),
             k,
             [rows],
@@ -303,7 +303,7 @@ def test_the_recall_of_merged_answers_among_ties_is_told(shards: int, share: flo
 
 def test_more_rows_that_tie_than_hits_count_as_the_hits() -> None:
     limits = np.array([[1.0, 1.0]], np.float32)
-    truth = Truth(limits, limits, np.array([2]), shards=1)
+    truth = Truth(limits, np.array([2]), shards=1)
     costs = np.ones((1, 5), np.float32)
     found = truth.found(truth.ranks(costs), np.zeros((1, 5), np.int32))
     recalls = found.recalls(1, {1: np.array([1, 5]), 2: np.array([2, 5])})
@@ -313,7 +313,7 @@ def test_more_rows_that_tie_than_hits_count_as_the_hits() -> None:
 
 def test_a_query_without_hits_finds_all_of_them() -> None:
     nothing = np.full((1, 2), np.inf, np.float32)
-    truth = Truth(nothing, nothing, np.array([0]), shards=1)
+    truth = Truth(nothing, np.array([0]), shards=1)
     costs = np.full((1, 3), np.inf, np.float32)
     found = truth.found(truth.ranks(costs), np.zeros((1, 3), np.int32))
     assert found.recalls(1, {2: np.array([2, 3])})[2].tolist() == [[1.0, 1.0]]
