@@ -1,8 +1,8 @@
 """What a shard's ties contribute to merged answers. Pure.
 
 The shards of a collection hold rows alike. Of the k best rows of all, a shard holds a number b that
-is binomial: `merged_chances`. Without ties, the shard must find its own b best, since nobody else
-has them. Where many rows have the score of the last hit (bits, small integers, copies), any of them
+is binomial: `merged_chances`. Without ties, the shard must find its own b best, since no other
+shard has them. Where many rows have the score of the last hit (bits, small integers, copies), any of them
 will do, from any shard: what one lacks, the others have in excess, and even a better row that was
 missed is replaced by one of the score of the last.
 

@@ -282,8 +282,7 @@ class _Searches:
     metric: Metric
     ivf: IvfIndex
     held: RowRange
-    queries: Float32Array
-    own_rows: Int64Array
+    sample: CalibrationQueries
     truth: Truth
     candidates: int
     lists: Int32Array  # int32 (rows,): the list of each row
@@ -291,10 +290,10 @@ class _Searches:
 
     def costs_and_list_ranks(self, nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
         """Search for some queries: the costs and list ranks of the candidates."""
-        queries, held = self.queries[piece], self.held
+        queries, held = self.sample.vectors[piece], self.held
         with self.locked():
             rows = self.ivf.nearest(queries, self.candidates + 1, nprobe, held.tombstones)
-        rows = _older(without(rows, self.own_rows[piece]), held.last)
+        rows = _older(without(rows, self.sample.own_rows[piece]), held.last)
         costs = self.truth.costs_of(self.metric, held, queries, rows, piece.start)
         ranks = np.take_along_axis(self.ivf.centroid_ranks(queries), self.lists[rows], axis=1)
         return costs, np.where(rows >= 0, ranks, _NOWHERE)
@@ -335,9 +334,7 @@ def measured_calibration(
     candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     with locked():
         lists = ivf.lists_of_rows(held.last)
-    searches = _Searches(
-        metric, ivf, held, queries, sample.own_rows, truth, candidates, lists, locked
-    )
+    searches = _Searches(metric, ivf, held, sample, truth, candidates, lists, locked)
 
     def look(nprobe: int) -> FoundHits:
         parts = []

@@ -513,22 +513,6 @@ def test_a_rebuild_that_fails_is_tried_again_after_more_deaths_and_not_before(
     collection.close()
 
 
-def test_a_training_follows_a_compaction_that_failed(tmp_path: Path, care: Care) -> None:
-    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
-    disk = FailingDisk()
-    config = config_of(min_training_size=50)
-    collection = open_collection(tmp_path, config, engine=engine, disk=disk)
-    corpus = corpus_of(200)
-    write(collection, corpus)
-    delete(collection, corpus.ids[:100])
-    disk.fail("open")  # the compaction's
-    care.take(collection)
-    poll_until(lambda: collection.snapshot.index is not None)
-    assert len(collection.snapshot.vectors) == 200
-    care.threads.detach(collection)
-    collection.close()
-
-
 def test_a_collection_that_is_never_done_does_not_keep_another_from_being_absorbed(
     tmp_path: Path, care: Care
 ) -> None:

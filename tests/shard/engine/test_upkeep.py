@@ -8,8 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.shard.samples import Corpus, config_of, open_collection, some_vectors, write
+from tests.crash_disk import FailingDisk
+from tests.shard.samples import (
+    SMALL_ENGINE,
+    Corpus,
+    config_of,
+    corpus_of,
+    delete,
+    open_collection,
+    poll_until,
+    some_vectors,
+    write,
+)
 from vectorshard.shard.config import CompactionConfig
+from vectorshard.shard.engine.background import BackgroundThreads
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import build_index
 from vectorshard.shard.engine.upkeep import (
@@ -340,4 +352,22 @@ def test_an_index_whose_new_rows_lie_elsewhere_is_trained_before_it_is_outgrown(
     build_index(collection, lambda: 0.0)
     assert collection.reads.describe().list_imbalance < unbalanced / 2
     assert not collection.maintenance.training_due
+    collection.close()
+
+
+def test_a_training_follows_a_compaction_that_failed(tmp_path: Path) -> None:
+    engine = replace(SMALL_ENGINE, compaction=CompactionConfig(dead_rows_min=20))
+    disk = FailingDisk()
+    config = config_of(min_training_size=50)
+    collection = open_collection(tmp_path, config, engine=engine, disk=disk)
+    corpus = corpus_of(200)
+    write(collection, corpus)
+    delete(collection, corpus.ids[:100])
+    disk.fail("open")  # the compaction's
+    threads = BackgroundThreads(lambda: 0.0)
+    threads.attach(collection)
+    threads.start()
+    poll_until(lambda: collection.snapshot.index is not None)
+    assert len(collection.snapshot.vectors) == 200
+    threads.stop()
     collection.close()
