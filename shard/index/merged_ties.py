@@ -2,13 +2,13 @@
 
 The shards of a collection hold rows alike. Of the k best rows of all, a shard holds a number b that
 is binomial: `merged_chances`. Without ties, the shard must find its own b best, since no other
-shard has them. Where many rows have the score of the last hit (bits, small integers, copies), any of them
+shard has them. Where many rows have the score of the last hit (bits, small integers, copies), any
 will do, from any shard: what one lacks, the others have in excess, and even a better row that was
 missed is replaced by one of the score of the last.
 
-So the scores of a shard's rows are taken as possible scores of the last hit. If it is that of a
-group of ties, all that the shard has found up to there counts, up to the mean number of hits
-that such an answer takes from a shard. A group of one row is a group as well, and gives what the
+So the score of the last hit is expected to be that of one of the shard's rows. If it is that of a
+crowd of ties, all that the shard has found up to there counts, up to the mean number of hits that
+such an answer takes from a shard. Hits that are in no crowd are groups of one, and give what the
 weights of `merged_chances` give.
 """
 
