@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import struct
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,14 @@ from vectorshard.backup.layout import (
     read_block,
     read_dead_rows,
 )
-from vectorshard.backup.manifest import DeadRows, LeftOut, Manifest
+from vectorshard.backup.manifest import (
+    CollectionBackup,
+    DeadRows,
+    LeftOut,
+    Manifest,
+    ShardBackup,
+    StoredBlock,
+)
 from vectorshard.backup.targets import DirectoryTarget
 from vectorshard.shard.rows.row_bitmap import encode_rows
 from vectorshard.shard.storage.checksum import checksum
@@ -138,3 +147,24 @@ def test_a_block_is_checked_against_its_manifest(target: DirectoryTarget) -> Non
             read_block(target, wrong)
     with pytest.raises(BackupDamaged, match="missing"):
         read_dead_rows(target, replace(SHARD.dead, bitmap="", name="blocks/dead"))
+
+
+def test_the_page_of_formats_names_every_field_and_the_layout_of_a_block() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text().split("# Backups")[1]
+    for record in (Manifest, CollectionBackup, ShardBackup, StoredBlock, DeadRows, LeftOut):
+        for field in fields(record):
+            assert f"`{field.name}`" in page, f"{record.__name__}.{field.name}"
+    block = RowBlock(
+        id_type=IdType.STRING,
+        rows=np.array([7], dtype=np.int64),
+        ids=np.array(["a"], dtype=object),
+        content_hashes=np.zeros((1, 2), dtype=np.uint64),
+        vectors=np.ones((1, 3), dtype=np.float32),
+        metadata=[b"xy"],
+    ).encode()
+    magic, id_type, dim, *lengths = struct.unpack_from("<8s2I6Q", block)
+    assert (magic, id_type, dim) == (b"VSBLOCK1", 1, 3)
+    assert (lengths[0], lengths[2], lengths[3], lengths[4], lengths[5]) == (8, 16, 12, 4, 2)
+    assert struct.unpack_from("<q", block, 64) == (7,)
+    assert block[:-4].endswith(b"xy")
+    assert struct.unpack("<I", block[-4:])[0] == checksum(block[:-4])

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.deploy
 ROOT = Path(__file__).resolve().parents[2]
 
 SHARD = "kustomize/shard/stateful-set.yaml"
+BACKUP = "backup/cron-job.yaml"
 ROUTER = "kustomize/router/deployment.yaml"
 
 
@@ -49,6 +50,8 @@ def test_an_unchanged_copy_passes(copied: Path) -> None:
         (SHARD, "runAsUser: 10001", "runAsUser: 0", "CKV_K8S_40"),
         (ROUTER, "allowPrivilege", "runAsNonRoot: false\n            allowPrivilege", "CKV_K8S_23"),
         (ROUTER, "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "CKV_K8S_22"),
+        (BACKUP, "backoffLimit: 3", "backofLimit: 3", "'backofLimit' was unexpected"),
+        (BACKUP, "runAsUser: 10001", "runAsUser: 0", "CKV_K8S_40"),
         ("kustomize/shard/disruption-budget.yaml", "Budget", "Buget", "find schema for kind"),
         ("kustomize/kustomization.yaml", "- router", "- rooter", "rooter"),
         ("Dockerfile", "USER 10001:10001", "USER root", "DL3002"),

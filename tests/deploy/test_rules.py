@@ -74,6 +74,31 @@ def test_the_manifests_agree_with_themselves_and_with_the_program(documents: Any
     assert not list(faults(documents, __version__, parse))
 
 
+def test_the_scheduled_backup_is_of_commands_that_there_are() -> None:
+    rendered = subprocess.run(
+        ["kubectl", "kustomize", str(ROOT / "deploy" / "backup")],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    read = subprocess.run(
+        [str(ROOT / "build" / "checkers" / "bin" / "python"), "-c", YAML_TO_JSON],
+        input=rendered.stdout,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    [job] = [each for each in json.loads(read.stdout) if each["kind"] == "CronJob"]
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    containers = [*pod["initContainers"], *pod["containers"]]
+    assert {each["image"] for each in containers} == {f"vectorshard:{__version__}"}
+    backup, prune = (each["args"] for each in containers)
+    assert parse(backup[0], backup[1:])["to"] == prune[2] == "/backups/fleet"
+    commands: Any = typer.main.get_command(app)
+    group = commands.commands["backup"]
+    context = group.make_context("backup", ["list", "x"])
+    made = group.get_command(context, prune[1]).make_context(prune[1], [*prune[2:]])
+    assert made.params["keep"] == 7
+
+
 @pytest.mark.parametrize(
     ("name", "path", "value", "fault"),
     [
