@@ -116,7 +116,8 @@ def test_the_fields_of_the_records_are_the_code_s() -> None:
 
 
 def test_the_properties_of_the_page_are_those_that_a_store_writes(tmp_path: Path) -> None:
-    store = RowStore.create(Disk(), tmp_path, ENTRY)
+    store = RowStore.create(Disk(), tmp_path, ENTRY, restored_from="a backup")
+    store.record_damaged(np.array([0]))
     compact(store)
     while store.sweep_due:
         store.sweep(lambda rows: ~np.isin(rows, [0, 1, 7]))
