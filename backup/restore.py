@@ -1,9 +1,12 @@
 """Restoring: data directories built from a backup, offline, for any number of shards.
 
-What is built is new: a cluster, directories, incarnations and sessions that none had before, so
+What is built is a new fleet: a cluster, directories, incarnations and sessions that none had, so
 that tokens, cursors and what routers or shards remember of the old fleet are void. All of these
 follow from the name of the cluster and the backup, so that each machine of a fleet can build its
 shard's directory alone, and they fit together.
+
+A shard that rejoins its old fleet keeps the cluster and the incarnations. Its directory is new, so
+the others call it missing until an operator accepts the loss of what was written since the backup.
 
 A directory with the marker of a restore is not served. It is written first and removed last.
 """
@@ -34,6 +37,7 @@ from vectorshard.shard.storage.data_directory import (
     DataDirectory,
     ShardIdentity,
     may_be_collection,
+    new_directory,
 )
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.row_block import RowBlock
@@ -118,6 +122,16 @@ def wanted_of(manifest: Manifest, asked: Sequence[str]) -> list[Wanted]:
     return found
 
 
+def part_of_shard(wanted: Sequence[Wanted], shard: int) -> list[Wanted]:
+    """Return the part of each collection that one shard had."""
+    found = []
+    for each in wanted:
+        shards = tuple(part for part in each.backup.shards if part.shard == shard)
+        part = replace(each.backup, shards=shards, live=sum(part.live for part in shards))
+        found.append(replace(each, backup=part))
+    return found
+
+
 def absences(manifest: Manifest, wanted: Sequence[Wanted], *, everything: bool) -> list[str]:
     """Return what a partial backup lacks of the wanted collections, one line for each."""
     names = {each.backup.name for each in wanted}
@@ -169,6 +183,8 @@ class Restore:
         The shards to build: all of a fleet, or those of this machine. They are of one new cluster.
     disk, engine
         Write the directories.
+    rejoin
+        Whether the only place is a shard of the fleet that was backed up, which goes on.
     """
 
     def __init__(
@@ -177,9 +193,12 @@ class Restore:
         places: Sequence[ShardPlace],
         disk: Disk | None = None,
         engine: EngineConfig | None = None,
+        *,
+        rejoin: bool = False,
     ) -> None:
         self._backup = backup
         self._places = places
+        self._rejoin = rejoin
         self._disk = disk or Disk()
         self._engine = engine or EngineConfig()
         identity = places[0].identity
@@ -232,7 +251,7 @@ class Restore:
             return [self._restored(each, directories, note, advance) for each in wanted]
 
     def _directory(self, place: ShardPlace) -> DataDirectory:
-        own = self._members[place.identity.shard].directory
+        own = new_directory() if self._rejoin else self._members[place.identity.shard].directory
         return DataDirectory.open(self._disk, place.path, place.identity, new_directory=lambda: own)
 
     def _restored(
@@ -243,14 +262,14 @@ class Restore:
         advance: Callable[[int], None],
     ) -> Restored:
         """Restore one collection: it appears in its directories once all its rows are there."""
-        incarnation = self._drawn(f"collection/{wanted.name}")
+        entry = self._entry_of(wanted)
         total = 0
         with ExitStack() as made:
             paths = [
-                made.enter_context(each.creating_collection(wanted.name, incarnation))
+                made.enter_context(each.creating_collection(wanted.name, entry.incarnation))
                 for each in directories
             ]
-            with self._opened(wanted, incarnation, note, directories, paths) as parts:
+            with self._opened(wanted, entry, note, directories, paths) as parts:
                 for rows in rows_of(self._backup.target, wanted.backup):
                     owners = self._owners[slots_of(rows.ids)]
                     for number, part in enumerate(parts):
@@ -270,29 +289,36 @@ class Restore:
             sum_read=sum_bytes(total),
             sum_built=sum_bytes(built),
         )
-        if len(self._places) == len(self._members) and found.sum_read != found.sum_built:
+        all_are_here = self._rejoin or len(self._places) == len(self._members)
+        if all_are_here and found.sum_read != found.sum_built:
             raise BackupDamaged(
                 f"collection {wanted.name!r}: the restored rows have the content sum "
                 f"{found.sum_built.hex()}, and those of the backup {found.sum_read.hex()}"
             )
         return found
 
+    def _entry_of(self, wanted: Wanted) -> CollectionEntry:
+        incarnation = wanted.backup.incarnation
+        if not self._rejoin:
+            incarnation = self._drawn(f"collection/{wanted.name}")
+        return CollectionEntry(config=wanted.config, incarnation=incarnation)
+
     @contextmanager
     def _opened(
         self,
         wanted: Wanted,
-        incarnation: str,
+        entry: CollectionEntry,
         note: str,
         directories: Sequence[DataDirectory],
         paths: Sequence[Path],
     ) -> Iterator[list[_Part]]:
-        entry = CollectionEntry(config=wanted.config, incarnation=incarnation)
+        stage, members = Stage.COMPLETE, self._members
+        if self._rejoin:
+            stage, members = wanted.backup.stage, wanted.backup.members
         with ExitStack() as opened:
             parts = []
             for directory, path in zip(directories, paths, strict=True):
-                membership = Membership(
-                    directory=directory.directory, stage=Stage.COMPLETE, members=self._members
-                )
+                membership = Membership(directory=directory.directory, stage=stage, members=members)
                 source = f"{self._backup.name}{note}"
                 Collection.create(self._disk, path, entry, membership, source)
                 collection = Collection.open(

@@ -21,7 +21,7 @@ from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import CorruptData
 
 if TYPE_CHECKING:
-    from vectorshard.backup.restore import Backup, Restored, ShardPlace, Wanted
+    from vectorshard.backup.restore import Backup, Restore, Restored, ShardPlace, Wanted
     from vectorshard.backup.verify import Verified
 
 BackupArgument = Annotated[
@@ -32,6 +32,43 @@ BackupArgument = Annotated[
         "directory or s3://BUCKET/PREFIX.",
     ),
 ]
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Directory to build: empty, or a new one.")]
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=SLOTS_TOTAL, help="Number of shards to build. Default: as in the backup."
+    ),
+]
+ShardId = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="For a fleet: build only the directory of this shard. Run it on the machine of each"
+        " shard, with the same --shards and --cluster.",
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the restored fleet, which no fleet had before. Default: a random one."
+    ),
+]
+Collections = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=OTHER]",
+        help="Restore only this collection, if given under another name. Repeatable.",
+    ),
+]
+Rejoin = Annotated[
+    bool,
+    typer.Option(
+        "--rejoin",
+        help="With --shard-id: the fleet of the backup goes on, and has lost this shard's disk."
+        " Accept afterwards the loss of what was written since the backup.",
+    ),
+]
+Partial = Annotated[bool, typer.Option("--partial", help="Restore what a partial backup has.")]
 FINDINGS_SHOWN: Final = 20
 
 
@@ -73,75 +110,64 @@ def exit_code(error: Exception) -> RestoreExit:
 
 def restore(
     backup: BackupArgument,
-    data: Annotated[
-        Path, typer.Option(metavar="DIR", help="Directory to build: empty, or a new one.")
-    ],
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=SLOTS_TOTAL, help="Number of shards to build. Default: as in the backup."
-        ),
-    ] = None,
-    shard_id: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="For a fleet: build only the directory of this shard. Run it on the machine of "
-            "each shard, with the same --shards and --cluster.",
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the restored fleet, which no fleet had before. Default: a random one."
-        ),
-    ] = None,
-    collection: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=OTHER]",
-            help="Restore only this collection, if given under another name. Repeatable.",
-        ),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Restore what a partial backup has.")
-    ] = False,
+    data: Data,
+    shards: Shards = None,
+    shard_id: ShardId = None,
+    cluster: Cluster = None,
+    collection: Collections = None,
+    rejoin: Rejoin = False,
+    partial: Partial = False,
 ) -> None:
     """Build data directories from a backup, on the same or another number of shards. Offline.
 
     Restored collections have new tokens, cursors and row numbers, and are trained again.
     """
-    from vectorshard.backup.restore import absences, require_whole, wanted_of
+    from vectorshard.backup.restore import (
+        Restore,
+        absences,
+        part_of_shard,
+        require_whole,
+        wanted_of,
+    )
 
     console = terminal()
     source = _located(backup)
+    if rejoin:
+        if shard_id is None or shards or cluster or collection:
+            raise typer.BadParameter(
+                "--rejoin goes with --shard-id, and builds what that shard had"
+            )
+        cluster = source.manifest.cluster
     places = _places(data, shards or source.manifest.shards_total, shard_id, cluster)
     wanted = wanted_of(source.manifest, collection or [])
     absent = absences(source.manifest, wanted, everything=not collection)
+    if rejoin and shard_id is not None:
+        wanted = part_of_shard(wanted, shard_id)
+        absent = [line for line in absent if f", shard {shard_id}: " in line]
     if not partial:
         require_whole(source, absent)
     for line in absent:
         console.print(f"the backup lacks {line}", style="red", markup=False)
-    found = _restored(console, source, places, data, wanted, absent)
+    restoring = Restore(source, places, rejoin=rejoin)
+    found = _restored(console, restoring, data, wanted, absent)
     console.print(_restored_table(source, found))
     _say_what_follows(console, found, places, data)
+    if rejoin:
+        console.print(f"then: vectorshard accept-loss --shard-id {shard_id}", highlight=False)
 
 
 def _restored(
     console: Console,
-    source: Backup,
-    places: Sequence[ShardPlace],
+    restoring: Restore,
     data: Path,
     wanted: Sequence[Wanted],
     absent: Sequence[str],
 ) -> list[Restored]:
     """Restore with a progress bar, and print the rate."""
-    from vectorshard.backup.restore import Restore
-
     with rows_progress(console) as progress:
         task = progress.add_task("restoring", total=sum(each.backup.live for each in wanted))
         begun = time.monotonic()
-        found = Restore(source, places).run(
+        found = restoring.run(
             data,
             wanted,
             note=f" (partial: {'; '.join(absent)})" if absent else "",

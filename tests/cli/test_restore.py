@@ -58,6 +58,20 @@ def test_a_shard_of_a_fleet_is_restored_into_its_own_directory(
     assert (tmp_path / "d" / "shard.json").exists()
 
 
+def test_a_shard_that_rejoins_its_fleet_has_its_cluster(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, manifest = made
+    data = tmp_path / "d"
+    for wrong in ((), ("--shard-id", 0, "--cluster", "c"), ("--shard-id", 0, "--shards", 1)):
+        refused = run("restore", target, "--data", data, "--rejoin", *wrong)
+        assert refused.exit_code == 2, refused.output
+    ended = run("restore", target, "--data", data, "--rejoin", "--shard-id", 0)
+    assert ended.exit_code == 0, ended.output
+    assert "then: vectorshard accept-loss --shard-id 0" in ended.output
+    assert f'"cluster": "{manifest.cluster}"' in (data / "shard.json").read_text()
+
+
 def test_a_partial_backup_is_restored_only_on_request(
     run: Run, made: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
