@@ -51,6 +51,8 @@ _MOST_LISTS: Final = 0.5
 """Where more of the lists are probed, the others may hold few rows and yet what is missed: under
 INNER_PRODUCT, the few rows far out. So the lists count there, not only the rows in them."""
 
+_NO_HOLE: Final[BoolArray] = np.zeros(1, np.bool_)
+
 
 def probed_odds(nprobe: int, nlist: int) -> float:
     """Return lists probed by lists left out, one more than there are: all of them are finite."""
@@ -183,8 +185,10 @@ def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     ranked
         int64 (queries, n): the lists nearest to each query, nearest first.
     """
-    held, living = occupancy.counted(ranked)
     queries, most = ranked.shape
+    if queries == 1 and (one := _width_of_one(occupancy, ranked[0], wanted)) is not None:
+        return one
+    held, living = occupancy.counted(ranked)
     usual: Int64Array | int  # the lists of the calibration
     too_few: BoolArray | np.bool_
     if occupancy.none_empty:
@@ -209,6 +213,32 @@ def widths(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths:
     if too_few.any() or widened.any():
         lists[too_few | (lists > most)] = -1
     return Widths(lists, widened, in_hole)
+
+
+def _width_of_one(occupancy: Occupancy, ranked: Int64Array, wanted: Wanted) -> Widths | None:
+    """Return the width of one query by plain numbers: a third of the time, a tenth of a search.
+
+    None if they do not suffice: it may lie in a hole, lists are empty, or most are probed.
+    """
+    nlist, most = len(occupancy.held), len(ranked)
+    usual = min(wanted.nprobe, most)
+    if not occupancy.none_empty or usual < wanted.nprobe or usual > _MOST_LISTS * nlist:
+        return None
+    shares = occupancy.shares(wanted)
+    held = int(occupancy.held[ranked[:usual]].sum())
+    living = occupancy.living[ranked].tolist()
+    found = sum(living[:usual])
+    if found < (1 - _NOT_LOST * _HOLE_LOST[0]) * (shares.kept * held):
+        return None
+    needed = min(max(shares.needed * held, wanted.at_least), occupancy.rows_living)
+    lists = usual
+    if found < _ENOUGH * needed:
+        while found < needed and 0 < lists < most:
+            found += living[lists]
+            lists += 1
+        if found < needed:
+            lists = -1
+    return Widths(np.array([lists]), np.array([lists != usual]), _NO_HOLE)
 
 
 def _needed(

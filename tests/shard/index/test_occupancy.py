@@ -135,3 +135,25 @@ def test_rows_that_replaced_others_elsewhere_do_not_widen() -> None:
     found = widths(moved, order, wanted(trained=200))
     assert found.lists.tolist() == [2]
     assert not found.widened.any()
+
+
+@pytest.mark.parametrize("nprobe", [1, 6, 20])
+def test_a_query_alone_has_the_width_that_it_has_among_others(nprobe: int) -> None:
+    random = np.random.default_rng(nprobe)
+    seen = set()
+    for share in (0.3, 0.7, 0.95):
+        held = random.integers(1, 200, size=40)
+        living = random.binomial(held, share)
+        living[random.random(40) < 0.1] //= 4
+        lists = Occupancy(held, living)
+        asked = wanted(nprobe=nprobe, at_least=20, trained=4_000, growth=0.4)
+        for ranked in (24, 40):
+            order = np.array([random.permutation(40)[:ranked] for _ in range(100)])
+            together = widths(lists, order, asked)
+            for query in range(100):
+                alone = widths(lists, order[query : query + 1], asked)
+                assert alone.lists[0] == together.lists[query]
+                assert alone.widened[0] == together.widened[query]
+                assert alone.in_hole[0] == together.in_hole[query]
+                seen.add((bool(alone.widened[0]), bool(alone.in_hole[0]), alone.lists[0] < 0))
+    assert len(seen) > 2
