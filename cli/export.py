@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import numpy as np
 import typer
+from rich.console import Console
 
 from vectorshard.cli import asking
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.json_output import print_json
 from vectorshard.cli.npz_files import NpzWriter
 from vectorshard.cli.output import rows_progress, terminal
 from vectorshard.cli.parquet_files import NotInstalled, ParquetWriter
@@ -56,12 +58,13 @@ def export(
         typer.Option("--skip-damaged", help="Leave out rows that are damaged, and name their ids."),
     ] = False,
     timeout: asking.Timeout = 60.0,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Write the live rows of a collection to a file: ids, vectors, and metadata as JSON.
 
     `ingest` reads such files. Under COSINE the vectors have norm 1, as they are stored.
     """
-    console = terminal()
+    console = Console(stderr=True, quiet=True) if as_json else terminal()
     with asking.connect(target, timeout) as client:
         description = client.describe(collection)
         config, total = description.config, description.ledger.live
@@ -84,6 +87,8 @@ def export(
     console.print(f"{written:,} rows in {to}, {size_mb:,.1f} MB", highlight=False, soft_wrap=True)
     if config.metric is Metric.COSINE:
         console.print("metric cosine: the vectors have norm 1, as they are stored")
+    if as_json:
+        print_json({"file": str(to), "rows": written, "damaged": damaged})
     if damaged:
         some = ", ".join(map(repr, damaged[:10]))
         console.print(

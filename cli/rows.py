@@ -55,7 +55,8 @@ def get(
         terminal().print(tables.rows_table(f"{len(found):,} rows of {collection}", found))
     if wanted is not None and len(found) < len(wanted):
         missing = sorted({*wanted.tolist()} - {row.id for row in found})
-        typer.echo(f"{len(missing):,} ids have no row, such as {missing[0]!r}", err=True)
+        many = "" if len(missing) == 1 else f", nor any of {len(missing) - 1:,} other ids"
+        typer.echo(f"there is no row with the id {missing[0]!r}{many}", err=True)
         raise typer.Exit(1)
 
 

@@ -23,6 +23,8 @@ Ids: TypeAlias = int | str | Iterable[int] | Iterable[str] | IdArray
 
 def has_no_order(values: object) -> bool:
     """Whether values are a set, or a mapping; the keys of a mapping have an order."""
+    if type(values) in (np.ndarray, list, tuple):  # faster than to ask an abstract class
+        return False
     return isinstance(values, Set | Mapping) and not isinstance(values, KeysView)
 
 
@@ -93,12 +95,15 @@ def _listed(ids: Any, ordered: bool) -> list[Any]:
 
 
 def _string_ids(ids: Sequence[Any]) -> npt.NDArray[np.object_]:
+    strings = np.empty(len(ids), dtype=np.object_)
+    if set(map(type, ids)) == {str}:
+        strings[:] = ids
+        return strings
     for row, id_ in enumerate(ids):
         if not isinstance(id_, str):
             reason = f"{shown(id_)} is not a string; row 0 is a string"
             raise InvalidId(reason, field="ids", row=row)
-    strings = np.empty(len(ids), dtype=np.object_)
-    strings[:] = [id_ if type(id_) is str else str(id_) for id_ in ids]
+        strings[row] = str(id_)
     return strings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_rows_are_got_counted_listed_and_deleted(run: Run, words: ClientInMemory
 def test_an_id_without_a_row_is_named(run: Run) -> None:
     ended = run("get", "w", "a", "x", "y")
     assert ended.exit_code == 1
-    assert ended.stderr == "2 ids have no row, such as 'x'\n"
+    assert ended.stderr == "there is no row with the id 'x', nor any of 1 other ids\n"
 
 
 @pytest.mark.usefixtures("words")
@@ -148,7 +149,10 @@ def as_json(run: Run, *command: object) -> Any:
 
 
 @pytest.mark.usefixtures("words")
-def test_every_command_about_rows_and_collections_prints_json(run: Run) -> None:
+def test_every_command_about_rows_and_collections_prints_json(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "w.npz"
+    exported = as_json(run, "export", "w", "--to", file)
+    assert exported == {"file": str(file), "rows": 3, "damaged": []}
     assert as_json(run, "count", "w") == {"rows": 3}
     [row] = as_json(run, "get", "w", "a", "--vectors")
     assert row == {"id": "a", "vector": [1.0, 0.0], "metadata": {"n": 1}}

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas
+import pyarrow as arrow
 import pytest
 
 from vectorshard import Client
@@ -185,7 +187,6 @@ def test_vectors_of_any_container_are_taken(vectors: Any) -> None:
 
 
 def test_a_series_and_a_frame_of_pandas_are_taken() -> None:
-    pandas = pytest.importorskip("pandas")
     rows = pandas.DataFrame(
         {"id": ["a", "b"], "vector": [[1, 0], [0, 1]], "year": [1990, np.nan], "lang": ["en", None]}
     )
@@ -202,7 +203,6 @@ def test_a_series_and_a_frame_of_pandas_are_taken() -> None:
 
 
 def test_columns_of_arrow_are_taken() -> None:
-    arrow = pytest.importorskip("pyarrow")
     fixed = arrow.array([[9, 9], [1, 0], [0, 1]], type=arrow.list_(arrow.float32(), 2))[1:]
     ids = arrow.array(["a", "b"])
     for vectors in (

@@ -85,7 +85,6 @@ def test_no_queries_are_an_empty_matrix() -> None:
 
 
 def test_hits_are_a_frame_with_a_row_for_each() -> None:
-    pytest.importorskip("pandas")
     frame = hits_of([7, 8, 9], vectors=np.eye(3, dtype=np.float32), metadata=[{}, {"a": 1}, {}])
     shown = frame.to_pandas()
     assert shown["query"].tolist() == [0, 0, 2]
@@ -96,7 +95,6 @@ def test_hits_are_a_frame_with_a_row_for_each() -> None:
 
 
 def test_hits_are_an_arrow_table_with_a_row_for_each() -> None:
-    pytest.importorskip("pyarrow")
     hits = hits_of(
         np.array(["a", "b", "c"], dtype=object),
         vectors=np.eye(3, dtype=np.float32),
