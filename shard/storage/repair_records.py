@@ -134,10 +134,12 @@ def contents_of(path: Path) -> bytes | mmap.mmap:
 class Records:
     """Sound records: properties by key, commits by sequence number, kept rows by generation and
     first row, metadata by row number, which only content hashes verify, sessions by first sequence
-    number, and the ledger, which only the rest can confirm. `undone` are notes."""
+    number, and the ledger, which only the rest can confirm. `unsound` are commits that do not match
+    their checksums, though their rows may match theirs; `undone` are notes."""
 
     properties: dict[str, str] = field(default_factory=dict)
     commits: dict[int, Record] = field(default_factory=dict)
+    unsound: dict[int, Record] = field(default_factory=dict)
     kept: dict[tuple[int, int], Record] = field(default_factory=dict)
     metadata: dict[int, bytes] = field(default_factory=dict)
     sessions: dict[int, int] = field(default_factory=dict)
@@ -162,8 +164,11 @@ def records_of(pages: Pages) -> Records:
         if len(columns) == 2 and columns[0] is None and isinstance(columns[1], bytes):
             records.metadata[row_id] = columns[1]
         elif len(columns) == _COMMIT_COLUMNS and columns[0] is None:
-            if (sound := _sound((row_id, *columns[1:]), records)) is not None:
+            record = (row_id, *columns[1:])
+            if (sound := _sound(record, records)) is not None:
                 records.commits[sound[0]] = sound
+            else:
+                records.unsound[row_id] = record
         elif len(columns) == _KEPT_COLUMNS:
             if (sound := _sound(columns, records)) is not None:
                 records.kept[sound[0], sound[1]] = sound
@@ -191,6 +196,7 @@ def with_older(records: Records, older: Records) -> Records:
     return Records(
         properties={**older.properties, **records.properties},
         commits={**older.commits, **records.commits},
+        unsound={**older.unsound, **records.unsound},
         kept={**older.kept, **records.kept},
         metadata={**older.metadata, **records.metadata},
         sessions={**older.sessions, **records.sessions},

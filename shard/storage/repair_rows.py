@@ -66,6 +66,10 @@ class LiveRows:
         """Return the rows at other positions."""
         return replace(self, positions=positions)
 
+    def with_norms(self, norms: Float32Array) -> LiveRows:
+        """Return the rows with other squared norms."""
+        return replace(self, squared_norms=norms)
+
     @property
     def sum(self) -> int:
         """The sum of their content hashes."""
@@ -202,7 +206,7 @@ def located(rows: LiveRows, vectors: StoredVectors, metadata: ReadMetadata) -> I
     Rows that are not in it are beyond its end. Norms find candidates, and content hashes decide.
     """
     norms = [
-        _squared_norms(vectors.read(np.arange(first, min(first + ROWS_AT_ONCE, vectors.rows))))
+        squared_norms(vectors.read(np.arange(first, min(first + ROWS_AT_ONCE, vectors.rows))))
         for first in range(0, vectors.rows, ROWS_AT_ONCE)
     ]
     every = np.concatenate([np.zeros(0, np.float32), *norms])
@@ -222,7 +226,7 @@ def located(rows: LiveRows, vectors: StoredVectors, metadata: ReadMetadata) -> I
     return found
 
 
-def _squared_norms(vectors: Float32Array) -> Float32Array:
+def squared_norms(vectors: Float32Array) -> Float32Array:
     """Return the squared norms as a write stores them, float32 (rows,)."""
     exact = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     norms: Float32Array = exact.astype(np.float32)

@@ -14,13 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from vectorshard.shard.errors import RowStoreCorrupt
+from vectorshard.shard.errors import CorruptData, RowStoreCorrupt
 from vectorshard.shard.membership import Membership, Sessions
 from vectorshard.shard.rows.id_column import decode_ids
 from vectorshard.shard.storage.content_hash import content_hashes, from_bytes
 from vectorshard.shard.storage.json_records import InvalidRecord, from_json
 from vectorshard.shard.storage.repair_records import Records
-from vectorshard.shard.storage.repair_rows import LiveRows, StoredVectors
+from vectorshard.shard.storage.repair_rows import LiveRows, StoredVectors, squared_norms
 from vectorshard.shard.storage.row_store_format import (
     LastCompaction,
     Record,
@@ -108,7 +108,7 @@ def salvaged(
     numbers = range(last.sequence + 1, max(sequence, mark or 0) + 1)
     lost = tuple(each for each in numbers if each not in commits)
     ends = [record[1] + record[2] for record in commits.values()]
-    rows_known = max([last.rebuilt_until, *ends])
+    rows_known = max([last.rebuilt_until, *ends, int(held.numbers.max(initial=-1)) + 1])
     ledger = _believed(records.ledger, rows_known, vectors.rows + last.rebuilt_until - last.kept)
     if ledger is not None and lost:
         rows_known = ledger.accepted - ledger.lost
@@ -221,7 +221,64 @@ def _held(
         rows = np.arange(first, first + rows_, dtype=np.int64)
         at = last.kept + first - last.rebuilt_until
         pieces.append(_Piece(rows, decode_ids(id_type, ids, rows_), hashes, norms, at))
-    return _joined(pieces, id_type), missing
+    held = _joined(pieces, id_type)
+    verified = [
+        _verified_rows(record, records, commits, last, vectors, id_type)
+        for sequence, record in records.unsound.items()
+        if sequence > last.sequence and sequence not in commits
+    ]
+    return _merged([held, *(rows for rows in verified if rows is not None)]), missing
+
+
+def _verified_rows(
+    record: Record,
+    records: Records,
+    commits: dict[int, Record],
+    last: LastCompaction,
+    vectors: StoredVectors,
+    id_type: IdType,
+) -> LiveRows | None:
+    """Return the rows of an unsound commit that match their content hashes.
+
+    Where it belongs follows from the commits around it.
+    """
+    sequence, first, count, _, _, _, hashes, _, ids, _ = record
+    before = [each for each in commits.values() if each[0] < sequence]
+    after = [each[1] for each in commits.values() if each[0] > sequence]
+    begin = max([last.rebuilt_until, *(each[1] + each[2] for each in before)])
+    try:
+        if first < begin or count < 1 or first + count > min(after, default=first + count):
+            return None
+        piece = _Piece(
+            np.arange(first, first + count),
+            decode_ids(id_type, ids, count),
+            hashes,
+            bytes(4 * count),
+            last.kept + first - last.rebuilt_until,
+        )
+        rows = _joined([piece], id_type)
+    except (CorruptData, TypeError, ValueError):
+        return None
+    if len(rows.content_hashes) != count or rows.positions[-1] >= vectors.rows:
+        return None
+    found = vectors.read(rows.positions)
+    structs = [records.metadata.get(row, b"") for row in rows.numbers.tolist()]
+    same = (content_hashes(rows.ids, structs, found) == rows.content_hashes).all(axis=1)
+    return rows.with_norms(squared_norms(found)).take(same)
+
+
+def _merged(parts: list[LiveRows]) -> LiveRows:
+    """Return rows of several records by ascending number."""
+    if len(parts) == 1:
+        return parts[0]
+    merged = LiveRows(
+        numbers=np.concatenate([each.numbers for each in parts]),
+        positions=np.concatenate([each.positions for each in parts]),
+        ids=np.concatenate([each.ids for each in parts]),
+        content_hashes=np.concatenate([each.content_hashes for each in parts]),
+        squared_norms=np.concatenate([each.squared_norms for each in parts]),
+    )
+    return merged.take(np.argsort(merged.numbers, kind="stable"))
 
 
 def _joined(pieces: list[_Piece], id_type: IdType) -> LiveRows:
