@@ -3,7 +3,8 @@
 It works on what a snapshot saw. The rows that lived then go to a new row file and, with their ids,
 hashes and norms, to the row store, piece by piece, while writes go on. The rows written since
 follow, dead or alive, because their commits stay as they are. Until `RowCopy.take_into_use`, a
-crash, a full disk or a stop leaves everything as it was. Row numbers never change.
+crash, a full disk or a stop leaves everything as it was. Row numbers never change. A damaged
+row is copied as it is and stays damaged: the checksum of its piece matches nothing.
 
 The builder thread runs all of it.
 """
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import numpy as np
+
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.upkeep import compaction_due
 from vectorshard.shard.rows.id_column import IdColumn
@@ -23,7 +26,11 @@ from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.room import PutOff
 from vectorshard.shard.storage.row_columns import RowColumns
 from vectorshard.shard.storage.row_file import RowFile
-from vectorshard.shard.storage.row_store_format import KeptRows, LastCompaction
+from vectorshard.shard.storage.row_store_format import (
+    MATCHES_NOTHING,
+    KeptRows,
+    LastCompaction,
+)
 from vectorshard.shard.types import Int64Array
 
 COMPACTION: Final = "compaction"
@@ -219,6 +226,11 @@ class RowCopy:
         positions = self.source.positions.of(rows)
         ids = self.source.ids.take_encoded(positions)
         range_crc32c = self.columns.append_kept(self.source, rows, ids)
+        # After the copy: damage that came before it is seen, and damage afterwards was not copied.
+        state = self._state
+        state.check_vectors(int(rows[0]), int(rows[-1]) + 1, "compaction")
+        if np.isin(rows, state.damaged_of(self._snapshot)).any():
+            range_crc32c ^= MATCHES_NOTHING
         kept = KeptRows(
             rows=rows,
             ids=ids,
@@ -226,7 +238,7 @@ class RowCopy:
             squared_norms=self._snapshot.squared_norms[positions],
             range_crc32c=range_crc32c,
         )
-        self._state.row_store.keep(self._rebuilt.generation, kept)
+        state.row_store.keep(self._rebuilt.generation, kept)
         self._kept += len(rows)
 
     def _copy_newer(self, newest: Snapshot) -> None:

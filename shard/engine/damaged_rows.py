@@ -18,6 +18,7 @@ import structlog
 
 from vectorshard.shard.errors import RowFileCorrupt, RowsDamaged
 from vectorshard.shard.search.snapshot import Snapshot
+from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.memory_map import require_readable
 from vectorshard.shard.storage.row_store import RowStore
@@ -78,6 +79,29 @@ def _wrong(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> BoolArr
     return ReadRows.of(row_store, snapshot, rows, snapshot.ids_of(rows)).wrong
 
 
+def suspects(
+    row_store: RowStore, snapshot: Snapshot, first: int, last: int
+) -> tuple[Int64Array, int]:
+    """Return the visible rows of [first, last) whose vectors may be damaged, perhaps some more.
+
+    They lie in ranges that do not match their checksums. The second value is the end of the last
+    range that was compared, at least `last`. Raises OSError if the disk fails a read.
+    """
+    found, until = [np.zeros(0, np.int64)], first
+    for each in row_store.vector_ranges(first, last):
+        if each.first > until:  # none, unless a compaction has ended meanwhile
+            found.append(snapshot.hidden.live_rows(until, each.first))
+        begin, end = snapshot.positions.span(each.first, each.last)
+        vectors = snapshot.vectors[begin:end]
+        require_readable(vectors)
+        if checksum(vectors.view(np.uint8)) != each.crc32c:
+            found.append(snapshot.hidden.live_rows(each.first, each.last))
+        until = max(until, each.last)
+    if until < last:
+        found.append(snapshot.hidden.live_rows(until, last))
+    return np.concatenate(found), max(until, last)
+
+
 def around(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int64Array:
     """Return damaged rows, and those damaged around them in the file, ascending.
 
@@ -104,8 +128,9 @@ def around(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int64Ar
 
 def damaged_at_start(
     row_store: RowStore, snapshot: Snapshot, newest: Int64Array, *, upgrades: bool = False
-) -> Int64Array:
-    """Return the damaged rows of those that a start verifies, ascending.
+) -> tuple[Int64Array, Int64Array]:
+    """Return the damaged rows of those that a start verifies, and those that were damaged once and
+    are sound, both ascending.
 
     These are the `newest` live rows, whose vectors are known to be readable; the rows that were
     damaged before, which may have been repaired; and those that an upgrade found damaged, perhaps
@@ -130,7 +155,8 @@ def damaged_at_start(
             f"content hash, nor do {len(new) - 1:,} others of the newest {len(newest):,} rows: the "
             "row file may be that of another collection, or of another day"
         )
-    return np.union1d(mismatches(row_store, snapshot, before), new)
+    old = mismatches(row_store, snapshot, before)
+    return np.union1d(old, new), np.setdiff1d(before, old)
 
 
 def log_damaged(collection: str, shard: int, ids: IdArray, rows: Int64Array, by: str) -> None:

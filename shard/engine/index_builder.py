@@ -40,6 +40,9 @@ from vectorshard.shard.types import CollectionConfig, Float32Array, IndexKind, I
 BUILD_PIECE_ROWS: Final = 4_096
 """Rows added to a private index in one call; only memory limits it."""
 
+CHECKED_PIECE_ROWS: Final = 50_000
+"""Rows whose vectors are compared with their checksums between two looks at whether to go on."""
+
 CATCHING_UP_ROUNDS: Final = 3
 """How often a private index takes in the rows written meanwhile before it is published anyway. From
 then on, writers are slowed until the buffer is small."""
@@ -97,6 +100,7 @@ def build_index(
     go_on = go_on_unless(is_stopping, collection)
     started = clock()
     config = collection.entry.config
+    _check_vectors(collection, 0, collection.snapshot.rows, go_on)
     before = collection.snapshot
     live_rows = before.hidden.live_rows(0, before.rows)
     if len(live_rows) == 0:
@@ -179,23 +183,44 @@ def _catch_up(
     skipped = 0
     for _ in range(CATCHING_UP_ROUNDS):
         snapshot = collection.snapshot
-        skipped += _absorb(ivf, snapshot, first, snapshot.rows, go_on)
+        _check_vectors(collection, first, snapshot.rows, go_on)
+        snapshot = replace(snapshot, damaged=collection.state.damaged_of(snapshot))
+        skipped += _absorb(collection, ivf, snapshot, first, go_on)
         first = snapshot.rows
         if collection.snapshot.rows - first <= collection.engine.buffer.absorb_rows:
             break
-    return snapshot, skipped
+    return replace(snapshot, damaged=collection.state.damaged_of(snapshot)), skipped
+
+
+def _check_vectors(
+    collection: Collection, first: int, last: int, go_on: Callable[[], None]
+) -> None:
+    """Note the damaged rows of [first, last): k-means must not see them, nor FAISS hold them."""
+    while first < last:
+        with collection.state.files_lock.read():
+            go_on()
+            until = min(first + CHECKED_PIECE_ROWS, last)
+            first = collection.state.check_vectors(first, until, "training")
 
 
 def _absorb(
-    ivf: IvfIndex, snapshot: Snapshot, first: int, last: int, go_on: Callable[[], None]
+    collection: Collection,
+    ivf: IvfIndex,
+    snapshot: Snapshot,
+    first: int,
+    go_on: Callable[[], None],
 ) -> int:
-    """Add the live rows of [first, last) to a private index; return how many were dead."""
+    """Add the visible rows from `first` on to a private index; return how many were left out."""
     skipped = 0
-    for piece in range(first, last, BUILD_PIECE_ROWS):
+    for piece in range(first, snapshot.rows, BUILD_PIECE_ROWS):
         go_on()
-        piece_last = min(piece + BUILD_PIECE_ROWS, last)
+        piece_last = min(piece + BUILD_PIECE_ROWS, snapshot.rows)
         rows = snapshot.hidden.live_rows(piece, piece_last)
-        ivf.add(rows, snapshot.vectors_of(rows))
+        vectors = snapshot.vectors_of(rows)
+        if not (finite := np.isfinite(vectors).all(axis=1)).all():  # FAISS would drop these rows
+            collection.state.found_damaged(snapshot, rows[~finite], "training")
+            rows, vectors = rows[finite], vectors[finite]
+        ivf.add(rows, vectors)
         skipped += piece_last - piece - len(rows)
     return skipped
 

@@ -138,8 +138,12 @@ def drift_after_start(snapshot: Snapshot) -> Drift:
     base = index.distance_when_trained
     if base == UNKNOWN and len(rows) >= BASE_ROWS_MIN:
         spread = rows[:: -(-len(rows) // BASE_ROWS)]
-        distances = index.ivf.centroid_distances(snapshot.vectors_of(spread))
-        base = float(distances.mean(dtype=np.float64))
-    newest = rows[-WINDOW_ROWS:]
-    drift = Drift(base=base)
-    return drift.with_distances(index.ivf.centroid_distances(snapshot.vectors_of(newest)))
+        distances = _finite(index.ivf.centroid_distances(snapshot.vectors_of(spread)))
+        base = float(distances.mean(dtype=np.float64)) if len(distances) else UNKNOWN
+    newest = index.ivf.centroid_distances(snapshot.vectors_of(rows[-WINDOW_ROWS:]))
+    return Drift(base=base).with_distances(_finite(newest))
+
+
+def _finite(distances: Float32Array) -> Float32Array:
+    """Return them without those of damaged rows that a start does not verify."""
+    return distances[np.isfinite(distances)]

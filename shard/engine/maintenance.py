@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum, auto
 
+import numpy as np
 import structlog
 
 from vectorshard.shard.engine.state import CollectionState
@@ -60,6 +62,7 @@ class Maintenance:
         self._published = (0, 0.0)  # a generation, and when a look first saw it
         self._alarmed_at: float | None = None
         self._waited = Waited()
+        self._checked_until = 0  # rows below it are sound, or known to be damaged
         self._given_up: dict[Measuring, int] = {}  # what failed, and for which generation
         self.last_step: Step | None = None
         """What the builder did last for this collection, if that lets something else go first."""
@@ -225,8 +228,17 @@ class Maintenance:
         last = min(first + state.engine.buffer.absorb_piece_rows, snapshot.rows)
         if index is None or first == last:
             return False
+        if self._checked_until < last:
+            with state.files_lock.read():
+                if state.closed:
+                    return False
+                self._checked_until = state.check_vectors(first, last, "absorbing")
+            snapshot = replace(snapshot, damaged=state.damaged_of(snapshot))
         rows = snapshot.hidden.live_rows(first, last)
         vectors = snapshot.vectors_of(rows)
+        if not (finite := np.isfinite(vectors).all(axis=1)).all():  # FAISS would drop these rows
+            state.found_damaged(snapshot, rows[~finite], "absorbing")
+            return True
         measured = vectors[:: max(1, len(rows) // MEASURED_A_PIECE)]
         distances = index.ivf.centroid_distances(measured)
         with state.index_lock.write():

@@ -33,6 +33,7 @@ from vectorshard.shard.engine.damaged_rows import (
     log_damaged,
     mismatches,
     problem_text,
+    suspects,
 )
 from vectorshard.shard.engine.index_training import drift_after_start
 from vectorshard.shard.engine.noticed import Noticed
@@ -124,9 +125,6 @@ class CollectionState:
         """Load and verify what is stored; return what brings an earlier format up to date."""
         stored = self.row_store.load()
         self.columns = columns = RowColumns(self.entry.config.id_type, stored.positions, row_file)
-        self.filter_columns, columns_rows = columns_after_start(
-            self.directory, self.row_store, stored.rows
-        )
         dead = np.concatenate([stored.replaced, stored.deleted])
         tombstones = stored.positions.tombstones().with_dead(dead)
         rows = tombstones.live_rows(0, stored.rows)
@@ -149,7 +147,6 @@ class CollectionState:
             content_hashes=columns.content_hashes,
             positions=columns.positions,
             tombstones=tombstones,
-            columns=self.filter_columns,
             replaced=last.replaced + len(stored.replaced),
             deleted=last.deleted + len(stored.deleted),
             sum=self.row_store.sum if upgrade is None else sum_bytes(upgrade.sum),
@@ -159,12 +156,8 @@ class CollectionState:
         from_start = self.engine.machine.read_all or not len(newest)
         first = 0 if from_start else int(columns.positions.of(newest[:1])[0])
         require_readable(columns.vectors[first:])
-        damaged = damaged_at_start(self.row_store, snapshot, newest, upgrades=upgrade is not None)
-        if len(damaged):
-            ids, name = snapshot.ids_of(damaged), self.entry.config.name
-            log_damaged(name, self.shard, ids, damaged, by="start")
-            snapshot = replace(snapshot, damaged=damaged)
-        self.snapshot = with_stored_index(self.directory, self.row_store, snapshot)
+        snapshot, columns_rows = self._verified(snapshot, newest, upgrades=upgrade is not None)
+        self.snapshot = with_stored_index(self.directory, self.row_store, snapshot, self._repaired)
         """What is published now."""
         self.large_k.remember(self.snapshot.index)
         self.drift = drift_after_start(self.snapshot)
@@ -179,6 +172,24 @@ class CollectionState:
             self.room,
         )
         return upgrade
+
+    def _verified(
+        self, snapshot: Snapshot, newest: Int64Array, *, upgrades: bool
+    ) -> tuple[Snapshot, int]:
+        """Return a snapshot with its filter columns and the damaged rows that a start finds, and
+        how many rows of the columns a file holds.
+        """
+        row_store = self.row_store
+        damaged, self._repaired = damaged_at_start(row_store, snapshot, newest, upgrades=upgrades)
+        """Rows that were damaged once and are sound: derived files may lack them."""
+        self.filter_columns, columns_rows, others = columns_after_start(
+            self.directory, row_store, replace(snapshot, damaged=damaged), self._repaired
+        )
+        damaged = np.union1d(damaged, others)
+        if len(damaged):
+            ids, name = snapshot.ids_of(damaged), self.entry.config.name
+            log_damaged(name, self.shard, ids, damaged, by="start")
+        return replace(snapshot, damaged=damaged, columns=self.filter_columns), columns_rows
 
     def _remove_strays(self) -> None:
         """Remove files that are not in use: of an earlier generation, or left by a crash.
@@ -220,6 +231,18 @@ class CollectionState:
         self._record_damaged()
         self.on_change()
 
+    def check_vectors(self, first: int, last: int, by: str) -> int:
+        """Note damaged rows of [first, last), found by the checksums of the ranges of vectors.
+
+        Returns the end of the last range, at least `last`. The caller holds `files_lock` to read,
+        and the collection is open. Raises OSError or sqlite3.Error if the disk fails.
+        """
+        snapshot = self.snapshot
+        rows, until = suspects(self.row_store, snapshot, first, last)
+        if len(rows) and len(damaged := self.mismatches(snapshot, rows)):
+            self.found_damaged(snapshot, damaged, by)
+        return until
+
     def found_damaged(self, snapshot: Snapshot, rows: Int64Array, by: str) -> None:
         """Note rows that a reader of a snapshot found damaged, and those damaged around them.
 
@@ -232,10 +255,18 @@ class CollectionState:
             rows = self.mismatches(newest, rows[~newest.tombstones.are_dead(rows)])
         self.note_damaged(rows, by)
 
+    def damaged_of(self, snapshot: Snapshot) -> Int64Array:
+        """Return the live rows of an earlier snapshot that are known to be damaged by now."""
+        damaged = self.snapshot.damaged
+        damaged = damaged[damaged < snapshot.rows]
+        return np.union1d(snapshot.damaged, damaged)
+
     def _record_damaged(self) -> None:
         """Record the damaged rows durably. A failure is logged."""
         with self._recording:
-            damaged = self.snapshot.damaged
+            snapshot, repaired = self.snapshot, self._repaired
+            repaired = repaired[~snapshot.tombstones.are_dead(repaired)]
+            damaged = np.union1d(snapshot.damaged, repaired)
             if np.array_equal(damaged, self.row_store.damaged):
                 return
             try:

@@ -17,12 +17,15 @@ import numpy as np
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.rows.filter_columns import DamagedColumns, FieldValues, FilterColumns
+from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.memory_map import require_readable
 from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.store_files import read_file
-from vectorshard.shard.types import CollectionConfig
+from vectorshard.shard.types import CollectionConfig, Int64Array
 
 FILTER_FILE: Final = "filter file"
 """The work, as the log names it."""
@@ -34,24 +37,53 @@ _ROWS_AT_ONCE: Final = 10_000
 
 
 def columns_after_start(
-    directory: Path, row_store: RowStore, rows: int
-) -> tuple[FilterColumns, int]:
-    """Return the columns of all `rows` committed rows, and how many of them a file holds."""
-    config = row_store.entry.config
+    directory: Path, row_store: RowStore, snapshot: Snapshot, repaired: Int64Array
+) -> tuple[FilterColumns, int, Int64Array]:
+    """Return the columns of all committed rows, how many of them a file holds, and damaged rows.
+
+    Live rows whose metadata is read are verified, in addition to those that the snapshot knows to
+    be damaged. No damaged row gets fields that may have changed. `repaired` rows were damaged when
+    the file was written, perhaps, and are sound.
+    """
+    config, rows = row_store.entry.config, snapshot.rows
     columns = FilterColumns(config.filter_fields)
     if not config.filter_fields:
-        return columns, 0
+        return columns, 0, snapshot.damaged[:0]
     for path in directory.glob(_NAMES):
         read = _read(path, config)
         if read is not None and columns.rows < read.rows <= rows and path.name == _name(read.rows):
             columns = read
     stored = columns.rows
+    if len(repaired):
+        values = field_values_of(config, row_store.metadata(repaired))
+        columns.append(dict(zip(repaired.tolist(), values, strict=True)), stored)
+    found = [snapshot.damaged]
     for first in range(stored, rows, _ROWS_AT_ONCE):
         last = min(first + _ROWS_AT_ONCE, rows)
         metadata = row_store.metadata(np.arange(first, last))
+        found.append(_damaged(snapshot, first, last, metadata))
+        for row in (*found[-1].tolist(), *snapshot.damaged.tolist()):
+            if first <= row < last:
+                metadata[row - first] = b""
         values = field_values_of(config, metadata)
         columns.append(dict(zip(range(first, last), values, strict=True)), last)
-    return columns, stored
+    damaged = np.unique(np.concatenate(found))
+    columns.unknown = damaged
+    return columns, stored, damaged
+
+
+def _damaged(snapshot: Snapshot, first: int, last: int, metadata: Sequence[bytes]) -> Int64Array:
+    """Return the visible rows of [first, last) that do not match their content hashes."""
+    rows = snapshot.hidden.live_rows(first, last)
+    begin, end = snapshot.positions.span(first, last)
+    require_readable(snapshot.vectors[begin:end])
+    found = content_hashes(
+        snapshot.ids_of(rows),
+        [metadata[row] for row in (rows - first).tolist()],
+        snapshot.vectors_of(rows),
+    )
+    wrong: Int64Array = rows[(found != snapshot.content_hashes_of(rows)).any(axis=1)]
+    return wrong
 
 
 def _name(rows: int) -> str:

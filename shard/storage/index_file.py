@@ -21,13 +21,19 @@ from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import IndexFile
 from vectorshard.shard.storage.store_files import read_file
+from vectorshard.shard.types import Int64Array
 
 INDEX_FILE: Final = "index file"
 """The work, as the log names it."""
 
 
-def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
-    """Return a recovered snapshot with the stored index in it, or as it is without a sound one."""
+def with_stored_index(
+    directory: Path, row_store: RowStore, snapshot: Snapshot, repaired: Int64Array
+) -> Snapshot:
+    """Return a recovered snapshot with the stored index in it, or as it is without a sound one.
+
+    `repaired` rows are sound, and the index may lack them: they were damaged once, int64.
+    """
     stored = row_store.index_file
     if stored is None:
         return snapshot
@@ -55,13 +61,23 @@ def with_stored_index(directory: Path, row_store: RowStore, snapshot: Snapshot) 
         distance_when_trained=stored.distance_when_trained,
         filter_margins=stored.filter_margins,
     )
+    added = _add_missing(ivf, snapshot, repaired[repaired < stored.absorbed_until])
     return replace(
         snapshot,
         index=index,
         absorbed_until=stored.absorbed_until,
-        rows_skipped=stored.rows_skipped,
+        rows_skipped=stored.rows_skipped - added,
         list_imbalance=ivf.list_imbalance,
     )
+
+
+def _add_missing(ivf: IvfIndex, snapshot: Snapshot, rows: Int64Array) -> int:
+    """Add those of some live rows that an index lacks; return how many."""
+    if not len(rows):
+        return 0
+    missing = rows[ivf.lists_of_rows(int(rows[-1]) + 1)[rows] < 0]
+    ivf.add(missing, snapshot.vectors_of(missing))
+    return len(missing)
 
 
 def store_index(

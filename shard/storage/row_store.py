@@ -40,6 +40,7 @@ from vectorshard.shard.storage.row_store_load import RowLoader
 from vectorshard.shard.storage.row_store_sweep import InRowFile, Sweep
 from vectorshard.shard.storage.row_store_upgrade import Upgrade, write_upgrade
 from vectorshard.shard.storage.store_files import STORE_FILE
+from vectorshard.shard.storage.vector_ranges import VectorRange, vector_ranges
 from vectorshard.shard.types import CollectionConfig, CollectionEntry, Int64Array
 
 
@@ -339,6 +340,11 @@ class RowStore:
         wanted: list[int] = rows.tolist()
         found = self._database.metadata(wanted)
         return [found.get(row, b"") for row in wanted]
+
+    def vector_ranges(self, first: int, last: int) -> list[VectorRange]:
+        """Return the ranges of rows that have a row in [first, last), ascending."""
+        with self._database.reader() as reader:
+            return vector_ranges(reader, self.last_compaction, first, last)
 
     # ---- compaction -----------------------------------------------------------------------------
 

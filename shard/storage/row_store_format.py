@@ -35,6 +35,9 @@ FORMAT_VERSION: Final = 3
 
 FILE_NAME: Final = STORE_FILE
 
+MATCHES_NOTHING: Final = 2**32 - 1
+"""What the range_crc32c of vectors is XORed with where one of them is damaged already."""
+
 DAMAGED_RANGES: Final = 20_000
 """Ranges of damaged rows that are recorded. What is beyond them is found again when it is read."""
 

@@ -21,6 +21,7 @@ from vectorshard.shard.storage.row_store_format import (
     KEPT_INDEX,
     KEPT_TABLE,
     LEDGER_TABLE,
+    MATCHES_NOTHING,
     SESSIONS_TABLE,
     LastCompaction,
     record_of,
@@ -28,7 +29,6 @@ from vectorshard.shard.storage.row_store_format import (
 from vectorshard.shard.types import Float32Array, Int64Array, UInt32Array, UInt64Array
 
 _ROWS_AT_ONCE: Final = 5_000
-_WRONG: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ def _write_records(
         vectors = upgrade.vectors[position : position + rows]
         range_crc32c = checksum(np.ascontiguousarray(vectors).view(np.uint8))
         if rows and not hashes.any(axis=1).all():
-            range_crc32c ^= _WRONG
+            range_crc32c ^= MATCHES_NOTHING
         blobs = list(record[4:-1])
         blobs[place] = hashes.tobytes()
         written = record_of(record[:3], blobs, range_crc32c)

@@ -34,6 +34,7 @@ from vectorshard.shard.types import (
     CountRequest,
     DeleteRequest,
     GetRequest,
+    Int64Array,
     Ledger,
     ListRequest,
     Metric,
@@ -92,8 +93,10 @@ def index_files_required() -> Iterator[None]:
     """Fail the start if a recorded index file is not sound, which trains again otherwise."""
     accepted = with_stored_index
 
-    def required(directory: Path, row_store: RowStore, snapshot: Snapshot) -> Snapshot:
-        found = accepted(directory, row_store, snapshot)
+    def required(
+        directory: Path, row_store: RowStore, snapshot: Snapshot, repaired: Int64Array
+    ) -> Snapshot:
+        found = accepted(directory, row_store, snapshot, repaired)
         assert (found.index is None) == (row_store.index_file is None), "the index file is damaged"
         return found
 

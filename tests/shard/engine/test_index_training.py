@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -238,9 +239,11 @@ def test_a_calibration_is_provisional_while_a_load_goes_on_and_full_after_it(
     collection = open_collection(tmp_path, config, engine=ENGINE)
     write(collection, Corpus(np.arange(900), vectors[:900]))
 
+    asked = count(1)
+
     def loading() -> bool:
-        """Write more rows when the builder asks for the first time whether to go on."""
-        if collection.snapshot.rows == 900:
+        """Write more rows when the builder asks after k-means whether to go on."""
+        if next(asked) == 2:
             write(collection, Corpus(np.arange(900, 1_200), vectors[900:]))
         return False
 
