@@ -23,7 +23,7 @@ from vectorshard.shard.descriptions import Scrub as Description
 from vectorshard.shard.engine.maintenance import Maintenance
 from vectorshard.shard.engine.scrub_files import FileScrub
 from vectorshard.shard.engine.scrub_findings import RECORDS_CURE, Findings, Piece
-from vectorshard.shard.engine.scrub_index import CODES_EVERY, IndexScrub
+from vectorshard.shard.engine.scrub_index import IN_FULL_EVERY, IndexScrub
 from vectorshard.shard.engine.scrub_rows import RowScrub
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.errors import CorruptData, ReadFailed
@@ -119,9 +119,9 @@ class Scrub:
             return self._rest_s(piece, self._cpu() - began)
 
     def run_pass(self, read_disk: bool = False) -> Description:
-        """Verify everything without a rest, all codes included; from the disk if it is to be."""
+        """Verify everything without a rest, all codes and filter columns included."""
         with self._stepping:
-            running = self._new_pass(read_disk, every_code=True)
+            running = self._new_pass(read_disk, in_all_windows=True)
             while self._next_piece(running) is not None:
                 pass
         return self.description
@@ -146,7 +146,7 @@ class Scrub:
 
     # ---- a pass ---------------------------------------------------------------------------------
 
-    def _new_pass(self, read_disk: bool, *, every_code: bool = False) -> Iterator[Piece]:
+    def _new_pass(self, read_disk: bool, *, in_all_windows: bool = False) -> Iterator[Piece]:
         state = self._state
         files = FileScrub(state, self._findings, read_disk=read_disk)
         rows = RowScrub(state, self._findings, self._index, read_disk=read_disk)
@@ -154,7 +154,7 @@ class Scrub:
         self._progress = 0.0
         yield from self._guarded(files.records(), "records")
         self._progress = SHARE_OF_RECORDS
-        yield from self._check_rows(rows, every_code=every_code)
+        yield from self._check_rows(rows, in_all_windows=in_all_windows)
         self._progress = SHARE_OF_RECORDS + SHARE_OF_ROWS
         yield from self._guarded(rows.check_keywords(), "filter columns")
         yield from self._guarded(rows.check_id_index(), "id index")
@@ -174,16 +174,17 @@ class Scrub:
             findings=self._findings.total,
         )
 
-    def _check_rows(self, rows: RowScrub, *, every_code: bool) -> Iterator[Piece]:
+    def _check_rows(self, rows: RowScrub, *, in_all_windows: bool) -> Iterator[Piece]:
         window, first = self._passes, 0
         while first < (rows_total := self._state.snapshot.rows):
             last = min(first + self._index.window_rows(), rows_total)
-            with_codes = every_code or window % CODES_EVERY == 0
-            held = yield from self._index.held(first, last, with_codes=with_codes)
+            in_full = in_all_windows or window % IN_FULL_EVERY == 0
+            held = yield from self._index.held(first, last, with_codes=in_full)
             while first < last:
-                after = min(rows.next_row(first), last)
+                after = min(rows.next_row(first, with_columns=in_full), last)
                 here = None if held is None else held.of(first, after)
-                yield from self._guarded(rows.pieces(first, after, here), "rows")
+                pieces = rows.pieces(first, after, here, with_columns=in_full)
+                yield from self._guarded(pieces, "rows")
                 first = after
                 self._progress = SHARE_OF_RECORDS + SHARE_OF_ROWS * first / rows_total
             window += 1

@@ -27,9 +27,9 @@ WINDOW_ROWS: Final = 32_768
 """Rows whose codes are copied at a time, at least. More: more memory, fewer passes over the lists;
 a sixteenth of the index at least."""
 
-CODES_EVERY: Final = 8
-"""Windows of which one has its codes encoded again, another one in each pass: encoding costs more
-than all else together."""
+IN_FULL_EVERY: Final = 8
+"""Windows of which one has its codes encoded again, and its filter columns compared; another one in
+each pass. Both cost more than all else together."""
 
 
 class IndexScrub:

@@ -31,6 +31,9 @@ PIECE_ROWS: Final = 1_000
 PIECE_BYTES: Final = 1024 * 1024
 """Vectors of a piece."""
 
+COLUMNS_SLOWER: Final = 4
+"""Pieces are so much smaller where the filter columns are compared: metadata is read in Python."""
+
 KEYWORDS_AT_ONCE: Final = 2_000
 PLACES_AT_ONCE: Final = 8_192
 """Places of the id index in a piece."""
@@ -85,18 +88,26 @@ class RowScrub:
         row_bytes = 4 * state.entry.config.dim
         self._piece_rows = max(1, min(PIECE_ROWS, PIECE_BYTES // row_bytes))
 
-    def next_row(self, first: int) -> int:
+    def next_row(self, first: int, *, with_columns: bool) -> int:
         """Return where the piece that begins at row `first` ends."""
         snapshot = self._state.snapshot
         sparse = max(1, len(snapshot.vectors) // max(1, snapshot.live))
         spread = max(1, snapshot.rows // max(1, len(snapshot.vectors)))
-        return min(first + self._piece_rows * max(1, min(8, sparse)) * spread, snapshot.rows)
+        rows = self._piece_rows
+        if self._columns is not None and with_columns:
+            rows = max(1, rows // COLUMNS_SLOWER)
+        return min(first + rows * max(1, min(8, sparse)) * spread, snapshot.rows)
 
-    def pieces(self, first: int, last: int, held: HeldRows | None) -> Iterator[Piece]:
-        """Verify the live rows in [first, last), and the codes that the index `held` of them."""
-        yield self._check(first, last, held)
+    def pieces(
+        self, first: int, last: int, held: HeldRows | None, *, with_columns: bool = True
+    ) -> Iterator[Piece]:
+        """Verify the live rows in [first, last), and the codes that the index `held` of them.
 
-    def _check(self, first: int, last: int, held: HeldRows | None) -> Piece:
+        `with_columns`: their filter columns, too.
+        """
+        yield self._check(first, last, held, with_columns=with_columns)
+
+    def _check(self, first: int, last: int, held: HeldRows | None, *, with_columns: bool) -> Piece:
         read = self._read(first, last)
         if read is None:
             return Piece()
@@ -104,7 +115,7 @@ class RowScrub:
         sound = _without(read.rows, damaged)
         self._check_norms(read, sound)
         self._check_ids(sound)
-        if self._columns is not None:
+        if self._columns is not None and with_columns:
             self._check_columns(read, sound)
         if held is not None:
             places = np.searchsorted(read.rows, held.rows)

@@ -220,6 +220,14 @@ def row_twice(collection: Collection) -> None:
     held[1] = held[0]
 
 
+def row_missing(collection: Collection) -> None:
+    """Let the index hold a row that was dead before its training, in place of one that lives."""
+    lists, number, rows = _list(collection)
+    held = faiss.rev_swig_ptr(lists.get_ids(number), rows)
+    live = ~collection.snapshot.tombstones.are_dead(held)
+    held[np.flatnonzero(live)[0]] = 15
+
+
 def row_unknown(collection: Collection) -> None:
     """Let the index hold a row that does not exist."""
     lists, number, rows = _list(collection)
@@ -257,6 +265,7 @@ REPAIRED_IN_MEMORY: Final[Mapping[Rot, str]] = {
 INDEX_ROT: Final[Mapping[Rot, str]] = {
     code_changed: "held wrong codes",
     row_twice: "held 1 rows more than once",
+    row_missing: "lacked 1 rows",
     row_unknown: "held 1 rows that do not exist",
 }
 """What rots in the index, which is trained again then."""

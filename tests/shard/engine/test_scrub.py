@@ -13,6 +13,7 @@ from tests.shard.engine.rot import Rot, scrubbed
 from vectorshard.shard.descriptions import Scrub as Description
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.scrub import Scrub
+from vectorshard.shard.engine.scrub_files import FileScrub
 from vectorshard.shard.engine.scrub_findings import Findings
 from vectorshard.shard.engine.scrub_index import IndexScrub
 from vectorshard.shard.engine.scrub_rows import RowScrub
@@ -138,13 +139,31 @@ def test_a_rotten_record_is_a_problem_that_says_what_to_do(
     assert found_by(collection) == ()
 
 
-@pytest.mark.parametrize("damage", [rot.sum_changed, rot.tombstone_lost], ids=name_of)
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (rot.sum_changed, "the ledger differs"),
+        (rot.tombstone_lost, "the tombstones of commit"),
+    ],
+    ids=name_of,
+)
 def test_memory_that_contradicts_the_ledger_is_a_problem(
-    collection: Collection, damage: Rot
+    collection: Collection, damage: Rot, text: str
 ) -> None:
     damage(collection)
-    assert found_by(collection)
+    assert any(text in each for each in found_by(collection))
     assert any(each.kind is ProblemKind.DAMAGED for each in collection.problems)
+
+
+def test_the_content_hashes_of_live_rows_add_up_to_the_sum(collection: Collection) -> None:
+    findings = Findings(collection.state.noticed, "words")
+    files = FileScrub(collection.state, findings, read_disk=False)
+    assert list(files.content_sum())
+    assert findings.texts == ()
+    collection.state.columns._content_hashes[7, 1] ^= np.uint64(1 << 40)
+    assert list(files.content_sum())
+    (text,) = findings.texts
+    assert "do not add up" in text
 
 
 @pytest.mark.parametrize("read_disk", [False, True])
