@@ -103,7 +103,7 @@ def test_the_base_needs_the_clients_few_libraries_only(metadata: Message) -> Non
     lines = metadata.get_all("Requires-Dist", [])
     base = {line.name for line in map(Requirement, lines) if line.marker is None}
     assert base == {"googleapis-common-protos", "grpcio", "numpy", "protobuf", "tenacity"}
-    assert {*metadata.get_all("Provides-Extra", [])} == {"bench", "dev", "s3", "server"}
+    assert {*metadata.get_all("Provides-Extra", [])} == {"bench", "dev", "parquet", "s3", "server"}
 
 
 def test_the_client_works_beside_files_of_the_caller_that_are_named_as_our_rooms(
