@@ -128,7 +128,11 @@ def is_settled(description: CollectionDescription) -> bool:
 
 @pytest.mark.parametrize(
     ("start_either", "shards", "rows"),
-    [("embedded", 1, 1_200), ("embedded", 2, 2_400), ("fleet", 2, 2_400)],
+    [
+        pytest.param("embedded", 1, 1_200, marks=pytest.mark.system_long),
+        ("embedded", 2, 2_400),
+        ("fleet", 2, 2_400),
+    ],
     indirect=["start_either"],
 )
 def test_every_acknowledged_row_is_found_at_every_moment(
@@ -182,7 +186,7 @@ def test_every_acknowledged_row_is_found_at_every_moment(
 def test_every_acknowledged_row_is_found_while_an_index_is_trained_anew(
     start_server: Starter,
 ) -> None:
-    vectors = np.random.default_rng(5).standard_normal((2_300, DIM), dtype=np.float32)
+    vectors = np.random.default_rng(5).standard_normal((2_200, DIM), dtype=np.float32)
     server = start_server(1)
     with server.client() as client:
         client.create_collection(NAME, dim=DIM, metric=Metric.L2)
@@ -190,7 +194,7 @@ def test_every_acknowledged_row_is_found_while_an_index_is_trained_anew(
         wait_until(lambda: is_settled(client.describe(NAME)))
         witness = Witness(server)
         with witness.looking():
-            for first in range(2_000, 2_300, BATCH_ROWS):
+            for first in range(2_000, 2_200, BATCH_ROWS):
                 generation = client.describe(NAME).shards[0].generation
                 client.train(NAME)
                 client.upsert(
