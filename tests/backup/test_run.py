@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -298,6 +299,18 @@ async def test_a_missing_shard_is_refused_at_once(fleet: Fleet) -> None:
         await fleet.back_up(server=server)
     made = await fleet.back_up(server=server, partial=True)
     assert made.manifest.left_out[0].reason == "shard 1: its disk was lost"
+
+
+async def test_a_shard_whose_disk_was_lost_is_refused_by_the_router(fleet: Fleet) -> None:
+    await fleet.back_up()
+    await fleet.server.close()
+    shutil.rmtree(fleet.path / "shard-1")
+    await fleet.open()
+    with pytest.raises(ShardMissing, match="shard 1"):
+        await fleet.back_up()
+    made = await fleet.back_up(partial=True)
+    assert [(each.collection, each.shard) for each in made.manifest.left_out] == [("words", 1)]
+    assert made.copied_rows <= 25, "shard 0 goes on from its last backup"
 
 
 async def test_damaged_rows_are_refused_by_number_or_left_out(fleet: Fleet) -> None:

@@ -102,10 +102,12 @@ def test_a_copy_does_not_end_while_it_is_read(collection: Collection) -> None:
     copies.use(name, collection)
     copies.use(name, collection)
     clock.now += 10 * LEASE_S
-    copies.used(name)
     copies.expire()
     assert len(copies) == 1
+    copies.used(name)
     clock.now += 10 * LEASE_S
+    copies.expire()
+    assert len(copies) == 1
     copies.used(name)
     clock.now += LEASE_S
     copies.expire()
