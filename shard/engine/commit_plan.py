@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from vectorshard.shard.types import (
     Int64Array,
     RowError,
     RowErrorCode,
+    UInt64Array,
     WriteMode,
 )
 
@@ -117,6 +119,7 @@ class CommitPlan:
         self._replaced: list[Int64Array] = []
         self._deleted: list[Int64Array] = []
         self._damaged: list[Int64Array] = []
+        self._hashes: list[UInt64Array | None] = []  # of the rows to append, as far as known
         self.first_row = snapshot.rows
         self.rows = 0
         self.metadata: dict[int, bytes] = {}
@@ -159,7 +162,12 @@ class CommitPlan:
     def _add_upsert(
         self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
     ) -> UpsertOutcome:
-        changed, healed = self._compared(write, rows, existing)
+        hashes = None
+        changed = healed = existing
+        if len(existing):
+            metadata = self._metadata_of(write, np.arange(len(write.ids)))
+            hashes = content_hashes(write.ids, metadata, write.vectors)
+            changed, healed = self._compared(write, hashes, rows, existing)
         appended = np.ones(len(write.ids), dtype=np.bool_)
         appended[existing] = False
         errors: tuple[RowError, ...] = ()
@@ -174,38 +182,43 @@ class CommitPlan:
         if len(healed):
             appended[healed] = True
             self._replaced.append(rows[healed])
-        self._append(write, np.flatnonzero(appended))
+        self._append(write, np.flatnonzero(appended), hashes)
         return UpsertOutcome(accepted=len(write.ids) - len(errors), errors=errors)
 
     def _compared(
-        self, write: AdmittedUpsert, rows: Int64Array, existing: Int64Array
+        self, write: AdmittedUpsert, hashes: UInt64Array, rows: Int64Array, existing: Int64Array
     ) -> tuple[Int64Array, Int64Array]:
         """Return which of the `existing` rows of a write are stored with other content, and which
         with the same, but damaged: to write them again heals them.
 
         The hashes tell what was stored, the bytes whether it is still there.
         """
-        if not len(existing):
-            return existing, existing
-        metadata = [b""] * len(existing)
-        if write.metadata is not None:
-            metadata = [write.metadata[row] for row in existing.tolist()]
-        vectors, snapshot = write.vectors[existing], self._snapshot
-        hashes = content_hashes(write.ids[existing], metadata, vectors)
-        stored = rows[existing]
-        equal = np.flatnonzero((hashes == snapshot.content_hashes_of(stored)).all(axis=1))
+        stored, snapshot = rows[existing], self._snapshot
+        written = hashes[existing]
+        equal = np.flatnonzero((written == snapshot.content_hashes_of(stored)).all(axis=1))
         changed, same, stored = np.delete(existing, equal), existing[equal], stored[equal]
-        bits, stored_bits = vectors[equal].view(np.uint32), snapshot.vectors_of(stored)
+        if not len(same):
+            return changed, same
+        bits, stored_bits = write.vectors[same].view(np.uint32), snapshot.vectors_of(stored)
         sound = (bits == stored_bits.view(np.uint32)).all(axis=1) & ~snapshot.hidden.are_dead(
             stored
         )
-        stored_metadata = self._stored_metadata(stored)
-        for place, row in enumerate(equal.tolist()):
-            sound[place] &= stored_metadata[place] == metadata[row]
+        metadata, stored_metadata = self._metadata_of(write, same), self._stored_metadata(stored)
+        sound &= np.fromiter(map(eq, metadata, stored_metadata), np.bool_, len(same))
         self._damaged.append(stored[~sound])
         return changed, same[~sound]
 
-    def _append(self, write: AdmittedUpsert, chosen: Int64Array) -> None:
+    @staticmethod
+    def _metadata_of(write: AdmittedUpsert, rows: Int64Array) -> Sequence[bytes]:
+        if write.metadata is None:
+            return [b""] * len(rows)
+        return [write.metadata[row] for row in rows.tolist()]
+
+    def _append(
+        self, write: AdmittedUpsert, chosen: Int64Array, hashes: UInt64Array | None
+    ) -> None:
+        if len(chosen):
+            self._hashes.append(None if hashes is None else hashes[chosen])
         if write.metadata is not None:
             first = self.first_row + self.rows
             for position, row in enumerate(chosen.tolist()):
@@ -236,6 +249,17 @@ class CommitPlan:
         if not self._vectors:
             return np.zeros((0, self._snapshot.vectors.shape[1]), dtype=np.float32)
         return self._vectors[0] if len(self._vectors) == 1 else np.concatenate(self._vectors)
+
+    @property
+    def content_hashes(self) -> UInt64Array:
+        """uint64 (rows, 2), of the rows to append."""
+        known = [part for part in self._hashes if part is not None]
+        if known and len(known) == len(self._hashes):
+            return known[0] if len(known) == 1 else np.concatenate(known)
+        metadata = [b""] * self.rows
+        for row, struct in self.metadata.items():
+            metadata[row - self.first_row] = struct
+        return content_hashes(self.ids, metadata, self.vectors)
 
     @property
     def replaced(self) -> Int64Array:

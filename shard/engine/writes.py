@@ -37,7 +37,7 @@ from vectorshard.shard.errors import CorruptData, WritesStopped
 from vectorshard.shard.membership import Membership
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import checksum
-from vectorshard.shard.storage.content_hash import content_hashes, sum_of
+from vectorshard.shard.storage.content_hash import sum_of
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.read_failures import is_malformed
 from vectorshard.shard.storage.row_store_format import Commit
@@ -217,9 +217,6 @@ class Writes:
         squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
         if plan.rows:
             self._state.columns.write(plan.first_row, vectors)
-        metadata = [b""] * plan.rows
-        for row, struct in plan.metadata.items():
-            metadata[row - plan.first_row] = struct
         replaced, deleted = plan.replaced, plan.deleted
         dead_sum = 0
         if len(replaced) or len(deleted):
@@ -230,7 +227,7 @@ class Writes:
         return Commit(
             first_row=plan.first_row,
             ids=ids,
-            content_hashes=content_hashes(ids, metadata, vectors),
+            content_hashes=plan.content_hashes,
             squared_norms=squared_norms,
             range_crc32c=checksum(vectors.view(np.uint8)),
             metadata=plan.metadata,
