@@ -159,7 +159,7 @@ def test_the_content_hashes_of_live_rows_add_up_to_the_sum(collection: Collectio
     findings = Findings(collection.state.noticed, "words")
     files = FileScrub(collection.state, findings, read_disk=False)
     assert list(files.content_sum())
-    assert findings.texts == ()
+    assert findings.total == 0
     collection.state.columns._content_hashes[7, 1] ^= np.uint64(1 << 40)
     assert list(files.content_sum())
     (text,) = findings.texts
@@ -190,6 +190,8 @@ def test_a_rotten_row_is_noted_as_damaged(
     row = int(collection.state.columns.positions.rows_at(np.array([4]))[0])
     found = found_by(collection, read_disk=read_disk)
     assert any(f"damaged rows, from row {row} on" in each for each in found), found
+    assert row in collection.snapshot.damaged
+    assert ProblemKind.ROWS_DAMAGED in [each.kind for each in collection.problems]
     assert found_by(collection) == ()
 
 
