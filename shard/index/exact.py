@@ -373,8 +373,10 @@ class _Scan:
         lowest_of_row, spread_of_row = self._bounds.of_rows(self._squared_norms[block])
         if live is not None:
             lowest_of_row[~live] = np.inf
-        np.matmul(self._rows[block], self._bounds.directions, out=lowest)
-        lowest += lowest_of_row[:, None]
+        # A row may be damaged, hidden or yet to be found: its products overflow and rank nowhere.
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(self._rows[block], self._bounds.directions, out=lowest)
+            lowest += lowest_of_row[:, None]
         np.less(lowest, self._limits, out=near)
         if np.count_nonzero(near) > _CROWD_PER_HIT * self._k * len(self._queries):
             # The block has more than k rows.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import structlog
 
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.rows.declared_fields import declared_fields
@@ -29,6 +30,8 @@ from vectorshard.shard.types import CollectionConfig, Int64Array
 
 FILTER_FILE: Final = "filter file"
 """The work, as the log names it."""
+
+_log = structlog.get_logger(__name__)
 
 _MAGIC: Final = b"VSFILTR1"
 _HEAD: Final = struct.Struct("<8sQI")
@@ -51,7 +54,11 @@ def columns_after_start(
         return columns, 0, snapshot.damaged[:0]
     for path in directory.glob(_NAMES):
         read = _read(path, config)
-        if read is not None and columns.rows < read.rows <= rows and path.name == _name(read.rows):
+        if read is None or path.name != _name(read.rows):
+            _log.warning(
+                "filter file ignored", path=str(path), reason="it is unreadable or damaged"
+            )
+        elif columns.rows < read.rows <= rows:
             columns = read
     stored = columns.rows
     if len(repaired):

@@ -33,6 +33,7 @@ from vectorshard.shard.storage.row_store_format import (
     is_sound,
     session_checksum,
 )
+from vectorshard.shard.storage.row_store_schema import differing
 from vectorshard.shard.types import Int64Array
 
 _COMMITS: Final = (
@@ -67,6 +68,11 @@ class RowLoader:
 
     def load(self) -> StoredRows:
         """Read everything. Raises RowStoreCorrupt if it does not add up."""
+        if self._version == FORMAT_VERSION and (wrong := differing(self._select)):
+            raise RowStoreCorrupt(
+                f"{self._path}: the schema is damaged: {', '.join(wrong)} are not as they were "
+                "created"
+            )
         positions = self._load_kept()
         replaced, deleted = bytearray(), bytearray()
         rows, sequence = self._last.rebuilt_until, self._last.sequence
