@@ -45,7 +45,12 @@ def content_hashes(ids: IdArray, metadata: Sequence[bytes], vectors: Float32Arra
     hashes = from_bytes(
         b"".join([xxh3_128_digest(row, seed) for row, seed in zip(packed, seeds, strict=True)])
     )
-    if any(metadata):
+    if all(metadata):
+        inverted = [seed ^ _OF_METADATA for seed in seeds]
+        pairs = zip(metadata, inverted, strict=True)
+        digests = [xxh3_128_digest(struct, seed) for struct, seed in pairs]
+        hashes = hashes ^ from_bytes(b"".join(digests))
+    elif any(metadata):
         described = [row for row, struct in enumerate(metadata) if struct]
         digests = [xxh3_128_digest(metadata[row], seeds[row] ^ _OF_METADATA) for row in described]
         hashes = hashes.copy()

@@ -253,6 +253,7 @@ class Stage:
         after: Rows | None = None,
         filter_: Filter | None = None,
         include: Include | None = None,
+        skip_damaged: bool = False,
     ) -> Rows:
         """List one page."""
         request = ListRequest(
@@ -261,6 +262,7 @@ class Stage:
             cursor=after.cursor if after is not None else None,
             filter=filter_,
             include=include or Include(),
+            skip_damaged=skip_damaged,
         )
         return await self.shard.list_rows(request)
 

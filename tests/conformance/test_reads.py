@@ -112,6 +112,19 @@ async def test_a_page_of_unstated_size_is_full_of_rows_with_what_is_included(
     assert (await stage.list_page(0)).vectors is None
 
 
+async def test_sound_rows_are_listed_whether_damaged_ones_are_skipped_or_not(stage: Stage) -> None:
+    await stage.create(config_of())
+    corpus = corpus_of(30)
+    await stage.put(corpus)
+    page = await stage.list_page(100, include=Include(metadata=True), skip_damaged=True)
+    assert sorted(page.ids.tolist()) == sorted(corpus.ids.tolist())
+    assert page.damaged is None
+    described = await stage.shard.describe(stage.collection.name)
+    assert [(shard.rows_damaged, shard.damaged_ids) for shard in described.shards] == [
+        (0, ())
+    ] * len(described.shards)
+
+
 async def test_an_empty_collection_has_one_empty_page(stage: Stage) -> None:
     await stage.create(config_of(id_type=IdType.STRING))
     (page,) = await stage.list_all(10)
