@@ -130,7 +130,7 @@ def test_another_number_of_shards_on_the_same_rows_is_refused(
         client.upsert(NAME, range(100), vectors_of(range(100)))
     server.stop()
     other = start_server(started_with, start=False, data=server.data)
-    check_does_not_start(other, f"shards_total {made_with}, not {started_with}", 13)
+    check_does_not_start(other, f"was made for {made_with} shards, not {started_with}", 13)
     server.start()
     with server.client() as client:
         assert client.count(NAME) == 100
