@@ -154,9 +154,7 @@ def test_one_damaged_collection_of_three_leaves_the_others_and_its_other_shard(
     (row_file,) = (data / "shard-1" / "collections" / HARMED).glob("rows-*")
     good = tmp_path / "good"
     shutil.copy(row_file, good)
-    contents = bytearray(row_file.read_bytes())
-    contents[5] ^= 1
-    row_file.write_bytes(contents)
+    os.truncate(row_file, 40)  # single rows that are damaged would not set it aside
     fleet = start_server.fleet(2, data=data)
     harmed = fleet.shards[1]
     queries = vectors_of(IDS[:20], 1)
@@ -177,7 +175,7 @@ def test_one_damaged_collection_of_three_leaves_the_others_and_its_other_shard(
         assert "set aside" in missing.missing_reason
         first, second = client.describe(HARMED).shards
         assert not first.missing_reason
-        assert "content hash" in second.missing_reason
+        assert "committed rows" in second.missing_reason
     with harmed.client() as client:
         [problem] = client.server_info().problems
         assert (problem.shard, problem.collection) == (1, HARMED)
