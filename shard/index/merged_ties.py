@@ -1,4 +1,4 @@
-"""What a shard's ties contribute to merged answers. Pure.
+"""What a shard's ties contribute to answers, which several shards may share. Pure.
 
 The shards of a collection hold rows alike. Of the k best rows of all, a shard holds a number b that
 is binomial: `merged_chances`. Without ties, the shard must find its own b best, since no other
@@ -9,7 +9,7 @@ missed is replaced by one of the score of the last.
 So the score of the last hit is expected to be that of one of the shard's rows. If it is that of a
 crowd of ties, all that the shard has found up to there counts, up to the mean number of hits that
 such an answer takes from a shard. Hits that are in no crowd are groups of one, and give what the
-weights of `merged_chances` give.
+weights of `merged_chances` give. A shard alone has all k hits, and the last is of its last group.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Ties:
         """
         places = np.arange(ranks.shape[1])
         there = places < hits[:, None]
+        if not there.any():
+            return None
         begins = there & (ranks == places)
         group = np.cumsum(begins) - 1  # over all queries
         sizes = np.bincount(group[there.ravel()])

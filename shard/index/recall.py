@@ -102,7 +102,7 @@ class Truth:
 
     def found(self, ranks: Int64Array, list_ranks: Int32Array) -> FoundHits:
         """Return the true hits among the candidates; for the parameters see `FoundHits.of`."""
-        ties = None if self.shards == 1 else Ties.of(self.ranks(self.costs), self.hits)
+        ties = Ties.of(self.ranks(self.costs), self.hits)
         return FoundHits.of(ranks, list_ranks, self.hits, self.shards, ties)
 
 
@@ -112,8 +112,8 @@ class FoundHits:
 
     Rows of equal score are interchangeable: any of them counts as a hit, and the first that is
     found of those at rank r counts as the r-th, the second as the next. (If each had the weight of
-    rank r, a query among copies would count once for every copy.) Where shards are merged, `ties`
-    says what the others contribute.
+    rank r, a query among copies would count once for every copy.) Of crowds, `ties` says how many
+    count: those of the last hit's score replace better rows that were missed.
 
     The arrays are (found,): the query of each, its place in the search of all lists, its rank, the
     rank of its list, and the place in these arrays where its query and rank begin. `list_ranks` is
@@ -153,7 +153,7 @@ class FoundHits:
         hits, shards
             As in `Truth`.
         ties
-            Of the true hits; None if there are none, or only one shard.
+            Crowds of the true hits; None if there are none.
         """
         query_of, at = np.nonzero(ranks < hits[:, None])
         rank_of = ranks[query_of, at]

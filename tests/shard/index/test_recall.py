@@ -277,7 +277,15 @@ def test_what_a_shard_lacks_of_a_crowd_of_ties_others_have_in_excess() -> None:
     assert recalls_with(few, missed, 1, [3]).tolist() == pytest.approx(np.array([[0.0], [1.0]]))
 
 
-@pytest.mark.parametrize("shards", [2, 8])
+def test_a_shard_alone_replaces_what_it_missed_by_ties_of_the_last_hit() -> None:
+    costs = np.array([[1.0] + 6 * [2.0]], np.float32)
+    truth = Truth(costs, np.array([7]), shards=1)
+    found = np.array([6 * [2.0]], np.float32)
+    assert recalls_with(truth, found, 4, [3, 4, 6]).tolist() == [[0.75, 1.0, 1.0]]
+    assert recalls_with(truth, found, 1, [1, 6]).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
 @pytest.mark.parametrize("share", [0.8, 0.95])
 def test_the_recall_of_merged_answers_among_ties_is_told(shards: int, share: float) -> None:
     """Each of so many shards finds this share of the scores that its rows have."""
