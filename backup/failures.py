@@ -21,8 +21,12 @@ class BackupNotFound(TargetError):
     """The target has no backup of this name, or no backup at all."""
 
 
-class BackupTooNew(TargetError):
-    """A later version wrote the backup."""
+class FormatUnknown(TargetError):
+    """A release with another format of manifests wrote the backup."""
+
+
+class BackupAmbiguous(TargetError):
+    """The target has no backup that is obviously the one: the operator has to name it."""
 
 
 class BackupDamaged(CorruptData):

@@ -1,20 +1,21 @@
 """Where the objects of a target lie, and how a reader finds and checks them.
 
-`backups/` holds the manifests, `blocks/` the rows, `running/` a lease of each backup that is being
-made. Writing must not enter here.
+`backups/` holds the manifests, `numbers/` what keeps their numbers apart, `blocks/` the rows,
+`running/` a lease of each backup that is being made. Which backup to use is in `choice`. Writing
+must not enter here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from vectorshard.backup.failures import (
     BackupDamaged,
     BackupNotFound,
-    BackupTooNew,
+    FormatUnknown,
     ObjectNotFound,
 )
 from vectorshard.backup.manifest import DeadRows, Manifest, StoredBlock
@@ -24,15 +25,35 @@ from vectorshard.shard.storage.row_block import BlockDamaged, RowBlock
 from vectorshard.shard.types import Int64Array
 
 BACKUPS: Final = "backups/"
+NUMBERS: Final = "numbers/"
 BLOCKS: Final = "blocks/"
 RUNNING: Final = "running/"
 MANIFEST: Final = ".json"
-_NAME: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_NAME: Final = re.compile(r"(?:(\d{8,})-)?\d{8}T\d{6}Z-[0-9a-f]{8}")
+"""Format 1 had no number. Its names are known so that no prune takes their blocks for garbage."""
 
 
-def backup_name(begun: datetime, chance: str) -> str:
-    """Return the name of a backup: names sort by time. `chance` are 8 random hex digits."""
-    return f"{begun.astimezone(UTC):%Y%m%dT%H%M%SZ}-{chance}"
+def backup_name(number: int, begun: datetime, chance: str) -> str:
+    """Return the name of a backup. `chance` are 8 random hex digits."""
+    return f"{number:08}-{begun.astimezone(UTC):%Y%m%dT%H%M%SZ}-{chance}"
+
+
+def number_of(name: str) -> int:
+    """Return the number in the name of a backup, which orders the backups of a target."""
+    found = _NAME.fullmatch(name)
+    return int(found[1] or 0) if found else 0
+
+
+def number_object(number: int) -> str:
+    """Return the name of the object that is there once a backup has this number."""
+    return f"{NUMBERS}{number:08}"
+
+
+def newest_number(target: Target) -> int:
+    """Return the greatest number that a backup of a target has or has had; 0 if none."""
+    taken = (each.name.removeprefix(NUMBERS) for each in target.list(NUMBERS))
+    numbers = [int(each) for each in taken if each.isdecimal()]
+    return max([*numbers, *map(number_of, backup_names(target))], default=0)
 
 
 def manifest_object(name: str) -> str:
@@ -47,13 +68,22 @@ def folder_of(incarnation: str, shard: int, directory: str, life: int) -> str:
 
 def backup_names(target: Target) -> list[str]:
     """Return the names of the backups in a target, the newest first."""
+    names = [name for name in _manifest_names(target) if _NAME.fullmatch(name)]
+    return sorted(names, key=lambda name: (number_of(name), name), reverse=True)
+
+
+def unknown_names(target: Target) -> list[str]:
+    """Return what lies where the manifests are, but is not named as they are."""
+    return [name for name in _manifest_names(target) if not _NAME.fullmatch(name)]
+
+
+def _manifest_names(target: Target) -> Sequence[str]:
     found = (each.name.removeprefix(BACKUPS) for each in target.list(BACKUPS))
-    names = [name.removesuffix(MANIFEST) for name in found if name.endswith(MANIFEST)]
-    return sorted((name for name in names if _NAME.fullmatch(name)), reverse=True)
+    return [name.removesuffix(MANIFEST) for name in found if name.endswith(MANIFEST)]
 
 
 def read_manifest(target: Target, name: str) -> Manifest:
-    """Return the manifest of a backup; raises BackupNotFound, BackupDamaged, BackupTooNew."""
+    """Return the manifest of a backup; raises BackupNotFound, BackupDamaged, FormatUnknown."""
     try:
         stored = target.get(manifest_object(name))
     except ObjectNotFound:
@@ -61,7 +91,9 @@ def read_manifest(target: Target, name: str) -> Manifest:
     return Manifest.decode(stored, f"{target.where}/{manifest_object(name)}")
 
 
-def manifests(target: Target) -> Iterator[tuple[str, Manifest | BackupDamaged | BackupTooNew]]:
+def manifests(
+    target: Target,
+) -> Iterator[tuple[str, Manifest | BackupDamaged | FormatUnknown]]:
     """Yield the backups of a target, the newest first; the error of one that is unreadable.
 
     One that is pruned meanwhile is left out.
@@ -71,25 +103,17 @@ def manifests(target: Target) -> Iterator[tuple[str, Manifest | BackupDamaged | 
             yield name, read_manifest(target, name)
         except BackupNotFound:
             continue
-        except (BackupDamaged, BackupTooNew) as error:
+        except (BackupDamaged, FormatUnknown) as error:
             yield name, error
 
 
-def located(where: str) -> tuple[Target, str]:
-    """Return the target and the name of a backup: TARGET, which is its newest, or TARGET/NAME.
-
-    The newest complete one counts. Raises BackupNotFound.
-    """
+def split_name(where: str) -> tuple[Target, str]:
+    """Return the target and the name of the backup of TARGET/NAME; no name for a TARGET."""
     parent, _, last = where.rstrip("/").rpartition("/")
     last = last.removesuffix(MANIFEST)
     if _NAME.fullmatch(last):
-        target = open_target((parent or ".").removesuffix("/" + BACKUPS.rstrip("/")))
-        return target, last
-    target = open_target(where)
-    for name, found in manifests(target):
-        if isinstance(found, Manifest) and found.complete:
-            return target, name
-    raise BackupNotFound(f"{where} has no complete backup")
+        return open_target((parent or ".").removesuffix("/" + BACKUPS.rstrip("/"))), last
+    return open_target(where), ""
 
 
 def read_block(target: Target, block: StoredBlock) -> RowBlock:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 import numpy as np
 
-from vectorshard.backup.failures import BackupDamaged, BackupTooNew
+from vectorshard.backup.failures import BackupDamaged, FormatUnknown
 from vectorshard.shard.membership import Member, Sessions, Stage
 from vectorshard.shard.rows.row_bitmap import decode_rows, encode_rows
 from vectorshard.shard.storage.checksum import checksum
@@ -27,7 +28,7 @@ from vectorshard.shard.storage.json_records import (
 from vectorshard.shard.types import CollectionConfig, Int64Array, Ledger
 from vectorshard.shard.witnesses import session_at
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _CRC32C: Final = "crc32c"
 
 
@@ -155,13 +156,23 @@ class LeftOut:
     reason: str
 
 
+class Scope(Enum):
+    """Of what a backup was asked: of all collections of the cluster, or of chosen ones."""
+
+    ALL = "all"
+    CHOSEN = "chosen"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A backup. `begun` and `ended` are UTC, ISO 8601; `previous` is the backup that it builds on.
+    """A backup. `previous` is the backup that it builds on.
 
-    `name` is not part of the object: it is the name under which the object is stored.
+    `number` orders the backups of a target: clocks do not. `begun` and `ended` are UTC, ISO 8601,
+    by the clock of the machine that made it, and are only told.
     """
 
+    number: int
+    scope: Scope
     cluster: str
     shards_total: int
     slots_total: int
@@ -174,8 +185,17 @@ class Manifest:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was left out."""
+        """Whether nothing was left out of what was asked for."""
         return not self.left_out
+
+    @property
+    def whole(self) -> bool:
+        """Whether all collections of the cluster are in it, completely."""
+        return self.complete and self.scope is Scope.ALL
+
+    def has(self, names: Collection[str]) -> bool:
+        """Whether all collections of these names are in it."""
+        return {each.name for each in self.collections}.issuperset(names)
 
     @property
     def live(self) -> int:
@@ -209,14 +229,14 @@ class Manifest:
 
     @classmethod
     def decode(cls, stored: bytes, source: str) -> Manifest:
-        """Return the manifest of an object; raises BackupDamaged, BackupTooNew."""
+        """Return the manifest of an object; raises BackupDamaged, FormatUnknown."""
         try:
             fields = parsed_object(stored, source)
             if fields.pop(_CRC32C, None) != checksum(_canonical(fields)):
                 raise BackupDamaged(f"{source}: checksum mismatch")
             version = fields.pop("format_version", None)
             if version != FORMAT_VERSION:
-                raise BackupTooNew(
+                raise FormatUnknown(
                     f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}"
                 )
             return record_of(cls, fields, source)

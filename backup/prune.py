@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Final
 
-from vectorshard.backup.failures import BackupTooNew
-from vectorshard.backup.layout import BACKUPS, BLOCKS, RUNNING, manifest_object, manifests
+from vectorshard.backup.failures import FormatUnknown
+from vectorshard.backup.layout import (
+    BACKUPS,
+    BLOCKS,
+    NUMBERS,
+    RUNNING,
+    manifest_object,
+    manifests,
+    number_of,
+    unknown_names,
+)
 from vectorshard.backup.leases import EXPIRED_S, Kind, Lease
 from vectorshard.backup.manifest import Manifest
 from vectorshard.backup.targets import UNFINISHED, StoredObject, Target
@@ -34,20 +42,21 @@ def prune(
     *,
     keep: int,
     keep_days: float = 0.0,
-    now: datetime,
     clock: Callable[[], float] = time.monotonic,
     new_hex: Callable[[], str] = lambda: secrets.token_hex(4),
     dry_run: bool = False,
 ) -> Pruned:
-    """Keep the newest `keep` complete backups, and those of the last `keep_days` days.
+    """Keep the newest `keep` backups of everything, and those of the last `keep_days` days.
 
-    Partial and damaged backups that are older than the oldest kept one go too. While a backup is
-    being made, its blocks and those that it builds on stay, and so do all others.
+    Of each cluster, that is the newest `keep` complete backups of all its collections, and of each
+    of these collections the newest `keep` complete backups that have it. Partial and damaged
+    backups that are older than all of these go too. Days are by the clock of the store. While a
+    backup is being made, its blocks and those that it builds on stay, and so do all others.
 
     Raises
     ------
-    BackupTooNew
-        If a later version wrote one of the backups: nothing is deleted.
+    FormatUnknown
+        If another release wrote one of the backups: nothing is deleted.
     LeaseLost
         If this process was stopped for so long that others may think that it died.
     """
@@ -55,20 +64,24 @@ def prune(
     try:
         others = lease.others()
         found = list(manifests(target))
-        kept, old = _divided(found, keep, now - timedelta(days=keep_days))
+        young = _young(target, lease.now() - keep_days * 86_400) if keep_days else set()
+        kept, old = _divided(found, keep, young)
         held = ""
         if any(each.kind is Kind.BACKUP and not each.is_over for each in others):
             held = "a backup is being made"
         elif damaged := [name for name, each in found if _is_damaged(each) and name not in old]:
             held = f"the manifest of {damaged[0]} is damaged, so its objects are unknown"
+        elif unknown := unknown_names(target):
+            held = f"{BACKUPS}{unknown[0]}.json is no backup of this release"
         needed = {name for manifest in kept for name in manifest.objects()}
         time_there = lease.now()
         garbage = [] if held else _garbage(target, needed, time_there)
         leases = [each.name for each in others if each.is_over]
+        numbers = [each.name for each in target.list(NUMBERS)]
         if not dry_run:
             _delete(target, lease, [manifest_object(name) for name in old])
             _delete(target, lease, [each.name for each in garbage])
-            _delete(target, lease, leases)
+            _delete(target, lease, leases + sorted(numbers)[:-1])
         return Pruned(
             backups=tuple(old),
             objects=len(garbage),
@@ -79,25 +92,57 @@ def prune(
         lease.end()
 
 
+def _young(target: Target, since: float) -> set[str]:
+    """Return the manifests' objects that were written after a moment of the store's clock."""
+    return {each.name for each in target.list(BACKUPS) if each.written_at >= since}
+
+
 def _divided(
-    found: Sequence[tuple[str, Manifest | Exception]], keep: int, since: datetime
+    found: Sequence[tuple[str, Manifest | Exception]], keep: int, young: Container[str]
 ) -> tuple[list[Manifest], list[str]]:
     """Return the manifests to keep, and the names of the backups to delete."""
-    complete = [name for name, each in found if isinstance(each, Manifest) and each.complete]
-    newest = complete[:keep]
-    oldest_kept = newest[-1] if newest else ""
+    complete: dict[str, list[tuple[str, Manifest]]] = {}
+    for name, each in found:
+        if isinstance(each, FormatUnknown):
+            raise each
+        if isinstance(each, Manifest) and each.complete:
+            complete.setdefault(each.cluster, []).append((name, each))
+    needed = {cluster: _needed(backups, keep) for cluster, backups in complete.items()}
+    since = {cluster: min(map(number_of, names)) for cluster, names in needed.items()}
+    needed_names = set[str]().union(*needed.values())
     kept: list[Manifest] = []
     old: list[str] = []
     for name, each in found:
-        is_young = datetime.strptime(name[:16] + "+0000", "%Y%m%dT%H%M%SZ%z") >= since
-        if isinstance(each, BackupTooNew):
-            raise each
-        if name in newest or name >= oldest_kept or is_young:
-            if isinstance(each, Manifest):
-                kept.append(each)
+        if isinstance(each, Manifest):
+            is_newer = not each.complete and number_of(name) > since.get(each.cluster, 0)
         else:
+            is_newer = number_of(name) > min(since.values(), default=0)
+        if name not in needed_names and not is_newer and manifest_object(name) not in young:
             old.append(name)
+        elif isinstance(each, Manifest):
+            kept.append(each)
     return kept, old
+
+
+def _needed(complete: Sequence[tuple[str, Manifest]], keep: int) -> set[str]:
+    """Return the backups of a cluster that are among the newest `keep` of something.
+
+    `complete` are its complete backups, the newest first. A collection that is in none of them
+    since the oldest of the newest `keep` that have all collections was dropped long ago. A backup
+    of no collection at all pushes none out: its fleet is new, or has lost everything.
+    """
+    whole = [name for name, each in complete if each.whole and each.collections][:keep]
+    needed = {*whole, *[name for name, each in complete if each.whole][:keep]}
+    since = number_of(whole[-1]) if len(whole) == keep else 0
+    names = {
+        collection.name
+        for name, each in complete
+        if number_of(name) >= since
+        for collection in each.collections
+    }
+    for wanted in names:
+        needed.update([name for name, each in complete if each.has({wanted})][:keep])
+    return needed
 
 
 def _is_damaged(found: Manifest | Exception) -> bool:

@@ -13,7 +13,7 @@ import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -25,19 +25,23 @@ from vectorshard.backup.copying import (
     ShardCopier,
     Skipped,
 )
-from vectorshard.backup.failures import BackupIncomplete, TargetError
+from vectorshard.backup.failures import BackupIncomplete, ObjectExists, TargetError
 from vectorshard.backup.layout import (
     backup_name,
     manifest_object,
     manifests,
+    newest_number,
+    number_object,
 )
 from vectorshard.backup.leases import Kind, Lease
 from vectorshard.backup.manifest import (
     CollectionBackup,
     LeftOut,
     Manifest,
+    Scope,
     ShardBackup,
 )
+from vectorshard.backup.moments import moment_of, text_of
 from vectorshard.backup.targets import Target
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.copies import Copy
@@ -176,11 +180,11 @@ class Backup:
                 field="target",
             )
         entries = await self._entries(topology.shards_total)
+        await asyncio.to_thread(self._compare_with_newest, begun, topology.cluster)
         bases = {} if self._wanted.full else await asyncio.to_thread(self._bases, entries)
         await self._tell_expected(entries, bases)
         previous = max((name for name, _ in bases.values()), default="")
         collections: list[CollectionBackup] = []
-        cluster = topology.cluster
         for entry in entries:
             name = entry.name
             try:
@@ -193,18 +197,21 @@ class Backup:
             if made is not None:
                 collections.append(made)
         manifest = Manifest(
-            cluster=cluster,
+            number=0,  # it has none yet
+            scope=Scope.CHOSEN if self._wanted.collections else Scope.ALL,
+            cluster=topology.cluster,
             shards_total=topology.shards_total,
             slots_total=SLOTS_TOTAL,
             version=self._version,
-            begun=_text_of(begun),
-            ended=_text_of(self._around.now()),
+            begun=text_of(begun),
+            ended=text_of(self._around.now()),
             previous=previous,
             collections=tuple(collections),
             left_out=tuple(self._left_out),
         )
         await self._check_objects(lease, manifest)
-        backup = backup_name(begun, self._around.new_hex())
+        manifest = replace(manifest, number=await asyncio.to_thread(self._take_number))
+        backup = backup_name(manifest.number, begun, self._around.new_hex())
         lease.require()
         await asyncio.to_thread(
             self._target.put, manifest_object(backup), manifest.encode(), if_absent=True
@@ -257,6 +264,32 @@ class Backup:
             for each in report.collections
             if each.state is CollectionState.LIVE
         }
+
+    def _compare_with_newest(self, begun: datetime, cluster: str) -> None:
+        """Note what an operator should know of the newest backup in the target; blocking."""
+        readable = (each for _, each in manifests(self._target) if isinstance(each, Manifest))
+        newest = next(readable, None)
+        if newest is None:
+            return
+        if newest.cluster != cluster:
+            self._notes.append(
+                f"the newest backup in {self._target.where} is of another cluster, "
+                f"{newest.cluster}, and this is {cluster}: better give each its own target"
+            )
+        if begun < moment_of(newest.ended):
+            self._notes.append(
+                f"the clock here says {text_of(begun)}, which is before the end of the backup "
+                f"before, {newest.ended}: one of them is wrong. Backups are ordered by number"
+            )
+
+    def _take_number(self) -> int:
+        """Return a number above those of all backups, which no other backup gets; blocking."""
+        number = newest_number(self._target)
+        while True:
+            number += 1
+            with suppress(ObjectExists):
+                self._target.put(number_object(number), b"", if_absent=True)
+                return number
 
     def _bases(self, entries: Sequence[Known]) -> dict[str, tuple[str, CollectionBackup]]:
         """Return the newest complete backup of each collection, by incarnation; blocking."""
@@ -396,7 +429,3 @@ def _joined(copies: Sequence[Copy], shards: Sequence[ShardBackup]) -> Collection
         live=sum(each.live for each in shards),
         shards=tuple(shards),
     )
-
-
-def _text_of(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

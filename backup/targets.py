@@ -133,18 +133,26 @@ class DirectoryTarget:
         unfinished = path.with_name(path.name + UNFINISHED)
         try:
             self._make_directory(path.parent)
-            with suppress(FileNotFoundError):  # left by a crash; it may be longer
-                self._disk.remove(unfinished)
-            self._write(unfinished, contents)
-            if if_absent:
-                self._publish_if_absent(unfinished, path)
+            if if_absent and not contents:
+                _create_empty(path)
             else:
-                self._disk.rename(unfinished, path)
+                self._write_and_publish(unfinished, contents, path, if_absent=if_absent)
             self._disk.sync_directory(path.parent)
         except OSError as error:
             with suppress(OSError):
                 self._disk.remove(unfinished)
             raise TargetError(f"{path}: {error.strerror or error}") from error
+
+    def _write_and_publish(
+        self, unfinished: Path, contents: bytes, path: Path, *, if_absent: bool
+    ) -> None:
+        with suppress(FileNotFoundError):  # left by a crash; it may be longer
+            self._disk.remove(unfinished)
+        self._write(unfinished, contents)
+        if if_absent:
+            self._publish_if_absent(unfinished, path)
+        else:
+            self._disk.rename(unfinished, path)
 
     def _write(self, path: Path, contents: bytes) -> None:
         view = memoryview(contents)
@@ -166,12 +174,12 @@ class DirectoryTarget:
             if error.errno not in _NO_LINKS:
                 raise
             # A file system without links. The empty file is damaged if this process dies now.
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-                self._disk.rename(unfinished, path)
-                return
-            self._disk.remove(unfinished)
-            raise ObjectExists(f"{path} exists already") from None
+            try:
+                _create_empty(path)
+            except ObjectExists:
+                self._disk.remove(unfinished)
+                raise
+            self._disk.rename(unfinished, path)
         else:
             self._disk.remove(unfinished)
 
@@ -233,3 +241,11 @@ class DirectoryTarget:
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise self._error_of(name, error) from error
+
+
+def _create_empty(path: Path) -> None:
+    """Create an empty file, which several processes may try at once; ObjectExists if it exists."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    except FileExistsError:
+        raise ObjectExists(f"{path} exists already") from None

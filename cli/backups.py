@@ -82,7 +82,7 @@ def backup(
         str, typer.Option(metavar="HOST:PORT", help="Address of a router, or of the only shard.")
     ] = DEFAULT_ADDRESS,
     collection: Annotated[
-        list[str] | None, typer.Option(help="Only this collection; may be repeated.")
+        list[str] | None, typer.Option(help="Only this collection; repeatable.")
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Leave out damaged rows and missing shards.")
@@ -163,6 +163,8 @@ async def _back_up(server: str, target: Target, wanted: Wanted, console: Console
 
 
 def _print_made(console: Console, target: Target, made: Made) -> None:
+    from vectorshard.backup.manifest import Scope
+
     manifest = made.manifest
     for note in made.notes:
         console.print(f"note: {note}", soft_wrap=True)
@@ -172,8 +174,9 @@ def _print_made(console: Console, target: Target, made: Made) -> None:
             soft_wrap=True,
         )
     kind = "complete" if manifest.complete else "PARTIAL"
+    chosen = "" if manifest.scope is Scope.ALL else "chosen "
     console.print(
-        f"{target.where}/{made.name}: {kind}, {len(manifest.collections)} collections, "
+        f"{target.where}/{made.name}: {kind}, {len(manifest.collections)} {chosen}collections, "
         f"{manifest.live:,} rows, {_megabytes(manifest.size_bytes)}; copied {made.copied_rows:,} "
         f"rows, {_megabytes(made.copied_bytes)}"
         + (f", the others are in earlier backups ({manifest.previous})" * bool(manifest.previous)),
@@ -276,15 +279,17 @@ def list_backups(
         for row in rows:
             typer.echo(json.dumps(row))
         return
-    table = Table("backup", "ended", "age", "collections", "rows", "MB", "")
+    table = Table("backup", "ended", "age", "scope", "collections", "rows", "MB", "")
+    clusters = sorted({row["cluster"] for row in rows if "cluster" in row})
     for row in rows:
         if "error" in row:
-            table.add_row(row["name"], "", "", "", "", "", row["error"])
+            table.add_row(row["name"], "", "", "", "", "", "", row["error"])
             continue
         table.add_row(
             row["name"],
             row["ended"],
             _age(row["age_s"]),
+            row["scope"] + f" of {row['cluster']}" * (len(clusters) > 1),
             ", ".join(row["collections"]),
             f"{row['rows']:,}",
             f"{row['bytes'] / 1e6:,.1f}",
@@ -295,13 +300,15 @@ def list_backups(
 
 
 def _described(name: str, manifest: Manifest, now: datetime) -> dict[str, Any]:
-    from vectorshard.backup.metrics_file import moment_of
+    from vectorshard.backup.moments import moment_of
 
     return {
         "name": name,
+        "number": manifest.number,
+        "scope": manifest.scope.value,
         "begun": manifest.begun,
         "ended": manifest.ended,
-        "age_s": round((now - moment_of(manifest.ended)).total_seconds()),
+        "age_s": max(0, round((now - moment_of(manifest.ended)).total_seconds())),
         "cluster": manifest.cluster,
         "shards": manifest.shards_total,
         "collections": [each.name for each in manifest.collections],
@@ -316,7 +323,7 @@ def _age(seconds: float) -> str:
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
+    return f"{seconds:.0f} s"
 
 
 # ---- vectorshard backup prune --------------------------------------------------------------------
@@ -324,7 +331,7 @@ def _age(seconds: float) -> str:
 
 def prune(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="DIR or s3://BUCKET/PREFIX.")],
-    keep: Annotated[int, typer.Option(min=1, help="Complete backups to keep.")],
+    keep: Annotated[int, typer.Option(min=1, help="Complete backups to keep, of everything.")],
     keep_days: Annotated[
         float, typer.Option(min=0, help="Also keep what is younger than so many days.")
     ] = 0.0,
@@ -334,7 +341,8 @@ def prune(
 ) -> None:
     """Delete old backups, and the objects that no backup needs.
 
-    It is safe while a backup or another prune runs.
+    Kept are the newest of all collections, and the newest that have each of them. It is safe
+    while a backup or another prune runs.
     """
     from vectorshard.backup.prune import prune
     from vectorshard.backup.targets import open_target
@@ -343,7 +351,6 @@ def prune(
         open_target(target),
         keep=keep,
         keep_days=keep_days,
-        now=datetime.now(UTC),
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"

@@ -28,8 +28,8 @@ BackupArgument = Annotated[
     str,
     typer.Argument(
         metavar="BACKUP",
-        help="A backup: TARGET/NAME, or TARGET for its newest complete one. A target is a "
-        "directory or s3://BUCKET/PREFIX.",
+        help="A backup: TARGET/NAME, or TARGET for its newest complete one of all collections. A "
+        "target is a directory or s3://BUCKET/PREFIX.",
     ),
 ]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="Directory to build: empty, or a new one.")]
@@ -57,7 +57,8 @@ Collections = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME[=OTHER]",
-        help="Restore only this collection, if given under another name. Repeatable.",
+        help="Restore only this collection, if given under another name. Repeatable. TARGET is "
+        "then the newest complete backup that has it.",
     ),
 ]
 Rejoin = Annotated[
@@ -86,7 +87,7 @@ _MEANINGS: Final = {
     RestoreExit.FAILED: "another failure: see the line on stderr",
     RestoreExit.USAGE: "the command line is wrong",
     RestoreExit.PARTIAL: "the backup is sound, but partial: what it lacks is printed",
-    RestoreExit.TARGET_FAILED: "the target failed, or has no such backup",
+    RestoreExit.TARGET_FAILED: "the target failed, has no such backup, or several to choose from",
     RestoreExit.DAMAGED: "the backup is damaged: what was found is printed",
 }
 
@@ -122,6 +123,7 @@ def restore(
 
     Restored collections have new tokens, cursors and row numbers, and are trained again.
     """
+    from vectorshard.backup.manifest import Scope
     from vectorshard.backup.restore import (
         Restore,
         absences,
@@ -131,7 +133,7 @@ def restore(
     )
 
     console = terminal()
-    source = _located(backup)
+    source = _located(backup, [each.partition("=")[0] for each in collection or []])
     if rejoin:
         if shard_id is None or shards or cluster or collection:
             raise typer.BadParameter(
@@ -141,9 +143,13 @@ def restore(
     places = _places(data, shards or source.manifest.shards_total, shard_id, cluster)
     wanted = wanted_of(source.manifest, collection or [])
     absent = absences(source.manifest, wanted, everything=not collection)
+    if not collection:
+        _say_scope(console, source)
     if rejoin and shard_id is not None:
         wanted = part_of_shard(wanted, shard_id)
         absent = [line for line in absent if f", shard {shard_id}: " in line]
+        if source.manifest.scope is Scope.CHOSEN:
+            absent.append("the collections of its shard that were not chosen for it")
     if not partial:
         require_whole(source, absent)
     for line in absent:
@@ -179,11 +185,21 @@ def _restored(
     return found
 
 
-def _located(where: str) -> Backup:
-    from vectorshard.backup.layout import located, read_manifest
+def _say_scope(console: Console, source: Backup) -> None:
+    """Say so if a backup has only chosen collections."""
+    from vectorshard.backup.manifest import Scope
+
+    if source.manifest.scope is Scope.CHOSEN:
+        names = ", ".join(each.name for each in source.manifest.collections)
+        console.print(f"backup {source.name} has only chosen collections: {names}", markup=False)
+
+
+def _located(where: str, collections: Sequence[str] = ()) -> Backup:
+    from vectorshard.backup.choice import located
+    from vectorshard.backup.layout import read_manifest
     from vectorshard.backup.restore import Backup
 
-    target, name = located(where)
+    target, name = located(where, collections)
     return Backup(target=target, name=name, manifest=read_manifest(target, name))
 
 
@@ -264,6 +280,7 @@ def verify(
     console = terminal()
     source = _located(backup)
     target, manifest = source.target, source.manifest
+    _say_scope(console, source)
     if quick:
         found = verify_quickly(target, manifest)
     else:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vectorshard.backup.layout import BLOCKS, manifest_object
+from vectorshard.backup.layout import BLOCKS, manifest_object, number_of
 from vectorshard.backup.manifest import (
     CollectionBackup,
     DeadRows,
     LeftOut,
     Manifest,
+    Scope,
     ShardBackup,
     StoredBlock,
     session_names,
@@ -39,7 +40,7 @@ from vectorshard.shard.types import (
     UpsertRequest,
 )
 
-FIRST, SECOND = "20261130T020000Z-0000aaaa", "20261201T020000Z-0000bbbb"
+FIRST, SECOND = "00000001-20261130T020000Z-0000aaaa", "00000002-20261201T020000Z-0000bbbb"
 
 
 class Fleet:
@@ -137,6 +138,8 @@ def back_up(
         )
         assert title == collections[-1].name
     manifest = Manifest(
+        number=number_of(name),
+        scope=Scope.ALL,
         cluster="old",
         shards_total=backed_up.shards,
         slots_total=SLOTS_TOTAL,

@@ -6,6 +6,7 @@ from vectorshard.backup.manifest import (
     NO_DEAD_ROWS,
     CollectionBackup,
     Manifest,
+    Scope,
     ShardBackup,
     StoredBlock,
 )
@@ -56,6 +57,8 @@ SHARD = ShardBackup(
 )
 
 MANIFEST = Manifest(
+    number=1,
+    scope=Scope.ALL,
     cluster="cluster",
     shards_total=1,
     slots_total=4096,

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from tests.backup.samples import BLOCK, MANIFEST, SHARD
-from vectorshard.backup.failures import BackupDamaged, BackupNotFound, BackupTooNew
+from vectorshard.backup.failures import BackupDamaged, FormatUnknown
 from vectorshard.backup.layout import (
     backup_names,
-    located,
     manifest_object,
     manifests,
+    newest_number,
     read_block,
     read_dead_rows,
+    unknown_names,
 )
 from vectorshard.backup.manifest import (
     CollectionBackup,
@@ -44,16 +45,16 @@ def test_a_manifest_is_read_as_it_was_written() -> None:
 def test_every_changed_byte_of_a_manifest_is_noticed() -> None:
     stored = MANIFEST.encode()
     for place in range(len(stored) - 1):  # the last is the end of the line
-        with pytest.raises((BackupDamaged, BackupTooNew)):
+        with pytest.raises((BackupDamaged, FormatUnknown)):
             Manifest.decode(stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :], "x")
 
 
 def test_a_later_format_is_refused() -> None:
     fields = json.loads(MANIFEST.encode())
-    fields["format_version"] = 2
+    fields["format_version"] = 3
     del fields["crc32c"]
     canonical = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
-    with pytest.raises(BackupTooNew, match="here: format_version is 2"):
+    with pytest.raises(FormatUnknown, match="here: format_version is 3"):
         Manifest.decode(json.dumps({**fields, "crc32c": checksum(canonical)}).encode(), "here")
 
 
@@ -81,37 +82,26 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> DirectoryTarget:
 
 def put(target: DirectoryTarget, day: int, manifest: Manifest = MANIFEST) -> str:
     """Store a manifest under a day's name, and return the name."""
-    name = f"202601{day:02}T000000Z-0000000a"
+    name = f"{day:08}-202601{day:02}T000000Z-0000000a"
     target.put(manifest_object(name), manifest.encode())
     return name
 
 
 def test_backups_are_found_the_newest_first(target: DirectoryTarget) -> None:
     names = [put(target, day) for day in (2, 1, 3)]
-    target.put("backups/20260104T000000Z-0000000a.json.new", b"unfinished")
+    target.put("backups/00000004-20260104T000000Z-0000000a.json.new", b"unfinished")
     target.put("backups/notes.json", b"of a person")
     assert backup_names(target) == sorted(names, reverse=True)
     target.put(manifest_object(names[0]), b"damaged")
     found = dict(manifests(target))
     assert found[names[1]] == MANIFEST
+    later, of_format_1 = "100000000-20250101T000000Z-0000000a", "20990101T000000Z-0000000a"
+    for name in (later, of_format_1):
+        target.put(manifest_object(name), MANIFEST.encode())
+    assert backup_names(target) == [later, *sorted(names, reverse=True), of_format_1]
+    assert newest_number(target) == 100_000_000
+    assert unknown_names(target) == ["notes"]
     assert isinstance(found[names[0]], BackupDamaged)
-
-
-def test_a_backup_is_named_by_its_target_or_by_its_own_name(target: DirectoryTarget) -> None:
-    with pytest.raises(BackupNotFound):
-        located(target.where)
-    first = put(target, 1)
-    second = put(target, 2)
-    partial = (LeftOut(collection="words", shard=1, reason="missing"),)
-    put(target, 3, replace(MANIFEST, left_out=partial))
-    for where, name in {
-        target.where: second,
-        f"{target.where}/": second,
-        f"{target.where}/{first}": first,
-        f"{target.where}/{manifest_object(first)}": first,
-    }.items():
-        found, found_name = located(where)
-        assert (found.where, found_name) == (target.where, name)
 
 
 def test_a_block_is_checked_against_its_manifest(target: DirectoryTarget) -> None:

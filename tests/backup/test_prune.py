@@ -18,17 +18,20 @@ from tests.backup.fleet import BEGUN, Fleet, rows_in
 from tests.backup.samples import MANIFEST
 from tests.backup.test_run import Between
 from vectorshard.backup import copying
-from vectorshard.backup.failures import BackupTooNew, TargetError
+from vectorshard.backup.failures import FormatUnknown, TargetError
 from vectorshard.backup.layout import (
+    BACKUPS,
     BLOCKS,
+    NUMBERS,
     RUNNING,
     backup_name,
     backup_names,
     manifest_object,
+    number_object,
     read_manifest,
 )
 from vectorshard.backup.leases import EXPIRED_S, Kind, Lease, LeaseLost
-from vectorshard.backup.manifest import LeftOut
+from vectorshard.backup.manifest import LeftOut, Manifest, Scope
 from vectorshard.backup.prune import AGE_MIN_S, Pruned, prune
 from vectorshard.backup.targets import UNFINISHED, DirectoryTarget
 from vectorshard.shard.storage.checksum import checksum
@@ -44,7 +47,7 @@ def target(tmp_path: Path) -> DirectoryTarget:
 
 def name_of(day: int) -> str:
     """Return the name of a day's backup."""
-    return backup_name(BEGUN + timedelta(days=day), "0000000a")
+    return backup_name(day + 1, BEGUN + timedelta(days=day), "0000000a")
 
 
 def age(target: DirectoryTarget, seconds: float, prefix: str = BLOCKS) -> None:
@@ -54,9 +57,9 @@ def age(target: DirectoryTarget, seconds: float, prefix: str = BLOCKS) -> None:
         os.utime(path, (each.written_at - seconds,) * 2)
 
 
-def pruned(target: DirectoryTarget, keep: int = 1, days: int = 20, **options: Any) -> Pruned:
-    """Prune a target on a day."""
-    return prune(target, keep=keep, now=BEGUN + timedelta(days=days), **options)
+def pruned(target: DirectoryTarget, keep: int = 1, **options: Any) -> Pruned:
+    """Prune a target."""
+    return prune(target, keep=keep, **options)
 
 
 def test_the_newest_complete_backups_stay_and_what_is_younger_than_they(
@@ -65,12 +68,79 @@ def test_the_newest_complete_backups_stay_and_what_is_younger_than_they(
     for day in range(8):
         manifest = PARTIAL if day in (1, 5, 7) else MANIFEST
         target.put(manifest_object(name_of(day)), manifest.encode())
+        age(target, 86_400, BACKUPS)
     assert pruned(target, keep=3, dry_run=True).backups == tuple(map(name_of, (2, 1, 0)))
     assert len(backup_names(target)) == 8
-    assert pruned(target, keep=3, keep_days=18.5).backups == (name_of(1), name_of(0))
+    assert pruned(target, keep=3, keep_days=6.5).backups == (name_of(1), name_of(0))
     assert pruned(target, keep=1).backups == tuple(map(name_of, (5, 4, 3, 2)))
     assert backup_names(target) == [name_of(7), name_of(6)]
     assert pruned(target, keep=5).backups == ()
+
+
+CHOSEN = replace(
+    MANIFEST,
+    scope=Scope.CHOSEN,
+    collections=tuple(
+        replace(each, config=replace(each.config, name="odd")) for each in MANIFEST.collections
+    ),
+)
+BOTH = replace(MANIFEST, collections=MANIFEST.collections + CHOSEN.collections)
+EMPTY = replace(MANIFEST, collections=())
+OTHER = replace(MANIFEST, cluster="other")
+
+
+@pytest.mark.parametrize(
+    ("backups", "keep", "gone"),
+    [
+        ([BOTH, CHOSEN, CHOSEN, CHOSEN], 2, {1}),
+        ([BOTH, BOTH, CHOSEN, CHOSEN], 2, set()),
+        ([BOTH, BOTH, CHOSEN, CHOSEN, CHOSEN], 2, {2}),
+        ([CHOSEN, CHOSEN, MANIFEST, MANIFEST, CHOSEN], 1, {0, 1, 2}),
+        ([CHOSEN, MANIFEST, CHOSEN, BOTH, MANIFEST], 2, {0, 1}),
+        ([BOTH, MANIFEST, MANIFEST], 2, {0}),  # odd was dropped long ago
+        ([BOTH, MANIFEST, MANIFEST], 3, set()),
+        ([MANIFEST, OTHER, OTHER, OTHER], 2, {1}),
+        ([OTHER, PARTIAL, MANIFEST], 1, {1}),
+        ([MANIFEST, EMPTY, EMPTY, EMPTY], 2, {1}),  # a fleet that has lost everything
+        ([EMPTY, EMPTY], 1, {0}),
+    ],
+)
+def test_the_newest_of_every_cluster_and_of_each_of_its_collections_stay(
+    target: DirectoryTarget, backups: list[Manifest], keep: int, gone: set[int]
+) -> None:
+    for day, manifest in enumerate(backups):
+        target.put(manifest_object(name_of(day)), manifest.encode())
+    assert {*pruned(target, keep=keep).backups} == {*map(name_of, gone)}
+    assert pruned(target, keep=keep).backups == ()
+
+
+def test_what_is_newer_is_said_by_the_number_not_by_a_clock(target: DirectoryTarget) -> None:
+    ahead = backup_name(1, BEGUN + timedelta(days=365), "0000000a")
+    for name in (ahead, backup_name(2, BEGUN, "0000000a"), backup_name(3, BEGUN, "00000009")):
+        target.put(manifest_object(name), MANIFEST.encode())
+    assert pruned(target, keep=2).backups == (ahead,)
+
+
+def test_a_prune_leaves_the_greatest_number(target: DirectoryTarget) -> None:
+    for number in (8, 9, 10):
+        target.put(number_object(number), b"")
+    pruned(target)
+    assert [each.name for each in target.list(NUMBERS)] == [number_object(10)]
+
+
+def test_what_other_releases_or_people_left_stops_a_prune(target: DirectoryTarget) -> None:
+    target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
+    age(target, AGE_MIN_S + 1)
+    target.put("backups/named-otherwise.json", b"{}")
+    assert pruned(target).held == "backups/named-otherwise.json is no backup of this release"
+    of_format_1 = json.loads(MANIFEST.encode()) | {"format_version": 1}
+    del of_format_1["crc32c"]
+    canonical = json.dumps(of_format_1, separators=(",", ":"), sort_keys=True).encode()
+    stored = json.dumps({**of_format_1, "crc32c": checksum(canonical)}).encode()
+    target.put("backups/20260101T000000Z-0000000a.json", stored)
+    with pytest.raises(FormatUnknown, match="format_version is 1"):
+        pruned(target)
+    assert len(list(target.list(BLOCKS))) == 1
 
 
 def test_only_old_objects_that_no_backup_names_go(target: DirectoryTarget) -> None:
@@ -121,14 +191,14 @@ def test_the_lease_of_a_process_that_has_died_is_removed(target: DirectoryTarget
 
 
 def test_a_backup_of_a_later_version_stops_a_prune(target: DirectoryTarget) -> None:
-    fields = {**json.loads(MANIFEST.encode()), "format_version": 2}
+    fields = {**json.loads(MANIFEST.encode()), "format_version": 3}
     del fields["crc32c"]
     canonical = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
     target.put(manifest_object(name_of(0)), MANIFEST.encode())
     stored = json.dumps({**fields, "crc32c": checksum(canonical)}).encode()
     target.put(manifest_object(name_of(1)), stored)
     target.put(manifest_object(name_of(2)), MANIFEST.encode())
-    with pytest.raises(BackupTooNew):
+    with pytest.raises(FormatUnknown):
         pruned(target)
     assert len(backup_names(target)) == 3
     assert list(target.list(RUNNING)) == []

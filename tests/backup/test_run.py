@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.backup.fleet import Fleet, manifest_of, rows_in
+from tests.backup.fleet import BEGUN, Fleet, manifest_of, rows_in
+from tests.backup.samples import MANIFEST
 from tests.shard.samples import config_of
 from vectorshard.backup import copying
 from vectorshard.backup.failures import BackupIncomplete, TargetError
-from vectorshard.backup.layout import BACKUPS, RUNNING, backup_names
+from vectorshard.backup.layout import BACKUPS, RUNNING, backup_name, backup_names
+from vectorshard.backup.manifest import Scope
 from vectorshard.backup.targets import DirectoryTarget, Target
 from vectorshard.shard.errors import (
     CollectionNotFound,
@@ -63,7 +67,7 @@ async def test_a_backup_holds_every_live_row_and_says_what_it_is(fleet: Fleet) -
     assert (manifest.live, made.copied_rows) == (270, 270)
     assert (manifest.shards_total, manifest.version, manifest.previous) == (2, "test", "")
     assert manifest.begun == "2026-01-01T00:00:00Z" < manifest.ended
-    assert made.name.startswith("20260101T000000Z-")
+    assert made.name.startswith("00000001-20260101T000000Z-")
     words = manifest.collections[1]
     assert [each.shard for each in words.shards] == [0, 1]
     assert len({each.directory for each in words.shards}) == 2
@@ -148,6 +152,7 @@ async def test_a_collection_that_is_named_is_alone_and_the_others_go_on_from_whe
     first = await fleet.back_up()
     alone = await fleet.back_up(collections=("others",))
     assert [each.name for each in alone.manifest.collections] == ["others"]
+    assert (first.manifest.scope, alone.manifest.scope) == (Scope.ALL, Scope.CHOSEN)
     both = await fleet.back_up()
     assert both.copied_rows <= 4 * 25
     assert both.manifest.previous == alone.name > first.name
@@ -385,6 +390,37 @@ async def test_a_backup_that_fails_anywhere_leaves_the_earlier_ones_whole(
 async def test_shards_are_copied_at_once_if_asked(fleet: Fleet) -> None:
     made = await fleet.back_up(parallel=2)
     assert rows_in(fleet.target, made.manifest) == fleet.rows
+
+
+async def test_backups_are_ordered_by_number_though_a_clock_goes_back(fleet: Fleet) -> None:
+    first = await fleet.back_up()
+    assert first.notes == ()
+    fleet.backups = itertools.count(-2)
+    await fleet.put(range(10), seed=9)
+    second = await fleet.back_up()
+    assert second.manifest.previous == first.name
+    [note] = second.notes
+    assert note.startswith("the clock here says 2025-12-30T00:00:00Z, which is before the end of ")
+    assert backup_names(fleet.target) == [second.name, first.name]
+    third = await fleet.back_up()
+    assert third.notes == ()
+    assert [each.manifest.number for each in (first, second, third)] == [1, 2, 3]
+
+
+async def test_two_backups_at_once_get_two_numbers_and_none_is_used_twice(fleet: Fleet) -> None:
+    made = await asyncio.gather(*(fleet.back_up(full=True) for _ in range(4)))
+    assert sorted(each.manifest.number for each in made) == [1, 2, 3, 4]
+    for each in made:
+        fleet.target.delete(f"{BACKUPS}{each.name}.json")
+    assert (await fleet.back_up()).manifest.number == 5
+
+
+async def test_a_target_that_another_cluster_uses_is_said(fleet: Fleet) -> None:
+    other = replace(MANIFEST, cluster="other")
+    fleet.target.put(f"{BACKUPS}{backup_name(7, BEGUN, '0000000a')}.json", other.encode())
+    made = await fleet.back_up(full=True)
+    assert made.manifest.number == 8
+    assert "is of another cluster, other, and this is" in made.notes[0]
 
 
 async def test_a_manifest_is_not_written_over_another(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from tests.backup.samples import MANIFEST
 from tests.cli.conftest import Run
 from vectorshard.backup.failures import BackupIncomplete, ObjectNotFound, TargetError
 from vectorshard.backup.layout import backup_name, manifest_object
-from vectorshard.backup.manifest import LeftOut
+from vectorshard.backup.manifest import LeftOut, Scope
 from vectorshard.backup.run import Made
 from vectorshard.backup.targets import DirectoryTarget
 from vectorshard.cli import backups
@@ -36,7 +36,9 @@ def target(tmp_path: Path) -> Path:
     """Return a target with a complete backup, a partial one and a damaged one."""
     stored = DirectoryTarget(tmp_path / "target", create=True, paced=False)
     for day, contents in enumerate((MANIFEST.encode(), PARTIAL.encode(), b"damaged")):
-        stored.put(manifest_object(backup_name(BEGUN + timedelta(days=day), "0000000a")), contents)
+        stored.put(
+            manifest_object(backup_name(day + 1, BEGUN + timedelta(days=day), "0000000a")), contents
+        )
     return tmp_path / "target"
 
 
@@ -49,16 +51,34 @@ def test_backups_are_listed_the_newest_first(run: Run, target: Path) -> None:
     assert lines[2]["collections"] == ["words"]
     assert (lines[2]["rows"], lines[2]["bytes"]) == (2, 300)
     assert lines[2]["age_s"] > 0
+    assert (lines[2]["number"], lines[2]["scope"]) == (1, "all")
     shown = run("backup", "list", target).stdout
-    assert shown.index("20260103") < shown.index("partial") < shown.index("complete")
+    assert shown.index("00000003") < shown.index("partial") < shown.index("complete")
     assert "has no backups" in run("backup", "list", target / "backups").stdout
     assert run("backup", "list", target / "absent").exit_code == BackupExit.TARGET_FAILED
+
+
+def test_the_scope_and_the_clusters_are_listed_and_no_age_is_negative(
+    run: Run, tmp_path: Path
+) -> None:
+    stored = DirectoryTarget(tmp_path, paced=False)
+    chosen = replace(MANIFEST, scope=Scope.CHOSEN, ended="2999-01-01T00:00:00Z")
+    stored.put(manifest_object(backup_name(1, BEGUN, "0000000a")), chosen.encode())
+    [line] = run("backup", "list", tmp_path, "--json").stdout.splitlines()
+    assert (json.loads(line)["scope"], json.loads(line)["age_s"]) == ("chosen", 0)
+    assert "of cluster" not in run("backup", "list", tmp_path).stdout
+    other = replace(MANIFEST, cluster="b")
+    stored.put(manifest_object(backup_name(2, BEGUN, "0000000a")), other.encode())
+    assert "all of b" in run("backup", "list", tmp_path).stdout
 
 
 def test_a_prune_prints_what_goes(run: Run, target: Path) -> None:
     shown = run("backup", "prune", target, "--keep", 1, "--dry-run").stdout
     assert "would delete 0 backups" in shown
-    assert "objects stay for the next prune: the manifest of 20260103T000000Z-0000000a" in shown
+    assert (
+        "objects stay for the next prune: the manifest of 00000003-20260103T000000Z-0000000a"
+        in shown
+    )
     assert run("backup", "prune", target).exit_code == BackupExit.USAGE
     assert run("backup", "prune", target, "--keep", 0).exit_code == BackupExit.USAGE
 

@@ -10,10 +10,10 @@ import pytest
 from tests.backup.made import SECOND
 from tests.backup.test_restore import ROWS, WORDS, two_backups
 from tests.cli.conftest import Run
-from vectorshard.backup.manifest import LeftOut, Manifest
+from vectorshard.backup.manifest import LeftOut, Manifest, Scope
 from vectorshard.backup.targets import DirectoryTarget
 
-NEWER = "20261202T020000Z-0000cccc"
+NEWER = "00000003-20261202T020000Z-0000cccc"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,31 @@ def test_a_partial_backup_is_restored_only_on_request(
     ended = run("restore", target / NEWER, "--data", data, "--partial")
     assert ended.exit_code == 0, ended.output
     assert "the backup lacks collection 'words', shard 1" in ended.output
+
+
+def test_a_backup_of_chosen_collections_says_so_and_no_shard_rejoins_with_it(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, manifest = made
+    name = "00000004-20250101T000000Z-0000dddd"
+    chosen = replace(manifest, scope=Scope.CHOSEN, collections=manifest.collections[:1])
+    stored = DirectoryTarget(target)
+    stored.put(f"backups/{name}.json", chosen.encode())
+    try:
+        assert f"backup {SECOND}" in run("verify", target).output
+        said = f"backup {name} has only chosen collections: {chosen.collections[0].name}"
+        assert said in run("verify", target / name).output.replace("\n", " ")
+        wanted = f"{chosen.collections[0].name}=again"
+        ended = run("restore", target, "--data", tmp_path / "a", "--collection", wanted)
+        assert f"restored from {name}" in ended.output, "the newest that has it"
+        rejoin = ("--data", tmp_path / "b", "--rejoin", "--shard-id", 0)
+        refused = run("restore", target / name, *rejoin)
+        assert (refused.exit_code, "that were not chosen" in refused.stderr) == (20, True)
+        stored.put(f"backups/{name}.json", replace(chosen, cluster="another").encode())
+        refused = run("restore", target, "--data", tmp_path / "c")
+        assert (refused.exit_code, "several clusters" in refused.stderr) == (22, True)
+    finally:
+        stored.delete(f"backups/{name}.json")
 
 
 def test_a_verification_ends_with_a_code_for_what_it_found(

