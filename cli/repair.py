@@ -17,7 +17,7 @@ from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.storage.repair_findings import IDS_SHOWN, Outcome, Repair
 
 FOUND: Final = 1
-"""The exit code if something was found, and could be repaired or was."""
+"""The exit code if something was found, and could be repaired or was, or is a damaged row."""
 
 _CODES: Final = (
     ExitCode.DIRECTORY_LOCKED,
@@ -32,7 +32,7 @@ def explained() -> str:
     """Return the exit codes and their meanings, as text below the command's help."""
     lines = [
         "  0  everything is sound",
-        "  1  something was found: it can be repaired, or was",
+        "  1  something was found: it can be repaired, or was, or rows stay damaged",
         " 14  something is beyond repair: the output says what to do",
         *(f"{code:>3}  {MEANINGS[code]}" for code in _CODES),
     ]
@@ -129,7 +129,8 @@ def told(directory: Path, repairs: Sequence[Repair], *, written: bool) -> Iterat
     """Yield the lines that tell an operator what was found."""
     for each in repairs:
         name = f"collection {each.collection}" if each.collection else str(directory)
-        yield f"{name}: {_OUTCOMES[each.outcome]}"
+        damaged = _many(len(each.still_damaged), "damaged row")
+        yield f"{name}: {_OUTCOMES[each.outcome].format(damaged=damaged)}"
         for finding in each.findings:
             action = f" -> {finding.action}" if finding.action else ""
             yield f"  {finding.file}: {finding.found}{action}"
@@ -144,6 +145,7 @@ def told(directory: Path, repairs: Sequence[Repair], *, written: bool) -> Iterat
 
 _OUTCOMES: Final = {
     Outcome.SOUND: "sound",
+    Outcome.ROWS_DAMAGED: "sound but for {damaged}",
     Outcome.REPAIRABLE: "damaged, can be repaired",
     Outcome.REPAIRED: "repaired",
     Outcome.REFUSED: "not repaired",
@@ -160,7 +162,7 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
         if found.rows_dropped:
             yield f"  deleted{'' if written else ' with --write'}: write them again"
         else:
-            yield "  upsert or delete these ids, or delete them here with --drop-damaged"
+            yield "  upsert or delete these ids, or delete them here with --write --drop-damaged"
     if found.commits_lost:
         yield f"{_many(len(found.commits_lost), 'commit')} lost: {_ids(found.commits_lost)}"
     if found.whole:

@@ -27,6 +27,7 @@ from vectorshard.shard.storage.disk import (
     Disk,
     is_disk_full,
     is_exhausted,
+    is_locked,
     is_on_read_only_disk,
 )
 
@@ -52,6 +53,11 @@ OUT_OF_FILES: Final = (
     "(`ulimit -Hn`, LimitNOFILE of systemd), or the memory of the server, and retry"
 )
 
+LOCKED: Final = (
+    "another program has locked store.db, so the write was not begun: end that program, such as an "
+    "SQL shell or a tool that copies databases (`fuser store.db`), and retry"
+)
+
 READ_ONLY: Final = (
     "the file system is read-only: find the cause in the kernel's log, mount it writable, and "
     "repeat the call"
@@ -74,6 +80,8 @@ def limit_reached(error: BaseException) -> Overloaded | None:
         full = Overloaded(FULL)
         full.retry_delay_s = DISK_FULL_RETRY_S
         return full
+    if is_locked(error):
+        return Overloaded(LOCKED)
     return Overloaded(OUT_OF_FILES) if is_exhausted(error) else None
 
 

@@ -47,8 +47,10 @@ class Findings:
         """The newest ones, the newest first."""
         return tuple(self._newest)
 
-    def add(self, text: str, cure: str = "") -> None:
+    def add(self, text: str, cure: str = "", *, repaired: bool = True) -> None:
         """Add a finding; with a `cure`, it is a problem that an operator must act on.
+
+        `repaired`: without a cure, whether all is well again.
 
         A later pass that finds the same again adds nothing.
         """
@@ -58,7 +60,8 @@ class Findings:
             return
         self._newest.appendleft(text)
         self.total += 1
-        _log.error("scrub finding", collection=self._collection, finding=text, repaired=not cure)
+        repaired = repaired and not cure
+        _log.error("scrub finding", collection=self._collection, finding=text, repaired=repaired)
 
     def read_failed(self, error: Exception) -> None:
         """Add a failed read; nothing is known to be lost."""

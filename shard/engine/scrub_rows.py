@@ -184,7 +184,8 @@ class RowScrub:
             ids = read.snapshot.ids_of(wrong[:3]).tolist()
             self._findings.add(
                 f"{len(wrong)} damaged rows, from row {int(wrong[0])} on, ids {ids}: an upsert or "
-                "a delete of an id heals its row"
+                "a delete of an id heals its row",
+                repaired=False,
             )
             self._state.note_damaged(wrong, "scrub")
         return rows

@@ -51,6 +51,12 @@ def is_disk_full(error: BaseException) -> bool:
     return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 
 
+def is_locked(error: BaseException) -> bool:
+    """Whether a transaction was not begun because another program has locked the database."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 def is_on_read_only_disk(error: BaseException) -> bool:
     """Whether a write failed because the file system is mounted read-only."""
     if isinstance(error, OSError):

@@ -173,6 +173,8 @@ def small_tables(row_store: RowStore, *, pages: bool) -> list[str]:
     """Return what is wrong with the properties, the sessions and, if `pages`, with the pages."""
     found = []
     with row_store.loader(forget_cached=pages) as loader:
+        if (version := loader.stored_version()) != row_store.version:
+            found.append(f"its format version is {version}, not {row_store.version}")
         for read in (loader.properties, loader.sessions):
             try:
                 read()

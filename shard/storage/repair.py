@@ -173,7 +173,7 @@ class _Repair:
             TemporaryDirectory(prefix="vectorshard-repair-", dir=directory) as work,
             examined(place, Path(work), expected, drop_damaged=self._wanted.drop_damaged) as found,
         ):
-            if write_it and found.repair.outcome is Outcome.REPAIRABLE:
+            if write_it and found.repair.outcome in (Outcome.REPAIRABLE, Outcome.ROWS_DAMAGED):
                 write(self._disk, found, self._own())
             return found.repair, _membership_of(found)
 

@@ -318,11 +318,12 @@ def _decide(found: Examined, *, drop_damaged: bool) -> None:
     """Choose the way of a repair, and count the rows that it drops."""
     repair, vectors, whole = found.repair, found.vectors, found.whole
     assert vectors is not None
-    if repair.damaged_rows and repair.outcome is Outcome.SOUND:
-        repair.outcome = Outcome.REPAIRABLE
     if drop_damaged:
         repair.rows_dropped = len(repair.still_damaged)
     restored = len(repair.still_damaged) < len(repair.damaged_rows)
+    if repair.damaged_rows and repair.outcome is Outcome.SOUND:
+        improves = restored or repair.rows_dropped
+        repair.outcome = Outcome.REPAIRABLE if improves else Outcome.ROWS_DAMAGED
     if found.salvage is not None:
         found.way = Way.SALVAGE
     elif (

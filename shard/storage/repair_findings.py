@@ -14,6 +14,7 @@ class Outcome(Enum):
     """How a repair ended, or would end."""
 
     SOUND = "sound"
+    ROWS_DAMAGED = "rows_damaged"  # sound but for rows that stay damaged, and are named
     REPAIRABLE = "repairable"  # and nothing was written
     REPAIRED = "repaired"
     REFUSED = "refused"  # an operator has to act; the text says how

@@ -26,6 +26,7 @@ from vectorshard.shard.storage.row_store_format import (
     Record,
     StoredLedger,
     membership_of,
+    sessions_from_json,
 )
 from vectorshard.shard.types import CollectionEntry, IdArray, IdType, Int64Array
 
@@ -314,7 +315,8 @@ def _membership(records: Records, where: str) -> Membership:
 
 
 def _sessions(records: Records) -> Sessions:
-    firsts = sorted(records.sessions)
-    return Sessions(
-        first_sequences=tuple(firsts), sessions=tuple(records.sessions[each] for each in firsts)
-    )
+    found = records.sessions
+    if (recorded := records.properties.get("sessions")) is not None:
+        found = {**sessions_from_json(recorded)[1], **found}
+    firsts = sorted(found)
+    return Sessions(first_sequences=tuple(firsts), sessions=tuple(found[each] for each in firsts))

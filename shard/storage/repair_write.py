@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.errors import DataDirectoryError, DataDirectoryFull
-from vectorshard.shard.membership import GIVEN_UP, Member, Membership
+from vectorshard.shard.membership import GIVEN_UP, Member, Membership, Sessions
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
@@ -41,6 +42,7 @@ from vectorshard.shard.storage.row_store_format import (
     LastCompaction,
     kept_record,
     membership_properties,
+    sessions_to_json,
 )
 from vectorshard.shard.storage.two_slots import Slot, TwoSlots
 from vectorshard.shard.types import Int64Array
@@ -92,7 +94,8 @@ def write(disk: Disk, found: Examined, own: Own) -> None:
         disk.rename(building, found.path)
         disk.sync_directory(found.path.parent)
         found.repair.kept_in = str(kept)
-    found.repair.outcome = Outcome.REPAIRED
+    if found.repair.outcome is Outcome.REPAIRABLE:
+        found.repair.outcome = Outcome.REPAIRED
 
 
 def finish(disk: Disk, place: Path) -> bool:
@@ -292,8 +295,10 @@ def _write_salvage(disk: Disk, found: Examined, building: Path, own: Own) -> Non
     membership, stored = salvage.membership, salvage.properties
     if not found.repair.whole:
         membership = _not_whole(membership, own)
+    sessions = _sessions(salvage, own)
     properties = {
         **{key: stored[key] for key in _KEPT_PROPERTIES if key in stored},
+        "sessions": sessions_to_json(sessions),
         **membership_properties(membership),
         "row_file": last.row_file,
         "rebuilt": to_json(last),
@@ -301,7 +306,9 @@ def _write_salvage(disk: Disk, found: Examined, building: Path, own: Own) -> Non
     }
     database = RowDatabase.create(disk, building / FILE_NAME, properties)
     with closing(database), database.transaction(0) as connection:
-        for first_sequence, session in _sessions(salvage, own):
+        for first_sequence, session in zip(
+            sessions.first_sequences, sessions.sessions, strict=True
+        ):
             database.insert_session(first_sequence, session)
         _insert_rows(connection, found, rows, last.generation)
         structs = found.metadata(salvage.rows.numbers)
@@ -318,17 +325,20 @@ def _write_salvage(disk: Disk, found: Examined, building: Path, own: Own) -> Non
     _copy_vectors(disk, found, building / last.row_file, rows.positions)
 
 
-def _sessions(salvage: Salvage, own: Own) -> list[tuple[int, int]]:
+def _sessions(salvage: Salvage, own: Own) -> Sessions:
     """Return which session wrote which commits; a new one from the first lost commit on.
 
     Tokens that name later commits of the old session are refused: those writes are lost.
     """
-    stored = zip(salvage.sessions.first_sequences, salvage.sessions.sessions, strict=True)
+    stored = salvage.sessions
     first = salvage.first_lost
     if first is None or salvage.whole:
-        return list(stored)
-    before = [each for each in stored if each[0] < first]
-    return [*before, (first, own.new_session())] if first <= salvage.sequence else before
+        return stored
+    before = bisect_left(stored.first_sequences, first)
+    firsts, sessions = stored.first_sequences[:before], stored.sessions[:before]
+    if first <= salvage.sequence:
+        firsts, sessions = (*firsts, first), (*sessions, own.new_session())
+    return Sessions(first_sequences=firsts, sessions=sessions)
 
 
 def _insert_rows(

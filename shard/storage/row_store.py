@@ -35,6 +35,7 @@ from vectorshard.shard.storage.row_store_format import (
     kept_record,
     membership_of,
     membership_properties,
+    sessions_to_json,
 )
 from vectorshard.shard.storage.row_store_load import RowLoader
 from vectorshard.shard.storage.row_store_sweep import InRowFile, Sweep
@@ -267,13 +268,14 @@ class RowStore:
                 (rows, len(commit.replaced), len(commit.deleted), sum_bytes(total)),
             )
             if self._session:
+                sessions = Sessions(
+                    first_sequences=(*self.sessions.first_sequences, sequence),
+                    sessions=(*self.sessions.sessions, self._session),
+                )
                 self._database.insert_session(sequence, self._session)
+                self._database.put_property("sessions", sessions_to_json(sessions))
         if self._session:
-            self.sessions = Sessions(
-                first_sequences=(*self.sessions.first_sequences, sequence),
-                sessions=(*self.sessions.sessions, self._session),
-            )
-            self._session = 0
+            self.sessions, self._session = sessions, 0
         self._sum = total % SUM_MODULUS
         self._rows += rows
         self._has_metadata = self._has_metadata or bool(metadata)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vectorshard.shard.index.calibration import CalibrationBasis
 from vectorshard.shard.index.drift import UNKNOWN
-from vectorshard.shard.membership import Member, Membership, Stage
+from vectorshard.shard.membership import Member, Membership, Sessions, Stage
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.rows.row_map import RowMap
 from vectorshard.shard.storage.checksum import checksum
@@ -40,6 +40,9 @@ MATCHES_NOTHING: Final = 2**32 - 1
 
 DAMAGED_RANGES: Final = 20_000
 """Ranges of damaged rows that are recorded. What is beyond them is found again when it is read."""
+
+SESSIONS_LISTED: Final = 100
+"""Sessions, the newest ones, that a property repeats."""
 
 LEDGER_TABLE: Final = """
 CREATE TABLE ledger (
@@ -253,6 +256,18 @@ def damaged_from_json(stored: str) -> Int64Array:
     """Return the rows of `damaged_to_json`, ascending, int64."""
     ranges = [np.arange(first, last + 1) for first, last in json.loads(stored)]
     return np.concatenate([np.zeros(0, np.int64), *ranges])
+
+
+def sessions_to_json(sessions: Sessions) -> str:
+    """Return how many sessions there are, and the newest SESSIONS_LISTED of them."""
+    pairs = [*zip(sessions.first_sequences, sessions.sessions, strict=True)]
+    return json.dumps({"count": len(pairs), "newest": pairs[-SESSIONS_LISTED:]})
+
+
+def sessions_from_json(stored: str) -> tuple[int, dict[int, int]]:
+    """Return how many sessions `sessions_to_json` was given, and the newest by first sequence."""
+    found = json.loads(stored)
+    return int(found["count"]), {int(first): int(each) for first, each in found["newest"]}
 
 
 def membership_properties(membership: Membership) -> dict[str, str]:

@@ -32,6 +32,7 @@ from vectorshard.shard.storage.row_store_format import (
     StoredRows,
     is_sound,
     session_checksum,
+    sessions_from_json,
 )
 from vectorshard.shard.storage.row_store_schema import differing
 from vectorshard.shard.types import Int64Array
@@ -186,6 +187,11 @@ class RowLoader:
         found = self._select(f"PRAGMA integrity_check({table})").fetchall()
         return "" if found == [("ok",)] else "; ".join(str(text) for (text,) in found[:3])
 
+    def stored_version(self) -> int:
+        """Read the format version, which may have changed since the store was opened."""
+        ((version,),) = self._select("PRAGMA user_version").fetchall()
+        return int(version)
+
     def ledger(self) -> StoredLedger:
         """Read the ledger."""
         (record,) = self._select("SELECT * FROM ledger").fetchall()
@@ -198,19 +204,36 @@ class RowLoader:
         )
 
     def sessions(self) -> Sessions:
-        """Read the sessions; RowStoreCorrupt if one does not match its checksum."""
+        """Read the sessions; RowStoreCorrupt if one does not match its checksum, or is missing."""
         if self._version != FORMAT_VERSION:
             return Sessions()
+        recorded = self.properties().get("sessions")  # first: a commit may add to both meanwhile
         stored = self._select("SELECT * FROM sessions ORDER BY first_sequence").fetchall()
         for first_sequence, session, crc32c in stored:
             if session_checksum(first_sequence, session) != crc32c:
                 raise RowStoreCorrupt(
                     f"{self._path}: checksum mismatch in the session from {first_sequence} on"
                 )
+        if recorded is not None:
+            self._check_sessions(recorded, {first: session for first, session, _ in stored})
         return Sessions(
             first_sequences=tuple(row[0] for row in stored),
             sessions=tuple(row[1] for row in stored),
         )
+
+    def _check_sessions(self, recorded: str, stored: dict[int, int]) -> None:
+        """Compare the sessions with the property that repeats them.
+
+        Later ones may be there: an earlier release of this format version writes no property.
+        """
+        count, newest = sessions_from_json(recorded)
+        until = max(newest, default=0)
+        found = sum(first <= until for first in stored)
+        if found != count or not newest.items() <= stored.items():
+            raise RowStoreCorrupt(
+                f"{self._path}: {found} of {count} sessions up to commit {until} are stored, or "
+                "other ones than were recorded"
+            )
 
     def properties(self) -> dict[str, str]:
         """Read the properties; RowStoreCorrupt if one does not match its checksum."""

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from tests.shard.engine.contents import DIM
 from tests.shard.engine.damaged_directories import LOG, Killed, flip, killed
 from vectorshard.cli.repair import told
 from vectorshard.shard.errors import DataDirectoryLocked, DataDirectoryTooNew
 from vectorshard.shard.storage import repair as repairs
 from vectorshard.shard.storage.repair_findings import DamagedRow, Outcome, Repair
+
+NEWEST_ROW = 859
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,26 @@ def test_a_refusal_has_the_code_of_a_start(
 
     monkeypatch.setattr(repairs, "repair", refuse)
     assert run("repair", tmp_path).exit_code == code
+
+
+def test_damaged_rows_alone_are_named_with_their_cure_whether_written_or_not(
+    run: Run, history: Killed, tmp_path: Path
+) -> None:
+    directory = tmp_path / "shard-0"
+    (path,) = history.copy(directory).glob("rows-*")
+    with path.open("r+b") as file:
+        file.seek(NEWEST_ROW * DIM * 4)
+        file.write(b"\x55" * DIM * 4)
+    for written in ((), ("--write",), ("--write",), ()):
+        result = run("repair", directory, *written)
+        assert result.exit_code == 1
+        assert "collection words: sound but for 1 damaged row\n" in result.output
+        assert (
+            "upsert or delete these ids, or delete them here with --write --drop" in result.output
+        )
+        assert "Repeat" not in result.output
+    assert run("repair", directory, "--write", "--drop-damaged").exit_code == 1
+    assert run("repair", directory).exit_code == 0
 
 
 def test_what_is_lost_is_told_row_by_row() -> None:

@@ -320,7 +320,19 @@ def ledger_changed(collection: Collection) -> None:
     _change(collection, "UPDATE ledger SET deleted = deleted + 1")
 
 
+def sessions_lost(collection: Collection) -> None:
+    """Remove the records of the sessions."""
+    _change(collection, "DELETE FROM sessions")
+
+
+def version_changed(collection: Collection) -> None:
+    """Change the format version in the header."""
+    with closing(sqlite3.connect(collection.state.directory / "store.db")) as database:
+        database.execute("PRAGMA user_version = 7")
+
+
 RECORD_ROT: Final[Mapping[Rot, str]] = {
+    version_changed: "its format version is 7, not 3",
     commit_changed: "the record of commit",
     kept_changed: "the record of the kept rows",
     commit_lost: "is missing",

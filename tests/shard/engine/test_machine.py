@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,10 +193,11 @@ FULL = [
     _sqlite_error(sqlite3.SQLITE_IOERR_SHMSIZE),
 ]
 READ_ONLY = [OSError(errno.EROFS, "read-only"), _sqlite_error(sqlite3.SQLITE_READONLY)]
+LOCKED = [_sqlite_error(sqlite3.SQLITE_BUSY), _sqlite_error(sqlite3.SQLITE_BUSY_SNAPSHOT)]
 BROKEN = [OSError(errno.EIO, "input/output"), _sqlite_error(sqlite3.SQLITE_IOERR)]
 
 
-@pytest.mark.parametrize("error", [*EXHAUSTED, *FULL])
+@pytest.mark.parametrize("error", [*EXHAUSTED, *FULL, *LOCKED])
 def test_a_limit_that_is_met_is_overloaded_and_may_be_tried_again(error: Exception) -> None:
     with pytest.raises(Overloaded, match="and retry"):
         limited(_failing, error)
@@ -243,6 +245,22 @@ def test_a_write_without_files_or_memory_is_refused_and_the_next_is_taken(
         disk.fail(kind, code=code)  # type: ignore[arg-type]
         (outcome,) = collection.writes.apply([write.upsert(range(30))])
         assert isinstance(outcome, Overloaded)
+        contents = applied(collection, Contents(Metric.L2), write.upsert(range(20)))
+        check_contents(collection, contents)
+
+
+def test_a_write_while_another_program_has_locked_the_store_is_refused_and_the_next_is_taken(
+    tmp_path: Path,
+) -> None:
+    write = Writes(IdType.STRING, SEED)
+    with opened(Disk(), tmp_path / "shard-0", ENTRY) as collection:
+        collection.state.row_store._database.connection.execute("PRAGMA busy_timeout = 0")
+        path = collection.state.directory / "store.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            (outcome,) = collection.writes.apply([write.upsert(range(30))])
+        assert isinstance(outcome, Overloaded)
+        assert "another program has locked store.db" in str(outcome)
         contents = applied(collection, Contents(Metric.L2), write.upsert(range(20)))
         check_contents(collection, contents)
 

@@ -275,6 +275,24 @@ def test_after_a_lost_commit_the_store_is_of_another_session_and_directory(place
         assert membership.stage is Stage.COMPLETE
 
 
+def test_sessions_that_are_gone_come_back(history: Killed, place: Path) -> None:
+    contents = history.contents
+    for session in (7, 8):
+        with closing(Collection.open(Disk(), place, 0, ENGINE, session)) as collection:
+            contents = applied(
+                collection, contents, Writes(ENTRY.config.id_type, session).upsert(range(3))
+            )
+            expected = collection.state.row_store.sessions
+    assert expected.sessions == (7, 8)
+    with closing(sqlite3.connect(checkpointed(place))) as connection, connection:
+        connection.execute("DELETE FROM sessions WHERE session = 7")
+    found = repaired_words(shard_of(place))
+    assert "1 of 2 sessions" in found.findings[0].found
+    check_whole(place, found, contents)
+    with words(place) as collection:
+        assert collection.state.row_store.sessions == expected
+
+
 def test_a_damaged_ledger_is_computed_again(history: Killed, place: Path) -> None:
     with closing(sqlite3.connect(checkpointed(place))) as connection, connection:
         connection.execute("UPDATE ledger SET accepted = accepted + 7, sum = zeroblob(16)")
@@ -427,7 +445,7 @@ def test_damaged_rows_are_on_record_so_that_a_start_knows_them(
     damaged = [each.row for each in found.damaged_rows]
     assert len(damaged) > 1
     again = repaired_words(shard_of(place))
-    assert (again.outcome, again.findings, again.kept_in) == (Outcome.REPAIRED, [], "")
+    assert (again.outcome, again.findings, again.kept_in) == (Outcome.ROWS_DAMAGED, [], "")
     gone = [each.id for each in found.damaged_rows]
     with words(place) as collection:
         assert collection.snapshot.damaged.tolist() == damaged

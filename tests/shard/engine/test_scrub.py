@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from tests.shard.engine import rot
-from tests.shard.engine.rot import Rot, scrubbed
+from tests.shard.engine.rot import ENGINE, Rot, scrubbed, upsert
 from vectorshard.shard.descriptions import Scrub as Description
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.scrub import Scrub
@@ -139,6 +141,15 @@ def test_a_rotten_record_is_a_problem_that_says_what_to_do(
     assert found_by(collection) == ()
 
 
+def test_sessions_that_are_gone_are_a_problem(tmp_path: Path) -> None:
+    scrubbed(tmp_path).close()
+    with closing(Collection.open(Disk(), tmp_path, 0, ENGINE, session=7)) as collection:
+        upsert(collection, range(1), seed=7)
+        rot.sessions_lost(collection)
+        (text,) = found_by(collection)
+        assert "0 of 1 sessions" in text
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
@@ -188,7 +199,9 @@ def test_a_rotten_row_is_noted_as_damaged(
 ) -> None:
     damage(collection)
     row = int(collection.state.columns.positions.rows_at(np.array([4]))[0])
-    found = found_by(collection, read_disk=read_disk)
+    with capture_logs() as log:
+        found = found_by(collection, read_disk=read_disk)
+    assert [each["repaired"] for each in log if each["event"] == "scrub finding"] == [False]
     assert any(f"damaged rows, from row {row} on" in each for each in found), found
     assert row in collection.snapshot.damaged
     assert ProblemKind.ROWS_DAMAGED in [each.kind for each in collection.problems]

@@ -116,7 +116,9 @@ def test_the_fields_of_the_records_are_the_code_s() -> None:
 
 
 def test_the_properties_of_the_page_are_those_that_a_store_writes(tmp_path: Path) -> None:
-    store = RowStore.create(Disk(), tmp_path, ENTRY, restored_from="a backup")
+    RowStore.create(Disk(), tmp_path, ENTRY, restored_from="a backup").close()
+    store = RowStore.open(Disk(), tmp_path)
+    store.start_writing(7)
     store.record_damaged(np.array([0]))
     compact(store)
     while store.sweep_due:

@@ -47,6 +47,7 @@ from vectorshard.shard.storage.row_store_format import StoredRows
         "UPDATE sessions SET session = session + 1",
         "UPDATE sessions SET first_sequence = 2",
         "DROP TABLE sessions",
+        "DELETE FROM sessions",
         "UPDATE commits SET range_crc32c = 1 WHERE sequence = 3",
         "UPDATE properties SET value = '3' WHERE key = 'stage'",
         "DELETE FROM properties WHERE key = 'stage'",
