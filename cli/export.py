@@ -159,7 +159,7 @@ def _pages(
         ids = page.ids.tolist()
         fresh = [place for place, id_ in enumerate(ids) if id_ not in seen]
         seen.update(ids)
-        if len(fresh) == len(ids):
+        if fresh and len(fresh) == len(ids):
             yield page.ids, page.vectors, page.metadata
         elif fresh:
             places = np.array(fresh)

@@ -100,12 +100,20 @@ def list_(
     everything: Annotated[bool, typer.Option("--all", help="Show every row.")] = False,
     filter_: asking.FilterOption = None,
     vectors: Vectors = False,
+    skip_damaged: Annotated[
+        bool,
+        typer.Option("--skip-damaged", help="Leave out rows that are damaged, and name their ids."),
+    ] = False,
     target: asking.Target = DEFAULT_ADDRESS,
     timeout: asking.Timeout = 30.0,
     as_json: asking.AsJson = False,
 ) -> None:
-    """Show the rows of a collection, in no particular order. With --json, one line a row."""
+    """Show the rows of a collection, in no particular order. With --json, one line a row.
+
+    Ends with 1 if it left out damaged rows.
+    """
     left = limit
+    damaged: list[int | str] = []
     with asking.connect(target, timeout) as client:
         pages = client.list_rows(
             collection,
@@ -113,17 +121,23 @@ def list_(
             filter=filter_,
             vectors=vectors,
             metadata=True,
+            skip_damaged=skip_damaged,
         )
         for page in pages:
+            damaged += [] if page.damaged is None else page.damaged.tolist()
             shown = [*page] if everything else [*page][:left]
             left -= len(shown)
             if as_json:
                 for row in shown:
                     print_json(row)
-            else:
+            elif shown:
                 terminal().print(tables.rows_table(f"rows of {collection}", shown))
             if not everything and left <= 0:
                 break
+    if damaged:
+        ids = ", ".join(map(repr, damaged))
+        typer.echo(f"{len(damaged):,} damaged rows are left out, with the ids: {ids}", err=True)
+        raise typer.Exit(1)
 
 
 def demo(

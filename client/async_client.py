@@ -61,7 +61,7 @@ def _listing(
     ) -> AsyncIterator[RowsView]:
         listing = build(*args, **kwargs)
         while (call := listing.next_call()) is not None:
-            if len(page := await self._ask(call)):
+            if not (page := await self._ask(call)).is_empty:
                 yield page
 
     return method_of("AsyncClient", build, "AsyncIterator[RowsView]", method)

@@ -329,7 +329,7 @@ def list_rows(
 
     A row that lives throughout the listing is returned at least once. A row that is written
     meanwhile may be returned again. A damaged row is an error, unless `skip_damaged` leaves it out
-    and names its id in `damaged` of its page.
+    and names its id in `damaged` of its page, which may then have no rows.
     """
     include = include_of(vectors, metadata)
     return Listing(

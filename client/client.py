@@ -60,7 +60,7 @@ def _listing(build: Callable[P, Listing]) -> Callable[Concatenate[Client, P], It
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[RowsView]:
         listing = build(*args, **kwargs)
         while (call := listing.next_call()) is not None:
-            if len(page := self._ask(call)):
+            if not (page := self._ask(call)).is_empty:
                 yield page
 
     return method_of("Client", build, "Iterator[RowsView]", method)

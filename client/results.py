@@ -207,6 +207,11 @@ class RowsView(Readable):
         """Return the number of rows."""
         return self.ids.size
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no rows, and names no damaged ones either."""
+        return not len(self) and (self.damaged is None or not self.damaged.size)
+
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows, in their order."""
         for row, id_ in enumerate(self.ids.tolist()):

@@ -243,7 +243,7 @@ class ClientInMemory:
         if self.damaged and not skip_damaged:
             raise RowsDamaged("1 row is damaged")
         kind = object if self.collections[name].id_type is IdType.STRING else np.int64
-        for first in range(0, len(kept), page_size):
+        for first in range(0, max(1, len(kept)), page_size):
             page = kept[first : first + page_size + 1]
             yield RowsView(
                 ids=np.array(page, dtype=kind),

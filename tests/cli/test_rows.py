@@ -283,6 +283,20 @@ def test_describe_shows_the_ledger_or_lists_the_collections(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("filled")
+def test_a_list_leaves_damaged_rows_out_on_request_and_names_them(
+    run: Run, client: ClientInMemory
+) -> None:
+    client.damaged = ("c",)
+    assert run("list", "w").stdout == ""
+    ended = run("list", "w", "--skip-damaged", "--json")
+    assert ended.exit_code == 1, "it is not all"
+    assert ended.stdout.count("\n") == 6
+    assert ended.stderr == "1 damaged rows are left out, with the ids: 'c'\n"
+    client.damaged = tuple("abcdefg")
+    assert "7 damaged rows are left out" in run("list", "w", "--skip-damaged").stderr
+
+
+@pytest.mark.usefixtures("filled")
 def test_describe_shows_the_recall_of_live_queries_once_it_is_known(
     run: Run, client: ClientInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

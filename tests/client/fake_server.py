@@ -103,6 +103,7 @@ class FakeServer:
         self.configs: dict[str, CollectionConfig] = {}
         self.limits = Limits()
         self.rows: dict[int | str, tuple[Any, bytes]] = {}
+        self.damaged: set[int | str] = set()
         self.error: Exception | None = None
         self.silent = False
         self.asked: list[str] = []
@@ -283,10 +284,12 @@ class FakeServer:
         first = 0 if request.cursor is None else request.cursor.row
         last = first + request.page_size
         passing = self._passing(request.filter)
+        damaged = [id_ for id_ in passing[first:last] if id_ in self.damaged]
         cursor = Cursor(incarnation="x1", shard=0, row=last) if last < len(passing) else None
-        page = self._rows(
-            passing[first:last], request.include.vectors, request.include.metadata, cursor
-        )
+        sound = [id_ for id_ in passing[first:last] if id_ not in self.damaged]
+        page = self._rows(sound, request.include.vectors, request.include.metadata, cursor)
+        if damaged:
+            page = replace(page, damaged=id_array(np.array(damaged)))
         return reads.encode_list_response(page, self.limits)
 
     def _search(self, payload: bytes) -> bytes:

@@ -143,6 +143,12 @@ def test_a_listing_leaves_damaged_rows_out_on_request() -> None:
         assert page.damaged.tolist() == [7, 8]
 
 
+def test_a_page_of_which_every_row_is_damaged_names_them(words: Any, server: FakeServer) -> None:
+    server.damaged = {"a", "b", "c"}
+    pages = words.list_rows("words", page_size=2, skip_damaged=True)
+    assert [(len(page), page.damaged.tolist()) for page in pages] == [(0, ["a", "b"]), (0, ["c"])]
+
+
 def test_an_empty_collection_has_no_pages(client: Any) -> None:
     assert list(client.list_rows("words")) == []
 
