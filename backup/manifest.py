@@ -113,6 +113,11 @@ class ShardBackup:
         """The session that committed `sequence`; 0 if none did."""
         return session_at(self.history, self.sequence)
 
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes in bytes of all objects that it needs, by name."""
+        found = {block.name: block.size_bytes for block in self.blocks}
+        return found | ({self.dead.name: self.dead.size_bytes} if self.dead.name else {})
+
     @property
     def sum(self) -> bytes:
         """The sum of the content hashes of the live rows, 16 bytes."""
@@ -220,6 +225,14 @@ class Manifest:
                 yield from (block.name for block in shard.blocks)
                 if shard.dead.name:
                     yield shard.dead.name
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes in bytes of all objects that it needs, by name."""
+        found: dict[str, int] = {}
+        for collection in self.collections:
+            for shard in collection.shards:
+                found |= shard.sizes()
+        return found
 
     def encode(self) -> bytes:
         """Return the manifest as the object that is stored."""

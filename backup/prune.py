@@ -16,6 +16,7 @@ from vectorshard.backup.layout import (
     RUNNING,
     manifest_object,
     manifests,
+    newest_number,
     number_of,
     unknown_names,
 )
@@ -73,6 +74,10 @@ def prune(
             held = f"the manifest of {damaged[0]} is damaged, so its objects are unknown"
         elif unknown := unknown_names(target):
             held = f"{BACKUPS}{unknown[0]}.json is no backup of this release"
+        elif not kept:
+            held = "no backup is to be seen, so what is needed is unknown"
+        elif (newest := newest_number(target)) > number_of(found[0][0]):
+            held = f"the backup of number {newest} is not to be seen"
         needed = {name for manifest in kept for name in manifest.objects()}
         time_there = lease.now()
         garbage = [] if held else _garbage(target, needed, time_there)

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -303,8 +303,19 @@ class Backup:
             for each in manifest.collections:
                 if each.incarnation in missing:
                     missing.discard(each.incarnation)
-                    found[each.incarnation] = name, each
+                    sound = tuple(shard for shard in each.shards if self._is_sound(name, shard))
+                    found[each.incarnation] = name, replace(each, shards=sound)
         return found
+
+    def _is_sound(self, name: str, shard: ShardBackup) -> bool:
+        """Whether the objects of an earlier backup are there, as it states; else note it."""
+        wrong = _wrong_objects(self._target, shard.sizes())
+        if wrong:
+            self._notes.append(
+                f"backup {name} is DAMAGED: {wrong[0]} is missing or has another size. Shard "
+                f"{shard.shard} is copied as a whole; `vectorshard verify` the earlier backups"
+            )
+        return not wrong
 
     async def _tell_expected(
         self,
@@ -392,18 +403,18 @@ class Backup:
             if not any(each.kind is Kind.PRUNE and not each.is_over for each in others):
                 break
             await self._around.sleep(PRUNE_POLL_S)
-        needed = set(manifest.objects())
-        folders = {name.rpartition("/")[0] + "/" for name in needed}
-
-        def missing() -> set[str]:
-            there = {each.name for folder in folders for each in self._target.list(folder)}
-            return needed - there
-
-        if gone := await asyncio.to_thread(missing):
+        if wrong := await asyncio.to_thread(_wrong_objects, self._target, manifest.sizes()):
             raise TargetError(
-                f"{self._target.where}: {len(gone)} objects of earlier backups were deleted "
-                f"meanwhile, such as {min(gone)}: run it again"
+                f"{self._target.where}: {len(wrong)} objects of earlier backups were deleted or "
+                f"changed meanwhile, such as {wrong[0]}: run it again"
             )
+
+
+def _wrong_objects(target: Target, sizes: Mapping[str, int]) -> list[str]:
+    """Return which objects a target lacks, or has with other sizes; blocking."""
+    folders = {name.rpartition("/")[0] + "/" for name in sizes}
+    there = {each.name: each.size_bytes for folder in folders for each in target.list(folder)}
+    return sorted(name for name, size_bytes in sizes.items() if there.get(name) != size_bytes)
 
 
 def _joined(copies: Sequence[Copy], shards: Sequence[ShardBackup]) -> CollectionBackup | None:

@@ -214,18 +214,27 @@ class DirectoryTarget:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the files below a folder, by name."""
-        try:
-            paths = sorted(path for path in (self._path / prefix).rglob("*") if path.is_file())
-        except OSError as error:
-            raise self._error_of(prefix, error) from error
-        for path in paths:
-            with suppress(FileNotFoundError):  # deleted meanwhile
+        found_in = self._path / prefix
+        paths: list[Path] = []
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # it was never there, or is deleted
+                raise TargetError(f"{error.filename}: {error.strerror or error}") from error
+
+        for folder, _, names in os.walk(found_in, onerror=refuse):
+            paths += [Path(folder, name) for name in names]
+        for path in sorted(paths):
+            try:
                 found = path.stat()
-                yield StoredObject(
-                    name=path.relative_to(self._path).as_posix(),
-                    size_bytes=found.st_size,
-                    written_at=found.st_mtime,
-                )
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except OSError as error:
+                raise TargetError(f"{path}: {error.strerror or error}") from error
+            yield StoredObject(
+                name=path.relative_to(self._path).as_posix(),
+                size_bytes=found.st_size,
+                written_at=found.st_mtime,
+            )
 
     def delete(self, name: str) -> None:
         """Delete a file, and the folders that it leaves empty."""

@@ -51,7 +51,8 @@ ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionUnreadable: "",
     errors.DiskFailed: "",
     errors.CorruptData: "see `vectorshard repair`, or restore the data directory from a backup",
-    BackupDamaged: "`vectorshard verify` lists what is damaged; an earlier backup may be whole",
+    BackupDamaged: "`vectorshard verify` lists what is damaged; an earlier backup may be whole; "
+    "`vectorshard backup --full` copies everything again",
     errors.InternalError: "see the server's log",
 }
 """What to do about errors whose text does not say it; the nearest class counts. Empty: it does."""

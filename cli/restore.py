@@ -299,6 +299,8 @@ def _say_what_was_verified(console: Console, source: Backup, found: Verified, qu
         console.print(f"damaged: {finding}", style="red", markup=False)
     if len(found.findings) > FINDINGS_SHOWN:
         console.print(f"and {len(found.findings) - FINDINGS_SHOWN:,} more", style="red")
+    if found.findings:
+        console.print("`vectorshard backup --full` makes one that builds on nothing of this one")
     for each in source.manifest.left_out:
         console.print(
             f"partial: it lacks collection {each.collection!r}, shard {each.shard}: {each.reason}",

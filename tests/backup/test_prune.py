@@ -128,9 +128,21 @@ def test_a_prune_leaves_the_greatest_number(target: DirectoryTarget) -> None:
     assert [each.name for each in target.list(NUMBERS)] == [number_object(10)]
 
 
+def test_objects_stay_where_a_backup_is_not_to_be_seen(target: DirectoryTarget) -> None:
+    target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
+    age(target, AGE_MIN_S + 1)
+    assert "no backup is to be seen" in pruned(target).held
+    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    target.put(number_object(2), b"")
+    assert pruned(target).held == "the backup of number 2 is not to be seen"
+    target.put(manifest_object(name_of(1)), MANIFEST.encode())
+    assert pruned(target).objects == 1
+
+
 def test_what_other_releases_or_people_left_stops_a_prune(target: DirectoryTarget) -> None:
     target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
     age(target, AGE_MIN_S + 1)
+    target.put(manifest_object(name_of(0)), MANIFEST.encode())
     target.put("backups/named-otherwise.json", b"{}")
     assert pruned(target).held == "backups/named-otherwise.json is no backup of this release"
     of_format_1 = json.loads(MANIFEST.encode()) | {"format_version": 1}
@@ -181,6 +193,7 @@ def test_objects_stay_while_a_backup_runs_or_a_manifest_is_damaged(
 def test_the_lease_of_a_process_that_has_died_is_removed(target: DirectoryTarget) -> None:
     Lease(target, Kind.BACKUP, "00000001")
     target.put(f"{RUNNING}00000002.json", b"of a later version")
+    target.put(manifest_object(name_of(0)), MANIFEST.encode())
     target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
     age(target, AGE_MIN_S + 1)
     age(target, EXPIRED_S - 60, RUNNING)
@@ -278,7 +291,7 @@ async def test_a_backup_that_began_during_a_prune_notices_what_that_deleted(flee
                 fleet.target.delete(each)
             prune_lease.end()
 
-    with pytest.raises(TargetError, match="were deleted meanwhile"):
+    with pytest.raises(TargetError, match="were deleted or changed meanwhile"):
         await fleet.back_up(server=Between(fleet.server, deleting))
     assert backup_names(fleet.target) == [first.name]
     with pytest.raises(TargetError):

@@ -423,6 +423,22 @@ async def test_a_target_that_another_cluster_uses_is_said(fleet: Fleet) -> None:
     assert "is of another cluster, other, and this is" in made.notes[0]
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+async def test_a_backup_is_not_built_on_an_object_that_is_gone_or_cut(
+    fleet: Fleet, harm: Callable[[Path], object]
+) -> None:
+    first = await fleet.back_up()
+    victim = min(first.manifest.objects())
+    harm(fleet.path / "target" / victim)
+    made = await fleet.back_up()
+    assert rows_in(fleet.target, made.manifest) == fleet.rows
+    assert victim not in made.manifest.sizes()
+    assert len(made.notes) == 1
+    assert f"{first.name} is DAMAGED: {victim} is missing or has another size" in made.notes[0]
+    assert made.copied_rows < 300, "the other shard goes on from where it was"
+    assert (await fleet.back_up()).notes == ()
+
+
 async def test_a_manifest_is_not_written_over_another(fleet: Fleet) -> None:
     made = await fleet.back_up()
     target = DirectoryTarget(fleet.path / "target", paced=False)

@@ -35,6 +35,22 @@ def test_objects_are_listed_below_a_folder_by_name(target: DirectoryTarget) -> N
     assert list(target.list("absent/")) == []
 
 
+def test_a_folder_that_may_not_be_read_is_no_empty_folder(
+    target: DirectoryTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.put("b/1/deep", b"x")
+    scandir = os.scandir
+
+    def refusing(path: Path) -> object:
+        if str(path).endswith("b/1"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(TargetError, match="b/1: Permission denied"):
+        list(target.list("b/"))
+
+
 def test_an_absent_object_is_not_found(target: DirectoryTarget) -> None:
     target.put("a/1", b"")
     for name in ("a/2", "b/1", "a/1/deeper"):
