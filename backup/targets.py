@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from vectorshard.backup.failures import ObjectExists, ObjectNotFound, TargetError
+from vectorshard.shard.storage.data_directory import IDENTITY_FILE
 from vectorshard.shard.storage.disk import Disk
 
 UNFINISHED: Final = ".new"
@@ -24,6 +26,9 @@ UNFINISHED: Final = ".new"
 PIECE_BYTES: Final = 1024 * 1024
 """Bytes of a file between two syncs. A larger piece makes the commits of a server on the same disk
 wait longer: ext4 writes it before their own few pages."""
+
+_ADDRESS: Final = re.compile(r"s3:|[A-Za-z][A-Za-z0-9+.-]*:/")
+"""What begins so was meant as an address in a network."""
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -81,8 +86,11 @@ def open_target(where: str, *, create: bool = False) -> Target:
         from vectorshard.backup.s3_target import S3Target
 
         return S3Target(where)
-    if "://" in where:
-        raise TargetError(f"{where}: a target is a directory, or s3://BUCKET/PREFIX")
+    if _ADDRESS.match(where):
+        raise TargetError(
+            f"{where}: a target is a directory, or s3://BUCKET/PREFIX; write ./{where} for a "
+            "directory of this name"
+        )
     return DirectoryTarget(Path(where), create=create)
 
 
@@ -117,10 +125,14 @@ class DirectoryTarget:
         self._paced = paced
         self._sleep = sleep
         self._clock = clock
-        if create:
-            self._make_directory(path.absolute())
-        elif not path.is_dir():
-            raise TargetError(f"{path}: there is no such directory")
+        try:
+            if create:
+                _refuse_data_directory(path.resolve())
+                self._make_directory(path.absolute())
+            if not path.is_dir():
+                raise TargetError(f"{path}: there is no such directory")
+        except OSError as error:
+            raise TargetError(f"{path}: {error.strerror or error}") from error
 
     @property
     def where(self) -> str:
@@ -250,6 +262,16 @@ class DirectoryTarget:
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise self._error_of(name, error) from error
+
+
+def _refuse_data_directory(path: Path) -> None:
+    """Raise TargetError if a directory is one of rows, or lies in one, or holds those of shards."""
+    inside = [each for each in (path, *path.parents) if (each / IDENTITY_FILE).exists()]
+    if found := inside + sorted(each.parent for each in path.glob(f"shard-*/{IDENTITY_FILE}")):
+        raise TargetError(
+            f"{path}: {found[0]} is the data directory of a shard: backups belong elsewhere, best "
+            "on another disk"
+        )
 
 
 def _create_empty(path: Path) -> None:

@@ -140,6 +140,11 @@ def restore(
                 "--rejoin goes with --shard-id, and builds what that shard had"
             )
         cluster = source.manifest.cluster
+    elif shard_id is not None and _is_unnamed(backup):
+        raise typer.BadParameter(
+            f"--shard-id needs the name of the backup, the same on each machine: "
+            f"{source.target.where}/{source.name} is the newest"
+        )
     places = _places(data, shards or source.manifest.shards_total, shard_id, cluster)
     wanted = wanted_of(source.manifest, collection or [])
     absent = absences(source.manifest, wanted, everything=not collection)
@@ -192,6 +197,13 @@ def _say_scope(console: Console, source: Backup) -> None:
     if source.manifest.scope is Scope.CHOSEN:
         names = ", ".join(each.name for each in source.manifest.collections)
         console.print(f"backup {source.name} has only chosen collections: {names}", markup=False)
+
+
+def _is_unnamed(where: str) -> bool:
+    """Whether only a target is given: what is its newest backup may change."""
+    from vectorshard.backup.layout import split_name
+
+    return not split_name(where)[1]
 
 
 def _located(where: str, collections: Sequence[str] = ()) -> Backup:

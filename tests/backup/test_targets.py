@@ -148,10 +148,28 @@ def test_what_a_crash_left_is_listed_as_unfinished_and_is_overwritten(
     assert [each.name for each in target.list("blocks/")] == ["blocks/a", "blocks/b"]
 
 
+def test_no_data_directory_becomes_a_target(tmp_path: Path) -> None:
+    (tmp_path / "data" / "shard-0").mkdir(parents=True)
+    (tmp_path / "data" / "shard-0" / "shard.json").write_bytes(b"{}")
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "shard-0")
+    for where in ("data", "data/shard-0", "data/shard-0/new/deep", "link/new"):
+        with pytest.raises(TargetError, match="data/shard-0 is the data directory of a shard"):
+            open_target(str(tmp_path / where), create=True)
+    open_target(str(tmp_path / "data-backups"), create=True)
+    assert [each.name for each in (tmp_path / "data" / "shard-0").iterdir()] == ["shard.json"]
+
+
 def test_a_target_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="there is no such directory"):
         open_target(str(tmp_path / "absent"))
     with pytest.raises(TargetError, match="a directory, or s3://"):
         open_target("gs://bucket/prefix")
+    for where in ("s3:/bucket/prefix", "s3:bucket", "gs://bucket"):
+        with pytest.raises(TargetError, match=f"write ./{where} for a directory"):
+            open_target(where, create=True)
+    (tmp_path / "file").write_bytes(b"")
+    for where in ("file", "file/deeper", "x" * 300):
+        with pytest.raises(TargetError, match=where):
+            open_target(str(tmp_path / where), create=True)
     open_target(str(tmp_path / "new" / "deep"), create=True)
     assert (tmp_path / "new" / "deep").is_dir()

@@ -50,6 +50,10 @@ def test_a_shard_of_a_fleet_is_restored_into_its_own_directory(
 ) -> None:
     target, _ = made
     alone = ("restore", target / SECOND, "--data", tmp_path / "d", "--shards", 3, "--shard-id")
+    unnamed = run("restore", target, *alone[2:], 1, "--cluster", "grown")
+    assert unnamed.exit_code == 2
+    said = "".join(unnamed.output.replace("│", " ").split())
+    assert f"{SECOND}isthenewest" in said
     assert "needs --cluster" in run(*alone, 1).output.replace("\n", " ")
     assert "must be less" in run(*alone, 3, "--cluster", "grown").output.replace("\n", " ")
     ended = run(*alone, 1, "--cluster", "grown")
