@@ -120,7 +120,7 @@ class LogEnd:
 
 
 def check_log_end(directory: Path, transactions: int, sequence: int) -> None:
-    """Raise RowStoreCorrupt if a store has fewer transactions than its log mark.
+    """Raise RowStoreCorrupt if a store has fewer transactions or commits than its log mark.
 
     Raises OSError if the disk fails.
     """
@@ -128,7 +128,7 @@ def check_log_end(directory: Path, transactions: int, sequence: int) -> None:
     mark = TwoSlots.read(path)
     if mark is None:
         raise RowStoreCorrupt(f"{path}, the log mark, is missing or damaged")
-    if transactions < mark.counter:
+    if transactions < mark.counter or sequence < mark.value:
         raise RowStoreCorrupt(
             f"{directory}: store.db ends after transaction {transactions} (commit {sequence}), but "
             f"{path.name} has {mark.counter} (commit {mark.value}): its log is damaged, or the "

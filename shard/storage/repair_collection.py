@@ -195,7 +195,7 @@ def _use_whole(found: Examined, whole: WholeStore, expected: Expected, opened: E
         store.entry.incarnation,
         store.membership.directory,
     )
-    if mark is not None and whole.transactions < mark.counter:
+    if mark is not None and not whole.reaches(mark):
         repair.commits_lost = tuple(range(stored.sequence + 1, mark.value + 1))
         if repair.commits_lost:
             repair.rows_lost, repair.rows_back, repair.whole = None, None, False

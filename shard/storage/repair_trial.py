@@ -51,6 +51,10 @@ class WholeStore:
     as_is: bool
     """Whether nothing had to be done to its files."""
 
+    def reaches(self, mark: Slot) -> bool:
+        """Whether it has all the transactions and commits that the log mark counts."""
+        return self.transactions >= mark.counter and self.stored.sequence >= mark.value
+
 
 class StoreTrial:
     """Finds what can be made of the store of a collection's directory.
@@ -94,7 +98,7 @@ class StoreTrial:
         )
         if whole is not None:
             self.version = whole.store.version
-            if self._mark is None or whole.transactions >= self._mark.counter:
+            if self._mark is None or whole.reaches(self._mark):
                 self._use(whole)
                 return
             whole.store.close()

@@ -38,7 +38,7 @@ from tests.shard.engine.damaged_directories import (
 )
 from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.index_builder import build_index
-from vectorshard.shard.errors import DataDirectoryLocked
+from vectorshard.shard.errors import DataDirectoryLocked, RowStoreCorrupt
 from vectorshard.shard.membership import Stage
 from vectorshard.shard.storage.data_directory import DataDirectory
 from vectorshard.shard.storage.disk import Disk
@@ -273,6 +273,25 @@ def test_after_a_lost_commit_the_store_is_of_another_session_and_directory(place
         assert [member.shard for member in membership.members] == [0]
         assert membership.members[0].directory not in ("", membership.directory)
         assert membership.stage is Stage.COMPLETE
+
+
+def test_a_newest_commit_that_is_gone_without_a_trace_but_the_log_mark_is_lost(
+    place: Path,
+) -> None:
+    with closing(sqlite3.connect(checkpointed(place))) as connection, connection:
+        (accepted,) = connection.execute("SELECT accepted FROM ledger").fetchone()
+    with words(place) as collection:
+        before = collection.state.row_store.sum
+        write = Writes(ENTRY.config.id_type, 7).upsert(range(200, 205))
+        applied(collection, Contents(ENTRY.config.metric), write)
+    with closing(sqlite3.connect(checkpointed(place))) as connection, connection:
+        connection.execute("DELETE FROM commits WHERE sequence = ?", (LAST_COMMIT + 1,))
+        connection.execute("UPDATE ledger SET accepted = ?, sum = ?", (accepted, before))
+    with pytest.raises(RowStoreCorrupt, match=r"commit 21.*log-end has .*commit 22"):
+        Collection.open(Disk(), place, 0, ENGINE)
+    found = repaired_words(shard_of(place))
+    assert (found.outcome, found.whole) == (Outcome.REPAIRED, False)
+    assert found.commits_lost == (LAST_COMMIT + 1,)
 
 
 def test_sessions_that_are_gone_come_back(history: Killed, place: Path) -> None:
