@@ -7,7 +7,7 @@ between them in the background (ARCHITECTURE.md, "Who a directory is").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Final
@@ -73,6 +73,13 @@ class Membership:
 
 
 NO_MEMBERSHIP: Final = Membership()
+
+
+def rows_given_up(members: Iterable[Member]) -> int:
+    """Return how many rows repairs gave up with commits, as far as the members' names say it."""
+    given_up = (each.directory for each in members if each.directory.startswith(GIVEN_UP))
+    counts = (each.removeprefix(GIVEN_UP).partition("-") for each in given_up)
+    return sum(int(rows) for rows, dash, _ in counts if dash and rows.isdecimal())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

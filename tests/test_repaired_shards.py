@@ -63,6 +63,10 @@ async def test_a_shard_that_lost_a_commit_is_missing_until_the_loss_is_accepted(
     await check_missing(fleet, SHARD)
     kept, left = await rows_of(fleet, SHARD), await rows_of(fleet, 1 - SHARD)
     assert kept < ROWS - left
+    shown = await fleet.routers[0].accept_loss(AcceptLossRequest(shard=SHARD))
+    (loss,) = shown.losses
+    assert loss.witnessed_accepted is not None
+    assert loss.witnessed_accepted - loss.accepted == ROWS - left - kept
     await fleet.routers[0].accept_loss(AcceptLossRequest(shard=SHARD, accept=True))
     await fleet.rounds(3)
     result = await fleet.search()

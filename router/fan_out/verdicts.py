@@ -31,6 +31,7 @@ from vectorshard.shard.membership import (
     ShardReport,
     Stage,
     Statement,
+    rows_given_up,
 )
 from vectorshard.shard.types import CollectionConfig
 from vectorshard.shard.witnesses import has_commit
@@ -404,6 +405,11 @@ def loss_of(
     }
     own = held.pop(shard, None)
     witness = _highest(memory.statements(shard, verdict.incarnation))
+    given_up = rows_given_up(own.members) if own else 0
+    accepted = own.accepted if own else 0
+    witnessed = witness.accepted if witness else None
+    if given_up:  # the ledger counts them as accepted and lost already
+        witnessed = max(accepted, witnessed or 0)
     members = {member.shard: member for each in held.values() for member in each.members}
     return AcceptedLoss(
         collection=verdict.name,
@@ -411,10 +417,10 @@ def loss_of(
         reason=verdict.by_shard[shard].reason,
         config=config,
         sequence=own.sequence if own else 0,
-        accepted=own.accepted if own else 0,
+        accepted=accepted - given_up,
         live=own.live if own else 0,
         witnessed_sequence=witness.sequence if witness else None,
-        witnessed_accepted=witness.accepted if witness else None,
+        witnessed_accepted=witnessed,
         witnessed_live=witness.live if witness else None,
         stage=max((each.stage for each in held.values()), default=Stage.COMPLETE),
         members=tuple(members[number] for number in sorted(members)),

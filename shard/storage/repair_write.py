@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.errors import DataDirectoryError, DataDirectoryFull
-from vectorshard.shard.membership import GIVEN_UP, Member, Membership, Sessions
+from vectorshard.shard.membership import GIVEN_UP, Member, Membership, Sessions, rows_given_up
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
@@ -218,7 +218,7 @@ def _write_store(disk: Disk, found: Examined, building: Path, own: Own) -> None:
         for row, struct in found.checked.metadata.items():
             connection.execute("UPDATE metadata SET struct = ? WHERE row = ?", (struct, row))
         if not found.repair.whole:
-            membership = _not_whole(whole.store.membership, own)
+            membership = _not_whole(whole.store.membership, own, found.repair.rows_lost)
             _put_properties(connection, membership_properties(membership))
         disk.commit(connection)
     _write_mark(disk, building, whole.transactions, whole.stored.sequence)
@@ -241,13 +241,15 @@ def _put_properties(connection: sqlite3.Connection, properties: dict[str, str]) 
         )
 
 
-def _not_whole(membership: Membership, own: Own) -> Membership:
+def _not_whole(membership: Membership, own: Own, rows_lost: int | None) -> Membership:
     """Return a membership of which this directory is no member, in its present life.
 
     Routers call such a collection MISSING until its loss is accepted, which raises the life, even
-    if no other shard remembers what is lost.
+    if no other shard remembers what is lost. The name of the directory that it is of instead says
+    how many rows the repairs until then gave up, which `accept-loss` shows.
     """
-    strange = GIVEN_UP + own.new_directory()
+    rows = rows_given_up(membership.members) + (rows_lost or 0)
+    strange = f"{GIVEN_UP}{rows}-{own.new_directory()}"
     given_up = Member(shard=own.shard, directory=strange, life=own.life)
     others = [each for each in membership.members if each.shard != own.shard]
     members = sorted((*others, given_up), key=lambda each: each.shard)
@@ -294,7 +296,7 @@ def _write_salvage(disk: Disk, found: Examined, building: Path, own: Own) -> Non
     )
     membership, stored = salvage.membership, salvage.properties
     if not found.repair.whole:
-        membership = _not_whole(membership, own)
+        membership = _not_whole(membership, own, found.repair.rows_lost)
     sessions = _sessions(salvage, own)
     properties = {
         **{key: stored[key] for key in _KEPT_PROPERTIES if key in stored},
