@@ -28,7 +28,7 @@ from vectorshard.shard.storage.register import Registered
 from vectorshard.shard.storage.repair_collection import Examined, Expected, Way, examined
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
 from vectorshard.shard.storage.repair_identity import DirectoryFiles, Given
-from vectorshard.shard.storage.repair_write import BUILDING, Own, finish, write
+from vectorshard.shard.storage.repair_write import BUILDING, Own, belong_to_owner_of, finish, write
 from vectorshard.shard.storage.row_store_format import FILE_NAME
 from vectorshard.shard.storage.session import new_session
 
@@ -129,6 +129,9 @@ class _Repair:
             if files.register is None:
                 live = [(each.collection, each.incarnation) for each in repairs]
                 files.write_register(self._disk, [each for each in live if each[1]])
+            for path in self._path.iterdir():
+                if path.is_file():
+                    belong_to_owner_of(self._path, path)
             files.repair.outcome = Outcome.REPAIRED
         return [files.repair, *repairs]
 

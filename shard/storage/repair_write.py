@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -89,6 +89,7 @@ def write(disk: Disk, found: Examined, own: Own) -> None:
             _write_salvage(disk, found, building, own)
         _drop_or_record(disk, building, found, own)
         _verify(disk, building)
+        _belong_as_before(found.path, building)
         _sync_all(disk, building)
         disk.rename(found.path, kept)
         disk.rename(building, found.path)
@@ -96,6 +97,29 @@ def write(disk: Disk, found: Examined, own: Own) -> None:
         found.repair.kept_in = str(kept)
     if found.repair.outcome is Outcome.REPAIRABLE:
         found.repair.outcome = Outcome.REPAIRED
+
+
+def belong_to_owner_of(model: Path, path: Path, mode: int | None = None) -> None:
+    """Give a file the owner and group of another one, and a mode.
+
+    A repair may run as another user than the server, which must open the files afterwards.
+    """
+    owner, now = model.stat(), path.stat()
+    if (owner.st_uid, owner.st_gid) != (now.st_uid, now.st_gid):
+        with suppress(PermissionError):  # the user of the server itself may not, and need not
+            os.chown(path, owner.st_uid, owner.st_gid)
+    if mode is not None:
+        path.chmod(mode)
+
+
+def _belong_as_before(place: Path, building: Path) -> None:
+    """Give a new directory and its files the owner and the modes that they had."""
+    stored = place / FILE_NAME
+    model = stored if stored.exists() else next((p for p in place.iterdir() if p.is_file()), place)
+    mode = model.stat().st_mode & 0o666
+    for path in building.iterdir():
+        belong_to_owner_of(model, path, mode)
+    belong_to_owner_of(place, building, place.stat().st_mode & 0o777)
 
 
 def finish(disk: Disk, place: Path) -> bool:
@@ -150,6 +174,8 @@ def _write_in_place(disk: Disk, found: Examined, own: Own) -> None:
         if (found.path / MARK_FILE).exists():
             set_aside(disk, found.path / MARK_FILE)
         _write_mark(disk, found.path, found.whole.transactions, found.whole.stored.sequence)
+        mode = (found.path / FILE_NAME).stat().st_mode & 0o666
+        belong_to_owner_of(found.path / FILE_NAME, found.path / MARK_FILE, mode)
     _drop_or_record(disk, found.path, found, own)
     disk.sync_directory(found.path)
 

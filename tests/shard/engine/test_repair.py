@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tarfile
@@ -292,6 +293,22 @@ def test_a_newest_commit_that_is_gone_without_a_trace_but_the_log_mark_is_lost(
     found = repaired_words(shard_of(place))
     assert (found.outcome, found.whole) == (Outcome.REPAIRED, False)
     assert found.commits_lost == (LAST_COMMIT + 1,)
+
+
+def test_repaired_files_belong_to_whom_they_belonged(place: Path) -> None:
+    owner = 65534 if os.geteuid() == 0 else os.geteuid()
+    (shard_of(place) / "session").write_bytes(b"7")
+    flip(place / LOG, 8 * 5_001)
+    for path in [shard_of(place), *shard_of(place).rglob("*")]:
+        os.chown(path, owner, -1)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    found = repaired(shard_of(place))
+    assert [each.outcome for each in found] == [Outcome.REPAIRED] * 2
+    for path in [*shard_of(place).glob("s*"), *place.iterdir(), place]:
+        status = path.stat()
+        assert status.st_uid == owner, path
+        if path.parent != shard_of(place):
+            assert status.st_mode & 0o777 == (0o700 if path == place else 0o600), path
 
 
 def test_sessions_that_are_gone_come_back(history: Killed, place: Path) -> None:
