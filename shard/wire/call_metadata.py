@@ -12,7 +12,7 @@ from vectorshard.shard.types import Call
 _INCARNATION = "vectorshard-incarnation"
 _PLACEMENT = "vectorshard-placement"
 _STAGED = "vectorshard-staged"
-_INCARNATION_FORM: Final = re.compile(r"[A-Za-z0-9]{1,64}")
+_INCARNATION_FORM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """A server names directories by it. Routers send 32 hexadecimal digits."""
 
 

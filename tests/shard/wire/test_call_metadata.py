@@ -14,7 +14,7 @@ PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E))
 
 
 @given(
-    incarnation=st.from_regex(r"[A-Za-z0-9]{0,64}", fullmatch=True),
+    incarnation=st.from_regex(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?", fullmatch=True),
     placement=PRINTABLE,
     deadline=st.none() | st.floats(0, 1e9),
     staged=st.booleans(),
