@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf import struct_pb2
 from hypothesis import strategies as st
 
 from vectorshard.shard.filters import And, Equals, Exists, Filter, In, Not, Or, Range
 from vectorshard.shard.types import FieldType, FilterField
-from vectorshard.shard.wire.metadata import metadata_from_mapping
 
 FIELDS: Final = (
     FilterField("lang", FieldType.KEYWORD),
@@ -112,4 +112,11 @@ def some_mappings(rows: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def packed(mappings_: list[dict[str, Any]]) -> list[bytes]:
     """Return metadata as it is kept."""
-    return [metadata_from_mapping(mapping) for mapping in mappings_]
+    return [_serialized(mapping) for mapping in mappings_]
+
+
+def _serialized(mapping: Mapping[str, Any]) -> bytes:
+    """Return metadata as any client may send it: `metadata_from_mapping` refuses infinity."""
+    struct = struct_pb2.Struct()
+    struct.update(mapping)
+    return struct.SerializeToString(deterministic=True)
