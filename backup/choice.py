@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vectorshard.backup.failures import BackupAmbiguous, BackupNotFound
+from vectorshard.backup.fleets import Named, fleets_of
 from vectorshard.backup.layout import manifests, split_name
 from vectorshard.backup.manifest import Manifest
 from vectorshard.backup.targets import Target
@@ -24,7 +25,7 @@ def located(where: str, collections: Sequence[str] = ()) -> tuple[Target, str]:
     Raises
     ------
     BackupAmbiguous
-        If the target has backups of several clusters, or only of chosen collections. It names
+        If the target has backups of several fleets, or only of chosen collections. It names
         the backups among which to choose.
     BackupNotFound
         If no backup is complete, or none has the collections.
@@ -34,10 +35,10 @@ def located(where: str, collections: Sequence[str] = ()) -> tuple[Target, str]:
         return target, name
     found = [(name, each) for name, each in manifests(target) if isinstance(each, Manifest)]
     complete = [(name, each) for name, each in found if each.complete]
-    if len({each.cluster for _, each in found}) > 1:
-        raise BackupAmbiguous(
-            f"{where} has backups of several clusters; name one: {_newest_of_each(complete)}"
-        )
+    fleets = fleets_of(found)
+    if len(fleets) > 1:
+        listed = "; ".join(_newest_of(fleet) for fleet in fleets)
+        raise BackupAmbiguous(f"{where} has backups of several fleets; name one: {listed}")
     if collections:
         suitable = [name for name, each in complete if each.has(collections)]
         if not suitable:
@@ -54,15 +55,12 @@ def located(where: str, collections: Sequence[str] = ()) -> tuple[Target, str]:
     )
 
 
-def _newest_of_each(complete: Sequence[tuple[str, Manifest]]) -> str:
-    """Return the newest complete backup of each cluster, whole if it has one, as a text."""
-    newest: dict[str, tuple[str, Manifest]] = {}
-    for name, each in sorted(complete, key=lambda pair: pair[1].whole, reverse=True):
-        newest.setdefault(each.cluster, (name, each))
-    return "; ".join(
-        f"{name} of {cluster}" + f" (only {_names(each)})" * (not each.whole)
-        for cluster, (name, each) in sorted(newest.items())
-    )
+def _newest_of(fleet: Sequence[Named]) -> str:
+    """Return the newest backup of a fleet, of all collections and complete if it has one."""
+    ranked = sorted(fleet, key=lambda each: (each[1].whole, each[1].complete), reverse=True)
+    name, manifest = ranked[0]
+    only = "" if manifest.whole else f" (only {_names(manifest)})"
+    return f"{name} of {manifest.cluster}{only}"
 
 
 def _names(manifest: Manifest) -> str:

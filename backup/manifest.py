@@ -204,8 +204,9 @@ class Manifest:
 
     @property
     def live(self) -> int:
-        """The number of live rows."""
-        return sum(each.live for each in self.collections)
+        """The number of live rows that it holds: without the damaged ones."""
+        damaged = sum(len(shard.damaged) for each in self.collections for shard in each.shards)
+        return sum(each.live for each in self.collections) - damaged
 
     @property
     def size_bytes(self) -> int:

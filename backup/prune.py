@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vectorshard.backup.failures import FormatUnknown
+from vectorshard.backup.fleets import Named, fleets_of
 from vectorshard.backup.layout import (
     BACKUPS,
     BLOCKS,
@@ -49,7 +50,7 @@ def prune(
 ) -> Pruned:
     """Keep the newest `keep` backups of everything, and those of the last `keep_days` days.
 
-    Of each cluster, that is the newest `keep` complete backups of all its collections, and of each
+    Of each fleet, that is the newest `keep` complete backups of all its collections, and of each
     of these collections the newest `keep` complete backups that have it. Partial and damaged
     backups that are older than all of these go too. Days are by the clock of the store. While a
     backup is being made, its blocks and those that it builds on stay, and so do all others.
@@ -106,23 +107,27 @@ def _divided(
     found: Sequence[tuple[str, Manifest | Exception]], keep: int, young: Container[str]
 ) -> tuple[list[Manifest], list[str]]:
     """Return the manifests to keep, and the names of the backups to delete."""
-    complete: dict[str, list[tuple[str, Manifest]]] = {}
+    readable: list[Named] = []
     for name, each in found:
         if isinstance(each, FormatUnknown):
             raise each
-        if isinstance(each, Manifest) and each.complete:
-            complete.setdefault(each.cluster, []).append((name, each))
-    needed = {cluster: _needed(backups, keep) for cluster, backups in complete.items()}
-    since = {cluster: min(map(number_of, names)) for cluster, names in needed.items()}
-    needed_names = set[str]().union(*needed.values())
+        if isinstance(each, Manifest):
+            readable.append((name, each))
+    needed: set[str] = set()
+    since: dict[str, int] = {}
+    for fleet in fleets_of(readable):
+        of_fleet = _needed([(name, each) for name, each in fleet if each.complete], keep)
+        needed |= of_fleet
+        oldest = min(map(number_of, of_fleet), default=0)
+        since |= {name: oldest for name, _ in fleet}
     kept: list[Manifest] = []
     old: list[str] = []
     for name, each in found:
         if isinstance(each, Manifest):
-            is_newer = not each.complete and number_of(name) > since.get(each.cluster, 0)
+            is_newer = not each.complete and number_of(name) > since[name]
         else:
             is_newer = number_of(name) > min(since.values(), default=0)
-        if name not in needed_names and not is_newer and manifest_object(name) not in young:
+        if name not in needed and not is_newer and manifest_object(name) not in young:
             old.append(name)
         elif isinstance(each, Manifest):
             kept.append(each)
@@ -130,7 +135,7 @@ def _divided(
 
 
 def _needed(complete: Sequence[tuple[str, Manifest]], keep: int) -> set[str]:
-    """Return the backups of a cluster that are among the newest `keep` of something.
+    """Return the backups of a fleet that are among the newest `keep` of something.
 
     `complete` are its complete backups, the newest first. A collection that is in none of them
     since the oldest of the newest `keep` that have all collections was dropped long ago. A backup

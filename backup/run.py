@@ -26,6 +26,7 @@ from vectorshard.backup.copying import (
     Skipped,
 )
 from vectorshard.backup.failures import BackupIncomplete, ObjectExists, TargetError
+from vectorshard.backup.fleets import fleets_of
 from vectorshard.backup.layout import (
     backup_name,
     manifest_object,
@@ -133,6 +134,7 @@ class Backup:
         self._notes: list[str] = []
         self._left_out: list[LeftOut] = []
         self._copied = (0, 0)
+        self._newest: Manifest | None = None
 
     async def run(self) -> Made:
         """Make the backup.
@@ -180,7 +182,7 @@ class Backup:
                 field="target",
             )
         entries = await self._entries(topology.shards_total)
-        await asyncio.to_thread(self._compare_with_newest, begun, topology.cluster)
+        await asyncio.to_thread(self._compare_with_newest, begun)
         bases = {} if self._wanted.full else await asyncio.to_thread(self._bases, entries)
         await self._tell_expected(entries, bases)
         previous = max((name for name, _ in bases.values()), default="")
@@ -209,6 +211,7 @@ class Backup:
             collections=tuple(collections),
             left_out=tuple(self._left_out),
         )
+        self._note_other_fleet(manifest)
         await self._check_objects(lease, manifest)
         manifest = replace(manifest, number=await asyncio.to_thread(self._take_number))
         backup = backup_name(manifest.number, begun, self._around.new_hex())
@@ -265,22 +268,27 @@ class Backup:
             if each.state is CollectionState.LIVE
         }
 
-    def _compare_with_newest(self, begun: datetime, cluster: str) -> None:
+    def _compare_with_newest(self, begun: datetime) -> None:
         """Note what an operator should know of the newest backup in the target; blocking."""
         readable = (each for _, each in manifests(self._target) if isinstance(each, Manifest))
         newest = next(readable, None)
+        self._newest = newest
         if newest is None:
             return
-        if newest.cluster != cluster:
-            self._notes.append(
-                f"the newest backup in {self._target.where} is of another cluster, "
-                f"{newest.cluster}, and this is {cluster}: better give each its own target"
-            )
         if begun < moment_of(newest.ended):
             self._notes.append(
                 f"the clock here says {text_of(begun)}, which is before the end of the backup "
                 f"before, {newest.ended}: one of them is wrong. Backups are ordered by number"
             )
+
+    def _note_other_fleet(self, manifest: Manifest) -> None:
+        newest = self._newest
+        if newest is None or len(fleets_of([("", newest), ("", manifest)])) == 1:
+            return
+        self._notes.append(
+            f"the newest backup in {self._target.where} is of another fleet, of cluster "
+            f"{newest.cluster}: better give each its own target. This is of {manifest.cluster}"
+        )
 
     def _take_number(self) -> int:
         """Return a number above those of all backups, which no other backup gets; blocking."""

@@ -126,7 +126,6 @@ def backup(
 
 def _run(server: str, to: str, wanted: Wanted, metrics_file: Path | None) -> bool:
     """Make a backup, and return whether it is complete."""
-    from vectorshard.backup.metrics_file import write_metrics
     from vectorshard.backup.targets import open_target
 
     console = terminal()
@@ -138,9 +137,19 @@ def _run(server: str, to: str, wanted: Wanted, metrics_file: Path | None) -> boo
         complete = made.manifest.complete
     finally:
         if metrics_file is not None:
-            write_metrics(metrics_file, target, now=datetime.now(UTC), success=complete)
+            _write_metrics(metrics_file, target, success=complete)
     _print_made(console, target, made)
     return complete
+
+
+def _write_metrics(path: Path, target: Target | None, *, success: bool) -> None:
+    """Write the metrics; a failure is said, and changes nothing about the backup."""
+    from vectorshard.backup.metrics_file import write_metrics
+
+    try:
+        write_metrics(path, target, now=datetime.now(UTC), success=success)
+    except (OSError, errors.VectorShardError) as error:
+        typer.echo(f"note: the metrics were not written: {error}", err=True)
 
 
 async def _back_up(server: str, target: Target, wanted: Wanted, console: Console) -> Made:

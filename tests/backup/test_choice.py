@@ -10,6 +10,7 @@ import pytest
 from tests.backup.samples import MANIFEST
 from vectorshard.backup.choice import located
 from vectorshard.backup.failures import BackupAmbiguous, BackupNotFound
+from vectorshard.backup.fleets import fleets_of
 from vectorshard.backup.layout import manifest_object
 from vectorshard.backup.manifest import LeftOut, Manifest, Scope
 from vectorshard.backup.targets import DirectoryTarget
@@ -29,6 +30,20 @@ BOTH = replace(MANIFEST, collections=MANIFEST.collections + ODD.collections)
 def target(tmp_path: Path) -> DirectoryTarget:
     """Return an empty target."""
     return DirectoryTarget(tmp_path / "target", create=True, paced=False)
+
+
+def of_other_disks(manifest: Manifest) -> Manifest:
+    """Return a manifest of another fleet whose cluster has the same name: the default one."""
+    collections = tuple(
+        replace(
+            each,
+            incarnation="other",
+            members=(),
+            shards=tuple(replace(shard, directory="other") for shard in each.shards),
+        )
+        for each in manifest.collections
+    )
+    return replace(manifest, collections=collections)
 
 
 def put(target: DirectoryTarget, number: int, manifest: Manifest = MANIFEST) -> str:
@@ -68,13 +83,38 @@ def test_a_target_stands_for_its_newest_backup_of_all_collections(target: Direct
         located(target.where, ["absent", "odd"])
 
 
-def test_a_target_of_several_clusters_stands_for_none(target: DirectoryTarget) -> None:
+def test_a_target_of_several_fleets_stands_for_none(target: DirectoryTarget) -> None:
     whole = put(target, 1)
     put(target, 2, ODD)
-    other = put(target, 3, replace(ODD, cluster="other"))
+    other = put(target, 3, of_other_disks(ODD))
     for collections in ((), ["odd"]):
         with pytest.raises(BackupAmbiguous) as refused:
             located(target.where, collections)
-        text = f"name one: {whole} of cluster; {other} of other (only odd)"
+        text = f"name one: {other} of cluster (only odd); {whole} of cluster"
         assert str(refused.value).endswith(text)
     assert located(f"{target.where}/{other}")[1] == other
+
+
+def test_backups_that_share_a_directory_or_an_incarnation_are_of_one_fleet() -> None:
+    new_disk = replace(
+        BOTH,
+        collections=tuple(
+            replace(each, members=(), shards=(replace(each.shards[0], directory="new"),))
+            for each in BOTH.collections
+        ),
+    )
+    recreated = replace(
+        new_disk,
+        collections=tuple(replace(each, incarnation="new") for each in new_disk.collections),
+    )
+    empty = replace(MANIFEST, collections=())
+    backups = [
+        ("5", recreated),
+        ("4", of_other_disks(BOTH)),
+        ("3", empty),
+        ("2", new_disk),
+        ("1", BOTH),
+        ("0", replace(empty, cluster="b")),
+    ]
+    names = [[name for name, _ in fleet] for fleet in fleets_of(backups)]
+    assert names == [["5", "3", "2", "1"], ["4"], ["0"]]

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from tests.backup.fleet import BEGUN, Fleet, rows_in
 from tests.backup.samples import MANIFEST
+from tests.backup.test_choice import of_other_disks
 from tests.backup.test_run import Between
 from vectorshard.backup import copying
 from vectorshard.backup.failures import FormatUnknown, TargetError
@@ -87,6 +88,7 @@ CHOSEN = replace(
 BOTH = replace(MANIFEST, collections=MANIFEST.collections + CHOSEN.collections)
 EMPTY = replace(MANIFEST, collections=())
 OTHER = replace(MANIFEST, cluster="other")
+NAMESAKE = of_other_disks(MANIFEST)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,7 @@ OTHER = replace(MANIFEST, cluster="other")
         ([BOTH, MANIFEST, MANIFEST], 3, set()),
         ([MANIFEST, OTHER, OTHER, OTHER], 2, {1}),
         ([OTHER, PARTIAL, MANIFEST], 1, {1}),
+        ([MANIFEST, NAMESAKE, NAMESAKE, NAMESAKE], 2, {1}),
         ([MANIFEST, EMPTY, EMPTY, EMPTY], 2, {1}),  # a fleet that has lost everything
         ([EMPTY, EMPTY], 1, {0}),
     ],

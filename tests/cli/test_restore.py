@@ -110,7 +110,7 @@ def test_a_backup_of_chosen_collections_says_so_and_no_shard_rejoins_with_it(
         assert (refused.exit_code, "that were not chosen" in refused.stderr) == (20, True)
         stored.put(f"backups/{name}.json", replace(chosen, cluster="another").encode())
         refused = run("restore", target, "--data", tmp_path / "c")
-        assert (refused.exit_code, "several clusters" in refused.stderr) == (22, True)
+        assert (refused.exit_code, "several fleets" in refused.stderr) == (22, True)
     finally:
         stored.delete(f"backups/{name}.json")
 
