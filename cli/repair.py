@@ -14,7 +14,7 @@ import typer
 from vectorshard.cli.exit_codes import MEANINGS, ExitCode
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import InvalidParameter
-from vectorshard.shard.storage.repair_findings import IDS_SHOWN, Outcome, Repair
+from vectorshard.shard.storage.repair_findings import IDS_SHOWN, METADATA, Outcome, Repair
 
 FOUND: Final = 1
 """The exit code if something was found, and could be repaired or was, or is a damaged row."""
@@ -159,6 +159,8 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
         yield f"{_many(len(restored), 'row')} restored: {_ids([each.id for each in restored])}"
     if damaged := found.still_damaged:
         yield f"{_many(len(damaged), 'row')} damaged: {_ids([each.id for each in damaged])}"
+        if metadata := sum(each.found == METADATA for each in damaged):
+            yield f"  of {metadata:,} of them the vectors are sound: their metadata is gone"
         if found.rows_dropped:
             yield f"  deleted{'' if written else ' with --write'}: write them again"
         else:

@@ -147,13 +147,18 @@ def damaged_at_start(
         require_readable(snapshot.vectors[begin:end])
     known = recorded if upgrades else before
     new = mismatches(row_store, snapshot, np.setdiff1d(newest, known))
-    if len(new) > 1 and (
-        len(new) >= WRONG_FILE_SHARE * len(newest) or np.array_equal(new, newest[-len(new) :])
+    vectors = new
+    if len(new) > 1 and not upgrades:  # where the vectors are sound, the metadata is gone instead
+        may_be, _ = suspects(row_store, snapshot, int(new[0]), int(new[-1]) + 1)
+        vectors = np.intersect1d(new, may_be)
+    if len(vectors) > 1 and (
+        len(vectors) >= WRONG_FILE_SHARE * len(newest)
+        or np.array_equal(vectors, newest[-len(vectors) :])
     ):
         raise RowFileCorrupt(
-            f"collection {row_store.entry.config.name!r}: row {int(new[0])} does not match its "
-            f"content hash, nor do {len(new) - 1:,} others of the newest {len(newest):,} rows: the "
-            "row file may be that of another collection, or of another day"
+            f"collection {row_store.entry.config.name!r}: row {int(vectors[0])} does not match its "
+            f"content hash, nor do {len(vectors) - 1:,} others of the newest {len(newest):,} rows: "
+            "the row file may be that of another collection, or of another day"
         )
     old = mismatches(row_store, snapshot, before)
     return np.union1d(old, new), np.setdiff1d(before, old)

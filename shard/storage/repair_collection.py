@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.filter_file import is_sound_columns_file
 from vectorshard.shard.storage.log_end import FILE_NAME as MARK_FILE
 from vectorshard.shard.storage.repair_bits import without_flip
-from vectorshard.shard.storage.repair_findings import Outcome, Repair
+from vectorshard.shard.storage.repair_findings import METADATA, Outcome, Repair
 from vectorshard.shard.storage.repair_records import contents_of
 from vectorshard.shard.storage.repair_rows import (
     Checked,
@@ -279,6 +279,7 @@ def _compare_rows(found: Examined) -> None:
         text = f"it ends after row {vectors.rows:,} of {found.rows_in_file:,}"
         repair.add(name, text, "made again, of the right length")
     found.checked = checked(rows, vectors, found.metadata)
+    _tell_metadata_from_vectors(found)
     repair.damaged_rows = found.checked.damaged
     in_file = int((rows.positions < vectors.rows).sum())
     known = set(_recorded(found).tolist())
@@ -292,6 +293,25 @@ def _compare_rows(found: Examined) -> None:
             "another collection, of another shard or of another day, or all of it is damaged"
         )
         repair.refuse(name, text, f"{MOVE_BACK}; or restore the collection from a backup")
+
+
+def _tell_metadata_from_vectors(found: Examined) -> None:
+    """Say of damaged rows that their metadata is, where the checksum of many vectors is right."""
+    damaged, whole, vectors = found.checked.damaged, found.whole, found.vectors
+    if not damaged or whole is None or found.moved_from is not None:
+        return
+    assert vectors is not None
+    sound: set[int] = set()
+    for each in whole.store.vector_ranges(damaged[0].row, damaged[-1].row + 1):
+        begin, end = whole.stored.positions.span(each.first, each.last)
+        if end <= vectors.rows:
+            read = vectors.read(np.arange(begin, end)).view(np.uint8).reshape(-1)
+            if checksum(read) == each.crc32c:
+                sound.update(range(each.first, each.last))
+    found.checked.damaged[:] = [
+        replace(each, found=METADATA) if each.row in sound and not each.restored else each
+        for each in damaged
+    ]
 
 
 def _look_at_derived_files(found: Examined) -> None:

@@ -10,6 +10,10 @@ IDS_SHOWN = 10
 """Ids that a text names; the others are counted."""
 
 
+METADATA = "its metadata is gone or damaged, its vector is sound"
+"""What a damaged row is found to be, where the checksum of its vector and others is right."""
+
+
 class Outcome(Enum):
     """How a repair ended, or would end."""
 

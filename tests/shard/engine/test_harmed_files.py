@@ -242,7 +242,6 @@ NOTICED: dict[tuple[str, str], dict[str, tuple[Harm, str]]] = {
         "first byte": (partial(flip, at=0.0), BAD_HEADER),
         "magic": (partial(put, at=10, part=b"x"), BAD_HEADER),
         "an id": (partial(flip_in, part=ONE_ID), "commit 1, from row 0 on, is .* damaged"),
-        "metadata": (partial(flip_in, part=b"red "), "does not match its content hash"),
         "configuration": (partial(flip_in, part=b'"colour"'), "property configuration"),
         "short": (partial(cut, to=0.6), "store.db: database disk image is malformed"),
         "empty": (partial(cut, to=0.0), "store.db is not a row store: it has 0 bytes"),

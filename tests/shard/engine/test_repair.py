@@ -43,7 +43,7 @@ from vectorshard.shard.errors import DataDirectoryLocked, RowStoreCorrupt
 from vectorshard.shard.membership import Stage
 from vectorshard.shard.storage.data_directory import DataDirectory
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.repair_findings import Outcome, Repair
+from vectorshard.shard.storage.repair_findings import METADATA, Outcome, Repair
 from vectorshard.shard.types import Ledger
 
 LOG_FLIPS = 5  # in each history
@@ -453,6 +453,24 @@ def test_metadata_that_is_gone_makes_its_row_damaged(place: Path) -> None:
     found = repaired_words(shard_of(place), drop_damaged=True)
     assert (found.rows_dropped, found.whole) == (1, True)
     check_sound(place)
+
+
+@with_and_without_compaction
+def test_metadata_that_is_gone_as_a_whole_is_told_from_a_wrong_row_file(
+    history: Killed, place: Path
+) -> None:
+    with words(place) as collection:  # most rows have metadata then
+        write = Writes(ENTRY.config.id_type, 7).upsert(range(0, 900, 3))
+        applied(collection, history.contents, write)
+    with closing(sqlite3.connect(checkpointed(place))) as connection, connection:
+        connection.execute("DELETE FROM metadata")
+    with words(place) as collection:
+        damaged = collection.snapshot.damaged.tolist()
+    assert len(damaged) == 300
+    found = repaired_words(shard_of(place))
+    assert (found.outcome, found.whole) == (Outcome.ROWS_DAMAGED, True)
+    assert [each.row for each in found.still_damaged] == damaged
+    assert {each.found for each in found.still_damaged} == {METADATA}
 
 
 @with_and_without_compaction
