@@ -18,7 +18,8 @@ from rich.table import Table
 
 from vectorshard.cli.output import rows_progress, terminal
 from vectorshard.shard.config import SLOTS_TOTAL
-from vectorshard.shard.errors import CorruptData
+from vectorshard.shard.errors import CorruptData, LimitsTooLow
+from vectorshard.shard.runtime.open_files import raise_limit
 
 if TYPE_CHECKING:
     from vectorshard.backup.restore import Backup, Restore, Restored, ShardPlace, Wanted
@@ -71,6 +72,9 @@ Rejoin = Annotated[
 ]
 Partial = Annotated[bool, typer.Option("--partial", help="Restore what a partial backup has.")]
 FINDINGS_SHOWN: Final = 20
+FILES_ALWAYS: Final = 64
+FILES_OF_A_SHARD: Final = 10
+"""Open files of the program, and of each shard that a restore builds: eight, and two in reserve."""
 
 
 class RestoreExit(IntEnum):
@@ -159,6 +163,7 @@ def restore(
         require_whole(source, absent)
     for line in absent:
         console.print(f"the backup lacks {line}", style="red", markup=False)
+    _require_open_files(len(places))
     restoring = Restore(source, places, rejoin=rejoin)
     found = _restored(console, restoring, data, wanted, absent)
     console.print(_restored_table(source, found))
@@ -197,6 +202,16 @@ def _say_scope(console: Console, source: Backup) -> None:
     if source.manifest.scope is Scope.CHOSEN:
         names = ", ".join(each.name for each in source.manifest.collections)
         console.print(f"backup {source.name} has only chosen collections: {names}", markup=False)
+
+
+def _require_open_files(shards: int) -> None:
+    """Raise the limit of open files; LimitsTooLow if it is too low for so many directories."""
+    limit, needed = raise_limit(), FILES_ALWAYS + FILES_OF_A_SHARD * shards
+    if limit < needed:
+        raise LimitsTooLow(
+            f"restoring {shards} shards needs {needed:,} open files, and the limit is {limit:,}: "
+            "raise it (ulimit -Hn), or build each shard with --shard-id"
+        )
 
 
 def _is_unnamed(where: str) -> bool:

@@ -42,7 +42,7 @@ def test_only_backups_of_all_collections_count_for_each_cluster_and_none_is_of_t
     strange = 'a "quoted\\ one'
     backups = [
         MANIFEST,
-        replace(MANIFEST, scope=Scope.CHOSEN, ended="2026-01-01T09:00:00Z"),
+        replace(MANIFEST, scope=Scope.CHOSEN, ended="2025-12-31T09:00:00Z"),
         replace(MANIFEST, cluster=strange, ended="2025-01-01T00:00:00Z"),
     ]
     for number, manifest in enumerate(backups, 1):

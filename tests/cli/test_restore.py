@@ -12,6 +12,7 @@ from tests.backup.test_restore import ROWS, WORDS, two_backups
 from tests.cli.conftest import Run
 from vectorshard.backup.manifest import LeftOut, Manifest, Scope
 from vectorshard.backup.targets import DirectoryTarget
+from vectorshard.cli import restore
 
 NEWER = "00000003-20261202T020000Z-0000cccc"
 
@@ -43,6 +44,16 @@ def test_a_restore_shows_what_it_built_and_how_to_start_it(
     again = run("restore", target, "--data", data)
     assert again.exit_code == 1
     assert "is not empty, it contains shard-0, shard-1" in again.stderr
+
+
+def test_a_restore_of_more_shards_than_files_may_be_open_is_refused(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "raise_limit", lambda: 512)
+    refused = run("restore", made[0], "--data", tmp_path / "d", "--shards", 120)
+    assert refused.exit_code == 1
+    assert "needs 1,264 open files, and the limit is 512" in refused.stderr
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_shard_of_a_fleet_is_restored_into_its_own_directory(
