@@ -12,9 +12,9 @@ DIFFERS: Final = "…"
 
 
 def lines_shown(heading: str) -> list[str]:
-    """Return the lines of the block below a heading, each with single blanks."""
+    """Return the lines of the first block below a heading, each with single blanks."""
     [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.M | re.S)
-    [block] = re.findall(r"^```text\n(.*?)^```$", section, re.M | re.S)
+    block, *_ = re.findall(r"^```text\n(.*?)^```$", section, re.M | re.S)
     return [" ".join(line.split()) for line in block.splitlines()]
 
 
