@@ -132,7 +132,7 @@ def told(directory: Path, repairs: Sequence[Repair], *, written: bool) -> Iterat
         damaged = _many(len(each.still_damaged), "damaged row")
         yield f"{name}: {_OUTCOMES[each.outcome].format(damaged=damaged)}"
         for finding in each.findings:
-            action = f" -> {finding.action}" if finding.action else ""
+            action = f" -> {finding.action}" if finding.action and each.cure == "" else ""
             yield f"  {finding.file}: {finding.found}{action}"
         yield from (f"  {line}" for line in _rows(each, written=written))
         if each.cure:
@@ -152,6 +152,12 @@ _OUTCOMES: Final = {
 }
 
 
+_MISSING: Final = (
+    "the shard is MISSING for this collection until the loss is accepted: "
+    "`vectorshard accept-loss`, through a router"
+)
+
+
 def _rows(found: Repair, *, written: bool) -> Iterator[str]:
     """Yield what is lost, damaged and restored, row by row where rows are known."""
     restored = [each for each in found.damaged_rows if each.restored]
@@ -168,6 +174,8 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
     if found.commits_lost:
         yield f"{_many(len(found.commits_lost), 'commit')} lost: {_ids(found.commits_lost)}"
     if found.whole:
+        if found.gave_up:
+            yield f"an earlier repair gave up commits: {_MISSING}"
         return
     if found.rows_lost is None:
         yield "rows of them: unknown; their ids: unknown"
@@ -177,10 +185,7 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
         yield "rows that they replaced or deleted are back: how many is unknown"
     elif found.rows_back:
         yield f"{_many(found.rows_back, 'row')} that they replaced or deleted may be back"
-    yield (
-        "the shard is MISSING for this collection until the loss is accepted: "
-        "`vectorshard accept-loss`, through a router"
-    )
+    yield _MISSING
 
 
 def _many(count: int, what: str) -> str:

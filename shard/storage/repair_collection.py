@@ -187,7 +187,7 @@ def _use_whole(found: Examined, whole: WholeStore, expected: Expected, opened: E
     """Go on with a store that adds up."""
     store, stored, repair, mark = whole.store, whole.stored, found.repair, found.mark
     found.whole, found.config = whole, store.entry.config
-    repair.rows_total = stored.rows
+    repair.rows_total, repair.gave_up = stored.rows, store.gave_up_commits
     _check_origin(
         found,
         expected,

@@ -50,7 +50,8 @@ class Repair:
     `commits_lost` are the numbers of commits, where they are known; `rows_lost` are rows of which
     nothing is left, None if their number is unknown; `rows_back` are rows that lost commits had
     replaced or deleted. `whole`: everything that was acknowledged is there, or is named here row
-    by row. If not, other shards call this one MISSING until the loss is accepted.
+    by row. If not, other shards call this one MISSING until the loss is accepted. `gave_up`: an
+    earlier repair gave up commits, and that loss is not accepted yet.
     """
 
     collection: str = ""
@@ -64,6 +65,7 @@ class Repair:
     rows_back: int | None = 0
     rows_dropped: int = 0
     whole: bool = True
+    gave_up: bool = False
     cure: str = ""
     kept_in: str = ""
 

@@ -155,8 +155,8 @@ def _require_room(disk: Disk, found: Examined) -> None:
     free, _ = disk.free_bytes(found.path.parent)
     if free < needed:
         raise DataDirectoryFull(
-            f"{found.path.parent} has {free // 10**6} MB free; the repair of {found.path.name} "
-            f"needs {needed // 10**6} MB, because it keeps the files that are there"
+            f"{found.path.parent} has {free / 1e6:,.1f} MB free; the repair of {found.path.name} "
+            f"needs {needed / 1e6:,.1f} MB, because it keeps the files that are there"
         )
 
 

@@ -134,6 +134,9 @@ def test_what_is_lost_is_told_row_by_row() -> None:
     assert "20 rows lost; their ids: unknown" in text
     assert "3 rows that they replaced or deleted may be back" in text
     assert "accept-loss" in text
+    later = Repair(collection="words", gave_up=True)
+    *_, last = told(Path("data"), [later], written=False)
+    assert last.startswith("  an earlier repair gave up commits: the shard is MISSING")
     found.rows_lost = found.rows_back = None
     text = "\n".join(told(Path("data"), [found], written=False))
     assert "rows of them: unknown" in text

@@ -274,6 +274,8 @@ def test_after_a_lost_commit_the_store_is_of_another_session_and_directory(place
         assert [member.shard for member in membership.members] == [0]
         assert membership.members[0].directory not in ("", membership.directory)
         assert membership.stage is Stage.COMPLETE
+    again = repaired_words(shard_of(place), write=False)
+    assert (again.outcome, again.gave_up) == (Outcome.SOUND, True)
 
 
 def test_a_newest_commit_that_is_gone_without_a_trace_but_the_log_mark_is_lost(
