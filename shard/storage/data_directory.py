@@ -46,6 +46,9 @@ _COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 TOMBSTONES_KEPT: Final = 64
 """In the register of a shard that is alone; in a fleet, routers say when they may go."""
 
+BUILDING: Final = ".repairing-"
+"""How a directory begins, before the name of its collection, that a repair has not finished."""
+
 KEPT_SUFFIXES: Final = (".damaged", ".damaged-2")
 """Of directories that hold former files of a collection; no collection has such a name."""
 

@@ -18,6 +18,7 @@ from typing import Final
 from vectorshard.shard.errors import CollectionNotFound, DataDirectoryForeign
 from vectorshard.shard.membership import Membership
 from vectorshard.shard.storage.data_directory import (
+    BUILDING,
     IDENTITY_FILE,
     is_directory,
     may_be_collection,
@@ -28,7 +29,7 @@ from vectorshard.shard.storage.register import Registered
 from vectorshard.shard.storage.repair_collection import Examined, Expected, Way, examined
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
 from vectorshard.shard.storage.repair_identity import DirectoryFiles, Given
-from vectorshard.shard.storage.repair_write import BUILDING, Own, belong_to_owner_of, finish, write
+from vectorshard.shard.storage.repair_write import Own, belong_to_owner_of, finish, write
 from vectorshard.shard.storage.row_store_format import FILE_NAME
 from vectorshard.shard.storage.session import new_session
 
@@ -109,6 +110,7 @@ class _Repair:
         self._wanted = wanted
         self._given = given
         self._files = DirectoryFiles(path)
+        self._ended: list[str] = []
 
     def run(self) -> list[Repair]:
         files = self._files
@@ -161,8 +163,7 @@ class _Repair:
         }
 
     def _finish(self, names: list[str]) -> None:
-        for name in names:
-            finish(self._disk, self._collections / name)
+        self._ended = [name for name in names if finish(self._disk, self._collections / name)]
 
     def _repaired(self, name: str, *, write_it: bool) -> tuple[Repair, Membership]:
         """Look at a collection, and repair it if `write_it`; return whose its files are, too."""
@@ -176,6 +177,8 @@ class _Repair:
             TemporaryDirectory(prefix="vectorshard-repair-", dir=directory) as work,
             examined(place, Path(work), expected, drop_damaged=self._wanted.drop_damaged) as found,
         ):
+            if name in self._ended:
+                found.repair.add(name, "a repair of it was interrupted", "ended")
             if write_it and found.repair.outcome in (Outcome.REPAIRABLE, Outcome.ROWS_DAMAGED):
                 write(self._disk, found, self._own())
             return found.repair, _membership_of(found)

@@ -24,7 +24,7 @@ from vectorshard.shard.membership import GIVEN_UP, Member, Membership, Sessions,
 from vectorshard.shard.rows.id_column import encode_ids
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
-from vectorshard.shard.storage.data_directory import KEPT_SUFFIXES
+from vectorshard.shard.storage.data_directory import BUILDING, KEPT_SUFFIXES
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.json_records import to_json
 from vectorshard.shard.storage.log_end import FILE_NAME as MARK_FILE
@@ -47,7 +47,6 @@ from vectorshard.shard.storage.row_store_format import (
 from vectorshard.shard.storage.two_slots import Slot, TwoSlots
 from vectorshard.shard.types import Int64Array
 
-BUILDING: Final = ".repairing-"
 _ASIDE: Final = "damaged."
 _WRONG: Final = 2**32 - 1  # what makes the checksum of a range of vectors match nothing
 _ROW_FILE_BYTES_MIN: Final = 1024 * 1024

@@ -19,8 +19,14 @@ _Described: TypeAlias = list[tuple[object, ...]]
 
 
 def differing(select: _Select) -> list[str]:
-    """Return the tables and indexes that are not as they were created."""
-    return [name for name, expected in _expected().items() if _described(select, name) != expected]
+    """Return the tables and indexes that are not as they were created, and strange triggers.
+
+    Strange indexes too: both take part in writes. Other tables do not.
+    """
+    expected = _expected()
+    wrong = [name for name, each in expected.items() if _described(select, name) != each]
+    query = "SELECT name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql NOT NULL"
+    return [*wrong, *(name for (name,) in select(query) if name not in expected)]
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from vectorshard.shard.membership import CollectionState
-from vectorshard.shard.storage.data_directory import DataDirectory
+from vectorshard.shard.storage.data_directory import BUILDING, DataDirectory
 from vectorshard.shard.storage.register import Registered, RegisterEntry
 from vectorshard.shard.storage.stored_entry import CollectionFiles
 
@@ -135,8 +135,11 @@ def _foreign(name: str, incarnation: str, path: Path, reason: str) -> Place:
 
 def _lost(directory: DataDirectory, entry: RegisterEntry) -> Place:
     path = directory.collection_directory(entry.name)
-    reason = "its directory is gone"
-    if path.is_symlink():
+    reason, cure = "its directory is gone", PUT_BACK
+    if path.with_name(BUILDING + path.name).is_dir():
+        reason = "its directory is gone, because a repair was interrupted"
+        cure = "Stop the shard and end the repair with `vectorshard repair DIR --write`"
+    elif path.is_symlink():
         reason = f"its directory is a link to {path.readlink()}, which is absent"
     return Place(
         name=entry.name,
@@ -144,5 +147,5 @@ def _lost(directory: DataDirectory, entry: RegisterEntry) -> Place:
         path=path,
         state=CollectionState.LOST,
         reason=reason,
-        cure=PUT_BACK,
+        cure=cure,
     )

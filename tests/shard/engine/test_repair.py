@@ -620,7 +620,8 @@ def test_a_repair_that_was_interrupted_is_ended_by_the_next(
             repaired_words(shard_of(place))
     with closing(DataDirectory.open(Disk(), shard_of(place), IDENTITY)):
         pass  # a start in between removes nothing that is needed
-    repaired_words(shard_of(place))
+    found = repaired_words(shard_of(place))
+    assert found.outcome is Outcome.REPAIRED
     with words(place) as collection:
         check_contents(collection, history.contents)
     assert not place.with_name(".repairing-words").exists()

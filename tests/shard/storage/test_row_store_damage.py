@@ -48,6 +48,8 @@ from vectorshard.shard.storage.row_store_format import StoredRows
         "UPDATE sessions SET first_sequence = 2",
         "DROP TABLE sessions",
         "DELETE FROM sessions",
+        "CREATE TRIGGER strange AFTER INSERT ON commits BEGIN DELETE FROM metadata; END",
+        "CREATE UNIQUE INDEX strange ON commits (rows, sequence)",
         "UPDATE commits SET range_crc32c = 1 WHERE sequence = 3",
         "UPDATE properties SET value = '3' WHERE key = 'stage'",
         "DELETE FROM properties WHERE key = 'stage'",

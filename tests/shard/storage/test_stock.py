@@ -111,6 +111,10 @@ def test_a_collection_whose_directory_is_gone_is_lost(closed: Path) -> None:
     shutil.rmtree(closed / "collections" / "words")
     assert found(closed) == [IMAGES, ("words", "first-words", LOST)]
     assert "its directory is gone" in place_of(closed, "words").reason
+    (closed / "collections" / ".repairing-words").mkdir()
+    place = place_of(closed, "words")
+    assert "a repair was interrupted" in place.reason
+    assert "vectorshard repair DIR --write" in place.cure
 
 
 def test_a_lost_collection_that_is_put_back_is_served(closed: Path, tmp_path: Path) -> None:
