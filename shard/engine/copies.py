@@ -25,7 +25,11 @@ from vectorshard.shard.storage.row_block import RowBlock
 from vectorshard.shard.types import Int64Array, Ledger
 
 LEASE_S: Final = 60.0
-"""How long a copy stays open after its last call. Longer: abandoned copies keep more disk space."""
+"""How long a copy stays open after the last call that came further than all before. Longer:
+abandoned copies keep more disk space."""
+
+COPY_S_MAX: Final = 6 * 3_600.0
+"""How long a copy stays open in all. At 50 MB/s that is a terabyte."""
 
 COPIES_MAX: Final = 4
 """Open copies of one shard. Each may keep the row file that a compaction replaces."""
@@ -60,6 +64,7 @@ class Copies:
         self._new_name = new_name
         self._open: dict[bytes, Pinned] = {}
         self._until: dict[bytes, float] = {}
+        self._last: dict[bytes, tuple[float, int]] = {}  # the end of it, the next row so far
         self._in_use: dict[bytes, int] = {}
 
     def __len__(self) -> int:
@@ -71,7 +76,7 @@ class Copies:
         if len(self._open) >= COPIES_MAX:
             raise Overloaded(
                 f"{len(self._open)} copies of this shard are open, which is the limit; each ends "
-                f"{LEASE_S:.0f} s after its last call"
+                f"{LEASE_S:.0f} s after its reader stops going on"
             )
 
     def put(self, pinned: Pinned) -> bytes:
@@ -80,6 +85,7 @@ class Copies:
         name = self._new_name()
         self._open[name] = pinned
         self._until[name] = self._clock() + LEASE_S
+        self._last[name] = self._clock() + COPY_S_MAX, 0
         return name
 
     def use(self, name: bytes, collection: Collection) -> Pinned:
@@ -89,24 +95,31 @@ class Copies:
         if pinned is None or pinned.collection is not collection:
             raise CopyEnded(
                 f"no such copy of collection {collection.entry.config.name!r} is open: it was "
-                f"closed, nothing was read from it for {LEASE_S:.0f} s, or the shard was started "
-                "again"
+                f"closed, no further row was read from it for {LEASE_S:.0f} s, or the shard was "
+                "started again"
             )
         self._in_use[name] = self._in_use.get(name, 0) + 1
         return pinned
 
-    def used(self, name: bytes) -> None:
-        """Begin the lease again after a read."""
+    def used(self, name: bytes, next_row: int = 0) -> None:
+        """Begin the lease again after a read, if it came further than all before.
+
+        Reading the same rows again and again keeps no copy from the readers of others.
+        """
         self._in_use[name] -= 1
         if not self._in_use[name]:
             del self._in_use[name]
         if name in self._until:
-            self._until[name] = self._clock() + LEASE_S
+            end, furthest = self._last[name]
+            if next_row > furthest:
+                self._until[name] = min(self._clock() + LEASE_S, end)
+                self._last[name] = end, next_row
 
     def close(self, name: bytes) -> None:
         """Let go of a copy; one that is unknown changes nothing."""
         self._open.pop(name, None)
         self._until.pop(name, None)
+        self._last.pop(name, None)
 
     def expire(self) -> None:
         """Close the copies whose lease is over, or whose collection is closed."""
@@ -120,6 +133,7 @@ class Copies:
         """Close all of them; the shard stops."""
         self._open.clear()
         self._until.clear()
+        self._last.clear()
 
 
 def pinned_now(collection: Collection) -> Pinned:

@@ -52,12 +52,14 @@ class CopyCalls:
         """Return the next rows of a copy, each verified."""
         collection = self._find(request.collection, request.shard, call)
         pinned = self._copies.use(request.copy, collection)
+        next_row = 0
         try:
             rows: CopiedRows = await self._read(
                 collection, copied_rows, pinned, request.first_row, request.bytes_max
             )
+            next_row = rows.next_row
         finally:
-            self._copies.used(request.copy)
+            self._copies.used(request.copy, next_row)
         return rows
 
     async def close_copy(self, request: CloseCopyRequest, *, call: Call = NO_LIMIT) -> None:

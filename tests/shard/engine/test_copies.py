@@ -19,6 +19,7 @@ from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.copies import (
     BLOCK_BYTES_MAX,
     COPIES_MAX,
+    COPY_S_MAX,
     LEASE_S,
     Copies,
     Pinned,
@@ -85,14 +86,40 @@ def test_a_copy_ends_a_minute_after_its_last_call(collection: Collection) -> Non
     clock = Time()
     copies = Copies(clock)
     name = copies.put(pinned_now(collection))
-    for _ in range(3):
+    for read in range(3):
         clock.now += LEASE_S
         copies.use(name, collection)
-        copies.used(name)
+        copies.used(name, read + 1)
     clock.now += LEASE_S + 0.1
-    with pytest.raises(CopyEnded, match="nothing was read from it for 60 s"):
+    with pytest.raises(CopyEnded, match="no further row was read from it for 60 s"):
         copies.use(name, collection)
     assert not len(copies)
+
+
+def test_a_copy_ends_though_the_same_rows_are_read_again_and_again(collection: Collection) -> None:
+    clock = Time()
+    copies = Copies(clock)
+    name = copies.put(pinned_now(collection))
+    for _ in range(3):
+        copies.use(name, collection)
+        copies.used(name, 7)
+        clock.now += LEASE_S / 2
+    copies.expire()
+    assert not len(copies)
+
+
+def test_a_copy_ends_however_slowly_its_reader_goes_on(collection: Collection) -> None:
+    clock = Time()
+    copies = Copies(clock)
+    name = copies.put(pinned_now(collection))
+    reads = 0
+    while len(copies):
+        reads += 1
+        copies.use(name, collection)
+        copies.used(name, reads)
+        clock.now += LEASE_S
+        copies.expire()
+    assert reads == pytest.approx(COPY_S_MAX / LEASE_S, abs=2)
 
 
 def test_a_copy_does_not_end_while_it_is_read(collection: Collection) -> None:
@@ -108,7 +135,7 @@ def test_a_copy_does_not_end_while_it_is_read(collection: Collection) -> None:
     clock.now += 10 * LEASE_S
     copies.expire()
     assert len(copies) == 1
-    copies.used(name)
+    copies.used(name, 2)
     clock.now += LEASE_S
     copies.expire()
     assert len(copies) == 1
