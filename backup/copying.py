@@ -51,8 +51,11 @@ from vectorshard.shard.storage.row_block import RowBlock, joined
 from vectorshard.shard.types import Call, Int64Array
 from vectorshard.shard.witnesses import session_at
 
-READ_BYTES: Final = 1024 * 1024
+READ_BYTES: Final = 512 * 1024
 """Rows that are read in one call. More: longer pauses of the searches of that shard."""
+
+REST: Final = 0.5
+"""The rest after each read, relative to the time that it took: searches go first."""
 
 BLOCK_BYTES: Final = 4 * 1024 * 1024
 """The size of a block. Larger: fewer objects, more memory."""
@@ -306,7 +309,9 @@ class ShardCopier:
                 first_row=next_row,
                 bytes_max=min(READ_BYTES, room),
             )
+            begun = time.perf_counter()
             found = await self._server.read_copy(request, call=self._call())
+            await self._sleep(REST * (time.perf_counter() - begun))
             self._require_sound(found.damaged)
             damaged += found.damaged
             if found.block:
