@@ -27,6 +27,7 @@ from vectorshard.shard.config import EngineConfig
 from vectorshard.shard.errors import ShardMissing, WritesLost
 from vectorshard.shard.membership import AcceptLossRequest
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.register import Register
 from vectorshard.shard.storage.repair import Given, Wanted, repair
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
 from vectorshard.shard.types import CountRequest, SearchRequest, UpsertRequest
@@ -137,6 +138,25 @@ async def test_an_identity_that_is_stored_nowhere_else_has_to_be_given(tmp_path:
     found = repair(Disk(), directory, Wanted(write=True), wrong)
     assert found[0].outcome is Outcome.REFUSED
     assert (directory / "shard.json").read_bytes() == b"{"
+
+
+async def test_a_register_is_made_again_of_all_collections_though_one_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    router = await open_embedded(tmp_path, 1, EngineConfig(search_threads=1))
+    for name in ("words", "others"):
+        await router.create_collection(config_of(name))
+    await router.close()
+    directory = tmp_path / "shard-0"
+    before = Register.read(directory)
+    (directory / "register.json").unlink()
+    wanted = Wanted(write=True, collection="words")
+    found = repair(Disk(), directory, wanted, Given(slots_of=slots_of_shard))
+    assert [each.collection for each in found] == ["", "words"]
+    after = Register.read(directory)
+    assert before is not None
+    assert after is not None
+    assert sorted(map(repr, after.collections)) == sorted(map(repr, before.collections))
 
 
 async def test_a_sole_shard_that_lost_a_commit_is_missing_too(tmp_path: Path) -> None:

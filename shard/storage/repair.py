@@ -8,7 +8,7 @@ sees, and docs/formats.md where the kept files are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from vectorshard.shard.storage.data_directory import (
 from vectorshard.shard.storage.directory_lock import locked, locked_unchanged
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.register import Registered
-from vectorshard.shard.storage.repair_collection import Examined, Expected, Way, examined
+from vectorshard.shard.storage.repair_collection import Examined, Expected, examined
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
 from vectorshard.shard.storage.repair_identity import DirectoryFiles, Given
 from vectorshard.shard.storage.repair_write import Own, belong_to_owner_of, finish, write
@@ -118,10 +118,10 @@ class _Repair:
         if files.is_refused:
             return [files.repair]
         if files.identity is None:
-            found = [self._repaired(name, write_it=False) for name in names]
+            found = [self._repaired(name, write_it=False) for name in self._known()]
             files.find_identity((membership for _, membership in found), self._given)
             if files.is_refused:
-                return [files.repair, *(each for each, _ in found)]
+                return [files.repair, *(each for each, _ in found if each.collection in names)]
         writes = self._wanted.write
         if writes:
             self._finish(names)
@@ -129,16 +129,32 @@ class _Repair:
         if writes and files.repair.findings:
             files.write(self._disk, new_session)
             if files.register is None:
-                live = [(each.collection, each.incarnation) for each in repairs]
-                files.write_register(self._disk, [each for each in live if each[1]])
+                self._write_register(repairs)
             for path in self._path.iterdir():
                 if path.is_file():
                     belong_to_owner_of(self._path, path)
             files.repair.outcome = Outcome.REPAIRED
         return [files.repair, *repairs]
 
+    def _write_register(self, repairs: Sequence[Repair]) -> None:
+        """Register all collections that are there, also those that were not looked at."""
+        done = {each.collection for each in repairs}
+        others = [name for name in self._known() if name not in done]
+        every = [*repairs, *(self._repaired(name, write_it=False)[0] for name in others)]
+        live = [(each.collection, each.incarnation) for each in every if each.incarnation]
+        self._files.write_register(self._disk, live)
+
     def _names(self) -> list[str]:
-        """Return the collections that are there, or registered, or the one that is wanted."""
+        """Return all collections, or the one that is wanted."""
+        names = self._known()
+        if wanted := self._wanted.collection:
+            if wanted not in names and not is_directory(self._collections / wanted):
+                raise CollectionNotFound(f"{self._path} has no collection {wanted!r}")
+            return [wanted]
+        return names
+
+    def _known(self) -> list[str]:
+        """Return the collections that are there, or registered, by name."""
         names = set(self._registered())
         if is_directory(self._collections):
             names |= {
@@ -146,10 +162,6 @@ class _Repair:
                 for each in self._collections.iterdir()
                 if may_be_collection(each.name) and (each / FILE_NAME).exists()
             }
-        if wanted := self._wanted.collection:
-            if wanted not in names and not is_directory(self._collections / wanted):
-                raise CollectionNotFound(f"{self._path} has no collection {wanted!r}")
-            return [wanted]
         return sorted(names)
 
     def _registered(self) -> dict[str, str]:
@@ -207,4 +219,4 @@ def _membership_of(found: Examined) -> Membership:
     return found.salvage.membership if found.salvage is not None else Membership()
 
 
-__all__ = ["Given", "Outcome", "Repair", "Wanted", "Way", "repair"]
+__all__ = ["Given", "Wanted", "repair"]
