@@ -34,6 +34,7 @@ from vectorshard.shard.engine.validation import (
     check_vectors,
 )
 from vectorshard.shard.errors import CorruptData, WritesStopped
+from vectorshard.shard.index.exact import stored_squared_norms
 from vectorshard.shard.membership import Membership
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import checksum
@@ -214,7 +215,7 @@ class Writes:
     def _prepare(self, plan: CommitPlan) -> Commit:
         """Write the plan's vectors to the row file, synced; return the record to commit."""
         ids, vectors = plan.ids, plan.vectors
-        squared_norms = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).astype(np.float32)
+        squared_norms = stored_squared_norms(vectors)
         if plan.rows:
             self._state.columns.write(plan.first_row, vectors)
         replaced, deleted = plan.replaced, plan.deleted

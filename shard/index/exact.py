@@ -133,6 +133,13 @@ def exact_squared_norms(vectors: VectorArray) -> Float64Array:
     return norms
 
 
+def stored_squared_norms(vectors: Float32Array) -> Float32Array:
+    """Return the squared norms of vectors (rows, dim) as each write stores them, bit by bit."""
+    exact = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    norms: Float32Array = exact.astype(np.float32)
+    return norms
+
+
 def exact_candidates(
     metric: Metric,
     queries: Float32Array,

@@ -7,6 +7,7 @@ from the end, so the pattern names the bit. A content hash has 128 bits: each fl
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from xxhash import xxh3_128_digest
@@ -14,6 +15,7 @@ from xxhash import xxh3_128_digest
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hash_seeds
 from vectorshard.shard.storage.row_store_format import Record
+from vectorshard.shard.storage.two_slots import Slot, slot_of
 from vectorshard.shard.types import IdArray
 
 _POLYNOMIAL: Final = 0x82F63B78  # CRC-32C, reflected (RFC 3720, appendix B.4)
@@ -37,6 +39,21 @@ def without_flip(message: bytes, stored: int) -> bytes | None:
             sound[bit // 8] ^= 1 << bit % 8
             return bytes(sound)
     return None
+
+
+def slots_without_flips(stored: Sequence[tuple[bytes, int]]) -> tuple[list[Slot], bool]:
+    """Return the slots of `stored_records` whose flips could be undone, and whether none had to be.
+
+    A record that is missing, or stays damaged, is left out.
+    """
+    slots, sound = [], len(stored) == 2
+    for record, crc32c in stored:
+        undone = without_flip(record, crc32c)
+        slot = None if undone is None else slot_of(undone)
+        sound &= slot is not None and checksum(record) == crc32c
+        if slot is not None:
+            slots.append(slot)
+    return slots, sound
 
 
 def record_without_flip(record: Record) -> Record | None:

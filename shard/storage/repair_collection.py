@@ -18,7 +18,7 @@ from vectorshard.shard.errors import CorruptData
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.filter_file import is_sound_columns_file
 from vectorshard.shard.storage.log_end import FILE_NAME as MARK_FILE
-from vectorshard.shard.storage.repair_bits import without_flip
+from vectorshard.shard.storage.repair_bits import slots_without_flips
 from vectorshard.shard.storage.repair_findings import METADATA, Outcome, Repair
 from vectorshard.shard.storage.repair_records import contents_of
 from vectorshard.shard.storage.repair_rows import (
@@ -38,7 +38,7 @@ from vectorshard.shard.storage.row_store_format import (
     damaged_from_json,
 )
 from vectorshard.shard.storage.store_files import obstacle_in
-from vectorshard.shard.storage.two_slots import Slot, slot_of, stored_records
+from vectorshard.shard.storage.two_slots import Slot, stored_records
 from vectorshard.shard.types import CollectionConfig, Int64Array
 
 FROM_A_BACKUP: Final = (
@@ -144,18 +144,8 @@ def _examine(found: Examined, work: Path, expected: Expected, opened: ExitStack)
 
 
 def _read_mark(found: Examined) -> None:
-    slots: list[Slot] = []
-    stored: list[tuple[bytes, int]] = []
-    path = found.path / MARK_FILE
-    if path.exists():
-        stored = stored_records(path)
-    found.mark_is_sound = len(stored) == 2
-    for record, crc32c in stored:
-        sound = without_flip(record, crc32c)
-        slot = None if sound is None else slot_of(sound)
-        found.mark_is_sound &= slot is not None and checksum(record) == crc32c
-        if slot is not None:
-            slots.append(slot)
+    stored = stored_records(found.path / MARK_FILE)
+    slots, found.mark_is_sound = slots_without_flips(stored)
     found.mark = max(slots, key=lambda slot: slot.counter, default=None)
     if found.mark is None:
         text = (

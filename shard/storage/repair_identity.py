@@ -13,7 +13,6 @@ from typing import Final
 from vectorshard.shard.errors import DataDirectoryError, DataDirectoryForeign
 from vectorshard.shard.membership import Membership
 from vectorshard.shard.storage.checked_json import read_checked
-from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.data_directory import (
     IDENTITY_FILE,
     VERSION_WITHOUT_ID,
@@ -31,12 +30,12 @@ from vectorshard.shard.storage.register import (
     Registered,
     RegisterEntry,
 )
-from vectorshard.shard.storage.repair_bits import without_flip
+from vectorshard.shard.storage.repair_bits import slots_without_flips
 from vectorshard.shard.storage.repair_collection import START_ONCE
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
 from vectorshard.shard.storage.repair_write import set_aside
 from vectorshard.shard.storage.session import SESSION_FILE
-from vectorshard.shard.storage.two_slots import Slot, TwoSlots, slot_of, stored_records
+from vectorshard.shard.storage.two_slots import Slot, TwoSlots, stored_records
 from vectorshard.shard.storage.witness import FORMAT_VERSION as WITNESS_VERSION
 from vectorshard.shard.storage.witness import WITNESS_FILE
 
@@ -113,16 +112,8 @@ class DirectoryFiles:
             )
 
     def _look_at_session(self) -> None:
-        path = self.path / SESSION_FILE
-        stored = stored_records(path) if path.exists() else []
-        slots = []
-        undone = len(stored) < 2
-        for record, crc32c in stored:
-            sound = without_flip(record, crc32c)
-            slot = None if sound is None else slot_of(sound)
-            undone |= slot is None or checksum(record) != crc32c
-            slots += [slot] if slot is not None else []
-        if not undone:
+        slots, sound = slots_without_flips(stored_records(self.path / SESSION_FILE))
+        if sound:
             return
         newest = max(slots, key=lambda slot: slot.counter, default=Slot(OPENS_UNKNOWN))
         if len(slots) == 2:

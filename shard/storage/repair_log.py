@@ -28,17 +28,14 @@ _PAGES_BEYOND: Final = 1 << 20
 class LogPages:
     """What a log holds: the newest image of each page, as of the last transaction that ended.
 
-    `pages_total` is the size of the database then, 0 without a transaction. `undone` are notes of
-    damage that was undone, `damaged` the numbers of frames that stay damaged.
+    `frames` is how many there are of its last round. `undone` are notes of damage that was undone,
+    `damaged` the numbers of frames that stay damaged.
     """
 
     pages: dict[int, bytes] = field(default_factory=dict)
-    pages_total: int = 0
     frames: int = 0
     undone: list[str] = field(default_factory=list)
     damaged: list[int] = field(default_factory=list)
-    is_cut: bool = False
-    """It ends within a frame, or within a transaction."""
 
 
 def read_log(contents: bytes, page_bytes: int) -> LogPages:
@@ -46,11 +43,8 @@ def read_log(contents: bytes, page_bytes: int) -> LogPages:
     found = LogPages()
     count = (len(contents) - HEAD_BYTES) // (FRAME_HEAD_BYTES + page_bytes)
     if count <= 0:
-        found.is_cut = len(contents) > 0
         return found
     log = _Log(contents, page_bytes, count)
-    found.is_cut = bool((len(contents) - HEAD_BYTES) % (FRAME_HEAD_BYTES + page_bytes))
-    found.is_cut &= log.count == count
     found.frames = log.count
     log.verify(found)
     waiting: dict[int, bytes] = {}
@@ -58,9 +52,7 @@ def read_log(contents: bytes, page_bytes: int) -> LogPages:
         waiting[number] = page
         if total:
             found.pages.update(waiting)
-            found.pages_total = total
             waiting = {}
-    found.is_cut |= bool(waiting)
     return found
 
 

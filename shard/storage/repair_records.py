@@ -206,11 +206,8 @@ def with_older(records: Records, older: Records) -> Records:
 
 
 def _sound(record: Record, records: Records) -> Record | None:
-    try:
-        if is_sound(record):
-            return record
-    except (TypeError, struct.error):
-        return None
+    if is_sound(record):
+        return record
     restored = record_without_flip(record)
     if restored is not None:
         kind = "commit" if len(record) == _COMMIT_COLUMNS else "kept rows of generation"

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from vectorshard.shard.index.exact import stored_squared_norms
 from vectorshard.shard.storage.content_hash import content_hashes, sum_of
 from vectorshard.shard.storage.repair_bits import row_without_flip
 from vectorshard.shard.storage.repair_findings import DamagedRow
@@ -147,11 +148,6 @@ class Checked:
     damaged: list[DamagedRow]
     metadata: dict[int, bytes]
 
-    @property
-    def still_damaged(self) -> list[DamagedRow]:
-        """The damaged rows that were not restored."""
-        return [each for each in self.damaged if not each.restored]
-
 
 def checked(rows: LiveRows, vectors: StoredVectors, metadata: ReadMetadata) -> Checked:
     """Compare all rows with their content hashes, and undo single flipped bits."""
@@ -206,7 +202,9 @@ def located(rows: LiveRows, vectors: StoredVectors, metadata: ReadMetadata) -> I
     Rows that are not in it are beyond its end. Norms find candidates, and content hashes decide.
     """
     norms = [
-        squared_norms(vectors.read(np.arange(first, min(first + ROWS_AT_ONCE, vectors.rows))))
+        stored_squared_norms(
+            vectors.read(np.arange(first, min(first + ROWS_AT_ONCE, vectors.rows)))
+        )
         for first in range(0, vectors.rows, ROWS_AT_ONCE)
     ]
     every = np.concatenate([np.zeros(0, np.float32), *norms])
@@ -224,13 +222,6 @@ def located(rows: LiveRows, vectors: StoredVectors, metadata: ReadMetadata) -> I
                 break
             place += 1
     return found
-
-
-def squared_norms(vectors: Float32Array) -> Float32Array:
-    """Return the squared norms as a write stores them, float32 (rows,)."""
-    exact = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    norms: Float32Array = exact.astype(np.float32)
-    return norms
 
 
 def pieces(rows: LiveRows) -> Iterator[LiveRows]:

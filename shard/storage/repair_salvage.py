@@ -15,12 +15,13 @@ from typing import Final
 import numpy as np
 
 from vectorshard.shard.errors import CorruptData, RowStoreCorrupt
+from vectorshard.shard.index.exact import stored_squared_norms
 from vectorshard.shard.membership import Membership, Sessions
 from vectorshard.shard.rows.id_column import decode_ids
 from vectorshard.shard.storage.content_hash import content_hashes, from_bytes
 from vectorshard.shard.storage.json_records import InvalidRecord, from_json
 from vectorshard.shard.storage.repair_records import Records
-from vectorshard.shard.storage.repair_rows import LiveRows, StoredVectors, squared_norms
+from vectorshard.shard.storage.repair_rows import LiveRows, StoredVectors
 from vectorshard.shard.storage.row_store_format import (
     LastCompaction,
     Record,
@@ -265,7 +266,7 @@ def _verified_rows(
     found = vectors.read(rows.positions)
     structs = [records.metadata.get(row, b"") for row in rows.numbers.tolist()]
     same = (content_hashes(rows.ids, structs, found) == rows.content_hashes).all(axis=1)
-    return rows.with_norms(squared_norms(found)).take(same)
+    return rows.with_norms(stored_squared_norms(found)).take(same)
 
 
 def _merged(parts: list[LiveRows]) -> LiveRows:

@@ -177,16 +177,14 @@ def _opened_whole(directory: Path, *, as_is: bool) -> tuple[WholeStore | None, s
         try:
             store = opened.enter_context(closing(RowStore.open(Disk(), directory)))
             stored = store.load()
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
-                (first,) = reader.execute("PRAGMA integrity_check(1)").fetchone()
-                if first != "ok":
-                    return None, f"{FILE_NAME}: {first}"
-                (transactions,) = reader.execute("SELECT transactions FROM ledger").fetchone()
+            with store.loader() as loader:
+                if wrong := loader.integrity():
+                    return None, f"{FILE_NAME}: {wrong}"
+                transactions = loader.ledger().transactions
         except (CorruptData, DataDirectoryTooNew, sqlite3.Error) as error:
             return None, str(error)
         opened.pop_all()
-        return WholeStore(path, store, stored, int(transactions), as_is), ""
+        return WholeStore(path, store, stored, transactions, as_is), ""
 
 
 def live_rows_of(stored: StoredRows, id_type: IdType) -> LiveRows:

@@ -34,22 +34,23 @@ from vectorshard.shard.storage.repair_rows import LiveRows, pieces
 from vectorshard.shard.storage.repair_salvage import Salvage
 from vectorshard.shard.storage.repair_trial import LOG
 from vectorshard.shard.storage.row_database import RowDatabase
+from vectorshard.shard.storage.row_file import FIRST_BYTES
 from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import (
     FILE_NAME,
+    MATCHES_NOTHING,
     Commit,
     KeptRows,
     LastCompaction,
     kept_record,
     membership_properties,
+    property_checksum,
     sessions_to_json,
 )
 from vectorshard.shard.storage.two_slots import Slot, TwoSlots
 from vectorshard.shard.types import Int64Array
 
 _ASIDE: Final = "damaged."
-_WRONG: Final = 2**32 - 1  # what makes the checksum of a range of vectors match nothing
-_ROW_FILE_BYTES_MIN: Final = 1024 * 1024
 _KEPT_PROPERTIES: Final = ("configuration", "incarnation", "restored_from")
 
 
@@ -262,7 +263,7 @@ def _put_properties(connection: sqlite3.Connection, properties: dict[str, str]) 
     for key, value in properties.items():
         connection.execute(
             "INSERT OR REPLACE INTO properties VALUES (?, ?, ?)",
-            (key, value, checksum(key.encode(), value.encode())),
+            (key, value, property_checksum(key, value)),
         )
 
 
@@ -288,7 +289,7 @@ def _copy_vectors(disk: Disk, found: Examined, path: Path, positions: Int64Array
     assert config is not None
     row_bytes = config.dim * 4
     with closing(disk.open(path)) as file:
-        disk.extend(file, max(_ROW_FILE_BYTES_MIN, len(positions) * row_bytes))
+        disk.extend(file, max(FIRST_BYTES, len(positions) * row_bytes))
         at_once = max(1, 2**22 // row_bytes)
         for first in range(0, len(positions), at_once):
             rows = vectors.read(positions[first : first + at_once])
@@ -381,7 +382,7 @@ def _insert_rows(
     for piece in pieces(rows):
         range_crc32c = checksum(vectors.read(piece.positions).view(np.uint8).reshape(-1))
         if wrong[first : first + len(piece)].any():
-            range_crc32c ^= _WRONG
+            range_crc32c ^= MATCHES_NOTHING
         first += len(piece)
         kept = KeptRows(
             rows=piece.numbers,

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vectorshard.shard.errors import DataDirectoryTooNew, RowStoreCorrupt, WritesStopped
-from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import sum_bytes
 from vectorshard.shard.storage.disk import DISK_ERRORS, Disk, is_disk_full
 from vectorshard.shard.storage.json_records import InvalidRecord
@@ -31,6 +30,7 @@ from vectorshard.shard.storage.read_failures import failure_behind, release, try
 from vectorshard.shard.storage.row_store_format import (
     FORMAT_VERSION,
     SCHEMA,
+    property_checksum,
     session_checksum,
 )
 from vectorshard.shard.storage.store_files import HeldFiles, check_store_files
@@ -366,7 +366,7 @@ class RowDatabase:
         """Write a property, in the open transaction."""
         self.connection.execute(
             "INSERT OR REPLACE INTO properties VALUES (?, ?, ?)",
-            (key, value, checksum(key.encode(), value.encode())),
+            (key, value, property_checksum(key, value)),
         )
 
     def insert_session(self, first_sequence: int, session: int) -> None:

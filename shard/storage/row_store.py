@@ -62,7 +62,7 @@ class RowStore:
             loader = RowLoader(reader, self._path, database.version, LastCompaction())
             self._read_properties(loader.properties())
             last = self.last_compaction
-            (newest,) = select("SELECT coalesce(max(sequence), 0) FROM commits").fetchone()
+            newest = loader.newest_sequence()
             ledger = loader.ledger()
             self.sessions = loader.sessions()
             """Which session wrote which commits."""

@@ -321,14 +321,22 @@ def record_of(numbers: tuple[int, int, int], blobs: Sequence[bytes], range_crc32
 
 
 def is_sound(record: Record) -> bool:
-    """Whether a record matches its checksum. TypeError or struct.error: a column's type differs."""
+    """Whether a record matches its checksum. One with a column of another type does not."""
     range_crc32c = () if record[-1] is None else (record[-1],)
-    return bool(_record_checksum(record[:3], record[4:-1], range_crc32c) == record[3])
+    try:
+        return bool(_record_checksum(record[:3], record[4:-1], range_crc32c) == record[3])
+    except (TypeError, struct.error):
+        return False
 
 
 def blob_bytes(record: Record) -> int:
     """Return the bytes of a record's blobs."""
     return sum(map(len, record[4:-1]))
+
+
+def property_checksum(key: str, value: str) -> int:
+    """Return the checksum of a row of `properties`."""
+    return checksum(key.encode(), value.encode())
 
 
 def session_checksum(first_sequence: int, session: int) -> int:

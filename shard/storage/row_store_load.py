@@ -16,7 +16,6 @@ import numpy as np
 from vectorshard.shard.errors import RowStoreCorrupt
 from vectorshard.shard.membership import Sessions
 from vectorshard.shard.rows.row_map import RowMap
-from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import (
     HASH_BYTES,
     SUM_MODULUS,
@@ -31,6 +30,7 @@ from vectorshard.shard.storage.row_store_format import (
     StoredLedger,
     StoredRows,
     is_sound,
+    property_checksum,
     session_checksum,
     sessions_from_json,
 )
@@ -182,9 +182,13 @@ class RowLoader:
         finally:
             self._select("ROLLBACK")
 
-    def integrity(self, table: str) -> str:
-        """Return what is wrong with the pages of a table and its indexes; empty if nothing is."""
-        found = self._select(f"PRAGMA integrity_check({table})").fetchall()
+    def integrity(self, table: str = "") -> str:
+        """Return what is wrong with the pages of a table and its indexes; empty if nothing is.
+
+        Without a table, all pages are looked at.
+        """
+        pragma = f"PRAGMA integrity_check({table})" if table else "PRAGMA integrity_check"
+        found = self._select(pragma).fetchall()
         return "" if found == [("ok",)] else "; ".join(str(text) for (text,) in found[:3])
 
     def stored_version(self) -> int:
@@ -239,7 +243,7 @@ class RowLoader:
         """Read the properties; RowStoreCorrupt if one does not match its checksum."""
         properties: dict[str, str] = {}
         for key, value, crc32c in self._select("SELECT key, value, crc32c FROM properties"):
-            if checksum(key.encode(), value.encode()) != crc32c:
+            if property_checksum(key, value) != crc32c:
                 raise RowStoreCorrupt(f"{self._path}: checksum mismatch in property {key}")
             properties[key] = value
         return properties

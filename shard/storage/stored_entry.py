@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vectorshard.shard.errors import CorruptData
-from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.disk import DISK_ERRORS
 from vectorshard.shard.storage.json_records import from_json
+from vectorshard.shard.storage.row_store_format import property_checksum
 from vectorshard.shard.storage.store_files import STORE_FILE, check_header, check_store_files
 from vectorshard.shard.types import CollectionConfig, CollectionEntry
 
@@ -91,6 +91,6 @@ def _property(connection: sqlite3.Connection, key: str) -> str | None:
     if found is None:
         return None
     value, crc32c = found
-    if checksum(key.encode(), value.encode()) != crc32c:
+    if property_checksum(key, value) != crc32c:
         raise ValueError(f"checksum mismatch in property {key}")
     return str(value)

@@ -104,9 +104,12 @@ def write_durably(disk: Disk, path: Path, slot: Slot) -> None:
 def stored_records(path: Path) -> list[tuple[bytes, int]]:
     """Return the bytes of both records with their stored checksums, sound or not.
 
-    Fewer if the file was cut. Raises OSError if the disk fails.
+    Fewer if the file was cut, or is absent. Raises OSError if the disk fails.
     """
-    contents = read_file(path, 2 * SLOT_BYTES)
+    try:
+        contents = read_file(path, 2 * SLOT_BYTES)
+    except FileNotFoundError:
+        return []
     return [
         (contents[at : at + _RECORD.size], *_CRC32C.unpack_from(contents, at + _RECORD.size))
         for at in (0, SLOT_BYTES)
@@ -136,10 +139,7 @@ def _slot_in(contents: bytes, offset: int) -> Slot | None:
     """Return the record at an offset, or None if it is damaged."""
     record = contents[offset : offset + _RECORD.size]
     crc32c = contents[offset + _RECORD.size :][: _CRC32C.size]
-    if crc32c != _CRC32C.pack(checksum(record)) or not record.startswith(_MAGIC):
-        return None
-    _, counter, value = _RECORD.unpack(record)
-    return Slot(counter, value)
+    return slot_of(record) if crc32c == _CRC32C.pack(checksum(record)) else None
 
 
 def _newest(slots: tuple[Slot | None, Slot | None]) -> Slot | None:
