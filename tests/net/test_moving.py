@@ -34,8 +34,18 @@ pytestmark = [pytest.mark.system_net, pytest.mark.skipif(bool(LACKING), reason=L
 FOUND_S: Final = 10.0
 """Within which a shard that is healthy is found, wherever it is."""
 
+WRONG_S: Final = 2.0
+"""For how long names are wrong."""
+
 AGES: Final = 6
 """For how many ages of a connection calls go on, of a second each."""
+
+
+def repeated_for(duration_s: float) -> Iterator[None]:
+    """Repeat the body of a loop, whose searches take time, for so long."""
+    until = time.monotonic() + duration_s
+    while time.monotonic() < until:
+        yield
 
 
 def test_a_shard_that_is_killed_is_found_at_another_address(fleet: NetFleet) -> None:
@@ -66,11 +76,10 @@ def test_a_name_that_means_another_shard_is_an_error_until_it_is_right_again(
     first, second = (host.address for host in fleet.hosts)
     fleet.shards[1].kill()
     fleet.name([first, first])
-    for _ in range(20):
+    for _ in repeated_for(WRONG_S):
         strict, lenient = fleet.search(), fleet.search(min_coverage=0.5)
         assert strict.failed
         assert lenient.answered == {0}, lenient
-        time.sleep(0.05)
     with fleet.shown("A name that means another shard"):
         fleet.move(1, fleet.hosts[1])
         fleet.name([first, second])
@@ -86,10 +95,9 @@ def test_shards_that_have_taken_each_others_address_are_never_taken_for_each_oth
         shard.kill()
     fleet.move(0, second)
     fleet.move(1, first)
-    for _ in range(20):
+    for _ in repeated_for(WRONG_S):
         assert fleet.search().failed
         fleet.search(min_coverage=0.5)  # holds the answer to what the shards in it have
-        time.sleep(0.05)
     fleet.name([second.address, first.address])
     print(f"full coverage {fleet.covered_within(FOUND_S):.2f} s after the names were right again")
 
@@ -100,10 +108,8 @@ def test_a_router_that_starts_before_a_shard_has_a_name_finds_it(fleet: NetFleet
     fleet.router.kill()
     fleet.router.start()
     wait_until(lambda: "domain name not found" in fleet.search().told)  # the router is reached
-    until = time.monotonic() + 4.0
-    while time.monotonic() < until:
+    for _ in repeated_for(4.0):
         assert "domain name not found" in fleet.search().told
-        time.sleep(0.05)
     fleet.name(addresses)
     print(f"full coverage {fleet.covered_within(FOUND_S):.2f} s after the name was known")
 
@@ -116,12 +122,14 @@ def test_no_call_fails_while_every_connection_is_replaced_each_second(
         until = time.monotonic() + AGES
         process = fleet.router.process
         assert process is not None
+        ports: set[int] = set()
 
         def search_one_by_one() -> int:
             searches = 0
             with Client(fleet.router.address) as client:
                 while time.monotonic() < until:
                     assert found(search_of(client)) == fleet.whole
+                    ports.update(connections_to(PORT, process.pid))
                     searches += 1
             return searches
 
@@ -144,29 +152,22 @@ def test_no_call_fails_while_every_connection_is_replaced_each_second(
                 rows = v1.Matrix(data=QUERIES.tobytes(), dim=DIM, dtype=v1.D_TYPE_FLOAT32)
                 ids = int64s(*range(3 * number, 3 * number + 3))
                 yield v1.UpsertRequest(collection="others", ids=ids, vectors=rows)
-                time.sleep(0.1)
+                time.sleep(0.1)  # the pace of the upload
 
         def upload() -> int:
             with fleet.router.stub() as stub:
                 return sum(each.accepted for each in stub.UpsertStream(messages()))
 
-        def look_at_connections() -> int:
-            ports: set[int] = set()
-            while time.monotonic() < until:
-                ports |= connections_to(PORT, process.pid)
-                time.sleep(0.05)
-            return len(ports)
-
         fleet.client.create_collection("others", dim=DIM)
-        work = [*[search_one_by_one] * 3, search_over_a_stream, upload, look_at_connections]
+        work = [*[search_one_by_one] * 3, search_over_a_stream, upload]
         with ThreadPoolExecutor(len(work)) as threads:
-            *searches, streamed, uploaded, connections = (
+            *searches, streamed, uploaded = (
                 future.result() for future in [threads.submit(each) for each in work]
             )
         print(
             f"{sum(searches)} searches by call, {streamed} by a stream, {uploaded} rows by an "
-            f"upload, over {connections} connections to the shards: none failed"
+            f"upload, over {len(ports)} connections to the shards: none failed"
         )
-        assert connections > AGES
+        assert len(ports) > AGES
         assert fleet.client.count("others") == uploaded
         assert not [line for line in fleet.router.log_text().splitlines() if "error" in line]
