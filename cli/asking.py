@@ -5,12 +5,14 @@ The client is imported when a command runs, so that `--help` does not wait for i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
+from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.types import IdArray, IdType
 
 if TYPE_CHECKING:
@@ -37,6 +39,24 @@ def connect(target: str, timeout_s: float) -> Client:
     from vectorshard.client.client import Client
 
     return Client(target, timeout_s=timeout_s)
+
+
+def require_agreement(yes: bool, question: Callable[[], str]) -> None:
+    """Ask the operator, unless `yes`; typer.Abort if the answer is no.
+
+    The question is on stderr, because stdout may be JSON. Raises InvalidParameter without a
+    terminal to ask on.
+    """
+    if yes:
+        return
+    if not on_a_terminal():
+        raise InvalidParameter("without a terminal to ask on, --yes is required", field="yes")
+    typer.confirm(question(), abort=True, err=True)
+
+
+def on_a_terminal() -> bool:
+    """Whether there is a terminal to ask on."""
+    return sys.stdin.isatty()
 
 
 def parse_ids(texts: Sequence[str], id_type: IdType) -> IdArray:

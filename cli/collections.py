@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -12,7 +11,8 @@ from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.json_output import plain, print_json
 from vectorshard.cli.output import terminal
-from vectorshard.shard.errors import InvalidParameter, VectorShardError
+from vectorshard.shard.errors import VectorShardError
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import CollectionConfig, FieldType, IdType, IndexKind, Metric
 
 if TYPE_CHECKING:
@@ -86,12 +86,9 @@ def drop(
 ) -> None:
     """Drop a collection with all its rows. Asks first."""
     with asking.connect(target, timeout) as client:
-        if not yes:
-            if not on_a_terminal():
-                raise InvalidParameter(
-                    "without a terminal to ask on, --yes is required", field="yes"
-                )
-            typer.confirm(f"Drop {collection} with its {rows_of(client, collection)}?", abort=True)
+        asking.require_agreement(
+            yes, lambda: f"Drop {collection} with its {rows_of(client, collection)}?"
+        )
         client.drop_collection(collection)
     if as_json:
         print_json({"dropped": collection})
@@ -102,14 +99,9 @@ def drop(
 def rows_of(client: Client, collection: str) -> str:
     """Return how many rows a collection has, as text; a damaged one may not know."""
     try:
-        return f"{client.count(collection):,} rows"
+        return counted(client.count(collection), "row")
     except VectorShardError as error:
         return f"rows, which are not counted ({error})"
-
-
-def on_a_terminal() -> bool:
-    """Whether there is a terminal to ask on."""
-    return sys.stdin.isatty()
 
 
 def train(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
-from vectorshard.cli import tables
+from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.json_output import print_json
 from vectorshard.cli.output import terminal
-from vectorshard.shard.errors import InvalidParameter, Unsupported
+from vectorshard.shard.errors import Unsupported
 from vectorshard.shard.membership import AcceptLossRequest, AcceptLossResult
 from vectorshard.shard.types import Call
 
@@ -25,17 +24,15 @@ def accept_loss(
         str, typer.Option(metavar="HOST:PORT", help="Address of a router over all shards.")
     ] = DEFAULT_ADDRESS,
     yes: Annotated[bool, typer.Option("--yes", help="Accept without a question.")] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")
-    ] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeout: asking.Timeout = 30.0,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Show what a shard's disk has lost and, if confirmed, go on without it.
 
     The ledger counts those rows as lost from then on. If the lost disk comes back, it is refused.
     It may be repeated: it then says that nothing is missing.
     """
-    console = Console(stderr=True, quiet=True) if as_json else terminal()
+    console = Console(stderr=True, highlight=False) if as_json else terminal()
     shown = asyncio.run(_ask(target, AcceptLossRequest(shard=shard_id), timeout))
     if not shown.losses:
         console.print(f"nothing is missing on shard {shard_id}", highlight=False)
@@ -43,10 +40,7 @@ def accept_loss(
             print_json({"shard": shard_id, "losses": []})
         return
     console.print(tables.losses_table(shard_id, shown.losses))
-    if not yes:
-        if not _on_a_terminal():
-            raise InvalidParameter("without a terminal to ask on, --yes is required", field="yes")
-        typer.confirm(f"Accept the loss on shard {shard_id}?", abort=True)
+    asking.require_agreement(yes, lambda: f"Accept the loss on shard {shard_id}?")
     done = asyncio.run(_ask(target, AcceptLossRequest(shard=shard_id, accept=True), timeout))
     console.print(
         f"accepted: shard {shard_id} goes on with what it has, in its life {done.life}",
@@ -54,10 +48,6 @@ def accept_loss(
     )
     if as_json:
         print_json({"shard": shard_id, "losses": shown.losses, "life": done.life})
-
-
-def _on_a_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 async def _ask(target: str, request: AcceptLossRequest, timeout_s: float) -> AcceptLossResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import typer
 from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
 from tests.shard.samples import config_of
-from vectorshard.cli import losses
+from vectorshard.cli import asking, losses
 from vectorshard.shard.errors import InvalidParameter, ShardUnavailable
 from vectorshard.shard.membership import (
     AcceptedLoss,
@@ -49,9 +50,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], bool]) -> None:
-    monkeypatch.setattr(losses, "_on_a_terminal", lambda: True)
+    monkeypatch.setattr(asking, "on_a_terminal", lambda: True)
 
-    def confirm(text: str, abort: bool) -> bool:
+    def confirm(text: str, *, abort: bool, err: bool) -> bool:
+        typer.echo(text, err=err)
         if not answer():
             raise typer.Abort
         return True
@@ -97,6 +99,17 @@ def test_on_a_terminal_the_answer_decides(
     result = run("accept-loss", "--shard-id", 1)
     assert (result.exit_code == 0) is answer
     assert [request.accept for _, request in asked] == [False, True][: 1 + answer]
+
+
+def test_with_json_the_operator_sees_the_loss_before_the_question(
+    run: Run, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch, lambda: True)
+    result = run("accept-loss", "--shard-id", 1, "--json")
+    assert result.stderr.index("1,027") < result.stderr.index("Accept the loss on shard 1?")
+    [line] = result.stdout.splitlines()
+    accepted = json.loads(line)
+    assert (accepted["shard"], accepted["life"], len(accepted["losses"])) == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
