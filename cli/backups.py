@@ -28,6 +28,7 @@ import vectorshard
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.output import terminal
 from vectorshard.shard import errors
+from vectorshard.shard.texts import counted
 
 if TYPE_CHECKING:
     from vectorshard.backup.manifest import Manifest
@@ -184,10 +185,11 @@ def _print_made(console: Console, target: Target, made: Made) -> None:
         )
     kind = "complete" if manifest.complete else "PARTIAL"
     chosen = "" if manifest.scope is Scope.ALL else "chosen "
+    collections = counted(len(manifest.collections), f"{chosen}collection")
     console.print(
-        f"{target.where}/{made.name}: {kind}, {len(manifest.collections)} {chosen}collections, "
-        f"{manifest.live:,} rows, {_megabytes(manifest.size_bytes)}; copied {made.copied_rows:,} "
-        f"rows, {_megabytes(made.copied_bytes)}"
+        f"{target.where}/{made.name}: {kind}, {collections}, "
+        f"{counted(manifest.live, 'row')}, {_megabytes(manifest.size_bytes)}; "
+        f"copied {counted(made.copied_rows, 'row')}, {_megabytes(made.copied_bytes)}"
         + (f", the others are in earlier backups ({manifest.previous})" * bool(manifest.previous)),
         soft_wrap=True,
     )
@@ -366,7 +368,7 @@ def prune(
     for name in done.backups:
         typer.echo(f"{verb} backup {name}")
     typer.echo(
-        f"{verb} {len(done.backups)} backups and {done.objects:,} objects, "
+        f"{verb} {counted(len(done.backups), 'backup')} and {counted(done.objects, 'object')}, "
         f"{_megabytes(done.size_bytes)}"
     )
     if done.held:

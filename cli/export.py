@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from vectorshard.cli import asking
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
@@ -24,6 +23,7 @@ from vectorshard.cli.parquet_files import NotInstalled, ParquetWriter
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.storage.json_records import to_json
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import CollectionConfig, Float32Array, IdArray, IdType, Metric
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def export(
 
     `ingest` reads such files. Under COSINE the vectors have norm 1, as they are stored.
     """
-    console = Console(stderr=True, quiet=True) if as_json else terminal()
+    console = terminal(silent=as_json)
     with asking.connect(target, timeout) as client:
         description = client.describe(collection)
         config, total = description.config, description.ledger.live
@@ -84,7 +84,9 @@ def export(
                 written += len(ids)
                 progress.advance(task, len(ids))
     size_mb = to.stat().st_size / 1e6
-    console.print(f"{written:,} rows in {to}, {size_mb:,.1f} MB", highlight=False, soft_wrap=True)
+    console.print(
+        f"{counted(written, 'row')} in {to}, {size_mb:,.1f} MB", highlight=False, soft_wrap=True
+    )
     if config.metric is Metric.COSINE:
         console.print("metric cosine: the vectors have norm 1, as they are stored")
     if as_json:
@@ -92,7 +94,7 @@ def export(
     if damaged:
         some = ", ".join(map(repr, damaged[:10]))
         console.print(
-            f"{len(damaged):,} damaged rows are left out, with the ids: {some}",
+            f"{counted(len(damaged), 'damaged row')} left out, with the ids: {some}",
             style="red",
             markup=False,
         )

@@ -32,6 +32,7 @@ from vectorshard.shard.errors import (
     InvalidVector,
     VectorShardError,
 )
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import CollectionConfig, IdArray, Metric, VectorArray
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def ingest(
 
     A collection that does not exist is created as the export in the file states.
     """
-    console = Console(stderr=True, quiet=True) if as_json else terminal()
+    console = terminal(silent=as_json)
     with (
         open_vectors(file, vectors_key=vectors_key, ids_key=ids_key) as source,
         asking.connect(target, timeout) as client,
@@ -238,7 +239,8 @@ class FileUpload:
         ended = self._ended
         skipped = f", {len(ended.skipped):,} skipped" if self._skips else ""
         console.print(
-            f"{ended.accepted:,} rows accepted, {len(ended.refused):,} refused{skipped}{rate}"
+            f"{counted(ended.accepted, 'row')} accepted, {len(ended.refused):,} refused"
+            f"{skipped}{rate}"
         )
         for row, message in sorted([*ended.refused, *ended.skipped])[:ROWS_NAMED]:
             console.print(Text(f"  row {row}: {message}"))

@@ -23,9 +23,12 @@ LOG_WIDTH: Final = 110
 """Columns where there is no terminal: a log must not fold its tables."""
 
 
-def terminal() -> Console:
-    """Return stdout's console: as wide as the terminal, or LOG_WIDTH without one."""
-    console = Console(highlight=False)
+def terminal(*, silent: bool = False) -> Console:
+    """Return stdout's console: as wide as the terminal, or LOG_WIDTH without one.
+
+    A `silent` one prints nothing, for a command that prints JSON instead.
+    """
+    console = Console(highlight=False, quiet=silent)
     if not console.is_terminal:
         console.width = LOG_WIDTH
     return console

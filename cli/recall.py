@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from vectorshard.cli import asking, tables
@@ -52,7 +51,7 @@ class Answers:
 
 
 def recall(
-    collection: Annotated[str, typer.Argument(help="Name of the collection.")],
+    collection: asking.Name,
     target: asking.Target = DEFAULT_ADDRESS,
     k: Annotated[str, typer.Option(help='Numbers of hits: "10,100", each at least 2.')] = "10,100",
     targets: Annotated[
@@ -71,7 +70,7 @@ def recall(
     """Measure the recall of searches against exact ones, and what each costs."""
     wanted_k = [int(number) for number in numbers(k, "--k", 2, float("inf"), int)]
     wanted_targets = None if targets is None else numbers(targets, "--targets", 0.01, 1, float)
-    console = Console(stderr=True, quiet=True) if as_json else terminal()
+    console = terminal(silent=as_json)
     with asking.connect(target, timeout) as client:
         config = client.describe(collection).config
         aims = wanted_targets or sorted({*TARGETS, round(config.target_recall, 6)})

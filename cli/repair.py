@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from vectorshard.cli.exit_codes import MEANINGS, ExitCode
+from vectorshard.cli.json_output import print_json
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.storage.repair_findings import IDS_SHOWN, METADATA, Outcome, Repair
+from vectorshard.shard.texts import counted
 
 FOUND: Final = 1
 """The exit code if something was found, and could be repaired or was, or is a damaged row."""
@@ -106,7 +105,7 @@ def repair(
         ),
     )
     if as_json:
-        typer.echo(json.dumps([_plain(asdict(each)) for each in found], indent=2))
+        print_json(found)
     else:
         for line in told(directory, found, written=write):
             typer.echo(line)
@@ -117,19 +116,11 @@ def repair(
         raise typer.Exit(FOUND)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value.value if isinstance(value, Enum) else value
-
-
 def told(directory: Path, repairs: Sequence[Repair], *, written: bool) -> Iterator[str]:
     """Yield the lines that tell an operator what was found."""
     for each in repairs:
         name = f"collection {each.collection}" if each.collection else str(directory)
-        damaged = _many(len(each.still_damaged), "damaged row")
+        damaged = counted(len(each.still_damaged), "damaged row")
         yield f"{name}: {_OUTCOMES[each.outcome].format(damaged=damaged)}"
         for finding in each.findings:
             action = f" -> {finding.action}" if finding.action and each.cure == "" else ""
@@ -162,9 +153,9 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
     """Yield what is lost, damaged and restored, row by row where rows are known."""
     restored = [each for each in found.damaged_rows if each.restored]
     if restored:
-        yield f"{_many(len(restored), 'row')} restored: {_ids([each.id for each in restored])}"
+        yield f"{counted(len(restored), 'row')} restored: {_ids([each.id for each in restored])}"
     if damaged := found.still_damaged:
-        yield f"{_many(len(damaged), 'row')} damaged: {_ids([each.id for each in damaged])}"
+        yield f"{counted(len(damaged), 'row')} damaged: {_ids([each.id for each in damaged])}"
         if metadata := sum(each.found == METADATA for each in damaged):
             yield f"  of {metadata:,} of them the vectors are sound: their metadata is gone"
         if found.rows_dropped:
@@ -172,7 +163,7 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
         else:
             yield "  upsert or delete these ids, or delete them here with --write --drop-damaged"
     if found.commits_lost:
-        yield f"{_many(len(found.commits_lost), 'commit')} lost: {_ids(found.commits_lost)}"
+        yield f"{counted(len(found.commits_lost), 'commit')} lost: {_ids(found.commits_lost)}"
     if found.whole:
         if found.gave_up:
             yield f"an earlier repair gave up commits: {_MISSING}"
@@ -180,22 +171,18 @@ def _rows(found: Repair, *, written: bool) -> Iterator[str]:
     if found.rows_lost is None:
         yield "rows of them: unknown; their ids: unknown"
     elif found.rows_lost:
-        yield f"{_many(found.rows_lost, 'row')} lost; their ids: unknown"
+        yield f"{counted(found.rows_lost, 'row')} lost; their ids: unknown"
     if found.rows_back is None:
         yield "rows that they replaced or deleted are back: how many is unknown"
     elif found.rows_back:
-        yield f"{_many(found.rows_back, 'row')} that they replaced or deleted may be back"
+        yield f"{counted(found.rows_back, 'row')} that they replaced or deleted may be back"
     yield _MISSING
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _ids(ids: Sequence[object]) -> str:
     shown = ", ".join(str(each) for each in ids[:IDS_SHOWN])
     others = len(ids) - IDS_SHOWN
-    return f"{shown} and {others:,} others" if others > 0 else shown
+    return f"{shown} and {counted(others, 'other')}" if others > 0 else shown
 
 
 COMMANDS: Final = (repair,)

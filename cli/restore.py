@@ -20,6 +20,7 @@ from vectorshard.cli.output import rows_progress, terminal
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import CorruptData, LimitsTooLow
 from vectorshard.shard.runtime.open_files import raise_limit
+from vectorshard.shard.texts import counted
 
 if TYPE_CHECKING:
     from vectorshard.backup.restore import Backup, Restore, Restored, ShardPlace, Wanted
@@ -191,7 +192,7 @@ def _restored(
         )
         elapsed_s = time.monotonic() - begun
     rows = sum(sum(each.rows.values()) for each in found)
-    console.print(f"restored {rows:,} rows, {rows / max(elapsed_s, 1e-9):,.0f} rows/s")
+    console.print(f"restored {counted(rows, 'row')}, {rows / max(elapsed_s, 1e-9):,.0f} rows/s")
     return found
 
 
@@ -334,11 +335,11 @@ def _say_what_was_verified(console: Console, source: Backup, found: Verified, qu
             style="red",
             markup=False,
         )
-    read = f"{found.objects:,} objects of {found.size_bytes / 1e6:,.1f} MB"
+    read = f"{counted(found.objects, 'object')} of {found.size_bytes / 1e6:,.1f} MB"
     if quick:
-        text = f"backup {source.name}: {read} are there; their contents were not read"
+        text = f"backup {source.name}: {read} found; contents not read"
     else:
-        text = f"backup {source.name}: {found.rows:,} rows in {read}"
+        text = f"backup {source.name}: {counted(found.rows, 'row')} in {read}"
     sound = "damaged" if found.findings else "sound"
     console.print(f"{text}: {sound}", markup=False, highlight=False)
 

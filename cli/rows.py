@@ -11,6 +11,7 @@ from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.json_output import print_json
 from vectorshard.cli.output import terminal
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import IdArray
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ def get(
     if as_json:
         print_json([*found])
     else:
-        terminal().print(tables.rows_table(f"{len(found):,} rows of {collection}", found))
+        terminal().print(tables.rows_table(f"{counted(len(found), 'row')} of {collection}", found))
     if wanted is not None and len(found) < len(wanted):
         missing = sorted({*wanted.tolist()} - {row.id for row in found})
-        many = "" if len(missing) == 1 else f", nor any of {len(missing) - 1:,} other ids"
+        many = "" if len(missing) == 1 else f", nor with {counted(len(missing) - 1, 'other id')}"
         typer.echo(f"there is no row with the id {missing[0]!r}{many}", err=True)
         raise typer.Exit(1)
 
@@ -69,11 +70,11 @@ def count(
 ) -> None:
     """Count the rows, or those that pass a filter."""
     with asking.connect(target, timeout) as client:
-        counted = client.count(collection, filter=filter_)
+        rows = client.count(collection, filter=filter_)
     if as_json:
-        print_json({"rows": counted})
+        print_json({"rows": rows})
     else:
-        typer.echo(counted)
+        typer.echo(rows)
 
 
 def delete(
@@ -91,7 +92,7 @@ def delete(
     if as_json:
         print_json({"deleted": deleted})
     else:
-        typer.echo(f"{deleted:,} rows deleted")
+        typer.echo(f"{counted(deleted, 'row')} deleted")
 
 
 def list_(
@@ -136,7 +137,9 @@ def list_(
                 break
     if damaged:
         ids = ", ".join(map(repr, damaged))
-        typer.echo(f"{len(damaged):,} damaged rows are left out, with the ids: {ids}", err=True)
+        typer.echo(
+            f"{counted(len(damaged), 'damaged row')} left out, with the ids: {ids}", err=True
+        )
         raise typer.Exit(1)
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from vectorshard.shard.descriptions import CollectionDescription, Scrub, ShardDescription
 from vectorshard.shard.membership import AcceptedLoss, Problem
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import CollectionConfig, Ledger, Receipt, ShardReceipt
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def receipt_table(receipt: Receipt) -> Table:
     damaged = any(shard.rows_damaged for shard in receipt.shards)
     figures = ["rows visible", "rows exact", "nprobe", "nlist", "generation"]
     table = plain_table(
-        f"receipt: {receipt.shards_answered} of {receipt.shards_total} shards answered, "
+        f"receipt: {receipt.shards_answered} of {counted(receipt.shards_total, 'shard')} answered, "
         f"coverage {receipt.coverage:.0%}",
         ["shard", "answered"],
         figures
@@ -342,16 +343,16 @@ def damaged_rows(shard: ShardDescription) -> str:
     """Return how many rows of a shard are damaged, the ids of some, and what to do."""
     ids = ", ".join(map(repr, shard.damaged_ids[:IDS_SHOWN]))
     others = shard.rows_damaged - min(len(shard.damaged_ids), IDS_SHOWN)
-    more = f" and {others:,} others" if others else ""
+    more = f" and {counted(others, 'other')}" if others else ""
     return (
-        f"{shard.rows_damaged:,} damaged rows, which searches leave out: ids {ids}{more}. Upsert "
-        "or delete these ids to heal them, and check the disk"
+        f"{counted(shard.rows_damaged, 'damaged row')}, left out of searches: ids {ids}{more}. "
+        "Upsert or delete these ids to heal them, and check the disk"
     )
 
 
 def origins(description: CollectionDescription) -> list[str]:
     """Return from which backups the shards of a collection were restored."""
-    found = {shard.restored_from: shard for shard in description.shards if shard.restored_from}
+    found = dict.fromkeys(each.restored_from for each in description.shards if each.restored_from)
     return [f"restored from {backup}; the ledger counts from the restore" for backup in found]
 
 
@@ -401,10 +402,10 @@ class CollectionSummary:
 
 def states_of(description: CollectionDescription) -> str:
     """Return the state of a collection's shards: TRAINED, or 2 TRAINED, 1 MISSING."""
-    counted = Counter(state_of(shard) for shard in description.shards)
-    if len(counted) == 1:
-        return next(iter(counted))
-    return ", ".join(f"{shards} {state}" for state, shards in counted.items())
+    shards_in = Counter(state_of(shard) for shard in description.shards)
+    if len(shards_in) == 1:
+        return next(iter(shards_in))
+    return ", ".join(f"{shards} {state}" for state, shards in shards_in.items())
 
 
 def collections_table(

@@ -15,7 +15,7 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import InvalidParameter, Unsupported
 from vectorshard.shard.membership import Problem
-from vectorshard.shard.texts import Grid, Readable, receipt_grid
+from vectorshard.shard.texts import Grid, Readable, counted, receipt_grid
 from vectorshard.shard.types import (
     Float32Array,
     IdArray,
@@ -147,7 +147,7 @@ class Hits(Readable, Sequence[list[Hit]]):
             row = [str(queries[hit]), str(ranks[hit] + 1), str(self.ids[hit])]
             row.append(f"{self.scores[hit]:.6g}")
             rows.append(row if self.metadata is None else [*row, str(self.metadata[hit])])
-        title = f"{self.ids.size:,} hits of {len(self):,} queries"
+        title = f"{counted(self.ids.size, 'hit')} of {counted(len(self), 'query', 'queries')}"
         return [Grid(title, columns, rows), *_further(self.ids.size), receipt_grid(self.receipt)]
 
     def __len__(self) -> int:
@@ -224,7 +224,7 @@ class RowsView(Readable):
             [str(row.id), *([] if row.metadata is None else [str(row.metadata)])]
             for row in islice(self, ROWS_SHOWN)
         ]
-        return [Grid(f"{len(self):,} rows", columns, rows), *_further(len(self))]
+        return [Grid(counted(len(self), "row"), columns, rows), *_further(len(self))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +253,7 @@ class UpsertSummary(Readable):
     token: Token
 
     def _grids(self) -> Sequence[Grid]:
-        title = f"{self.accepted:,} rows accepted, {len(self.errors):,} refused"
+        title = f"{counted(self.accepted, 'row')} accepted, {len(self.errors):,} refused"
         refused = [Grid(f"row {each.row}: {each.message}") for each in self.errors[:10]]
         return [Grid(title), *refused]
 

@@ -53,6 +53,11 @@ class Grid:
         return "".join(parts)
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: 1 row, 2 rows. `several` is the plural, if not with an s."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 class Readable:
     """Prints as its grids; `repr` stays that of its fields."""
 
@@ -88,7 +93,7 @@ RECEIPT_COLUMNS = ("shard", "rows visible", "rows exact", "nprobe", "nlist", "no
 def receipt_grid(receipt: Receipt) -> Grid:
     """Return what an answer covers."""
     title = (
-        f"{receipt.shards_answered} of {receipt.shards_total} shards answered, "
+        f"{receipt.shards_answered} of {counted(receipt.shards_total, 'shard')} answered, "
         f"coverage {receipt.coverage:.0%}"
     )
     return Grid(title, RECEIPT_COLUMNS, [receipt_row(shard) for shard in receipt.shards])
@@ -100,9 +105,9 @@ def receipt_row(shard: ShardReceipt) -> list[str]:
         return [str(shard.shard), *["-"] * 4, f"missing: {shard.missing_reason}"]
     notes = []
     if shard.rows_damaged:
-        notes.append(f"{shard.rows_damaged:,} rows damaged")
+        notes.append(f"{counted(shard.rows_damaged, 'row')} damaged")
     if shard.filter_plan is not None:
-        notes.append(f"{shard.rows_passing:,} rows pass the filter")
+        notes.append(f"rows that pass the filter: {shard.rows_passing:,}")
     if shard.exact_reason is not None:
         notes.append(f"exact: {shard.exact_reason.value}")
     searched = [f"{shard.nprobe:,}", f"{shard.nlist:,}"] if shard.nlist else ["-", "-"]

@@ -18,6 +18,7 @@ from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.index.code_check import CodeCheck, HeldRows
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.storage.checksum import checksum
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import BoolArray, Float32Array
 
 LISTS_AT_ONCE: Final = 64
@@ -93,12 +94,12 @@ class IndexScrub:
         missing = len(live) - int(np.count_nonzero(found))
         repeated = len(held.rows) - len(distinct)
         for number, what in (
-            (missing, "lacked {} rows that it should hold"),
-            (repeated, "held {} rows more than once"),
-            (unknown, "held {} rows that do not exist"),
+            (missing, "lacked {} that it should hold"),
+            (repeated, "held {} more than once"),
+            (unknown, "held {} that should not be in it"),
         ):
             if number:
-                self._rebuild(ivf, what.format(number))
+                self._rebuild(ivf, what.format(counted(number, "row")))
 
     def check_codes(self, held: HeldRows, ours: BoolArray, vectors: Float32Array) -> None:
         """Encode the vectors of some `held` rows again: `ours` of them, in the given order."""
@@ -107,7 +108,7 @@ class IndexScrub:
         some = HeldRows(held.ivf, held.rows[ours], held.lists[ours], held.codes[ours])
         wrong = CodeCheck(held.ivf).are_wrong(some, vectors[ours])
         if wrong.any() and self._is_published(held.ivf):
-            self._rebuild(held.ivf, f"held wrong codes of {int(wrong.sum())} rows")
+            self._rebuild(held.ivf, f"held wrong codes of {counted(int(wrong.sum()), 'row')}")
 
     def check_trained(self) -> None:
         """Compare what training made with what it was when the scrub first saw this index."""

@@ -23,6 +23,7 @@ from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.file_reader import Scratch
 from vectorshard.shard.storage.filter_file import field_values_of, is_taken
 from vectorshard.shard.storage.row_columns import RowColumns
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import BoolArray, Float32Array, Int64Array
 
 PIECE_ROWS: Final = 1_000
@@ -183,8 +184,8 @@ class RowScrub:
         if len(wrong):
             ids = read.snapshot.ids_of(wrong[:3]).tolist()
             self._findings.add(
-                f"{len(wrong)} damaged rows, from row {int(wrong[0])} on, ids {ids}: an upsert or "
-                "a delete of an id heals its row",
+                f"{counted(len(wrong), 'damaged row')}, from row {int(wrong[0])} on, ids {ids}: "
+                "an upsert or a delete of an id heals its row",
                 repaired=False,
             )
             self._state.note_damaged(wrong, "scrub")
@@ -208,7 +209,8 @@ class RowScrub:
         if sound.any():
             rows = wrong[sound]
             after = self._read(0, 0, rows)
-            text = f"{len(rows)} rows, from row {int(rows[0])} on, had decayed on the disk"
+            decayed = counted(len(rows), "row")
+            text = f"{decayed}, from row {int(rows[0])} on, had decayed on the disk"
             if after is not None and len(after.differing()):
                 self._findings.add(f"{text}, and do so again after a write", DISK_CURE)
             else:
@@ -249,7 +251,8 @@ class RowScrub:
             self._findings.add(f"rows {twice[:3].tolist()} live though replaced", MEMORY_CURE)
         elif len(rows):
             self._findings.add(
-                f"the id index did not find {len(rows)} rows, from row {int(rows[0])} on; repaired"
+                f"the id index did not find {counted(len(rows), 'row')}, "
+                f"from row {int(rows[0])} on; repaired"
             )
             self._rebuild_id_index()
 
@@ -290,7 +293,8 @@ class RowScrub:
                 with state.writes_lock.write():  # an id may have been entered meanwhile
                     foreign = self._foreign(first, last)
                 if foreign:
-                    self._findings.add(f"the id index held {foreign} wrong entries; repaired")
+                    entries = counted(foreign, "wrong entry", "wrong entries")
+                    self._findings.add(f"the id index held {entries}; repaired")
                     self._rebuild_id_index()
             first = last
             yield Piece()
@@ -328,8 +332,8 @@ class RowScrub:
         self._state.on_columns_repaired()
         self._state.checkpoint.ask_columns()
         self._findings.add(
-            f"the filter columns of {len(values)} rows, from row {min(values)} on, did not match "
-            "their metadata; repaired"
+            f"the filter columns of {counted(len(values), 'row')}, from row {min(values)} on, "
+            "did not match their metadata; repaired"
         )
         self._state.on_change()
 

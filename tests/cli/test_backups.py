@@ -113,10 +113,10 @@ def test_a_partial_backup_says_so_and_ends_with_its_code(
     assert ended.exit_code == BackupExit.PARTIAL
     assert "note: a note" in ended.stdout
     assert "left out: collection 'words', shard 1: lost" in ended.stdout
-    assert "PARTIAL, 1 collections, 2 rows" in ended.stdout
+    assert "PARTIAL, 1 collection, 2 rows" in ended.stdout
     assert "vectorshard_backup_last_run_success 0" in (tmp_path / "m").read_text()
     assert run("backup").exit_code == BackupExit.USAGE
     ended = run("backup", "--to", target, "--metrics-file", tmp_path / "absent" / "m")
     assert ended.exit_code == BackupExit.PARTIAL
     assert "note: the metrics were not written" in ended.stderr
-    assert "PARTIAL, 1 collections" in ended.stdout
+    assert "PARTIAL, 1 collection" in ended.stdout

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
-from vectorshard.cli import app, collections, tables
+from vectorshard.cli import app, asking, tables
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
 from vectorshard.shard.errors import CollectionDamaged
 from vectorshard.shard.types import (
@@ -74,12 +74,12 @@ def test_drop_asks_unless_it_is_told_yes(
     refused = run("drop", "w")
     assert (refused.exit_code, "w" in words.collections) == (1, True)
     assert "--yes is required" in refused.stderr
-    monkeypatch.setattr(collections, "on_a_terminal", lambda: True)
+    monkeypatch.setattr(asking, "on_a_terminal", lambda: True)
     asked: list[str] = []
 
-    def confirm(text: str, abort: bool) -> bool:
+    def confirm(text: str, *, abort: bool, err: bool) -> bool:
         asked.append(text)
-        return abort
+        return abort and err
 
     monkeypatch.setattr("typer.confirm", confirm)
     assert run("drop", "w").output == "dropped w\n"
@@ -96,7 +96,7 @@ def test_rows_are_got_counted_listed_and_deleted(run: Run, words: ClientInMemory
     assert re.search(r'a +\{"n": 1\} +1 0', got.output)
     listed = run("list", "w", "--limit", 2)
     assert re.findall(r"^ +([abc]) ", listed.output, re.MULTILINE) == ["a", "b"]
-    assert run("delete", "w", "a", "x").output == "1 rows deleted\n"
+    assert run("delete", "w", "a", "x").output == "1 row deleted\n"
     assert run("delete", "w", "--filter", "n exists").output == "2 rows deleted\n"
     assert words.filters[-1] == "n exists"
 
@@ -105,7 +105,7 @@ def test_rows_are_got_counted_listed_and_deleted(run: Run, words: ClientInMemory
 def test_an_id_without_a_row_is_named(run: Run) -> None:
     ended = run("get", "w", "a", "x", "y")
     assert ended.exit_code == 1
-    assert ended.stderr == "there is no row with the id 'x', nor any of 1 other ids\n"
+    assert ended.stderr == "there is no row with the id 'x', nor with 1 other id\n"
 
 
 @pytest.mark.usefixtures("words")
@@ -118,7 +118,7 @@ def test_a_selection_is_ids_or_a_filter(run: Run, command: str, selected: list[s
 def test_ids_are_read_as_the_collection_has_them(run: Run, client: ClientInMemory) -> None:
     client.create_collection("n", dim=1, metric=Metric.L2, id_type=IdType.INT64)
     client.upsert("n", np.array([7, -8]), np.ones((2, 1), dtype=np.float32))
-    assert run("delete", "n", "--", "-8").output == "1 rows deleted\n"
+    assert run("delete", "n", "--", "-8").output == "1 row deleted\n"
     wrong = run("get", "n", "seven")
     assert wrong.exit_code == 2
     assert "'seven' is not an int64" in wrong.output

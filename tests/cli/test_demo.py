@@ -53,7 +53,7 @@ def test_every_word_is_written_shown_and_accounted_for(
     assert broken <= {SLOW_BATCH}  # nothing is promised of the time of a client in memory
     assert "7 accepted, adds up" in shown
     assert "tea 0.98  beer 0.94" in shown
-    assert "1 of 1 shards answered" in shown
+    assert "1 of 1 shard answered" in shown
     assert set(client.rows["words"]) == set(ids)
 
 

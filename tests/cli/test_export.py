@@ -81,7 +81,7 @@ def test_damaged_rows_end_an_export_or_are_left_out_and_named(
     assert not list(tmp_path.iterdir()), "an incomplete file stays"
     ended = run("export", "w", "--to", file, "--skip-damaged")
     assert ended.exit_code == 1, "it is not all"
-    assert "1 damaged rows are left out, with the ids: 'wört 4\\n'" in ended.output
+    assert "1 damaged row left out, with the ids: 'wört 4\\n'" in ended.output
     with open_vectors(file) as source:
         assert source.rows == ROWS - 1
 

@@ -138,7 +138,7 @@ def test_search_shows_hits_and_receipt(run: Run, client: ClientInMemory) -> None
         ["c", "b", "d"],
         ["c", "d", "b"],
     )
-    assert "1 of 1 shards answered, coverage 100%" in ended.output
+    assert "1 of 1 shard answered, coverage 100%" in ended.output
     assert client.searches[-1]["exact"] is True
     assert (client.searches[-1]["k"], client.searches[-1]["nprobe"]) == (3, None)
 
@@ -291,9 +291,9 @@ def test_a_list_leaves_damaged_rows_out_on_request_and_names_them(
     ended = run("list", "w", "--skip-damaged", "--json")
     assert ended.exit_code == 1, "it is not all"
     assert ended.stdout.count("\n") == 6
-    assert ended.stderr == "1 damaged rows are left out, with the ids: 'c'\n"
+    assert ended.stderr == "1 damaged row left out, with the ids: 'c'\n"
     client.damaged = tuple("abcdefg")
-    assert "7 damaged rows are left out" in run("list", "w", "--skip-damaged").stderr
+    assert "7 damaged rows left out" in run("list", "w", "--skip-damaged").stderr
 
 
 @pytest.mark.usefixtures("filled")

@@ -119,7 +119,7 @@ def test_a_receipt_reads_as_a_table() -> None:
     assert str(RECEIPT).splitlines() == [
         "2 of 3 shards answered, coverage 75%",
         "shard  rows visible  rows exact  nprobe  nlist  note",
-        "0      1,200         30          9       64     40 rows pass the filter",
+        "0      1,200         30          9       64     rows that pass the filter: 40",
         "1      5             5           -       -      exact: few_rows",
         "2      -             -           -       -      missing: <connection refused>",
     ]

@@ -67,7 +67,7 @@ def test_a_fleet_is_backed_up_listed_and_pruned_and_exit_codes_say_how(
     with filled(fleet, 300) as client:
         first = vectorshard("backup", *asking)
         assert first.returncode == 0, first.stderr
-        assert "complete, 1 collections, 300 rows" in first.stdout
+        assert "complete, 1 collection, 300 rows" in first.stdout
         assert "each shard was copied at a separate moment" in first.stdout
         assert "vectorshard_backup_last_run_success 1\n" in metrics.read_text()
         assert "vectorshard_backup_last_complete_rows{cluster=" in metrics.read_text()

@@ -23,7 +23,7 @@ def test_the_demo_shows_neighbours_receipt_ledger_and_times_and_exits_0() -> Non
     [coffee] = re.findall(r"^\s*coffee\s+(.*)$", shown, re.MULTILINE)
     assert {"tea", "drinks", "beer"} <= set(re.findall(r"[a-z]+", coffee))
     assert coffee.startswith("tea ")
-    assert "1 of 1 shards answered, coverage 100%" in shown
+    assert "1 of 1 shard answered, coverage 100%" in shown
     assert "20,000 accepted, adds up" in shown
     assert len(re.findall(r"^\s*0\s+TRAINED", shown, re.MULTILINE)) == 1
 

@@ -252,21 +252,21 @@ def tombstone_lost(collection: Collection) -> None:
 REPAIRED_IN_MEMORY: Final[Mapping[Rot, str]] = {
     norm: "norms or content hashes in memory differed",
     content_hash: "norms or content hashes in memory differed",
-    id_not_found: "the id index did not find 1 rows",
-    id_of_another: "the id index held 1 wrong entries",
+    id_not_found: "the id index did not find 1 row,",
+    id_of_another: "the id index held 1 wrong entry;",
     id_out_of_range: "the id index",
-    keyword_lost: "the filter columns of 1 rows",
+    keyword_lost: "the filter columns of 1 row,",
     keyword_added: "the filter columns of",
-    number_changed: "the filter columns of 1 rows",
-    truth_changed: "the filter columns of 1 rows",
+    number_changed: "the filter columns of 1 row,",
+    truth_changed: "the filter columns of 1 row,",
 }
 """What rots in memory and is right after a pass, and what the finding says."""
 
 INDEX_ROT: Final[Mapping[Rot, str]] = {
     code_changed: "held wrong codes",
-    row_twice: "held 1 rows more than once",
-    row_missing: "lacked 1 rows",
-    row_unknown: "held 1 rows that do not exist",
+    row_twice: "held 1 row more than once",
+    row_missing: "lacked 1 row ",
+    row_unknown: "held 1 row that should not be in it",
 }
 """What rots in the index, which is trained again then."""
 

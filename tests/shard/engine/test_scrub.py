@@ -202,7 +202,7 @@ def test_a_rotten_row_is_noted_as_damaged(
     with capture_logs() as log:
         found = found_by(collection, read_disk=read_disk)
     assert [each["repaired"] for each in log if each["event"] == "scrub finding"] == [False]
-    assert any(f"damaged rows, from row {row} on" in each for each in found), found
+    assert any(f"damaged row, from row {row} on" in each for each in found), found
     assert row in collection.snapshot.damaged
     assert ProblemKind.ROWS_DAMAGED in [each.kind for each in collection.problems]
     assert found_by(collection) == ()
