@@ -174,7 +174,7 @@ def copied_rows(pinned: Pinned, first_row: int, bytes_max: int) -> CopiedRows:
         return CopiedRows(block=b"", next_row=snapshot.rows)
     block, damaged = _verified(_block_of(pinned, rows, metadata))
     if len(damaged):
-        state.note_damaged(damaged, "a copy")
+        state.found_damaged(snapshot, damaged, "copy")
     return CopiedRows(
         block=block.encode() if len(block) else b"",
         next_row=next_row,

@@ -261,6 +261,19 @@ def test_a_damaged_row_is_noted_and_left_out_of_its_block(collection: Collection
     assert collection.snapshot.damaged.tolist() == [3, 17]
 
 
+def test_a_row_that_a_compaction_has_copied_whole_is_not_noted(collection: Collection) -> None:
+    writes, contents = Writes(ENTRY.config.id_type, 5), Contents(Metric.L2)
+    contents = applied(collection, contents, writes.upsert(range(30)))
+    pinned = pinned_now(collection)
+    applied(collection, contents, writes.delete(range(5)))
+    with collection.state.columns.row_file._path.open("r+b") as file:
+        collection.compaction.run(lambda: None)  # removes the file; the copy still reads it
+        file.write(b"\xff" * len(pinned.snapshot.vectors[:7].tobytes()))
+    rows = copied_rows(pinned, 0, 10**6)
+    assert rows.damaged == tuple(range(7))
+    assert not len(collection.snapshot.damaged)
+
+
 # ---- a shard ------------------------------------------------------------------------------------
 
 
