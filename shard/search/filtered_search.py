@@ -171,13 +171,13 @@ class RememberedFilters:
         self._found: dict[Filter | None, tuple[_Seen, Int64Array, Gathered | None]] = {}
 
     def forget(self) -> None:
-        """Forget all: the filter columns were repaired."""
-        with self._lock:
-            self._found.clear()
+        """Forget all, also what is being looked up: the filter columns were repaired."""
+        self._found = {}
 
     def passing(self, snapshot: Snapshot, filter_: Filter | None) -> PassingRows:
         """Return the visible rows of a snapshot that pass a validated filter, if there is one."""
-        found, seen = self._found.get(filter_), (snapshot.sequence, snapshot.hidden.count)
+        remembered, seen = self._found, (snapshot.sequence, snapshot.hidden.count)
+        found = remembered.get(filter_)
         if found is not None and found[0] == seen:
             return PassingRows.of(snapshot, *found[1:])
         if filter_ is None:
@@ -191,10 +191,10 @@ class RememberedFilters:
                 copies = passing.gathered(rows)
                 passing = replace(passing, copies=copies)
             with self._lock:
-                self._found.pop(filter_, None)
-                if len(self._found) == REMEMBERED_FILTERS:
-                    del self._found[next(iter(self._found))]
-                self._found[filter_] = seen, rows, copies
+                remembered.pop(filter_, None)
+                if len(remembered) == REMEMBERED_FILTERS:
+                    del remembered[next(iter(remembered))]
+                remembered[filter_] = seen, rows, copies
         return passing
 
 

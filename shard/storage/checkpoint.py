@@ -47,7 +47,7 @@ class Checkpoint:
         self._columns_rows = columns_rows
         self._room = room
         self._index_asked = False
-        self._columns_asked = False
+        self._columns_asked = self._columns_answered = 0  # a request may come during a write
 
     def ask_index(self) -> None:
         """Ask for the index file to be written again: what the disk holds is damaged."""
@@ -55,7 +55,7 @@ class Checkpoint:
 
     def ask_columns(self) -> None:
         """The same of the file of the filter columns, which may hold what was repaired since."""
-        self._columns_asked = True
+        self._columns_asked += 1
 
     def due(self, snapshot: Snapshot) -> bool:
         """Whether the index has outgrown its file, or the filter columns theirs."""
@@ -73,7 +73,8 @@ class Checkpoint:
         if not self._row_store.entry.config.filter_fields:
             return False
         new_rows = snapshot.rows - self._columns_rows
-        due = self._columns_asked or self._outgrown(new_rows, self._columns_rows)
+        asked = self._columns_asked != self._columns_answered
+        due = asked or self._outgrown(new_rows, self._columns_rows)
         return due and self._room.is_there_for(FILTER_FILE)
 
     def _outgrown(self, new_rows: int, stored_rows: int) -> bool:
@@ -104,11 +105,12 @@ class Checkpoint:
         """
         room = self._room
         declared = bool(self._row_store.entry.config.filter_fields)
-        columns_due = snapshot.rows != self._columns_rows or self._columns_asked
+        asked = self._columns_asked
+        columns_due = snapshot.rows != self._columns_rows or asked != self._columns_answered
         if declared and columns_due and room.is_there_for(FILTER_FILE):
             with suppress(PutOff):  # the index may have room
                 store_columns(self._disk, self._directory, self._columns, snapshot.rows, room)
-                self._columns_rows, self._columns_asked = snapshot.rows, False
+                self._columns_rows, self._columns_answered = snapshot.rows, asked
         if snapshot.index is not None and room.is_there_for(INDEX_FILE):
             again = self._index_asked
             store_index(self._disk, self._directory, self._row_store, snapshot, room, again=again)

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pyroaring import BitMap
 
-from vectorshard.shard.filters import Equals
+from vectorshard.shard.filters import Equals, Filter
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
     RULE,
@@ -271,6 +272,30 @@ def test_a_filter_that_is_asked_again_is_remembered_until_something_is_written()
     for number in range(REMEMBERED_FILTERS):
         assert remembered.passing(snapshot, Equals("lang", str(number))).rows.tolist() == []
     assert remembered.passing(snapshot, filter_).rows is not first
+
+
+def test_rows_that_were_looked_up_before_a_repair_are_not_remembered() -> None:
+    remembered = RememberedFilters()
+
+    class RepairedMeanwhile(FilterColumns):
+        def passing(self, filter_: Filter, rows: int) -> BitMap:
+            found = super().passing(filter_, rows)
+            self.rewrite({2: (("de",),)})
+            remembered.forget()
+            return found
+
+    columns = RepairedMeanwhile((FilterField("lang", FieldType.KEYWORD),))
+    columns.append(dict.fromkeys(range(5), (("en",),)), 5)
+    vectors = np.zeros((5, 2), np.float32)
+    snapshot = Snapshot(
+        sequence=1,
+        vectors=vectors,
+        squared_norms=squared_norms(vectors),
+        ids=IdColumn(IdType.INT64),
+        columns=columns,
+    )
+    assert remembered.passing(snapshot, Equals("lang", "en")).rows.tolist() == [0, 1, 2, 3, 4]
+    assert remembered.passing(snapshot, Equals("lang", "en")).rows.tolist() == [0, 1, 3, 4]
 
 
 def test_of_few_rows_the_vectors_are_remembered_and_of_many_they_are_not(

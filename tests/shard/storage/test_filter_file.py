@@ -197,3 +197,22 @@ def test_stored_metadata_that_would_be_refused_by_now_counts_as_none(
         write(collection, 150, 152, odd)
     with reopened(path) as collection:
         check(collection, [*odd[:150], {}, odd[151]])
+
+
+def test_columns_that_are_repaired_while_they_are_written_are_written_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reopened(path) as collection:
+        checkpoint, write_new_file = collection.state.checkpoint, Disk.write_new_file
+
+        def repaired_meanwhile(self: Disk, file: Path, contents: Any) -> None:
+            write_new_file(self, file, contents)
+            checkpoint.ask_columns()
+
+        checkpoint.ask_columns()
+        monkeypatch.setattr(Disk, "write_new_file", repaired_meanwhile)
+        collection.maintenance.checkpoint()
+        monkeypatch.undo()
+        assert checkpoint.columns_due(collection.snapshot)
+        collection.maintenance.checkpoint()
+        assert not checkpoint.columns_due(collection.snapshot)
