@@ -69,9 +69,9 @@ def columns_after_start(
         last = min(first + _ROWS_AT_ONCE, rows)
         metadata = row_store.metadata(np.arange(first, last))
         found.append(_damaged(snapshot, first, last, metadata))
-        for row in (*found[-1].tolist(), *snapshot.damaged.tolist()):
-            if first <= row < last:
-                metadata[row - first] = b""
+        known = slice(*np.searchsorted(snapshot.damaged, [first, last]).tolist())
+        for row in (*found[-1].tolist(), *snapshot.damaged[known].tolist()):
+            metadata[row - first] = b""
         values = field_values_of(config, metadata)
         columns.append(dict(zip(range(first, last), values, strict=True)), last)
     damaged = np.unique(np.concatenate(found))
