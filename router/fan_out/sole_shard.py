@@ -18,8 +18,6 @@ from vectorshard.shard.errors import (
     IncarnationMismatch,
     RowsDamaged,
     ShardUnavailable,
-    Unsupported,
-    WritesStopped,
 )
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.types import (
@@ -85,7 +83,8 @@ async def _straight(
     """Ask the shard; where it does not serve the collection, ask the router."""
     try:
         return await ask(request, call=call)
-    except _NOT_SERVED as error:
-        if isinstance(error, RowsDamaged | WritesStopped | Unsupported):
-            raise
+    except RowsDamaged:
+        raise
+    except _NOT_SERVED:
+        pass
     return await ask_router(request, call=call)

@@ -234,8 +234,9 @@ class BackgroundThreads:
     def build_step(self, collection: Collection) -> bool:
         """Do the most urgent piece of the builder's work; return whether any was due.
 
-        A compaction is a tenth of the work of a training, which then reads fewer rows. Neither
-        keeps the other waiting when both are always due, nor do trainings keep a sweep.
+        A compaction comes before a training: it is a tenth of the work, and the training then reads
+        fewer rows. If both are always due, they take turns; if only trainings are, a piece of the
+        sweep follows each of them.
         """
         maintenance, compaction = collection.maintenance, collection.compaction
         maintenance.look(self._stopwatch())

@@ -113,7 +113,7 @@ class CopyCalls:
             ),
             sequence=snapshot.sequence,
             rows=snapshot.rows,
-            live=snapshot.rows - snapshot.tombstones.count,
+            live=snapshot.live,
             ledger=pinned.ledger,
             content_sum=snapshot.sum,
             dead=dead,

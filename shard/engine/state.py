@@ -83,7 +83,7 @@ class CollectionState:
         self.writes_lock = ReadWriteLock()
         self.index_lock = ReadWriteLock()
         self.publish_lock = threading.Lock()
-        self._recording = threading.Lock()  # of the damaged rows; the publish lock comes after it
+        self._recording = threading.Lock()  # damaged rows; the row store's lock comes after it
         self.closed = False
         self.training = False
         """Whether an index is being trained."""

@@ -42,7 +42,6 @@ _CREATING = ".creating-"
 _DROPPED = ".dropped-"
 _COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
-"""What every collection's directory holds (shard.storage.row_store_format)."""
 TOMBSTONES_KEPT: Final = 64
 """In the register of a shard that is alone; in a fleet, routers say when they may go."""
 
