@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,10 @@ from vectorshard.shard.types import (
 
 IDS = np.arange(200)
 COUNT = CountRequest(collection="words")
+
+
+ADVICE = re.compile(r"\b(create|drop)\b", re.IGNORECASE)
+"""What no refusal may suggest while half of a collection lives."""
 
 
 class Ticks:
@@ -71,8 +76,11 @@ async def require_missing(router: Router, lost: int) -> None:
         router.explain(ExplainRequest(collection="words", query=query, id=ids[:1])),
         router.upsert(upsert(ids)),
     ):
-        with pytest.raises(ShardMissing, match=f"shard {lost}: .*vectorshard accept-loss"):
+        with pytest.raises(
+            ShardMissing, match=f"shard {lost}: .*vectorshard accept-loss"
+        ) as refused:
             await call
+        assert not ADVICE.search(str(refused.value))
 
     async def list_all() -> None:
         cursor = None
@@ -84,7 +92,9 @@ async def require_missing(router: Router, lost: int) -> None:
         await list_all()
     result = await found(router, min_coverage=0.25)
     assert result.receipt.coverage == pytest.approx(0.5)
-    assert result.receipt.shards[lost].missing_reason.startswith(f"ShardMissing: shard {lost}: ")
+    reason = result.receipt.shards[lost].missing_reason
+    assert reason.startswith(f"ShardMissing: shard {lost}: ")
+    assert not ADVICE.search(reason)
     with pytest.raises(ShardMissing):
         await found(router, min_coverage=0.75)
     description = await router.describe("words")

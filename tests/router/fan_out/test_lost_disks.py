@@ -12,7 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from tests.router.fan_out.examined import COUNT, IDS, require_missing, rounds, router_over
+from tests.router.fan_out.examined import (
+    COUNT,
+    IDS,
+    require_missing,
+    restarted,
+    rounds,
+    router_over,
+)
 from tests.router.fan_out.samples import found, upsert
 from tests.shard.samples import config_of, identity_of, open_shard
 from vectorshard.router.fan_out import memory
@@ -32,6 +39,7 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.membership import AcceptLossRequest, ProblemKind
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.rows.fingerprint import fingerprint_of
+from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import NO_LIMIT, Call, GetRequest
 
 
@@ -41,13 +49,14 @@ class Server:
     def __init__(self, path: Path, shard: int) -> None:
         self.path = path
         self.number = shard
+        self.disk = Disk()
         self.shard: LocalShard | None = None
         self.start()
 
     def start(self) -> None:
         """Open the directory."""
         identity = identity_of(self.number, 2, slots_of_shard(self.number, 2))
-        self.shard = open_shard(self.path, identity=identity)
+        self.shard = open_shard(self.path, identity=identity, disk=self.disk)
 
     async def stop(self) -> None:
         """Close the directory."""
@@ -137,6 +146,14 @@ def emptied(path: Path) -> None:
 def without_collection(path: Path) -> None:
     """Lose the directory of the collection."""
     shutil.rmtree(path / "collections" / "words")
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Put each of two directories in the place of the other."""
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
 
 
 async def missing_everywhere(fleet: Fleet, router: Router, lost: int) -> None:
@@ -239,6 +256,18 @@ async def test_a_shard_that_cannot_identify_a_collection_accuses_no_other(
 
 
 @EACH
+async def test_a_copy_of_a_directory_that_is_served_in_its_place_is_missing(
+    fleet: Fleet, router: Router, lost: int
+) -> None:
+    path, copy = fleet.servers[lost].path, fleet.path / "copy"
+    await fleet.stopped(lambda: shutil.copytree(path, copy))
+    await restarted(router)
+    await rounds(router)
+    await fleet.stopped(lambda: exchange(path, copy))  # with the same rows
+    await missing_everywhere(fleet, router, lost)
+
+
+@EACH
 async def test_an_older_copy_is_missing(fleet: Fleet, router: Router, lost: int) -> None:
     path, copy = fleet.servers[lost].path, fleet.path / "copy"
     await fleet.stopped(lambda: shutil.copytree(path, copy))
@@ -256,14 +285,8 @@ async def test_an_older_copy_is_missing(fleet: Fleet, router: Router, lost: int)
 async def test_exchanged_collections_are_missing_on_both_shards(
     fleet: Fleet, router: Router
 ) -> None:
-    first, second = (server.path / "collections" for server in fleet.servers)
-
-    def exchange() -> None:
-        first.rename(fleet.path / "aside")
-        second.rename(first)
-        (fleet.path / "aside").rename(second)
-
-    await fleet.stopped(exchange)
+    both = [server.path / "collections" for server in fleet.servers]
+    await fleet.stopped(lambda: exchange(*both))
     for each in (router, await fleet.router(), await fleet.tree()):
         for call in (
             each.count(COUNT),
@@ -273,7 +296,7 @@ async def test_exchanged_collections_are_missing_on_both_shards(
         ):
             with pytest.raises(ShardMissing):
                 await call
-    await fleet.stopped(exchange)
+    await fleet.stopped(lambda: exchange(*both))
     await rounds(router)
     assert await router.count(COUNT) == len(IDS)
 
