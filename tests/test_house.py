@@ -672,3 +672,10 @@ def test_every_fault_that_operators_are_told_of_is_shown_by_a_test_that_exists()
         if not re.search(rf"def {name}\(", (ROOT / path).read_text())
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("page", ["operations", "reliability"])
+def test_every_file_of_tests_that_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)", (ROOT / f"docs/{page}.md").read_text()))
+    assert named
+    assert not [path for path in sorted(named) if not (ROOT / path).exists()]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.router.fan_out.samples import found, upsert
+from tests.router.fan_out.witnessed_shard import WitnessedShard
 from tests.shard.samples import config_of, some_vectors
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.descriptions import ExplainRequest
@@ -107,3 +108,33 @@ async def require_missing(router: Router, lost: int) -> None:
         ProblemKind.MISSING,
         "words",
     )
+
+
+# ---- shards that remember each other ------------------------------------------------------------
+
+
+async def filled(shards: Sequence[WitnessedShard]) -> Router:
+    """Return a router with a collection that has rows on every shard, and witnesses of them."""
+    router = await router_over(shards)
+    await router.create_collection(config_of())
+    await router.upsert(upsert(IDS))
+    await rounds(router)
+    return router
+
+
+def incarnation_of(shard: WitnessedShard) -> str:
+    return shard.entries["words"].incarnation
+
+
+def wipe(shard: WitnessedShard) -> None:
+    """Lose the whole directory."""
+    shard.wipe()
+
+
+def lose(shard: WitnessedShard) -> None:
+    """Lose the collection's directory."""
+    shard.lose("words")
+
+
+HARMS = pytest.mark.parametrize("harm", [wipe, lose])
+EACH = pytest.mark.parametrize("lost", [0, 1])

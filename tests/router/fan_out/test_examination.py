@@ -14,8 +14,12 @@ import structlog.testing
 
 from tests.router.fan_out.examined import (
     COUNT,
+    EACH,
+    HARMS,
     IDS,
     Ticks,
+    filled,
+    incarnation_of,
     require_missing,
     restarted,
     rounds,
@@ -23,16 +27,16 @@ from tests.router.fan_out.examined import (
 )
 from tests.router.fan_out.samples import found, upsert
 from tests.router.fan_out.witnessed_shard import WitnessedShard
-from tests.shard.samples import config_of
+from tests.shard.samples import DEADLINE_S, config_of
+from vectorshard.router.fan_out.examination import WITNESS_INTERVAL_S
 from vectorshard.router.fan_out.memory import ROUND_S
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.errors import (
     CollectionNotFound,
-    InvalidParameter,
     ShardMissing,
     ShardUnavailable,
 )
-from vectorshard.shard.membership import AcceptLossRequest, Stage
+from vectorshard.shard.membership import Stage
 from vectorshard.shard.server.telemetry import LedgerCollector, ProblemsCollector
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -49,22 +53,9 @@ async def shards() -> list[WitnessedShard]:
     return [WitnessedShard(shard, 2) for shard in range(2)]
 
 
-async def filled(shards: Sequence[WitnessedShard]) -> Router:
-    """Return a router with a collection that has rows on every shard, and witnesses of them."""
-    router = await router_over(shards)
-    await router.create_collection(config_of())
-    await router.upsert(upsert(IDS))
-    await rounds(router)
-    return router
-
-
 @pytest.fixture
 async def router(shards: list[WitnessedShard]) -> Router:
     return await filled(shards)
-
-
-def incarnation_of(shard: WitnessedShard) -> str:
-    return shard.entries["words"].incarnation
 
 
 # ---- creates -------------------------------------------------------------------------------------
@@ -147,20 +138,6 @@ async def test_members_are_written_once_all_shards_are_new(shards: list[Witnesse
 
 
 # ---- what is lost --------------------------------------------------------------------------------
-
-
-def wipe(shard: WitnessedShard) -> None:
-    """Lose the whole directory."""
-    shard.wipe()
-
-
-def lose(shard: WitnessedShard) -> None:
-    """Lose the collection's directory."""
-    shard.lose("words")
-
-
-HARMS = pytest.mark.parametrize("harm", [wipe, lose])
-EACH = pytest.mark.parametrize("lost", [0, 1])
 
 
 @HARMS
@@ -373,6 +350,37 @@ async def test_reports_are_handed_to_the_others_once(
     assert all(each.sequence for kept in statements for each in kept)
 
 
+async def test_no_call_for_rows_waits_for_an_exchange(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    before = [len(shard.exchanges) for shard in shards]
+    for _ in range(5):
+        await router.upsert(upsert(IDS))
+        await router.delete(DeleteRequest(collection="words", ids=IDS[:5]))
+        await found(router)
+        await router.count(COUNT)
+    assert [len(shard.exchanges) for shard in shards] == before
+
+
+async def test_a_router_examines_its_shards_once_a_second(shards: list[WitnessedShard]) -> None:
+    assert WITNESS_INTERVAL_S == 1.0
+    pauses: list[tuple[float, int]] = []
+    enough = asyncio.Event()
+
+    async def pause(duration_s: float) -> None:
+        pauses.append((duration_s, len(shards[1].exchanges)))
+        if len(pauses) == 5:
+            enough.set()
+            await asyncio.Event().wait()
+
+    router = await Router.connect(shards, sleep=pause)
+    await asyncio.wait_for(enough.wait(), DEADLINE_S)
+    await router.close()
+    assert {duration_s for duration_s, _ in pauses} == {WITNESS_INTERVAL_S}
+    exchanges = [count for _, count in pauses]
+    assert exchanges == sorted(set(exchanges))
+
+
 async def test_two_routers_under_writes_accuse_nobody(
     shards: list[WitnessedShard], router: Router
 ) -> None:
@@ -438,115 +446,6 @@ async def test_an_answer_with_rows_of_a_missing_shard_is_left_out() -> None:
     below._examination._absent = dict(upper._examination._absent)
     result = await found(upper, min_coverage=0.25)
     assert result.receipt.coverage == pytest.approx(2 / 3, abs=1e-3)
-
-
-# ---- accepting a loss ----------------------------------------------------------------------------
-
-
-@HARMS
-@EACH
-async def test_a_loss_is_shown_and_then_accepted(
-    shards: list[WitnessedShard],
-    router: Router,
-    lost: int,
-    harm: Callable[[WitnessedShard], None],
-) -> None:
-    accepted = {shard.shard: shard.state.held["words"].ledger.accepted for shard in shards}
-    copied = shards[lost].copied()
-    harm(shards[lost])
-    await restarted(router)
-    shown = await router.accept_loss(AcceptLossRequest(shard=lost))
-    [loss] = shown.losses
-    assert (loss.collection, loss.accepted, loss.witnessed_accepted) == (
-        "words",
-        0,
-        accepted[lost],
-    )
-    assert not shards[lost].asked("accept_loss")
-    with pytest.raises(ShardMissing):
-        await router.count(COUNT)
-    done = await router.accept_loss(AcceptLossRequest(shard=lost, accept=True))
-    assert done.life == 2
-    for shard in shards:
-        assert shard.records.members[incarnation_of(shard)][lost].life == 2
-    assert await router.problems() == []
-    assert await router.count(COUNT) == accepted[1 - lost]
-    await router.upsert(upsert(IDS))
-    assert await (await router_over(shards)).count(COUNT) == len(IDS)
-    shards[lost].put_back(copied)  # the lost volume comes back
-    await require_missing(router, lost)
-
-
-async def test_a_loss_without_a_witness_is_unknown(shards: list[WitnessedShard]) -> None:
-    router = await router_over(shards)
-    await router.create_collection(config_of())
-    shards[1].wipe()
-    for shard in shards:
-        shard.records.remembered = type(shard.records.remembered)()
-    other = await router_over(shards)
-    [loss] = (await other.accept_loss(AcceptLossRequest(shard=1))).losses
-    assert loss.witnessed_accepted is None
-
-
-async def test_nothing_is_accepted_where_nothing_is_missing(router: Router) -> None:
-    result = await router.accept_loss(AcceptLossRequest(shard=0, accept=True))
-    assert (result.losses, result.life) == ((), 1)
-    with pytest.raises(InvalidParameter, match=r"2 is not in 0\.\.1"):
-        await router.accept_loss(AcceptLossRequest(shard=2, accept=True))
-
-
-async def test_no_loss_is_accepted_of_a_shard_that_does_not_answer(
-    shards: list[WitnessedShard], router: Router
-) -> None:
-    shards[1].failure = ShardUnavailable("gone")
-    with pytest.raises(ShardUnavailable, match="shard 1 does not answer"):
-        await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
-
-
-async def test_no_loss_is_accepted_while_a_shard_that_may_remember_is_away(
-    shards: list[WitnessedShard], router: Router
-) -> None:
-    shards[1].wipe()
-    await restarted(router)
-    await require_missing(router, 1)
-    shards[0].failure = ShardUnavailable("gone")
-    with pytest.raises(ShardUnavailable, match="shard 0 does not answer: what shard 1 has lost"):
-        await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
-
-
-async def test_a_collection_that_an_old_disk_brings_back_is_not_served_and_goes_with_its_loss(
-    shards: list[WitnessedShard], router: Router
-) -> None:
-    copied = shards[1].copied()
-    await router.drop_collection("words")
-    await rounds(router)
-    for shard in shards:  # as after a while
-        shard.records.dropped.clear()
-        shard.records.names.clear()
-    await router.create_collection(config_of())
-    present = incarnation_of(shards[0])
-    await router.upsert(upsert(IDS))
-    await rounds(router)
-    shards[1].put_back(copied)
-    router = await router_over(shards)
-    assert incarnation_of(shards[1]) != present
-    for call in (found(router), found(router, min_coverage=0.1), router.count(COUNT)):
-        with pytest.raises(ShardMissing, match="two collections are named 'words'"):
-            await call
-    [problem] = await router.problems()
-    assert "drop" not in problem.text
-    old = incarnation_of(shards[1])
-    had = shards[1].state.held["words"].ledger.accepted
-    shown = (await router.accept_loss(AcceptLossRequest(shard=1))).losses
-    assert [each.incarnation for each in shown] == [present, old]
-    assert (shown[1].accepted, shown[1].witnessed_accepted) == (0, had)
-    assert "that one is dropped" in shown[1].reason
-    assert incarnation_of(shards[1]) == old
-    done = await router.accept_loss(AcceptLossRequest(shard=1, accept=True))
-    assert done.losses == shown
-    assert incarnation_of(shards[1]) == present
-    await router.upsert(upsert(IDS))
-    assert await router.count(COUNT) == len(IDS)
 
 
 async def test_a_collection_that_a_shard_has_not_got_yet_takes_no_rows(

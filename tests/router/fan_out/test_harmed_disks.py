@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from tests.crash_disk import FailingDisk
-from tests.router.fan_out.examined import ADVICE, COUNT, IDS, rounds
+from tests.router.fan_out.examined import ADVICE, COUNT, EACH, IDS, rounds
 from tests.router.fan_out.samples import found, upsert
-from tests.router.fan_out.test_lost_disks import EACH, Fleet
+from tests.router.fan_out.test_lost_disks import Fleet
 from tests.shard.samples import config_of
 from tests.tiny_disk import fill, needs_mount, tiny_disk
 from vectorshard.router.fan_out.router import Router

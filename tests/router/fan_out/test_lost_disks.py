@@ -14,6 +14,7 @@ import pytest
 
 from tests.router.fan_out.examined import (
     COUNT,
+    EACH,
     IDS,
     require_missing,
     restarted,
@@ -133,9 +134,6 @@ async def router(fleet: Fleet) -> Router:
     await router.upsert(upsert(IDS))
     await rounds(router)
     return router
-
-
-EACH = pytest.mark.parametrize("lost", [0, 1])
 
 
 def emptied(path: Path) -> None:

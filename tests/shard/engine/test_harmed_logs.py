@@ -8,6 +8,7 @@ place everything must be there. `SEEDS` of the drawn harms are named in a failur
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,11 +45,16 @@ LOG: Final = "store.db-wal"
 
 @dataclass(frozen=True)
 class Killed:
-    """What a killed process left: its files, those of a day before, and what must be there."""
+    """What a killed process left: its files, those of a day before, and what must be there.
+
+    `synced` is the log mark of a commit in between, and `synced_bytes` the length of the log then.
+    """
 
     files: Mapping[str, bytes]
     yesterday: Mapping[str, bytes]
     contents: Contents
+    synced: bytes
+    synced_bytes: int
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
@@ -72,8 +78,11 @@ def killed(path: Path, *, compacted: bool) -> Killed:
                 collection.compaction.run(lambda: None)
                 while collection.compaction.sweep_due:
                     collection.compaction.sweep()
+            if commit == 15:
+                synced = files_of(directory)
         contents = applied(collection, contents, write.delete(range(0, 60, 7)))
-        return Killed(files_of(directory), yesterday, contents)
+        files = files_of(directory)
+        return Killed(files, yesterday, contents, synced["log-end"], len(synced[LOG]))
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "compacted"])
@@ -159,9 +168,58 @@ def test_a_log_of_another_moment_is_noticed(tmp_path: Path, history: Killed) -> 
         check_whole(tmp_path / "words", history)
 
 
+def test_after_a_power_cut_all_that_a_synced_mark_covers_is_noticed(
+    tmp_path: Path, history: Killed
+) -> None:
+    log, end = history.files[LOG], history.synced_bytes
+    assert len(log) > end
+    files = {**history.files, "log-end": history.synced}
+    check_refused(tmp_path / "words", {**files, LOG: log[: end - 1]})
+    for seed in range(SEEDS):
+        harmed = {LOG: log[:end]}
+        flip(harmed, Random(seed))
+        check_refused(tmp_path / "words", {**files, LOG: harmed[LOG] + log[end:]})
+    lay_out(tmp_path / "words", {**files, LOG: log[:end]})  # what follows is not noticed
+    Collection.open(Disk(), tmp_path / "words", 0, ENGINE).close()
+
+
 def test_the_good_log_opens_however_often_a_start_looked(tmp_path: Path, history: Killed) -> None:
     lay_out(tmp_path / "words", history.files)
     check_whole(tmp_path / "words", history)
+
+
+# ---- the order of a start -----------------------------------------------------------------------
+
+
+class TracedDisk(Disk):
+    """A disk that notes each statement with whether its connection may write."""
+
+    def __init__(self) -> None:
+        self.statements: list[tuple[bool, str]] = []
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        connection = super().connect(path)
+        connection.set_trace_callback(lambda text: self.statements.append((True, text)))
+        return connection
+
+    def connect_reader(self, path: Path) -> sqlite3.Connection:
+        connection = super().connect_reader(path)
+        connection.set_trace_callback(lambda text: self.statements.append((False, text)))
+        return connection
+
+
+def test_a_start_reads_all_records_once_in_one_transaction_that_cannot_write(
+    tmp_path: Path, history: Killed
+) -> None:
+    lay_out(tmp_path / "words", history.files)
+    disk = TracedDisk()
+    with closing(Collection.open(disk, tmp_path / "words", 0, ENGINE)):
+        writes = [may_write for may_write, _ in disk.statements]
+        looked = [text for may_write, text in disk.statements if not may_write]
+    assert writes == sorted(writes)
+    assert (looked[0], looked[-1]) == ("BEGIN", "ROLLBACK")
+    assert sum(" ids, range_crc32c FROM commits " in text for text in looked) == 1
+    assert not any(" FROM " in text for may_write, text in disk.statements if may_write)
 
 
 # ---- other damage -------------------------------------------------------------------------------

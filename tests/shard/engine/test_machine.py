@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.crash_disk import FailingDisk
 from tests.shard.engine.contents import (
@@ -167,8 +168,10 @@ def test_creates_are_refused_with_the_limit_and_its_cure() -> None:
     [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False), ("overlay", False)],
 )
 def test_a_network_file_system_is_a_problem(file_system: str, is_unsafe: bool) -> None:
-    problems = machine(SizedDisk(MB * MB, file_system=file_system), Clock()).problems(0)
+    with capture_logs() as logged:
+        problems = machine(SizedDisk(MB * MB, file_system=file_system), Clock()).problems(0)
     assert [problem.kind for problem in problems] == [ProblemKind.DISK_UNSAFE] * is_unsafe
+    assert [entry["event"] for entry in logged] == ["network file system"] * is_unsafe
 
 
 def _sqlite_error(code: int) -> sqlite3.OperationalError:
