@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
-from tenacity import AsyncRetrying
 
 from vectorshard.client import calls
-from vectorshard.client.calls import AnswerT, Listing, UnaryCall
-from vectorshard.client.channel import (
-    CLOSED,
-    check_forked,
-    checked_target,
-    client_options,
-    note_asyncio,
-)
-from vectorshard.client.config_arguments import member_of, seconds_of
+from vectorshard.client.lazy import parts
 from vectorshard.client.methods import answer_of, method_of
-from vectorshard.client.results import RowsView, UpsertSummary
-from vectorshard.client.retry import Retry, RetrySchedule
-from vectorshard.client.streams import SearchStream, UploadStream, error_of
-from vectorshard.client.upload import Progress, UpsertUpload
-from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     ClientUnusable,
     InvalidParameter,
     ShardUnavailable,
     VectorShardError,
 )
-from vectorshard.shard.wire.rpcs import SEARCH, UPSERT, path_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from vectorshard.client.calls import AnswerT, Listing, UnaryCall
+    from vectorshard.client.results import RowsView, UpsertSummary
+    from vectorshard.client.retry import Retry
+    from vectorshard.client.streams import SearchStream
+    from vectorshard.client.upload import Progress, UpsertUpload
+    from vectorshard.shard.config import Limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,11 +83,11 @@ class AsyncClient:
     """
 
     def __init__(
-        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
+        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = "none"
     ) -> None:
-        self._target = checked_target(target)
-        self._retry = member_of(Retry, retry, "retry", InvalidParameter)
-        self._timeout_s = seconds_of(timeout_s)
+        self._target = parts.checked_target(target)
+        self._retry = parts.member_of(parts.Retry, retry, "retry", InvalidParameter)
+        self._timeout_s = parts.seconds_of(timeout_s)
         self._limits: Limits | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -126,12 +121,12 @@ class AsyncClient:
         in_flight
             The largest number of searches in flight, 1 to 64; further searches wait.
         """
-        return SearchStream(
+        return parts.SearchStream(
             self._open,
             self._ask,
             in_flight=in_flight,
             timeout_s=self._timeout_s,
-            repeats=self._retry.covers(SEARCH.name),
+            repeats=self._retry.covers(parts.rpcs.SEARCH.name),
         )
 
     async def wait_until_ready(self, timeout_s: float = 10.0) -> None:
@@ -143,7 +138,7 @@ class AsyncClient:
             If it is not reachable within `timeout_s`.
         """
         try:
-            async with asyncio.timeout(seconds_of(timeout_s)):
+            async with asyncio.timeout(parts.seconds_of(timeout_s)):
                 await self._open().channel_ready()
         except TimeoutError:
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
@@ -159,7 +154,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         if self._closed:
-            raise ClientUnusable(CLOSED)
+            raise ClientUnusable(parts.CLOSED)
         return self
 
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
@@ -174,12 +169,12 @@ class AsyncClient:
     def _open(self) -> grpc.aio.Channel:
         """Return the channel of the running loop; open it with the first call in a loop."""
         if self._closed:
-            raise ClientUnusable(CLOSED)
-        check_forked()
+            raise ClientUnusable(parts.CLOSED)
+        parts.check_forked()
         loop = asyncio.get_running_loop()
         if self._channel is None or self._is_left():
-            note_asyncio()
-            self._channel = grpc.aio.insecure_channel(self._target, options=client_options())
+            parts.note_asyncio()
+            self._channel = grpc.aio.insecure_channel(self._target, options=parts.client_options())
             self._loop, self._rpcs = loop, {}
         elif loop is not self._loop:
             raise ClientUnusable(
@@ -202,7 +197,9 @@ class AsyncClient:
         """See `Client._repeated`."""
         if not self._retry.covers(rpc):
             return await ask(timeout_s)
-        schedule = RetrySchedule(timeout_s)
+        from tenacity import AsyncRetrying  # as there
+
+        schedule = parts.RetrySchedule(timeout_s)
 
         async def attempt() -> T:
             return await ask(schedule.left_s)
@@ -213,11 +210,11 @@ class AsyncClient:
         channel = self._open()
         rpc = self._rpcs.get(call.rpc)
         if rpc is None:
-            rpc = self._rpcs[call.rpc] = channel.unary_unary(path_of(call.rpc))
+            rpc = self._rpcs[call.rpc] = channel.unary_unary(parts.rpcs.path_of(call.rpc))
         try:
             answer = await rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise error_of(error) from error
+            raise parts.error_of(error) from error
         return call.decode(answer)
 
     async def _send(self, upload: UpsertUpload) -> UpsertSummary:
@@ -225,16 +222,20 @@ class AsyncClient:
             self._limits = (await self.server_info()).limits
         if upload.progress is not None:
             upload.progress = _in_loop(asyncio.get_running_loop(), upload.progress)
-        upload.cut(self._limits or Limits())
+        upload.cut(self._limits or parts.Limits())
         if upload.messages == 1:
-            return await self._repeated(UPSERT.name, partial(self._write, upload), self._timeout_s)
+            return await self._repeated(
+                parts.rpcs.UPSERT.name, partial(self._write, upload), self._timeout_s
+            )
         return await self._write(upload, self._timeout_s)
 
     async def _write(self, upload: UpsertUpload, timeout_s: float) -> UpsertSummary:
         upload.begin()
         try:
             if upload.messages == 1:
-                call = UnaryCall(UPSERT.name, upload.message(0), upload.acknowledge)
+                call = calls.UnaryCall(
+                    parts.rpcs.UPSERT.name, upload.message(0), upload.acknowledge
+                )
                 await self._ask_once(call, timeout_s)
             else:
                 await self._stream(upload)
@@ -246,8 +247,10 @@ class AsyncClient:
         """Send an upload from a thread, over a separate channel."""
         self._open()  # raises if the client is closed or belongs to another loop
         if self._upload_channel is None:
-            self._upload_channel = grpc.insecure_channel(self._target, options=client_options())
-        stream = UploadStream(self._upload_channel, upload, self._timeout_s)
+            self._upload_channel = grpc.insecure_channel(
+                self._target, options=parts.client_options()
+            )
+        stream = parts.UploadStream(self._upload_channel, upload, self._timeout_s)
         running = asyncio.ensure_future(asyncio.to_thread(stream.run))
         try:
             await asyncio.shield(running)

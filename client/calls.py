@@ -1,72 +1,44 @@
 """The table of calls: one function for each method that `Client` and `AsyncClient` share. Pure.
 
 A function has the method's parameters and docstring, and returns what to send and how to read the
-answer. The two clients only send it, so that a method is written once.
+answer. The two clients only send it, so that a method is written once. What the functions need is
+loaded with the first call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
-import numpy.typing as npt
-
-from vectorshard.client.arguments import (
-    FilterLike,
-    effort_of,
-    filter_of,
-    include_of,
-    selection,
-    token_of,
-)
-from vectorshard.client.config_arguments import (
-    FilterFields,
-    IndexLike,
-    filter_fields_of,
-    flag_of,
-    index_of,
-    member_of,
-    name_of,
-    seconds_of,
-)
-from vectorshard.client.id_arguments import Ids, id_array, one_id
-from vectorshard.client.metadata_arguments import Metadata
-from vectorshard.client.results import Hits, RowsView, ServerInfo, hits_of, rows_view
-from vectorshard.client.upload import Progress, UpsertUpload
-from vectorshard.client.vector_arguments import query_matrix
-from vectorshard.shard.descriptions import (
-    CollectionDescription,
-    ExplainRequest,
-    Explanation,
-    ShardDescription,
-)
+from vectorshard.client.lazy import parts
 from vectorshard.shard.errors import InvalidConfig
-from vectorshard.shard.types import (
-    CollectionConfig,
-    CountRequest,
-    DeleteRequest,
-    GetRequest,
-    IdType,
-    ListRequest,
-    Metric,
-    Rows,
-    SearchRequest,
-    Token,
-    TrainRequest,
-    UpdateRequest,
-    WriteMode,
-)
-from vectorshard.shard.wire import rpcs
-from vectorshard.shard.wire.collections import (
-    decode_create_collection_response,
-    encode_create_collection_request,
-)
-from vectorshard.shard.wire.rpcs import Rpc
-from vectorshard.shard.wire.server_info import (
-    decode_get_server_info_response,
-    encode_get_server_info_request,
-)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from vectorshard.client.arguments import FilterLike
+    from vectorshard.client.config_arguments import FilterFields, IndexLike
+    from vectorshard.client.id_arguments import Ids
+    from vectorshard.client.metadata_arguments import Metadata
+    from vectorshard.client.results import Hits, RowsView, ServerInfo
+    from vectorshard.client.upload import Progress, UpsertUpload
+    from vectorshard.shard.descriptions import (
+        CollectionDescription,
+        Explanation,
+        ShardDescription,
+    )
+    from vectorshard.shard.types import (
+        CollectionConfig,
+        IdType,
+        ListRequest,
+        Metric,
+        Rows,
+        Token,
+        WriteMode,
+    )
+    from vectorshard.shard.wire.rpcs import Rpc
 
 AnswerT = TypeVar("AnswerT")
 RequestT = TypeVar("RequestT")
@@ -96,7 +68,7 @@ def _call(
         rpc.name,
         rpc.encode_request(request),
         lambda payload: read(rpc.decode_response(payload, request)),
-        None if timeout_s is None else seconds_of(timeout_s),
+        None if timeout_s is None else parts.seconds_of(timeout_s),
     )
 
 
@@ -109,20 +81,22 @@ def _itself(result: ResultT) -> ResultT:
 
 def server_info() -> UnaryCall[ServerInfo]:
     """Return the server's version, topology and limits, and what an operator has to look at."""
-    return UnaryCall(rpcs.GET_SERVER_INFO, encode_get_server_info_request(), _server_info)
+    return UnaryCall(
+        parts.rpcs.GET_SERVER_INFO, parts.encode_get_server_info_request(), _server_info
+    )
 
 
 def _server_info(payload: bytes) -> ServerInfo:
-    version, topology, limits, problems = decode_get_server_info_response(payload)
-    return ServerInfo(version=version, topology=topology, limits=limits, problems=problems)
+    version, topology, limits, problems = parts.decode_get_server_info_response(payload)
+    return parts.ServerInfo(version=version, topology=topology, limits=limits, problems=problems)
 
 
 def create_collection(
     name: str,
     *,
     dim: int,
-    metric: Metric | str = Metric.COSINE,
-    id_type: IdType | str = IdType.INT64,
+    metric: Metric | str = "cosine",
+    id_type: IdType | str = "int64",
     index: IndexLike | None = None,
     target_recall: float | None = None,
     filter_fields: FilterFields = (),
@@ -147,26 +121,26 @@ def create_collection(
     CollectionExists
         If a collection of this name has another configuration.
     """
-    payload = encode_create_collection_request(
+    payload = parts.encode_create_collection_request(
         name=name,
         dim=dim,
-        metric=member_of(Metric, metric, "config.metric", InvalidConfig),
-        id_type=member_of(IdType, id_type, "config.id_type", InvalidConfig),
-        index=index_of(index),
+        metric=parts.member_of(parts.Metric, metric, "config.metric", InvalidConfig),
+        id_type=parts.member_of(parts.IdType, id_type, "config.id_type", InvalidConfig),
+        index=parts.index_of(index),
         target_recall=target_recall,
-        filter_fields=filter_fields_of(filter_fields),
+        filter_fields=parts.filter_fields_of(filter_fields),
     )
-    return UnaryCall(rpcs.CREATE_COLLECTION.name, payload, _created_config)
+    return UnaryCall(parts.rpcs.CREATE_COLLECTION.name, payload, _created_config)
 
 
 def _created_config(payload: bytes) -> CollectionConfig:
-    entry, _ = decode_create_collection_response(payload)
+    entry, _ = parts.decode_create_collection_response(payload)
     return entry.config
 
 
 def drop_collection(name: str) -> UnaryCall[None]:
     """Drop a collection with all its rows."""
-    return _call(rpcs.DROP_COLLECTION, name_of(name), _itself)
+    return _call(parts.rpcs.DROP_COLLECTION, parts.name_of(name), _itself)
 
 
 def update_collection(name: str, *, target_recall: float) -> UnaryCall[CollectionConfig]:
@@ -180,26 +154,28 @@ def update_collection(name: str, *, target_recall: float) -> UnaryCall[Collectio
     InvalidParameter
         If the target is not in (0, 1].
     """
-    request = UpdateRequest(collection=name_of(name), target_recall=target_recall)
-    return _call(rpcs.UPDATE_COLLECTION, request, lambda entry: entry.config)
+    request = parts.UpdateRequest(collection=parts.name_of(name), target_recall=target_recall)
+    return _call(parts.rpcs.UPDATE_COLLECTION, request, lambda entry: entry.config)
 
 
 def list_collections() -> UnaryCall[list[CollectionConfig]]:
     """Return the collections by name."""
-    return _call(rpcs.LIST_COLLECTIONS, None, lambda entries: [entry.config for entry in entries])
+    return _call(
+        parts.rpcs.LIST_COLLECTIONS, None, lambda entries: [entry.config for entry in entries]
+    )
 
 
 def describe(name: str) -> UnaryCall[CollectionDescription]:
     """Describe a collection. `incarnation` is empty: servers do not report it to clients."""
-    return _call(rpcs.DESCRIBE_COLLECTION, name_of(name), _itself)
+    return _call(parts.rpcs.DESCRIBE_COLLECTION, parts.name_of(name), _itself)
 
 
 def train(
     name: str, wait: bool = False, *, timeout_s: float | None = None
 ) -> UnaryCall[Sequence[ShardDescription]]:
     """Train a new index on every shard. With `wait`, return after the training."""
-    request = TrainRequest(collection=name_of(name), wait=flag_of(wait, "wait"))
-    return _call(rpcs.TRAIN, request, _itself, timeout_s)
+    request = parts.TrainRequest(collection=parts.name_of(name), wait=parts.flag_of(wait, "wait"))
+    return _call(parts.rpcs.TRAIN, request, _itself, timeout_s)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -211,7 +187,7 @@ def upsert(
     vectors: npt.ArrayLike,
     metadata: Metadata | None = None,
     *,
-    mode: WriteMode | str = WriteMode.UPSERT,
+    mode: WriteMode | str = "upsert",
     progress: Progress | None = None,
 ) -> UpsertUpload:
     """Write any number of rows. When it returns they are durable and searchable.
@@ -243,7 +219,7 @@ def upsert(
     ShardUnavailable
         Also when only some of the rows are not written.
     """
-    return UpsertUpload(name, ids, vectors, metadata, mode=mode, progress=progress)
+    return parts.UpsertUpload(name, ids, vectors, metadata, mode=mode, progress=progress)
 
 
 def delete(
@@ -258,9 +234,9 @@ def delete(
     InvalidParameter
         For an invalid filter, and unless exactly one of `ids` and `filter` is given.
     """
-    chosen, condition = selection(ids, filter, ordered=False)
-    request = DeleteRequest(collection=name_of(name), ids=chosen, filter=condition)
-    return _call(rpcs.DELETE, request, lambda result: result.deleted)
+    chosen, condition = parts.selection(ids, filter, ordered=False)
+    request = parts.DeleteRequest(collection=parts.name_of(name), ids=chosen, filter=condition)
+    return _call(parts.rpcs.DELETE, request, lambda result: result.deleted)
 
 
 def get(
@@ -284,17 +260,21 @@ def get(
     LimitExceeded
         If the response does not fit in one message: get fewer ids, or use `list_rows`.
     """
-    include = include_of(vectors, metadata)
-    chosen, condition = selection(ids, filter, ordered=True)
-    request = GetRequest(collection=name_of(name), ids=chosen, filter=condition, include=include)
-    return _call(rpcs.GET, request, rows_view)
+    include = parts.include_of(vectors, metadata)
+    chosen, condition = parts.selection(ids, filter, ordered=True)
+    request = parts.GetRequest(
+        collection=parts.name_of(name), ids=chosen, filter=condition, include=include
+    )
+    return _call(parts.rpcs.GET, request, parts.rows_view)
 
 
 def count(name: str, ids: Ids | None = None, *, filter: FilterLike | None = None) -> UnaryCall[int]:
     """Count the live rows: all of them, or those in `ids`, that pass a filter, or both."""
-    chosen = None if ids is None else id_array(ids, ordered=False)
-    request = CountRequest(collection=name_of(name), ids=chosen, filter=filter_of(filter))
-    return _call(rpcs.COUNT, request, _itself)
+    chosen = None if ids is None else parts.id_array(ids, ordered=False)
+    request = parts.CountRequest(
+        collection=parts.name_of(name), ids=chosen, filter=parts.filter_of(filter)
+    )
+    return _call(parts.rpcs.COUNT, request, _itself)
 
 
 class Listing:
@@ -307,13 +287,13 @@ class Listing:
         """Return the call for the next page, None after the last page."""
         if self._request is None:
             return None
-        return _call(rpcs.LIST, self._request, self._page)
+        return _call(parts.rpcs.LIST, self._request, self._page)
 
     def _page(self, rows: Rows) -> RowsView:
         assert self._request is not None
         cursor = rows.cursor
         self._request = None if cursor is None else replace(self._request, cursor=cursor)
-        return rows_view(rows)
+        return parts.rows_view(rows)
 
 
 def list_rows(
@@ -331,14 +311,14 @@ def list_rows(
     meanwhile may be returned again. A damaged row is an error, unless `skip_damaged` leaves it out
     and names its id in `damaged` of its page, which may then have no rows.
     """
-    include = include_of(vectors, metadata)
+    include = parts.include_of(vectors, metadata)
     return Listing(
-        ListRequest(
-            collection=name_of(name),
+        parts.ListRequest(
+            collection=parts.name_of(name),
             page_size=page_size,
-            filter=filter_of(filter),
+            filter=parts.filter_of(filter),
             include=include,
-            skip_damaged=flag_of(skip_damaged, "skip_damaged"),
+            skip_damaged=parts.flag_of(skip_damaged, "skip_damaged"),
         )
     )
 
@@ -406,18 +386,18 @@ def search(
     ShardUnavailable
         If fewer shards answered than `min_coverage` requires.
     """
-    request = SearchRequest(
-        collection=name_of(name),
-        queries=query_matrix(queries, "queries"),
+    request = parts.SearchRequest(
+        collection=parts.name_of(name),
+        queries=parts.query_matrix(queries, "queries"),
         k=k,
-        effort=effort_of(exact, nprobe, target_recall),
-        filter=filter_of(filter),
-        include=include_of(vectors, metadata),
+        effort=parts.effort_of(exact, nprobe, target_recall),
+        filter=parts.filter_of(filter),
+        include=parts.include_of(vectors, metadata),
         score_threshold=score_threshold,
         min_coverage=1.0 if min_coverage is None else min_coverage,
-        token=token_of(token),
+        token=parts.token_of(token),
     )
-    return _call(rpcs.SEARCH, request, hits_of, timeout_s)
+    return _call(parts.rpcs.SEARCH, request, parts.hits_of, timeout_s)
 
 
 def explain(
@@ -441,10 +421,10 @@ def explain(
     ShardUnavailable
         If a shard is missing: the rank would be wrong.
     """
-    request = ExplainRequest(
-        collection=name_of(name),
-        query=query_matrix(query, "query"),
-        id=one_id(id_),
-        filter=filter_of(filter),
+    request = parts.ExplainRequest(
+        collection=parts.name_of(name),
+        query=parts.query_matrix(query, "query"),
+        id=parts.one_id(id_),
+        filter=parts.filter_of(filter),
     )
-    return _call(rpcs.EXPLAIN, request, _itself)
+    return _call(parts.rpcs.EXPLAIN, request, _itself)

@@ -13,33 +13,31 @@ client.calls; this module sends what they build, and client.streams what travels
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
-import numpy.typing as npt
-from tenacity import Retrying
 
 from vectorshard.client import calls
-from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
-from vectorshard.client.channel import CLOSED, check_forked, checked_target, client_options
-from vectorshard.client.config_arguments import member_of, seconds_of
-from vectorshard.client.id_arguments import is_listed
+from vectorshard.client.lazy import parts
 from vectorshard.client.methods import answer_of, method_of
-from vectorshard.client.results import Hits, RowsView, UpsertSummary
-from vectorshard.client.retry import Retry, RetrySchedule
-from vectorshard.client.streams import SearchBatches, UploadStream, error_of
-from vectorshard.client.upload import UpsertUpload
-from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     ClientUnusable,
     InvalidParameter,
     ShardUnavailable,
     VectorShardError,
 )
-from vectorshard.shard.wire.primitives import shown
-from vectorshard.shard.wire.rpcs import UPSERT, path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
+    from vectorshard.client.results import Hits, RowsView, UpsertSummary
+    from vectorshard.client.retry import Retry
+    from vectorshard.client.upload import UpsertUpload
+    from vectorshard.shard.config import Limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,13 +101,13 @@ class Client:
     """
 
     def __init__(
-        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = Retry.NONE
+        self, target: str, *, timeout_s: float = 30.0, retry: Retry | str = "none"
     ) -> None:
-        self._target = checked_target(target)
+        self._target = parts.checked_target(target)
         self._connect()
         self._closed = False
-        self._timeout_s = seconds_of(timeout_s)
-        self._retry = member_of(Retry, retry, "retry", InvalidParameter)
+        self._timeout_s = parts.seconds_of(timeout_s)
+        self._retry = parts.member_of(parts.Retry, retry, "retry", InvalidParameter)
         self._limits: Limits | None = None
 
     server_info = _unary(calls.server_info)
@@ -154,12 +152,14 @@ class Client:
         options
             As in `search`.
         """
-        if isinstance(batches, str | bytes) or not is_listed(batches):
-            reason = f"{shown(batches)} is not a list of queries"
+        if isinstance(batches, str | bytes) or not parts.is_listed(batches):
+            reason = f"{parts.shown(batches)} is not a list of queries"
             raise InvalidParameter(reason, field="batches")
         searches = (calls.search(name, queries, k, **options) for queries in batches)
-        within_s = self._timeout_s if timeout_s is None else seconds_of(timeout_s)
-        stream = SearchBatches(self._open(), searches, in_flight=in_flight, timeout_s=within_s)
+        within_s = self._timeout_s if timeout_s is None else parts.seconds_of(timeout_s)
+        stream = parts.SearchBatches(
+            self._open(), searches, in_flight=in_flight, timeout_s=within_s
+        )
         yield from stream.hits()
 
     def wait_until_ready(self, timeout_s: float = 10.0) -> None:
@@ -172,7 +172,7 @@ class Client:
         """
         ready = grpc.channel_ready_future(self._open())
         try:
-            ready.result(seconds_of(timeout_s))
+            ready.result(parts.seconds_of(timeout_s))
         except grpc.FutureTimeoutError:
             ready.cancel()
             raise ShardUnavailable(f"the server was not reached in {timeout_s:g} s") from None
@@ -192,15 +192,15 @@ class Client:
     def _open(self) -> grpc.Channel:
         """Return the channel, unless it is closed. A forked child opens a separate one."""
         if self._closed:
-            raise ClientUnusable(CLOSED)
+            raise ClientUnusable(parts.CLOSED)
         if self._pid != os.getpid():
-            check_forked()
+            parts.check_forked()
             self._connect()
         return self._channel
 
     def _connect(self) -> None:
         self._pid = os.getpid()
-        self._channel = grpc.insecure_channel(self._target, options=client_options())
+        self._channel = grpc.insecure_channel(self._target, options=parts.client_options())
         self._rpcs: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
     def _ask(self, call: UnaryCall[AnswerT]) -> AnswerT:
@@ -211,18 +211,20 @@ class Client:
         """Call `ask` with the time that is left, again if the client repeats calls of this RPC."""
         if not self._retry.covers(rpc):
             return ask(timeout_s)
-        schedule = RetrySchedule(timeout_s)
+        from tenacity import Retrying  # when it is needed: half of the clients never load it
+
+        schedule = parts.RetrySchedule(timeout_s)
         return Retrying(**schedule.options())(lambda: ask(schedule.left_s))
 
     def _ask_once(self, call: UnaryCall[AnswerT], timeout_s: float) -> AnswerT:
         channel = self._open()
         rpc = self._rpcs.get(call.rpc)
         if rpc is None:
-            rpc = self._rpcs[call.rpc] = channel.unary_unary(path_of(call.rpc))
+            rpc = self._rpcs[call.rpc] = channel.unary_unary(parts.rpcs.path_of(call.rpc))
         try:
             answer = rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise error_of(error) from error
+            raise parts.error_of(error) from error
         except ValueError:  # another thread closed the channel meanwhile
             self._open()
             raise
@@ -231,19 +233,23 @@ class Client:
     def _send(self, upload: UpsertUpload) -> UpsertSummary:
         if self._limits is None and not upload.is_small:
             self._limits = self.server_info().limits
-        upload.cut(self._limits or Limits())
+        upload.cut(self._limits or parts.Limits())
         if upload.messages == 1:
-            return self._repeated(UPSERT.name, partial(self._write, upload), self._timeout_s)
+            return self._repeated(
+                parts.rpcs.UPSERT.name, partial(self._write, upload), self._timeout_s
+            )
         return self._write(upload, self._timeout_s)
 
     def _write(self, upload: UpsertUpload, timeout_s: float) -> UpsertSummary:
         upload.begin()
         try:
             if upload.messages == 1:
-                call = UnaryCall(UPSERT.name, upload.message(0), upload.acknowledge)
+                call = calls.UnaryCall(
+                    parts.rpcs.UPSERT.name, upload.message(0), upload.acknowledge
+                )
                 self._ask_once(call, timeout_s)
             else:
-                UploadStream(self._open(), upload, timeout_s).run()
+                parts.UploadStream(self._open(), upload, timeout_s).run()
         except VectorShardError as error:
             raise upload.ended_by(error) from error.__cause__
         return upload.summary()

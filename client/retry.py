@@ -11,12 +11,13 @@ import random
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final
-
-from tenacity import RetryCallState, retry_if_exception
+from typing import TYPE_CHECKING, Any, Final
 
 from vectorshard.shard.errors import VectorShardError
 from vectorshard.shard.wire.rpcs import KINDS, Kind
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 BACKOFF_FIRST_S: Final = 0.05
 """Longest delay before the second attempt; it doubles before each further attempt."""
@@ -81,7 +82,7 @@ class RetrySchedule:
     def options(self) -> dict[str, Any]:
         """Return the arguments for Retrying and AsyncRetrying of tenacity."""
         return {
-            "retry": retry_if_exception(_is_worth_repeating),
+            "retry": _is_worth_repeating,
             "wait": self._wait_s,
             "stop": lambda _: self.left_s < LAST_S,
             "reraise": True,
@@ -96,5 +97,6 @@ class RetrySchedule:
         return min(wait_s, self.left_s / 2)
 
 
-def _is_worth_repeating(error: BaseException) -> bool:
+def _is_worth_repeating(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome is not None else None
     return isinstance(error, VectorShardError) and error.retryable

@@ -393,10 +393,11 @@ def test_a_foreign_package_is_imported_only_where_it_belongs(foreign: str) -> No
 
 
 def test_the_client_is_light() -> None:
-    """Run as a caller would: what the client imports needs no library of a server."""
+    """Run as a caller would: what a client imports, and loads, needs no library of a server."""
     program = (
         "import sys\n"
         "from vectorshard import AsyncClient, Client\n"
+        "AsyncClient('127.0.0.1:1'), Client('127.0.0.1:1')\n"
         f"print(sorted(set({CLIENT_IMPORTS_NONE_OF!r}) & set(sys.modules)))\n"
     )
     ended = subprocess.run(

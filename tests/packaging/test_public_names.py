@@ -85,5 +85,18 @@ def test_importing_the_package_loads_nothing() -> None:
     assert said == "False False\n"
 
 
+def test_an_import_of_the_client_costs_little_beside_those_of_its_libraries() -> None:
+    libraries = "import grpc, numpy, google.protobuf"
+    rounds = [(cpu_s(libraries), cpu_s("from vectorshard import Client")) for _ in range(3)]
+    libraries_s, ours_s = map(min, zip(*rounds, strict=True))
+    assert ours_s <= 1.3 * libraries_s
+
+
+def cpu_s(program: str) -> float:
+    """Return the CPU seconds of a new interpreter that runs a program."""
+    timed = f"{program}; import time; print(time.process_time())"
+    return float(subprocess.check_output([sys.executable, "-c", timed], text=True))
+
+
 def test_the_errors_are_a_module() -> None:
     assert import_module("vectorshard.errors") is vectorshard.errors
