@@ -36,11 +36,14 @@ from vectorshard.cli.exit_codes import exit_code, explained
 from vectorshard.cli.vector_files import UnreadableFile
 from vectorshard.shard import errors
 
+IS_IT_RUNNING: Final = "is the server running?"
+"""The advice where no server has answered."""
+
 ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionNotFound: "`vectorshard describe` lists the collections",
     errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
     errors.DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
-    errors.ShardUnavailable: "is the server running?",
+    errors.ShardUnavailable: IS_IT_RUNNING,
     errors.ShardMissing: "docs/operations.md says what to do about a lost disk",
     errors.WritesLost: "the rows that the token names are lost: write them again",
     errors.ReadFailed: "check the shard's disk, then restart the shard",
@@ -63,7 +66,12 @@ CHECKOUT = Path(vectorshard.__file__).resolve().parent.parent
 
 def advice_for(error: Exception) -> str:
     """Return what to do about `error`; empty when there is no advice."""
-    return next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), "")
+    found = next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), "")
+    if found == IS_IT_RUNNING and not (
+        isinstance(error, errors.VectorShardError) and error.unanswered
+    ):
+        return ""  # a server answered, and its text names what is missing
+    return found
 
 
 def text_of(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -21,11 +20,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 import vectorshard
+from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.interruption import told_when_interrupted
+from vectorshard.cli.json_output import plain, print_json
 from vectorshard.cli.output import terminal
 from vectorshard.shard import errors
 from vectorshard.shard.texts import counted
@@ -101,6 +102,7 @@ def backup(
     timeout: Annotated[
         float, typer.Option(min=0.001, metavar="SECONDS", help="Timeout of each call.")
     ] = 30.0,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Copy collections into a target, while the servers go on.
 
@@ -121,15 +123,29 @@ def backup(
         timeout_s=timeout,
         patience_s=patience,
     )
-    if not _run(target, to, wanted, metrics_file):
+    none = "no backup was made; repeat the command. A prune deletes what was copied in vain"
+    with told_when_interrupted(lambda: none):
+        made = _run(target, to, wanted, metrics_file, terminal(silent=as_json))
+    if as_json:
+        print_json({**_described(made.name, made.manifest, datetime.now(UTC)), **_copied(made)})
+    if not made.manifest.complete:
         raise typer.Exit(BackupExit.PARTIAL)
 
 
-def _run(server: str, to: str, wanted: Wanted, metrics_file: Path | None) -> bool:
-    """Make a backup, and return whether it is complete."""
+def _copied(made: Made) -> dict[str, Any]:
+    """Return what this run did, as its members of JSON."""
+    return {
+        "copied_rows": made.copied_rows,
+        "copied_bytes": made.copied_bytes,
+        "notes": made.notes,
+        "left_out": made.manifest.left_out,
+    }
+
+
+def _run(server: str, to: str, wanted: Wanted, metrics_file: Path | None, console: Console) -> Made:
+    """Make a backup, and print what it has."""
     from vectorshard.backup.targets import open_target
 
-    console = terminal()
     target: Target | None = None
     complete = False
     try:
@@ -140,7 +156,7 @@ def _run(server: str, to: str, wanted: Wanted, metrics_file: Path | None) -> boo
         if metrics_file is not None:
             _write_metrics(metrics_file, target, success=complete)
     _print_made(console, target, made)
-    return complete
+    return made
 
 
 def _write_metrics(path: Path, target: Target | None, *, success: bool) -> None:
@@ -288,23 +304,24 @@ def list_backups(
     ]
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row))
+            print_json(row)
         return
-    table = Table("backup", "ended", "age", "scope", "collections", "rows", "MB", "")
+    left = ["backup", "ended", "age", "scope", "collections", "outcome"]
+    table = tables.plain_table(f"backups in {target}", left, ["rows", "MB"])
     clusters = sorted({row["cluster"] for row in rows if "cluster" in row})
     for row in rows:
         if "error" in row:
-            table.add_row(row["name"], "", "", "", "", "", "", row["error"])
+            table.add_row(row["name"], *[""] * 4, Text(row["error"]))
             continue
         table.add_row(
             row["name"],
             row["ended"],
             _age(row["age_s"]),
             row["scope"] + f" of {row['cluster']}" * (len(clusters) > 1),
-            ", ".join(row["collections"]),
+            Text(", ".join(row["collections"])),
+            "complete" if row["complete"] else "partial",
             f"{row['rows']:,}",
             f"{row['bytes'] / 1e6:,.1f}",
-            "complete" if row["complete"] else "partial",
         )
     console = terminal()
     console.print(table if rows else f"{target} has no backups")
@@ -349,6 +366,7 @@ def prune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be deleted.")
     ] = False,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Delete old backups, and the objects that no backup needs.
 
@@ -358,12 +376,12 @@ def prune(
     from vectorshard.backup.prune import prune
     from vectorshard.backup.targets import open_target
 
-    done = prune(
-        open_target(target),
-        keep=keep,
-        keep_days=keep_days,
-        dry_run=dry_run,
-    )
+    partly = "some objects may be deleted; every backup that is listed is whole"
+    with told_when_interrupted(lambda: partly):
+        done = prune(open_target(target), keep=keep, keep_days=keep_days, dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, **plain(done)})
+        return
     verb = "would delete" if dry_run else "deleted"
     for name in done.backups:
         typer.echo(f"{verb} backup {name}")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.interruption import told_when_interrupted
 from vectorshard.cli.json_output import plain, print_json
 from vectorshard.cli.output import terminal
 from vectorshard.shard.errors import VectorShardError
@@ -114,7 +115,10 @@ def train(
     as_json: asking.AsJson = False,
 ) -> None:
     """Train a new index on every shard. Searches and writes go on meanwhile."""
-    with asking.connect(target, timeout) as client:
+    goes_on = (
+        f"the server goes on with the training; `vectorshard describe {collection}` shows its state"
+    )
+    with told_when_interrupted(lambda: goes_on), asking.connect(target, timeout) as client:
         client.train(collection, wait, timeout_s=timeout)
         description = client.describe(collection)
     if as_json:

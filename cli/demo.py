@@ -30,6 +30,7 @@ from vectorshard.client.client import Client
 from vectorshard.client.results import Hits
 from vectorshard.shard.config import LISTENING
 from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import IdArray, IdType, IndexConfig, Metric, VectorArray
 
 WORDS = Path(__file__).resolve().parent.parent / "examples" / "words-20k.npz"
@@ -147,8 +148,8 @@ def tail(log: Path) -> str:
     return lines[-1] if lines else "its log is empty"
 
 
-def run(console: Console, *, words: Path, shards: int) -> bool:
-    """Show everything on `console`; return whether every promise was kept.
+def run(console: Console, *, words: Path, shards: int) -> Watch:
+    """Show everything on `console`; return what searches saw, and the broken promises.
 
     `words` is a .npz with `vectors` (rows, dim) and `words` (rows,), as in examples/README.md.
     Raises UnreadableFile if it is not, and what `running_server` raises.
@@ -158,15 +159,14 @@ def run(console: Console, *, words: Path, shards: int) -> bool:
             raise UnreadableFile(f"{words}: the array words must contain strings")
         [(ids, vectors)] = source.batches(source.rows)
     with running_server(shards) as target, Client(target, timeout_s=TIMEOUT_S) as client:
-        what = "one shard" if shards == 1 else f"{shards} shards"
-        console.print(f"a server with {what} listens on {target}\n")
-        broken = show(console, lambda: Client(target, timeout_s=TIMEOUT_S), client, ids, vectors)
+        console.print(f"a server with {counted(shards, 'shard')} listens on {target}\n")
+        watch = show(console, lambda: Client(target, timeout_s=TIMEOUT_S), client, ids, vectors)
     console.print("the server exited with code 0")
-    for promise in sorted(broken):
+    for promise in sorted(watch.broken):
         console.print(f"BROKEN: {promise}", style="bold red")
-    if not broken:
+    if not watch.broken:
         console.print("every promise was kept", style="bold green")
-    return not broken
+    return watch
 
 
 def show(
@@ -175,8 +175,8 @@ def show(
     client: Client,
     ids: IdArray,
     vectors: VectorArray,
-) -> set[str]:
-    """Write, watch and search on an empty server; return the broken promises."""
+) -> Watch:
+    """Write, watch and search on an empty server; return what searches saw."""
     watch = Watch(words=ids, vectors=vectors)
     client.create_collection(
         COLLECTION,
@@ -193,7 +193,7 @@ def show(
     if not tables.adds_up(description) or description.ledger.live != len(ids):
         watch.broken.add("the ledger does not account for every word")
     watch.broken |= show_times(console, client, vectors)
-    return watch.broken
+    return watch
 
 
 def write_and_watch(
@@ -231,7 +231,7 @@ def write_and_watch(
     if failures:
         raise failures[0]
     if written != len(watch.words):
-        watch.broken.add(f"{len(watch.words) - written:,} words were refused")
+        watch.broken.add(f"refused: {counted(len(watch.words) - written, 'word')}")
 
 
 def sightings_table(watch: Watch) -> Table:

@@ -16,6 +16,7 @@ import typer
 
 from vectorshard.cli import asking
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.interruption import told_when_interrupted
 from vectorshard.cli.json_output import print_json
 from vectorshard.cli.npz_files import NpzWriter
 from vectorshard.cli.output import rows_progress, terminal
@@ -71,6 +72,7 @@ def export(
         damaged: list[int | str] = []
         written = 0
         with (
+            told_when_interrupted(lambda: f"{to} is not written; repeat the command"),
             rows_progress(console) as progress,
             _writer(to, config) as writer,
         ):

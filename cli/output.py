@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-LOG_WIDTH: Final = 110
+LOG_WIDTH: Final = 132
 """Columns where there is no terminal: a log must not fold its tables."""
 
 

@@ -19,6 +19,7 @@ from rich.progress import Progress, TaskID
 
 from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.interruption import told_when_interrupted
 from vectorshard.cli.json_output import print_json
 from vectorshard.cli.output import steps_progress, terminal
 from vectorshard.shard.errors import VectorShardError
@@ -74,7 +75,10 @@ def recall(
     with asking.connect(target, timeout) as client:
         config = client.describe(collection).config
         aims = wanted_targets or sorted({*TARGETS, round(config.target_recall, 6)})
-        with steps_progress(console) as progress:
+        with (
+            told_when_interrupted(lambda: "nothing was measured; fewer --queries take less time"),
+            steps_progress(console) as progress,
+        ):
             ids, vectors = sampled_rows(client, collection, queries, progress)
             task = progress.add_task("searching", total=len(wanted_k) * (1 + len(aims)))
             measure = Measurement(client, collection, config.metric, ids, vectors, batch)

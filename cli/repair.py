@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from vectorshard.cli.exit_codes import MEANINGS, ExitCode
+from vectorshard.cli.interruption import told_when_interrupted
 from vectorshard.cli.json_output import print_json
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import InvalidParameter
@@ -90,20 +91,19 @@ def repair(
 
     if work is not None and not work.is_dir():
         raise InvalidParameter(f"{work} is not a directory", field="work")
-    found = naming_start_failures(
-        directory,
-        repairs.repair,
-        Disk(),
-        directory,
-        repairs.Wanted(write=write, collection=collection, work=work, drop_damaged=drop_damaged),
-        repairs.Given(
-            shard=shard_id,
-            shards_total=shards,
-            cluster=cluster,
-            placement_epoch=PLACEMENT_EPOCH,
-            slots_of=slots_of_shard,
-        ),
+    wanted = repairs.Wanted(
+        write=write, collection=collection, work=work, drop_damaged=drop_damaged
     )
+    given = repairs.Given(
+        shard=shard_id,
+        shards_total=shards,
+        cluster=cluster,
+        placement_epoch=PLACEMENT_EPOCH,
+        slots_of=slots_of_shard,
+    )
+    partly = "the repair may be incomplete; repeat the command before a server starts"
+    with told_when_interrupted(lambda: partly if write else "nothing was changed"):
+        found = naming_start_failures(directory, repairs.repair, Disk(), directory, wanted, given)
     if as_json:
         print_json(found)
     else:

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vectorshard.cli import asking, tables
+from vectorshard.cli.interruption import told_when_interrupted
+from vectorshard.cli.json_output import plain, print_json
 from vectorshard.cli.output import rows_progress, terminal
 from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.errors import CorruptData, LimitsTooLow
@@ -123,6 +127,7 @@ def restore(
     collection: Collections = None,
     rejoin: Rejoin = False,
     partial: Partial = False,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Build data directories from a backup, on the same or another number of shards. Offline.
 
@@ -137,7 +142,7 @@ def restore(
         wanted_of,
     )
 
-    console = terminal()
+    console = terminal(silent=as_json)
     source = _located(backup, [each.partition("=")[0] for each in collection or []])
     if rejoin:
         if shard_id is None or shards or cluster or collection:
@@ -167,10 +172,26 @@ def restore(
     _require_open_files(len(places))
     restoring = Restore(source, places, rejoin=rejoin)
     found = _restored(console, restoring, data, wanted, absent)
+    start = _start_command(places, data)
+    if as_json:
+        print_json({**_as_json(source, found), "lacks": absent, "start": f"vectorshard {start}"})
+        return
     console.print(_restored_table(source, found))
-    _say_what_follows(console, found, places, data)
-    if rejoin:
-        console.print(f"then: vectorshard accept-loss --shard-id {shard_id}", highlight=False)
+    _say_what_follows(console, found, start, rejoined=shard_id if rejoin else None)
+
+
+def _as_json(source: Backup, found: Sequence[Restored]) -> dict[str, object]:
+    """Return what was restored, as its members of JSON."""
+    collections = [
+        {
+            "name": each.wanted.name,
+            "rows": sum(each.rows.values()),
+            "rows_of_shards": each.rows,
+            "content_sum": each.sum_built,
+        }
+        for each in found
+    ]
+    return {"backup": source.name, "collections": collections}
 
 
 def _restored(
@@ -181,7 +202,8 @@ def _restored(
     absent: Sequence[str],
 ) -> list[Restored]:
     """Restore with a progress bar, and print the rate."""
-    with rows_progress(console) as progress:
+    state = f"{data} is incomplete, and no server starts on it; repeat the command"
+    with told_when_interrupted(lambda: state), rows_progress(console) as progress:
         task = progress.add_task("restoring", total=sum(each.backup.live for each in wanted))
         begun = time.monotonic()
         found = restoring.run(
@@ -210,7 +232,8 @@ def _require_open_files(shards: int) -> None:
     limit, needed = raise_limit(), FILES_ALWAYS + FILES_OF_A_SHARD * shards
     if limit < needed:
         raise LimitsTooLow(
-            f"restoring {shards} shards needs {needed:,} open files, and the limit is {limit:,}: "
+            f"restoring {counted(shards, 'shard')} needs {needed:,} open files, and the limit is "
+            f"{limit:,}: "
             "raise it (ulimit -Hn), or build each shard with --shard-id"
         )
 
@@ -254,19 +277,18 @@ def _places(data: Path, shards: int, shard_id: int | None, cluster: str | None) 
 
 
 def _restored_table(source: Backup, found: Sequence[Restored]) -> Table:
-    table = Table(title=f"restored from {source.name}", title_justify="left")
-    for heading in ("collection", "rows", "rows of each shard", "content sum"):
-        table.add_column(heading, justify="right" if heading == "rows" else "left")
+    left = ["collection", "rows of each shard", "content sum"]
+    table = tables.plain_table(f"restored from {source.name}", left, ["rows"])
     for each in found:
         by_shard = ", ".join(f"{shard}: {rows:,}" for shard, rows in sorted(each.rows.items()))
         table.add_row(
-            each.wanted.name, f"{sum(each.rows.values()):,}", by_shard, each.sum_built.hex()
+            Text(each.wanted.name), by_shard, each.sum_built.hex(), f"{sum(each.rows.values()):,}"
         )
     return table
 
 
 def _say_what_follows(
-    console: Console, found: Sequence[Restored], places: Sequence[ShardPlace], data: Path
+    console: Console, found: Sequence[Restored], start: str, *, rejoined: int | None
 ) -> None:
     from vectorshard.backup.estimate import training_estimate_s
 
@@ -281,18 +303,21 @@ def _say_what_follows(
             "searches are exact, and slower",
             highlight=False,
         )
+    console.print(f"start it with: vectorshard {start}", highlight=False, soft_wrap=True)
+    if rejoined is not None:
+        console.print(f"then: vectorshard accept-loss --shard-id {rejoined}", highlight=False)
+
+
+def _start_command(places: Sequence[ShardPlace], data: Path) -> str:
+    """Return the command, without its program, that serves what was restored."""
     identity = places[0].identity
     if len(places) == identity.shards_total and places[0].path != data:
-        command = f"serve --shards {identity.shards_total} --data {data}"
-    else:
-        command = (
-            f"shard --shard-id {identity.shard} --shards {identity.shards_total} --data {data}"
-        )
-    console.print(f"start it with: vectorshard {command}", highlight=False, soft_wrap=True)
+        return f"serve --shards {identity.shards_total} --data {data}"
+    return f"shard --shard-id {identity.shard} --shards {identity.shards_total} --data {data}"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return f"{seconds:.0f} s" if seconds < 100 else counted(round(seconds / 60), "minute")
 
 
 def verify(
@@ -300,22 +325,27 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Compare only which objects there are, and their sizes.")
     ] = False,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Read a whole backup and compare every row and total with its manifest. Offline."""
     from vectorshard.backup.verify import verify as verify_all
     from vectorshard.backup.verify import verify_quickly
 
-    console = terminal()
+    console = terminal(silent=as_json)
     source = _located(backup)
     target, manifest = source.target, source.manifest
     _say_scope(console, source)
     if quick:
         found = verify_quickly(target, manifest)
     else:
-        with rows_progress(console) as progress:
+        state = "the backup is not verified; nothing was changed. --quick compares sizes alone"
+        with told_when_interrupted(lambda: state), rows_progress(console) as progress:
             task = progress.add_task("verifying", total=manifest.live)
             found = verify_all(target, manifest, lambda rows: progress.advance(task, rows))
     _say_what_was_verified(console, source, found, quick)
+    if as_json:
+        verified = {"backup": source.name, "sound": not found.findings, "quick": quick}
+        print_json({**verified, **plain(found), "left_out": manifest.left_out})
     if found.findings:
         raise typer.Exit(RestoreExit.DAMAGED)
     if not manifest.complete:

@@ -9,6 +9,7 @@ import typer
 
 from vectorshard.cli import asking, tables
 from vectorshard.cli.addresses import DEFAULT_ADDRESS
+from vectorshard.cli.interruption import told_when_interrupted
 from vectorshard.cli.json_output import print_json
 from vectorshard.cli.output import terminal
 from vectorshard.shard.texts import counted
@@ -87,7 +88,8 @@ def delete(
 ) -> None:
     """Delete rows by their ids or by a filter."""
     check_one_of(ids, filter_)
-    with asking.connect(target, timeout) as client:
+    partly = "some of the rows may be deleted; repeating the command is harmless"
+    with told_when_interrupted(lambda: partly), asking.connect(target, timeout) as client:
         deleted = client.delete(collection, given_ids(client, collection, ids), filter=filter_)
     if as_json:
         print_json({"deleted": deleted})
@@ -148,11 +150,16 @@ def demo(
         Path | None, typer.Option(help="A .npz file of vectors and words to use instead.")
     ] = None,
     shards: Annotated[int, typer.Option(min=1, help="Number of shards of the server.")] = 1,
+    as_json: asking.AsJson = False,
 ) -> None:
     """Write 20,000 words over gRPC and search them while the index trains."""
     from vectorshard.cli.demo import WORDS, run
 
-    if not run(terminal(), words=words or WORDS, shards=shards):
+    with told_when_interrupted(lambda: "the demo's server has ended, and its rows are removed"):
+        watch = run(terminal(silent=as_json), words=words or WORDS, shards=shards)
+    if as_json:
+        print_json({"sightings": watch.sightings, "broken": sorted(watch.broken)})
+    if watch.broken:
         raise typer.Exit(1)
 
 

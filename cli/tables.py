@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 from rich.text import Text
 
 from vectorshard.shard.descriptions import CollectionDescription, Scrub, ShardDescription
@@ -27,24 +28,61 @@ if TYPE_CHECKING:
 
 
 class FittedTable(Table):
-    """A table that is printed as records where its columns are wider than the terminal."""
+    """A table that never breaks a word: its columns of prose are folded between words.
+
+    Where even their longest words are wider than the terminal, it is printed as records.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table, or one block of names and values for each of its rows."""
-        if self.__rich_measure__(console, options).minimum <= options.max_width:
+        widths = self._widths(console, options)
+        if widths:
+            for column, width in zip(self.columns, widths, strict=True):
+                column.width = width
             yield from super().__rich_console__(console, options)
             return
         yield Text.assemble((str(self.title), "bold"), "\n")
         names = [str(column.header) for column in self.columns]
         for cells in zip(*(column.cells for column in self.columns), strict=True):
             record = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-            record.add_column(overflow="fold")
+            record.add_column(no_wrap=True)
             record.add_column(overflow="fold")
             for name, cell in zip(names, cells, strict=True):
                 if cell != "":
                     record.add_row(name, cell)
             yield record
             yield ""
+
+    def _widths(self, console: Console, options: ConsoleOptions) -> list[int]:
+        """Return the width of each column, without padding; none if they do not fit.
+
+        The widest columns give way first, down to their longest words.
+        """
+        sizes = [self._measure(console, options, column) for column in self.columns]
+        _, right, _, left = self.padding
+        frame = len(self.columns) * (left + right + 1) + 1
+        room = options.max_width - frame
+        if sum(least for least, _ in sizes) > room:
+            return []
+        widths = [wanted for _, wanted in sizes]
+        while sum(widths) > room:
+            width, place = max(
+                (width, place) for place, width in enumerate(widths) if width > sizes[place][0]
+            )
+            widths[place] = width - 1
+        return widths
+
+    @staticmethod
+    def _measure(console: Console, options: ConsoleOptions, column: Column) -> tuple[int, int]:
+        """Return the longest word and the longest line of a column, its header included."""
+        cells = [
+            Measurement.get(console, options.update(width=_ANY_WIDTH), cell)
+            for cell in (column.header, *column.cells)
+        ]
+        return max(each.minimum for each in cells), max(each.maximum for each in cells)
+
+
+_ANY_WIDTH: Final = 10_000
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -326,7 +326,10 @@ def error_from_rpc(error: grpc.RpcError) -> VectorShardError:
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return errors.InternalError(f"call failed without a status: {error!r}")
     details = next(_status_details(error), None)
-    return error_from_status(error.code(), error.details() or "", details)
+    parsed = error_from_status(error.code(), error.details() or "", details)
+    # A server of ours adds details to each of its errors.
+    unanswered = details is None and isinstance(parsed, errors.ShardUnavailable)
+    return errors.mark_unanswered(parsed) if unanswered else parsed
 
 
 def _status_details(error: grpc.Call | grpc.aio.AioRpcError) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import typer
-from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.testing import CliRunner
 
 from tests.cli.conftest import Run
@@ -94,7 +94,7 @@ def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
     [
         errors.CollectionExists("x"),
         errors.DimensionMismatch("x", field="dim"),
-        errors.ShardUnavailable("x"),
+        errors.mark_unanswered(errors.ShardUnavailable("x")),
         errors.DeadlineExceeded("x"),
         errors.Overloaded("x"),
         errors.WritesStopped("x"),
@@ -105,6 +105,32 @@ def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
 )
 def test_a_failure_that_a_person_can_mend_says_how(error: errors.VectorShardError) -> None:
     assert app.advice_for(error)
+
+
+def test_no_one_is_asked_whether_a_server_runs_that_has_answered() -> None:
+    assert app.advice_for(errors.mark_unanswered(errors.ShardUnavailable("x")))
+    assert not app.advice_for(errors.ShardUnavailable("coverage 0.5; missing: shard 1"))
+
+
+def commands() -> dict[str, TyperCommand]:
+    """Return all commands by name, those of `backup` included."""
+    group = typer.main.get_command(app.app)
+    assert isinstance(group, TyperGroup)
+    found: dict[str, TyperCommand] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            found |= {f"{name} {sub}": each for sub, each in command.commands.items()}  # type: ignore[misc]
+        found[name] = command  # type: ignore[assignment]
+    return found
+
+
+def test_every_command_that_ends_prints_json_on_request() -> None:
+    serving = ["serve", "shard", "router"]
+    options = {
+        name: {text for each in command.params for text in each.opts}
+        for name, command in commands().items()
+    }
+    assert [name for name in options if "--json" not in options[name]] == serving
 
 
 @pytest.mark.parametrize("kind", [errors.CollectionDamaged, errors.CollectionUnreadable])

@@ -42,7 +42,9 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
-def test_backups_are_listed_the_newest_first(run: Run, target: Path) -> None:
+def test_backups_are_listed_the_newest_first(
+    run: Run, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [
         json.loads(line) for line in run("backup", "list", target, "--json").stdout.split("\n")[:-1]
     ]
@@ -52,7 +54,9 @@ def test_backups_are_listed_the_newest_first(run: Run, target: Path) -> None:
     assert (lines[2]["rows"], lines[2]["bytes"]) == (2, 300)
     assert lines[2]["age_s"] > 0
     assert (lines[2]["number"], lines[2]["scope"]) == (1, "all")
+    monkeypatch.setattr("vectorshard.cli.output.LOG_WIDTH", 60)
     shown = run("backup", "list", target).stdout
+    assert all(line["name"] in shown.split() for line in lines)
     assert shown.index("00000003") < shown.index("partial") < shown.index("complete")
     assert "has no backups" in run("backup", "list", target / "backups").stdout
     assert run("backup", "list", target / "absent").exit_code == BackupExit.TARGET_FAILED
@@ -74,6 +78,8 @@ def test_the_scope_and_the_clusters_are_listed_and_no_age_is_negative(
 
 def test_a_prune_prints_what_goes(run: Run, target: Path) -> None:
     shown = run("backup", "prune", target, "--keep", 1, "--dry-run").stdout
+    told = json.loads(run("backup", "prune", target, "--keep", 1, "--dry-run", "--json").stdout)
+    assert (told["dry_run"], told["backups"], told["objects"]) == (True, [], 0)
     assert "would delete 0 backups" in shown
     assert (
         "objects stay for the next prune: the manifest of 00000003-20260103T000000Z-0000000a"
@@ -81,6 +87,18 @@ def test_a_prune_prints_what_goes(run: Run, target: Path) -> None:
     )
     assert run("backup", "prune", target).exit_code == BackupExit.USAGE
     assert run("backup", "prune", target, "--keep", 0).exit_code == BackupExit.USAGE
+
+
+def test_an_interrupted_backup_says_that_there_is_none(
+    run: Run, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupt(*_: Any) -> Made:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backups, "_back_up", interrupt)
+    ended = run("backup", "--to", target)
+    assert ended.exit_code == 130
+    assert ended.stderr.startswith("stopped: no backup was made; repeat the command.")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +133,11 @@ def test_a_partial_backup_says_so_and_ends_with_its_code(
     assert "left out: collection 'words', shard 1: lost" in ended.stdout
     assert "PARTIAL, 1 collection, 2 rows" in ended.stdout
     assert "vectorshard_backup_last_run_success 0" in (tmp_path / "m").read_text()
+    ended = run("backup", "--to", target, "--partial", "--json")
+    assert ended.exit_code == BackupExit.PARTIAL
+    told = json.loads(ended.stdout)
+    assert (told["name"], told["complete"], told["copied_rows"]) == ("n", False, 2)
+    assert told["left_out"] == [{"collection": "words", "shard": 1, "reason": "lost"}]
     assert run("backup").exit_code == BackupExit.USAGE
     ended = run("backup", "--to", target, "--metrics-file", tmp_path / "absent" / "m")
     assert ended.exit_code == BackupExit.PARTIAL

@@ -207,6 +207,19 @@ def test_tables_are_readable_at_60_columns() -> None:
         assert max(map(len, shown.splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [60, 72, 80, 100, 132])
+def test_no_table_breaks_a_word(width: int) -> None:
+    name = "00000001-20261201T040745Z-e6da2f49"
+    table = tables.plain_table("t", ["backup", "what to do"], ["= buffered", "+ replaced"])
+    table.add_row(name, "put its disk back, or accept the loss", "1,234,567", "0")
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    shown = console.export_text()
+    assert {name, "accept", "1,234,567"} <= set(shown.split())
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("─" in shown) is (width >= 72)
+
+
 def test_the_shell_completes_commands() -> None:
     words = {"COMP_WORDS": "vectorshard des", "COMP_CWORD": "1"}
     ended = CliRunner().invoke(
@@ -216,3 +229,32 @@ def test_the_shell_completes_commands() -> None:
         env={"_VECTORSHARD_COMPLETE": "complete_bash", **words},
     )
     assert ended.stdout.split() == ["describe"]
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize(
+    ("method", "command", "told"),
+    [
+        ("train", ("train", "w", "--wait"), "the server goes on with the training"),
+        ("delete", ("delete", "w", "a"), "some of the rows may be deleted"),
+        ("list_rows", ("recall", "w"), "nothing was measured"),
+        ("list_rows", ("export", "w", "--to", "w.npz"), "w.npz is not written"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_done_and_how_to_go_on(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    method: str,
+    command: tuple[str, ...],
+    told: str,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClientInMemory, method, interrupt)
+    monkeypatch.chdir(tmp_path)
+    ended = run(*command)
+    assert (ended.exit_code, ended.stderr.splitlines()[-1][:9]) == (130, "stopped: ")
+    assert told in ended.stderr
+    assert not [*tmp_path.iterdir()]

@@ -42,8 +42,8 @@ def show(client: ClientInMemory, ids: IdArray, vectors: Float32Array) -> tuple[s
     console = terminal()
     asked = cast(Client, client)  # it has as much of a client as the demonstration needs
     with console.capture() as captured:
-        broken = demo.show(console, lambda: asked, asked, ids, vectors)
-    return broken, captured.get()
+        watch = demo.show(console, lambda: asked, asked, ids, vectors)
+    return watch.broken, captured.get()
 
 
 def test_every_word_is_written_shown_and_accounted_for(
@@ -62,7 +62,7 @@ def test_every_word_is_written_shown_and_accounted_for(
     [
         ({"forget_everything": True}, "did not find itself"),
         ({"lose_rows": 1}, "the ledger does not account"),
-        ({"refused_rows": (1,)}, "1 words were refused"),
+        ({"refused_rows": (1,)}, "refused: 1 word"),
     ],
 )
 def test_a_broken_promise_is_named(

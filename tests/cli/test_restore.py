@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def test_a_restore_shows_what_it_built_and_how_to_start_it(
     assert f"restored {manifest.collections[0].live:,} rows" in ended.output
     assert f"vectorshard serve --shards 2 --data {data}" in ended.output.replace("\n", " ")
     assert sorted(path.name for path in data.iterdir()) == ["shard-0", "shard-1"]
+    whole = json.loads(run("restore", target, "--data", tmp_path / "j", "--json").stdout)
+    [restored] = [each for each in whole["collections"] if each["name"] == WORDS]
+    assert restored["content_sum"] == manifest.collections[0].content_sum
+    assert (whole["backup"], whole["lacks"]) == (SECOND, [])
+    assert whole["start"] == f"vectorshard serve --shards 1 --data {tmp_path / 'j'}"
     again = run("restore", target, "--data", data)
     assert again.exit_code == 1
     assert "is not empty, it contains shard-0, shard-1" in again.stderr
@@ -147,8 +153,13 @@ def test_a_verification_ends_with_a_code_for_what_it_found(
         refused = run("restore", target, "--data", tmp_path / "harmed")
         assert refused.exit_code == 23
         assert "an earlier backup may be whole" in refused.stderr
+        told = run("verify", target, "--json")
+        assert (told.exit_code, json.loads(told.stdout)["sound"]) == (23, False)
+        assert victim.name in json.loads(told.stdout)["findings"][0]
     finally:
         victim.write_bytes(good)
+    sound = json.loads(run("verify", target, "--json").stdout)
+    assert (sound["sound"], sound["rows"], sound["findings"]) == (True, 2 * ROWS - 20, [])
     absent = run("verify", tmp_path / "nowhere")
     assert absent.exit_code == 22
     assert "there is no such directory" in absent.stderr
