@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 import signal
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.load.bars import Bar, bar_of, missed
 from benchmarks.load.plan import Arrivals, CallKind, Format, Plan
+
+if TYPE_CHECKING:
+    from benchmarks.load.result import Result
 
 OPTIONAL_PACKAGES = frozenset({"hdrh", "h5py"})
 """The packages of the extra `bench`."""
 INSTALL_BENCH = "install the extra in the checkout with pip install -e '.[server,bench]'"
+BAR_MISSED = 3
+"""The exit code where a --fail-if holds."""
 RATE_PER_S = 100.0
 DURATION_S = 10.0
 CONCURRENCY_OPEN = 1_000
@@ -69,6 +76,10 @@ def bench(
     exact: Annotated[bool, typer.Option("--exact", help="Score every row.")] = False,
     nprobe: Annotated[int | None, typer.Option(min=1, help="Inverted lists to probe.")] = None,
     target_recall: Annotated[float | None, typer.Option(help="Recall to aim for.")] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="CONDITION", help="Search only rows that pass."),
+    ] = None,
     data: Annotated[
         str, typer.Option(metavar="FILE|synthetic", help="A .hdf5, .npz or .npy file, or clusters.")
     ] = "synthetic",
@@ -89,18 +100,31 @@ def bench(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and query order.")] = 7,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="End with exit code 3 if this holds, or is unknown: 'p99>20ms', 'qps<500', "
+            "'errors>0.1%', 'recall<0.95'. Repeatable.",
+        ),
+    ] = None,
     form: Annotated[
         Format, typer.Option("--format", help="Format of the result.")
     ] = Format.summary,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Load a server, and report rate, latencies, statuses and recall.
 
-    Exit code: 0 if a call succeeded, 1 if none did, 130 after Ctrl-C, with the result so far.
+    Exit code: 0 if a call succeeded, 1 if none did, 3 if a --fail-if holds, 130 after Ctrl-C,
+    with the result so far.
     """
     if closed and rps is not None:
         raise typer.BadParameter("--rps and --closed are mutually exclusive")
     if exact + (nprobe is not None) + (target_recall is not None) > 1:
         raise typer.BadParameter("give at most one of --exact, --nprobe and --target-recall")
+    if filter_ is not None and call is not CallKind.search:
+        raise typer.BadParameter("--filter goes with --call search")
+    bars = [bar_of(text) for text in fail_if or ()]
     try:
         from benchmarks.load.output import write
         from benchmarks.load.run import run
@@ -128,6 +152,7 @@ def bench(
             exact=exact,
             nprobe=nprobe,
             target_recall=target_recall,
+            filter=filter_,
             data=data,
             vectors_key=vectors_key,
             queries_key=queries_key,
@@ -137,8 +162,18 @@ def bench(
             seed=seed,
         )
     )
-    write(result, form)
+    write(result, Format.json if as_json else form)
+    end(result, bars)
+
+
+def end(result: Result, bars: Sequence[Bar]) -> None:
+    """Print why a run fails, and end with its exit code unless that is 0."""
+    reasons = [*missed(bars, result)]
+    for reason in reasons:
+        typer.echo(f"failed: {reason}", err=True)
     if result.interrupted:
         raise typer.Exit(128 + signal.SIGINT)
     if not result.codes.get("OK"):
         raise typer.Exit(1)
+    if reasons:
+        raise typer.Exit(BAR_MISSED)

@@ -75,7 +75,8 @@ def lines_of(result: Result) -> Iterator[tuple[str, str]]:
     yield "load", f"{how}; concurrency {result.concurrency:,}, connections {result.connections:,}"
     if result.batch is not None:
         searched = "" if result.k is None else f", k={result.k}, effort: {result.effort}"
-        yield "a call", f"batch {result.batch:,}{searched}"
+        filtered = "" if result.filter is None else f", filter: {result.filter}"
+        yield "a call", f"batch {result.batch:,}{searched}{filtered}"
     unfinished = f", {result.calls_unfinished:,} unfinished" if result.calls_unfinished else ""
     yield "calls", f"{result.calls:,} in {result.elapsed_s:.2f} s{unfinished}"
     items = ""

@@ -53,6 +53,7 @@ class Plan:
     exact: bool = False
     nprobe: int | None = None
     target_recall: float | None = None
+    filter: str | None = None
     data: str = "synthetic"
     vectors_key: str = ""
     queries_key: str = ""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.load.plan import Plan
+from vectorshard.client import calls
 from vectorshard.shard.types import IdType, VectorArray
 from vectorshard.v1 import vectorshard_pb2 as v1
 
@@ -101,13 +102,15 @@ def with_effort(plan: Plan, target_recall: float) -> Plan:
 
 def searches(plan: Plan, queries: VectorArray) -> Requests:
     """Return searches, `plan.batch` queries each, in the order of `queries` (queries, dim)."""
-    effort: dict[str, object] = {}
+    options: dict[str, object] = {}
+    if plan.filter is not None:
+        options["filter"] = filter_message(plan.filter)
     if plan.exact:
-        effort["exact"] = True
+        options["exact"] = True
     elif plan.nprobe is not None:
-        effort["nprobe"] = plan.nprobe
+        options["nprobe"] = plan.nprobe
     elif plan.target_recall is not None:
-        effort["target_recall"] = plan.target_recall
+        options["target_recall"] = plan.target_recall
     return Requests(
         "Search",
         [
@@ -115,11 +118,17 @@ def searches(plan: Plan, queries: VectorArray) -> Requests:
                 collection=plan.collection,
                 queries=matrix(block),
                 k=plan.k,
-                **effort,  # type: ignore[arg-type]  # each value has the type of its name
+                **options,  # type: ignore[arg-type]  # each value has the type of its name
             ).SerializeToString()
             for block in blocks(queries, plan.batch)
         ],
     )
+
+
+def filter_message(text: str) -> v1.Filter:
+    """Return a filter as the client encodes it. Raises InvalidParameter if it does not parse."""
+    search = calls.search("", np.zeros((1, 1), np.float32), 1, filter=text)
+    return v1.SearchRequest.FromString(search.payload).filter
 
 
 def upserts(plan: Plan, vectors: VectorArray, id_type: IdType, first_id: int) -> Requests:

@@ -35,6 +35,7 @@ class Result:
     batch: int | None
     k: int | None
     effort: str | None
+    filter: str | None
     elapsed_s: float
     calls: int
     calls_failed: int
@@ -98,6 +99,7 @@ def result_of(
         batch=None if plan.call is CallKind.empty else plan.batch,
         k=plan.k if searches else None,
         effort=plan.effort if searches else None,
+        filter=plan.filter if searches else None,
         elapsed_s=elapsed_s,
         calls=calls,
         calls_failed=calls - succeeded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def test_total_alone_sets_no_duration_and_both_together_both(bench: Bench) -> No
         ["--total", "0"],
         ["--call", "delete"],
         ["--format", "xml"],
+        ["--call", "upsert", "--filter", "n > 1"],
     ],
 )
 def test_options_that_make_no_sense_are_a_usage_error(bench: Bench, arguments: list[str]) -> None:
@@ -121,6 +123,37 @@ def test_the_exit_code_says_how_it_ended_and_the_result_is_printed(
     ended = invoke("--format", "json")
     assert ended.exit_code == code
     assert '"calls": 1' in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("p99>20ms", "p99 is 1,000.45 ms"),
+        ("p99.9 >= 1s", "p99.9 is 1,000.45 ms"),
+        ("mean>999999us", "mean is 1,000.19 ms"),
+        ("p99>1001ms", ""),
+        ("qps<5", "qps is 0.1"),
+        ("qps<0.05", ""),
+        ("errors<1", "errors is 0"),
+        ("errors>0.1%", ""),
+        ("errors>=0%", "errors is 0%"),
+        ("recall<0.9", "recall was not measured"),
+    ],
+)
+def test_a_bar_that_is_missed_or_unknown_is_named_and_has_its_exit_code(
+    bench: Bench, condition: str, told: str
+) -> None:
+    ended, _ = bench("--json", "--fail-if", condition, "--fail-if", "max<1ms")
+    assert json.loads(ended.stdout)["calls"] == 1
+    assert ended.exit_code == (3 if told else 0)
+    assert ended.stderr == (f"failed: {condition}: {told}\n" if told else "")
+
+
+@pytest.mark.parametrize("condition", ["p98>1", "p99=1", "p99>1h", "qps>3ms", "recall", "p99>1%"])
+def test_what_is_no_bar_is_refused_before_a_call(bench: Bench, condition: str) -> None:
+    ended, plan = bench("--fail-if", condition)
+    assert (ended.exit_code, plan) == (1, None)
+    assert ended.stderr.startswith("error: fail_if: ")
 
 
 @pytest.mark.parametrize("failure", [ShardUnavailable("nobody\nthere"), UnreadableFile("no file")])

@@ -38,6 +38,11 @@ def test_searches_ask_the_queries_in_their_order_a_batch_at_a_time(dtype: str) -
         assert np.array_equal(vectors_of(said.queries), VECTORS[rows])
 
 
+def test_searches_have_the_filter_of_the_plan() -> None:
+    said = v1.SearchRequest.FromString(searches(Plan(target="", filter="n > 7"), VECTORS)[0])
+    assert (said.filter.range.field, said.filter.range.gt) == ("n", 7)
+
+
 def test_a_batch_of_more_queries_than_there_are_repeats_them() -> None:
     requests = searches(Plan(target="", batch=9), VECTORS)
     assert requests.distinct == 1
