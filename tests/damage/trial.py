@@ -27,7 +27,7 @@ from vectorshard.cli.embedded import open_embedded
 from vectorshard.router.fan_out.router import Router
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import VectorShardError
-from vectorshard.shard.types import CollectionConfig, Effort, SearchRequest
+from vectorshard.shard.types import CollectionConfig, Effort, Int64Array, SearchRequest
 
 
 class Noticed(Enum):
@@ -235,20 +235,38 @@ def _is_same(harm: Harm, base: Path, directory: Path) -> bool:
 
 
 def _proof_of_rows(harm: Harm, path: Path) -> str:
-    """A row file that is not in use, or bytes behind its last row."""
+    """A row file that is not in use, bytes behind its last row, or a bit of a dead row."""
     copy = path.parent / "looked-at"
     copy.mkdir()
     for file in path.parent.glob("store.db*"):
         shutil.copyfile(file, copy / file.name)
     with closing(sqlite3.connect(copy / "store.db")) as database:
         (used,) = database.execute("SELECT value FROM properties WHERE key = 'row_file'").fetchone()
-        kept, rows = database.execute(
-            "SELECT (SELECT COALESCE(SUM(LENGTH(row_numbers)) / 8, 0) FROM kept), "
-            "(SELECT COALESCE(SUM(rows), 0) FROM commits)"
-        ).fetchone()
+        kept = _row_numbers(database, "SELECT row_numbers FROM kept ORDER BY first_row")
+        dead = [
+            *_row_numbers(database, "SELECT replaced FROM commits"),
+            *_row_numbers(database, "SELECT deleted FROM commits"),
+        ]
+        written = np.concatenate(
+            [kept]
+            + [
+                np.arange(first_row, first_row + rows)
+                for first_row, rows in database.execute(
+                    "SELECT first_row, rows FROM commits ORDER BY sequence"
+                )
+            ]
+        )
     shutil.rmtree(copy)
     if used != path.name:
         return "the row file is not in use"
-    behind = harm.kind is Kind.FLIP and harm.place >= (kept + rows) * DIM * 4
-    behind |= harm.kind is Kind.CUT and harm.place >= (kept + rows) * DIM * 4
-    return "bytes behind the last row" if behind else ""
+    position = harm.place // (DIM * 4)
+    if harm.kind in (Kind.FLIP, Kind.CUT) and position >= len(written):
+        return "bytes behind the last row"
+    if harm.kind is Kind.FLIP and written[position] in dead:
+        return "the row is dead"
+    return ""
+
+
+def _row_numbers(database: sqlite3.Connection, query: str) -> Int64Array:
+    """Return the row numbers in the blobs that a query finds, one after the other."""
+    return np.frombuffer(b"".join(blob for (blob,) in database.execute(query)), dtype="<i8")
