@@ -12,7 +12,7 @@ QUICK := not deploy and not system_net and not system_long and not promises
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test test-net test-long promises check check-deploy fix bench glove lock release-contract clean
+.PHONY: help setup demo serve test test-net test-long test-typescript promises check check-deploy fix bench glove lock release-contract clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ test-long: setup ## test overload, rolling restarts, cancelled calls and power c
 	@.ci/prerequisites --compiler >/dev/null
 	$(BIN)/python -m pytest -m system_long -rP tests/system tests/simulation tests/model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system_long -rP tests/test_crash_states_long.py
+
+test-typescript: setup ## test examples/typescript; needs node and npm
+	@.ci/prerequisites --node >/dev/null
+	@mkdir -p build/typescript && cp examples/typescript/package*.json build/typescript/
+	cd build/typescript && npm ci --silent --no-fund --no-audit
+	$(BIN)/python -m pytest tests/system/test_typescript.py
 
 promises: setup ## test many shapes of data, and what searches cost; resumes, see build/promises.jsonl
 	$(BIN)/python -m pytest -m promises tests/promises

@@ -157,6 +157,7 @@ PAGES = (
     "benchmarks/README.md",
     "deploy/README.md",
     "examples/README.md",
+    "examples/typescript/README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 )
 """What people read of the project, but for its changelog."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 from pathlib import Path
 
@@ -36,18 +37,33 @@ class Machine:
         bin_ = self.bin
         install = "; ".join(
             f"printf '#!/bin/sh\\nexit 0\\n' >{bin_ / name}; /bin/chmod 755 {bin_ / name}"
-            for name in ("python3", "make", "gcc", "kubectl", "ip", "iptables", "dnsmasq", "strace")
+            for name in (
+                "python3",
+                "make",
+                "gcc",
+                "kubectl",
+                "ip",
+                "iptables",
+                "dnsmasq",
+                "strace",
+                "node",
+                "npm",
+            )
         )
         self.has(
             "apt-get", f'echo "apt-get $*" >>{self.log}\n[ "$1" = update ] || {{ {install}; }}'
         )
 
-    def prerequisites(self, *candidates: str) -> subprocess.CompletedProcess[str]:
+    def prerequisites(
+        self, *candidates: str, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
         """Run the script there."""
         return subprocess.run(
             ["/bin/bash", str(SCRIPT), *candidates],
             env={**os.environ, "PATH": str(self.bin)},
-            capture_output=True,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             check=False,
         )
@@ -77,12 +93,31 @@ def test_root_gets_what_is_missing_installed(machine: Machine) -> None:
     assert "python3-venv make" in machine.log.read_text()
 
 
-def test_who_may_use_sudo_without_a_password_gets_it_installed(machine: Machine) -> None:
+@pytest.mark.parametrize(("answer", "installed"), [("y", True), ("YES", True), ("", False)])
+def test_root_is_asked_first_where_there_is_a_terminal(
+    machine: Machine, answer: str, installed: bool
+) -> None:
+    machine.has_apt(uid=0)
+    machine.has("python3", TOO_OLD_OR_WITHOUT_VENV)
+    ours, terminal = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    try:
+        ended = machine.prerequisites(stdin=terminal, stderr=terminal)
+        said = os.read(ours, 10_000).decode()
+    finally:
+        os.close(terminal)
+        os.close(ours)
+    assert ended.returncode == (0 if installed else 1)
+    assert "Run 'apt-get install --yes --no-install-recommends python3-venv make'? [y/N]" in said
+    assert ("install" in machine.log.read_text()) is installed
+
+
+def test_sudo_is_never_used(machine: Machine) -> None:
     machine.has_apt(uid=1000)
-    machine.has("sudo", 'shift; exec "$@"')
+    machine.has("sudo", f'echo sudo >>{machine.log}; shift; exec "$@"')
     machine.has("true", SUITABLE)
-    assert machine.prerequisites().returncode == 0
-    assert "python3-venv make" in machine.log.read_text()
+    assert machine.prerequisites().returncode == 1
+    assert not machine.log.read_text()
 
 
 MORE = [
@@ -90,6 +125,7 @@ MORE = [
     ("--kubectl", "kubernetes-client"),
     ("--net", "iproute2 iptables dnsmasq-base"),
     ("--strace", "strace"),
+    ("--node", "nodejs npm"),
 ]
 
 
