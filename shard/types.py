@@ -8,7 +8,7 @@ deterministic serialization of a google.protobuf.Struct, as bytes; empty bytes m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum, IntEnum
 from typing import TypeAlias
 
@@ -375,6 +375,23 @@ class SearchRequest:
     score_threshold: float | None = None
     min_coverage: float = 1.0
     token: Token | None = None
+    encoded: bytes | None = field(init=False, default=None, compare=False, repr=False)
+    """The message that it was decoded from. `dataclasses.replace` drops it."""
+
+    def of_message(self, queries: VectorArray, encoded: bytes) -> SearchRequest:
+        """Return the request of a message that differs from this one's only in its queries."""
+        request = object.__new__(SearchRequest)
+        for get, set_ in _SEARCH_REQUEST_SLOTS:  # a third of the time of `replace`
+            set_(request, get(self))
+        object.__setattr__(request, "queries", queries)
+        object.__setattr__(request, "encoded", encoded)
+        return request
+
+
+_SEARCH_REQUEST_SLOTS = tuple(
+    (slot.__get__, slot.__set__)
+    for slot in (getattr(SearchRequest, each.name) for each in fields(SearchRequest))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

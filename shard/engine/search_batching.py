@@ -131,11 +131,15 @@ def alike(request: SearchRequest) -> Hashable:
 
     That is everything but the queries and k; values of k that share a calibration may differ.
     """
-    return (
+    effort, include = request.effort, request.include
+    return (  # flat: hashes of the parts would take longer than that of the whole
         request.collection,
-        request.effort,
+        effort.nprobe,
+        effort.target_recall,
+        effort.exact,
         request.filter,
-        request.include,
+        include.vectors,
+        include.metadata,
         request.score_threshold,
         request.min_coverage,
         request.queries.dtype,

@@ -67,8 +67,6 @@ class AdmissionControl(grpc.GenericRpcHandler):
         The first bound that is reached refuses the call.
     refused
         Called with the method and the error of each call that is refused.
-    when_busy
-        Other handlers of some methods, by name, and when a call gets them.
     """
 
     def __init__(
@@ -76,10 +74,8 @@ class AdmissionControl(grpc.GenericRpcHandler):
         handlers: Mapping[str, Handler],
         bounds: Iterable[Bound],
         refused: Callable[[str, Overloaded], None],
-        when_busy: Mapping[str, tuple[Callable[[], bool], Handler]],
     ) -> None:
         self._handlers = {path_of(name): handler for name, handler in handlers.items()}
-        self._when_busy = {path_of(name): busy for name, busy in when_busy.items()}
         self._bounds: dict[str, list[tuple[Callable[[], bool], Handler]]] = {
             path: [] for path in self._handlers
         }
@@ -96,9 +92,6 @@ class AdmissionControl(grpc.GenericRpcHandler):
             for is_reached, refuses in self._bounds[path]:
                 if is_reached():
                     return refuses
-            busy = self._when_busy.get(path)
-            if busy is not None and busy[0]():
-                return busy[1]
         return handler
 
 

@@ -30,10 +30,6 @@ TRUSTED_AFTER_S: Final = 0.1
 """Seconds of work after which the estimate of the pace is used. The first searches run one by one,
 and say little about the pace of searches that run as a batch."""
 
-BUSY_S: Final = 0.1
-"""Seconds of expected wait from which deadlines are checked before messages are read. That makes a
-refusal cheap, and an answer slightly more expensive."""
-
 MEMORY_S: Final = 1.0
 """The decay time of the pace estimate, in seconds of work."""
 
@@ -79,11 +75,6 @@ class SearchLimiter:
         if self._busy_s < TRUSTED_AFTER_S:
             return 0.0
         return self._work * self._busy_s / self._work_done
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether some searches may be refused for their deadlines."""
-        return self._searches >= ALWAYS_ACCEPTED and self.expected_wait_s > BUSY_S
 
     def full(self) -> Overloaded:
         """Return the error of a search when the limiter is full."""

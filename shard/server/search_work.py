@@ -66,6 +66,7 @@ class ExpectedWork:
 
     def __init__(self) -> None:
         self._query_work: OrderedDict[Hashable, float] = OrderedDict()
+        self._last: tuple[Receipt | None, tuple[int, ...], float] = None, (), 0.0
         self._typical = QUERY_WORK
 
     @property
@@ -80,8 +81,11 @@ class ExpectedWork:
 
     def learn(self, request: SearchRequest, receipt: Receipt) -> float:
         """Return the work of an answered search, and expect the same from the next of its kind."""
-        queries, dim = len(request.queries), int(request.queries.shape[1])
-        query_work = QUERY_WORK + scan_work(receipt, dim, queries)
+        queries = len(request.queries)
+        last, shape, query_work = self._last
+        if receipt is not last or shape != request.queries.shape:
+            query_work = QUERY_WORK + scan_work(receipt, request.queries.shape[1], queries)
+            self._last = receipt, request.queries.shape, query_work
         kind = _kind_of(request)
         self._query_work[kind] = query_work
         self._query_work.move_to_end(kind)
@@ -93,5 +97,6 @@ class ExpectedWork:
 
 def _kind_of(request: SearchRequest) -> Hashable:
     """Return what searches have in common that scan about as much; k within a factor of two."""
-    filtered = request.filter is not None
-    return request.collection, request.effort, request.k.bit_length(), filtered
+    effort, k_bits, filtered = request.effort, request.k.bit_length(), request.filter is not None
+    # Flat: a hash of the effort itself would take longer than that of all these.
+    return request.collection, effort.nprobe, effort.target_recall, effort.exact, k_bits, filtered

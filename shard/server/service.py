@@ -68,7 +68,7 @@ from vectorshard.shard.wire.rpcs import (
 )
 from vectorshard.shard.wire.search_stream import ENVELOPE_BYTES
 from vectorshard.shard.wire.searches import (
-    decode_search_request,
+    SearchTemplates,
     encode_search_response,
     expected_answer_bytes,
 )
@@ -139,6 +139,8 @@ class VectorService:
         self._known_problems: tuple[Problem, ...] = ()
         self._refusals = RefusalLog()
         self._write_memory = MemoryLimiter(limits.write_bytes, "writes")
+        self._default_s = limits.default_timeout_ms / 1_000
+        self._templates = SearchTemplates(limits)
         self._searches = SearchLimiter(limits.searches)
         self._search_memory = MemoryLimiter(limits.search_bytes, "searches")
         self._draining = asyncio.Event()
@@ -203,18 +205,19 @@ class VectorService:
         """Return the handler to add to a server."""
         answers = {rpc.name: self._asking(rpc) for rpc in RPCS}
         answers |= {rpc.name: self._writing(answers[rpc.name]) for rpc in (UPSERT, DELETE)}
-        answers |= {SEARCH.name: self._search, GET_SERVER_INFO: self._get_server_info}
+        answers |= {GET_SERVER_INFO: self._get_server_info}
         handlers: dict[str, Handler] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, answer))
             for name, answer in answers.items()
         }
+        # Costs what a unary handler does, and runs before the message is read.
+        search_handler: Any = grpc.stream_unary_rpc_method_handler
+        handlers[SEARCH.name] = search_handler(self._search)
         stream_handler: Any = grpc.stream_stream_rpc_method_handler
         handlers |= {
             UPSERT_STREAM: stream_handler(self._stream(UPSERT_STREAM, self._upsert_stream)),
             SEARCH_STREAM: stream_handler(self._stream(SEARCH_STREAM, self._search_stream)),
         }
-        search = stream_handler(self._search_unread)
-        when_busy = {SEARCH.name: (lambda: self._searches.is_busy, search)}
         limits = self._limits
         bounds = [
             Bound(
@@ -229,7 +232,7 @@ class VectorService:
             ),
             Bound((SEARCH.name,), lambda: self._searches.is_full, self._searches.full()),
         ]
-        return AdmissionControl(handlers, bounds, self._refused, when_busy)
+        return AdmissionControl(handlers, bounds, self._refused)
 
     def _refused(self, method: str, refusal: Overloaded) -> None:
         with self._run(method) as outcome:
@@ -246,22 +249,17 @@ class VectorService:
     def _unary(self, name: str, answer: Answer) -> Any:
         async def serve(payload: bytes, context: Context) -> bytes:
             with self._run(name) as outcome:
-                return await self._answered(name, answer, payload, context, outcome)
+                try:
+                    call = self._call(context)
+                    if name not in WITHOUT_DEFAULT_DEADLINE:
+                        call = self._bounded(call)
+                    await self._require_placement(call)
+                    return await answer(payload, call)
+                except Exception as error:
+                    self._note(outcome, error)
+                    await _abort(context, name, error)
 
         return serve
-
-    async def _answered(
-        self, name: str, answer: Answer, payload: bytes, context: Context, outcome: Outcome
-    ) -> bytes:
-        try:
-            call = self._call(context)
-            if name not in WITHOUT_DEFAULT_DEADLINE:
-                call = self._bounded(call)
-            await self._require_placement(call)
-            return await answer(payload, call)
-        except Exception as error:
-            self._note(outcome, error)
-            await _abort(context, name, error)
 
     def _stream(
         self, name: str, opened: Callable[[AsyncIterator[bytes], Call], StreamHandler]
@@ -305,7 +303,7 @@ class VectorService:
         """Return the call with a deadline: no caller waits forever for a shard that hangs."""
         if call.deadline is not None:
             return call
-        return replace(call, deadline=self._clock() + self._limits.default_timeout_ms / 1_000)
+        return replace(call, deadline=self._clock() + self._default_s)
 
     async def _require_placement(self, call: Call) -> None:
         """Refuse a call that is meant for another server, which would get a wrong answer."""
@@ -367,28 +365,32 @@ class VectorService:
 
     # ---- searches -------------------------------------------------------------------------------
 
-    async def _search(self, payload: bytes, call: Call) -> bytes:
-        with self._searches.enter(self._left_s(call)) as place:
-            request = decode_search_request(payload, self._limits)
-            return await self._searched(request, call, self._limits, place)
-
-    async def _search_unread(
-        self, payloads: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
-        """Answer Search as a stream: a request refused for its deadline is not read."""
+    async def _search(self, _: object, context: Context) -> bytes | None:
+        """Answer Search; a request that is refused for its deadline is not read."""
+        left_s = context.time_remaining()
+        if left_s is None:
+            left_s = self._default_s
+        deadline = self._clock() + left_s
+        try:
+            self._searches.check(left_s)
+        except Overloaded as error:
+            self._refused(SEARCH.name, error)
+            refuser(str(error))(context)
+            return None
+        # Until the message is there, the call counts nowhere: its client may never send it.
+        payload: Any = await context.read()
         with self._run(SEARCH.name) as outcome:
             try:
-                self._searches.check(context.time_remaining())
-            except Overloaded as error:
+                if payload is grpc.aio.EOF:
+                    raise MalformedMessage("a request is required", field="request")
+                call = call_of(context.invocation_metadata(), deadline)
+                await self._require_placement(call)
+                with self._searches.enter(left_s) as place:
+                    request = self._templates.decode(payload)
+                    return await self._searched(request, call, self._limits, place)
+            except Exception as error:
                 self._note(outcome, error)
-                refuser(str(error))(context)
-                return
-            async for payload in payloads:
-                yield await self._answered(SEARCH.name, self._search, payload, context, outcome)
-                return
-            missing = MalformedMessage("a request is required", field="request")
-            self._note(outcome, missing)
-            await _abort(context, SEARCH.name, missing)
+                await _abort(context, SEARCH.name, error)
 
     async def _searched(
         self, request: SearchRequest, call: Call, limits: Limits, place: Place
@@ -421,7 +423,7 @@ class VectorService:
     def _decode_search_of_stream(self, payload: bytes) -> SearchRequest:
         try:
             self._searches.check_not_full()
-            return decode_search_request(payload, self._limits)
+            return self._templates.decode(payload)
         except Exception as error:
             with self._run(SEARCH.name) as outcome:
                 self._note(outcome, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from vectorshard.shard.wire.bulk import (
     check_count,
     content_bytes,
     counts_bytes,
+    field_bytes,
     read_twin,
     write_answer,
 )
@@ -48,6 +49,11 @@ _HIT_BYTES: Final = 12
 
 _METADATA_BYTES: Final = 1_024
 """Expected bytes of a hit's metadata. The limit is 64 times that; typical metadata is smaller."""
+
+
+_TEMPLATES_MAX: Final = 256
+_TEMPLATE_BYTES: Final = 4_096
+"""Requests whose parameters take more bytes, such as a long filter, are parsed each time."""
 
 
 def encode_search_request(request: types.SearchRequest) -> bytes:
@@ -88,21 +94,76 @@ def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest
     InvalidParameter, LimitExceeded
         For a parameter out of its range, or an invalid filter.
     """
-    request = parse_filtered(v1.SearchRequest, payload, limits)
-    matrix = request.queries
+    return _request_of(parse_filtered(v1.SearchRequest, payload, limits), payload, limits)
+
+
+def _request_of(message: v1.SearchRequest, payload: bytes, limits: Limits) -> types.SearchRequest:
+    matrix = message.queries
     queries = decode_matrix(matrix.data, matrix.dim, matrix.dtype, "queries")
-    _check_hits(len(queries), request.k, limits)
-    return types.SearchRequest(
-        collection=request.collection,
+    _check_hits(len(queries), message.k, limits)
+    request = types.SearchRequest(
+        collection=message.collection,
         queries=queries,
-        k=request.k,
-        effort=_decode_effort(request, limits),
-        filter=selected_filter(request, limits),
-        include=decode_include(request.include),
-        score_threshold=_decode_score_threshold(request),
-        min_coverage=_decode_min_coverage(request),
-        token=decode_token(request.token) if request.token else None,
+        k=message.k,
+        effort=_decode_effort(message, limits),
+        filter=selected_filter(message, limits),
+        include=decode_include(message.include),
+        score_threshold=_decode_score_threshold(message),
+        min_coverage=_decode_min_coverage(message),
+        token=decode_token(message.token) if message.token else None,
     )
+    return request.of_message(queries, payload)
+
+
+class SearchTemplates:
+    """Decodes search requests; those that differ only in their queries are parsed once.
+
+    The template of a request is its bytes around the queries' components. They contain all lengths,
+    so a message with the same bytes there parses alike, and its components lie in the same place.
+    Only messages as protobuf writes them become templates: each field once, in order.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._places: dict[tuple[int, bytes], tuple[int, int]] = {}
+        """Where the components of the last such message begin and end, by its length and start."""
+        self._requests: dict[bytes, types.SearchRequest] = {}
+
+    def decode(self, payload: bytes) -> types.SearchRequest:
+        """Return and raise what `decode_search_request` does."""
+        place = self._places.get((len(payload), payload[:2]))
+        if place is not None:
+            begin, end = place
+            known = self._requests.get(payload[:begin] + payload[end:])
+            if known is not None:
+                like = known.queries
+                queries: Any = np.frombuffer(payload, like.dtype, like.size, begin)
+                return known.of_message(queries.reshape(like.shape), payload)
+        message = parse_filtered(v1.SearchRequest, payload, self._limits)
+        request = _request_of(message, payload, self._limits)
+        self._remember(message, payload, request)
+        return request
+
+    def _remember(
+        self, message: v1.SearchRequest, payload: bytes, request: types.SearchRequest
+    ) -> None:
+        components = request.queries.nbytes
+        template_bytes = len(payload) - components
+        if not components or message.token or template_bytes > _TEMPLATE_BYTES:
+            return  # a token is seldom sent twice
+        if message.SerializeToString() != payload:
+            return
+        # Of the matrix, `data` comes first, and the fields after it are known by their lengths.
+        rest = message.queries.ByteSize() - field_bytes(components)
+        head = v1.SearchRequest(collection=message.collection).ByteSize()
+        begin = head + field_bytes(field_bytes(components) + rest) - rest - components
+        place = begin, begin + components
+        if len(self._requests) >= _TEMPLATES_MAX:
+            self._requests.clear()
+            self._places.clear()
+        self._places[len(payload), payload[:2]] = place
+        nothing: Any = np.broadcast_to(request.queries.dtype.type(0), request.queries.shape)
+        self._requests[payload[:begin] + payload[place[1] :]] = request.of_message(nothing, b"")
 
 
 def _check_hits(queries: int, k: int, limits: Limits) -> None:

@@ -10,7 +10,6 @@ import pytest
 from vectorshard.shard.errors import Overloaded
 from vectorshard.shard.server.search_limiter import (
     ALWAYS_ACCEPTED,
-    BUSY_S,
     WAIT_SHARE,
     Place,
     SearchLimiter,
@@ -120,18 +119,6 @@ def test_a_few_searches_say_nothing_of_the_pace() -> None:
     crowd.answer(2)
     with pytest.raises(Overloaded, match="expected to take"):
         crowd.enter(left_s=0.1)
-
-
-def test_it_is_busy_when_callers_with_little_time_may_have_to_be_refused() -> None:
-    crowd = Crowd()
-    crowd.enter(100)
-    crowd.answer(100 - ALWAYS_ACCEPTED, pace_s=BUSY_S)
-    assert crowd.limiter.is_busy
-    crowd.answer(1, pace_s=BUSY_S)  # fewer are never refused for their deadlines
-    assert not crowd.limiter.is_busy
-    crowd.enter(990)
-    crowd.answer(985, pace_s=BUSY_S / 100)
-    assert not crowd.limiter.is_busy
 
 
 # ---- searches that differ in their work ----------------------------------------------------------

@@ -268,15 +268,7 @@ async def test_searches_are_weighed_by_what_their_receipts_say(
         assert [len(each.queries) for each in weighed] == 2 * [len(SEARCH.queries)]
 
 
-async def test_a_busy_server_answers_as_an_idle_one_whoever_has_the_time(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    idle = await served.call("Search", SEARCH_BYTES)
-    monkeypatch.setattr(SearchLimiter, "is_busy", True)
-    assert await served.call("Search", SEARCH_BYTES) == idle
-    code, error = await served.refusal("Search", b"no bytes of a message")
-    assert (code, type(error)) == ("INVALID_ARGUMENT", MalformedMessage)
-    assert await served.counted("Search", "OK") == 2
+async def test_a_search_without_a_request_is_refused(served: Served) -> None:
     nothing: Any = served.channel.stream_unary(f"/{SERVICE_NAME}/Search")(timeout=DEADLINE_S)
     await nothing.done_writing()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -296,6 +288,9 @@ class _Departed:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
+    async def read(self) -> bytes:
+        return b"\xff"
+
     async def abort(self, *_: object) -> None:
         raise grpc.aio.InternalError('Failed "execute_batch"')
 
@@ -311,4 +306,4 @@ async def test_an_error_for_a_caller_that_has_left_is_no_fault_of_the_server(
 ) -> None:
     handler: Any = served.service.handler().service(_Search())  # type: ignore[arg-type]  # what gRPC gives it
     with pytest.raises(asyncio.CancelledError):
-        await handler.unary_unary(b"\xff", _Departed())
+        await handler.stream_unary(None, _Departed())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
@@ -68,9 +70,56 @@ def test_a_search_comes_back_as_it_was_sent(
         min_coverage=min_coverage,
         token=token,
     )
-    assert_same(
-        searches.decode_search_request(searches.encode_search_request(request), LIMITS), request
-    )
+    payload = searches.encode_search_request(request)
+    assert_same(searches.decode_search_request(payload, LIMITS), request)
+    templates = searches.SearchTemplates(LIMITS)
+    templates.decode(payload)
+    others = dataclasses.replace(request, queries=np.roll(queries, 1))
+    again = templates.decode(searches.encode_search_request(others))
+    assert_same(again, others)
+    assert again.encoded == searches.encode_search_request(others)
+
+
+def unusual_searches() -> dict[str, bytes]:
+    """Return searches of one length whose queries lie elsewhere, or twice, or in two parts."""
+    one, other = (matrix(data=np.arange(n, n + 2, dtype="<f4").tobytes()) for n in (1, 5))
+    usual = search_bytes(queries=one)
+    field = b"\x12" + bytes([other.ByteSize()]) + other.SerializeToString()
+    length = len(usual) + len(field)
+
+    def padded(payload: bytes) -> bytes:
+        name = "words" + "x" * (length - len(payload))
+        return payload.replace(b"\x0a\x05words", b"\x0a" + bytes([len(name)]) + name.encode())
+
+    alone = usual.replace(b"\x12" + bytes([one.ByteSize()]) + one.SerializeToString(), b"")
+    halves = (v1.Matrix(dim=2), v1.Matrix(data=other.data, dtype=other.dtype))
+    parts = [b"\x12" + bytes([each.ByteSize()]) + each.SerializeToString() for each in halves]
+    return {
+        "usual": padded(usual),
+        "twice": usual + field,
+        "last": padded(alone + field),
+        "in parts": padded(alone + parts[0] + parts[1]),
+        "unknown field": padded(usual + b"\xf8\x07\x01"),
+    }
+
+
+@pytest.mark.parametrize("first", unusual_searches())
+def test_a_template_reads_what_the_parser_reads(first: str) -> None:
+    templates = searches.SearchTemplates(LIMITS)
+    payloads = unusual_searches()
+    for name in (first, *payloads, *payloads):
+        decoded = searches.decode_search_request(payloads[name], LIMITS)
+        assert_same(templates.decode(payloads[name]), decoded)
+
+
+def test_templates_are_bounded_and_hold_no_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searches, "_TEMPLATES_MAX", 3)
+    templates = searches.SearchTemplates(LIMITS)
+    for k in range(1, 9):
+        payload = search_bytes(k=k)
+        templates.decode(payload)
+        assert sys.getrefcount(payload) == 2  # the name, and the call itself
+        assert 0 < len(templates._requests) <= 3
 
 
 @given(search_results())
