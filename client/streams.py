@@ -36,6 +36,7 @@ from vectorshard.shard.errors import (
     InvalidParameter,
     ShardUnavailable,
     VectorShardError,
+    mark_unanswered,
 )
 from vectorshard.shard.server.status import error_from_rpc, read_status
 from vectorshard.shard.wire.primitives import uint32_of
@@ -52,12 +53,18 @@ UPLOAD_WINDOW: Final = 4
 only fill memory."""
 
 
+_CANCELLED_HERE: Final = frozenset({"Channel closed!", "Locally cancelled by application!"})
+"""gRPC's texts for a call that this process has cancelled. A server's has others."""
+
+
 def error_of(error: grpc.RpcError) -> VectorShardError:
     """Return the error for a failed call."""
     has_code = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
-    if has_code and error.code() is grpc.StatusCode.CANCELLED:
-        return ShardUnavailable("the call was cancelled: the client or the server is closing")
-    return error_from_rpc(error)
+    if not has_code or error.code() is not grpc.StatusCode.CANCELLED:
+        return error_from_rpc(error)
+    if error.details() in _CANCELLED_HERE:
+        return ShardUnavailable("the call was cancelled: the client is closing")
+    return mark_unanswered(error_from_rpc(error))
 
 
 class _Watchdog:

@@ -339,7 +339,7 @@ class RemoteShard:
             unary = send([payload], timeout=timeout_s, metadata=metadata_of(call))
             return await _response_of(unary)
         except grpc.aio.AioRpcError as error:
-            raise self._error_of(error) from None
+            raise self._error_of(rpc, error) from None
         except grpc.aio.UsageError:
             raise self._connection_closed() from None
         except asyncio.CancelledError:
@@ -354,19 +354,19 @@ class RemoteShard:
     def _connection_closed(self) -> ShardUnavailable:
         return ShardUnavailable(f"{self.target}: the connection is closed")
 
-    def _error_of(self, error: grpc.aio.AioRpcError) -> VectorShardError:
+    def _error_of(self, rpc: str, error: grpc.aio.AioRpcError) -> VectorShardError:
         parsed = error_from_rpc(error)
         if any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()):
-            return self._error_of_server(error.code(), parsed)
-        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            return self._error_of_server(parsed)
+        if isinstance(parsed, ShardUnavailable):
             self._connection.note_unanswered()
-        return mark_unanswered(self._error_without_details(error.code(), parsed))
+        if error.code() is grpc.StatusCode.CANCELLED and rpcs.KINDS[rpc] is not rpcs.Kind.READ:
+            parsed = ShardUnavailable(str(parsed))  # unlike Overloaded: it may have had an effect
+        return mark_unanswered(self._error_without_details(parsed))
 
-    def _error_without_details(
-        self, code: grpc.StatusCode, parsed: VectorShardError
-    ) -> VectorShardError:
+    def _error_without_details(self, parsed: VectorShardError) -> VectorShardError:
         """Return an error of the network, or of a server that is not ours."""
-        named = self._error_of_server(code, parsed)
+        named = self._error_of_server(parsed)
         if named is not parsed or isinstance(parsed, LimitExceeded):
             return named
         if isinstance(parsed, InternalError | Overloaded):
@@ -375,10 +375,8 @@ class RemoteShard:
         self._connection.resolve_again()
         return ShardUnavailable(f"{self.target} is not a vectorshard server: {parsed}")
 
-    def _error_of_server(self, code: grpc.StatusCode, parsed: VectorShardError) -> VectorShardError:
+    def _error_of_server(self, parsed: VectorShardError) -> VectorShardError:
         """Return an error that the server raised, with its name where the error is about it."""
-        if code is grpc.StatusCode.CANCELLED:  # by the server: a caller that cancels sees no status
-            return ShardUnavailable(f"{self.target}: the server cancelled the call")
         if isinstance(parsed, ShardUnavailable | DeadlineExceeded):
             text = str(parsed)
             named = type(parsed)(text if self.target in text else f"{self.target}: {text}")
@@ -417,10 +415,10 @@ class RemoteShard:
             return None
         if answer.response is not None:
             return answer.response
-        code, parsed = read_status(answer.error)
+        _, parsed = read_status(answer.error)
         if isinstance(parsed, LimitExceeded) and parsed.field == "answer_bytes_max":
             return None
-        raise self._error_of_server(code, parsed)
+        raise self._error_of_server(parsed)
 
     async def _link_to(self, placement: str) -> Link:
         """Return the link for a placement; open one if it is missing, broken or old."""

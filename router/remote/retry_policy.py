@@ -1,9 +1,10 @@
 """Which calls to a server are repeated.
 
-A read that the network failed is repeated a few times, within the caller's deadline and a retry
-budget. A write is not: it may have been done, and another caller may have read, deleted or replaced
-its rows since. An error that the server returned is not repeated either: it goes to the caller,
-with the server's retry delay.
+A read is repeated a few times if the network failed it, or if the server's gRPC refused it without
+our service. It stays within the caller's deadline and a retry budget. A write is not repeated: it
+may have been done, and another caller may have read, deleted or replaced its rows since. An error
+that the server returned is not repeated either: it goes to the caller, with the server's retry
+delay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from vectorshard.client.retry import backoff_s
-from vectorshard.shard.errors import ShardUnavailable
+from vectorshard.shard.errors import Overloaded, ShardUnavailable, VectorShardError
 from vectorshard.shard.wire.rpcs import Kind
 
 ATTEMPTS: Final = 3
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 
 def _is_repeatable(error: BaseException) -> bool:
-    return isinstance(error, ShardUnavailable) and error.unanswered
+    return isinstance(error, ShardUnavailable | Overloaded) and error.unanswered
 
 
 class RetryBudget:
@@ -75,16 +76,16 @@ class RetryPolicy:
     async def run(
         self, kind: Kind, attempt: Callable[[], Awaitable[T]], deadline: float | None
     ) -> T:
-        """Make an attempt, and repeat it if it is a read that the network failed."""
+        """Make an attempt, and repeat it if it is a read that no service answered."""
         if kind is not Kind.READ:
             return await attempt()
         self._budget.earn()
         try:
             return await attempt()
-        except ShardUnavailable as error:
+        except VectorShardError as error:
             if not _is_repeatable(error):
                 raise
-            first: ShardUnavailable | None = error
+            first: VectorShardError | None = error
 
         async def next_attempt() -> T:
             nonlocal first

@@ -91,7 +91,12 @@ _ERROR_BY_CODE: Final[dict[grpc.StatusCode, type[VectorShardError]]] = {
     grpc.StatusCode.UNAVAILABLE: errors.ShardUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.DATA_LOSS: errors.CorruptData,
+    # gRPC's own servers answer so when more calls wait than they allow, and proxies do.
+    grpc.StatusCode.CANCELLED: errors.Overloaded,
 }
+
+# gRPC's text for a stream that the server has refused, REFUSED_STREAM of HTTP/2.
+_REFUSED_STREAM: Final = re.compile(r"RST_STREAM with error code 7\b")
 
 # gRPC's text for a message over the bound of a channel or server; no separate code exists.
 _TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max")
@@ -241,9 +246,9 @@ def error_from_status(
 ) -> VectorShardError:
     """Return the error of a status, by its ErrorInfo or else by its code.
 
-    The error has the delay of RetryInfo. CANCELLED is not a failure: callers that may receive it
-    check the code first. `details` is a google.rpc.Status, or its bytes; bytes that do not parse
-    count as no details.
+    The error has the delay of RetryInfo. CANCELLED counts as a server's refusal: callers that
+    cancel calls themselves check the code first. `details` is a google.rpc.Status, or its bytes;
+    bytes that do not parse count as no details.
     """
     if isinstance(details, bytes):
         try:
@@ -311,7 +316,11 @@ def _error_of_code(
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(message):
         return errors.LimitExceeded(message, field="message")
     if code is grpc.StatusCode.UNAVAILABLE:
+        if _REFUSED_STREAM.search(message):
+            return errors.Overloaded(f"the server refused the call: {message}")
         message = _in_our_words(message)
+    if code is grpc.StatusCode.CANCELLED:
+        message = f"the server cancelled the call: {message}"
     if code is grpc.StatusCode.UNIMPLEMENTED and message == "Method not found!":
         message = "the server does not have this call: it is another service, or an earlier release"
     kind = _ERROR_BY_CODE.get(code)

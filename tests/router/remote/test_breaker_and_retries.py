@@ -152,6 +152,19 @@ async def test_a_read_that_the_network_failed_is_asked_again_a_little_later(
     assert guarded.retry_policy.retries == ATTEMPTS - 1
 
 
+def test_a_read_that_grpc_refused_at_the_server_is_repeated_and_opens_no_breaker() -> None:
+    async def scenario() -> None:
+        remote = Remote(mark_unanswered(Overloaded("the server refused the call")))
+        guarded = OfflineShard(remote)
+        error = await missed(guarded.count(COUNT))
+        assert error is remote.failure
+        assert len(remote.times("count")) == ATTEMPTS
+        assert guarded.breaker.openings == 0
+        await guarded.close()
+
+    run_virtually(scenario())
+
+
 @virtually
 async def test_attempts_are_counted(remote: Remote, guarded: RemoteShard) -> None:
     remote.failures = 10**6

@@ -270,7 +270,7 @@ async def test_a_deadline_that_passes_meanwhile_is_exceeded_and_names_the_server
     [
         (grpc.StatusCode.UNAVAILABLE, ShardUnavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
-        (grpc.StatusCode.CANCELLED, ShardUnavailable),
+        (grpc.StatusCode.CANCELLED, Overloaded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
         (grpc.StatusCode.UNKNOWN, InternalError),
         (grpc.StatusCode.INTERNAL, InternalError),
@@ -292,6 +292,16 @@ async def test_a_status_that_no_server_of_ours_gave_names_who_gave_it(
     with pytest.raises(VectorShardError, match=remote.target) as caught:
         await remote.count(COUNT)
     assert type(caught.value) is kind
+
+
+async def test_a_write_that_the_server_cancels_may_have_been_done(
+    answering: Answering, remote: RemoteShard
+) -> None:
+    answering.fails_as_a_stranger(grpc.StatusCode.CANCELLED, "so there")
+    with pytest.raises(ShardUnavailable, match=remote.target) as caught:
+        await remote.delete(DeleteRequest(collection="words", ids=IDS))
+    assert caught.value.unanswered
+    assert len(answering.calls) == 1
 
 
 async def test_a_message_too_large_for_grpc_is_the_callers_mistake(

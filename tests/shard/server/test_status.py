@@ -191,6 +191,7 @@ def test_long_or_broken_text_fits_into_the_trailing_metadata(text: str) -> None:
         (grpc.StatusCode.UNIMPLEMENTED, Unsupported),
         (grpc.StatusCode.UNAVAILABLE, ShardUnavailable),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
+        (grpc.StatusCode.CANCELLED, Overloaded),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
         (grpc.StatusCode.DATA_LOSS, CorruptData),
         (grpc.StatusCode.UNKNOWN, InternalError),
