@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from vectorshard.cli.fleet import EMBEDDED, open_shard
 from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.sole_shard import SoleShard
-from vectorshard.shard.config import EngineConfig, ScrubConfig, ServerConfig
+from vectorshard.shard.config import EngineConfig, Limits, ScrubConfig, ServerConfig
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import DataDirectoryError, DataDirectoryForeign
 from vectorshard.shard.runtime.faults import record_faults
@@ -101,6 +101,27 @@ def _cluster_of(directories: Sequence[Path]) -> str:
     return next(iter(found.values()), "")
 
 
+def prepared(
+    data: Path,
+    shards: int | None,
+    *,
+    reserve_mb: int | None = None,
+    scrub: ScrubConfig | None = None,
+) -> tuple[Limits, Callable[[], Awaitable[Router]]]:
+    """Return the limits of a server of the shards below `data`, and what opens them.
+
+    The shards share the machine's cores. `shards` is as in `shards_below`, `reserve_mb` and `scrub`
+    as in `machine_for`. Raises what that raises; opening them raises what `open_embedded` does.
+    """
+    try:
+        total = shards_below(data, shards)
+    except DataDirectoryError:
+        total = shards or 1  # opening it raises this again, where `hold` applies
+    engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // total))
+    disk, engine = machine_for(engine, data=data, shards=total, reserve_mb=reserve_mb, scrub=scrub)
+    return engine.limits, lambda: open_embedded(data, shards, engine, disk)
+
+
 async def serve(
     *,
     shards: int | None,
@@ -109,21 +130,12 @@ async def serve(
     reserve_mb: int | None = None,
     scrub: ScrubConfig | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; the shards share the machine's cores.
-
-    `shards` is as in `shards_below`, `reserve_mb` and `scrub` as in `machine_for`. Raises what
-    that, `open_embedded` and `run_server` raise.
-    """
-    try:
-        total = shards_below(data, shards)
-    except DataDirectoryError:
-        total = shards or 1  # opening it raises this again, where `hold` applies
-    engine = EngineConfig(search_cores=max(1, len(os.sched_getaffinity(0)) // total))
-    disk, engine = machine_for(engine, data=data, shards=total, reserve_mb=reserve_mb, scrub=scrub)
+    """Serve until SIGTERM or SIGINT. Raises what `prepared` and `run_server` raise."""
+    limits, open_shards = prepared(data, shards, reserve_mb=reserve_mb, scrub=scrub)
 
     async def open_all() -> Router:
-        router = await open_embedded(data, shards, engine, disk)
+        router = await open_shards()
         record_faults(data)
         return router
 
-    await run_server(open_all, engine.limits, server)
+    await run_server(open_all, limits, server)

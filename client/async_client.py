@@ -95,6 +95,14 @@ class AsyncClient:
         self._upload_channel: grpc.Channel | None = None
         self._rpcs: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._target!r})"
+
+    @property
+    def target(self) -> str:
+        """What it connects to."""
+        return self._target
+
     server_info = _unary(calls.server_info)
     create_collection = _unary(calls.create_collection)
     drop_collection = _unary(calls.drop_collection)

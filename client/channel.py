@@ -89,6 +89,6 @@ def check_forked() -> None:
     """
     if _asyncio_in - {os.getpid()}:
         raise ClientUnusable(
-            "this process was forked after calls of an AsyncClient, which gRPC does not survive: "
-            "make the first such call after the fork, or start processes with spawn"
+            "this process was forked after calls of an AsyncClient or open_local; gRPC does not "
+            "survive that: make the first such call after the fork, or start processes with spawn"
         )

@@ -110,6 +110,14 @@ class Client:
         self._retry = parts.member_of(parts.Retry, retry, "retry", InvalidParameter)
         self._limits: Limits | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._target!r})"
+
+    @property
+    def target(self) -> str:
+        """What it connects to."""
+        return self._target
+
     server_info = _unary(calls.server_info)
     create_collection = _unary(calls.create_collection)
     drop_collection = _unary(calls.drop_collection)

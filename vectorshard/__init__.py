@@ -5,6 +5,8 @@
     with Client("127.0.0.1:7700") as client:
         client.create_collection("words", dim=100)
 
+`open_local()` returns such a client without a server to start, for tests and notebooks.
+
 This module exports everything that a caller needs, `vectorshard.errors` every exception, and
 `vectorshard.v1` is the generated contract. A name is loaded when it is first used, so a program may
 still set the environment variables of numpy and grpc after `import vectorshard`.
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from vectorshard import errors
+    from vectorshard.cli.local import open_local
     from vectorshard.client.async_client import AsyncClient
     from vectorshard.client.client import Client
     from vectorshard.client.results import (
@@ -83,6 +86,7 @@ __version__ = "0.1.0"
 """The version of the project: pyproject.toml reads it here."""
 
 _NAMES: Final = {
+    "vectorshard.cli.local": ("open_local",),
     "vectorshard.client.async_client": ("AsyncClient",),
     "vectorshard.client.client": ("Client",),
     "vectorshard.client.results": (
@@ -221,6 +225,7 @@ __all__ = [
     "WritesStopped",
     "__version__",
     "errors",
+    "open_local",
 ]
 
 

@@ -61,11 +61,24 @@ BUILDER_FAREWELL_S: Final = 1.0
 """How long a stop waits for the builder. FAISS's k-means has no way to be interrupted and may take
 minutes; its result is derived data, so a stop abandons it."""
 
+ABANDONED: Final = "abandoned-builder"
+"""The name of a builder's thread that a stop did not wait for."""
+
 RESTS_A_PIECE: Final = 9
 """Rests after a piece of measuring live recall, each as long as the piece took. That is wall time
 of a thread that yields to all others: the busier the machine, the longer it rests."""
 
 _log = structlog.get_logger(__name__)
+
+
+def wait_for_abandoned() -> None:
+    """Wait for the builders that stops have abandoned.
+
+    A thread inside of FAISS would crash while the interpreter shuts down.
+    """
+    for thread in threading.enumerate():
+        if thread.name == ABANDONED:
+            thread.join()
 
 
 class Pace:
@@ -164,6 +177,8 @@ class BackgroundThreads:
         self._scrub.stop()
         self._absorber.join()
         self._builder.join(BUILDER_FAREWELL_S)
+        if self._builder.is_alive():
+            self._builder.name = ABANDONED
 
     def _is_stopping(self) -> bool:
         return self._stopping

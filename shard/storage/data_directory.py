@@ -24,7 +24,7 @@ from vectorshard.shard.errors import (
     DataDirectoryTooNew,
 )
 from vectorshard.shard.storage.ballast import Ballast
-from vectorshard.shard.storage.directory_lock import locked
+from vectorshard.shard.storage.directory_lock import locked, unlock
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object, record_of
 from vectorshard.shard.storage.register import Register, Registered
@@ -326,7 +326,7 @@ class DataDirectory:
 
     def close(self) -> None:
         """Release the lock."""
-        self._lock.close()
+        unlock(self._lock)
 
     # ---- what a start finds ---------------------------------------------------------------------
 

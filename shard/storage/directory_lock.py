@@ -20,7 +20,7 @@ LOCK_FILE: Final = "LOCK"
 
 
 def locked(disk: Disk, path: Path) -> DiskFile:
-    """Lock a directory and write who did; return the open file, whose closing ends the lock.
+    """Lock a directory and write who did; return the open file, for `unlock`.
 
     Raises DataDirectoryLocked, with the pid, if another process uses it.
     """
@@ -32,6 +32,12 @@ def locked(disk: Disk, path: Path) -> DiskFile:
         lock.close()
         raise
     return lock
+
+
+def unlock(lock: DiskFile) -> None:
+    """End a lock and close its file: a forked child may have a copy of the open file."""
+    fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
+    lock.close()
 
 
 @contextmanager
@@ -57,6 +63,8 @@ def _lock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         pid = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
-        raise DataDirectoryLocked(
-            f"{path} is in use by process {pid}: stop it, or choose another directory"
-        ) from error
+        if pid == str(os.getpid()):
+            reason = f"{path} is open in this process: close it first, or choose another directory"
+        else:
+            reason = f"{path} is in use by process {pid}: stop it, or choose another directory"
+        raise DataDirectoryLocked(reason) from error

@@ -55,12 +55,8 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         exec("from vectorshard import Clinet")
 
 
-OF_A_START = (
-    shard_errors.DataDirectoryError,
-    shard_errors.CannotListen,
-    shard_errors.LimitsTooLow,
-)
-"""Errors of a server that does not start: no client receives them."""
+OF_A_START = shard_errors.CannotListen
+"""The error of a server that does not start: no client receives it, and no caller of open_local."""
 
 
 def test_the_errors_are_those_that_the_shard_raises() -> None:

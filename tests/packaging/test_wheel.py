@@ -33,6 +33,12 @@ import vectorshard.errors
 rooms = (router, shard, client, backup, cli)
 assert {room.OWNER for room in rooms} == {errors.OWNER} == {"the caller"}
 assert vectorshard.errors.ShardUnavailable is ShardUnavailable
+try:
+    vectorshard.open_local()
+except vectorshard.errors.Unsupported as error:
+    assert "pip install 'vectorshard[server]'" in str(error), error
+else:
+    raise AssertionError
 with Client("127.0.0.1:1", timeout_s=5) as asking:
     try:
         asking.search("words", [[1.0]], filter=Equals("lang", "en"))

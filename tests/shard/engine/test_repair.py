@@ -123,7 +123,7 @@ def test_without_write_nothing_is_changed(place: Path) -> None:
 def test_a_directory_in_use_is_not_touched(place: Path) -> None:
     with opened(Disk(), shard_of(place), ENTRY):
         for write in (False, True):
-            with pytest.raises(DataDirectoryLocked, match="in use by process"):
+            with pytest.raises(DataDirectoryLocked, match="is open in this process"):
                 repaired(shard_of(place), write=write)
 
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import structlog
+
+from vectorshard.shard.runtime.logs import quiet_logs
 
 PROGRAM = """
 import logging, structlog
@@ -39,3 +42,28 @@ def test_the_log_goes_to_stderr_with_tracebacks_and_no_local_variables(log_forma
         assert (library["event"], library["logger"]) == ("lost it", "library")
         assert (ours["event"], ours["shard"], ours["level"]) == ("failed", 1, "error")
         assert ours["timestamp"].endswith("Z")
+
+
+def test_in_a_program_that_is_not_ours_only_our_events_go_to_logging(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configured = structlog.get_config() if structlog.is_configured() else None
+    structlog.reset_defaults()
+    try:
+        quiet_logs()
+        structlog.get_logger("service").info("of the program")
+        structlog.get_logger("vectorshard.shard").info("unseen")
+        try:
+            hidden = "hid" + "den"
+            raise ValueError
+        except ValueError:
+            structlog.get_logger("vectorshard.shard").exception("failed at 5%", shard=len(hidden))
+    finally:
+        structlog.reset_defaults()
+        if configured is not None:
+            structlog.configure(**configured)
+    assert [record.getMessage() for record in caplog.records] == ["failed at 5% shard=6"]
+    assert "ValueError" in caplog.text
+    assert "hidden" not in caplog.text
+    assert "of the program" in (printed := capsys.readouterr().out)
+    assert "failed" not in printed

@@ -99,10 +99,15 @@ def test_a_directory_of_another_identity_is_refused_with_the_field_that_differs(
 
 def test_a_directory_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    with pytest.raises(DataDirectoryLocked, match=f"in use by process {os.getpid()}:"):
+    with pytest.raises(DataDirectoryLocked, match="is open in this process: close it first"):
         opened(tmp_path)
+    (tmp_path / "LOCK").write_text(f"{7:<20}\n")
+    with pytest.raises(DataDirectoryLocked, match="in use by process 7: stop it"):
+        opened(tmp_path)
+    of_a_forked_child = os.dup(first._lock.descriptor)
     first.close()
     opened(tmp_path)
+    os.close(of_a_forked_child)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
