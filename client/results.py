@@ -27,7 +27,7 @@ from vectorshard.shard.types import (
     Token,
     UInt32Array,
 )
-from vectorshard.shard.wire.metadata import mapping_from_metadata
+from vectorshard.shard.wire.metadata import mappings_from_metadata
 
 ROWS_SHOWN: Final = 20
 """The hits, or rows, that are printed; the others are counted."""
@@ -286,4 +286,4 @@ def rows_view(rows: Rows) -> RowsView:
 
 
 def _mappings(metadata: Sequence[bytes] | None) -> list[dict[str, Any]] | None:
-    return None if metadata is None else [mapping_from_metadata(row) for row in metadata]
+    return None if metadata is None else mappings_from_metadata(metadata)

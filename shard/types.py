@@ -236,13 +236,17 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsertRequest:
-    """A batch of rows: ids (rows,), vectors (rows, dim), metadata None or one per row."""
+    """A batch of rows: ids (rows,), vectors (rows, dim), metadata None or one per row.
+
+    `id_hashes`, uint64 (rows,), are the xxh3-64 of the ids, once they are known.
+    """
 
     collection: str
     ids: IdArray
     vectors: VectorArray
     metadata: Sequence[bytes] | None = None
     mode: WriteMode = WriteMode.UPSERT
+    id_hashes: UInt64Array | None = field(default=None, compare=False, repr=False)
 
 
 class RowErrorCode(IntEnum):

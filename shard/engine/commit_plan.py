@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import eq
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vectorshard.shard.filters import Filter
+from vectorshard.shard.index.exact import stored_squared_norms
 from vectorshard.shard.rows.filter_columns import FieldValues
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.search.snapshot import Snapshot
@@ -30,6 +32,8 @@ from vectorshard.shard.types import (
     WriteMode,
 )
 
+_Scalar = TypeVar("_Scalar", np.float32, np.uint64)
+
 COMMIT_IDS_MAX: Final = 20_000
 """Ids that one group commit writes or deletes; a single larger write still goes as one. Larger:
 fewer syncs per row, longer waits of each writer."""
@@ -39,13 +43,17 @@ fewer syncs per row, longer waits of each writer."""
 class AdmittedUpsert:
     """Rows as the collection stores them: validated, float32, unit vectors under COSINE.
 
-    `field_values` are the declared fields of the metadata, if any are declared.
+    `field_values` are the declared fields of the metadata, if any are declared; `id_hashes`, uint64
+    (rows,), the xxh3-64 of the ids, and `squared_norms`, float32 (rows,), those of the vectors, as
+    far as they are known.
     """
 
     ids: IdArray
     vectors: Float32Array
     metadata: Sequence[bytes] | None
     field_values: Sequence[FieldValues] | None = None
+    id_hashes: UInt64Array | None = None
+    squared_norms: Float32Array | None = None
     mode: WriteMode
 
 
@@ -94,7 +102,8 @@ class CommitPlan:
     id_type
         The collection's id type.
     lookup
-        Returns the newest committed row of each id, or -1.
+        Returns the newest committed row of each id, or -1; it takes ids, and their hashes if they
+        are known.
     stored_metadata
         Returns the metadata of committed rows.
     """
@@ -103,7 +112,7 @@ class CommitPlan:
         self,
         snapshot: Snapshot,
         id_type: IdType,
-        lookup: Callable[[IdArray], Int64Array],
+        lookup: Callable[[IdArray, UInt64Array | None], Int64Array],
         stored_metadata: Callable[[Int64Array], Sequence[bytes]],
     ) -> None:
         self._snapshot = snapshot
@@ -119,7 +128,10 @@ class CommitPlan:
         self._replaced: list[Int64Array] = []
         self._deleted: list[Int64Array] = []
         self._damaged: list[Int64Array] = []
-        self._hashes: list[UInt64Array | None] = []  # of the rows to append, as far as known
+        # Of the rows to append, as far as they are known:
+        self._hashes: list[UInt64Array | None] = []
+        self._id_hashes: list[UInt64Array | None] = []
+        self._squared_norms: list[Float32Array | None] = []
         self.first_row = snapshot.rows
         self.rows = 0
         self.metadata: dict[int, bytes] = {}
@@ -151,7 +163,8 @@ class CommitPlan:
             return DeleteOutcome(deleted=len(passing))
         self._unlisted.append(write.ids)
         self._touched_ids += len(write.ids)
-        rows = self._lookup(write.ids)
+        hashes = write.id_hashes if isinstance(write, AdmittedUpsert) else None
+        rows = self._lookup(write.ids, hashes)
         exists = rows >= 0
         exists[exists] = ~self._snapshot.tombstones.are_dead(rows[exists])
         if isinstance(write, AdmittedDelete):
@@ -166,7 +179,7 @@ class CommitPlan:
         changed = healed = existing
         if len(existing):
             metadata = self._metadata_of(write, np.arange(len(write.ids)))
-            hashes = content_hashes(write.ids, metadata, write.vectors)
+            hashes = content_hashes(write.ids, metadata, write.vectors, write.id_hashes)
             changed, healed = self._compared(write, hashes, rows, existing)
         appended = np.ones(len(write.ids), dtype=np.bool_)
         appended[existing] = False
@@ -218,7 +231,9 @@ class CommitPlan:
         self, write: AdmittedUpsert, chosen: Int64Array, hashes: UInt64Array | None
     ) -> None:
         if len(chosen):
-            self._hashes.append(None if hashes is None else hashes[chosen])
+            self._hashes.append(_chosen(hashes, chosen))
+            self._id_hashes.append(_chosen(write.id_hashes, chosen))
+            self._squared_norms.append(_chosen(write.squared_norms, chosen))
         if write.metadata is not None:
             first = self.first_row + self.rows
             for position, row in enumerate(chosen.tolist()):
@@ -253,13 +268,23 @@ class CommitPlan:
     @property
     def content_hashes(self) -> UInt64Array:
         """uint64 (rows, 2), of the rows to append."""
-        known = [part for part in self._hashes if part is not None]
-        if known and len(known) == len(self._hashes):
-            return known[0] if len(known) == 1 else np.concatenate(known)
+        if (known := _known(self._hashes)) is not None:
+            return known
         metadata = [b""] * self.rows
         for row, struct in self.metadata.items():
             metadata[row - self.first_row] = struct
-        return content_hashes(self.ids, metadata, self.vectors)
+        return content_hashes(self.ids, metadata, self.vectors, self.id_hashes)
+
+    @property
+    def id_hashes(self) -> UInt64Array | None:
+        """uint64 (rows,), the xxh3-64 of the ids of the rows to append; None if unknown."""
+        return _known(self._id_hashes)
+
+    @property
+    def squared_norms(self) -> Float32Array:
+        """float32 (rows,), of the rows to append."""
+        known = _known(self._squared_norms)
+        return stored_squared_norms(self.vectors) if known is None else known
 
     @property
     def replaced(self) -> Int64Array:
@@ -288,6 +313,20 @@ def joined_ids(parts: Sequence[IdArray]) -> IdArray:
     if len(parts) > 1:
         ids = np.concatenate(parts)  # type: ignore[assignment]  # numpy widens the dtype
     return ids
+
+
+def _chosen(values: NDArray[_Scalar] | None, chosen: Int64Array) -> NDArray[_Scalar] | None:
+    if values is None or len(chosen) == len(values):
+        return values
+    return values[chosen]
+
+
+def _known(parts: Sequence[NDArray[_Scalar] | None]) -> NDArray[_Scalar] | None:
+    """Concatenate arrays, at least one; None unless all are known."""
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    return known[0] if len(known) == 1 else np.concatenate(known)
 
 
 def _joined(parts: Sequence[Int64Array]) -> Int64Array:

@@ -63,9 +63,11 @@ class ReadRows:
         cls, row_store: RowStore, snapshot: Snapshot, rows: Int64Array, ids: IdArray
     ) -> ReadRows:
         """Read and verify rows, in any order; `ids` are theirs."""
-        vectors, metadata = snapshot.vectors_of(rows), row_store.metadata(rows)
+        at = snapshot.positions.of(rows)
+        vectors, metadata = snapshot.vectors.take(at, axis=0), row_store.metadata(rows)
         found = content_hashes(ids, metadata, vectors)
-        return cls(vectors, metadata, (found != snapshot.content_hashes_of(rows)).any(axis=1))
+        differ = found != snapshot.content_hashes.take(at, axis=0)
+        return cls(vectors, metadata, differ[:, 0] | differ[:, 1])
 
 
 def mismatches(row_store: RowStore, snapshot: Snapshot, rows: Int64Array) -> Int64Array:

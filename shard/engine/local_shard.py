@@ -55,7 +55,7 @@ from vectorshard.shard.membership import (
     SettleRequest,
     ShardReport,
 )
-from vectorshard.shard.rows.slots import slots_of
+from vectorshard.shard.rows.slots import slots_by_hash, xxh3_64
 from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity, new_cluster
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.types import (
@@ -75,6 +75,7 @@ from vectorshard.shard.types import (
     SearchResult,
     Token,
     TrainRequest,
+    UInt64Array,
     UpdateRequest,
     UpsertRequest,
     UpsertResult,
@@ -227,9 +228,9 @@ class LocalShard(CopyCalls):
     async def upsert(self, request: UpsertRequest, *, call: Call = NO_LIMIT) -> UpsertResult:
         """Write rows; they are durable and searchable when it returns."""
         served = self._collections.find_whole(request.collection, call)
-        self._check_placement(request)
+        id_hashes = self._check_placement(request)
         served.require_complete()
-        outcome = await served.writes.submit(request)
+        outcome = await served.writes.submit(replace(request, id_hashes=id_hashes))
         assert isinstance(outcome, UpsertOutcome)
         return UpsertResult(
             accepted=outcome.accepted,
@@ -255,9 +256,10 @@ class LocalShard(CopyCalls):
             sessions={shard: session_at(sessions, sequence)},
         )
 
-    def _check_placement(self, request: UpsertRequest) -> None:
-        """Refuse rows of other shards."""
-        slots = slots_of(request.ids)
+    def _check_placement(self, request: UpsertRequest) -> UInt64Array:
+        """Refuse rows of other shards; return the hashes of the ids."""
+        id_hashes = xxh3_64(request.ids)
+        slots = slots_by_hash(id_hashes)
         misplaced = ~self._owned[slots]
         if misplaced.any():
             row = int(misplaced.argmax())
@@ -265,6 +267,7 @@ class LocalShard(CopyCalls):
                 f"row {row} belongs to slot {int(slots[row])}, which shard "
                 f"{self._identity.shard} does not own; the caller's placement is wrong"
             )
+        return id_hashes
 
     # ---- reads ----------------------------------------------------------------------------------
 

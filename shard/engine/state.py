@@ -58,7 +58,13 @@ from vectorshard.shard.storage.row_store import RowStore
 from vectorshard.shard.storage.row_store_format import Commit
 from vectorshard.shard.storage.row_store_load import live_sum
 from vectorshard.shard.storage.row_store_upgrade import Upgrade, fill_content_hashes
-from vectorshard.shard.types import CollectionEntry, Float32Array, IdArray, Int64Array
+from vectorshard.shard.types import (
+    CollectionEntry,
+    Float32Array,
+    IdArray,
+    Int64Array,
+    UInt64Array,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -277,12 +283,13 @@ class CollectionState:
 
     # ---- publishing -----------------------------------------------------------------------------
 
-    def newest_rows(self, ids: IdArray) -> Int64Array:
+    def newest_rows(self, ids: IdArray, id_hashes: UInt64Array | None = None) -> Int64Array:
         """Return the newest published row of each id, dead or alive, or -1. int64 (ids,).
 
-        A commit whose publication failed may have left its rows in the id index.
+        `id_hashes` are the xxh3-64 of the ids, if they are known. A commit whose publication failed
+        may have left its rows in the id index.
         """
-        rows = self.columns.newest_rows(ids)
+        rows = self.columns.newest_rows(ids, id_hashes)
         return np.where(rows < self.snapshot.rows, rows, -1)
 
     def publish_commit(self, plan: CommitPlan, sequence: int, commit: Commit) -> None:
@@ -291,7 +298,7 @@ class CollectionState:
         with self.publish_lock:
             tombstones = plan.tombstones
             vectors, squared_norms, hashes = self.columns.append(
-                plan.ids, commit.squared_norms, commit.content_hashes
+                plan.ids, commit.squared_norms, commit.content_hashes, plan.id_hashes
             )
             old = self.snapshot
             damaged = old.damaged

@@ -8,12 +8,12 @@ because it has other callers.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from vectorshard.shard.errors import (
     CollectionExists,
@@ -23,13 +23,19 @@ from vectorshard.shard.errors import (
     InvalidVector,
 )
 from vectorshard.shard.filters import Equals, Filter, FilterValue, In, Range, conditions
-from vectorshard.shard.index.exact import SQUARED_NORM_MAX, exact_squared_norms
+from vectorshard.shard.index.exact import (
+    SQUARED_NORM_MAX,
+    exact_squared_norms,
+    row_squared_norms,
+    stored_squared_norms,
+)
 from vectorshard.shard.rows.declared_fields import NUMBERS, TAKES, is_of
 from vectorshard.shard.types import (
     CollectionConfig,
     FieldType,
     FilterField,
     Float32Array,
+    Float64Array,
     IdArray,
     IdType,
     Metric,
@@ -38,11 +44,14 @@ from vectorshard.shard.types import (
 from vectorshard.shard.wire.metadata import EXACT_INTEGER
 from vectorshard.shard.wire.primitives import with_article
 
+NormsOf: TypeAlias = Callable[[VectorArray], Float64Array]
+"""Returns the squared norms of vectors."""
 
-def _norms_of_finite(vectors: VectorArray, field: str) -> npt.NDArray[np.float64]:
+
+def _norms_of_finite(vectors: VectorArray, field: str, norms_of: NormsOf) -> Float64Array:
     """Return squared norms (rows,), or refuse the first row that is not finite or too large."""
     with np.errstate(invalid="ignore", over="ignore"):
-        squared_norms = exact_squared_norms(vectors)
+        squared_norms = norms_of(vectors)
     if not squared_norms.max(initial=0.0) <= SQUARED_NORM_MAX:  # NaN is the largest of all
         row = int(np.flatnonzero(~(squared_norms <= SQUARED_NORM_MAX))[0])
         reason = "contains NaN or Inf; every component must be finite"
@@ -69,13 +78,16 @@ def check_vectors(config: CollectionConfig, vectors: VectorArray, field: str) ->
 
 
 def _checked_norms(
-    config: CollectionConfig, vectors: VectorArray, field: str
-) -> npt.NDArray[np.float64]:
+    config: CollectionConfig,
+    vectors: VectorArray,
+    field: str,
+    norms_of: NormsOf = exact_squared_norms,
+) -> Float64Array:
     if vectors.ndim != 2 or (vectors.shape[1] != config.dim and len(vectors)):
         raise DimensionMismatch(
             f"dim is {vectors.shape[-1]:,}; the collection's dim is {config.dim:,}", field=field
         )
-    squared_norms = _norms_of_finite(vectors, field)
+    squared_norms = _norms_of_finite(vectors, field, norms_of)
     if config.metric is Metric.COSINE and not squared_norms.min(initial=1.0) > 0.0:
         row = int(np.flatnonzero(squared_norms == 0)[0])
         reason = "a zero vector has no direction; COSINE requires a non-zero norm"
@@ -95,6 +107,21 @@ def admit_vectors(config: CollectionConfig, vectors: VectorArray, field: str) ->
     if config.metric is Metric.COSINE:
         return (vectors / np.sqrt(squared_norms)[:, None]).astype(np.float32)
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def admit_rows(
+    config: CollectionConfig, vectors: VectorArray, field: str
+) -> tuple[Float32Array, Float32Array]:
+    """Check vectors as `admit_vectors` does; return also their squared norms as they are stored.
+
+    Where the stored vectors are the given ones, their norms are computed once.
+    """
+    if config.metric is Metric.COSINE or not len(vectors):
+        admitted = admit_vectors(config, vectors, field)
+        return admitted, stored_squared_norms(admitted)
+    admitted = np.ascontiguousarray(vectors, dtype=np.float32)
+    exact = _checked_norms(config, admitted, field, row_squared_norms)
+    return admitted, exact.astype(np.float32)
 
 
 def check_ids(config: CollectionConfig, ids: IdArray, field: str = "ids") -> None:

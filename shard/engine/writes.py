@@ -28,13 +28,12 @@ from vectorshard.shard.engine.commit_plan import (
 from vectorshard.shard.engine.machine import limit_reached
 from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import (
-    admit_vectors,
+    admit_rows,
     check_filter,
     check_ids,
     check_vectors,
 )
 from vectorshard.shard.errors import CorruptData, WritesStopped
-from vectorshard.shard.index.exact import stored_squared_norms
 from vectorshard.shard.membership import Membership
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.checksum import checksum
@@ -160,9 +159,12 @@ class Writes:
             return AdmittedDelete(ids=request.ids)
         self._state.require_room()
         check_ids(config, request.ids)
+        vectors, squared_norms = admit_rows(config, request.vectors, "vectors")
         return AdmittedUpsert(
             ids=request.ids,
-            vectors=admit_vectors(config, request.vectors, "vectors"),
+            vectors=vectors,
+            squared_norms=squared_norms,
+            id_hashes=request.id_hashes,
             metadata=request.metadata,
             field_values=declared_fields(config, request.metadata),
             mode=request.mode,
@@ -215,7 +217,6 @@ class Writes:
     def _prepare(self, plan: CommitPlan) -> Commit:
         """Write the plan's vectors to the row file, synced; return the record to commit."""
         ids, vectors = plan.ids, plan.vectors
-        squared_norms = stored_squared_norms(vectors)
         if plan.rows:
             self._state.columns.write(plan.first_row, vectors)
         replaced, deleted = plan.replaced, plan.deleted
@@ -229,7 +230,7 @@ class Writes:
             first_row=plan.first_row,
             ids=ids,
             content_hashes=plan.content_hashes,
-            squared_norms=squared_norms,
+            squared_norms=plan.squared_norms,
             range_crc32c=checksum(vectors.view(np.uint8)),
             metadata=plan.metadata,
             replaced=replaced,

@@ -135,8 +135,13 @@ def exact_squared_norms(vectors: VectorArray) -> Float64Array:
 
 def stored_squared_norms(vectors: Float32Array) -> Float32Array:
     """Return the squared norms of vectors (rows, dim) as each write stores them, bit by bit."""
-    exact = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    norms: Float32Array = exact.astype(np.float32)
+    norms: Float32Array = row_squared_norms(vectors).astype(np.float32)
+    return norms
+
+
+def row_squared_norms(vectors: VectorArray) -> Float64Array:
+    """Return what `stored_squared_norms` rounds: float64 (rows,)."""
+    norms: Float64Array = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     return norms
 
 

@@ -57,15 +57,24 @@ class _KeywordColumn:
     by_keyword: dict[str, BitMap] = field(default_factory=dict)
     held: int = 0  # sum of the rows of all keywords
 
-    def append(self, row: int, value: FieldValue) -> None:
-        assert isinstance(value, tuple)
-        self.present.add(row)
-        for keyword in value:
-            rows = self.by_keyword.get(keyword)
-            if rows is None:
-                rows = self.by_keyword[keyword] = BitMap()
-            rows.add(row)
-        self.held += len(value)
+    def append(self, rows: Sequence[int], values: Sequence[FieldValue]) -> None:
+        rows_of: dict[FieldValue, list[int]] = {}
+        for row, value in zip(rows, values, strict=True):
+            if value in rows_of:
+                rows_of[value].append(row)
+            else:
+                rows_of[value] = [row]
+        rows_of.pop(None, None)
+        for keywords, alike in rows_of.items():
+            assert isinstance(keywords, tuple)
+            added = BitMap(array("I", alike))
+            for keyword in keywords:
+                if (held := self.by_keyword.get(keyword)) is None:
+                    self.by_keyword[keyword] = added.copy()
+                else:
+                    held |= added
+            self.present |= added
+            self.held += len(keywords) * len(alike)
 
     def unlike(self, values: Mapping[int, FieldValue]) -> BitMap:
         """Return those rows that lack a keyword of theirs, or that the keywords follow."""
@@ -83,8 +92,7 @@ class _KeywordColumn:
         for rows in self.by_keyword.values():
             rows.discard(row)
         self.present.discard(row)
-        if value is not None:
-            self.append(row, value)
+        self.append([row], [value])
 
     def rows_with(self, value: object) -> BitMap:
         return self.by_keyword.get(value) or BitMap()  # type: ignore[call-overload]
@@ -130,10 +138,9 @@ class _BoolColumn:
     present: BitMap = field(default_factory=BitMap)
     true: BitMap = field(default_factory=BitMap)
 
-    def append(self, row: int, value: FieldValue) -> None:
-        if value:
-            self.true.add(row)
-        self.present.add(row)
+    def append(self, rows: Sequence[int], values: Sequence[FieldValue]) -> None:
+        self.true |= BitMap([row for row, value in zip(rows, values, strict=True) if value])
+        self.present |= _those_present(rows, values)
 
     def unlike(self, values: Mapping[int, FieldValue]) -> BitMap:
         true = BitMap([row for row, value in values.items() if value])
@@ -142,8 +149,7 @@ class _BoolColumn:
     def rewrite(self, row: int, value: FieldValue) -> None:
         self.true.discard(row)
         self.present.discard(row)
-        if value is not None:
-            self.append(row, value)
+        self.append([row], [value])
 
     def holding(self, condition: Condition, rows: int) -> BitMap:
         wanted = condition.values if isinstance(condition, In) else _value_of(condition)
@@ -172,13 +178,21 @@ class _NumberColumn:
     present: BitMap = field(default_factory=BitMap)
     numbers: Float64Array = field(default_factory=lambda: np.zeros(0))
 
-    def append(self, row: int, value: FieldValue) -> None:
-        if row >= len(self.numbers):
-            grown = np.full(max(1_024, 2 * row), np.nan)
+    def append(self, rows: Sequence[int], values: Sequence[FieldValue]) -> None:
+        present = _those_present(rows, values)
+        if not present:
+            return
+        if present.max() >= len(self.numbers):
+            grown = np.full(max(1_024, 2 * present.max()), np.nan)
             grown[: len(self.numbers)] = self.numbers
             self.numbers = grown
-        self.numbers[row] = value
-        self.present.add(row)
+        if len(present) == len(rows):
+            self.numbers[rows] = values
+        else:
+            for row, value in zip(rows, values, strict=True):
+                if value is not None:
+                    self.numbers[row] = value
+        self.present |= present
 
     def unlike(self, values: Mapping[int, FieldValue]) -> BitMap:
         wrong = _unlike_present(self.present, values)
@@ -196,8 +210,7 @@ class _NumberColumn:
         if row < len(self.numbers):
             self.numbers[row] = np.nan
         self.present.discard(row)
-        if value is not None:
-            self.append(row, value)
+        self.append([row], [value])
 
     def holding(self, condition: Condition, rows: int) -> BitMap:
         numbers = self.numbers[:rows]
@@ -249,6 +262,13 @@ def _unlike_present(present: BitMap, values: Mapping[int, FieldValue]) -> BitMap
     return wanted ^ (present & BitMap(list(values)))
 
 
+def _those_present(rows: Sequence[int], values: Sequence[FieldValue]) -> BitMap:
+    """Return the rows that have a value."""
+    if None in values:
+        rows = [row for row, value in zip(rows, values, strict=True) if value is not None]
+    return BitMap(array("I", rows))
+
+
 def _bitmap_bytes(bitmap: BitMap) -> int:
     statistics = bitmap.get_statistics()
     return (
@@ -276,11 +296,11 @@ class FilterColumns:
 
     def append(self, values: Mapping[int, FieldValues], rows: int) -> None:
         """Append the rows up to `rows`, with `values` by row number; a row may have none."""
-        columns = list(self._columns.values())
-        for row, row_values in values.items():
-            for column, value in zip(columns, row_values, strict=True):
-                if value is not None:
-                    column.append(row, value)
+        if values and self._columns:
+            numbers = list(values)
+            of_columns = zip(*values.values(), strict=True)
+            for column, of_column in zip(self._columns.values(), of_columns, strict=True):
+                column.append(numbers, of_column)
         self.rows = rows
 
     # ---- what the scrub compares ----------------------------------------------------------------

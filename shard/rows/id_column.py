@@ -139,9 +139,12 @@ class IdIndex:
         kept = 0 if self._hash_of_row is None else self._hash_of_row.memory_bytes
         return self._table.nbytes + kept
 
-    def lookup(self, ids: IdArray) -> Int64Array:
-        """Return the position of each id's newest row, -1 for unknown ids. int64 (ids,)."""
-        _, rows = self._find(ids, self._hash_ids(ids))
+    def lookup(self, ids: IdArray, hashes: UInt64Array | None = None) -> Int64Array:
+        """Return the position of each id's newest row, -1 for unknown ids. int64 (ids,).
+
+        `hashes`, uint64 (ids,), are what `hash_ids` returns for the ids, if they are known.
+        """
+        _, rows = self._find(ids, self._hash_ids(ids) if hashes is None else hashes)
         return rows
 
     @property
@@ -170,13 +173,14 @@ class IdIndex:
             return self._hash_ids(self._column.take(rows))
         return self._hash_of_row.take(rows)
 
-    def put(self, ids: IdArray, rows: Int64Array) -> None:
+    def put(self, ids: IdArray, rows: Int64Array, hashes: UInt64Array | None = None) -> None:
         """Make `rows`, positions where the column holds them already, the newest of distinct `ids`.
 
-        Both are (ids,). If memory runs out, existing ids keep their rows; some new ids may be
-        entered.
+        Both are (ids,), and so are their `hashes` as in `lookup`. If memory runs out, existing ids
+        keep their rows; some new ids may be entered.
         """
-        hashes = self._hash_ids(ids)
+        if hashes is None:
+            hashes = self._hash_ids(ids)
         if self._hash_of_row is not None:
             self._hash_of_row.write(rows, hashes)
         table = self._table

@@ -22,7 +22,12 @@ _INPUT_LENGTH = np.uint64(8)
 
 def slots_of(ids: IdArray) -> Int64Array:
     """Return the slot of each id: its xxh3-64 modulo SLOTS_TOTAL. int64 (rows,)."""
-    return (xxh3_64(ids) % np.uint64(SLOTS_TOTAL)).astype(np.int64)
+    return slots_by_hash(xxh3_64(ids))
+
+
+def slots_by_hash(id_hashes: UInt64Array) -> Int64Array:
+    """Return the slots of ids with these xxh3-64, uint64 (rows,). int64 (rows,)."""
+    return (id_hashes % np.uint64(SLOTS_TOTAL)).astype(np.int64)
 
 
 def xxh3_64(ids: IdArray) -> UInt64Array:

@@ -24,7 +24,12 @@ _AT_ONCE: Final = 8_000
 _OF_METADATA: Final = 2**64 - 1  # turns the seed of the vector into that of the metadata
 
 
-def content_hashes(ids: IdArray, metadata: Sequence[bytes], vectors: Float32Array) -> UInt64Array:
+def content_hashes(
+    ids: IdArray,
+    metadata: Sequence[bytes],
+    vectors: Float32Array,
+    id_hashes: UInt64Array | None = None,
+) -> UInt64Array:
     """Return the content hash of each row: uint64 (rows, 2), which are the 16 bytes of each.
 
     Parameters
@@ -35,13 +40,19 @@ def content_hashes(ids: IdArray, metadata: Sequence[bytes], vectors: Float32Arra
         One for each row, serialized deterministically; empty where it has none.
     vectors
         float32 (rows, dim), as they are stored.
+    id_hashes
+        The xxh3-64 of the ids, uint64 (rows,), if they are known.
     """
     rows = np.ascontiguousarray(vectors, dtype="<f4")
     if not rows.size:
         return np.zeros((len(ids), 2), dtype=np.uint64)
-    seeds = (xxh3_64(ids) if ids.dtype == np.object_ else ids.view(np.uint64)).tolist()
+    if ids.dtype != np.object_:
+        seeds = ids.view(np.uint64).tolist()
+    else:
+        seeds = (xxh3_64(ids) if id_hashes is None else id_hashes).tolist()
     # List comprehensions, not a map inside one C call: that would keep the GIL for a whole batch.
-    packed = rows.view(f"V{rows.shape[1] * 4}")[:, 0].tolist()
+    stored, size = rows.tobytes(), rows.shape[1] * rows.itemsize
+    packed = [stored[first : first + size] for first in range(0, len(stored), size)]
     hashes = from_bytes(
         b"".join([xxh3_128_digest(row, seed) for row, seed in zip(packed, seeds, strict=True)])
     )

@@ -68,9 +68,12 @@ class RowColumns:
         """uint64 (positions, 2), as they are stored."""
         return self._content_hashes[: len(self.ids)]
 
-    def newest_rows(self, ids: IdArray) -> Int64Array:
-        """Return the newest row of each id, dead or alive, or -1. int64 (ids,)."""
-        positions = self._id_index.lookup(ids)
+    def newest_rows(self, ids: IdArray, id_hashes: UInt64Array | None = None) -> Int64Array:
+        """Return the newest row of each id, dead or alive, or -1. int64 (ids,).
+
+        `id_hashes` are the xxh3-64 of the ids, if they are known.
+        """
+        positions = self._id_index.lookup(ids, id_hashes)
         return np.where(positions < 0, -1, self.positions.rows_at(np.maximum(positions, 0)))
 
     @property
@@ -121,10 +124,15 @@ class RowColumns:
         self.row_file.append(position, vectors)
 
     def append(
-        self, ids: IdArray, squared_norms: Float32Array, content_hashes: UInt64Array
+        self,
+        ids: IdArray,
+        squared_norms: Float32Array,
+        content_hashes: UInt64Array,
+        id_hashes: UInt64Array | None = None,
     ) -> tuple[Float32Array, Float32Array, UInt64Array]:
         """Append the next rows, whose vectors are written: ids, norms and hashes.
 
+        `id_hashes` are the xxh3-64 of the ids, if they are known.
         Returns views of the vectors, norms and hashes of all rows. If memory runs out, the id index
         finds every id where it was.
         """
@@ -133,7 +141,7 @@ class RowColumns:
         self._append_columns(squared_norms, content_hashes)
         views = self.row_file.view(end), self._squared_norms[:end], self._content_hashes[:end]
         self.ids.append(ids)
-        self._id_index.put(ids, np.arange(first, end))
+        self._id_index.put(ids, np.arange(first, end), id_hashes)
         return views
 
     def append_kept(self, source: RowColumns, rows: Int64Array, ids: bytes) -> int:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import math
+import struct
+import sys
 from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf import struct_pb2
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 
 from vectorshard.internal.v1 import internal_pb2 as twins
-from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.shard.errors import InvalidParameter, MalformedMessage
 from vectorshard.shard.wire.primitives import shown
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _DEEP_METADATA_BYTES = 190  # shorter metadata never nests too deep: 2 bytes a level, 100 levels
+_SAFE_LEVELS: Final = 16  # a Struct in a Struct takes three levels of messages
 EXACT_INTEGER = 2**53
 """The largest magnitude up to which a double holds every integer."""
+NOT_FINITE: Final = "{} is not a number of JSON: leave it out, or use None"
+
+_PACK: Final = struct.Struct("<d").pack
+_UNPACK: Final = struct.Struct("<d").unpack_from
+_REMEMBERED_CHARS: Final = 100  # longer keys are not kept in memory
+NUMBER_TAG, _STRING_TAG = 0x11, 0x1A
+NUMBER_BYTES: Final = 9
+"""The first byte and the length of a google.protobuf.Value that is a number."""
+_SHORT_BYTES: Final = 130  # of a string whose length fits in one byte, with its head
+_CONSTANTS: Final = {b"\x20\x01": True, b"\x20\x00": False, b"\x08\x00": None}
 
 
 def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) -> bytes:
@@ -30,26 +43,147 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
     Values are None, bool, numbers (doubles), str, and mappings and sequences of these. An error
     names the `row` and the key.
     """
-    struct = struct_pb2.Struct()
     try:
-        _fill_struct(struct, mapping)
-        metadata = struct.SerializeToString(deterministic=True)
-        _check_depth(metadata)
+        try:
+            return _struct_of(mapping, _SAFE_LEVELS)
+        except _NestsDeep:
+            metadata = _struct_of(mapping, sys.maxsize)
+            check_depth(metadata)
+            return metadata
     except (RecursionError, DecodeError):
         raise InvalidParameter("metadata nests too deep", field="metadata", row=row) from None
-    except (TypeError, ValueError, EncodeError) as error:
+    except (TypeError, ValueError) as error:
         raise InvalidParameter(str(error), field="metadata", row=row) from None
-    return metadata
 
 
-def _fill_struct(struct: struct_pb2.Struct, mapping: Mapping[str, Any]) -> None:
+# ---- writing ------------------------------------------------------------------------------------
+# By hand, as the protobuf encoding defines it: an object of protobuf for each value takes five
+# times as long. The fields of a Struct are a map, whose entries are messages of a key (field 1) and
+# a Value (field 2). protobuf sorts them by the UTF-8 of their keys, "ab" before "a" but after "aa".
+
+
+class _NestsDeep(Exception):
+    """It nests deeper than all messages allow for certain."""
+
+
+@lru_cache(maxsize=1_024)
+def _entry_parts(name: str) -> tuple[bytes, bytes, int, bytes, bytes, bytes, bytes]:
+    """Return what entries of a map have in front of their values.
+
+    What the entries are sorted by; the key as a field with the tag of the value; its length; all of
+    an entry before a double; and the entries of True, False and None as a whole.
+    """
+    text = name.encode()
+    key = _delimited(1, text) + _tag(2)
+    length = len(key)
+    number = _tag(1) + _varint(length + 10) + key + b"\x09\x11"
+    short = _tag(1) + _varint(length + 3) + key + b"\x02"
+    after = text + b"\xff"  # which is in no UTF-8: so a key comes after those that begin with it
+    return after, key, length, number, short + b"\x20\x01", short + b"\x20\x00", short + b"\x08\x00"
+
+
+def _struct_of(mapping: Mapping[str, Any], levels: int) -> bytes:
+    if not levels:
+        raise _NestsDeep
+    entries = []
     for name, value in mapping.items():
         if not isinstance(name, str):
             raise TypeError(f"name {shown(name)} is not a string: pass str(name)")
-        try:
-            _fill_value(struct.fields[name], value)
-        except (TypeError, ValueError) as error:
-            raise type(error)(*_with_key(error, name)) from None
+        parts = _entry_parts if len(name) <= _REMEMBERED_CHARS else _entry_parts.__wrapped__
+        place, key, length, number, true, false, null = parts(name)
+        kind = type(value)
+        if kind is str:
+            try:
+                text = value.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"key {name}: {error}") from None
+            size = len(text)
+            if length + size < 123:  # all three lengths fit in a byte
+                entry = b"\n%c%b%c\x1a%c%b" % (length + size + 3, key, size + 2, size, text)
+            else:
+                entry = _delimited(1, key + _sized(_delimited(3, text)))
+        elif (kind is float and isfinite(value)) or (
+            kind is int and -EXACT_INTEGER <= value <= EXACT_INTEGER
+        ):
+            entry = number + _PACK(value)
+        elif value is None:
+            entry = null
+        elif kind is bool:
+            entry = true if value else false
+        else:
+            try:
+                entry = _delimited(1, key + _sized(_value_bytes(value, levels)))
+            except (TypeError, ValueError) as error:
+                raise type(error)(*_with_key(error, name)) from None
+        entries.append((place, entry))
+    entries.sort()
+    return b"".join([entry for _, entry in entries])
+
+
+def _value_bytes(value: Any, levels: int) -> bytes:
+    """Return a Value; `levels` of nesting are left."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        return b"\x08\x00"
+    if isinstance(value, bool):
+        return b"\x20\x01" if value else b"\x20\x00"
+    if isinstance(value, int | float):
+        check_exact(value)
+        if not isfinite(value):
+            raise ValueError(NOT_FINITE.format(value))
+        return b"\x11" + _PACK(value)
+    if isinstance(value, str):
+        return _delimited(3, value.encode())
+    if isinstance(value, Mapping):
+        return _delimited(5, _struct_of(value, levels - 1))
+    if isinstance(value, list | tuple | np.ndarray):
+        if levels <= 1:
+            raise _NestsDeep
+        values = [_delimited(1, _value_bytes(element, levels - 1)) for element in value]
+        return _delimited(6, b"".join(values))
+    raise TypeError(f"type {type(value).__name__} is not supported in metadata{_cure(value)}")
+
+
+def _tag(number: int) -> bytes:
+    return bytes((number << 3 | 2,))
+
+
+def _varint(value: int) -> bytes:
+    head = bytearray()
+    while value > 0x7F:
+        head.append(value & 0x7F | 0x80)
+        value >>= 7
+    head.append(value)
+    return bytes(head)
+
+
+def _sized(content: bytes) -> bytes:
+    return _varint(len(content)) + content
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    """Return a length-delimited field (wire type 2)."""
+    return _tag(number) + _sized(content)
+
+
+def check_depth(metadata: bytes) -> None:
+    """Raise DecodeError if metadata nests so deep that a response with it would not parse.
+
+    protobuf rejects more than about 100 levels of messages, counted from the outermost, and
+    SearchStreamResponse wraps metadata in the most levels.
+    """
+    if len(metadata) >= _DEEP_METADATA_BYTES:
+        deepest_response(twins.SearchResponseTwin(metadata=[metadata]).SerializeToString())
+
+
+def deepest_response(response: bytes) -> v1.SearchStreamResponse:
+    """Parse a SearchResponse inside of the message that nests it deepest.
+
+    Raises DecodeError if it does not parse.
+    """
+    outer = v1.SearchStreamResponse.DESCRIPTOR.fields_by_name["response"].number
+    return v1.SearchStreamResponse.FromString(_delimited(outer, response))
 
 
 def _with_key(error: Exception, name: str) -> tuple[object, ...]:
@@ -61,31 +195,6 @@ def _with_key(error: Exception, name: str) -> tuple[object, ...]:
     if inner != text:
         return (f"key {name}.{inner}",)
     return (f"key {name}: {text}",)
-
-
-def _fill_value(target: struct_pb2.Value, value: Any) -> None:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None:
-        target.null_value = struct_pb2.NULL_VALUE
-    elif isinstance(value, bool):
-        target.bool_value = value
-    elif isinstance(value, int | float):
-        check_exact(value)
-        if not math.isfinite(value):
-            raise ValueError(f"{value} is not a number of JSON: leave it out, or use None")
-        target.number_value = value
-    elif isinstance(value, str):
-        target.string_value = value
-    elif isinstance(value, Mapping):
-        target.struct_value.SetInParent()
-        _fill_struct(target.struct_value, value)
-    elif isinstance(value, list | tuple | np.ndarray):
-        target.list_value.SetInParent()
-        for element in value:
-            _fill_value(target.list_value.values.add(), element)
-    else:
-        raise TypeError(f"type {type(value).__name__} is not supported in metadata{_cure(value)}")
 
 
 _CURES: Final = {
@@ -120,6 +229,9 @@ def check_exact(number: float) -> None:
         )
 
 
+# ---- reading ------------------------------------------------------------------------------------
+
+
 def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
     """Return the mapping of `metadata_from_mapping`'s bytes. An integral number is an int.
 
@@ -128,91 +240,66 @@ def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
     if not metadata:
         return {}
     try:
-        return _mapping_of(struct_pb2.Struct.FromString(metadata))
+        return _mapping_of(twins.StructTwin.FromString(metadata))
     except DecodeError as error:
         raise MalformedMessage(str(error), field="metadata") from None
 
 
-def _mapping_of(struct: struct_pb2.Struct) -> dict[str, Any]:
-    return {name: _value_of(value) for name, value in struct.fields.items()}
+def mappings_from_metadata(metadata: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Return the mapping of each row's metadata, as `mapping_from_metadata` does."""
+    try:
+        return [_mapping_of(struct) for struct in parsed_structs(metadata)]
+    except DecodeError as error:
+        raise MalformedMessage(str(error), field="metadata") from None
 
 
-def _value_of(value: struct_pb2.Value, *, floats: bool = False) -> Any:
-    """Return a value. With `floats`, an integral number is a float, too, unless in a struct."""
+def parsed_structs(metadata: Sequence[bytes]) -> Sequence[twins.StructTwin]:
+    """Parse metadata, a Struct for each row, whose values stay bytes. Raises DecodeError."""
+    packed = twins.StructsTwin(structs=metadata).SerializeToString()
+    return twins.Structs.FromString(packed).structs
+
+
+def _mapping_of(struct: twins.StructTwin) -> dict[str, Any]:
+    fields = struct.fields
+    return {name: value_of(fields[name]) for name in fields}
+
+
+def value_of(value: bytes, *, floats: bool = False) -> Any:
+    """Return the value of a serialized Value. Raises MalformedMessage.
+
+    With `floats`, an integral number is a float, too, unless in a struct.
+    """
+    length = len(value)
+    if length == NUMBER_BYTES and value[0] == NUMBER_TAG:
+        (number,) = _UNPACK(value, 1)
+        if floats or not number.is_integer() or abs(number) > EXACT_INTEGER:
+            return number
+        return int(number)
+    if 2 <= length < _SHORT_BYTES:
+        if value[0] == _STRING_TAG and value[1] == length - 2:
+            try:
+                return value[2:].decode()
+            except UnicodeDecodeError as error:
+                raise MalformedMessage(str(error), field="metadata") from None
+        if value in _CONSTANTS:
+            return _CONSTANTS[value]
+    try:
+        return _parsed_value(struct_pb2.Value.FromString(value), floats=floats)
+    except DecodeError as error:
+        raise MalformedMessage(str(error), field="metadata") from None
+
+
+def _parsed_value(value: struct_pb2.Value, *, floats: bool) -> Any:
     kind = value.WhichOneof("kind")
     if kind is None or kind == "null_value":
         return None
     if kind == "struct_value":
-        return _mapping_of(value.struct_value)
+        fields = value.struct_value.fields
+        return {name: _parsed_value(each, floats=False) for name, each in fields.items()}
     if kind == "list_value":
-        return [_value_of(element, floats=floats) for element in value.list_value.values]
+        return [_parsed_value(element, floats=floats) for element in value.list_value.values]
     if kind == "number_value" and not floats:
         number = value.number_value
         exact = number.is_integer() and abs(number) <= EXACT_INTEGER
         return int(number) if exact else number
     return getattr(value, kind)
-
-
-def declared_values(metadata: bytes, names: Sequence[str]) -> list[Any]:
-    """Return the values of the fields of these names; None where one is absent or null.
-
-    Every number is a float; a list is a list of such values, a struct a dict. Raises
-    MalformedMessage if the bytes are not a google.protobuf.Struct.
-    """
-    try:
-        values = struct_pb2.Struct.FromString(metadata).fields
-    except DecodeError as error:
-        raise MalformedMessage(str(error), field="metadata") from None
-    return [_value_of(values[name], floats=True) if name in values else None for name in names]
-
-
-def canonical_metadata(metadata: Sequence[bytes], limits: Limits) -> list[bytes]:
-    """Return each row's metadata in its deterministic form: equal metadata has equal bytes.
-
-    Raises MalformedMessage if it is not a Struct or nests too deep, LimitExceeded for more bytes
-    than the limits allow.
-    """
-    return [_canonical_struct(struct, row, limits) for row, struct in enumerate(metadata)]
-
-
-def _canonical_struct(metadata: bytes, row: int, limits: Limits) -> bytes:
-    if not metadata:
-        return b""
-    try:
-        canonical = struct_pb2.Struct.FromString(metadata).SerializeToString(deterministic=True)
-        _check_depth(canonical)
-    except (DecodeError, EncodeError) as error:
-        raise MalformedMessage(
-            f"not a google.protobuf.Struct: {error}", field="metadata", row=row
-        ) from None
-    if len(canonical) > limits.metadata_bytes:
-        raise LimitExceeded(
-            f"{len(canonical):,} bytes exceed the limit of {limits.metadata_bytes:,} bytes",
-            field="metadata",
-            row=row,
-        )
-    return canonical
-
-
-def _check_depth(metadata: bytes) -> None:
-    """Raise DecodeError if it nests so deep that a response with it would not parse.
-
-    protobuf rejects more than about 100 levels of messages, counted from the outermost, and
-    SearchStreamResponse wraps metadata in the most levels.
-    """
-    if len(metadata) < _DEEP_METADATA_BYTES:
-        return
-    response = twins.SearchResponseTwin(metadata=[metadata]).SerializeToString()
-    outer = v1.SearchStreamResponse.DESCRIPTOR.fields_by_name["response"].number
-    v1.SearchStreamResponse.FromString(_delimited(outer, response))
-
-
-def _delimited(number: int, content: bytes) -> bytes:
-    """Return a length-delimited field, as the protobuf encoding defines it (wire type 2)."""
-    head = bytearray([number << 3 | 2])
-    length = len(content)
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + content

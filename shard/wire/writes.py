@@ -7,9 +7,9 @@ from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.wire.bulk import check_count, content_bytes, number_bytes, read_twin
+from vectorshard.shard.wire.canonical_metadata import canonical_metadata
 from vectorshard.shard.wire.ids import check_ids, encode_ids
 from vectorshard.shard.wire.matrices import encode_matrix
-from vectorshard.shard.wire.metadata import canonical_metadata
 from vectorshard.shard.wire.opaque import decode_token, encode_token
 from vectorshard.shard.wire.primitives import WRITE_MODES, copied, parse
 from vectorshard.shard.wire.selection import (

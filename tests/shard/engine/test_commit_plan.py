@@ -31,6 +31,7 @@ from vectorshard.shard.types import (
     IdType,
     Int64Array,
     RowErrorCode,
+    UInt64Array,
     WriteMode,
 )
 
@@ -74,7 +75,7 @@ class Committed:
         )
         return CommitPlan(snapshot, self.id_type, self.lookup, self.stored_metadata)
 
-    def lookup(self, ids: IdArray) -> Int64Array:
+    def lookup(self, ids: IdArray, id_hashes: UInt64Array | None = None) -> Int64Array:
         return np.array([self.row_of.get(id_, -1) for id_ in ids.tolist()], dtype=np.int64)
 
     def stored_metadata(self, rows: Int64Array) -> Sequence[bytes]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shard.filter_samples import FIELDS, filters, holds, mappings, packed
+from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.filters import Equals, Exists, Filter, In, Not, Range
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.rows.filter_columns import (
@@ -135,3 +136,21 @@ def test_readers_beside_a_writer_see_the_rows_of_their_snapshot() -> None:
     for reader in readers:
         reader.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "row"),
+    [
+        ([{"year": 1.0}, {"year": 1.5}, {"lang": 3}], "metadata.year", 1),
+        ([{"year": 1.0}, {"lang": 3}, {"year": 1.5}], "metadata.lang", 1),
+        ([{"year": 1.0}, {"year": 2.0**63}], "metadata.year", 1),
+        ([{"year": 1.0}, {}, {"year": "1"}], "metadata.year", 2),
+        ([{"year": -(2.0**63)}, {"year": True}], "metadata.year", 1),
+    ],
+)
+def test_the_first_row_with_a_value_of_another_type_is_named(
+    table: list[dict[str, Any]], field: str, row: int
+) -> None:
+    with pytest.raises(InvalidParameter) as raised:
+        declared_fields(CONFIG, packed(table))
+    assert (raised.value.field, raised.value.row) == (field, row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from tests.shard.wire.messages import REQUEST_DECODERS, delimited, refusal, upse
 from tests.shard.wire.strategies import LIMITS, mappings
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
+from vectorshard.shard.wire.canonical_metadata import canonical_metadata, field_columns
 from vectorshard.shard.wire.metadata import (
-    declared_values,
     mapping_from_metadata,
     metadata_from_mapping,
+    value_of,
 )
 from vectorshard.shard.wire.writes import decode_upsert_request
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -28,6 +29,25 @@ from vectorshard.v1 import vectorshard_pb2 as v1
 @given(mappings)
 def test_metadata_comes_back_as_it_was_given(mapping: dict[str, Any]) -> None:
     assert mapping_from_metadata(metadata_from_mapping(mapping)) == mapping
+
+
+def struct_bytes(mapping: dict[str, Any]) -> bytes:
+    """Return a mapping as protobuf writes it."""
+    struct = Struct()
+    struct.update(mapping)
+    return struct.SerializeToString(deterministic=True)
+
+
+@given(mappings)
+def test_the_bytes_are_those_of_protobuf(mapping: dict[str, Any]) -> None:
+    assert metadata_from_mapping(mapping) == struct_bytes(mapping)
+
+
+@pytest.mark.parametrize("size", [60, 100, 119, 120, 121, 127, 128, 16_383, 16_384])
+def test_the_bytes_are_those_of_protobuf_at_every_length(size: int) -> None:
+    for mapping in ({"a": "x" * size}, {"x" * size: "a"}, {"x" * size: 1.5}, {"x" * size: None}):
+        assert metadata_from_mapping(mapping) == struct_bytes(mapping)
+        assert mapping_from_metadata(metadata_from_mapping(mapping)) == mapping
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -49,6 +69,31 @@ def test_metadata_over_its_limit_is_refused_by_row() -> None:
         LimitExceeded, decode_upsert_request, payload, Limits(metadata_bytes=100)
     )
     assert field_and_row == ("metadata", 1)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("key", "struct"),
+    [
+        ("a", lambda number: {"b": 1.0, "a": number}),
+        ("a.b", lambda number: {"a": {"c": "\x11......\xf0\x7f", "b": number}}),
+        ("a", lambda number: {"a": [1.0, number]}),
+    ],
+)
+def test_a_number_that_json_lacks_is_refused_by_row_and_key(
+    number: str, key: str, struct: Callable[[float], dict[str, Any]]
+) -> None:
+    many = [b""] * 2_003
+    many[2_001] = struct_bytes(struct(float(number)))
+    with pytest.raises(InvalidParameter, match=f"key {key}: {number} is not") as raised:
+        canonical_metadata(many, Limits())
+    assert (raised.value.field, raised.value.row) == ("metadata", 2_001)
+
+
+def test_bytes_that_look_like_a_number_that_json_lacks_are_taken() -> None:
+    looks_alike = {"a": "\x11......\u00f0\x7f", "b": -1.7976931348623157e308}
+    metadata = [struct_bytes(looks_alike), b""]
+    assert canonical_metadata(metadata, Limits()) == metadata
 
 
 @given(mappings, st.randoms())
@@ -126,6 +171,7 @@ def test_a_value_without_a_kind_reads_as_none() -> None:
 
 def test_every_number_of_a_declared_field_is_a_float() -> None:
     metadata = metadata_from_mapping({"n": 3, "l": [1, 0.5], "s": "text", "z": None})
-    values = declared_values(metadata, ["n", "l", "s", "z", "absent"])
+    columns = field_columns([metadata], ["n", "l", "s", "z", "absent"])
+    values = [None if raw is None else value_of(raw, floats=True) for (raw,) in columns]
     assert values == [3.0, [1.0, 0.5], "text", None, None]
     assert [type(value) for value in (values[0], *values[1])] == [float, float, float]

@@ -96,6 +96,31 @@ class RowsTwin(_message.Message):
     damaged: IdsTwin
     def __init__(self, ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[IdsTwin, _Mapping]] = ...) -> None: ...
 
+class StructTwin(_message.Message):
+    __slots__ = ("fields",)
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    fields: _containers.ScalarMap[str, bytes]
+    def __init__(self, fields: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class Structs(_message.Message):
+    __slots__ = ("structs",)
+    STRUCTS_FIELD_NUMBER: _ClassVar[int]
+    structs: _containers.RepeatedCompositeFieldContainer[StructTwin]
+    def __init__(self, structs: _Optional[_Iterable[_Union[StructTwin, _Mapping]]] = ...) -> None: ...
+
+class StructsTwin(_message.Message):
+    __slots__ = ("structs",)
+    STRUCTS_FIELD_NUMBER: _ClassVar[int]
+    structs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, structs: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class SearchStreamRequestTwin(_message.Message):
     __slots__ = ("request_id", "timeout_ms", "search", "cancel", "incarnation", "answer_bytes_max")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
