@@ -1,6 +1,6 @@
 """The best numbers of lists and sub-quantizers of IVF_PQ: each choice at its cheapest setting.
 
-`shard.index.calibration.nlist_for` and `shard.index.ivf_index.PQ_WIDE_DIM` rest on these figures.
+`shard.index.calibration.nlist_for` and `shard.index.fast_scan.PQ_WIDE_DIM` rest on these figures.
 No server takes part.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.engine.validation import check_filter, check_ids
 from vectorshard.shard.errors import LimitExceeded, RowsDamaged
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.index.calibration import CALIBRATED_K
+from vectorshard.shard.index.calibration import CALIBRATED_K, SearchParameters
 from vectorshard.shard.index.exact import RankedRows, exact_scores, rank
 from vectorshard.shard.search.candidates import GeneratedCandidates, generate_candidates
 from vectorshard.shard.search.explanation import looked_up, ranked
@@ -25,6 +26,7 @@ from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.types import (
     Effort,
     ExactReason,
+    FilterPlan,
     Float32Array,
     IdArray,
     Include,
@@ -107,6 +109,42 @@ def _page(
     return rows[:page_size], next_row
 
 
+@lru_cache(maxsize=256)
+def _receipt_of(
+    shard: int,
+    rows_visible: int,
+    rows_damaged: int,
+    rows_exact: int,
+    parameters: SearchParameters | None,
+    nlist: int,
+    generation: int,
+    rows_passing: int,
+    filter_plan: FilterPlan | None,
+    exact_reason: ExactReason | None,
+    queries_widened: int,
+    queries_exact: int,
+    nprobe_mean: float,
+) -> Receipt:
+    """Return a receipt; most searches repeat one, and building it takes longer than ranking."""
+    of_shard = ShardReceipt(
+        shard=shard,
+        rows_visible=rows_visible,
+        rows_damaged=rows_damaged,
+        rows_exact=rows_exact,
+        nlist=nlist,
+        nprobe=0 if parameters is None else parameters.nprobe,
+        candidates=0 if parameters is None else parameters.candidates,
+        generation=generation,
+        rows_passing=rows_passing,
+        filter_plan=filter_plan,
+        exact_reason=exact_reason,
+        queries_widened=queries_widened,
+        queries_exact=queries_exact,
+        nprobe_mean=round(nprobe_mean, 2),
+    )
+    return Receipt(shards=(of_shard,), coverage=1.0)
+
+
 class Reads:
     """Reads one collection on one shard, from any number of threads."""
 
@@ -176,33 +214,28 @@ class Reads:
         vectors, metadata = included
         return SearchResult(
             hits=TopK(counts=best.counts, ids=best.ids, scores=best.scores),
-            receipt=Receipt(
-                shards=(self._receipt(snapshot, generated, len(queries)),), coverage=1.0
-            ),
+            receipt=self._receipt(snapshot, generated, len(queries)),
             vectors=vectors,
             metadata=metadata,
         )
 
-    def _receipt(
-        self, snapshot: Snapshot, generated: GeneratedCandidates, queries: int
-    ) -> ShardReceipt:
+    def _receipt(self, snapshot: Snapshot, generated: GeneratedCandidates, queries: int) -> Receipt:
         parameters = generated.parameters
         index = snapshot.index if parameters is not None else None
-        return ShardReceipt(
-            shard=self._state.shard,
-            rows_visible=snapshot.visible,
-            rows_damaged=len(snapshot.damaged),
-            rows_exact=generated.exact_part.live,
-            nlist=index.ivf.nlist if index is not None else 0,
-            nprobe=parameters.nprobe if parameters is not None else 0,
-            candidates=parameters.candidates if parameters is not None else 0,
-            generation=index.generation if index is not None else 0,
-            rows_passing=generated.rows_passing,
-            filter_plan=generated.filter_plan,
-            exact_reason=generated.reason,
-            queries_widened=generated.queries_widened,
-            queries_exact=queries if index is None else len(generated.exact_queries),
-            nprobe_mean=round(generated.nprobe_mean, 2),
+        return _receipt_of(
+            self._state.shard,
+            snapshot.visible,
+            len(snapshot.damaged),
+            generated.exact_part.live,
+            parameters,
+            0 if index is None else index.ivf.nlist,
+            0 if index is None else index.generation,
+            generated.rows_passing,
+            generated.filter_plan,
+            generated.reason,
+            generated.queries_widened,
+            queries if index is None else len(generated.exact_queries),
+            generated.nprobe_mean,
         )
 
     def explain(self, request: ExplainRequest) -> Explanation:

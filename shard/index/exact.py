@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -42,10 +43,24 @@ _UNDERFLOW = 2.0**-149  # float32's smallest number: twice the error of an under
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Distinct pairs to score: `query_of` and `row_of`, int64 (pairs,)."""
+    """Distinct pairs to score: `query_of` and `row_of`, int64 (pairs,).
+
+    `each`, unless 0, says that every query of the search has so many pairs, and that they are in
+    query order. Scoring and ranking such pairs takes half of the steps.
+    """
 
     query_of: Int64Array
     row_of: Int64Array
+    each: int = 0
+
+    @classmethod
+    def of_each(cls, rows: Int64Array) -> Candidates:
+        """Return the pairs of the queries with their rows, int64 (queries, n)."""
+        queries, each = rows.shape
+        query_of = np.zeros(each, np.int64)
+        if queries != 1:
+            query_of = np.repeat(np.arange(queries), each)
+        return cls(query_of, rows.ravel(), each)
 
     def __len__(self) -> int:
         """The number of pairs."""
@@ -57,7 +72,10 @@ class Candidates:
 
     def at(self, positions: RowMap) -> Candidates:
         """Return the pairs with row numbers replaced by positions in the row file."""
-        return Candidates(self.query_of, positions.of(self.row_of))
+        return Candidates(self.query_of, positions.of(self.row_of), self.each)
+
+
+NO_CANDIDATES: Final = Candidates(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +94,12 @@ class RankedRows:
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
     """Return the pairs of all parts, in order. The parts have no pair in common."""
-    empty = np.empty(0, np.int64)
+    filled = [part for part in parts if len(part)]
+    if len(filled) <= 1:
+        return filled[0] if filled else NO_CANDIDATES
     return Candidates(
-        np.concatenate([empty, *(part.query_of for part in parts)]),
-        np.concatenate([empty, *(part.row_of for part in parts)]),
+        np.concatenate([part.query_of for part in filled]),
+        np.concatenate([part.row_of for part in filled]),
     )
 
 
@@ -111,14 +131,20 @@ def exact_scores(
     exact_queries = queries.astype(np.float64)
     scores = np.empty(len(candidates), np.float32)
     pairs_at_once = max(1, _SCORED_ELEMENTS // queries.shape[1])
+    if each := candidates.each:
+        pairs_at_once = max(1, pairs_at_once // each) * each
     for first in range(0, len(candidates), pairs_at_once):
         chunk = slice(first, first + pairs_at_once)
         left = rows.take(candidates.row_of[chunk], axis=0).astype(np.float64)
-        right = exact_queries.take(candidates.query_of[chunk], axis=0)
+        if each:
+            right = exact_queries[first // each : (first + pairs_at_once) // each, None]
+            left = left.reshape(len(right), each, -1)
+        else:
+            right = exact_queries.take(candidates.query_of[chunk], axis=0)
         if metric is Metric.L2:
             left -= right
             right = left
-        scores[chunk] = np.vecdot(left, right)  # one BLAS dot per pair
+        scores[chunk] = np.vecdot(left, right).ravel()  # one BLAS dot per pair
     return scores
 
 
@@ -224,6 +250,14 @@ def rank(
         exact = scores.astype(np.float64)
         good = exact <= score_threshold if metric.smaller_is_better else exact >= score_threshold
         candidates, scores = candidates.where(good), scores[good]
+    elif candidates.each and (best := _best_of_each(metric, candidates, scores, k)) is not None:
+        hits = min(k, candidates.each)
+        return RankedRows(
+            counts=np.full(queries, hits, np.uint32),
+            rows=(rows := candidates.row_of[best]),
+            ids=ids_of(rows),
+            scores=scores[best],
+        )
     costs = costs_of(metric, scores)
     if len(candidates) > _CROWD_PER_HIT * k * queries:
         near = costs <= kth_costs(candidates.query_of, costs, queries, k)[candidates.query_of]
@@ -239,6 +273,21 @@ def rank(
         ids=ids[order],
         scores=scores[order],
     )
+
+
+def _best_of_each(
+    metric: Metric, candidates: Candidates, scores: Float32Array, k: int
+) -> Int64Array | None:
+    """Return the places of the k best pairs of each query, best first; None if any costs tie."""
+    costs = costs_of(metric, scores).reshape(-1, candidates.each)
+    order = costs.argsort(axis=1, kind="stable")
+    if len(costs) > 1:
+        order += np.arange(0, len(scores), candidates.each)[:, None]
+    ranked = costs.ravel()[order]
+    if (ranked[:, 1:] == ranked[:, :-1]).any():
+        return None
+    best: Int64Array = order[:, :k].ravel()
+    return best
 
 
 def costs_of(metric: Metric, scores: Float32Array) -> Float32Array:

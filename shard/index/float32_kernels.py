@@ -16,6 +16,7 @@ from vectorshard.shard.types import Float32Array, Int64Array, Metric
 
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
 _UNDERFLOW: Final = 2.0**-146  # above the underflow error of a float32 component's square
+_NEAREST_SPARE: Final = 4  # rows that FAISS returns beyond the k-th, in case they may tie with it
 
 
 def shortlist(
@@ -43,16 +44,70 @@ def shortlist(
     positions
         Maps rows to positions in those two; None: the identity.
     """
-    at = (positions or RowMap()).of_padded(rows)
+    positions = positions or RowMap()
+    at = positions.of_padded(rows)
+    if len(rows) and k + _NEAREST_SPARE < rows.shape[1]:
+        nearest = _nearest_of(metric, queries, at, k, vectors, squared_norms)
+        if nearest is not None:
+            return Candidates.of_each(positions.rows_at(nearest.ravel()).reshape(nearest.shape))
     costs = float32_costs(metric, queries, at, vectors)
     wanted = min(k, rows.shape[1])
     kth = np.partition(costs, wanted - 1, axis=1)[:, wanted - 1 : wanted]
     kth = np.fmin(kth, np.float32(np.inf))  # NaN, which sorts last, if a damaged row is among them
-    largest = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
-    near = costs <= costs_that_tie(metric, queries, kth, largest)
+    near = costs <= costs_that_tie(metric, queries, kth, _largest(metric, at, squared_norms))
     near &= rows >= 0
     query_of, place = np.nonzero(near)
     return Candidates(query_of, rows[query_of, place])
+
+
+def _nearest_of(
+    metric: Metric,
+    queries: Float32Array,
+    at: Int64Array,
+    k: int,
+    vectors: Float32Array,
+    squared_norms: Float32Array,
+) -> Int64Array | None:
+    """Return the same as positions, for each query as many: one call of FAISS finds them.
+
+    int64 (queries, k or more). None if a query has fewer than k, or many near its k-th.
+    """
+    number, width = at.shape
+    kept = k + _NEAREST_SPARE
+    queries, at = np.ascontiguousarray(queries), np.ascontiguousarray(at)
+    scores = np.empty((number, kept), np.float32)
+    nearest = np.empty((number, kept), np.int64)
+    kernel = faiss.knn_L2sqr_by_idx if metric.smaller_is_better else faiss.knn_inner_products_by_idx
+    kernel(
+        *map(faiss.swig_ptr, (queries, vectors, at)),
+        queries.shape[1],
+        number,
+        len(vectors),
+        width,
+        kept,
+        *map(faiss.swig_ptr, (scores, nearest)),
+        width,  # from one query's rows to the next's
+    )
+    if nearest[:, k - 1].min() < 0:
+        return None
+    costs = costs_of(metric, scores)
+    largest = _largest(metric, at, squared_norms)
+    limits = costs_that_tie(metric, queries, costs[:, k - 1 : k], largest)
+    near = costs[:, k:] <= limits
+    if not near.any():
+        return nearest[:, :k]
+    spare = int(np.flatnonzero(near.any(axis=0))[-1]) + 1
+    if spare == _NEAREST_SPARE or nearest[:, k + spare - 1].min() < 0:
+        return None
+    return nearest[:, : k + spare]
+
+
+def _largest(metric: Metric, at: Int64Array, squared_norms: Float32Array) -> Float32Array:
+    """Return the largest squared norm of each query's rows, (queries, 1), if `metric` needs it."""
+    if metric.smaller_is_better:
+        return squared_norms[:0]
+    largest: Float32Array = squared_norms.take(at, mode="wrap").max(axis=1, keepdims=True)
+    return largest
 
 
 def float32_costs(

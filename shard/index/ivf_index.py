@@ -1,7 +1,7 @@
 """The IVF index: a small interface to FAISS.
 
 It holds codes of rows under their row numbers; the vectors are in the row file. This module,
-`code_check` and `float32_kernels` alone import FAISS. FAISS 1.15.1 has these pitfalls:
+`code_check`, `fast_scan` and `float32_kernels` alone import FAISS. FAISS 1.15.1 has these pitfalls:
 
 * Adding during a search crashes the process. The collection guards both with a ReadWriteLock.
 * `merge_from` and `add_core` of a fast-scan index corrupt the heap. Only `add_with_ids` is used.
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from vectorshard.shard.index.calibration import SearchParameters
 from vectorshard.shard.index.exact import Candidates, concatenate
+from vectorshard.shard.index.fast_scan import PQ_CENTROIDS, FastScan, untrained_pq
 from vectorshard.shard.index.float32_kernels import shortlist
 from vectorshard.shard.index.occupancy import Occupancy, OccupancyCounts
 from vectorshard.shard.rows.row_map import RowMap
@@ -37,17 +38,9 @@ from vectorshard.shard.types import (
 )
 
 KMEANS_ROUNDS: Final = 10  # FAISS's default for coarse quantizers
-PQ_BITS: Final = 4  # of a sub-quantizer's code, as fast scan requires: 32 codes fit one register
 CANDIDATES_SLACK: Final = 16  # requested of IVF_FLAT beyond k, to detect ties with the k-th
 
-PQ_WIDE_DIM: Final = 256
-"""From this dim on, a sub-quantizer codes four components; below it, two. Fewer sub-quantizers make
-a scan cheaper and its order coarser, which more candidates compensate. Each component of a wide
-embedding matters less (`python -m benchmarks --only codes`)."""
-
-_PQ_CENTROIDS: Final = 1 << PQ_BITS
 _NO_QUERIES: Final = np.zeros(0, np.int64)
-_FAST_SCAN_BLOCK: Final = 32  # codes scanned at once
 _TIED_CANDIDATES_MAX: Final = 4_096
 _KIND_OF_CLASS: Final = {
     faiss.IndexIVFFlat: IndexKind.IVF_FLAT,
@@ -105,6 +98,14 @@ class IvfIndex:
         """It may differ from the configured kind: `shard.index.index_kind`."""
         self._dim = dim
         self._index = index
+        self._held_dim = int(index.d)
+        self.nlist = int(index.nlist)
+        """The number of inverted lists."""
+        is_l2 = index.metric_type == faiss.METRIC_L2
+        self._metric = Metric.L2 if is_l2 else Metric.INNER_PRODUCT
+        self._fast_scan: FastScan | None = None
+        if kind is IndexKind.IVF_PQ:
+            self._fast_scan = FastScan(index, self._metric, self._centroids())
         self._occupancy = OccupancyCounts(self._list_sizes, self._rows_and_lists)
         self._selected: tuple[Tombstones, faiss.IDSelector | None] = Tombstones(), None
 
@@ -116,7 +117,7 @@ class IvfIndex:
         dim = sample.shape[1]
         faiss_metric = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
         if kind is IndexKind.IVF_PQ:
-            index = _untrained_pq(dim, nlist, faiss_metric, seed)
+            index = untrained_pq(dim, nlist, faiss_metric, seed)
             sample = _padded(sample, index.d)
         elif kind is IndexKind.IVF_FLAT:
             quantizer = faiss.IndexFlat(dim, faiss_metric)
@@ -126,8 +127,8 @@ class IvfIndex:
             index = faiss.IndexIVFScalarQuantizer(
                 quantizer, dim, nlist, faiss.ScalarQuantizer.QT_8bit, faiss_metric
             )
-        if kind is IndexKind.IVF_PQ and len(sample) < _PQ_CENTROIDS:
-            sample = np.resize(sample, (_PQ_CENTROIDS, index.d))  # repeats rows
+        if kind is IndexKind.IVF_PQ and len(sample) < PQ_CENTROIDS:
+            sample = np.resize(sample, (PQ_CENTROIDS, index.d))  # repeats rows
         index.cp.seed = seed
         index.cp.niter = KMEANS_ROUNDS
         index.cp.min_points_per_centroid = 1  # the caller decides on fewer than 39 per list
@@ -159,11 +160,6 @@ class IvfIndex:
         return int(self._index.ntotal)
 
     @property
-    def nlist(self) -> int:
-        """The number of inverted lists."""
-        return int(self._index.nlist)
-
-    @property
     def code_bytes(self) -> int:
         """Bytes of a row's code."""
         return int(self._index.code_size)
@@ -176,7 +172,7 @@ class IvfIndex:
     @property
     def memory_bytes(self) -> int:
         """Bytes of codes, row numbers and centroids."""
-        return self.rows * (self.code_bytes + 8) + self.nlist * int(self._index.d) * 4
+        return self.rows * (self.code_bytes + 8) + self.nlist * self._held_dim * 4
 
     def add(self, rows: Int64Array, vectors: Float32Array) -> None:
         """Add `vectors` (rows, dim) under their row numbers, which must be new to the index."""
@@ -242,7 +238,7 @@ class IvfIndex:
         search = parameters.nprobe, self._selector(tombstones, passing), probes
         if self.kind is not IndexKind.IVF_FLAT:
             wanted = max(k, enough, parameters.candidates)
-            _, rows = self._search(queries, wanted, *search)
+            rows = self._nearest(queries, wanted, *search)
             found = shortlist(self._metric, queries, rows, k, vectors, squared_norms, positions)
             return Proposed(found, _short(rows, enough))
         scores, rows = self._search(queries, max(k, enough) + CANDIDATES_SLACK, *search)
@@ -264,8 +260,7 @@ class IvfIndex:
 
         int64 (queries, wanted), padded with -1.
         """
-        _, rows = self._search(queries, wanted, nprobe, self._selector(tombstones), probes)
-        return rows
+        return self._nearest(queries, wanted, nprobe, self._selector(tombstones), probes)
 
     def list_of(self, row: int, vector: Float32Array) -> int:
         """Return the inverted list that holds a row, given its vector (1, dim).
@@ -342,7 +337,7 @@ class IvfIndex:
     def _centroids(self) -> Float32Array:
         """Return the centroids, float32 (nlist, dim as held): a view into the index."""
         flat = faiss.downcast_index(self._index.quantizer)
-        values: Float32Array = faiss.rev_swig_ptr(flat.get_xb(), self.nlist * int(self._index.d))
+        values: Float32Array = faiss.rev_swig_ptr(flat.get_xb(), self.nlist * self._held_dim)
         return values.reshape(self.nlist, -1)
 
     def centroid_scores(self, queries: Float32Array) -> Float32Array:
@@ -385,6 +380,19 @@ class IvfIndex:
             scores, rows = self._search(queries[open_queries], wanted, nprobe, selector, of_open)
             found.append(_pairs(open_queries, rows))
         return concatenate(found)
+
+    def _nearest(
+        self,
+        queries: Float32Array,
+        wanted: int,
+        nprobe: int,
+        selector: faiss.IDSelector | None,
+        probes: Probes | None = None,
+    ) -> Int64Array:
+        if self._fast_scan is None:
+            return self._search(queries, wanted, nprobe, selector, probes)[1]
+        lists = None if probes is None else probes.lists
+        return self._fast_scan.nearest(self.as_held(queries), wanted, nprobe, selector, lists)[1]
 
     def _search(
         self,
@@ -433,31 +441,9 @@ class IvfIndex:
             self._selected = tombstones, selector
         return selector
 
-    @property
-    def _metric(self) -> Metric:
-        is_l2 = self._index.metric_type == faiss.METRIC_L2
-        return Metric.L2 if is_l2 else Metric.INNER_PRODUCT
-
     def as_held(self, vectors: Float32Array) -> Float32Array:
         """Return vectors (rows, dim) as FAISS takes them, with zeros where it needs more."""
-        return _padded(vectors, int(self._index.d))
-
-
-def _untrained_pq(dim: int, nlist: int, faiss_metric: int, seed: int) -> faiss.IndexIVF:
-    """Return an empty IVF_PQ index, with dim padded to a multiple of its sub-quantizers' width."""
-    width = 4 if dim >= PQ_WIDE_DIM else 2
-    sub_quantizers = -(-dim // width)
-    held_dim = sub_quantizers * width
-    quantizer = faiss.IndexFlat(held_dim, faiss_metric)
-    index = faiss.IndexIVFPQFastScan(
-        quantizer, held_dim, nlist, sub_quantizers, PQ_BITS, faiss_metric, _FAST_SCAN_BLOCK
-    )
-    # Codes of the vectors, not of their residuals: a search then computes one table per query
-    # instead of one per list, and is twice as fast at the same recall.
-    index.by_residual = False
-    index.pq.cp.seed = seed
-    index.pq.cp.min_points_per_centroid = 1
-    return index
+        return _padded(vectors, self._held_dim)
 
 
 def _padded(vectors: Float32Array, dim: int) -> Float32Array:

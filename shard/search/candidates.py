@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
 from vectorshard.shard.index.calibration import SearchParameters, calibrated_k
-from vectorshard.shard.index.exact import Candidates, concatenate
+from vectorshard.shard.index.exact import NO_CANDIDATES, Candidates, concatenate
 from vectorshard.shard.index.ivf_index import Probes, Proposed
 from vectorshard.shard.index.occupancy import HOLE_CANDIDATES
 from vectorshard.shard.index.row_range import RowRange
@@ -44,9 +45,7 @@ from vectorshard.shard.types import (
     SearchRequest,
 )
 
-
-def _no_queries() -> Int64Array:
-    return np.zeros(0, np.int64)
+_NO_QUERIES: Final = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +60,12 @@ class GeneratedCandidates:
 
     exact_part: RowRange | PassingRows
     parameters: SearchParameters | None = None
-    from_index: Candidates = field(default_factory=lambda: concatenate([]))
+    from_index: Candidates = NO_CANDIDATES
     rows_passing: int = 0
     filter_plan: FilterPlan | None = None
     reason: ExactReason | None = None
     exact_rest: RowRange | PassingRows | None = None
-    exact_queries: Int64Array = field(default_factory=_no_queries)
+    exact_queries: Int64Array = field(default_factory=lambda: _NO_QUERIES)
     queries_widened: int = 0
     nprobe_mean: float = 0.0
 

@@ -218,6 +218,31 @@ def test_a_pair_scores_the_same_alone_and_in_any_batch(
         assert alone.tobytes() == together[at : at + 1].tobytes()
 
 
+@METRICS
+@pytest.mark.parametrize("k", [1, 5, 40])
+@pytest.mark.parametrize("whole", [False, True])
+def test_as_many_pairs_of_each_query_score_and_rank_as_any_pairs(
+    metric: Metric, k: int, whole: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    rows, queries = rng.standard_normal((200, 90)), rng.standard_normal((37, 90))
+    if whole:  # many scores tie
+        rows, queries = rows.round(), queries.round().repeat(2, axis=0)[:37] * 0 + 1
+    chosen = np.stack([rng.permutation(200)[:30] for _ in range(37)])
+    each = Candidates.of_each(chosen)
+    pairs = Candidates(each.query_of, each.row_of)
+    arrays = queries.astype(np.float32), rows.astype(np.float32)
+    found = [exact_scores(metric, *arrays, candidates) for candidates in (each, pairs)]
+    assert found[0].tobytes() == found[1].tobytes()
+    ids = rng.permutation(200)
+    best, expected = (
+        rank(metric, candidates, found[0], lambda rows: ids[rows], 37, k)
+        for candidates in (each, pairs)
+    )
+    for name in ("counts", "rows", "ids", "scores"):
+        assert getattr(best, name).tobytes() == getattr(expected, name).tobytes(), name
+
+
 def test_scores_of_a_read_only_memory_map_are_those_of_the_array(tmp_path: object) -> None:
     rows = np.random.default_rng(7).standard_normal((20, 5), dtype=np.float32)
     rows.tofile(f"{tmp_path}/rows.f32")
