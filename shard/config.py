@@ -85,6 +85,9 @@ class TrainingConfig:
     pq_rows_min: int = 1_000  # fewer live rows get IVF_FLAT instead of IVF_PQ
     merged_shards: int = 1  # whose results are merged; more: fewer hits of each shard matter
     # Affects performance.
+    candidate_price: float | None = (
+        None  # of search parameters, as calibration.work; None: measured
+    )
     points_per_list: int = 64  # rows sampled for k-means; fewer: faster, poorer lists
     calibration_queries: int = 256  # rows that measure recall; fewer: faster, noisier nprobe
     live_queries: int = 256  # sampled from searches, dim * 4 bytes each; fewer: noisier recall

@@ -7,6 +7,7 @@ nor writes wait for it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,6 +29,7 @@ from vectorshard.shard.index.calibration import (
 )
 from vectorshard.shard.index.calibration_sample import CalibrationQueries, calibration_rows
 from vectorshard.shard.index.ivf_index import IvfIndex
+from vectorshard.shard.index.prices import measured_candidate_price
 from vectorshard.shard.index.recall import CALIBRATED_AT_ONCE, measured_calibration
 from vectorshard.shard.search.filtered_search import measured_margins
 from vectorshard.shard.search.live_recall import (
@@ -166,11 +168,11 @@ def _first_calibration(
     wanted = collection.engine.training.calibration_queries
     if hurry and not config.filter_fields and wanted > HURRIED_QUERIES:
         hurried = _Calibrated(collection, ivf, snapshot, go_on, HURRIED_QUERIES)
-        calibration = hurried.measured(CALIBRATED_K)
+        calibration = hurried.measured(CALIBRATED_K, hurried.candidate_price())
         if calibration.point_for(config.target_recall, CALIBRATED_K[0]) is not None:
             return replace(calibration, basis=replace(calibration.basis, provisional=True)), ()
     full = _Calibrated(collection, ivf, snapshot, go_on, wanted)
-    return full.measured(CALIBRATED_K), full.margins()
+    return full.measured(CALIBRATED_K, full.candidate_price()), full.margins()
 
 
 def _catch_up(
@@ -258,6 +260,7 @@ class _Calibrated:
         self._ivf = ivf
         self._snapshot = snapshot
         training = collection.engine.training
+        self._price = training.candidate_price
         last = snapshot.rows if absorbed_until is None else absorbed_until
         self.held = snapshot.between(0, last)
 
@@ -288,13 +291,23 @@ class _Calibrated:
             self.rows.own_rows[distinct],
         )
 
-    def measured(self, ks: Sequence[int], live: Float32Array | None = None) -> Calibration:
-        """Return the calibration for `ks`; the time in its basis is 0.
+    def candidate_price(self) -> float:
+        """Return what candidates of the index, which is not in use, cost on this machine."""
+        if self._price is not None:
+            return self._price
+        return measured_candidate_price(self._ivf, self.held, self.rows.vectors, time.thread_time)
+
+    def measured(
+        self, ks: Sequence[int], candidate_price: float, live: Float32Array | None = None
+    ) -> Calibration:
+        """Return the calibration for `ks` at a price of candidates; the time in its basis is 0.
 
         `live` queries, float32 (queries, dim), must reach the targets too.
         """
         sample: CalibrationQueries = self.rows if live is None else self.rows.with_live(live)
-        found = self._measured(self._config, self._ivf, self.held, sample, ks=ks)
+        found = self._measured(
+            self._config, self._ivf, self.held, sample, ks=ks, candidate_price=candidate_price
+        )
         basis = CalibrationBasis(
             rule=RULE,
             rows=self.held.live,
@@ -354,7 +367,8 @@ def calibrate_published(
     if index is None:
         return None
     queries = collection.engine.training.calibration_queries
-    calibration = _calibrated_in_use(collection, index, go_on, queries).measured(CALIBRATED_K, live)
+    calibrated = _calibrated_in_use(collection, index, go_on, queries)
+    calibration = calibrated.measured(CALIBRATED_K, index.calibration.candidate_price, live)
     if only_if_cheaper:
         before, after = (
             _work(collection, index, each) for each in (index.calibration, calibration)
@@ -372,7 +386,8 @@ def _work(collection: Collection, index: TrainedIndex, calibration: Calibration)
     point = calibration.point_for(config.target_recall, CALIBRATED_K[0])
     if point is None:
         return math.inf
-    return work(point.parameters, ivf.rows / ivf.nlist, ivf.code_bytes, config.dim)
+    price = calibration.candidate_price
+    return work(point.parameters, ivf.rows / ivf.nlist, ivf.code_bytes, config.dim, price)
 
 
 def measure_large_k(
@@ -388,7 +403,9 @@ def measure_large_k(
         return
     started = clock()
     queries = min(LARGE_K_QUERIES, collection.engine.training.calibration_queries)
-    measured = _calibrated_in_use(collection, index, go_on, queries).measured((k,))
+    measured = _calibrated_in_use(collection, index, go_on, queries).measured(
+        (k,), index.calibration.candidate_price
+    )
     calibration = index.calibration.with_large_k(k, measured.points)
     if not collection.state.publish_calibration(index, calibration):
         return

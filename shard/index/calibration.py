@@ -153,6 +153,8 @@ class Calibration:
 
     points: tuple[CalibrationPoint, ...]
     basis: CalibrationBasis = field(default_factory=CalibrationBasis)
+    candidate_price: float = 1.0
+    """That of `work` on the machine that trained the index."""
 
     @property
     def outdated(self) -> bool:
@@ -194,6 +196,7 @@ class Calibration:
         return Calibration(
             tuple(sorted((*others, *points), key=lambda point: (point.k, point.target_recall))),
             replace(self.basis, large_k=measured),
+            self.candidate_price,
         )
 
     def keeping_large_k_of(self, before: Calibration) -> Calibration:
@@ -297,15 +300,24 @@ def targets_reached(
     return reached
 
 
-def work(parameters: SearchParameters, rows_a_list: float, code_bytes: int, dim: int) -> float:
+def work(
+    parameters: SearchParameters,
+    rows_a_list: float,
+    code_bytes: int,
+    dim: int,
+    candidate_price: float = 1.0,
+) -> float:
     """Return the work of a search for one query. Only ratios of it are meaningful.
 
     Fitted to searches of 1, 16 and 64 queries among 20,000 to 168,000 rows of d = 100, 128 and 768,
     on one EPYC core, in nanoseconds: 80 per list, plus 1.25 and 0.042 per byte for each of its
     codes; 120 plus 0.35 per component for each candidate, whose vector is in no cache.
+
+    `candidate_price` is what a candidate costs on another machine, relative to a list and to these.
     """
     scanned = 80 + rows_a_list * (1.25 + 0.042 * code_bytes)
-    return parameters.nprobe * scanned + parameters.candidates * (120 + 0.35 * dim)
+    candidate = candidate_price * (120 + 0.35 * dim)
+    return parameters.nprobe * scanned + parameters.candidates * candidate
 
 
 def calibrate(

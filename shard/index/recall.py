@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from vectorshard.shard.index.calibration import (
     CANDIDATES_MAX_SMALL_K,
     Calibration,
     Reach,
+    SearchParameters,
     calibrate,
     candidates_tried,
     merged_chances,
@@ -310,6 +310,7 @@ def measured_calibration(
     shards: int = 1,
     locked: Callable[[], AbstractContextManager[object]] = nullcontext,
     at_once: int = CALIBRATED_AT_ONCE,
+    candidate_price: float = 1.0,
 ) -> Calibration:
     """Return the search parameters that reach each target recall for each part of the sample.
 
@@ -355,9 +356,13 @@ def measured_calibration(
         recalls = found.recalls(nprobe, tried)
         return {k: _reach(sample, tried[k], recalls[k], shards) for k in ks}
 
-    rows_a_list, dim = ivf.rows / ivf.nlist, queries.shape[1]
-    work_of = partial(work, rows_a_list=rows_a_list, code_bytes=ivf.code_bytes, dim=dim)
-    return calibrate(reach_at, ivf.nlist, work_of, ks)
+    work_of = _work_of(ivf, queries.shape[1], candidate_price)
+    return replace(calibrate(reach_at, ivf.nlist, work_of, ks), candidate_price=candidate_price)
+
+
+def _work_of(ivf: IvfIndex, dim: int, price: float) -> Callable[[SearchParameters], float]:
+    rows_a_list, code_bytes = ivf.rows / ivf.nlist, ivf.code_bytes
+    return lambda parameters: work(parameters, rows_a_list, code_bytes, dim, price)
 
 
 def _tried(kind: IndexKind, ks: Sequence[int]) -> dict[int, Int64Array]:

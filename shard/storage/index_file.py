@@ -107,6 +107,7 @@ def store_index(
                     stored,
                     calibration=_stored_points(index.calibration),
                     calibration_basis=index.calibration.basis,
+                    candidate_price=index.calibration.candidate_price,
                 )
             )
         return
@@ -127,6 +128,7 @@ def store_index(
         filter_margins=index.filter_margins,
         calibration=_stored_points(index.calibration),
         calibration_basis=index.calibration.basis,
+        candidate_price=index.calibration.candidate_price,
     )
     with room.taken_by(INDEX_FILE, len(serialized)):
         disk.write_new_file(directory / name, serialized.data)
@@ -167,7 +169,7 @@ def _calibration_of(stored: IndexFile) -> Calibration:
                 measured_recall_balanced=balanced[0] if balanced else 1.0,
             )
         )
-    return Calibration(tuple(points), stored.calibration_basis)
+    return Calibration(tuple(points), stored.calibration_basis, stored.candidate_price)
 
 
 def remove_stray_index_files(disk: Disk, directory: Path, row_store: RowStore) -> None:

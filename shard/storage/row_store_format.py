@@ -105,6 +105,7 @@ OPTIONAL_OF_INDEX_FILE: Final = (
     "filter_margins",
     "calibration_basis",
     "distance_when_trained",
+    "candidate_price",
 )
 """Fields of IndexFile that the first releases did not write."""
 
@@ -215,7 +216,7 @@ class IndexFile:
     It holds the rows below `absorbed_until` except `rows_skipped`, which were dead when they were
     absorbed. `crc32c` and `file_bytes` are the file's; `live_when_trained` and `rows_trained_on`
     are rows; `trained_at` is in seconds since 1970, `training_s` a duration. Only their owners
-    interpret `calibration`, `calibration_basis` and `filter_margins`.
+    interpret `calibration`, `calibration_basis`, `candidate_price` and `filter_margins`.
     """
 
     name: str
@@ -233,6 +234,7 @@ class IndexFile:
     distance_when_trained: float = UNKNOWN
     filter_margins: tuple[float, ...] = ()
     calibration_basis: CalibrationBasis = field(default_factory=CalibrationBasis)
+    candidate_price: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 from tests.conformance.backends import open_leaf_shards
 from tests.promises.truth import Found, Judged, judged
 from vectorshard.router.fan_out.router import Router
-from vectorshard.shard.config import EngineConfig
+from vectorshard.shard.config import EngineConfig, TrainingConfig
 from vectorshard.shard.descriptions import CollectionDescription, ExplainRequest, Explanation
 from vectorshard.shard.engine import local_shard
 from vectorshard.shard.engine.background import BackgroundThreads
@@ -52,6 +52,8 @@ WRITTEN_AT_ONCE: Final = 5_000
 MINUTE_S: Final = 60.0
 LOOKS: Final = 12
 """In a minute: at what is due only because time has passed."""
+ENGINE: Final = EngineConfig(training=TrainingConfig(candidate_price=1.0))
+"""A measured price would change from run to run."""
 
 LOTS: Final = 10
 LOT_FIELD: Final = FilterField("lot", FieldType.INT64)
@@ -270,7 +272,7 @@ class Cluster:
 async def _open(
     path: Path, shards: int, routed: bool, now: list[float]
 ) -> tuple[list[LocalShard], Shard]:
-    leaves = open_leaf_shards(path, shards, EngineConfig(), lambda: now[0])
+    leaves = open_leaf_shards(path, shards, ENGINE, lambda: now[0])
     if not routed:
         return leaves, leaves[0]
     return leaves, await Router.connect(leaves, Role.EMBEDDED)
