@@ -32,7 +32,7 @@ class Limits:
     calls: int = 2_048  # in progress on a server, of all kinds; a stream counts as one
     streams: int = 512  # open on a server
     connections: int = 1_024  # to a server's port
-    connection_calls: int = 1_024  # in progress on one connection; the client queues the rest
+    connection_calls: int = 256  # in progress on one connection; the client queues the rest
     dim: int = 8_192
     k: int = 10_000
     queries: int = 10_000

@@ -77,7 +77,7 @@ class Load:
 
     host: str
     port: int
-    rpc: str
+    path: str
     payloads: list[str]
     """Base64 of requests, sent in turn."""
     seconds: float
@@ -124,9 +124,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, load: Load, told: Told) -> None:
         self.load = load
         self.told = told
-        block = header_block(
-            f"/vectorshard.v1.VectorService/{load.rpc}", round(load.timeout_s * 1e3)
-        )
+        block = header_block(load.path, round(load.timeout_s * 1e3))
         self._headers = (len(block).to_bytes(3, "big") + bytes([HEADERS, END_HEADERS]), block)
         self._bodies = [_data(base64.b64decode(each)) for each in load.payloads]
         self._next = 0
@@ -139,11 +137,11 @@ class Connection(asyncio.Protocol):
         self.streams_max = 0
         self._tail = b""
         self._read = 0
-        self.ended: asyncio.Event | None = None
         self.again = False  # each call that ends is followed by another one
         self.on_answer: list[float] | None = None
         self.ready = asyncio.get_running_loop().create_future()
         self.over = False
+        self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -152,6 +150,7 @@ class Connection(asyncio.Protocol):
         transport.write(PREFACE + frame(SETTINGS, payload=settings) + window)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.lost.set_result(None)
         if not self.over:
             self.told.closed += 1
         now = time.monotonic()
@@ -368,6 +367,7 @@ async def run(load: Load) -> Told:
     for each in made:
         each.over = True
         each.transport.close()
+        await each.lost
     told.offered = told.counts.total()
     return told
 

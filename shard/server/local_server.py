@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.protocol import Shard
-from vectorshard.shard.server.run import LINGER_S, server_options
+from vectorshard.shard.server.grpc_options import server_options
+from vectorshard.shard.server.run import LINGER_S
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.telemetry import RpcMetrics
 

@@ -22,11 +22,12 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from vectorshard.shard.config import CONNECTION_AGE_S, LISTENING, Limits, ServerConfig
+from vectorshard.shard.config import LISTENING, Limits, ServerConfig
 from vectorshard.shard.errors import CannotListen, VectorShardError
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.runtime.allocator import keep_few_arenas
 from vectorshard.shard.runtime.numpy_threads import use_one_thread
+from vectorshard.shard.server.grpc_options import server_options
 from vectorshard.shard.server.health import HEALTH_SERVICE, HealthPort, Heartbeat, LoopHealth
 from vectorshard.shard.server.held import hold, needs_an_operator
 from vectorshard.shard.server.listening import bind, join_address, split_address
@@ -38,7 +39,7 @@ from vectorshard.shard.server.telemetry import (
     serve_metrics,
 )
 from vectorshard.shard.types import Role
-from vectorshard.shard.wire.rpcs import SERVICE_NAME, message_options
+from vectorshard.shard.wire.rpcs import SERVICE_NAME
 
 DRAIN_S = 30.0
 """How long calls in progress may take to finish once the server drains."""
@@ -47,54 +48,13 @@ LINGER_S = 0.2
 """How long connections stay open after the streams have ended, so that clients that still write
 receive the status; and how long other services' streams, such as reflection's, stay after that."""
 
-HANDSHAKE_S = 5.0
-"""How long a connection that sends nothing keeps its place among `Limits.connections`."""
-
-IDLE_S = 300.0
-"""How long a connection without a call keeps its place. Clients connect again with their next call;
-routers are never so long without one."""
-
 QUIET_S = 0.2
 """Time without a call after which the callers are considered to have left."""
-
-READ_AHEAD_BYTES = 4 * 1024 * 1024
-"""Bytes of a connection that wait in this process to be read; beyond it the network holds the
-sender back. Over a round trip of 50 ms that allows 80 MB/s."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a Python thread makes others wait. Measured: with 5 ms, the p50 of a search is 11 ms."""
 
 _log = structlog.get_logger(__name__)
-
-
-def server_options(
-    limits: Limits, connection_age_s: float = CONNECTION_AGE_S, *, shares_port: bool = False
-) -> list[tuple[str, int]]:
-    """Return the options of a gRPC server with these limits."""
-    return [
-        *message_options(limits.message_bytes),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
-        ("grpc.max_concurrent_streams", limits.connection_calls),
-        ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_S * 1_000)),
-        ("grpc.max_connection_idle_ms", round(IDLE_S * 1_000)),
-        # A compressed message of a few kilobytes would take all the memory of its limit.
-        ("grpc.compression_enabled_algorithms_bitset", 1),
-        # Routers ping a server to detect its failure; by default gRPC allows a ping in 5 minutes.
-        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-        # Clients behind a load balancer keep idle connections open by pings; by default gRPC ends
-        # such a connection with GOAWAY after the third.
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Clients resolve a name again only when a connection ends. Calls on an old connection run
-        # to their end, so this ends no bulk load and no stream. grpc varies the age by a tenth, so
-        # that clients do not all reconnect at the same time.
-        ("grpc.max_connection_age_ms", round(connection_age_s * 1_000)),
-        # Bytes that a connection may send before they are read. By default gRPC lets them grow with
-        # the speed of the network: to 50 MB and more of an upsert stream that waits.
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", READ_AHEAD_BYTES),
-        # By default a second server on the port would share it silently. It must fail instead.
-        ("grpc.so_reuseport", int(shares_port)),
-    ]
 
 
 async def run_server(

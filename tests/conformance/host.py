@@ -30,7 +30,8 @@ from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.config import EngineConfig, Limits
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.runtime.logs import configure_logs
-from vectorshard.shard.server.run import SWITCH_INTERVAL_S, server_options
+from vectorshard.shard.server.grpc_options import server_options
+from vectorshard.shard.server.run import SWITCH_INTERVAL_S
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.telemetry import RpcMetrics
 

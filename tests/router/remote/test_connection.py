@@ -17,7 +17,7 @@ from vectorshard.router.remote.connection import (
     Connection,
 )
 from vectorshard.shard.config import Limits
-from vectorshard.shard.server.run import server_options
+from vectorshard.shard.server.grpc_options import server_options
 
 
 class FakeChannel:

@@ -7,22 +7,15 @@ import struct
 
 import grpc
 
+from tests.http2 import ACK, GOAWAY, PING, PREFACE, SETTINGS, frame
 from vectorshard.shard.config import Limits
-from vectorshard.shard.server.run import server_options
+from vectorshard.shard.server.grpc_options import server_options
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, PING, GOAWAY = 4, 6, 7
-ACK = 1
 PINGS = 4
 """gRPC ends a connection with the third ping that comes too early."""
 
 GAP_S = 1.02
 """Between pings: the server allows one a second; gRPC clients send one in 10 s at the most."""
-
-
-def frame(kind: int, flags: int = 0, payload: bytes = b"") -> bytes:
-    """Return a frame of stream 0, as RFC 9113 lays it out."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4) + payload
 
 
 async def kinds_of(reader: asyncio.StreamReader, found: list[tuple[int, int]]) -> None:

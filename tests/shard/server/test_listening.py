@@ -13,8 +13,8 @@ import pytest
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.server.grpc_options import server_options
 from vectorshard.shard.server.listening import bind, hold, join_address, split_address
-from vectorshard.shard.server.run import server_options
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
 )
 from vectorshard.shard.rows.fingerprint import fingerprint_of
-from vectorshard.shard.server.run import server_options
+from vectorshard.shard.server.grpc_options import server_options
 from vectorshard.shard.server.service import VectorService
 from vectorshard.shard.server.status import error_from_rpc, read_status
 from vectorshard.shard.server.telemetry import RpcMetrics
