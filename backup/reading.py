@@ -20,6 +20,7 @@ from vectorshard.backup.targets import Target
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_of
 from vectorshard.shard.storage.row_block import RowBlock
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import BoolArray, Int64Array
 
 READ_AHEAD: Final = 2
@@ -39,8 +40,8 @@ def live_rows(target: Target, block: StoredBlock, dead: Tombstones) -> RowBlock:
     if len(wrong):
         ids = ", ".join(repr(id_) for id_ in rows.ids[wrong[:10]].tolist())
         raise BackupDamaged(
-            f"{target.where}/{block.name}: {len(wrong):,} rows do not match their content hashes: "
-            f"ids {ids}"
+            f"{target.where}/{block.name}: content hashes do not match for "
+            f"{counted(len(wrong), 'row')}: ids {ids}"
         )
     return rows
 

@@ -56,6 +56,7 @@ from vectorshard.shard.errors import (
 from vectorshard.shard.membership import CollectionState, ExchangeRequest
 from vectorshard.shard.protocol import Shard
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_from_bytes
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import Call, Role, Token
 from vectorshard.shard.wire.opaque import encode_token
 
@@ -413,8 +414,8 @@ class Backup:
             await self._around.sleep(PRUNE_POLL_S)
         if wrong := await asyncio.to_thread(_wrong_objects, self._target, manifest.sizes()):
             raise TargetError(
-                f"{self._target.where}: {len(wrong)} objects of earlier backups were deleted or "
-                f"changed meanwhile, such as {wrong[0]}: run it again"
+                f"{self._target.where}: {counted(len(wrong), 'object')} of earlier backups "
+                f"deleted or changed meanwhile, such as {wrong[0]}: run it again"
             )
 
 

@@ -19,6 +19,7 @@ from vectorshard.backup.targets import Target
 from vectorshard.shard.errors import CorruptData
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.storage.content_hash import sum_bytes, sum_from_bytes
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import IdArray
 
 
@@ -150,4 +151,6 @@ class _Ids:
             return []
         number = len(np.unique(twice))
         some = f", such as {int(twice[0])}" if every.dtype == np.int64 else ""
-        return [f"collection {self._collection!r}: {number:,} ids have several live rows{some}"]
+        return [
+            f"collection {self._collection!r}: several live rows of {counted(number, 'id')}{some}"
+        ]

@@ -6,6 +6,8 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import structlog
+
 from vectorshard.cli.fleet import EMBEDDED, open_shard
 from vectorshard.cli.machine import machine_for
 from vectorshard.router.fan_out.router import Router
@@ -22,7 +24,10 @@ from vectorshard.shard.storage.data_directory import (
 )
 from vectorshard.shard.storage.disk import Disk
 from vectorshard.shard.storage.restore_marker import require_restored
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import Role
+
+_log = structlog.get_logger(__name__)
 
 
 def shards_below(data: Path, wanted: int | None = None) -> int:
@@ -45,8 +50,8 @@ def shards_below(data: Path, wanted: int | None = None) -> int:
         )
     if wanted not in (None, total):
         raise DataDirectoryForeign(
-            f"{path} was made for {total} shards, not {wanted}: leave out --shards, or take a "
-            f"backup and `vectorshard restore --shards {wanted}` it into another directory"
+            f"{path} was made for {counted(total, 'shard')}, not {wanted}: leave out --shards, or "
+            f"take a backup and `vectorshard restore --shards {wanted}` it into another directory"
         )
     return total
 
@@ -135,6 +140,8 @@ async def serve(
 
     async def open_all() -> Router:
         router = await open_shards()
+        shards_open = len((await router.topology()).shards)
+        _log.info("data directory open", directory=str(data), shards=shards_open)
         record_faults(data)
         return router
 

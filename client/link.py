@@ -30,6 +30,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     mark_unanswered,
 )
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import Call
 from vectorshard.shard.wire.call_metadata import metadata_of
 from vectorshard.shard.wire.rpcs import SEARCH_STREAM, path_of
@@ -215,7 +216,10 @@ class Link:
 
     def _full(self) -> Exception:
         window = self._window
-        waiting = f"{window.messages} requests of {window.bytes:,} bytes wait for an answer"
+        waiting = (
+            f"{counted(window.messages, 'request')} of {counted(window.bytes, 'byte')} "
+            "without an answer"
+        )
         silent_s = self._clock() - self._answered_at
         if silent_s < STALLED_S:
             return LinkBusy(f"{self._name} is busy: {waiting}")

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from vectorshard.client.id_arguments import has_no_order, is_listed
 from vectorshard.client.vector_arguments import library_of
 from vectorshard.shard.errors import InvalidParameter, MalformedMessage
+from vectorshard.shard.texts import counted
 from vectorshard.shard.wire.metadata import metadata_from_mapping
 from vectorshard.shard.wire.primitives import shown
 
@@ -26,7 +27,8 @@ def metadata_bytes(metadata: Metadata | None, rows: int) -> list[bytes] | None:
     mappings = _mappings(metadata, rows)
     if len(mappings) != rows:
         raise MalformedMessage(
-            f"{len(mappings):,} rows do not match {rows:,} ids", field="metadata"
+            f"{counted(len(mappings), 'row')} for {counted(rows, 'id')}: give one for each",
+            field="metadata",
         )
     return [_row_bytes(mapping, row) for row, mapping in enumerate(mappings)]
 

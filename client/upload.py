@@ -29,6 +29,7 @@ from vectorshard.shard.errors import (
     ShardUnavailable,
     VectorShardError,
 )
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import RowError, RowErrorCode, Token, UpsertRequest, WriteMode
 from vectorshard.shard.wire.ids import check_ids
 from vectorshard.shard.wire.primitives import shown
@@ -80,7 +81,9 @@ class UpsertUpload:
         self._spans: list[slice] = []
         if len(self._vectors) != self.rows:
             raise MalformedMessage(
-                f"{len(self._vectors):,} rows do not match {self.rows:,} ids", field="vectors"
+                f"{counted(len(self._vectors), 'row')} for {counted(self.rows, 'id')}: "
+                "give one for each",
+                field="vectors",
             )
         self._metadata = metadata_bytes(metadata, self.rows)
         self.begin()

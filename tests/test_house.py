@@ -216,7 +216,7 @@ def test_what_is_installed_has_one_name() -> None:
     assert found == {*HOUSE, "v1", "internal"}
     assert all((ROOT / "vectorshard" / name).is_symlink() for name in found)
     files = {path.name for path in (ROOT / "vectorshard").iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__main__.py", "errors.py", "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "errors.py", "py.typed", "words-20k.npz"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["vectorshard"]
 

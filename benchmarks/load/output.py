@@ -14,6 +14,7 @@ from rich.text import Text
 
 from benchmarks.load.plan import Format
 from benchmarks.load.result import Result
+from vectorshard.shard.texts import counted
 
 LOG_WIDTH = 110
 """Columns where there is no terminal."""
@@ -103,7 +104,7 @@ def lines_of(result: Result) -> Iterator[tuple[str, str]]:
         yield "generator's lag, ms", figures(p99=result.lag_p99_ms, max=result.lag_max_ms)
     if result.waited_calls:
         longest = figures(max=result.waited_max_ms)
-        yield "waited for a slot", f"{result.waited_calls:,} calls, ms {longest}"
+        yield "waited for a slot", f"{counted(result.waited_calls, 'call')}, ms {longest}"
     cpu = result.client_cpu_us_per_call
     yield (
         "generator's CPU",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.load.plan import CallKind, Plan
 from benchmarks.load.record import Record, Times
+from vectorshard.shard.texts import counted
 
 BUSY_CORES = 0.85
 """Above this, the single thread that Python runs in may have limited the rate."""
@@ -147,10 +148,11 @@ def elapsed_of(plan: Plan, record: Record, ran_s: float, interrupted: bool) -> f
 
 def _warnings(plan: Plan, record: Record, lag: Times, cores: float) -> Iterator[str]:
     if failed := record.codes.total() - record.codes["OK"]:
-        yield f"{failed:,} calls failed; the latencies are those of all calls"
+        yield f"{counted(failed, 'call')} failed; the latencies are those of all calls"
     if waited := len(record.wait) if plan.rate_per_s is not None else 0:
         yield (
-            f"{waited:,} calls waited because {plan.concurrency:,} were in flight (--concurrency); "
+            f"{counted(waited, 'call')} waited because {plan.concurrency:,} were in flight "
+            "(--concurrency); "
             "their latencies include the wait"
         )
     late_ms = percentile(lag, 99) or 0.0

@@ -206,7 +206,8 @@ class Children:
             self._set_reason(child, PlacementMismatch(f"{child.name}: {error}"))
         else:
             leaves = [shard.shard for shard in report.shards]
-            _log.info("downstream shard known", target=child.name, leaf_shards=leaves)
+            if self._role is not Role.EMBEDDED:  # shards in this process are no news
+                _log.info("downstream shard known", target=child.name, leaf_shards=leaves)
 
     def _set_reason(self, child: Child, reason: VectorShardError) -> None:
         """Set why a child is unknown. It is asked again and again, so only changes are logged."""

@@ -22,6 +22,7 @@ from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes
 from vectorshard.shard.storage.memory_map import require_readable
 from vectorshard.shard.storage.row_store import RowStore
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import BoolArray, Float32Array, IdArray, Int64Array
 
 ROWS_AT_ONCE: Final = 5_000
@@ -159,8 +160,9 @@ def damaged_at_start(
     ):
         raise RowFileCorrupt(
             f"collection {row_store.entry.config.name!r}: row {int(vectors[0])} does not match its "
-            f"content hash, nor do {len(vectors) - 1:,} others of the newest {len(newest):,} rows: "
-            "the row file may be that of another collection, or of another day"
+            f"content hash, nor do {counted(len(vectors) - 1, 'other')} of the newest "
+            f"{len(newest):,} rows: the row file may be that of another collection, or of another "
+            "day"
         )
     old = mismatches(row_store, snapshot, before)
     return np.union1d(old, new), np.setdiff1d(before, old)
@@ -199,5 +201,5 @@ def ids_described(snapshot: Snapshot) -> tuple[int, ...] | tuple[str, ...]:
 
 def _named(snapshot: Snapshot, rows: Int64Array) -> str:
     named = ", ".join(map(repr, snapshot.ids_of(rows[:IDS_NAMED]).tolist()))
-    others = f" and {len(rows) - IDS_NAMED:,} others" if len(rows) > IDS_NAMED else ""
+    others = f" and {counted(len(rows) - IDS_NAMED, 'other')}" if len(rows) > IDS_NAMED else ""
     return f"{'ids' if len(rows) > 1 else 'id'} {named}{others}"

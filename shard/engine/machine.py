@@ -30,6 +30,7 @@ from vectorshard.shard.storage.disk import (
     is_locked,
     is_on_read_only_disk,
 )
+from vectorshard.shard.texts import counted
 
 LOOK_S: Final = 0.1
 """How long the free space of a disk counts as known. Shorter: more calls of statvfs."""
@@ -215,12 +216,11 @@ class Machine:
     def require_place(self, collections: int) -> None:
         """Raise Overloaded if a shard with so many collections has no place for another."""
         self.require_room()
+        held = counted(collections, "collection")
         if collections >= self._collections_max:
-            raise Overloaded(f"this shard holds the maximum of {collections} collections")
+            raise Overloaded(f"this shard holds the maximum of {held}")
         if collections >= self._config.collections_max:
-            raise Overloaded(
-                f"this shard holds {collections} collections, and {self._config.limit_too_low}"
-            )
+            raise Overloaded(f"this shard holds {held}, and {self._config.limit_too_low}")
 
     def _look(self) -> None:
         """Look at the disk, unless that was just done."""

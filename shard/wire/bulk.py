@@ -18,6 +18,7 @@ from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import LimitExceeded, MalformedMessage
+from vectorshard.shard.texts import counted
 from vectorshard.shard.wire.ids import encode_ids, ids_of, split_ids
 from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
 from vectorshard.shard.wire.primitives import parse
@@ -120,7 +121,7 @@ class Bulk:
 def check_count(field: str, count: int, ids: int) -> None:
     """Raise MalformedMessage unless `field` has as many rows as there are ids."""
     if count != ids:
-        raise MalformedMessage(f"{count:,} rows do not match {ids:,} ids", field=field)
+        raise MalformedMessage(f"{counted(count, 'row')} for {counted(ids, 'id')}", field=field)
 
 
 def read_twin(

@@ -13,6 +13,7 @@ from vectorshard.shard.errors import (
     InvalidRequest,
     MalformedMessage,
 )
+from vectorshard.shard.texts import counted
 from vectorshard.shard.wire.primitives import (
     FIELD_TYPES,
     ID_TYPES,
@@ -307,7 +308,7 @@ def decode_list_collections_response(payload: bytes) -> list[types.CollectionEnt
     if len(response.incarnations) != len(response.collections):
         raise MalformedMessage(
             f"{len(response.incarnations)} incarnations do not match "
-            f"{len(response.collections)} collections",
+            f"{counted(len(response.collections), 'collection')}",
             field="incarnations",
         )
     return [

@@ -294,7 +294,7 @@ async def test_a_backup_that_began_during_a_prune_notices_what_that_deleted(flee
                 fleet.target.delete(each)
             prune_lease.end()
 
-    with pytest.raises(TargetError, match="were deleted or changed meanwhile"):
+    with pytest.raises(TargetError, match="deleted or changed meanwhile"):
         await fleet.back_up(server=Between(fleet.server, deleting))
     assert backup_names(fleet.target) == [first.name]
     with pytest.raises(TargetError):

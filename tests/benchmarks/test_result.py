@@ -96,7 +96,7 @@ def test_a_quiet_run_has_nothing_to_mind() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"record": recorded(0.1, 0.1, failed=1)}, "1 calls failed"),
+        ({"record": recorded(0.1, 0.1, failed=1)}, "1 call failed"),
         ({"record": recorded(0.1, lag_s=0.05)}, "bottleneck: 1% of the calls were sent 50"),
         ({"cpu_s": 11.0}, "bottleneck: it used 0.92 of a core"),
         ({"why_no_recall": "because"}, "recall was not measured: because"),

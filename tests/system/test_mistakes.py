@@ -133,7 +133,7 @@ MISTAKES: dict[str, tuple[Mistake, type[Exception], str]] = {
     "fewer ids than vectors": (
         lambda client, name: client.upsert(name, [1, 2], EYE),
         errors.MalformedMessage,
-        "vectors: 3 rows do not match 2 ids",
+        "vectors: 3 rows for 2 ids: give one for each",
     ),
     "a datetime in metadata": (
         lambda client, name: client.upsert(name, 1, [1, 0, 0], {"t": NOW}),

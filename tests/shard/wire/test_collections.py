@@ -51,7 +51,7 @@ def test_a_resolved_configuration_comes_back_as_it_was_sent(
 
 def test_collections_without_an_incarnation_each_are_no_list() -> None:
     one = v1.ListCollectionsResponse(collections=[v1.CollectionConfig()])
-    with pytest.raises(MalformedMessage, match="0 incarnations do not match 1 collections"):
+    with pytest.raises(MalformedMessage, match="0 incarnations do not match 1 collection"):
         decode_list_collections_response(one.SerializeToString())
 
 
