@@ -7,9 +7,11 @@ run, so that `--help` does not wait for them.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -86,6 +88,10 @@ def one_line_errors(code_of: Callable[[Exception], int] = lambda _: 1) -> Iterat
     """Turn an expected failure into one line on stderr, and an exit code by its cause."""
     try:
         yield
+    except BrokenPipeError:  # whatever reads stdout has what it wanted, such as head
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(128 + signal.SIGPIPE) from None
     except (errors.VectorShardError, UnreadableFile, OSError) as error:
         text = " ".join(text_of(error).split()) or type(error).__name__
         advice = advice_for(error)

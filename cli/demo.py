@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import vectorshard
 from vectorshard.cli import tables
 from vectorshard.cli.output import rows_progress
 from vectorshard.cli.vector_files import UnreadableFile, open_vectors
@@ -33,7 +34,8 @@ from vectorshard.shard.errors import ShardUnavailable
 from vectorshard.shard.texts import counted
 from vectorshard.shard.types import IdArray, IdType, IndexConfig, Metric, VectorArray
 
-WORDS = Path(__file__).resolve().parent.parent / "examples" / "words-20k.npz"
+WORDS = Path(vectorshard.__file__).parent / "words-20k.npz"
+"""examples/words-20k.npz is a link to it."""
 COLLECTION = "words"
 SHOWN_WORDS = ("coffee", "paris", "guitar", "physics", "river", "monday")
 

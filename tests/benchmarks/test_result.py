@@ -114,7 +114,7 @@ def test_calls_that_waited_for_a_slot_are_said_in_words() -> None:
     told = result(record=record)
     assert told.waited_calls == 1
     assert told.waited_max_ms == pytest.approx(1_000, rel=1e-3)
-    assert "1 calls waited because 1,000 were in flight" in told.warnings[0]
+    assert "1 call waited because 1,000 were in flight" in told.warnings[0]
 
 
 def test_a_lag_that_no_latency_shows_is_no_warning() -> None:

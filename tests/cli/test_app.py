@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.testing import CliRunner
 
+from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
 from vectorshard.cli import app
 from vectorshard.shard import errors
@@ -105,6 +106,15 @@ def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
 )
 def test_a_failure_that_a_person_can_mend_says_how(error: errors.VectorShardError) -> None:
     assert app.advice_for(error)
+
+
+def test_a_reader_that_has_enough_is_no_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(ClientInMemory, "list_collections", end)
+    ended = run("describe")
+    assert (ended.exit_code, ended.output) == (141, "")
 
 
 def test_no_one_is_asked_whether_a_server_runs_that_has_answered() -> None:

@@ -79,7 +79,10 @@ def test_the_wheel_has_one_name_and_its_types_and_no_benchmarks(wheel: Path) -> 
     assert {f"vectorshard/{name}" for name in expected} <= names
     assert not [name for name in names if "bench" in name or "tests" in name or "pycache" in name]
     suffixes = {Path(name).suffix for name in names if name.startswith("vectorshard/")}
-    assert suffixes == {".py", ".pyi", ".typed", ".proto"}
+    assert suffixes == {".py", ".pyi", ".typed", ".proto", ".npz"}
+    words = (ROOT / "examples" / "words-20k.npz").read_bytes()
+    with ZipFile(wheel) as archive:
+        assert archive.read("vectorshard/words-20k.npz") == words, "what `vectorshard demo` writes"
 
 
 def test_the_wheel_that_is_built_through_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:
