@@ -41,6 +41,9 @@ from vectorshard.shard import errors
 IS_IT_RUNNING: Final = "is the server running?"
 """The advice where no server has answered."""
 
+NO_SERVER: Final = "no server answers"
+"""What the text of a refused connection contains."""
+
 ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionNotFound: "`vectorshard describe` lists the collections",
     errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
@@ -69,11 +72,11 @@ CHECKOUT = Path(vectorshard.__file__).resolve().parent.parent
 def advice_for(error: Exception) -> str:
     """Return what to do about `error`; empty when there is no advice."""
     found = next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), "")
-    if found == IS_IT_RUNNING and not (
-        isinstance(error, errors.VectorShardError) and error.unanswered
-    ):
-        return ""  # a server answered, and its text names what is missing
-    return found
+    if found != IS_IT_RUNNING:
+        return found
+    # A server that answered names what is missing, and a port of another service is named as such.
+    unanswered = isinstance(error, errors.VectorShardError) and error.unanswered
+    return found if unanswered and NO_SERVER in str(error) else ""
 
 
 def text_of(error: Exception) -> str:

@@ -95,7 +95,7 @@ def test_an_unknown_collection_is_one_line_with_what_to_do(run: Run) -> None:
     [
         errors.CollectionExists("x"),
         errors.DimensionMismatch("x", field="dim"),
-        errors.mark_unanswered(errors.ShardUnavailable("x")),
+        errors.mark_unanswered(errors.ShardUnavailable("no server answers at x")),
         errors.DeadlineExceeded("x"),
         errors.Overloaded("x"),
         errors.WritesStopped("x"),
@@ -118,7 +118,11 @@ def test_a_reader_that_has_enough_is_no_error(run: Run, monkeypatch: pytest.Monk
 
 
 def test_no_one_is_asked_whether_a_server_runs_that_has_answered() -> None:
-    assert app.advice_for(errors.mark_unanswered(errors.ShardUnavailable("x")))
+    refused = "no server answers at 127.0.0.1:7702"
+    assert app.advice_for(errors.mark_unanswered(errors.ShardUnavailable(refused)))
+    assert not app.advice_for(errors.ShardUnavailable(f"coverage 0.5; missing: shard 1: {refused}"))
+    other = errors.ShardUnavailable("127.0.0.1:80 does not speak gRPC: it is another port")
+    assert not app.advice_for(errors.mark_unanswered(other))
     assert not app.advice_for(errors.ShardUnavailable("coverage 0.5; missing: shard 1"))
 
 

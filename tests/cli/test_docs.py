@@ -22,6 +22,9 @@ BLOCK = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ |[\d* ]+ +)?(?:\.venv/bin/)?vectorshard +(.+)$", re.MULTILINE)
 
 
+COMMANDS: Any = typer.main.get_command(app)
+
+
 def commands() -> Iterator[tuple[str, str]]:
     """Yield the page and the arguments of each command line in a block."""
     for page in PAGES:
@@ -32,11 +35,10 @@ def commands() -> Iterator[tuple[str, str]]:
 
 def parse(line: str) -> None:
     """Parse a command line; nothing runs. Raises a usage error."""
-    group: Any = typer.main.get_command(app)
     words = shlex.split(line, comments=True)
     if words[0].startswith("-"):  # an option of no command
         return
-    command = group.get_command(None, words[0])
+    command = COMMANDS.get_command(None, words[0])
     assert command is not None, f"no command {words[0]}"
     below = getattr(command, "commands", {})
     if words[1:] and words[1] in below:
