@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from vectorshard.client.config_arguments import flag_of
 from vectorshard.client.filter_text import filter_from_text
-from vectorshard.client.id_arguments import Ids, id_array
+from vectorshard.client.id_arguments import Ids, id_array, is_listed, plain_list
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.filters import And, Equals, Filter, In
@@ -43,12 +43,12 @@ def filter_of(filter_: FilterLike | None) -> Filter | None:
 
 
 def _condition(name: Any, value: Any) -> Filter:
-    if isinstance(value, list | tuple | set | frozenset):
-        return In(name, tuple(value))
     if isinstance(value, Mapping):
         reason = f"the value of {shown(name)} is a mapping: pass text such as '{name} >= 1990'"
         raise InvalidParameter(reason, field="filter")
-    return Equals(name, value)
+    if isinstance(value, str | bytes | bytearray | memoryview) or not is_listed(value):
+        return Equals(name, value)
+    return In(name, tuple(plain_list(value)))
 
 
 def selection(

@@ -85,13 +85,19 @@ def _listed(ids: Any, ordered: bool) -> list[Any]:
         )
     if isinstance(ids, bytes | bytearray | memoryview):
         raise InvalidId(f"{kind} is not an id: pass a string, such as ids.decode()", field="ids")
+    if not (isinstance(ids, Iterable) or hasattr(ids, "__getitem__")):
+        cure = _cure(ids) or ": pass integers or strings"
+        raise InvalidId(f"{shown(ids)} is not an id{cure}", field="ids")
+    return plain_list(ids)
+
+
+def plain_list(values: Any) -> list[Any]:
+    """Return the values of any container as Python's, in its order."""
     for method in ("to_pylist", "tolist"):  # of Arrow; of numpy, pandas and torch
-        if callable(convert := getattr(ids, method, None)):
+        if callable(convert := getattr(values, method, None)):
             listed = convert()
             return listed if isinstance(listed, list) else [listed]
-    if not isinstance(ids, Iterable) and not hasattr(ids, "__getitem__"):
-        raise InvalidId(f"{shown(ids)} is not an id: pass integers or strings", field="ids")
-    return list(ids)
+    return list(values)
 
 
 def _string_ids(ids: Sequence[Any]) -> npt.NDArray[np.object_]:

@@ -40,7 +40,8 @@ def real_array(values: Any, field: str) -> npt.NDArray[Any]:
 
 def _array(values: Any, field: str) -> npt.NDArray[Any]:
     """Return what numpy makes of the values; refuse what it would misread."""
-    if isinstance(values, np.ma.MaskedArray):
+    rows = {*map(type, values)} if isinstance(values, list | tuple) else {type(values)}
+    if any(issubclass(each, np.ma.MaskedArray) for each in rows):
         raise InvalidVector(
             "a masked array is not accepted: pass .filled(0), or .data", field=field
         )
@@ -50,7 +51,7 @@ def _array(values: Any, field: str) -> npt.NDArray[Any]:
     if library_of(values) == "pyarrow":
         return _of_arrow(values, field)
     if isinstance(values, Iterator):
-        values = list(values)
+        return _array(list(values), field)
     try:
         return np.asarray(values)
     except ValueError as error:

@@ -35,8 +35,9 @@ _SHOWN: Final = _Shown()
 
 
 def shown(value: object) -> str:
-    """Return a value as an error names it: 9 for numpy's 9, in a bounded length."""
-    return _SHOWN.repr(value)
+    """Return a value as an error names it: 9 for numpy's 9, in one line of a bounded length."""
+    text = _SHOWN.repr(value)
+    return " ".join(text.split()) if "\n" in text else text
 
 
 def parse(

@@ -269,6 +269,10 @@ def test_enums_are_taken_as_text_in_any_case() -> None:
         ({"lang": "en"}, Equals("lang", "en")),
         ({"lang": "en", "year": np.int64(1990)}, And((Equals("lang", "en"), Equals("year", 1990)))),
         ({"lang": ["en", "de"]}, In("lang", ("en", "de"))),
+        ({"n": np.array([1, 2])}, In("n", (1, 2))),
+        ({"n": range(1, 3)}, In("n", (1, 2))),
+        ({"lang": pandas.Series(["en"])}, In("lang", ("en",))),
+        ({"lang": arrow.array(["en"])}, In("lang", ("en",))),
         ('lang = "en"', Equals("lang", "en")),
         (Or((Exists("a"), Not(Exists("b")))), Or((Exists("a"), Not(Exists("b"))))),
         (ANY_FILTER.In("lang", ["en"]), In("lang", ("en",))),
@@ -308,6 +312,7 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: upsert_of(b"ab"), InvalidId, r"ids: bytes is not an id: .*decode"),
     (lambda: upsert_of(None), InvalidId, "ids: None is not an id: pass integers or strings"),
     (lambda: upsert_of(1.5), InvalidId, "ids: 1.5 is not an id"),
+    (lambda: upsert_of(AN_UUID), InvalidId, "ids: UUID.* is not an id: pass a string, such as str"),
     (lambda: upsert_of([1, None]), InvalidId, "ids: row 1: None is not an integer"),
     (lambda: upsert_of(np.ma.array([1, 2])), InvalidId, r"ids: a masked array .*compressed\(\)"),
     (
@@ -322,6 +327,11 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: upsert_of(vectors=np.ma.array(EYE)),
         InvalidVector,
         r"vectors: a masked array .*filled",
+    ),
+    (
+        lambda: upsert_of(vectors=[EYE[0], np.ma.array(EYE[1])]),
+        InvalidVector,
+        "vectors: a masked array",
     ),
     (
         lambda: upsert_of(vectors=Tensor(EYE, "requires grad")),
@@ -470,6 +480,7 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: searched({"year": None}), InvalidParameter, r"filter: value None .*Not\(Exists"),
     (lambda: searched({9: "a"}), InvalidParameter, "field 9 is not a string"),
     (lambda: searched(7), InvalidParameter, "filter: 7 is not a filter: pass text"),
+    (lambda: searched(pandas.Series([1, 2])), InvalidParameter, "filter: 0 1 1 2 dtype: int64 is"),
     (lambda: searched(["a = 1"]), InvalidParameter, r"filter: \['a = 1'\] is not a filter"),
     (
         lambda: searched(ANY_FILTER.Range("year", gte="1990")),

@@ -1,4 +1,4 @@
-"""The vector store of LangChain in the examples, by LangChain's own suite, where it is installed."""
+"""The examples' vector store of LangChain, by LangChain's own suite, where it is installed."""
 
 from __future__ import annotations
 

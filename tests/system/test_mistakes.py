@@ -110,6 +110,21 @@ MISTAKES: dict[str, tuple[Mistake, type[Exception], str]] = {
         errors.InvalidVector,
         "vectors: row 0: a zero vector has no direction",
     ),
+    "a float64 that float32 cannot hold": (
+        lambda client, name: client.upsert(name, [1, 2], [[1, 2, 3], [1, 2, 1e300]]),
+        errors.InvalidVector,
+        r"vectors: row 1: 1e\+300 does not fit in float32",
+    ),
+    "float64 as ids, as pandas makes them beside a missing one": (
+        lambda client, name: client.upsert(name, np.array([1.0, 2.0, 3.0]), EYE),
+        errors.InvalidId,
+        r"ids: row 0: 1.0 is not an integer: pass int\(id\)",
+    ),
+    "a masked array": (
+        lambda client, name: client.search(name, np.ma.array([1, 0, 0], mask=[0, 1, 0])),
+        errors.InvalidVector,
+        r"queries: a masked array is not accepted: pass .filled\(0\), or .data",
+    ),
     "UUIDs as ids": (
         lambda client, name: client.upsert(name, [uuid.UUID(int=1)], [[1, 0, 0]]),
         errors.InvalidId,
@@ -203,6 +218,14 @@ def test_no_mistake_wrote_anything(embedded_server: Server, name: str) -> None:
     with embedded_server.client() as client:
         assert client.count(name) == 3
         assert client.get(name, 1).metadata == [{"lang": "en", "year": 1990}]
+
+
+def test_float64_vectors_and_strings_of_numpy_are_no_mistake(embedded_server: Server) -> None:
+    name = new_name()
+    with embedded_server.client() as client:
+        client.create_collection(name, dim=3, id_type="string")
+        assert client.upsert(name, np.array(["a", "b", "c"]), EYE).accepted == 3
+        assert client.search(name, EYE[1], k=1)[0][0].id == "b"
 
 
 @pytest.mark.parametrize(
