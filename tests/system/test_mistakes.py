@@ -121,7 +121,7 @@ MISTAKES: dict[str, tuple[Mistake, type[Exception], str]] = {
         r"ids: row 0: 1.0 is not an integer: pass int\(id\)",
     ),
     "a masked array": (
-        lambda client, name: client.search(name, np.ma.array([1, 0, 0], mask=[0, 1, 0])),
+        lambda client, name: client.search(name, np.ma.array([1, 0, 0], mask=[False, True, False])),
         errors.InvalidVector,
         r"queries: a masked array is not accepted: pass .filled\(0\), or .data",
     ),
