@@ -297,10 +297,14 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Include:
-    """What a result contains in addition to the ids."""
+    """What a result contains in addition to the ids.
+
+    With `metadata_json`, its metadata is JSON; both are set then.
+    """
 
     vectors: bool = False
     metadata: bool = False
+    metadata_json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +351,8 @@ class ListRequest:
 class Rows:
     """Existing rows: ids (rows,) and what was included. `cursor` continues with the next page.
 
-    `damaged` are the ids between them that `skip_damaged` left out.
+    `damaged` are the ids between them that `skip_damaged` left out. With `metadata_json`, as in the
+    request's Include, the metadata is one JSON object for each row.
     """
 
     ids: IdArray
@@ -355,6 +360,7 @@ class Rows:
     metadata: Sequence[bytes] | None = None
     cursor: Cursor | None = None
     damaged: IdArray | None = None
+    metadata_json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -454,12 +460,13 @@ class TopK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The hits, what was included of them (hits, ...), and the receipt."""
+    """The hits, what was included of them (hits, ...), and the receipt. See also Rows."""
 
     hits: TopK
     receipt: Receipt
     vectors: Float32Array | None = None
     metadata: Sequence[bytes] | None = None
+    metadata_json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,11 @@ def merge_results(
     )
     chosen = reordered(included, order)
     return SearchResult(
-        hits=hits, receipt=receipt, vectors=chosen.vectors, metadata=chosen.metadata
+        hits=hits,
+        receipt=receipt,
+        vectors=chosen.vectors,
+        metadata=chosen.metadata,
+        metadata_json=any(answer.metadata_json for answer in answers),
     )
 
 
@@ -92,6 +96,7 @@ def joined_rows(pages: Sequence[Rows], config: CollectionConfig) -> Rows:
         vectors=_joined_vectors([page.vectors for page in pages], config.dim),
         metadata=_joined_metadata([page.metadata for page in pages]),
         damaged=np.concatenate([no_ids, *damaged]) if damaged else None,
+        metadata_json=any(page.metadata_json for page in pages),
     )
 
 
@@ -117,6 +122,7 @@ def reordered(rows: Rows, order: Int64Array) -> Rows:
         metadata=None
         if rows.metadata is None
         else [rows.metadata[position] for position in order.tolist()],
+        metadata_json=rows.metadata_json,
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from vectorshard.shard.types import (
     ShardState,
     TopK,
 )
+from vectorshard.shard.wire.metadata import json_from_metadata
 
 QUERY_BATCH_BYTES: Final = 256 * 1024
 QUERY_BATCH_MAX: Final = 64
@@ -54,6 +55,15 @@ _DEFAULT: Final = Effort()
 def recommended_batch_size(dim: int) -> int:
     """Return how many queries a Search message should carry for the best throughput."""
     return max(1, min(QUERY_BATCH_MAX, QUERY_BATCH_BYTES // (4 * dim)))
+
+
+Included: TypeAlias = tuple[Float32Array | None, Sequence[bytes] | None]
+"""The vectors and the metadata of rows, each None if it is not included."""
+
+
+def _rows(ids: IdArray, included: Included, include: Include) -> Rows:
+    vectors, metadata = included
+    return Rows(ids=ids, vectors=vectors, metadata=metadata, metadata_json=include.metadata_json)
 
 
 def _reads(include: Include) -> bool:
@@ -217,6 +227,7 @@ class Reads:
             receipt=self._receipt(snapshot, generated, len(queries)),
             vectors=vectors,
             metadata=metadata,
+            metadata_json=request.include.metadata_json,
         )
 
     def _receipt(self, snapshot: Snapshot, generated: GeneratedCandidates, queries: int) -> Receipt:
@@ -288,7 +299,7 @@ class Reads:
             found = snapshot.ids_of(rows)
             included = self._included(snapshot, rows, found, include)
             if included is not None:
-                return Rows(ids=found, vectors=included[0], metadata=included[1])
+                return _rows(found, included, include)
         raise self._damaged_everywhere()
 
     def count(self, ids: IdArray | None, filter_: Filter | None = None) -> int:
@@ -326,7 +337,7 @@ class Reads:
             found = snapshot.ids_of(rows)
             included = self._included(snapshot, rows, found, include)
             if included is not None:
-                page = Rows(ids=found, vectors=included[0], metadata=included[1])
+                page = _rows(found, included, include)
                 if len(damaged):
                     page = replace(page, damaged=snapshot.ids_of(damaged))
                 return page, next_row
@@ -393,8 +404,8 @@ class Reads:
 
     def _included(
         self, snapshot: Snapshot, rows: Int64Array, ids: IdArray, include: Include
-    ) -> tuple[Float32Array | None, Sequence[bytes] | None] | None:
-        """Return the vectors and the metadata of live rows, as far as included, verified.
+    ) -> Included | None:
+        """Return the vectors and the metadata of live rows, as far as and as included, verified.
 
         `ids` are those of the rows. None if some are damaged, which are noted: look again.
         """
@@ -405,10 +416,10 @@ class Reads:
         if read.wrong.any():
             state.found_damaged(snapshot, rows[read.wrong], "read")
             return None
-        return (
-            read.vectors if include.vectors else None,
-            read.metadata if include.metadata else None,
-        )
+        metadata = read.metadata if include.metadata else None
+        if include.metadata_json:
+            metadata = json_from_metadata(read.metadata)
+        return read.vectors if include.vectors else None, metadata
 
     def _require_sound(self, snapshot: Snapshot, damaged: Int64Array) -> None:
         if len(damaged):

@@ -140,6 +140,7 @@ def alike(request: SearchRequest) -> Hashable:
         request.filter,
         include.vectors,
         include.metadata,
+        include.metadata_json,
         request.score_threshold,
         request.min_coverage,
         request.queries.dtype,
@@ -212,6 +213,7 @@ def _part(result: SearchResult, counts: UInt32Array, places: slice | Int64Array)
         receipt=_receipt_for(result.receipt, len(counts)),
         vectors=None if result.vectors is None else result.vectors[places],
         metadata=metadata,
+        metadata_json=result.metadata_json,
     )
 
 

@@ -21,6 +21,7 @@ from vectorshard.shard.errors import LimitExceeded, MalformedMessage
 from vectorshard.shard.texts import counted
 from vectorshard.shard.wire.ids import encode_ids, ids_of, split_ids
 from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
+from vectorshard.shard.wire.metadata import json_from_metadata
 from vectorshard.shard.wire.primitives import parse
 
 _TwinT = TypeVar("_TwinT", twins.UpsertRequestTwin, twins.SearchResponseTwin, twins.RowsTwin)
@@ -75,7 +76,10 @@ class Bulk:
     `account` is the number of bytes of these fields in a packed message.
     """
 
-    __slots__ = ("_dim", "_dtype", "_id_bytes", "_strings", "_vectors_bytes", "account", "metadata")
+    __slots__ = (
+        *("_dim", "_dtype", "_id_bytes", "_strings", "_vectors_bytes"),
+        *("account", "metadata", "metadata_json"),
+    )
 
     def __init__(
         self, twin: twins.UpsertRequestTwin | twins.SearchResponseTwin | twins.RowsTwin
@@ -84,7 +88,8 @@ class Bulk:
         self._vectors_bytes = twin.vectors.data
         self._dim, self._dtype = twin.vectors.dim, twin.vectors.dtype
         self.metadata = list(twin.metadata)
-        self.account = sum(map(field_bytes, map(len, self.metadata)))
+        self.metadata_json = list(twin.metadata_json)
+        self.account = sum(map(field_bytes, map(len, self.metadata + self.metadata_json)))
         if twin.HasField("ids"):
             self.account += _ids_bytes(twin.ids, self._id_bytes)
         if twin.HasField("vectors"):
@@ -107,12 +112,15 @@ class Bulk:
     ) -> tuple[types.Float32Array | None, list[bytes] | None]:
         """Return vectors (rows, dim) and metadata of a response, each None if not requested.
 
-        Raises MalformedMessage if one of them has another number of rows.
+        A server of an earlier release answers with Structs where JSON is requested. Raises
+        MalformedMessage if one of them has another number of rows.
         """
         vectors = self.vectors().astype("<f4", copy=False) if include.vectors else None
         if vectors is not None:
             check_count("vectors", len(vectors), rows)
         metadata = self.metadata if include.metadata else None
+        if include.metadata_json:
+            metadata = self.metadata_json or json_from_metadata(self.metadata)
         if metadata is not None:
             check_count("metadata", len(metadata), rows)
         return vectors, metadata
@@ -158,13 +166,14 @@ def write_answer(
     metadata: Sequence[bytes] | None,
     limits: Limits,
     *,
+    is_json: bool,
     field: str,
     advice: str,
 ) -> bytes:
     """Add ids (rows,), vectors (rows, dim) and metadata to a response, and return its bytes.
 
-    `twin` has all other fields. If the response does not fit into one message, raises LimitExceeded
-    with this field and this advice to the caller.
+    If `is_json`, the metadata is JSON. `twin` has all other fields. If the response does not fit
+    into one message, raises LimitExceeded with this field and this advice to the caller.
     """
     # Checked first: a response that is far too large is not serialized at all.
     large_bytes = (0 if vectors is None else vectors.nbytes) + sum(map(len, metadata or ()))
@@ -173,7 +182,7 @@ def write_answer(
     if vectors is not None:
         twin.vectors.CopyFrom(encode_matrix(vectors))
     if metadata is not None:
-        twin.metadata.extend(metadata)
+        (twin.metadata_json if is_json else twin.metadata).extend(metadata)
     payload = twin.SerializeToString()
     _check_size(len(payload), limits, field, advice)
     return payload

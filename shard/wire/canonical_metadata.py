@@ -6,6 +6,7 @@ times as long. Only if some are refused, they are looked at one by one.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -20,8 +21,13 @@ from vectorshard.shard.wire.metadata import (
     NOT_FINITE,
     check_depth,
     deepest_response,
+    metadata_from_mapping,
     parsed_structs,
 )
+from vectorshard.shard.wire.primitives import shown
+
+_FROM_JSON: Final = json.JSONDecoder().decode
+_JSON: Final = "metadata_json"
 
 _AT_ONCE: Final = 1_000
 """Rows that one call of protobuf parses; it keeps the GIL meanwhile."""
@@ -49,19 +55,54 @@ def canonical_metadata(metadata: Sequence[bytes], limits: Limits) -> Sequence[by
             canonical += _canonical_piece(piece)
         except (DecodeError, EncodeError):
             canonical += [_canonical_row(each, first + row) for row, each in enumerate(piece)]
-    sizes = list(map(len, canonical))
-    if max(sizes, default=0) > limits.metadata_bytes:
-        row = next(row for row, size in enumerate(sizes) if size > limits.metadata_bytes)
-        raise LimitExceeded(
-            f"{sizes[row]:,} bytes exceed the limit of {limits.metadata_bytes:,} bytes",
-            field="metadata",
-            row=row,
-        )
+    _check_sizes(canonical, limits, "metadata")
     if _MAY_NOT_BE_FINITE.search(b"".join(canonical)):
         for row, each in enumerate(canonical):
             if _MAY_NOT_BE_FINITE.search(each):
                 _require_finite(each, row)
     return canonical
+
+
+def metadata_from_json(metadata: Sequence[bytes], limits: Limits) -> Sequence[bytes]:
+    """Return each row's metadata, a JSON object or nothing, in the form of `canonical_metadata`.
+
+    Raises
+    ------
+    MalformedMessage
+        If it is not a JSON object in UTF-8.
+    InvalidParameter
+        For NaN, infinity, an integer that a double does not hold, text that UTF-8 does not encode,
+        or nesting that is too deep. Names the row and the key.
+    LimitExceeded
+        For more bytes than the limits allow.
+    """
+    canonical = [_row_from_json(each, row) if each else b"" for row, each in enumerate(metadata)]
+    _check_sizes(canonical, limits, "metadata_json")
+    return canonical
+
+
+def _row_from_json(metadata: bytes, row: int) -> bytes:
+    try:
+        mapping = _FROM_JSON(metadata.decode())
+    except RecursionError:
+        reason = "metadata nests too deep"
+        raise InvalidParameter(reason, field=_JSON, row=row) from None
+    except ValueError as error:
+        raise MalformedMessage(f"not JSON in UTF-8: {error}", field=_JSON, row=row) from None
+    if not isinstance(mapping, dict):
+        raise MalformedMessage(f"{shown(mapping)} is not an object", field=_JSON, row=row)
+    return metadata_from_mapping(mapping, row, _JSON)
+
+
+def _check_sizes(canonical: Sequence[bytes], limits: Limits, field: str) -> None:
+    sizes = list(map(len, canonical))
+    if max(sizes, default=0) > limits.metadata_bytes:
+        row = next(row for row, size in enumerate(sizes) if size > limits.metadata_bytes)
+        raise LimitExceeded(
+            f"{sizes[row]:,} bytes exceed the limit of {limits.metadata_bytes:,} bytes",
+            field=field,
+            row=row,
+        )
 
 
 def _canonical_piece(metadata: Sequence[bytes]) -> Sequence[bytes]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
-from math import isfinite
+from math import copysign, isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,9 @@ EXACT_INTEGER = 2**53
 """The largest magnitude up to which a double holds every integer."""
 NOT_FINITE: Final = "{} is not a number of JSON: leave it out, or use None"
 
+_TO_JSON: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
 _PACK: Final = struct.Struct("<d").pack
 _UNPACK: Final = struct.Struct("<d").unpack_from
 _REMEMBERED_CHARS: Final = 100  # longer keys are not kept in memory
@@ -34,14 +38,16 @@ _SHORT_BYTES: Final = 130  # of a string whose length fits in one byte, with its
 _CONSTANTS: Final = {b"\x20\x01": True, b"\x20\x00": False, b"\x08\x00": None}
 
 
-def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) -> bytes:
+def metadata_from_mapping(
+    mapping: Mapping[str, Any], row: int | None = None, field: str = "metadata"
+) -> bytes:
     """Return metadata as the deterministic bytes of a google.protobuf.Struct; {} is b"".
 
     Raises InvalidParameter for another type, NaN and infinity, an integer that a double does not
     hold exactly, text that is not UTF-8, or nesting that is too deep for a message.
 
     Values are None, bool, numbers (doubles), str, and mappings and sequences of these. An error
-    names the `row` and the key.
+    names the `field` of the request, the `row` and the key.
     """
     try:
         try:
@@ -51,9 +57,9 @@ def metadata_from_mapping(mapping: Mapping[str, Any], row: int | None = None) ->
             check_depth(metadata)
             return metadata
     except (RecursionError, DecodeError):
-        raise InvalidParameter("metadata nests too deep", field="metadata", row=row) from None
+        raise InvalidParameter("metadata nests too deep", field=field, row=row) from None
     except (TypeError, ValueError) as error:
-        raise InvalidParameter(str(error), field="metadata", row=row) from None
+        raise InvalidParameter(str(error), field=field, row=row) from None
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -233,7 +239,7 @@ def check_exact(number: float) -> None:
 
 
 def mapping_from_metadata(metadata: bytes) -> dict[str, Any]:
-    """Return the mapping of `metadata_from_mapping`'s bytes. An integral number is an int.
+    """Return the mapping of `metadata_from_mapping`'s bytes. Integral numbers are ints.
 
     Raises MalformedMessage if the bytes are not a google.protobuf.Struct.
     """
@@ -251,6 +257,33 @@ def mappings_from_metadata(metadata: Sequence[bytes]) -> list[dict[str, Any]]:
         return [_mapping_of(struct) for struct in parsed_structs(metadata)]
     except DecodeError as error:
         raise MalformedMessage(str(error), field="metadata") from None
+
+
+def json_from_metadata(metadata: Sequence[bytes]) -> list[bytes]:
+    """Return each row's metadata as a JSON object; empty where a row has none.
+
+    NaN and infinity, which earlier releases took, become null.
+    """
+    mappings = mappings_from_metadata(metadata)
+    return [
+        _json_of(mapping) if each else b"" for mapping, each in zip(mappings, metadata, strict=True)
+    ]
+
+
+def _json_of(mapping: dict[str, Any]) -> bytes:
+    try:
+        return _TO_JSON(mapping).encode()
+    except ValueError:
+        return _TO_JSON(_finite(mapping)).encode()
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for each number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def parsed_structs(metadata: Sequence[bytes]) -> Sequence[twins.StructTwin]:
@@ -272,9 +305,7 @@ def value_of(value: bytes, *, floats: bool = False) -> Any:
     length = len(value)
     if length == NUMBER_BYTES and value[0] == NUMBER_TAG:
         (number,) = _UNPACK(value, 1)
-        if floats or not number.is_integer() or abs(number) > EXACT_INTEGER:
-            return number
-        return int(number)
+        return number if floats else _plain(number)
     if 2 <= length < _SHORT_BYTES:
         if value[0] == _STRING_TAG and value[1] == length - 2:
             try:
@@ -299,7 +330,11 @@ def _parsed_value(value: struct_pb2.Value, *, floats: bool) -> Any:
     if kind == "list_value":
         return [_parsed_value(element, floats=floats) for element in value.list_value.values]
     if kind == "number_value" and not floats:
-        number = value.number_value
-        exact = number.is_integer() and abs(number) <= EXACT_INTEGER
-        return int(number) if exact else number
+        return _plain(value.number_value)
     return getattr(value, kind)
+
+
+def _plain(number: float) -> float:
+    """Return an integral number as an int, if that is the same number: -0.0 is not."""
+    exact = number.is_integer() and abs(number) <= EXACT_INTEGER
+    return int(number) if exact and (number or copysign(1.0, number) > 0) else number

@@ -53,7 +53,14 @@ def _encode_rows(rows: types.Rows, limits: Limits, *, field: str, advice: str) -
     if rows.damaged is not None:
         twin.damaged.CopyFrom(encode_ids(rows.damaged))
     return write_answer(
-        twin, rows.ids, rows.vectors, rows.metadata, limits, field=field, advice=advice
+        twin,
+        rows.ids,
+        rows.vectors,
+        rows.metadata,
+        limits,
+        is_json=rows.metadata_json,
+        field=field,
+        advice=advice,
     )
 
 
@@ -74,7 +81,14 @@ def _decode_rows(
     vectors, metadata = bulk.included(include, ids.size)
     damaged = ids_of(*split_ids(twin.damaged)) if twin.HasField("damaged") else None
     cursor = decode_cursor(twin.cursor)
-    return types.Rows(ids=ids, vectors=vectors, metadata=metadata, cursor=cursor, damaged=damaged)
+    return types.Rows(
+        ids=ids,
+        vectors=vectors,
+        metadata=metadata,
+        cursor=cursor,
+        damaged=damaged,
+        metadata_json=include.metadata_json,
+    )
 
 
 def _other_bytes(twin: twins.RowsTwin) -> int:

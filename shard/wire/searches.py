@@ -241,6 +241,7 @@ def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
         result.vectors,
         result.metadata,
         limits,
+        is_json=result.metadata_json,
         field="k",
         advice="request fewer queries, a smaller k, or no vectors and metadata",
     )
@@ -267,7 +268,11 @@ def decode_search_response(payload: bytes, include: types.Include) -> types.Sear
     check_count("counts", int(hits.counts.sum(dtype=np.uint64)), ids.size)
     vectors, metadata = bulk.included(include, ids.size)
     return types.SearchResult(
-        hits=hits, receipt=_decode_receipt(twin.receipt), vectors=vectors, metadata=metadata
+        hits=hits,
+        receipt=_decode_receipt(twin.receipt),
+        vectors=vectors,
+        metadata=metadata,
+        metadata_json=include.metadata_json,
     )
 
 

@@ -137,7 +137,11 @@ def required_selection(
 def encode_include(include: types.Include) -> v1.Include:
     """Write which fields of rows a response includes. Raises InvalidParameter unless bools."""
     try:
-        return v1.Include(vectors=include.vectors, metadata=include.metadata)
+        return v1.Include(
+            vectors=include.vectors,
+            metadata=include.metadata,
+            metadata_json=include.metadata_json,
+        )
     except TypeError:
         reason = "vectors and metadata are true or false"
         raise InvalidParameter(reason, field="include") from None
@@ -145,4 +149,8 @@ def encode_include(include: types.Include) -> v1.Include:
 
 def decode_include(include: v1.Include) -> types.Include:
     """Return which fields of rows a response includes."""
-    return types.Include(vectors=include.vectors, metadata=include.metadata)
+    return types.Include(
+        vectors=include.vectors,
+        metadata=include.metadata or include.metadata_json,
+        metadata_json=include.metadata_json,
+    )

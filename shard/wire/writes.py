@@ -5,9 +5,9 @@ from __future__ import annotations
 from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
-from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.errors import InvalidParameter, MalformedMessage
 from vectorshard.shard.wire.bulk import check_count, content_bytes, number_bytes, read_twin
-from vectorshard.shard.wire.canonical_metadata import canonical_metadata
+from vectorshard.shard.wire.canonical_metadata import canonical_metadata, metadata_from_json
 from vectorshard.shard.wire.ids import check_ids, encode_ids
 from vectorshard.shard.wire.matrices import encode_matrix
 from vectorshard.shard.wire.opaque import decode_token, encode_token
@@ -54,6 +54,12 @@ def decode_upsert_request(payload: bytes, limits: Limits) -> tuple[types.UpsertR
     if bulk.metadata:
         check_count("metadata", len(bulk.metadata), ids.size)
         metadata = canonical_metadata(bulk.metadata, limits)
+    if bulk.metadata_json:
+        if bulk.metadata:
+            reason = "metadata and metadata_json are mutually exclusive"
+            raise MalformedMessage(reason, field="metadata_json")
+        check_count("metadata_json", len(bulk.metadata_json), ids.size)
+        metadata = metadata_from_json(bulk.metadata_json, limits)
     mode = WRITE_MODES.member(twin.mode or v1.WRITE_MODE_UPSERT, "mode", InvalidParameter)
     request = types.UpsertRequest(
         collection=twin.collection, ids=ids, vectors=vectors, metadata=metadata, mode=mode

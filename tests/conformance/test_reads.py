@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 import numpy as np
 import pytest
 
 from tests.conformance.backends import Stage
 from tests.conformance.reference import metadata_of
 from tests.shard.samples import config_of, corpus_of, ids_of, int64s, some_vectors
-from vectorshard.shard.types import CountRequest, IdArray, IdType, Include, Metric
+from vectorshard.shard.types import (
+    CountRequest,
+    GetRequest,
+    IdArray,
+    IdType,
+    Include,
+    Metric,
+)
+from vectorshard.shard.wire.metadata import json_from_metadata, mapping_from_metadata
 
 BOTH_ID_TYPES = pytest.mark.parametrize("id_type", list(IdType))
 
@@ -110,6 +121,27 @@ async def test_a_page_of_unstated_size_is_full_of_rows_with_what_is_included(
     )
     assert list(page.metadata or []) == [metadata_of(1)] * 90
     assert (await stage.list_page(0)).vectors is None
+
+
+async def test_metadata_is_json_where_json_is_asked_for(stage: Stage) -> None:
+    await stage.create(config_of())
+    corpus = corpus_of(40)
+    structs = [metadata_of(row) if row % 2 else b"" for row in range(40)]
+    await stage.upsert(corpus.ids, corpus.vectors, metadata=structs)
+    texts = json_from_metadata(structs)
+    text_of = dict(zip(corpus.ids.tolist(), texts, strict=True))
+    assert json.loads(texts[1]) == mapping_from_metadata(structs[1])
+    include = Include(metadata=True, metadata_json=True)
+    page = await stage.list_page(0, include=include)
+    assert list(page.metadata or []) == [text_of[id_] for id_ in page.ids.tolist()]
+    some = corpus.ids[5:30]
+    request = GetRequest(collection=stage.collection.name, ids=some, include=include)
+    assert list((await stage.shard.get(request)).metadata or []) == texts[5:30]
+    for result in await asyncio.gather(
+        *(stage.search(corpus.vectors[:4], k, include=include) for k in (3, 7))
+    ):
+        found = [text_of[id_] for id_ in result.hits.ids.tolist()]
+        assert list(result.metadata or []) == found
 
 
 async def test_sound_rows_are_listed_whether_damaged_ones_are_skipped_or_not(stage: Stage) -> None:

@@ -286,12 +286,14 @@ class FieldExists(_message.Message):
     def __init__(self, field: _Optional[str] = ...) -> None: ...
 
 class Include(_message.Message):
-    __slots__ = ("vectors", "metadata")
+    __slots__ = ("vectors", "metadata", "metadata_json")
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     vectors: bool
     metadata: bool
-    def __init__(self, vectors: _Optional[bool] = ..., metadata: _Optional[bool] = ...) -> None: ...
+    metadata_json: bool
+    def __init__(self, vectors: _Optional[bool] = ..., metadata: _Optional[bool] = ..., metadata_json: _Optional[bool] = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("config",)
@@ -470,20 +472,22 @@ class DescribeCollectionResponse(_message.Message):
     def __init__(self, config: _Optional[_Union[CollectionConfig, _Mapping]] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., shards: _Optional[_Iterable[_Union[ShardDescription, _Mapping]]] = ..., recommended_batch_size: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class UpsertRequest(_message.Message):
-    __slots__ = ("collection", "ids", "vectors", "metadata", "mode", "request_id")
+    __slots__ = ("collection", "ids", "vectors", "metadata", "mode", "request_id", "metadata_json")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     collection: str
     ids: Ids
     vectors: Matrix
     metadata: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
     mode: WriteMode
     request_id: int
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., request_id: _Optional[int] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., request_id: _Optional[int] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RowError(_message.Message):
     __slots__ = ("row", "code", "message")
@@ -538,14 +542,16 @@ class GetRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("ids", "vectors", "metadata")
+    __slots__ = ("ids", "vectors", "metadata", "metadata_json")
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     ids: Ids
     vectors: Matrix
     metadata: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
-    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class CountRequest(_message.Message):
     __slots__ = ("collection", "ids", "filter")
@@ -580,18 +586,20 @@ class ListRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., page_size: _Optional[int] = ..., cursor: _Optional[bytes] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., include: _Optional[_Union[Include, _Mapping]] = ..., skip_damaged: _Optional[bool] = ...) -> None: ...
 
 class ListResponse(_message.Message):
-    __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged")
+    __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged", "metadata_json")
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     ids: Ids
     vectors: Matrix
     metadata: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
     cursor: bytes
     damaged: Ids
-    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[Ids, _Mapping]] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ids: _Optional[_Union[Ids, _Mapping]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[Ids, _Mapping]] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("collection", "queries", "k", "nprobe", "target_recall", "exact", "filter", "include", "score_threshold", "min_coverage", "token")
@@ -666,20 +674,22 @@ class Receipt(_message.Message):
     def __init__(self, shards_total: _Optional[int] = ..., shards_answered: _Optional[int] = ..., coverage: _Optional[float] = ..., shards: _Optional[_Iterable[_Union[ShardReceipt, _Mapping]]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("counts", "ids", "scores", "vectors", "metadata", "receipt")
+    __slots__ = ("counts", "ids", "scores", "vectors", "metadata", "receipt", "metadata_json")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     ids: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     vectors: Matrix
     metadata: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
     receipt: Receipt
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., vectors: _Optional[_Union[Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ()

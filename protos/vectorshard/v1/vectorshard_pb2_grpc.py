@@ -179,8 +179,8 @@ class VectorServiceServicer:
         * counts that do not match, more rows than Limits.rows, an unknown mode;
         * a wrong dim, NaN or Inf, magnitudes whose scores overflow float32, norm 0 under COSINE;
         * a duplicate id, an empty or too long string id, the wrong kind of ids;
-        * metadata of a row over Limits.metadata_bytes, or nested too deep for protobuf (about 30
-        levels are safe);
+        * metadata of a row over Limits.metadata_bytes, nested too deep for protobuf (about 30 levels
+        are safe), with NaN or Inf, or as JSON that is not an object; metadata in both forms;
         * a declared field of another type (ErrorInfo's field is "metadata." and its name).
         RESOURCE_EXHAUSTED: Limits.write_bytes of writes are in progress, or the disk is full.
         FAILED_PRECONDITION: the disk failed a write.

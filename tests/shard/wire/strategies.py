@@ -29,7 +29,12 @@ string_ids = st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=6)
     lambda ids: np.array([*ids, None], dtype=object)[:-1]
 )
 id_arrays = st.one_of(int64_ids, string_ids)
-includes = st.builds(types.Include, vectors=st.booleans(), metadata=st.booleans())
+includes = st.one_of(
+    st.builds(types.Include, vectors=st.booleans(), metadata=st.booleans()),
+    st.builds(
+        types.Include, vectors=st.booleans(), metadata=st.just(True), metadata_json=st.just(True)
+    ),
+)
 metadata_values = st.recursive(
     st.none()
     | st.booleans()
@@ -213,6 +218,7 @@ def rows_with_include(draw: st.DrawFn) -> tuple[types.Rows, types.Include]:
         ids=ids,
         vectors=draw(matrices(len(ids), [np.float32])) if include.vectors else None,
         metadata=draw(metadata_of(len(ids))) if include.metadata else None,
+        metadata_json=include.metadata_json,
     )
     return rows, include
 
@@ -229,6 +235,7 @@ def search_results(draw: st.DrawFn) -> tuple[types.SearchResult, types.Include]:
         receipt=draw(receipts),
         vectors=rows.vectors,
         metadata=rows.metadata,
+        metadata_json=rows.metadata_json,
     )
     return result, include
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,13 @@ from tests.shard.wire.messages import REQUEST_DECODERS, delimited, refusal, upse
 from tests.shard.wire.strategies import LIMITS, mappings
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
-from vectorshard.shard.wire.canonical_metadata import canonical_metadata, field_columns
+from vectorshard.shard.wire.canonical_metadata import (
+    canonical_metadata,
+    field_columns,
+    metadata_from_json,
+)
 from vectorshard.shard.wire.metadata import (
+    json_from_metadata,
     mapping_from_metadata,
     metadata_from_mapping,
     value_of,
@@ -175,3 +181,58 @@ def test_every_number_of_a_declared_field_is_a_float() -> None:
     values = [None if raw is None else value_of(raw, floats=True) for (raw,) in columns]
     assert values == [3.0, [1.0, 0.5], "text", None, None]
     assert [type(value) for value in (values[0], *values[1])] == [float, float, float]
+
+
+@given(mappings)
+def test_json_and_a_struct_of_equal_metadata_are_equal(mapping: dict[str, Any]) -> None:
+    struct = metadata_from_mapping(mapping)
+    for text in (json.dumps(mapping), json.dumps(mapping, ensure_ascii=False, indent=1)):
+        assert metadata_from_json([text.encode(), b""], Limits()) == [struct, b""]
+    assert metadata_from_json(json_from_metadata([struct]), Limits()) == [struct]
+
+
+def test_the_last_of_equal_names_counts() -> None:
+    assert metadata_from_json([b'{"a":1,"b":2,"a":"c"}'], Limits()) == [
+        metadata_from_mapping({"a": "c", "b": 2})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "reason"),
+    [
+        (b"{", MalformedMessage, "not JSON in UTF-8"),
+        (b"{},{}", MalformedMessage, "not JSON in UTF-8"),
+        (b'{"a":"\xff"}', MalformedMessage, "not JSON in UTF-8"),
+        (b"[1]", MalformedMessage, r"\[1\] is not an object"),
+        (b"null", MalformedMessage, "None is not an object"),
+        (b'{"a":{"b":NaN}}', InvalidParameter, "key a.b: nan is not"),
+        (b'{"a":-Infinity}', InvalidParameter, "key a: -inf is not"),
+        (b'{"a":1e999}', InvalidParameter, "key a: inf is not"),
+        (b'{"a":9007199254740993}', InvalidParameter, "key a: integer"),
+        (b'{"a":"\\ud800"}', InvalidParameter, "key a: "),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, InvalidParameter, "nests too deep"),
+        (b'{"a":' * 100_000, InvalidParameter, "nests too deep"),
+        (b'{"a":"' + b"x" * 70_000 + b'"}', LimitExceeded, "exceed the limit"),
+    ],
+)
+def test_json_that_is_no_metadata_is_refused_by_row(
+    bad: bytes, error: type[InvalidParameter], reason: str
+) -> None:
+    with pytest.raises(error, match=reason) as raised:
+        metadata_from_json([b"{}", bad], Limits())
+    assert (raised.value.field, raised.value.row) == ("metadata_json", 1)
+
+
+def test_numbers_that_json_lacks_are_null_in_json() -> None:
+    stored = struct_bytes({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}})
+    (text,) = json_from_metadata([stored])
+    assert json.loads(text) == {"a": None, "b": [1.5, None], "c": {"d": None}}
+
+
+def test_an_upsert_has_metadata_in_one_form_and_for_each_row() -> None:
+    texts = [b'{"a":1}', b""]
+    request, _ = decode_upsert_request(upsert_bytes(metadata_json=texts), LIMITS)
+    assert request.metadata == [metadata_from_mapping({"a": 1}), b""]
+    for parts in ({"metadata_json": texts, "metadata": [{}, {}]}, {"metadata_json": texts[:1]}):
+        refused = refusal(MalformedMessage, decode_upsert_request, upsert_bytes(**parts), LIMITS)
+        assert refused == ("metadata_json", None)

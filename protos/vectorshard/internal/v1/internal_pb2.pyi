@@ -51,50 +51,56 @@ class IdsTwin(_message.Message):
     def __init__(self, int64s: _Optional[_Union[Int64IdsTwin, _Mapping]] = ..., strings: _Optional[_Union[_vectorshard_pb2.StringIds, _Mapping]] = ...) -> None: ...
 
 class UpsertRequestTwin(_message.Message):
-    __slots__ = ("collection", "ids", "vectors", "metadata", "mode", "request_id")
+    __slots__ = ("collection", "ids", "vectors", "metadata", "mode", "request_id", "metadata_json")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     collection: str
     ids: IdsTwin
     vectors: _vectorshard_pb2.Matrix
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
     mode: _vectorshard_pb2.WriteMode
     request_id: int
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., mode: _Optional[_Union[_vectorshard_pb2.WriteMode, str]] = ..., request_id: _Optional[int] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., mode: _Optional[_Union[_vectorshard_pb2.WriteMode, str]] = ..., request_id: _Optional[int] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SearchResponseTwin(_message.Message):
-    __slots__ = ("counts", "ids", "scores", "vectors", "metadata", "receipt")
+    __slots__ = ("counts", "ids", "scores", "vectors", "metadata", "receipt", "metadata_json")
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     ids: IdsTwin
     scores: bytes
     vectors: _vectorshard_pb2.Matrix
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
     receipt: bytes
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[bytes] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[bytes] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RowsTwin(_message.Message):
-    __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged")
+    __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged", "metadata_json")
     IDS_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     ids: IdsTwin
     vectors: _vectorshard_pb2.Matrix
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
     cursor: bytes
     damaged: IdsTwin
-    def __init__(self, ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[IdsTwin, _Mapping]] = ...) -> None: ...
+    metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., cursor: _Optional[bytes] = ..., damaged: _Optional[_Union[IdsTwin, _Mapping]] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class StructTwin(_message.Message):
     __slots__ = ("fields",)
