@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.vectors import clustered
 from tests.bare_wire import matrix
-from tests.http2 import Load, Told, offer
+from tests.http2 import Load, Told, offer, offer_all
 from tests.system.conftest import Server, ServerProcess, Starter
 from vectorshard.client import calls
 from vectorshard.v1 import vectorshard_pb2 as v1
@@ -94,19 +94,24 @@ class Overload:
         )
 
 
-def overload(server: Server, process: ServerProcess, kind: str, seconds: float) -> Overload:
-    """Offer FACTOR times of what the server answers, for so long."""
+def closed_loop(server: Server, kind: str, connections: int, callers: int, seconds: float) -> Load:
+    """Return a load of so many callers on each connection, who wait for their answers."""
     host, port = server.address.rsplit(":", 1)
-    few = Load(
+    return Load(
         host=host,
         port=int(port),
         path=PATH,
         payloads=requests_of(kind),
-        seconds=max(1.0, seconds / 5),
-        connections=CONNECTIONS,
-        callers=CALLERS,
-        timeout_s=10.0,
+        seconds=seconds,
+        connections=connections,
+        callers=callers,
+        timeout_s=30.0,
     )
+
+
+def overload(server: Server, process: ServerProcess, kind: str, seconds: float) -> Overload:
+    """Offer FACTOR times of what the server answers, for so long."""
+    few = closed_loop(server, kind, CONNECTIONS, CALLERS, seconds=max(0.7, seconds / 5))
     peak_per_s = offer(few).answered_per_s
     quiet_mb = process.memory_mb("RssAnon")
     many = replace(few, per_s=FACTOR * peak_per_s, seconds=seconds, timeout_s=2.0)
@@ -142,7 +147,7 @@ def test_an_overload_of_each_kind_leaves_no_backlog_and_refuses_no_stream(
     server = start_server(1)
     fill(server)
     for kind in KINDS:
-        check(overload(server, server, kind, seconds=3.0), goodput_min=0.2)
+        check(overload(server, server, kind, seconds=2.5), goodput_min=0.2)
 
 
 @pytest.mark.system_long
@@ -151,6 +156,36 @@ def test_an_overload_of_each_kind_for_long(start_server: Starter) -> None:
     fill(server)
     for kind in KINDS:
         check(overload(server, server, kind, seconds=20.0), goodput_min=0.3)
+
+
+@pytest.mark.system_long
+@pytest.mark.parametrize(("connections", "callers"), [(500, 2), (1, 2_000)])
+def test_callers_who_wait_for_their_answers_are_all_answered(
+    start_server: Starter, connections: int, callers: int
+) -> None:
+    server = start_server(1)
+    fill(server)
+    told = offer(closed_loop(server, "one query", connections, callers, seconds=5.0))
+    print(
+        f"{connections} connections with {callers} callers each: {told.answered_per_s:.0f}/s, "
+        f"{dict(told.counts)}, p50 {1e3 * told.quantile_s('OK', 0.5):.0f} ms"
+    )
+    assert set(told.counts) == {"OK"}
+
+
+@pytest.mark.system_long
+def test_patient_callers_next_to_a_crowd_that_gives_up_after_50_ms(start_server: Starter) -> None:
+    server = start_server(1)
+    fill(server)
+    patient = closed_loop(server, "one query", CONNECTIONS, CALLERS, seconds=5.0)
+    peak_per_s = offer(patient).answered_per_s
+    crowd = replace(patient, per_s=2 * peak_per_s, timeout_s=0.05)
+    of_crowd, of_patient = offer_all([crowd, patient])
+    print(
+        f"{crowd.per_s:.0f}/s with 50 ms: {dict(of_crowd.counts)}; patient callers next to them: "
+        f"{of_patient.answered_per_s:.0f}/s of {peak_per_s:.0f}/s, {dict(of_patient.counts)}"
+    )
+    assert of_patient.answered_per_s > 0
 
 
 @pytest.fixture
