@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -28,8 +29,14 @@ WITHOUT_ADDRESSES = (
 
 
 def test_make_setup_installs_what_the_lock_pins_by_hash() -> None:
-    recipe = (ROOT / "Makefile").read_text()
-    assert "--require-hashes -r requirements.lock" in recipe
+    recipe = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    installs = [line for line in recipe.splitlines() if " -r requirements.lock" in line]
+    assert installs
+    for line in installs:  # by uv, or by pip
+        assert "--no-build --require-hashes" in " ".join(line.split())
+        assert "|| $(PIP) -r requirements.lock" in line
+    [pip] = re.findall(r"^PIP = .*", recipe, re.MULTILINE)
+    assert "--only-binary :all: --require-hashes" in pip
     assert "--no-deps --no-build-isolation -e ." in recipe
 
 
