@@ -12,7 +12,7 @@ QUICK := not deploy and not system_net and not system_long and not promises
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test test-net test-long test-typescript promises check check-deploy fix bench glove lock release-contract clean
+.PHONY: help setup demo serve test test-net test-long test-typescript promises check check-deploy fix bench compare glove lock release-contract clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ fix: setup ## generate the Python of the contract; format; repair what the linte
 bench: setup ## run the measurements of benchmarks/README.md, or those named by ONLY="words start"
 	$(BIN)/python -m benchmarks $(addprefix --only ,$(ONLY))
 
+compare: setup ## measure ours beside other vector stores; DISTRIBUTED_FAISS=DIR adds a checkout of it
+	$(BIN)/python -m benchmarks.compare $(addprefix --distributed-faiss ,$(DISTRIBUTED_FAISS))
+	$(BIN)/python -m benchmarks.compare.report build/compare.json
+
 glove: setup ## make build/glove-100.hdf5: 336,479 words with ground truth; needs npm, once
 	$(BIN)/python -m benchmarks.glove
 
@@ -79,6 +83,7 @@ lock: setup ## resolve all lock files; LOCK=--upgrade takes the newest versions
 	$(RESOLVE) --constraint requirements.lock deploy/build.in -o deploy/build.lock
 	$(RESOLVE) deploy/checkers.in -o deploy/checkers.lock
 	$(RESOLVE) benchmarks/stock.in -o benchmarks/stock.lock
+	$(RESOLVE) benchmarks/compare/compare.in -o benchmarks/compare/compare.lock
 
 release-contract: setup ## record the contract as released; `make check` then rejects breaking changes
 	$(BIN)/python protos/generate.py --image protos/released.binpb

@@ -16,6 +16,7 @@ WITHOUT_ADDRESSES = (
     ".ci/prerequisites",
     ".ci/run",
     "Makefile",
+    "benchmarks/compare/compare.lock",
     "benchmarks/stock.lock",
     "buf.yaml",
     "deploy/Dockerfile",
