@@ -21,13 +21,17 @@ QUERY_WORK: Final = 50.0
 
 _ROW_DIMS: Final = 60
 _SCANNED_WORK: Final = 2.2e-5
-"""A scanned row costs as much as that many components more than it has; work of a component. Exact
-products and compressed codes hardly differ. Fitted to batches of 64 queries on GloVe, clustered and
-normal rows, dim 8 to 1,536, 200 to 50,000 rows."""
+"""A scanned row costs as much as that many components more than it has; work of a component. Fitted
+to exact products of 64 queries on GloVe, clustered and normal rows, dim 8 to 1,536, 200 to 50,000
+rows."""
 
-_CANDIDATE_DIMS: Final = 100
-_CANDIDATE_WORK: Final = 1e-3
-"""The same for a candidate that is scored from its row."""
+_CODE_SHARE: Final = 0.25
+"""A row in a list that is probed has a code, which costs as much as this part of its components."""
+
+_CANDIDATE_DIMS: Final = 300
+_CANDIDATE_WORK: Final = 3e-4
+"""The same for a candidate that is scored from its row. Codes and candidates are fitted to searches
+of 16 queries for 10 hits among 10,000 rows, d = 8, 100 and 768, and of GloVe."""
 
 _KINDS_MAX: Final = 256
 """Kinds of searches that are remembered, a few hundred bytes each."""
@@ -44,15 +48,16 @@ def scan_work(receipt: Receipt, dim: int, queries: int = 1) -> float:
     """
     work = 0.0
     for shard in receipt.shards:
-        rows, candidates = float(shard.rows_exact), float(shard.candidates)
+        rows, codes, candidates = float(shard.rows_exact), 0.0, float(shard.candidates)
         if shard.nlist:
             exact = min(1.0, shard.queries_exact / max(1, queries))
             passing = shard.rows_visible if shard.filter_plan is None else shard.rows_passing
             probed = min(1.0, (shard.nprobe_mean or shard.nprobe) / shard.nlist)
             rows += exact * max(0, passing - shard.rows_exact)
-            rows += (1 - exact) * max(0, shard.rows_visible - shard.rows_exact) * probed
+            codes = (1 - exact) * max(0, shard.rows_visible - shard.rows_exact) * probed
             candidates *= 1 - exact
         work += rows * (dim + _ROW_DIMS) * _SCANNED_WORK
+        work += codes * (_CODE_SHARE * dim + _ROW_DIMS) * _SCANNED_WORK
         work += candidates * (dim + _CANDIDATE_DIMS) * _CANDIDATE_WORK
     return work
 
