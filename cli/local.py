@@ -279,7 +279,7 @@ def _server_of() -> Callable[[Path, int | None, str], Coroutine[Any, Any, LocalS
 def _path_of(path: str | os.PathLike[str] | None) -> Path | None:
     if path is None:
         return None
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    if not isinstance(path, str | os.PathLike) or os.fspath(path) in ("", ":memory:"):
         reason = f"{shown(path)} is not a path; pass None for a temporary directory"
         raise InvalidParameter(reason, field="path")
     return Path(path).expanduser().absolute()

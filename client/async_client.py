@@ -98,6 +98,14 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._target!r})"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what it connects to: in another process, it connects for itself."""
+        return AsyncClient._connected, (self._target, self._timeout_s, str(self._retry))
+
+    @staticmethod
+    def _connected(target: str, timeout_s: float, retry: str) -> AsyncClient:
+        return AsyncClient(target, timeout_s=timeout_s, retry=retry)
+
     @property
     def target(self) -> str:
         """What it connects to."""

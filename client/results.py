@@ -215,8 +215,16 @@ class RowsView(Readable):
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows, in their order."""
         for row, id_ in enumerate(self.ids.tolist()):
-            vector = None if self.vectors is None else self.vectors[row]
-            yield Row(id_, vector, None if self.metadata is None else self.metadata[row])
+            yield self._row(row, id_)
+
+    def __getitem__(self, row: int) -> Row:
+        """Return one row, by its place."""
+        row = range(len(self))[row]
+        return self._row(row, self.ids[row : row + 1].tolist()[0])
+
+    def _row(self, row: int, id_: int | str) -> Row:
+        vector = None if self.vectors is None else self.vectors[row]
+        return Row(id_, vector, None if self.metadata is None else self.metadata[row])
 
     def _grids(self) -> Sequence[Grid]:
         columns = ["id", *([] if self.metadata is None else ["metadata"])]

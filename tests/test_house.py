@@ -114,6 +114,9 @@ CLIENT_IMPORTS_NONE_OF = (
     *("typer", "uvloop", "xxhash"),
 )
 
+ONLY_ON_UNIX = frozenset({"fcntl", "grp", "pwd", "resource", "termios", "uvloop"})
+"""What Python has on no Windows."""
+
 OUTSIDE_THE_CORE = frozenset(
     {
         "asyncio",
@@ -393,18 +396,30 @@ def test_a_foreign_package_is_imported_only_where_it_belongs(foreign: str) -> No
     assert not importers
 
 
-def test_the_client_is_light() -> None:
+def test_the_client_is_light_and_of_every_system() -> None:
     """Run as a caller would: what a client imports, and loads, needs no library of a server."""
     program = (
         "import sys\n"
         "from vectorshard import AsyncClient, Client\n"
         "AsyncClient('127.0.0.1:1'), Client('127.0.0.1:1')\n"
         f"print(sorted(set({CLIENT_IMPORTS_NONE_OF!r}) & set(sys.modules)))\n"
+        "print(*(name for name in sys.modules if name.startswith('vectorshard.')))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
     )
-    assert ended.stdout.strip() == "[]"
+    heavy, loaded = ended.stdout.splitlines()
+    assert heavy == "[]"
+    ours = {name.removeprefix("vectorshard.") for name in loaded.split()}
+    of_unix = {
+        f"{module.name} imports {name}"
+        for module in house()
+        if module.name in ours
+        for name in imports(module.tree)
+        if name.split(".")[0] in ONLY_ON_UNIX
+    }
+    assert "client.parts" in ours
+    assert not of_unix
 
 
 def test_the_core_has_no_clock_no_chance_no_environment_and_no_network() -> None:

@@ -124,8 +124,8 @@ def test_a_directory_is_locked_and_its_errors_are_those_of_a_server(tmp_path: Pa
 @pytest.mark.parametrize(
     "argument",
     [
-        *({"path": 7}, {"path": ""}, {"path": b"rows"}, {"shards": 0}, {"shards": "2"}),
-        *({"timeout_s": -1}, {"retry": "sometimes"}),
+        *({"path": 7}, {"path": ""}, {"path": b"rows"}, {"path": ":memory:"}),
+        *({"shards": 0}, {"shards": "2"}, {"timeout_s": -1}, {"retry": "sometimes"}),
     ],
 )
 def test_an_invalid_argument_is_refused_by_name(argument: dict[str, Any], tmp_path: Path) -> None:

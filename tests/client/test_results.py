@@ -109,6 +109,9 @@ def test_hits_are_an_arrow_table_with_a_row_for_each() -> None:
 
 def test_rows_are_iterated() -> None:
     rows = RowsView(ids=np.array([7, 8]), metadata=[{"a": 1}, {}])
+    assert (rows[0], rows[-1]) == (Row(7, None, {"a": 1}), Row(8, None, {}))
+    with pytest.raises(IndexError):
+        rows[2]
     assert list(rows) == [Row(7, None, {"a": 1}), Row(8, None, {})]
     [first, _] = RowsView(ids=np.array([7, 8]), vectors=np.eye(2, dtype=np.float32))
     assert first.vector is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import re
 
 import pytest
@@ -88,3 +89,13 @@ def test_the_error_of_a_block_outlives_a_client_of_another_loop(target: str) -> 
         asyncio.run(fail_elsewhere())
     first.run_until_complete(client.close())
     first.close()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_is_pickled_by_what_it_connects_to(kind: type[Client | AsyncClient]) -> None:
+    client = kind("localhost", timeout_s=3, retry="all")
+    copied = pickle.loads(pickle.dumps(client))
+    assert type(copied) is kind
+    assert copied.target == client.target == "localhost:7700"
+    assert (copied._timeout_s, copied._retry) == (client._timeout_s, client._retry)
+    assert repr(copied) == f"{kind.__name__}('localhost:7700')"
