@@ -163,5 +163,4 @@ class EngineConfig:
     """Live rows * (dim + 80) up to which a search scores every row: 1,900 rows of 100 components.
     Larger: fewer collections depend on an index, and batches of queries cost more. 0: only searches
     with a filter, and after deletes, score every row where that is cheaper."""
-    search_threads: int = 1  # searches that one shard runs concurrently
     search_cores: int = 1  # that one FAISS call may use

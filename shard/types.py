@@ -467,6 +467,13 @@ class SearchResult:
     vectors: Float32Array | None = None
     metadata: Sequence[bytes] | None = None
     metadata_json: bool = False
+    encoded: bytes | None = field(init=False, default=None, compare=False, repr=False)
+    """The message with all of it, if the search wrote it. `dataclasses.replace` drops it."""
+
+    def written(self, encoded: bytes) -> SearchResult:
+        """Return this result, which has just been made, with its message."""
+        object.__setattr__(self, "encoded", encoded)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -258,7 +258,7 @@ async def test_without_a_witness_of_the_last_rows_an_emptied_directory_is_notice
 async def test_an_embedded_server_whose_shard_is_wiped_starts_and_names_it(
     tmp_path: Path, shard: int
 ) -> None:
-    engine = EngineConfig(search_threads=1)
+    engine = EngineConfig()
     router = await open_embedded(tmp_path, SHARDS, engine)
     await router.create_collection(config_of())
     request = UpsertRequest(collection="words", ids=CORPUS.ids, vectors=CORPUS.vectors)
@@ -274,7 +274,7 @@ async def test_an_embedded_server_whose_shard_is_wiped_starts_and_names_it(
 async def test_an_embedded_server_with_a_directory_of_another_cluster_makes_none(
     tmp_path: Path,
 ) -> None:
-    engine = EngineConfig(search_threads=1)
+    engine = EngineConfig()
     for path in (tmp_path, tmp_path / "other"):
         await (await open_embedded(path, 3, engine)).close()
     wiped(tmp_path, tmp_path, 0)

@@ -143,7 +143,7 @@ async def test_an_identity_that_is_stored_nowhere_else_has_to_be_given(tmp_path:
 async def test_a_register_is_made_again_of_all_collections_though_one_is_looked_at(
     tmp_path: Path,
 ) -> None:
-    router = await open_embedded(tmp_path, 1, EngineConfig(search_threads=1))
+    router = await open_embedded(tmp_path, 1, EngineConfig())
     for name in ("words", "others"):
         await router.create_collection(config_of(name))
     await router.close()
@@ -160,7 +160,7 @@ async def test_a_register_is_made_again_of_all_collections_though_one_is_looked_
 
 
 async def test_a_sole_shard_that_lost_a_commit_is_missing_too(tmp_path: Path) -> None:
-    engine = EngineConfig(search_threads=1)
+    engine = EngineConfig()
     router = await open_embedded(tmp_path, 1, engine)
     await router.create_collection(config_of())
     for half in (slice(0, OLDER_ROWS), slice(OLDER_ROWS, ROWS)):

@@ -25,7 +25,6 @@ from vectorshard.shard.engine.collection import Collection
 from vectorshard.shard.engine.commit_plan import WriteOutcome
 from vectorshard.shard.engine.group_commit import Write, commit_batcher
 from vectorshard.shard.engine.machine import Machine, limited, naming_disk_failures
-from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.engine.set_aside import SetAside, SetAsides
 from vectorshard.shard.engine.validation import already_exists
 from vectorshard.shard.errors import (
@@ -63,11 +62,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A collection, the queue of its writes, and the queue of its searches."""
+    """A collection, and the queue of its writes."""
 
     collection: Collection
     writes: Batcher[Write, WriteOutcome]
-    searches: SearchBatcher
 
     @property
     def membership(self) -> Membership:
@@ -236,7 +234,7 @@ class CollectionSet:
         collection.state.require_writable = self._machine.require_writable
         collection.state.room.shortage = self._machine.shortage
         name = collection.entry.config.name
-        self.served[name] = Served(collection, writes, SearchBatcher())
+        self.served[name] = Served(collection, writes)
         self._background.attach(collection)
 
     # ---- changes --------------------------------------------------------------------------------

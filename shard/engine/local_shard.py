@@ -37,16 +37,15 @@ from vectorshard.shard.engine.index_builder import WorkAbandoned
 from vectorshard.shard.engine.machine import Machine
 from vectorshard.shard.engine.membership import ShardMembership
 from vectorshard.shard.engine.reads import recommended_batch_size
+from vectorshard.shard.engine.search_thread import SearchThread
 from vectorshard.shard.engine.validation import admit_vectors, check_filter
 from vectorshard.shard.errors import (
     CollectionNotFound,
-    DeadlineExceeded,
     InvalidParameter,
     PlacementMismatch,
     ShardUnavailable,
     WritesLost,
 )
-from vectorshard.shard.index.ivf_index import use_cores
 from vectorshard.shard.membership import (
     AcceptLossRequest,
     AcceptLossResult,
@@ -121,9 +120,7 @@ class LocalShard(CopyCalls):
         self._machine = Machine(disk, directory.path, engine)
         self._background = BackgroundThreads(clock, when_idle=when_idle)
         prefix = f"shard-{self._identity.shard}"
-        self._search_threads = ThreadPoolExecutor(
-            engine.search_threads, f"{prefix}-search", use_cores, (engine.search_cores,)
-        )
+        self._searches = SearchThread(f"{prefix}-search", engine.search_cores)
         self._read_threads = ThreadPoolExecutor(2, f"{prefix}-read")
         self._commit_threads = ThreadPoolExecutor(2, f"{prefix}-commit")
         self._change_thread = ThreadPoolExecutor(1, f"{prefix}-change")
@@ -308,31 +305,11 @@ class LocalShard(CopyCalls):
 
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Find the k best rows of this shard for each query."""
-        served = self._collections.find_whole(request.collection, call)
-        collection = served.collection
-        _check_in_time(call)
+        collection = self._collections.find_whole(request.collection, call).collection
         if request.token is not None:
             self._check_token(collection, request.token)
         check_filter(collection.entry.config, request.filter)
-        admitted = replace(
-            request, queries=admit_vectors(collection.entry.config, request.queries, "queries")
-        )
-        return await served.searches.search(admitted, call, partial(self._search, collection))
-
-    async def _search(
-        self,
-        collection: Collection,
-        request: SearchRequest,
-        call: Call,
-        release: Callable[[], None],
-    ) -> SearchResult:
-        def search() -> SearchResult:
-            _check_in_time(call)  # it may have waited for a thread
-            return collection.reads.search(
-                request, partial(_check_in_time, call, "during the search")
-            )
-
-        return await self._read(collection, search, threads=self._search_threads)
+        return await self._searches.search(collection, request, call)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Explain where an id is, how it ranks here, and what a search needs to find it."""
@@ -409,19 +386,13 @@ class LocalShard(CopyCalls):
 
     # ---- common ---------------------------------------------------------------------------------
 
-    async def _read(
-        self,
-        collection: Collection,
-        read: Callable[..., T],
-        *arguments: object,
-        threads: ThreadPoolExecutor | None = None,
-    ) -> T:
+    async def _read(self, collection: Collection, read: Callable[..., T], *arguments: object) -> T:
         """Run a read in a thread; raise CollectionNotFound if the collection was dropped meanwhile.
 
         Even if the read returned: another collection's files may be in place by now.
         """
         try:
-            answer = await in_thread(threads or self._read_threads, read, *arguments)
+            answer = await in_thread(self._read_threads, read, *arguments)
         except Exception as error:
             if not collection.closed:
                 collection.state.noticed.check(error)
@@ -438,8 +409,8 @@ class LocalShard(CopyCalls):
 
     def _close(self, collections: Sequence[Collection]) -> None:
         self._background.stop()
+        self._searches.close()
         for threads in (
-            self._search_threads,
             self._read_threads,
             self._commit_threads,
             self._change_thread,
@@ -451,8 +422,3 @@ class LocalShard(CopyCalls):
             for collection in collections:
                 closing.callback(collection.close)
                 collection.maintenance.checkpoint_at_close()
-
-
-def _check_in_time(call: Call, when: str = "before the search began") -> None:
-    if call.deadline is not None and time.monotonic() > call.deadline:
-        raise DeadlineExceeded(f"the deadline passed {when}")

@@ -27,8 +27,8 @@ from vectorshard.shard.types import (
     SearchRequest,
     SearchResult,
     TopK,
-    UInt32Array,
 )
+from vectorshard.shard.wire.searches import part_encoder
 
 JOINED_QUERIES: Final = 64
 """Queries at which a joined search is full. Beyond, FAISS hardly gets faster per query, and the
@@ -89,7 +89,7 @@ class SearchBatcher:
         self._batcher: Batcher[_Search, SearchResult] = Batcher(
             self._run_joined,
             batching,
-            weigh=lambda search: (len(search.request.queries), _answer_bytes_max(search.request)),
+            weigh=lambda search: (len(search.request.queries), answer_bytes_max(search.request)),
             deadline_of=lambda search: search.call.deadline,
             clock=clock,
         )
@@ -126,7 +126,7 @@ class SearchBatcher:
         return parted(await first.run(joined(requests), call, release), requests)
 
 
-def alike(request: SearchRequest) -> Hashable:
+def alike(request: SearchRequest) -> tuple[Hashable, ...]:
     """Return what searches that can be joined have in common.
 
     That is everything but the queries and k; values of k that share a calibration may differ.
@@ -151,6 +151,8 @@ def alike(request: SearchRequest) -> Hashable:
 
 def joined(requests: Sequence[SearchRequest]) -> SearchRequest:
     """Return one search for all queries, of the largest k. All are alike."""
+    if len(requests) == 1:
+        return requests[0]
     return replace(
         requests[0],
         queries=np.concatenate([request.queries for request in requests]),
@@ -158,7 +160,8 @@ def joined(requests: Sequence[SearchRequest]) -> SearchRequest:
     )
 
 
-def _answer_bytes_max(request: SearchRequest) -> int:
+def answer_bytes_max(request: SearchRequest) -> int:
+    """Return the most bytes that the hits of a search may take."""
     hit_bytes = _HIT_BYTES
     if request.include.vectors:
         hit_bytes += 4 * request.queries.shape[1]
@@ -178,28 +181,43 @@ def _last_deadline(searches: Sequence[_Search]) -> float | None:
 
 
 def parted(result: SearchResult, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-    """Return each request's part of the answer to all of them joined."""
-    counts = result.hits.counts
-    ends = np.cumsum(counts, dtype=np.int64)
+    """Return each request's part of the answer to all of them joined.
+
+    Encoded too, if the request came encoded and the answer is of the usual form.
+    """
+    counts = result.hits.counts.tolist()
+    k_max = max(request.k for request in requests)
+    encode = part_encoder(result) if any(each.encoded for each in requests) else None
     parts = []
     query = hit = 0
-    k_max = max(request.k for request in requests)
     for request in requests:
         last_query = query + len(request.queries)
-        last_hit = int(ends[last_query - 1]) if last_query else 0
         of_request = counts[query:last_query]
-        places: slice | Int64Array = slice(hit, last_hit)
-        if request.k < k_max:
-            starts = np.cumsum(of_request, dtype=np.int64) - of_request
-            nth = np.arange(last_hit - hit) - np.repeat(starts, of_request)
+        last_hit = hit + sum(of_request)
+        receipt = _receipt_for(result.receipt, len(of_request))
+        if request.k == k_max or max(of_request, default=0) <= request.k:
+            part = _part(result, slice(query, last_query), slice(hit, last_hit), receipt)
+            if encode is not None and request.encoded is not None:
+                part = part.written(encode(of_request, hit, last_hit, receipt))
+            parts.append(part)
+        else:
+            of_each = result.hits.counts[query:last_query]
+            starts = np.cumsum(of_each, dtype=np.int64) - of_each
+            nth = np.arange(last_hit - hit) - np.repeat(starts, of_each)
             places = hit + np.flatnonzero(nth < request.k)
-            of_request = np.minimum(of_request, request.k)
-        parts.append(_part(result, of_request, places))
+            part = _part(result, slice(query, last_query), places, receipt)
+            fewer = replace(part.hits, counts=np.minimum(of_each, request.k))
+            parts.append(replace(part, hits=fewer))
         query, hit = last_query, last_hit
     return parts
 
 
-def _part(result: SearchResult, counts: UInt32Array, places: slice | Int64Array) -> SearchResult:
+def _part(
+    result: SearchResult,
+    queries: slice,
+    places: slice | Int64Array,
+    receipt: Receipt,
+) -> SearchResult:
     hits = result.hits
     ids: IdArray = hits.ids[places]
     metadata = result.metadata
@@ -209,8 +227,8 @@ def _part(result: SearchResult, counts: UInt32Array, places: slice | Int64Array)
         else:
             metadata = [metadata[at] for at in places.tolist()]
     return SearchResult(
-        hits=TopK(counts=counts, ids=ids, scores=hits.scores[places]),
-        receipt=_receipt_for(result.receipt, len(counts)),
+        hits=TopK(counts=hits.counts[queries], ids=ids, scores=hits.scores[places]),
+        receipt=receipt,
         vectors=None if result.vectors is None else result.vectors[places],
         metadata=metadata,
         metadata_json=result.metadata_json,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -50,6 +51,9 @@ _HIT_BYTES: Final = 12
 _METADATA_BYTES: Final = 1_024
 """Expected bytes of a hit's metadata. The limit is 64 times that; typical metadata is smaller."""
 
+
+_HEADS_QUERIES: Final = 64
+"""Queries up to which the bytes before the ids and the scores of a response are remembered."""
 
 _TEMPLATES_MAX: Final = 256
 _TEMPLATE_BYTES: Final = 4_096
@@ -227,8 +231,57 @@ def expected_answer_bytes(request: types.SearchRequest) -> int:
     return int(queries) * request.k * hit_bytes
 
 
+PartEncoder = Callable[[list[int], int, int, types.Receipt], bytes]
+"""Writes the answer to some queries of a batch: the counts of their hits, the first hit and the end
+of the hits, and the receipt."""
+
+
+def part_encoder(result: types.SearchResult) -> PartEncoder | None:
+    """Return what writes the answers to parts of a batch as `encode_search_response` does.
+
+    None for an answer with more than int64 ids and scores.
+    """
+    hits = result.hits
+    if hits.ids.dtype == np.object_ or result.vectors is not None or result.metadata is not None:
+        return None
+    ids = np.ascontiguousarray(hits.ids, dtype="<i8").tobytes()
+    scores = np.ascontiguousarray(hits.scores, dtype="<f4").tobytes()
+
+    def encode(counts: list[int], hit: int, end: int, receipt: types.Receipt) -> bytes:
+        heads = _heads if len(counts) <= _HEADS_QUERIES else _heads.__wrapped__
+        before_ids, before_scores = heads(tuple(counts), end - hit)
+        return b"".join(
+            (
+                before_ids,
+                ids[8 * hit : 8 * end],
+                before_scores,
+                scores[4 * hit : 4 * end],
+                _receipt_field(receipt),
+            )
+        )
+
+    return encode
+
+
+@lru_cache(maxsize=256)
+def _heads(counts: tuple[int, ...], hits: int) -> tuple[bytes, bytes]:
+    """Return the bytes of a response before its ids, and those between ids and scores."""
+    twin = twins.SearchResponseTwin(counts=counts, scores=bytes(4 * hits))
+    twin.ids.int64s.values = bytes(8 * hits)
+    payload = twin.SerializeToString()
+    scores = payload[-field_bytes(4 * hits) : -4 * hits] if hits else b""
+    return payload[: len(payload) - 12 * hits - len(scores)], scores
+
+
+@lru_cache(maxsize=256)
+def _receipt_field(receipt: types.Receipt) -> bytes:
+    return twins.SearchResponseTwin(receipt=_encode_receipt(receipt)).SerializeToString()
+
+
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
     """Answer a batch of queries. Raises LimitExceeded if it does not fit into one message."""
+    if result.encoded is not None and len(result.encoded) <= limits.message_bytes:
+        return result.encoded
     hits = result.hits
     twin = twins.SearchResponseTwin(
         counts=hits.counts.tolist(),
