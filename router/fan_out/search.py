@@ -78,7 +78,7 @@ class SearchFanOut:
     def __init__(self, children: Children, examination: Examination) -> None:
         self._children = children
         self._examination = examination
-        self._joined = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART, names_missing=True)
+        self._joined = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART)
 
     async def search(
         self, request: SearchRequest, entry: CollectionEntry, call: Call

@@ -43,10 +43,6 @@ class Batching:
     hold_up_part: float = 1.0
     """The part of a batch's own time to its deadline for which it keeps its lane. Smaller: waiting
     callers with a similar deadline still have time left when the batch hangs."""
-    own_deadlines: bool = False
-    """Whether an item of a running batch fails at its deadline while the batch continues for later
-    ones. True: the batch observes the latest deadline, and is cancellable. False: a batch ends all
-    of its items, at whatever deadline."""
     # Affects performance.
     count_full: float = math.inf
     """A batch is full at this count; its last item may exceed it. Larger: fewer batches, and the
@@ -69,7 +65,7 @@ class Batcher(Generic[Item, Outcome]):
         Returns the count and the size of an item.
     deadline_of
         Returns the deadline of an item, in seconds of `clock`. An item whose deadline passes while
-        it waits fails with DeadlineExceeded; for items of a running batch, see `own_deadlines`.
+        it waits fails with DeadlineExceeded; a batch ends all of its items, at whatever deadline.
         A batch holds up its lane by its earliest deadline.
     ready
         For batches that are not cancellable: awaited before each batch with the items that wait;
@@ -150,11 +146,8 @@ class Batcher(Generic[Item, Outcome]):
         items = list(batch.values())
         deadlines = [each for each in map(self._deadline_of, items) if each is not None]
         release = self._release_of(key, lane, min(deadlines, default=None))
-        expiry: _Expiry | None = None
         if self._batching.cancellable:
             _cancel_once_done(asyncio.current_task(), batch)
-        if self._batching.own_deadlines:
-            expiry = self._expiry_of(batch)
         try:
             outcomes = await self._run(items, release)
             for future, outcome in zip(batch, outcomes, strict=True):
@@ -163,27 +156,7 @@ class Batcher(Generic[Item, Outcome]):
             for future in batch:
                 _settle(future, error)
         finally:
-            if expiry is not None:
-                expiry.cancel()
             release()
-
-    def _expiry_of(self, batch: _Lane[Outcome, Item]) -> _Expiry | None:
-        """Return what fails the items of a batch at their deadlines, except the latest ones.
-
-        The latest deadline is that of the batch, and the batch itself observes it.
-        """
-        if len(batch) == 1:
-            return None
-        deadlines = [
-            (math.inf if each is None else each) for each in map(self._deadline_of, batch.values())
-        ]
-        latest = max(deadlines)
-        earlier = [
-            (deadline, future)
-            for future, deadline in zip(batch, deadlines, strict=True)
-            if deadline < latest
-        ]
-        return _Expiry(earlier, self._clock) if earlier else None
 
     def _take(self, lane: _Lane[Outcome, Item]) -> _Lane[Outcome, Item]:
         """Take the next batch out of a lane; fail the items whose deadline has passed."""
@@ -236,37 +209,6 @@ class _Release:
             if self._timer is not None:
                 self._timer.cancel()
             function()
-
-
-class _Expiry:
-    """Fails futures at their deadlines, with one timer for all of them."""
-
-    __slots__ = ("_clock", "_pending", "_timer")
-
-    def __init__(
-        self,
-        pending: Iterable[tuple[float, asyncio.Future[Any]]],
-        clock: Callable[[], float],
-    ) -> None:
-        self._clock = clock
-        self._pending = sorted(pending, key=lambda each: each[0], reverse=True)
-        self._timer = self._armed()
-
-    def cancel(self) -> None:
-        """Fail no more futures."""
-        self._timer.cancel()
-
-    def _armed(self) -> asyncio.TimerHandle:
-        left_s = max(0.0, self._pending[-1][0] - self._clock())
-        return asyncio.get_running_loop().call_later(left_s, self._expire)
-
-    def _expire(self) -> None:
-        deadline = self._pending[-1][0]
-        while self._pending and self._pending[-1][0] <= deadline:
-            _, future = self._pending.pop()
-            _settle(future, DeadlineExceeded("the deadline passed before the answer"))
-        if self._pending:
-            self._timer = self._armed()
 
 
 def _cancel_once_done(

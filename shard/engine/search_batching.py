@@ -1,10 +1,9 @@
-"""Searches that are alike run together: those that arrive while one runs share the next.
+"""Searches that are alike are joined: what they have in common, the joined search, and its parts.
 
-One joined search costs little more than the largest of its parts: one hand-over to a thread, one
-call of FAISS, one merge. Each caller gets the answer that it would have got alone, with a receipt
-that all of them share. In a shard each keeps its own deadline: a caller whose deadline passes gets
-DeadlineExceeded, and the joined search continues until the latest deadline, or until the last
-caller has left. A router joins only searches with close deadlines, and observes the first.
+One joined search costs little more than the largest of its parts. Each caller gets the answer that
+it would have got alone, with a receipt that all of them share. A shard joins the searches that wait
+for its search thread. A router joins those that arrive while a search of their kind runs, if their
+deadlines are close: it ends at the first of them, to name the shards that did not answer in time.
 """
 
 from __future__ import annotations
@@ -64,10 +63,6 @@ class SearchBatcher:
         Seconds, as in `call.deadline`.
     hold_up_part, hold_up_s
         See `Batching`.
-    names_missing
-        Whether a search names the shards that did not answer in time, or answers without them. A
-        joined search then ends at its first deadline: later, that caller could not be told. The
-        `kind` must then keep different deadlines apart.
     """
 
     def __init__(
@@ -76,11 +71,9 @@ class SearchBatcher:
         *,
         hold_up_part: float = 1.0,
         hold_up_s: float = HOLD_UP_S,
-        names_missing: bool = False,
     ) -> None:
         batching = Batching(
             cancellable=True,
-            own_deadlines=not names_missing,
             hold_up_s=hold_up_s,
             hold_up_part=hold_up_part,
             count_full=JOINED_QUERIES,
@@ -93,7 +86,6 @@ class SearchBatcher:
             deadline_of=lambda search: search.call.deadline,
             clock=clock,
         )
-        self._names_missing = names_missing
 
     def search(
         self, request: SearchRequest, call: Call, run: Run, kind: Hashable = None
@@ -121,8 +113,7 @@ class SearchBatcher:
         if len(searches) == 1:
             return (await first.run(first.request, first.call, release),)
         requests = [search.request for search in searches]
-        deadline_of = _first_deadline if self._names_missing else _last_deadline
-        call = replace(first.call, deadline=deadline_of(searches))
+        call = replace(first.call, deadline=_first_deadline(searches))
         return parted(await first.run(joined(requests), call, release), requests)
 
 
@@ -173,11 +164,6 @@ def answer_bytes_max(request: SearchRequest) -> int:
 def _first_deadline(searches: Sequence[_Search]) -> float | None:
     deadlines = [each.call.deadline for each in searches if each.call.deadline is not None]
     return min(deadlines, default=None)
-
-
-def _last_deadline(searches: Sequence[_Search]) -> float | None:
-    deadlines = [each.call.deadline for each in searches if each.call.deadline is not None]
-    return max(deadlines) if len(deadlines) == len(searches) else None
 
 
 def parted(result: SearchResult, requests: Sequence[SearchRequest]) -> list[SearchResult]:

@@ -128,11 +128,10 @@ def _joins_what_is_not_alike(patch: pytest.MonkeyPatch) -> None:
 
 def _joins_without_regard_to_deadlines(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(search, "deadline_class", lambda call, now: 0)
-    for rule in ("_first_deadline", "_last_deadline"):
-        patch.setattr(
-            f"vectorshard.shard.engine.search_batching.{rule}",
-            lambda chosen: chosen[0].call.deadline,
-        )
+    patch.setattr(
+        "vectorshard.shard.engine.search_batching._first_deadline",
+        lambda chosen: chosen[0].call.deadline,
+    )
 
 
 def _creates_side_by_side(patch: pytest.MonkeyPatch) -> None:

@@ -336,21 +336,12 @@ async def test_answers_that_may_be_large_are_not_joined(
 
 
 @pytest.mark.parametrize(
-    ("deadlines", "names_missing", "expected"),
-    [
-        ((7.0, 5.0), False, 7.0),
-        ((7.0, None, 5.0), False, None),
-        ((7.0, None, 5.0), True, 5.0),
-    ],
-    ids=["latest", "none is latest", "names the missing: first"],
+    ("deadlines", "expected"), [((7.0, 5.0), 5.0), ((7.0, None, 5.0), 5.0), ((None,), None)]
 )
-async def test_a_joined_search_has_the_latest_deadline_unless_it_names_what_is_missing(
-    searcher: Searcher,
-    deadlines: tuple[float | None, ...],
-    names_missing: bool,
-    expected: float | None,
+async def test_a_joined_search_has_the_first_deadline(
+    searcher: Searcher, deadlines: tuple[float | None, ...], expected: float | None
 ) -> None:
-    batcher = SearchBatcher(clock=lambda: searcher.now, names_missing=names_missing)
+    batcher = SearchBatcher(clock=lambda: searcher.now)
     tasks = []
     for deadline in (None, *deadlines):
         search = batcher.search(asking(1), Call(deadline=deadline), searcher)
@@ -360,110 +351,6 @@ async def test_a_joined_search_has_the_latest_deadline_unless_it_names_what_is_m
     assert searcher.asked[1][1].deadline == expected
     await searcher.finish(1)
     await asyncio.gather(*tasks)
-
-
-@dataclass
-class OneThread:
-    """Runs searches one after the other in virtual time, each for as long as a test says."""
-
-    takes_s: float
-    cancelled: int = 0
-    _free: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def __call__(self, request: SearchRequest, call: Call, release: object) -> SearchResult:
-        try:
-            async with self._free:
-                if call.deadline is not None and call.deadline < asyncio.get_running_loop().time():
-                    raise DeadlineExceeded("the deadline passed before the search began")
-                await asyncio.sleep(self.takes_s)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        return answer_to(request)
-
-
-async def after(start_s: float, search: Coroutine[Any, Any, SearchResult]) -> tuple[object, float]:
-    """Return the result or the error of a search that starts later, and when it came."""
-    await asyncio.sleep(start_s)
-    try:
-        outcome: object = await search
-    except DeadlineExceeded as error:
-        outcome = error
-    return outcome, asyncio.get_running_loop().time()
-
-
-def test_in_a_joined_search_each_caller_has_its_own_deadline() -> None:
-    async def ask() -> list[tuple[object, float]]:
-        thread = OneThread(1.0)
-        batcher = SearchBatcher(asyncio.get_running_loop().time)
-        asked = ((0.0, None), (0.1, 1.2), (0.2, 1.5), (0.3, 9.0), (0.4, 1.2))
-        return await asyncio.gather(
-            *(
-                after(start_s, batcher.search(asking(number), Call(deadline=deadline), thread))
-                for number, (start_s, deadline) in enumerate(asked)
-            )
-        )
-
-    outcomes, at_s = zip(*run_virtually(ask()), strict=True)
-    assert at_s == pytest.approx([1.0, 1.2, 1.5, 2.0, 1.2])
-    assert [isinstance(each, SearchResult) for each in outcomes] == [
-        True,
-        False,
-        False,
-        True,
-        False,
-    ]
-    assert isinstance(outcomes[3], SearchResult)
-    assert outcomes[3].hits.ids.tolist() == [300, 301, 302]
-
-
-def test_a_joined_search_ends_once_its_last_caller_has_left_or_run_out_of_time() -> None:
-    async def ask() -> tuple[int, float]:
-        thread = OneThread(1.0)
-        batcher = SearchBatcher(asyncio.get_running_loop().time)
-        first, patient, impatient = (
-            asyncio.ensure_future(batcher.search(asking(1), Call(deadline=deadline), thread))
-            for deadline in (None, 9.0, 1.5)
-        )
-        await first
-        patient.cancel()
-        with pytest.raises(DeadlineExceeded):
-            await impatient
-        await settle()
-        return thread.cancelled, asyncio.get_running_loop().time()
-
-    assert run_virtually(ask()) == (1, 1.5)
-
-
-def test_patient_callers_get_every_answer_beside_impatient_ones() -> None:
-    """12 callers with 10 ms and 4 with 30 s share a thread that takes 8 ms for each search."""
-
-    async def ask() -> tuple[Counter[bool], Counter[bool]]:
-        clock = asyncio.get_running_loop().time
-        thread = OneThread(0.008)
-        batcher = SearchBatcher(clock)
-
-        async def caller(number: int, timeout_s: float, told: Counter[bool]) -> None:
-            await asyncio.sleep(0.0007 * number)
-            while (now := clock()) < 2.0:
-                search = batcher.search(asking(number), Call(deadline=now + timeout_s), thread)
-                outcome, ended = await after(0.0, search)
-                told[isinstance(outcome, SearchResult)] += 1
-                assert ended <= now + max(timeout_s, 0.03)
-                await asyncio.sleep(0.001)
-
-        impatient: Counter[bool] = Counter()
-        patient: Counter[bool] = Counter()
-        await asyncio.gather(
-            *(caller(number, 0.010, impatient) for number in range(12)),
-            *(caller(number, 30.0, patient) for number in range(12, 16)),
-        )
-        return patient, impatient
-
-    patient, impatient = run_virtually(ask())
-    assert not patient[False]
-    assert patient[True] > 200
-    assert impatient[False] > 50  # otherwise nothing was proven
 
 
 async def test_an_error_reaches_all_who_shared_the_search_and_no_others(
