@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from vectorshard.shard.errors import DeadlineExceeded
 
