@@ -19,7 +19,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any, Final, Protocol
 
 import grpc
@@ -114,12 +114,17 @@ class GrpcStream:
         self._call.cancel()
 
 
+Outcome = StreamAnswer | LinkBroken | DeadlineExceeded
+"""How a request ends."""
+
+
 @dataclass(slots=True, eq=False)
 class _InFlight:
-    """A request without an answer yet. Its caller may have left."""
+    """A request without an answer yet. Its caller may have left: `ended` is None then."""
 
     message_bytes: int
-    answer: asyncio.Future[StreamAnswer]
+    deadline: float
+    ended: Callable[[Outcome], object] | None
 
 
 class Link:
@@ -139,6 +144,8 @@ class Link:
         self._newest = 0
         self._answered_at = 0.0
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
         self._draining = False
         self._cause: BaseException | None = None
         self.broken = False
@@ -149,20 +156,47 @@ class Link:
 
     # ---- callers --------------------------------------------------------------------------------
 
-    async def ask(
+    async def ask(self, search: bytes, **how: Any) -> StreamAnswer:
+        """Send a search and return its answer. Parameters and errors are those of `send`.
+
+        Raises LinkBroken, too, if the stream ends before the answer, and DeadlineExceeded if the
+        answer does not arrive in time.
+        """
+        answer: asyncio.Future[StreamAnswer] = asyncio.get_running_loop().create_future()
+
+        def ended(outcome: Outcome) -> None:
+            if answer.done():
+                return
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        request_id = self.send(search, ended, **how)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.withdraw(request_id)
+            raise
+
+    def send(
         self,
         search: bytes,
+        ended: Callable[[Outcome], object],
         *,
         deadline: float | None = None,
         incarnation: str = "",
         answer_bytes_max: int = 0,
-    ) -> StreamAnswer:
-        """Send a search and return its answer.
+    ) -> int:
+        """Send a search, and return its number, to withdraw it.
 
         Parameters
         ----------
         search
             The bytes of a SearchRequest.
+        ended
+            Called once with the answer or, if there is none, with why; not after `withdraw`. It
+            must not raise.
         deadline
             When the caller and the server give up; None for no limit.
         incarnation, answer_bytes_max
@@ -171,11 +205,11 @@ class Link:
         Raises
         ------
         LinkBroken
-            If the stream ends before the answer, or has ended.
+            If the stream has ended, or ends after its last answer.
         LinkBusy, ShardUnavailable
             If the window is full, and answers arrive; or none has arrived for STALLED_S.
         DeadlineExceeded
-            If the answer does not arrive in time.
+            If the deadline has passed.
         """
         left_s = None if deadline is None else deadline - self._clock()
         if left_s is not None and left_s <= 0:
@@ -192,27 +226,19 @@ class Link:
                 answer_bytes_max=answer_bytes_max,
             )
         )
-        answer = self._send(request_id, payload)
-        try:
-            async with asyncio.timeout(left_s):
-                return await answer
-        except TimeoutError:
-            raise self._too_late() from None  # the server has the deadline too: no Cancel is needed
-        except asyncio.CancelledError:
-            self._withdraw(request_id)
-            raise
-
-    def _send(self, request_id: int, payload: bytes) -> asyncio.Future[StreamAnswer]:
         if not self._window.has_room(len(payload)):
             raise self._full()
         if not self._in_flight:
             self._answered_at = self._clock()  # an idle link is not silent
         self._newest = request_id
-        answer: asyncio.Future[StreamAnswer] = asyncio.get_running_loop().create_future()
-        self._in_flight[request_id] = _InFlight(len(payload), answer)
+        self._in_flight[request_id] = _InFlight(
+            len(payload), inf if deadline is None else deadline, ended
+        )
         self._window.enter(len(payload))
         self._outbox.put_nowait(payload)
-        return answer
+        if deadline is not None and left_s is not None and deadline < self._timer_at:
+            self._set_timer(deadline, left_s)
+        return request_id
 
     def _full(self) -> Exception:
         window = self._window
@@ -227,11 +253,32 @@ class Link:
             ShardUnavailable(f"{self._name} is stalled for {silent_s:.1f} s: {waiting}")
         )
 
-    def _withdraw(self, request_id: int) -> None:
+    def withdraw(self, request_id: int) -> None:
         """Cancel a request on the server. It keeps its place in the window until the answer."""
-        if request_id in self._in_flight and not self.broken:
+        in_flight = self._in_flight.get(request_id)
+        if in_flight is not None and not self.broken:
+            in_flight.ended = None
             cancel = StreamRequest(request_id=request_id, cancels=True)
             self._outbox.put_nowait(encode_search_stream_request(cancel))
+
+    def _set_timer(self, at: float, left_s: float) -> None:
+        """Look at the deadlines again in `left_s`. One timer serves all requests in flight."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._expire)
+
+    def _expire(self) -> None:
+        """End the requests whose deadline has passed. The server has it too: no Cancel is sent."""
+        self._timer, due = None, self._timer_at
+        for in_flight in list(self._in_flight.values()):
+            if in_flight.deadline <= due and in_flight.ended is not None:
+                ended, in_flight.ended = in_flight.ended, None
+                ended(self._too_late())
+        waiting = [each.deadline for each in self._in_flight.values() if each.ended is not None]
+        self._timer_at = min(waiting, default=inf)
+        if self._timer_at < inf:
+            self._set_timer(self._timer_at, max(0.0, self._timer_at - self._clock()))
 
     def _too_late(self) -> DeadlineExceeded:
         return mark_unanswered(DeadlineExceeded(f"{self._name}: no answer before the deadline"))
@@ -260,8 +307,8 @@ class Link:
             raise InternalError(f"answer to request {answer.request_id}, which is not in flight")
         self._window.leave(in_flight.message_bytes)
         self._answered_at = self._clock()
-        if not in_flight.answer.done():
-            in_flight.answer.set_result(answer)
+        if in_flight.ended is not None:
+            in_flight.ended(answer)
         self._end_if_drained()
 
     def drain(self) -> None:
@@ -284,13 +331,19 @@ class Link:
         self._writer.cancel()
         self._stream.cancel()
         in_flight, self._in_flight = self._in_flight, {}
+        if self._timer is not None:
+            self._timer.cancel()
         for each in in_flight.values():
-            if not each.answer.done():
-                each.answer.set_exception(self._broken())
+            if each.ended is not None:
+                each.ended(self._broken())
 
-    async def close(self) -> None:
+    def end(self) -> None:
         """End the stream; requests in flight end with `LinkBroken`."""
         self._stream.cancel()
+
+    async def close(self) -> None:
+        """End the stream, and return when it has ended."""
+        self.end()
         await asyncio.gather(self._reader, return_exceptions=True)
         await asyncio.gather(self._writer, return_exceptions=True)
 

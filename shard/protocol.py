@@ -5,7 +5,7 @@ LocalShard, RemoteShard and Router implement it. Callers never ask which of them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from vectorshard.shard.copies import (
@@ -109,7 +109,7 @@ class Shard(Protocol):
         """Return a page of live rows."""
         ...
 
-    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+    def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> Awaitable[SearchResult]:
         """Return the k best rows for each query."""
         ...
 

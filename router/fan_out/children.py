@@ -20,7 +20,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import structlog
@@ -93,7 +93,12 @@ class Child:
         if deadline is not None:
             left_s = max(0.0, deadline - self.clock())
             deadline -= min(TIME_TO_ANSWER * left_s, TIME_TO_ANSWER_MAX_S)
-        return replace(call, placement=self.fingerprint, deadline=deadline)
+        return Call(  # `replace` takes three times as long
+            deadline=deadline,
+            incarnation=call.incarnation,
+            placement=self.fingerprint,
+            staged=call.staged,
+        )
 
     @property
     def first_shard(self) -> int:

@@ -53,9 +53,12 @@ def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, I
     if len(blocks) == 1:
         return blocks[0], np.arange(len(blocks[0].scores))
     queries = len(blocks[0].counts)
-    query_of = np.concatenate([np.repeat(np.arange(queries), block.counts) for block in blocks])
     scores = np.concatenate([block.scores for block in blocks])
     ids = np.concatenate([block.ids for block in blocks])
+    if ids.dtype != np.object_ and all((block.counts == k).all() for block in blocks):
+        order = _order_of_equal_shapes(costs_of(metric, scores), ids, len(blocks), queries, k)
+        return TopK(counts=blocks[0].counts, ids=ids[order], scores=scores[order]), order
+    query_of = np.concatenate([np.repeat(np.arange(queries), block.counts) for block in blocks])
     order = best_first(query_of, costs_of(metric, scores), ids)
     counts = np.bincount(query_of, minlength=queries)
     first_of_query = np.cumsum(counts) - counts
@@ -63,6 +66,17 @@ def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, I
     order = order[rank < k]
     kept = np.minimum(counts, k).astype(np.uint32)
     return TopK(counts=kept, ids=ids[order], scores=scores[order]), order
+
+
+def _order_of_equal_shapes(
+    costs: Float32Array, ids: IdArray, blocks: int, queries: int, k: int
+) -> Int64Array:
+    """Return `merge_top_k`'s positions, (queries * k,), if each block has k hits for each query."""
+    by_block = np.arange(len(ids)).reshape(blocks, queries, k)
+    places = by_block.transpose(1, 0, 2).reshape(queries, blocks * k)
+    order = np.lexsort((ids[places], costs[places]), axis=-1)[:, :k]
+    merged: Int64Array = places[np.arange(queries)[:, None], order].ravel()
+    return merged
 
 
 def merge_results(

@@ -126,16 +126,8 @@ async def _fan_out(
         # It applies to the whole answer, not to the part of each child.
         part = replace(request, min_coverage=0.0)
     # No search joins a full one: a child that has answered may start on the next.
-    full = len(request.queries) >= JOINED_QUERIES
-    pacing = _Pacing(1 if full else len(known), start_next)
-
-    async def ask(child: Child) -> SearchResult:
-        answer = await child.shard.search(part, call=child.to(call))
-        # Not after an error: a missing child fails immediately, and the others have not answered.
-        pacing.answered()
-        return answer
-
-    outcomes = await asyncio.gather(*map(ask, known), return_exceptions=True)
+    pacing = _Pacing(1 if len(request.queries) >= JOINED_QUERIES else len(known), start_next)
+    outcomes = await _Outcomes(known, part, call, pacing).all()
     answers, receipts, answered_slots = _sorted_outcomes(
         known, placement, outcomes, absent, strict=request.min_coverage == 1.0
     )
@@ -199,6 +191,44 @@ def _contains(answer: SearchResult, absent: Collection[int]) -> bool:
     return any(
         shard.shard in absent and not shard.missing_reason for shard in answer.receipt.shards
     )
+
+
+class _Outcomes:
+    """The outcomes of a search on each child. Those of remote shards need no task."""
+
+    def __init__(
+        self, children: Sequence[Child], request: SearchRequest, call: Call, pacing: _Pacing
+    ) -> None:
+        self._pacing = pacing
+        self._missing = len(children)
+        self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._searches = [
+            asyncio.ensure_future(child.shard.search(request, call=child.to(call)))
+            for child in children
+        ]
+        for search in self._searches:
+            search.add_done_callback(self._take)
+
+    def _take(self, search: asyncio.Future[SearchResult]) -> None:
+        # Not after an error: a missing child fails immediately, and the others have not answered.
+        if not search.cancelled() and search.exception() is None:
+            self._pacing.answered()
+        self._missing -= 1
+        if not self._missing and not self._all.done():
+            self._all.set_result(None)
+
+    async def all(self) -> list[SearchResult | BaseException]:
+        """Return all outcomes, in the order of the children. To cancel it cancels all searches."""
+        try:
+            await self._all
+        except asyncio.CancelledError:
+            for search in self._searches:
+                search.cancel()
+            raise
+        return [
+            asyncio.CancelledError() if each.cancelled() else each.exception() or each.result()
+            for each in self._searches
+        ]
 
 
 class _Pacing:

@@ -4,7 +4,7 @@ While calls are in flight and none is answered for a while, a probe is sent: the
 the contract. An open breaker sends probes until the server answers. A background task does both;
 a caller's call is never a probe.
 
-When the breaker opens, calls that wait continue to wait, except those made within `while_closed`.
+When the breaker opens, calls that wait continue to wait, except lenient ones.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProbingBreaker:
         # Since when calls are in flight without an answer; None while no call is.
         self._silent_since: float | None = None
         self._watch_task: asyncio.Task[None] | None = None
-        self._limits: set[asyncio.Timeout] = set()
+        self._lenient: set[Callable[[ShardUnavailable], object]] = set()
         self.openings = 0
 
     @property
@@ -69,10 +69,10 @@ class ProbingBreaker:
             _log.info("circuit breaker closed", target=self._name)
             return
         self.openings += 1
-        limits, self._limits = self._limits, set()
-        for limit in limits:
-            limit.reschedule(asyncio.get_running_loop().time())
         _log.warning("circuit breaker opened", target=self._name, reason=breaker.refusal)
+        lenient, self._lenient = self._lenient, set()
+        for refuse in lenient:
+            refuse(self._refusal())
 
     # ---- calls ----------------------------------------------------------------------------------
 
@@ -81,41 +81,47 @@ class ProbingBreaker:
 
         An open breaker raises ShardUnavailable; after its `retry_delay_s` it may have closed.
         """
+        self.enter()
+        try:
+            answer = await send()
+        except BaseException as error:
+            self.leave(error)
+            raise
+        self.leave()
+        return answer
+
+    def require_closed(self) -> None:
+        """Raise what `attempt` raises if the breaker is open."""
         if self._breaker.state is not BreakerState.CLOSED:
             raise self._refusal()
+
+    def enter(self) -> None:
+        """Note a call that is sent; raise what `attempt` raises if the breaker is open."""
+        self.require_closed()
         if self._silent_since is None:
             self._silent_since = self._clock()
             if self._watch_task is None or self._watch_task.done():
                 self._restart_watch()
         self._in_flight += 1
-        try:
-            answer = await send()
-        except VectorShardError as error:
-            self._in_flight -= 1
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Note the end of a call that was sent: its error, or None for an answer."""
+        self._in_flight -= 1
+        if error is None:
+            self._answered()
+        elif isinstance(error, VectorShardError):
             if not error.unanswered:
                 self._answered()
             elif isinstance(error, ShardUnavailable):
                 self._failed(error)
-            raise
-        except BaseException:
-            self._in_flight -= 1
-            raise
-        self._in_flight -= 1
-        self._answered()
-        return answer
 
-    async def while_closed(self, waiting: Awaitable[T]) -> T:
-        """Wait for an answer until the breaker opens; raise then what `attempt` raises."""
-        try:
-            async with asyncio.timeout(None) as limit:
-                self._limits.add(limit)
-                return await waiting
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise self._refusal() from None
-        finally:
-            self._limits.discard(limit)
+    def add_lenient(self, refuse: Callable[[ShardUnavailable], object]) -> None:
+        """Call a function when the breaker opens, with what `attempt` raises then."""
+        self._lenient.add(refuse)
+
+    def discard_lenient(self, refuse: Callable[[ShardUnavailable], object]) -> None:
+        """Do not call the function any more."""
+        self._lenient.discard(refuse)
 
     async def passing(self, waiting: Awaitable[T]) -> T:
         """Wait for an answer in any state; it closes the breaker as that of a probe does."""

@@ -24,11 +24,13 @@ from typing import Any, Final, TypeVar
 import grpc
 import structlog
 
-from vectorshard.client.link import Link, LinkBroken, LinkBusy, open_link
+from vectorshard.client.link import Link, LinkBroken, LinkBusy, Outcome
 from vectorshard.router.remote.circuit_breaker import BreakerState
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.probes import ProbingBreaker
+from vectorshard.router.remote.remote_search import RemoteSearch
 from vectorshard.router.remote.retry_policy import RetryPolicy
+from vectorshard.router.remote.search_links import SearchLinks
 from vectorshard.shard.copies import (
     CloseCopyRequest,
     CopiedRows,
@@ -84,7 +86,12 @@ from vectorshard.shard.types import (
 )
 from vectorshard.shard.wire import rpcs
 from vectorshard.shard.wire.call_metadata import metadata_of
-from vectorshard.shard.wire.searches import expected_answer_bytes
+from vectorshard.shard.wire.search_stream import StreamAnswer
+from vectorshard.shard.wire.searches import (
+    decode_search_response,
+    encode_search_request,
+    expected_answer_bytes,
+)
 from vectorshard.shard.wire.server_info import (
     decode_get_server_info_response,
     encode_get_server_info_request,
@@ -92,10 +99,6 @@ from vectorshard.shard.wire.server_info import (
 
 LINK_BYTES_MAX: Final = 1024 * 1024
 """A search with a larger request or answer goes by unary call."""
-
-LINK_AGE_S: Final = 60.0
-"""How long a link is used. It stays on its connection even when the server has asked the client to
-leave it, and would keep a router at an old address forever."""
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
@@ -155,10 +158,7 @@ class RemoteShard:
             sleep=sleep,
         )
         self._reports: dict[int, ShardReport] = {}
-        self._link: Link | None = None
-        self._link_for: tuple[grpc.aio.Channel, str] | None = None
-        self._link_until = 0.0
-        self._draining_links: set[Link] = set()
+        self._links = SearchLinks(target, self._connection, clock)
         self._closed = False
 
     def resolve_again(self) -> None:
@@ -216,10 +216,9 @@ class RemoteShard:
         """List a page of rows."""
         return await self._ask(rpcs.LIST, request, call)
 
-    async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+    def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> RemoteSearch:
         """Search there; with `min_coverage` below 1 it waits only while the breaker is closed."""
-        answer = self._ask(rpcs.SEARCH, request, call)
-        return await (answer if request.min_coverage == 1.0 else self.breaker.while_closed(answer))
+        return RemoteSearch(self, request, call)
 
     async def explain(self, request: ExplainRequest, *, call: Call = NO_LIMIT) -> Explanation:
         """Explain why a query does or does not find an id."""
@@ -280,9 +279,7 @@ class RemoteShard:
         """Close the connection. The server is not affected."""
         self._closed = True
         await self.breaker.close()
-        for link in (self._link, *self._draining_links):
-            if link is not None:
-                await link.close()
+        await self._links.close()
         await self._connection.close()
 
     # ---- the one way of a call ------------------------------------------------------------------
@@ -297,13 +294,8 @@ class RemoteShard:
     async def _send(
         self, rpc: rpcs.Rpc[RequestT, ResultT], request: RequestT, call: Call
     ) -> ResultT:
-        """Send a request once; a search over the link, if that is possible."""
-        payload = rpc.encode_request(request)
-        response = None
-        if isinstance(request, SearchRequest):
-            response = await self._response_over_link(request, payload, call)
-        if response is None:
-            response = await self._response(rpc.name, payload, call)
+        """Send a request once."""
+        response = await self._response(rpc.name, rpc.encode_request(request), call)
         return self._decoded(rpc.name, lambda: rpc.decode_response(response, request))
 
     async def _server_info(self, call: Call) -> tuple[Topology, Sequence[Problem]]:
@@ -394,45 +386,71 @@ class RemoteShard:
             )
         return parsed
 
-    # ---- the link -------------------------------------------------------------------------------
+    # ---- searches over a link -------------------------------------------------------------------
 
-    async def _response_over_link(
-        self, request: SearchRequest, payload: bytes, call: Call
-    ) -> bytes | None:
-        """Return the response to a search; None if it must go by unary call."""
-        largest = max(len(payload), expected_answer_bytes(request))
-        if self._closed or largest > LINK_BYTES_MAX:
-            return None
-        link = await self._link_to(call.placement)
+    def send_search(
+        self, request: SearchRequest, call: Call, ended: Callable[[Outcome], object]
+    ) -> tuple[Link, int]:
+        """Send a search over the link, and return both; raise LinkBusy if it is too large."""
+        payload = encode_search_request(request)
+        if self._closed or max(len(payload), expected_answer_bytes(request)) > LINK_BYTES_MAX:
+            raise LinkBusy("the search, or its answer, is too large for a link")
+        link = self._links.to(call.placement)
+        request_id = link.send(
+            payload,
+            ended,
+            deadline=call.deadline,
+            incarnation=call.incarnation,
+            answer_bytes_max=LINK_BYTES_MAX,
+        )
+        return link, request_id
+
+    def read_search(self, response: bytes, request: SearchRequest) -> SearchResult:
+        """Return what a response contains; raise InternalError if it does not parse."""
+        return self._decoded(
+            rpcs.SEARCH.name, lambda: decode_search_response(response, request.include)
+        )
+
+    async def ask_search(
+        self, request: SearchRequest, call: Call, tried: Outcome | Exception
+    ) -> SearchResult:
+        """Search as every call is made, after a first attempt over the link."""
+        attempts = [tried]
+
+        async def send() -> SearchResult:
+            outcome = attempts.pop() if attempts else await self._outcome_over_link(request, call)
+            if isinstance(outcome, StreamAnswer) and outcome.response is not None:
+                return self.read_search(outcome.response, request)
+            self._check_error(outcome)
+            return await self._send(rpcs.SEARCH, request, call)
+
+        attempt = partial(self.breaker.attempt, send)
+        return await self.retry_policy.run(rpcs.SEARCH.kind, attempt, call.deadline)
+
+    async def _outcome_over_link(self, request: SearchRequest, call: Call) -> Outcome | Exception:
+        """Return how a repeated search ends over the link."""
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def end(outcome: Outcome) -> None:
+            if not ended.done():  # else cancelled, and about to be withdrawn
+                ended.set_result(outcome)
+
         try:
-            answer = await link.ask(
-                payload,
-                deadline=call.deadline,
-                incarnation=call.incarnation,
-                answer_bytes_max=LINK_BYTES_MAX,
-            )
-        except (LinkBroken, LinkBusy):
-            return None
-        if answer.response is not None:
-            return answer.response
-        _, parsed = read_status(answer.error)
-        if isinstance(parsed, LimitExceeded) and parsed.field == "answer_bytes_max":
-            return None
-        raise self._error_of_server(parsed)
+            link, request_id = self.send_search(request, call, end)
+        except Exception as error:
+            return error
+        try:
+            return await ended
+        except asyncio.CancelledError:
+            link.withdraw(request_id)
+            raise
 
-    async def _link_to(self, placement: str) -> Link:
-        """Return the link for a placement; open one if it is missing, broken or old."""
-        link, channel, now = self._link, self._connection.channel, self._clock()
-        is_good = link is not None and not link.broken and self._link_for == (channel, placement)
-        if link is not None and is_good and now < self._link_until:
-            return link
-        opened = self._link = open_link(channel, self.target, placement, clock=self._clock)
-        self._link_for, self._link_until = (channel, placement), now + LINK_AGE_S
-        if link is not None and is_good:
-            self._draining_links = {
-                each for each in (*self._draining_links, link) if not each.broken
-            }
-            link.drain()
-        elif link is not None:
-            await link.close()
-        return opened
+    def _check_error(self, outcome: Outcome | Exception) -> None:
+        """Raise the error of a search that was sent over the link, unless a unary call may do."""
+        if isinstance(outcome, LinkBroken | LinkBusy):
+            return
+        if isinstance(outcome, Exception):
+            raise outcome
+        _, parsed = read_status(outcome.error)
+        if not (isinstance(parsed, LimitExceeded) and parsed.field == "answer_bytes_max"):
+            raise self._error_of_server(parsed)

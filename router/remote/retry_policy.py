@@ -73,6 +73,10 @@ class RetryPolicy:
         self._budget = RetryBudget()
         self.retries = 0
 
+    def earn(self) -> None:
+        """Count a call that needed no policy."""
+        self._budget.earn()
+
     async def run(
         self, kind: Kind, attempt: Callable[[], Awaitable[T]], deadline: float | None
     ) -> T:

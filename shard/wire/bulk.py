@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
 from google.protobuf.message import Message
 
 from vectorshard.internal.v1 import internal_pb2 as twins
@@ -24,7 +23,7 @@ from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
 from vectorshard.shard.wire.metadata import json_from_metadata
 from vectorshard.shard.wire.primitives import parse
 
-_TwinT = TypeVar("_TwinT", twins.UpsertRequestTwin, twins.SearchResponseTwin, twins.RowsTwin)
+_TwinT = TypeVar("_TwinT", twins.UpsertRequestTwin, twins.RowsTwin)
 
 
 # ---- the account of bytes ------------------------------------------------------------------------
@@ -47,14 +46,6 @@ def number_bytes(value: int) -> int:
 def content_bytes(length: int) -> int:
     """Return the bytes of a field of `length` bytes that is omitted when it is empty."""
     return field_bytes(length) if length else 0
-
-
-def counts_bytes(counts: types.UInt32Array) -> int:
-    """Return the bytes of a field of packed varints: one byte for every 7 bits of each number."""
-    length = counts.size
-    if counts.max(initial=0) > 0x7F:
-        length += sum(int(np.count_nonzero(counts >> bits)) for bits in (7, 14, 21, 28))
-    return content_bytes(length)
 
 
 def ids_bytes(ids: twins.IdsTwin) -> int:

@@ -15,14 +15,13 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import ExplainRequest, Explanation
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded, MalformedMessage
 from vectorshard.shard.wire.bulk import (
+    Bulk,
     check_count,
-    content_bytes,
-    counts_bytes,
     field_bytes,
-    read_twin,
+    packed,
     write_answer,
 )
-from vectorshard.shard.wire.ids import check_ids, decode_ids, encode_ids
+from vectorshard.shard.wire.ids import check_ids, decode_ids, encode_ids, ids_of, split_ids
 from vectorshard.shard.wire.matrices import decode_matrix, encode_matrix
 from vectorshard.shard.wire.opaque import decode_token, encode_token
 from vectorshard.shard.wire.primitives import (
@@ -63,9 +62,11 @@ _TEMPLATE_BYTES: Final = 4_096
 def encode_search_request(request: types.SearchRequest) -> bytes:
     """Write a batch of queries: float16 as FLOAT16, others as FLOAT32.
 
-    Raises InvalidParameter if a parameter is not a number or does not fit its field, or as
-    `encode_filter` does.
+    A request that was read from a message is that message. Raises InvalidParameter if a parameter
+    is not a number or does not fit its field, or as `encode_filter` does.
     """
+    if request.encoded is not None:
+        return request.encoded
     effort, threshold = request.effort, request.score_threshold
     if threshold is not None:
         threshold = float_of(threshold, "score_threshold", InvalidParameter)
@@ -286,7 +287,7 @@ def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
     twin = twins.SearchResponseTwin(
         counts=hits.counts.tolist(),
         scores=np.ascontiguousarray(hits.scores, dtype="<f4").tobytes(),
-        receipt=_encode_receipt(result.receipt),
+        receipt=(_encode_receipt(result.receipt),),
     )
     return write_answer(
         twin,
@@ -305,35 +306,40 @@ def decode_search_response(payload: bytes, include: types.Include) -> types.Sear
 
     Raises MalformedMessage if the parts do not match, or one that was requested is missing.
     """
-    twin, bulk = read_twin(
-        twins.SearchResponseTwin, v1.SearchResponse, payload, _other_response_bytes
-    )
-    ids = bulk.ids()
-    scores = twin.scores
-    if len(scores) % 4:
-        raise MalformedMessage(f"length {len(scores)} is not a multiple of 4", field="scores")
-    hits = types.TopK(
-        counts=np.array(twin.counts, dtype=np.uint32),
-        ids=ids,
-        scores=np.frombuffer(scores, dtype="<f4"),
-    )
-    check_count("scores", hits.scores.size, ids.size)
-    check_count("counts", int(hits.counts.sum(dtype=np.uint64)), ids.size)
-    vectors, metadata = bulk.included(include, ids.size)
+    twin = parse(twins.SearchResponseTwin, payload, v1.SearchResponse)
+    try:
+        hits = _decode_hits(twin)
+    except MalformedMessage:
+        hits = None
+    if hits is None or len(twin.receipt) > 1:
+        twin = twins.SearchResponseTwin.FromString(packed(v1.SearchResponse, payload))
+        hits = _decode_hits(twin)
+    vectors = metadata = None
+    if include.vectors or include.metadata:
+        vectors, metadata = Bulk(twin).included(include, hits.ids.size)
     return types.SearchResult(
         hits=hits,
-        receipt=_decode_receipt(twin.receipt),
+        receipt=_decode_receipt(twin.receipt[0] if twin.receipt else b""),
         vectors=vectors,
         metadata=metadata,
         metadata_json=include.metadata_json,
     )
 
 
-def _other_response_bytes(twin: twins.SearchResponseTwin) -> int:
-    return (
-        counts_bytes(np.array(twin.counts, dtype=np.uint32))
-        + content_bytes(len(twin.scores))
-        + content_bytes(len(twin.receipt))
+def _decode_hits(twin: twins.SearchResponseTwin) -> types.TopK:
+    """Return the hits. Raises MalformedMessage if their parts do not match.
+
+    Ids and scores that are not packed, or in several pieces, are only partly in the twin. As it has
+    all of the counts, their parts do not match then.
+    """
+    ids = ids_of(*split_ids(twin.ids))
+    counts, scores = list(twin.counts), twin.scores
+    if len(scores) % 4:
+        raise MalformedMessage(f"length {len(scores)} is not a multiple of 4", field="scores")
+    check_count("scores", len(scores) // 4, ids.size)
+    check_count("counts", sum(counts), ids.size)
+    return types.TopK(
+        counts=np.array(counts, dtype=np.uint32), ids=ids, scores=np.frombuffer(scores, "<f4")
     )
 
 

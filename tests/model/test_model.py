@@ -16,7 +16,7 @@ import tempfile
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,7 +152,7 @@ class CollectionMachine(RuleBasedStateMachine):
         self.rebuilds.extend(self.directory.rglob("rows-[1-9]*.f32"))
         shutil.rmtree(self.directory)
 
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
+    def run(self, call: Awaitable[T]) -> T:
         """Wait for a call."""
         return self.loop.run_until_complete(call)
 

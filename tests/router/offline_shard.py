@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 import grpc
 
+from vectorshard.client.link import LinkBusy
 from vectorshard.router.remote.connection import Connection
 from vectorshard.router.remote.remote_shard import RemoteShard
 from vectorshard.shard.descriptions import Topology
@@ -38,6 +39,10 @@ class OfflineShard(RemoteShard):
 
     async def _send(self, rpc: Rpc[RequestT, ResultT], request: RequestT, call: Call) -> ResultT:
         return await rpc.ask(self._shard, request, call)
+
+    def send_search(self, *_: object) -> NoReturn:
+        """Have no link."""
+        raise LinkBusy
 
     async def _server_info(self, call: Call) -> tuple[Topology, Sequence[Problem]]:
         return await self._shard.topology(call=call), await self._shard.problems(call=call)

@@ -15,7 +15,7 @@ from vectorshard.router.fan_out.catalogue import Catalogue
 from vectorshard.router.fan_out.children import Child, all_answers
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.search import SearchFanOut
-from vectorshard.router.remote.remote_shard import RemoteShard
+from vectorshard.router.remote.search_links import SearchLinks
 from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.types import (
     Call,
@@ -147,8 +147,8 @@ def _creates_side_by_side(patch: pytest.MonkeyPatch) -> None:
 
 
 def _keeps_a_link_for_another_placement(patch: pytest.MonkeyPatch) -> None:
-    real = RemoteShard._link_to
-    patch.setattr(RemoteShard, "_link_to", lambda shard, placement: real(shard, ""))
+    real = SearchLinks.to
+    patch.setattr(SearchLinks, "to", lambda links, placement: real(links, ""))
 
 
 def _gives_rows_in_any_order(patch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from vectorshard.client.link import WINDOW_REQUESTS
 from vectorshard.router.fan_out.children import Named
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.remote.connection import RENEWAL_S, Connection, open_channel
-from vectorshard.router.remote.remote_shard import LINK_AGE_S, LINK_BYTES_MAX, RemoteShard
+from vectorshard.router.remote.remote_shard import LINK_BYTES_MAX, RemoteShard
+from vectorshard.router.remote.search_links import LINK_AGE_S
 from vectorshard.shard.config import Limits
 from vectorshard.shard.engine.local_shard import LocalShard
 from vectorshard.shard.errors import (

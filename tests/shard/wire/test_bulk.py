@@ -13,7 +13,7 @@ from tests.shard.wire.strategies import LIMITS, search_results, uint64s, upsert_
 from vectorshard.shard import types
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import LimitExceeded, MalformedMessage
-from vectorshard.shard.wire import bulk
+from vectorshard.shard.wire import bulk, searches
 from vectorshard.shard.wire.reads import (
     decode_get_request,
     encode_get_response,
@@ -132,8 +132,16 @@ def test_large_counts_are_accounted_for_without_a_second_parse(
         receipt=types.Receipt(shards=(), coverage=1.0),
     )
     payload = encode_search_response(result, LIMITS)
-    monkeypatch.delattr(bulk, "packed")
+    monkeypatch.delattr(searches, "packed")
     assert decode_search_response(payload, types.Include()).hits.counts.tolist() == counts
+
+
+def test_a_receipt_arrives_in_one_piece_or_in_several() -> None:
+    shards = [v1.Receipt(shards=[v1.ShardReceipt(shard=shard)]) for shard in range(2)]
+    pieces = b"".join(delimited(6, shard.SerializeToString()) for shard in shards)
+    payload = v1.SearchResponse(counts=[0]).SerializeToString() + pieces
+    receipt = decode_search_response(payload, types.Include()).receipt
+    assert [shard.shard for shard in receipt.shards] == [0, 1]
 
 
 @given(upsert_requests(), uint64s)

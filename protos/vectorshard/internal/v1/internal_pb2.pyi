@@ -82,9 +82,9 @@ class SearchResponseTwin(_message.Message):
     scores: bytes
     vectors: _vectorshard_pb2.Matrix
     metadata: _containers.RepeatedScalarFieldContainer[bytes]
-    receipt: bytes
+    receipt: _containers.RepeatedScalarFieldContainer[bytes]
     metadata_json: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[bytes] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., ids: _Optional[_Union[IdsTwin, _Mapping]] = ..., scores: _Optional[bytes] = ..., vectors: _Optional[_Union[_vectorshard_pb2.Matrix, _Mapping]] = ..., metadata: _Optional[_Iterable[bytes]] = ..., receipt: _Optional[_Iterable[bytes]] = ..., metadata_json: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RowsTwin(_message.Message):
     __slots__ = ("ids", "vectors", "metadata", "cursor", "damaged", "metadata_json")
