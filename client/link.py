@@ -195,8 +195,8 @@ class Link:
         search
             The bytes of a SearchRequest.
         ended
-            Called once with the answer or, if there is none, with why; not after `withdraw`. It
-            must not raise.
+            Called once with the answer, or with the error if the stream ends or the deadline passes
+            first. It must not raise. It is not called after `withdraw`.
         deadline
             When the caller and the server give up; None for no limit.
         incarnation, answer_bytes_max

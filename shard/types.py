@@ -386,7 +386,7 @@ class SearchRequest:
     min_coverage: float = 1.0
     token: Token | None = None
     encoded: bytes | None = field(init=False, default=None, compare=False, repr=False)
-    """The message that it was decoded from. `dataclasses.replace` drops it."""
+    """Its message, once it was decoded or encoded. `dataclasses.replace` drops it."""
 
     def of_message(self, queries: VectorArray, encoded: bytes) -> SearchRequest:
         """Return the request of a message that differs from this one's only in its queries."""

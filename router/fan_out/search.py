@@ -83,12 +83,23 @@ class SearchFanOut:
     async def search(
         self, request: SearchRequest, entry: CollectionEntry, call: Call
     ) -> SearchResult:
-        """Validate a search, then run it alone or together with those that are alike."""
-        check_vectors(entry.config, request.queries, "queries")
-        check_filter(entry.config, request.filter)
-        kind = (call.incarnation, call.placement, deadline_class(call, self._children.clock()))
+        """Run a search alone, or together with those that are alike.
+
+        The shards validate it. Only a joined search is validated here, once.
+        """
+        kind = (
+            call.incarnation,
+            call.placement,
+            deadline_class(call, self._children.clock()),
+            request.queries.shape[1],
+        )
         run = partial(_fan_out, self._children, self._examination, entry)
-        return await self._joined.search(request, call, run, kind)
+        return await self._joined.search(request, call, run, kind, partial(_check, entry))
+
+
+def _check(entry: CollectionEntry, request: SearchRequest) -> None:
+    check_vectors(entry.config, request.queries, "queries")
+    check_filter(entry.config, request.filter)
 
 
 def deadline_class(call: Call, now: float) -> int | None:

@@ -68,7 +68,7 @@ class RemoteSearch(asyncio.Future[SearchResult]):
             server.breaker.enter()
 
     def _ended(self, outcome: Outcome) -> None:
-        """Take the answer of the link, or why there is none."""
+        """Take the answer of the link, or the reason for its absence."""
         self._sent = None
         if not isinstance(outcome, StreamAnswer):
             self._server.breaker.leave(outcome)

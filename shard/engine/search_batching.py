@@ -17,6 +17,7 @@ import numpy as np
 
 from vectorshard.shard.config import Limits
 from vectorshard.shard.engine.batcher import Batcher, Batching
+from vectorshard.shard.errors import InvalidRequest
 from vectorshard.shard.index.calibration import calibrated_k
 from vectorshard.shard.types import (
     Call,
@@ -43,15 +44,17 @@ search alone may come near to."""
 _HIT_BYTES: Final = Limits().id_bytes + 16
 
 Run = Callable[[SearchRequest, Call, Callable[[], None]], Awaitable[SearchResult]]
+Check = Callable[[SearchRequest], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Search:
-    """One caller's search, and the function that runs it."""
+    """One caller's search, and the functions that run and validate it."""
 
     request: SearchRequest
     call: Call
     run: Run
+    check: Check
 
 
 class SearchBatcher:
@@ -88,14 +91,17 @@ class SearchBatcher:
         )
 
     def search(
-        self, request: SearchRequest, call: Call, run: Run, kind: Hashable = None
+        self,
+        request: SearchRequest,
+        call: Call,
+        run: Run,
+        kind: Hashable = None,
+        check: Check = lambda _: None,
     ) -> Coroutine[Any, Any, SearchResult]:
         """Search, alone or with others.
 
         Parameters
         ----------
-        request
-            Validated: a joined search has no error that concerns only one of its parts.
         run
             Searches; called with the request, its call, and a function. Once that function is
             called, the next search of its kind may start, at the latest when this search ends. A
@@ -103,18 +109,36 @@ class SearchBatcher:
         kind
             What searches must have in common to run together, besides `alike`: the collection and
             all of the `call` that matters, except the deadline.
+        check
+            Raises the error of an invalid search. It is called for a joined search, whose invalid
+            parts then fail without the others.
         """
-        return self._batcher.submit(_Search(request, call, run), (kind, alike(request)))
+        return self._batcher.submit(_Search(request, call, run, check), (kind, *alike(request)))
 
     async def _run_joined(
         self, searches: Sequence[_Search], release: Callable[[], None]
-    ) -> Sequence[SearchResult]:
-        first = searches[0]
-        if len(searches) == 1:
-            return (await first.run(first.request, first.call, release),)
+    ) -> Sequence[SearchResult | Exception]:
+        first, call = searches[0], searches[0].call
         requests = [search.request for search in searches]
-        call = replace(first.call, deadline=_first_deadline(searches))
-        return parted(await first.run(joined(requests), call, release), requests)
+        request = joined(requests)
+        if len(searches) > 1:
+            try:
+                first.check(request)
+            except InvalidRequest:
+                refused = [_refusal_of(search) for search in searches]
+                valid = [each for each, error in zip(searches, refused, strict=True) if not error]
+                results = iter(await self._run_joined(valid, release) if valid else ())
+                return [error or next(results) for error in refused]
+            call = replace(call, deadline=_first_deadline(searches))
+        return parted(await first.run(request, call, release), requests)
+
+
+def _refusal_of(search: _Search) -> InvalidRequest | None:
+    try:
+        search.check(search.request)
+    except InvalidRequest as error:
+        return error
+    return None
 
 
 def alike(request: SearchRequest) -> tuple[Hashable, ...]:
@@ -171,6 +195,8 @@ def parted(result: SearchResult, requests: Sequence[SearchRequest]) -> list[Sear
 
     Encoded too, if the request came encoded and the answer is of the usual form.
     """
+    if len(requests) == 1 and requests[0].encoded is None:
+        return [result]
     counts = result.hits.counts.tolist()
     k_max = max(request.k for request in requests)
     encode = part_encoder(result) if any(each.encoded for each in requests) else None
@@ -182,7 +208,9 @@ def parted(result: SearchResult, requests: Sequence[SearchRequest]) -> list[Sear
         last_hit = hit + sum(of_request)
         receipt = _receipt_for(result.receipt, len(of_request))
         if request.k == k_max or max(of_request, default=0) <= request.k:
-            part = _part(result, slice(query, last_query), slice(hit, last_hit), receipt)
+            part = result
+            if len(requests) > 1:
+                part = _part(result, slice(query, last_query), slice(hit, last_hit), receipt)
             if encode is not None and request.encoded is not None:
                 part = part.written(encode(of_request, hit, last_hit, receipt))
             parts.append(part)

@@ -62,8 +62,9 @@ _TEMPLATE_BYTES: Final = 4_096
 def encode_search_request(request: types.SearchRequest) -> bytes:
     """Write a batch of queries: float16 as FLOAT16, others as FLOAT32.
 
-    A request that was read from a message is that message. Raises InvalidParameter if a parameter
-    is not a number or does not fit its field, or as `encode_filter` does.
+    A request that was read from a message, or was written before, is that message. Raises
+    InvalidParameter if a parameter is not a number or does not fit its field, or as `encode_filter`
+    does.
     """
     if request.encoded is not None:
         return request.encoded
@@ -86,7 +87,9 @@ def encode_search_request(request: types.SearchRequest) -> bytes:
     elif effort.target_recall:
         message.target_recall = effort.target_recall
     set_filter(message, request.filter)
-    return message.SerializeToString()
+    payload = message.SerializeToString()
+    object.__setattr__(request, "encoded", payload)  # a router sends it to several shards
+    return payload
 
 
 def decode_search_request(payload: bytes, limits: Limits) -> types.SearchRequest:
@@ -276,7 +279,7 @@ def _heads(counts: tuple[int, ...], hits: int) -> tuple[bytes, bytes]:
 
 @lru_cache(maxsize=256)
 def _receipt_field(receipt: types.Receipt) -> bytes:
-    return twins.SearchResponseTwin(receipt=_encode_receipt(receipt)).SerializeToString()
+    return twins.SearchResponseTwin(receipt=[_encode_receipt(receipt)]).SerializeToString()
 
 
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:

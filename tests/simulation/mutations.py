@@ -119,7 +119,7 @@ def _joins_what_is_not_alike(patch: pytest.MonkeyPatch) -> None:
     real = SearchBatcher.search
 
     async def joining(
-        self: SearchBatcher, request: SearchRequest, call: Call, run: Any, kind: Any = None
+        self: SearchBatcher, request: SearchRequest, call: Call, run: Any, *_: Any
     ) -> SearchResult:
         return await real(self, replace(request, min_coverage=0.1), call, run, None)
 

@@ -51,6 +51,11 @@ from vectorshard.shard.types import (
 )
 from vectorshard.shard.wire.metadata import metadata_from_mapping
 from vectorshard.shard.wire.rpcs import GET_SERVER_INFO, SERVICE_NAME
+from vectorshard.shard.wire.searches import (
+    decode_search_request,
+    decode_search_response,
+    encode_search_request,
+)
 
 ROWS = 50
 SEARCH = SearchRequest(collection="words", queries=some_vectors(2), k=3)
@@ -189,6 +194,28 @@ async def test_searches_share_one_stream_and_answer_as_the_shard_does(
     answers = await asyncio.gather(*(remote.search(SEARCH) for _ in range(40)))
     assert all(same(answer, direct) for answer in answers)
     assert served.began == ["SearchStream"]
+
+
+async def test_a_search_that_came_as_a_message_is_sent_on_as_it_came(
+    served: Served, remote: RemoteShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = encode_search_request(replace(SEARCH)) + b"\xf8\x7f\x01"  # of a later contract
+    arrived: list[SearchRequest] = []
+    search = served.shard.search
+
+    async def noted(request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
+        arrived.append(request)
+        return await search(request, call=call)
+
+    monkeypatch.setattr(served.shard, "search", noted)
+    router = await Router.connect([remote])
+    came = decode_search_request(payload, Limits())
+    answer = await router.search(came)
+    await router.search(replace(came, min_coverage=0.5))
+    assert [request.encoded == payload for request in arrived] == [True, False]
+    assert arrived[1].min_coverage == 0.0, "the router judges the coverage"
+    assert answer.encoded is not None
+    assert same(decode_search_response(answer.encoded, Include()), answer)
 
 
 async def test_what_is_large_goes_by_a_call_of_its_own(served: Served, remote: RemoteShard) -> None:

@@ -19,7 +19,7 @@ from vectorshard.shard.engine.search_batching import (
     joined,
     parted,
 )
-from vectorshard.shard.errors import DeadlineExceeded, ShardUnavailable
+from vectorshard.shard.errors import DeadlineExceeded, InvalidVector, ShardUnavailable
 from vectorshard.shard.filters import Exists
 from vectorshard.shard.types import (
     NO_LIMIT,
@@ -349,6 +349,31 @@ async def test_a_joined_search_has_the_first_deadline(
     assert searcher.asked[1][1].deadline == expected
     await searcher.finish(1)
     await asyncio.gather(*tasks)
+
+
+async def test_an_invalid_search_that_was_joined_fails_alone(searcher: Searcher) -> None:
+    batcher = SearchBatcher(clock=lambda: searcher.now)
+    checked: list[int] = []
+
+    def check(request: SearchRequest) -> None:
+        checked.append(len(request.queries))
+        if (request.queries == 13).any():
+            raise InvalidVector("13 is not allowed", field="queries", row=0)
+
+    tasks = []
+    for number in (1, 2, 13, 3, 13):
+        search = batcher.search(asking(number), NO_LIMIT, searcher, None, check)
+        tasks.append(asyncio.ensure_future(search))
+        await settle()
+    assert checked == [], "the first is alone"
+    await searcher.finish(0)
+    assert [request.queries[:, 0].tolist() for request, _ in searcher.asked] == [[1], [2, 3]]
+    assert checked == [4, 1, 1, 1, 1, 2]
+    await searcher.finish(1)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [
+        *(SearchResult, SearchResult, InvalidVector, SearchResult, InvalidVector)
+    ]
 
 
 async def test_an_error_reaches_all_who_shared_the_search_and_no_others(
