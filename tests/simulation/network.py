@@ -94,6 +94,11 @@ class Context:
 
     metadata: Pairs
     deadline: float | None
+    payload: bytes = b""
+
+    async def read(self) -> bytes:
+        """Return the request, of a handler that reads it."""
+        return self.payload
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline."""
@@ -490,10 +495,10 @@ class _Unary:
         handler = server.method(self._path, self._metadata)
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer: bytes = await handler.unary_unary(
-                    self._payload, Context(self._metadata, deadline)
-                )
-                return answer
+                context = Context(self._metadata, deadline, self._payload)
+                if handler.unary_unary is not None:
+                    return cast(bytes, await handler.unary_unary(self._payload, context))
+                return cast(bytes, await handler.stream_unary(None, context))
         except TimeoutError:
             raise _Aborted(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ()) from None
 
