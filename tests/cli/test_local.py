@@ -113,7 +113,7 @@ def test_a_directory_is_locked_and_its_errors_are_those_of_a_server(tmp_path: Pa
         with pytest.raises(DataDirectoryLocked, match="is open in this process: close it first"):
             open_local(tmp_path / "rows")
         assert client.list_collections() == []
-    with pytest.raises(DataDirectoryForeign, match="made for 1 shards, not 2"):
+    with pytest.raises(DataDirectoryForeign, match="made for 1 shard, not 2"):
         open_local(tmp_path / "rows", shards=2)
     (tmp_path / "file").touch()
     with pytest.raises(DataDirectoryUnusable, match="Not a directory"):
