@@ -91,6 +91,8 @@ class SearchThread:
             raise ShardUnavailable("the shard is closed")
         answer: asyncio.Future[SearchResult] = asyncio.get_running_loop().create_future()
         self._arrived.put(Asked(collection, request, call.deadline, answer))
+        if self._closed:  # meanwhile, and the thread may have ended
+            raise ShardUnavailable("the shard is closed")
         return answer
 
     def close(self) -> None:
@@ -124,7 +126,10 @@ class SearchThread:
                     return False
                 request = asked.request
                 lane = (asked.collection, request.queries.shape[1], *alike(request))
-                lanes.setdefault(lane, []).append(asked)
+                try:
+                    lanes.setdefault(lane, []).append(asked)
+                except TypeError as error:  # a value in a filter cannot be hashed
+                    _hand_back([asked], [error])
         return True
 
     def _batch_of(self, lane: list[Asked]) -> tuple[list[Asked], list[Asked], list[Asked]]:

@@ -24,6 +24,7 @@ from vectorshard.shard.errors import (
     ReadFailed,
     ShardUnavailable,
 )
+from vectorshard.shard.filters import In
 from vectorshard.shard.types import (
     NO_LIMIT,
     Call,
@@ -247,3 +248,12 @@ async def test_close_answers_those_who_wait(crowd: Crowd) -> None:
     await closing
     with pytest.raises(ShardUnavailable):
         crowd.ask(asking(2))
+
+
+async def test_a_filter_that_cannot_be_hashed_fails_only_its_own_caller(crowd: Crowd) -> None:
+    crowd.go_on()
+    listed: Any = ["hot", "cold"]
+    request = replace(asking(1), filter=In(field="taste", values=listed))
+    with pytest.raises(TypeError):
+        await crowd.ask(request)
+    assert len((await crowd.ask(asking(2))).hits.counts) == 1
