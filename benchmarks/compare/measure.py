@@ -129,24 +129,15 @@ def tuned(running: Running) -> tuple[float, float]:
             low = middle + 1
     if low not in recalls:
         recalls[low] = recall_at(running, efforts[low])
-    set_effort(running, efforts[low], 1)
+    running.set_effort(efforts[low], 1)
     return efforts[low], recalls[low]
 
 
 def recall_at(running: Running, effort: float, *, is_tuning: bool = True) -> float:
     """Return the recall at an effort."""
-    set_effort(running, effort, 1)
+    running.set_effort(effort, 1)
     recall: float = running.ask("recall", is_tuning=is_tuning, queries=RECALL_QUERIES)
     return recall
-
-
-def set_effort(running: Running, effort: float, callers: int) -> None:
-    """Set the effort for so many callers of each worker."""
-    each = [
-        {"effort": effort, "callers": callers, "is_first": worker is running.workers[0]}
-        for worker in running.workers
-    ]
-    running.ask_all("tune", each)
 
 
 def run(running: Running, effort: float, kind: str, duration_s: float) -> dict[str, float]:
@@ -154,7 +145,7 @@ def run(running: Running, effort: float, kind: str, duration_s: float) -> dict[s
     callers, batch = KINDS[kind]
     workers = min(callers, len(running.workers), WORKERS)
     each = callers // workers
-    set_effort(running, effort, each)
+    running.set_effort(effort, each)
     at = time.time() + AHEAD_S
     asked = [
         worker.ask("search", callers=each, batch=batch, at=at, duration_s=duration_s)
@@ -227,9 +218,9 @@ def harm(loaded: Loaded, plan: Plan) -> dict[str, Any]:
         running.ask("create")
         watcher = len(running.workers) - 1
         with suppress(RuntimeError):  # some take an effort only when they are trained
-            set_effort(running, loaded.effort, 1)
+            running.set_effort(loaded.effort, 1)
         growing = watched(running, watcher, lambda: fill_within(running, size))
-        set_effort(running, loaded.effort, 1)
+        running.set_effort(loaded.effort, 1)
         quiet = watched(running, watcher, lambda: time.sleep(QUIET_S))
         written = running.ask("write", start=size, stop=size + more, limit_s=LIMIT_S)
         running.kill()
@@ -280,7 +271,7 @@ def recovered(killed: Running, acknowledged: int, effort: float) -> dict[str, An
         report["served_s"] = time.monotonic() - running.began
         while time.monotonic() < running.began + RECOVERY_S:
             try:
-                set_effort(running, effort, 1)
+                running.set_effort(effort, 1)
                 report |= running.ask("probe", RECOVERY_S, rows=rows)
             except (RuntimeError, TimeoutError) as error:
                 report["error"] = str(error)

@@ -101,8 +101,8 @@ class Running:
         self._log = directory.with_suffix(".log")
         self._server: Child | None = None
         self._roots: list[int] = []
+        self._effort = 0.0
         self.workers: list[Child] = []
-        target = str(directory)
         try:
             for _ in range(1 if self.system.EMBEDDED else WORKERS):
                 self.workers.append(self._child("worker", [name, str(rows)], extra))
@@ -111,17 +111,37 @@ class Running:
             self.began = time.monotonic()
             if self.system.EMBEDDED:
                 self._roots = [self.workers[0].process.pid]
+                self.ask_all("target", [{"target": str(directory)}] * WORKERS)
             else:
-                self._server = self._child("serve", [name, target], extra)
-                target, self._roots = self._started()
-            self.ask_all("target", [{"target": target}] * WORKERS)
+                self._serve()
         except BaseException:
             self.kill()
             raise
 
     def again(self, directory: Path) -> Running:
         """Return the same system, over the same rows, in another directory or again in its own."""
-        return Running(self.name, directory, self.rows, self._extra)
+        again = Running(self.name, directory, self.rows, self._extra)
+        again._effort = self._effort if directory == self.directory else 0.0
+        return again
+
+    def _serve(self) -> None:
+        self._server = self._child("serve", [self.name, str(self.directory)], self._extra)
+        target, self._roots = self._started()
+        self.ask_all("target", [{"target": target}] * WORKERS)
+
+    def set_effort(self, effort: float, callers: int) -> None:
+        """Set the effort for so many callers of each worker."""
+        each = [
+            {"effort": effort, "callers": callers, "is_first": worker is self.workers[0]}
+            for worker in self.workers
+        ]
+        if not getattr(self.system, "AT_START", False):
+            self.ask_all("tune", each)
+        elif effort != self._effort:
+            self.ask_all("tune", each[:1])
+            self._kill_server()
+            self._serve()
+            self._effort = effort
 
     def _child(self, module: str, arguments: list[str], extra: str) -> Child:
         return Child(module, arguments, self._python, extra, self._log)
@@ -190,16 +210,20 @@ class Running:
                         total += int(line.split()[1]) * 1024
         return total
 
-    def kill(self) -> None:
-        """End it with SIGKILL, and its workers."""
+    def _kill_server(self) -> None:
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for child in (self._server, *self.workers):
-            if child is not None:
-                child.end()
+        if self._server is not None:
+            self._server.end()
         end = time.monotonic() + STOP_S
         while any(Path(f"/proc/{pid}/exe").exists() for pid in self._roots):
             if time.monotonic() > end:
                 break
             time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and its workers."""
+        self._kill_server()
+        for child in self.workers:
+            child.end()

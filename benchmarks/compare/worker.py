@@ -46,7 +46,8 @@ class Worker:
             importlib.import_module(name)
 
     def target(self, target: str) -> None:
-        """Set what connections are made to."""
+        """Set what connections are made to; those of before are gone."""
+        self._connections = []
         self._target = target
 
     def connected(self, callers: int = 1) -> list[Connection]:

@@ -5,6 +5,7 @@ A module imports its system inside its functions: only the environment that has 
     EFFORTS        the search efforts to choose from, cheapest first
     EMBEDDED       whether it lives in the process of its callers
     SERVER_WIDE    whether an effort holds for all connections
+    AT_START       whether a server follows an effort only after a restart; False if absent
     WRITE_ROWS     rows of one write
     IMPORTS        what a client process imports before anything is timed
     Connection     see below

@@ -23,6 +23,7 @@ from benchmarks.compare.systems import (
 EFFORTS = HNSW_EFFORTS
 EMBEDDED = False
 SERVER_WIDE = True
+AT_START = True
 WRITE_ROWS = 5_000
 IMPORTS = ("chromadb",)
 COLLECTION = "compare"
