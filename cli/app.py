@@ -46,7 +46,7 @@ NO_SERVER: Final = "no server answers"
 
 ADVICE: Final[Mapping[type[errors.VectorShardError], str]] = {
     errors.CollectionNotFound: "`vectorshard describe` lists the collections",
-    errors.CollectionExists: "choose another --collection, or match its metric and type of ids",
+    errors.CollectionExists: "choose another name, or the settings that the collection has",
     errors.DimensionMismatch: "`vectorshard describe` lists the dim of each collection",
     errors.ShardUnavailable: IS_IT_RUNNING,
     errors.ShardMissing: "docs/operations.md says what to do about a lost disk",

@@ -48,6 +48,8 @@ WATCH_QUERIES = 32
 BATCH = 8
 TIMED_ROUNDS = 40
 TIMEOUT_S = 30.0
+TRAINING_S = 600.0
+"""Longest wait for the training, which yields to everything else that the machine does."""
 START_S = 30.0
 STOP_S = 30.0
 
@@ -226,7 +228,7 @@ def write_and_watch(
                 summary = client.upsert(COLLECTION, watch.words[span], watch.vectors[span])
                 written += summary.accepted
                 progress.advance(task, summary.accepted)
-        client.train(COLLECTION, wait=True)
+        client.train(COLLECTION, wait=True, timeout_s=TRAINING_S)
     finally:
         finished.set()
         thread.join()

@@ -136,7 +136,7 @@ def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
     array = real_array(queries, field)
     if array.ndim == 1:
         array = array.reshape(1 if array.size else 0, array.size)
-    if array.ndim != 2:
+    if array.ndim != 2 or (len(array) and not array.size):  # queries without a component
         raise MalformedMessage(f"shape {array.shape} is not (queries, dim)", field=field)
     return wire_vectors(array, field)
 

@@ -172,6 +172,8 @@ def encode_create_collection_request(
     """
     if target_recall is not None:
         target_recall = float_of(target_recall, "config.target_recall", InvalidConfig)
+        if target_recall == 0.0:  # in a message, it asks for the default
+            raise InvalidConfig("0 is not in (0, 1]", field="config.target_recall")
     try:
         config = v1.CollectionConfig(
             name=str_of(name, "config.name", InvalidConfig),

@@ -58,8 +58,13 @@ def with_article(noun: str) -> str:
 
 
 def uint32_of(value: SupportsIndex, largest: int, field: str, refuse: type[InvalidRequest]) -> int:
-    """Return an integer that a message can hold; raise `refuse`, which states 1..`largest`."""
+    """Return an integer that a message can hold; raise `refuse`, which states 1..`largest`.
+
+    A bool is not an integer: it is a flag in the wrong place.
+    """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise refuse(f"{shown(value)} is not an integer", field=field) from None
@@ -80,8 +85,10 @@ def str_of(value: str, field: str, refuse: type[InvalidRequest]) -> str:
 
 
 def float_of(value: float, field: str, refuse: type[InvalidRequest]) -> float:
-    """Return a number as a float; raise `refuse` for anything else."""
+    """Return a number as a float; raise `refuse` for anything else, also for a bool."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(operator.pos(value))  # without it, float would parse a string
     except (TypeError, ValueError, OverflowError):
         raise refuse(f"{shown(value)} is not a number", field=field) from None

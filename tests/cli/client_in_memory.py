@@ -113,6 +113,7 @@ class ClientInMemory:
     lose_rows: int = 0
     filters: list[str | None] = field(default_factory=list)
     trainings: list[tuple[str, bool]] = field(default_factory=list)
+    training_timeout_s: float | None = None
     interrupted_at: int | str | None = None
     """The id whose upsert is interrupted by Ctrl-C."""
     only_exact: frozenset[int | str] = frozenset()
@@ -303,3 +304,4 @@ class ClientInMemory:
     def train(self, name: str, wait: bool = False, *, timeout_s: float | None = None) -> None:
         """Take note of it: brute force needs no index."""
         self.trainings.append((name, wait))
+        self.training_timeout_s = timeout_s

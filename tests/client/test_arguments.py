@@ -517,6 +517,23 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"k: 9\.0 is not an integer",
     ),
     (lambda: ANY.search("w", [1], 2.0), InvalidParameter, r"k: 2\.0 is not an integer"),
+    (lambda: ANY.search("w", [1], True), InvalidParameter, "k: True is not an integer"),
+    (lambda: ANY.search("w", [[]], 2), MalformedMessage, r"queries: shape \(1, 0\) is not"),
+    (
+        lambda: ANY.search("w", [1], 2, target_recall=True),
+        InvalidParameter,
+        "target_recall: True is not a number",
+    ),
+    (
+        lambda: ANY.create_collection("w", dim=True),
+        InvalidConfig,
+        "config.dim: True is not an integer",
+    ),
+    (
+        lambda: ANY.create_collection("w", dim=1, target_recall=0),
+        InvalidConfig,
+        r"config.target_recall: 0 is not in \(0, 1\]",
+    ),
     (
         lambda: ANY.search("w", [1], exact="yes"),
         InvalidParameter,
