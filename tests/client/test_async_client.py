@@ -121,7 +121,7 @@ def test_both_clients_have_every_call_of_the_table() -> None:
     assert {*METHODS} >= {"create_collection", "upsert", "delete", "list_rows", "search", "explain"}
     assert all(hasattr(client, name) for client in (Client, AsyncClient) for name in METHODS)
     written = {name for name in vars(Client) if name[0] != "_"}
-    assert written - {*METHODS} == {"search_stream", "wait_until_ready", "close"}
+    assert written - {*METHODS} == {"search_stream", "wait_until_ready", "close", "target"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -374,19 +374,20 @@ class CollectionMachine(RuleBasedStateMachine):
     ) -> SearchResult:
         """Search, and check what holds of every answer: its form, its scores, its receipt."""
         include = include or Include()
-        result = self.run(
-            self.router.search(
-                SearchRequest(
-                    collection="words",
-                    queries=queries,
-                    k=k,
-                    effort=effort,
-                    score_threshold=threshold,
-                    include=include,
-                    filter=filter_,
-                )
-            )
+        request = SearchRequest(
+            collection="words",
+            queries=queries,
+            k=k,
+            effort=effort,
+            score_threshold=threshold,
+            include=include,
+            filter=filter_,
         )
+
+        async def search() -> SearchResult:
+            return await self.router.search(request)
+
+        result = self.run(search())
         assert result.receipt.coverage == 1.0
         assert result.receipt.shards_answered == result.receipt.shards_total == self.shards
         for receipt in result.receipt.shards:

@@ -611,7 +611,8 @@ class FaultyShard(ModelShard):
     async def search(self, request: SearchRequest, *, call: Call = NO_LIMIT) -> SearchResult:
         """Answer with the hits."""
         self._arrive("search", request, call)
-        self._find(request.collection, call)
+        held = self._find(request.collection, call)
+        check_vectors(held.entry.config, request.queries, "queries")
         hits = [*self.hits, *[[]] * len(request.queries)][: len(request.queries)]
         part = ShardReceipt(
             shard=self.shard,

@@ -291,7 +291,10 @@ def test_a_directory_of_another_shard_count_is_one_line_and_its_code(
     live = shutil.ignore_patterns("collections")  # the server writes there
     shutil.copytree(embedded_server.data, tmp_path / "data", ignore=live)
     ended = subprocess.run(
-        [VECTORSHARD, "serve", "--shards", "3", "--data", tmp_path / "data"],
+        [
+            *(VECTORSHARD, "serve", "--shards", "3", "--data", tmp_path / "data"),
+            *("--listen", "127.0.0.1:0"),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
