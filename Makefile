@@ -8,7 +8,7 @@ CHECKERS := build/checkers
 LISTEN ?= 127.0.0.1:7700
 DATA ?= data
 
-QUICK := not deploy and not system_net and not system_long and not promises
+QUICK := not deploy and not system_net and not system_long and not promises and not typescript
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,7 +42,7 @@ test-typescript: setup ## test examples/typescript; needs node and npm
 	@.ci/prerequisites --node >/dev/null
 	@mkdir -p build/typescript && cp examples/typescript/package*.json build/typescript/
 	cd build/typescript && npm ci --silent --no-fund --no-audit
-	$(BIN)/python -m pytest tests/system/test_typescript.py
+	$(BIN)/python -m pytest -m typescript tests/system/test_typescript.py
 
 promises: setup ## test many shapes of data, and what searches cost; resumes, see build/promises.jsonl
 	$(BIN)/python -m pytest -m promises tests/promises

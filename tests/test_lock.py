@@ -24,6 +24,7 @@ WITHOUT_ADDRESSES = (
     "deploy/check",
     "deploy/checkers.lock",
     "deploy/requirements.lock",
+    "examples/typescript/package-lock.json",
     "pyproject.toml",
     "requirements.lock",
 )

@@ -16,14 +16,15 @@ EXAMPLE = ROOT / "examples" / "typescript"
 BUILT = ROOT / "build" / "typescript"
 """As deep as the example, so that its paths to the contract hold."""
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.typescript]
 
 
 @pytest.fixture(scope="module")
 def program() -> Path:
     """Compile the example as it is now; return the program."""
-    if not (BUILT / "node_modules").is_dir():
-        pytest.skip("make test-typescript installs node's packages and runs this")
+    assert (BUILT / "node_modules").is_dir(), (
+        "run make test-typescript: it installs node's packages"
+    )
     for file in EXAMPLE.iterdir():
         if file.is_file():
             shutil.copy(file, BUILT)
