@@ -4,7 +4,7 @@
 import * as grpc from "@grpc/grpc-js";
 import * as loader from "@grpc/proto-loader";
 import protobuf from "protobufjs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 import type { ProtoGrpcType } from "./generated/vectorshard";
 import type { ErrorInfo } from "./generated/google/rpc/ErrorInfo";
@@ -40,11 +40,14 @@ const OPTIONS: grpc.ChannelOptions = {
   "grpc.keepalive_permit_without_calls": 1,
 };
 
+/** Has google/rpc/status.proto, which the contract imports, and the messages of errors' details. */
+const googleProtos = dirname(require.resolve("google-proto-files/package.json"));
+
 /** Connect to `target`, HOST:PORT. `protos` is the folder `protos` of the project. */
 export function connect(target: string, protos: string): VectorServiceClient {
   const definition = loader.loadSync("vectorshard/v1/vectorshard.proto", {
     ...LOADING,
-    includeDirs: [protos, join(protos, "third_party")],
+    includeDirs: [protos, googleProtos],
   });
   const loaded = grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType;
   return new loaded.vectorshard.v1.VectorService(target, grpc.credentials.createInsecure(), OPTIONS);
@@ -76,12 +79,12 @@ export function matrix(vectors: number[][]): Matrix {
 }
 
 /** Return the ErrorInfo of a failed call: its `reason` is stable. Empty if gRPC itself failed. */
-export function errorInfo(error: unknown, protos: string): ErrorInfo {
+export function errorInfo(error: unknown): ErrorInfo {
   const [details] = (error as grpc.ServiceError).metadata?.get("grpc-status-details-bin") ?? [];
   if (!(details instanceof Buffer)) return {};
   const root = new protobuf.Root();
   root.resolvePath = (_, file) =>
-    file.startsWith("google/rpc/") ? join(protos, "third_party", file) : file;
+    file.startsWith("google/rpc/") ? join(googleProtos, file) : file;
   root.loadSync(["google/rpc/status.proto", "google/rpc/error_details.proto"]);
   const status = root.lookupType("google.rpc.Status").decode(details);
   for (const any of (status as unknown as { details: { type_url: string; value: Buffer }[] }).details)

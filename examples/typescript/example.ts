@@ -54,7 +54,7 @@ async function main(): Promise<void> {
     try {
       await call((options, done) => client.Search(wrong, options, done));
     } catch (error) {
-      const { reason, metadata } = errorInfo(error, PROTOS);
+      const { reason, metadata } = errorInfo(error);
       if (reason === "DIMENSION_MISMATCH") console.log(`wrong dim in ${metadata?.["field"]}`);
       else if (reason === "COLLECTION_NOT_FOUND") console.log(`no collection ${collection}`);
       else throw error; // such as SHARD_UNAVAILABLE; without a reason, no server has answered
