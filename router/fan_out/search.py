@@ -18,8 +18,9 @@ from vectorshard.router.fan_out.children import Child, Children
 from vectorshard.router.fan_out.examination import Examination
 from vectorshard.router.fan_out.merge import by_shard, merge_results
 from vectorshard.router.fan_out.placement import Placement
+from vectorshard.router.fan_out.search_batcher import SearchBatcher
 from vectorshard.shard.config import SLOTS_TOTAL
-from vectorshard.shard.engine.search_batching import JOINED_QUERIES, SearchBatcher
+from vectorshard.shard.engine.search_batching import JOINED_QUERIES
 from vectorshard.shard.engine.validation import check_filter, check_vectors
 from vectorshard.shard.errors import (
     CollectionDamaged,

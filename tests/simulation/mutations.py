@@ -15,8 +15,8 @@ from vectorshard.router.fan_out.catalogue import Catalogue
 from vectorshard.router.fan_out.children import Child, all_answers
 from vectorshard.router.fan_out.router import Router
 from vectorshard.router.fan_out.search import SearchFanOut
+from vectorshard.router.fan_out.search_batcher import SearchBatcher
 from vectorshard.router.remote.search_links import SearchLinks
-from vectorshard.shard.engine.search_batching import SearchBatcher
 from vectorshard.shard.types import (
     Call,
     CollectionEntry,
@@ -129,7 +129,7 @@ def _joins_what_is_not_alike(patch: pytest.MonkeyPatch) -> None:
 def _joins_without_regard_to_deadlines(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(search, "deadline_class", lambda call, now: 0)
     patch.setattr(
-        "vectorshard.shard.engine.search_batching._first_deadline",
+        "vectorshard.router.fan_out.search_batcher._first_deadline",
         lambda chosen: chosen[0].call.deadline,
     )
 
