@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import filecmp
+import json
 import shutil
 import sqlite3
 from collections.abc import Collection as Container
@@ -201,7 +202,7 @@ def _dump(path: Path) -> object:
                 text.lower() if text.startswith("CREATE") else text for text in database.iterdump()
             ]
             return [*statements, *database.execute("PRAGMA integrity_check")]
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return error
     finally:
         shutil.rmtree(copy)
@@ -219,11 +220,20 @@ def _proof(harm: Harm, base: Path, directory: Path, before: object) -> str:
         return "SQLite reads the same, and finds it sound: unused bytes" if same else ""
     if kind == "rows":
         return _proof_of_rows(harm, path)
+    if path.suffix == ".json" and _same_json(path, directory / harm.file):
+        return "the JSON is the same: white space"
     if kind == "filters" and harm.kind is Kind.REMOVED:
         return "derived: built again from the rows"
     if harm.kind in (Kind.YESTERDAY, Kind.EXCHANGED) and _is_same(harm, base, directory):
         return "the files are the same"
     return ""
+
+
+def _same_json(path: Path, harmed: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes()) == json.loads(harmed.read_bytes()))
+    except (OSError, ValueError):
+        return False
 
 
 def _is_same(harm: Harm, base: Path, directory: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -233,6 +234,27 @@ class DecayedDisk(Disk):
         super().write(file, offset, contents)
         if file.path.name.startswith("rows-") and offset == 4 * rot.DIM * 4:
             self.decayed = False
+
+
+@pytest.mark.parametrize(
+    ("byte", "bit", "text"),
+    [(102, 0, "free space corruption"), (34, 6, "invalid page number"), (108, 7, "out of range")],
+)
+def test_pages_that_no_record_is_on_are_looked_at_too(
+    collection: Collection, byte: int, bit: int, text: str
+) -> None:
+    """The free space, the list of free pages and the schema, as the next write will find them."""
+    path = collection.state.directory / "store.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        page = bytearray(file.read(4_096))
+        page[byte] ^= 1 << bit
+        file.seek(0)
+        file.write(page)
+    found = found_by(collection, read_disk=True)
+    assert any(text in each for each in found), found
+    assert collection.problems
 
 
 def test_what_has_decayed_on_the_disk_under_sound_pages_is_written_again(tmp_path: Path) -> None:
