@@ -6,15 +6,20 @@ shard has them. Where many rows have the score of the last hit (bits, small inte
 will do, from any shard: what one lacks, the others have in excess, and even a better row that was
 missed is replaced by one of the score of the last.
 
-So the score of the last hit is expected to be that of one of the shard's rows. If it is that of a
-crowd of ties, all that the shard has found up to there counts, up to the mean number of hits that
-such an answer takes from a shard. Hits that are in no crowd are groups of one, and give what the
-weights of `merged_chances` give. A shard alone has all k hits, and the last is of its last group.
+So the score of the last hit is expected to be that of one of the shard's rows. If that is a crowd
+of ties, and the shard has g rows up to there, the others have a number B that is negative binomial,
+given that all of them suffice, g + B >= k. The answer takes k g / (g + B) hits from this shard, and
+all that the shard has found counts, up to that number. The mean of that is taken over all B: what
+one answer has in excess is of no use to another. Hits that are in no crowd are groups of one, and
+give what the weights of `merged_chances` give. A shard alone has all k hits, and the last is of its
+last group.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -25,6 +30,8 @@ from vectorshard.shard.types import Float64Array, Int64Array
 CROWD_MIN: Final = 3
 """The ties of a crowd, at least. That others have them too is no assumption to make of a pair: of
 rows that were written twice, both are here, and taking them for a crowd would tell .02 too much."""
+
+TAKES: Final = 8  # quantiles of the hits that answers take from a shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +72,70 @@ class Ties:
 
     def merged(self, k: int, shards: int) -> MergedTies:
         """Return what they contribute to the k best of all shards."""
-        at_least = merged_chances(k, shards)
-        chances = np.append(1.0, at_least) - np.append(at_least, 0.0)  # of b = 0 .. k
-        numbers = np.arange(k + 1)
         kept = np.flatnonzero(self.begins < np.minimum(self.hits, k)[self.query_of])
         query_of, begin, end = self.query_of[kept], self.begins[kept], self.ends[kept]
-        # With b hits, the last is of the group that holds the b-th, or of the next: of its ties,
-        # none may be on this shard.
-        is_last = np.append(query_of[1:] != query_of[:-1], True)
-        share = 1 - 1 / (end - begin)  # of the chance that b hits end before a crowd
-        next_share = np.where(is_last, 0.0, np.append(share[1:], 0.0))
-        upto = np.where(is_last, k, np.minimum(end, k))
-        hits = np.minimum(self.hits, k)[query_of]
+        in_crowd = end - begin >= CROWD_MIN
+        is_first = np.append(True, query_of[1:] != query_of[:-1])
+        is_last = np.append(is_first[1:], True)
+        singles, crowds = _chances_of_last(k, shards)
+        by_score = in_crowd | np.append(in_crowd[1:], False)  # ends where a crowd ends or begins
+        until = np.where(by_score, crowds[np.minimum(end, k)], singles[np.minimum(end, k)])
+        until[is_last] = 1.0
+        before = np.append(0.0, until[:-1])
+        before[is_first] = np.where(in_crowd[is_first], 0.0, singles[0])
+        takes = np.repeat(end[:, None].astype(np.float64), TAKES, axis=1)
+        crowd_ends, which = np.unique(end[in_crowd], return_inverse=True)
+        if len(crowd_ends):
+            taken = [hits_taken(k, shards, rows) for rows in crowd_ends.tolist()]
+            takes[in_crowd] = np.array(taken)[which]
+        chances = np.maximum(until - before, 0.0)
+        # Each answer counts as k / shards hits; of single hits, the mean of b is that.
+        chances[in_crowd] *= k / shards / takes[in_crowd].mean(axis=1)
+        return MergedTies(len(self.hits), query_of, begin, end, chances, takes)
 
-        def summed(values: Float64Array) -> Float64Array:
-            total = np.cumsum(values)
-            of_group = total[upto] - total[begin] + share * values[begin]
-            return np.asarray(of_group - next_share * values[np.minimum(end, k)])
 
-        chance, needed = summed(chances), summed(chances * numbers)
-        # A shard with fewer rows than hits gives them all.
-        few = is_last & (hits < k)
-        beyond = np.append(np.cumsum((chances * numbers)[::-1])[::-1], 0.0)[hits + 1]
-        chance_beyond = np.append(np.cumsum(chances[::-1])[::-1], 0.0)[hits + 1]
-        needed = np.where(few, needed - beyond + hits * chance_beyond, needed)
-        return MergedTies(len(self.hits), query_of, begin, end, chance, needed)
+def _chances_of_last(k: int, shards: int) -> tuple[Float64Array, Float64Array]:
+    """Return the chances that the last hit is at most as bad as a shard's r-th row, r = 0 .. k.
+
+    Two arrays (k + 1,): where rows have scores of their own, so that no more than r hits are of
+    this shard, and where others have rows of the same score as the r-th.
+    """
+    singles = 1.0 - np.append(merged_chances(k, shards), 0.0)
+    crowds = np.zeros(k + 1)
+    if k > 1:
+        crowds[1:] = 1.0 - np.append(merged_chances(k - 1, shards), 0.0)
+    else:
+        crowds[1:] = 1.0
+    return singles, crowds
+
+
+@lru_cache(maxsize=4_096)
+def hits_taken(k: int, shards: int, rows: int) -> tuple[float, ...]:
+    """Return quantiles of the hits that an answer takes from a shard whose `rows` rows are up to
+    the score of the last, which others have too. TAKES of them.
+    """
+    if shards == 1:
+        return (float(min(k, rows)),) * TAKES
+    spread = math.sqrt(rows * (shards - 1) * shards)
+    most = max(k, int(rows * (shards - 1) + 8 * spread) + 8)
+    others = np.arange(max(0, k - rows), most + 1)
+    inside, outside = math.log(1 / shards), math.log1p(-1 / shards)
+    logs = [
+        math.lgamma(rows + each) - math.lgamma(each + 1) + rows * inside + each * outside
+        for each in others.tolist()
+    ]
+    chances = np.exp(np.array(logs) - max(logs))
+    below = np.cumsum(chances) / chances.sum()
+    at = np.searchsorted(below, (np.arange(TAKES) + 0.5) / TAKES)
+    return tuple((k * rows / (rows + others[at])).tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class MergedTies:
-    """For each group: the chance that the last hit of an answer is of it, and the hits that answers
-    then take from this shard, times that chance. All (groups,), in the order of the queries.
+    """For each group, what answers need whose last hit is of it, in the order of the queries.
+
+    `takes` float64 (groups, TAKES) are numbers of hits that they take from this shard, equally
+    likely; `chances` float64 (groups,) weigh them. The others are int64 (groups,).
     """
 
     queries: int
@@ -103,7 +143,7 @@ class MergedTies:
     begins: Int64Array
     ends: Int64Array
     chances: Float64Array
-    needed: Float64Array
+    takes: Float64Array
 
     def recalls(
         self,
@@ -140,8 +180,19 @@ class MergedTies:
         sizes = np.diff(np.append(begins, len(keys)))
         before = np.concatenate([np.zeros((1, tried), counts.dtype), counts])[begins]
         of_query = counts - np.repeat(before, sizes, axis=0)
-        given = np.minimum(self.chances[:, None] * of_query, self.needed[:, None])
+        given = self.chances[:, None] * self._taken(of_query)
+        needed = self.chances * self.takes.mean(axis=1)
         asked = self.query_of[begins]
-        total = np.add.reduceat(self.needed, begins)[:, None]
+        total = np.add.reduceat(needed, begins)[:, None]
         recalls[asked] = np.minimum(np.add.reduceat(given, begins, axis=0) / total, 1.0)
         return recalls
+
+    def _taken(self, found: Int64Array) -> Float64Array:
+        """Return the mean number of hits taken of those `found` up to each group. As `found`."""
+        taken = np.minimum(found, self.takes[:, :1])
+        crowds = np.flatnonzero(self.ends - self.begins >= CROWD_MIN)
+        of_crowds = np.zeros((len(crowds), found.shape[1]))
+        for take in self.takes[crowds].T:
+            of_crowds += np.minimum(found[crowds], take[:, None])
+        taken[crowds] = of_crowds / TAKES
+        return np.asarray(taken)

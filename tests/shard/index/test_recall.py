@@ -264,9 +264,12 @@ def test_what_a_shard_lacks_of_a_crowd_of_ties_others_have_in_excess() -> None:
     missed = np.array([3 * [2.0] + [9.0], [0.0, 2.0, 3.0, 9.0]], np.float32)
     recalls = recalls_with(truth, missed, 7, [1, 3, 4])
     chances = merged_chances(7, 8)
-    # One hit for this shard ends, by one sixth of its chance, before the crowd.
-    ends_before = (chances[0] - chances[1]) / 6
-    assert recalls[0, 1:].tolist() == pytest.approx(2 * [1 - ends_before / chances.sum()])
+    # The seventh hit is before the crowd if the other shards have six that are as good as the first
+    # here; and is then the first here, or worse: if they have seven.
+    first_is_last = (7 / 8) ** 6 - (7 / 8) ** 7
+    in_crowd = (1 - (7 / 8) ** 6) * chances.sum()
+    expected_of_first = in_crowd / (first_is_last + in_crowd)
+    assert recalls[0, 1:].tolist() == pytest.approx(2 * [expected_of_first])
     assert recalls[0, 0] < recalls[0, 1]
     expected = np.cumsum(chances[[0, 2, 3]])[[0, 2, 2]] / chances.sum()
     assert recalls[1].tolist() == pytest.approx(expected.tolist())
