@@ -198,8 +198,7 @@ class Reads:
             generated = generate_candidates(
                 snapshot, config, queries, request, self._filters, self._plans
             )
-        uncalibrated = generated.reason is ExactReason.UNCALIBRATED
-        if uncalibrated and state.large_k.ask(snapshot.index, request.k):
+        if generated.lacks_k and state.large_k.ask(snapshot.index, generated.lacks_k):
             state.on_change()
         candidates = generated.with_exact(config.metric, queries, request.k, go_on)
         placed = candidates.at(snapshot.positions)

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from vectorshard.shard.index.growth import Growth
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import BoolArray, Float64Array, Int32Array, Int64Array
 
@@ -52,24 +53,6 @@ _MOST_LISTS: Final = 0.5
 INNER_PRODUCT, the few rows far out. So the lists count there, not only the rows in them."""
 
 _NO_HOLE: Final[BoolArray] = np.zeros(1, np.bool_)
-
-
-def probed_odds(nprobe: int, nlist: int) -> float:
-    """Return lists probed by lists left out, one more than there are: all of them are finite."""
-    probed = min(nprobe, nlist)
-    return probed / (nlist + 1 - probed)
-
-
-def grown_nprobe(
-    nprobe: int, nlist: int, growth: float, shares: Float64Array | float
-) -> Float64Array:
-    """Return the lists that find with each share of the rows what `nprobe` find with all.
-
-    The odds grow as a power of 1 / share. For few lists that is nprobe itself; for nearly all, no
-    power of nprobe would be left below nlist.
-    """
-    odds = probed_odds(nprobe, nlist) * np.maximum(shares, 1e-9) ** -growth
-    return np.asarray((nlist + 1) * odds / (1 + odds))
 
 
 class Occupancy:
@@ -109,21 +92,22 @@ class Wanted:
 
     Parameters
     ----------
-    nprobe
-        The calibrated number of lists.
     at_least
         Rows, whatever the lists held.
-    trained
-        Rows of the index when it was trained: the lists are compared with their size then.
+    calibrated
+        Live rows at the calibration: the lists are compared with their size then.
     growth
-        The exponent by which the odds of nprobe grow with k: with a share s of the rows left, the k
-        best are where the best k / s were.
+        Of nprobe, as fewer rows live.
     """
 
-    nprobe: int
     at_least: int
-    trained: int
-    growth: float
+    calibrated: int
+    growth: Growth
+
+    @property
+    def nprobe(self) -> int:
+        """The calibrated number of lists."""
+        return self.growth.parameters.nprobe
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +137,24 @@ class Shares:
 
     `scale` is the part that an index has grown to, `kept` the part that would live in each list had
     rows died at random, and `needed` the part that a query needs; `grown` is the number of lists
-    that hold so many then.
+    that hold so many then, and `candidates` what it re-ranks.
     """
 
     scale: float
     kept: float
     needed: float
     grown: float
+    candidates: int
 
     @classmethod
     def of(cls, occupancy: Occupancy, wanted: Wanted) -> Shares:
         """Return those of an index."""
-        scale = min(1.0, wanted.trained / max(1, occupancy.rows))
+        scale = min(1.0, wanted.calibrated / max(1, occupancy.rows))
         share = min(1.0, occupancy.rows_living / max(1.0, scale * occupancy.rows))
         nlist = len(occupancy.held)
-        grown = float(grown_nprobe(wanted.nprobe, nlist, wanted.growth, share))
-        return cls(scale, share * scale, scale * share / wanted.nprobe * grown, grown)
+        grown = float(wanted.growth.nprobe(nlist, share))
+        needed = scale * share / wanted.nprobe * grown
+        return cls(scale, share * scale, needed, grown, wanted.growth.candidates(share))
 
 
 def lists_ranked_first(occupancy: Occupancy, wanted: Wanted) -> int:
@@ -262,13 +248,13 @@ def _needed(
 def _grown_lists(
     occupancy: Occupancy, held: Int64Array, living: Int64Array, wanted: Wanted
 ) -> Int64Array:
-    """Return the lists that a query that probes most needs at least, by `grown_nprobe`. (queries,)
+    """Return the lists that a query that probes most needs at least. (queries,)
 
     `held` and `living` are those of `_needed`; lists that lost nothing need no more.
     """
     nlist = len(occupancy.held)
     shares = np.minimum(1.0, living / np.maximum(1.0, occupancy.shares(wanted).scale * held))
-    grown = grown_nprobe(wanted.nprobe, nlist, wanted.growth, shares)
+    grown = wanted.growth.nprobe(nlist, shares)
     return np.minimum(np.rint(grown), nlist).astype(np.int64)
 
 

@@ -64,6 +64,7 @@ class GeneratedCandidates:
     rows_passing: int = 0
     filter_plan: FilterPlan | None = None
     reason: ExactReason | None = None
+    lacks_k: int = 0
     exact_rest: RowRange | PassingRows | None = None
     exact_queries: Int64Array = field(default_factory=lambda: _NO_QUERIES)
     queries_widened: int = 0
@@ -114,7 +115,9 @@ def generate_candidates(
         return snapshot.between(0, last)
 
     if index is None or plan.parameters is None:
-        return GeneratedCandidates(exact_part=below(snapshot.rows), reason=plan.reason)
+        return GeneratedCandidates(
+            exact_part=below(snapshot.rows), reason=plan.reason, lacks_k=plan.lacks_k
+        )
     search = _IndexSearch(snapshot, index, queries, request.k, plan.parameters)
     if not plan.widens:
         return search.answer(search.propose(queries, plan.parameters, enough=0).candidates)
@@ -128,8 +131,9 @@ def generate_candidates(
         again = chosen.widened & ~chosen.exact  # the others would be short in the same lists
     else:
         chosen = probes_of(index, plan, queries, tombstones)
+        search = replace(search, parameters=replace(plan.parameters, candidates=chosen.candidates))
         if chosen.is_plain:
-            found = search.propose(queries, plan.parameters, chosen.probes, enough=plan.k)
+            found = search.propose(queries, search.parameters, chosen.probes, enough=plan.k)
             if not len(found.short):
                 return search.answer(found.candidates, chosen.lists, chosen.widened)
         asked, kept = np.arange(len(queries)), concatenate([])
@@ -280,6 +284,7 @@ def _generate_filtered(
             rows_passing=passing.live,
             filter_plan=FilterPlan.EXACT,
             reason=plan.reason,
+            lacks_k=plan.lacks_k,
         )
     margin = margin_for(index, effort, target_recall)
     arguments = snapshot, index, config.metric, queries, k, plan.parameters, margin, passing

@@ -41,7 +41,6 @@ from vectorshard.shard.index.exact import (
 )
 from vectorshard.shard.index.float32_kernels import shortlist
 from vectorshard.shard.index.ivf_index import IvfIndex
-from vectorshard.shard.index.occupancy import grown_nprobe
 from vectorshard.shard.index.recall import exact_hits
 from vectorshard.shard.index.row_range import SCORED_ONE_BY_ONE, RowRange
 from vectorshard.shard.rows.filter_columns import packed_bits
@@ -230,12 +229,15 @@ def filtered_plan(
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.FEW_ROWS)
     steps = 1.0
     if not effort.nprobe:
-        # Evenly spread, the k best of these are among the best k / share of all at the training.
-        trained = min(index.live_when_trained, index.ivf.rows)
-        share = min(1.0, indexed / max(1, trained))
+        # Evenly spread, the k best of these are among the best k / share of those calibrated on.
+        calibrated = min(index.calibrated_rows, index.ivf.rows)
+        share = min(1.0, indexed / max(1, calibrated))
         nlist = index.ivf.nlist
-        grown = float(grown_nprobe(parameters.nprobe, nlist, plan.growth, share))
-        parameters = replace(parameters, nprobe=min(math.ceil(_WIDENED * grown), nlist))
+        assert plan.growth is not None
+        grown = float(plan.growth.nprobe(nlist, share))
+        parameters = SearchParameters(
+            min(math.ceil(_WIDENED * grown), nlist), plan.growth.candidates(share)
+        )
         steps = _SECOND_STEP
     if scan.rows_cost <= steps * index_cost(index, parameters, dim):
         return SearchPlan(k=calibrated_k(k), scan=scan, reason=ExactReason.CHEAPER)

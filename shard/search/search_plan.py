@@ -18,10 +18,12 @@ import numpy as np
 
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
+    LARGE_K,
     SearchParameters,
     calibrated_k,
     work,
 )
+from vectorshard.shard.index.growth import Growth, probed_odds
 from vectorshard.shard.index.ivf_index import Probes
 from vectorshard.shard.index.occupancy import (
     HOLE_CANDIDATES,
@@ -29,7 +31,6 @@ from vectorshard.shard.index.occupancy import (
     Wanted,
     Widths,
     lists_ranked_first,
-    probed_odds,
     widths,
 )
 from vectorshard.shard.rows.tombstones import Tombstones
@@ -52,6 +53,10 @@ _SCATTERED: Final = 3
 scanned among the dead ones."""
 
 GROWTH_MAX: Final = 0.6  # largest exponent by which the odds of nprobe grow with k
+
+_DEAD_UNCALIBRATED: Final = 0.2
+"""With a larger share of dead rows, a search needs the calibration for k / share hits, although
+that is one of LARGE_K. With a smaller one, the reserve of a calibration for k covers it."""
 
 _REMEMBERED_PLANS: Final = 64
 _HIT_COST: Final = 170
@@ -102,18 +107,20 @@ class Scan:
 class SearchPlan:
     """How to search: `parameters` of the index, or None with the reason to score every row.
 
-    `widens` says whether queries may probe more lists, and be scored exactly if that finds too few
-    rows: not if the caller chose an nprobe. `k` is the calibrated number of hits, which each query
-    must find as far as there are so many. `scan` answers it otherwise. `growth` is that of
-    `growth_of_nprobe`.
+    `lacks_k` is a number of hits for which the index must be calibrated before it can answer; 0 if
+    none. `widens` says whether queries may probe more lists, and be scored exactly if that finds
+    too few rows: not if the caller chose an nprobe. `k` is the calibrated number of hits, which
+    each query must find as far as there are so many. `scan` answers it otherwise. `growth` says
+    what is searched where fewer rows live than at the calibration; None without parameters.
     """
 
     k: int
     scan: Scan
     parameters: SearchParameters | None = None
     reason: ExactReason | None = None
+    lacks_k: int = 0
     widens: bool = True
-    growth: float = 0.0
+    growth: Growth | None = None
 
 
 def plan_of(
@@ -123,8 +130,9 @@ def plan_of(
     k: int,
     scan: Scan,
     few_rows_work: float,
+    share: float = 1.0,
 ) -> SearchPlan:
-    """Return the plan of a search without a filter.
+    """Return the plan of a search.
 
     Parameters
     ----------
@@ -134,6 +142,8 @@ def plan_of(
         The exact scan that answers it otherwise.
     few_rows_work
         See `EngineConfig`.
+    share
+        Of the rows of the calibration, those that live: the k best are among the best k / share.
     """
     hits = calibrated_k(k)
     if effort.exact:
@@ -146,14 +156,17 @@ def plan_of(
     if scan.living * (scan.dim + 80) <= few_rows_work:
         return SearchPlan(k=hits, scan=scan, reason=ExactReason.FEW_ROWS)
     if index.calibration.lacks(k):
-        return SearchPlan(k=hits, scan=scan, reason=ExactReason.UNCALIBRATED)
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.UNCALIBRATED, lacks_k=k)
     if parameters is None:
         return SearchPlan(k=hits, scan=scan, reason=ExactReason.NO_PARAMETERS)
     many_hits = _HIT_COST * max(0, hits - CALIBRATED_K[-1])
     by_index = index_cost(index, parameters, scan.dim) + many_hits
     if few_rows_work and scan.cost(hits) <= by_index:
         return SearchPlan(k=hits, scan=scan, reason=ExactReason.CHEAPER)
-    growth = growth_of_nprobe(index, effort, target_recall)
+    more = math.ceil(hits / share) if share < 1 - _DEAD_UNCALIBRATED else hits
+    if index.calibration.lacks(more) or more > LARGE_K[-1]:
+        return SearchPlan(k=hits, scan=scan, reason=ExactReason.UNCALIBRATED, lacks_k=more)
+    growth = growth_of(index, effort, target_recall, hits, parameters)
     return SearchPlan(k=hits, scan=scan, parameters=parameters, growth=growth)
 
 
@@ -189,7 +202,8 @@ class RememberedPlans:
         plan = plans.get((effort, k))
         if plan is None:
             scan = Scan.of(snapshot)
-            plan = plan_of(index, effort, target_recall, k, scan, self.few_rows_work)
+            share = 1.0 if index is None else scan.living / index.calibrated_rows
+            plan = plan_of(index, effort, target_recall, k, scan, self.few_rows_work, share)
             plans[effort, k] = plan
         return plan
 
@@ -200,18 +214,30 @@ def index_cost(index: TrainedIndex, parameters: SearchParameters, dim: int) -> f
     return _INDEX_COST * work(parameters, ivf.rows / ivf.nlist, ivf.code_bytes, dim)
 
 
-def growth_of_nprobe(index: TrainedIndex, effort: Effort, target_recall: float) -> float:
-    """Return the exponent by which the odds of nprobe grow with k (see `grown_nprobe`).
+def growth_of(
+    index: TrainedIndex,
+    effort: Effort,
+    target_recall: float,
+    k: int,
+    parameters: SearchParameters,
+) -> Growth:
+    """Return how the `parameters` for a calibrated k grow.
 
-    They are those of the first and the last calibrated k.
+    The exponent is that by which the odds of nprobe grow from the first to the last calibrated k.
     """
     few_k, many_k = CALIBRATED_K[0], CALIBRATED_K[-1]
-    few, many = (index.parameters_for(effort, target_recall, k) for k in (few_k, many_k))
-    if few is None or many is None:
-        return GROWTH_MAX
-    few_odds, many_odds = (probed_odds(each.nprobe, index.ivf.nlist) for each in (few, many))
-    growth = math.log(many_odds / few_odds) / math.log(many_k / few_k)
-    return min(max(growth, 0.0), GROWTH_MAX)
+    few, many = (index.parameters_for(effort, target_recall, each) for each in (few_k, many_k))
+    exponent = GROWTH_MAX
+    if few is not None and many is not None:
+        few_odds, many_odds = (probed_odds(each.nprobe, index.ivf.nlist) for each in (few, many))
+        exponent = math.log(many_odds / few_odds) / math.log(many_k / few_k)
+    more_hits = [
+        (each / k, more)
+        for each in (*CALIBRATED_K, *LARGE_K)
+        if each > k and not index.calibration.lacks(each)
+        if (more := index.parameters_for(effort, target_recall, each)) is not None
+    ]
+    return Growth(parameters, min(max(exponent, 0.0), GROWTH_MAX), tuple(more_hits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +245,12 @@ class QueryProbes:
     """The lists of each query; none for those that are cheaper to score exactly.
 
     `exact` names these; `widened` and `in_hole` are those of `Widths`: bool (queries,). `lists`,
-    int64 (queries,), is the number probed.
+    int64 (queries,), is the number probed, and `candidates` the number re-ranked for each query
+    that lies in no hole.
     """
 
     probes: Probes
+    candidates: int
     lists: Int64Array
     exact: BoolArray
     widened: BoolArray
@@ -248,15 +276,11 @@ def probes_of(
     queries
         float32 (queries, dim).
     """
-    ivf, parameters = index.ivf, plan.parameters
-    assert parameters is not None
+    ivf = index.ivf
+    assert plan.growth is not None
     occupancy = ivf.occupancy(tombstones)
-    wanted = Wanted(
-        nprobe=parameters.nprobe,
-        at_least=2 * plan.k,
-        trained=index.live_when_trained,
-        growth=plan.growth,
-    )
+    wanted = Wanted(at_least=2 * plan.k, calibrated=index.calibrated_rows, growth=plan.growth)
+    candidates = occupancy.shares(wanted).candidates
     nearest = ivf.nearest_lists(queries, lists_ranked_first(occupancy, wanted))
     found = widths(occupancy, nearest.lists, wanted)
     lacking = np.flatnonzero(found.lists < 0)
@@ -275,22 +299,27 @@ def probes_of(
         ranks = np.where(probed, ranks, -1)
     return QueryProbes(
         probes=Probes(ranks, distances),
+        candidates=candidates,
         lists=lists,
-        exact=_are_cheaper_exact(index, plan, occupancy, found, ranks),
+        exact=_are_cheaper_exact(index, plan, occupancy, found, ranks, candidates),
         widened=found.widened,
         in_hole=found.in_hole,
     )
 
 
 def _are_cheaper_exact(
-    index: TrainedIndex, plan: SearchPlan, occupancy: Occupancy, found: Widths, probed: Int64Array
+    index: TrainedIndex,
+    plan: SearchPlan,
+    occupancy: Occupancy,
+    found: Widths,
+    probed: Int64Array,
+    candidates: int,
 ) -> BoolArray:
     """Return which queries that read more than calibrated are cheaper to score exactly. (queries,)
 
-    `probed`, int64 (queries, n), are their lists, padded with -1.
+    `probed`, int64 (queries, n), are their lists, padded with -1; `candidates` what each re-ranks.
     """
-    assert plan.parameters is not None
-    candidates, scan = plan.parameters.candidates, plan.scan.cost(plan.k)
+    scan = plan.scan.cost(plan.k)
     most, dim = probed.shape[1], plan.scan.dim
     if scan > _cost_of(index, most, most * occupancy.largest, HOLE_CANDIDATES * candidates, dim):
         return np.zeros(len(probed), np.bool_)
@@ -315,12 +344,13 @@ def proposals_of(
     """
     ivf, parameters = index.ivf, plan.parameters
     assert parameters is not None
-    nprobe, wanted = parameters.nprobe, max(plan.k, parameters.candidates)
+    nprobe = parameters.nprobe
     if ivf.is_even(tombstones):
-        rows = ivf.nearest(queries, wanted, nprobe, tombstones)
+        rows = ivf.nearest(queries, max(plan.k, parameters.candidates), nprobe, tombstones)
         exact = np.zeros(len(queries), np.bool_)
     else:
         chosen = probes_of(index, plan, queries, tombstones)
+        wanted = max(plan.k, chosen.candidates)
         rows = ivf.nearest(queries, HOLE_CANDIDATES * wanted, nprobe, tombstones, chosen.probes)
         rows[~chosen.in_hole, wanted:] = -1
         exact = chosen.exact

@@ -50,6 +50,11 @@ class TrainedIndex:
         """The kind of index; it may differ from the configured one: `shard.index.index_kind`."""
         return self.ivf.kind
 
+    @property
+    def calibrated_rows(self) -> int:
+        """The live rows whose neighbors the calibration searched for; at least 1."""
+        return max(1, self.calibration.basis.rows or self.live_when_trained)
+
     def parameters_for(
         self, effort: Effort, target_recall: float, k: int
     ) -> SearchParameters | None:
@@ -63,8 +68,7 @@ class TrainedIndex:
         if found is None:
             return None
         held = max(1, self.ivf.rows)
-        calibrated = max(1, self.calibration.basis.rows or self.live_when_trained)
-        candidates = max(found.candidates, -(-found.candidates * held // calibrated))
+        candidates = max(found.candidates, -(-found.candidates * held // self.calibrated_rows))
         return SearchParameters(min(found.nprobe, self.ivf.nlist), min(candidates, held))
 
 

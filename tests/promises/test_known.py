@@ -127,6 +127,18 @@ async def test_what_is_left_after_deletes_is_found(known: Known, left: int) -> N
     await known.ask(near(random, centers, 500), least=TARGET - ALWAYS)
 
 
+@dealt("size", "share", "k", over=[(11, 0.25, 10), (15, 0.45, 10), (40, 0.7, 10), (150, 0.45, 100)])
+async def test_clusters_that_fall_below_k_are_left_for_others(
+    known: Known, size: int, share: float, k: int
+) -> None:
+    """Until then few lists hold all hits, and no smooth growth tells how many do afterwards."""
+    random = np.random.default_rng(6)
+    centers = normal(6, 8_000 // size, 24, scale=8)
+    cluster = await known.hold(near(random, centers, 8_000))
+    await cluster.delete(np.flatnonzero(random.random(8_000) < share))
+    await known.ask(near(random, centers, 500), k, least=TARGET - ALWAYS)
+
+
 # ---- k ------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tests.shard.samples import some_vectors
+from vectorshard.shard.index.calibration import SearchParameters
+from vectorshard.shard.index.growth import Growth
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.occupancy import Occupancy, Wanted, widths
 from vectorshard.shard.rows.tombstones import Tombstones
@@ -18,9 +20,11 @@ def occupancy(held: list[int], living: list[int]) -> Occupancy:
     return Occupancy(np.array(held), np.array(living))
 
 
-def wanted(**changed: int | float) -> Wanted:
-    fields: dict[str, int | float] = {"nprobe": 2, "at_least": 0, "trained": 10_000, "growth": 0.0}
-    return Wanted(**(fields | changed))  # type: ignore[arg-type]
+def wanted(
+    *, nprobe: int = 2, at_least: int = 0, calibrated: int = 10_000, exponent: float = 0.0
+) -> Wanted:
+    growth = Growth(SearchParameters(nprobe, 10), exponent)
+    return Wanted(at_least=at_least, calibrated=calibrated, growth=growth)
 
 
 def in_order(lists: int = 4) -> Int64Array:
@@ -73,16 +77,16 @@ def test_full_lists_are_as_many_as_calibrated() -> None:
     assert not found.widened.any()
 
 
-@pytest.mark.parametrize(("growth", "lists"), [(0.0, 2), (0.3, 3), (1.0, 4)])
-def test_random_deletes_widen_by_the_growth_of_nprobe(growth: float, lists: int) -> None:
+@pytest.mark.parametrize(("exponent", "lists"), [(0.0, 2), (0.3, 3), (1.0, 4)])
+def test_random_deletes_widen_by_the_growth_of_nprobe(exponent: float, lists: int) -> None:
     halved = occupancy([100] * 8, [50] * 8)
-    asked = wanted(growth=growth, trained=800)
+    asked = wanted(exponent=exponent, calibrated=800)
     assert widths(halved, in_order(8), asked).lists.tolist() == [lists]
 
 
 def test_where_most_lists_are_probed_the_lists_count_and_not_only_their_rows() -> None:
     thinned = occupancy([1_000] * 16 + [5] * 4, [400] * 16 + [2] * 4)
-    asked = wanted(nprobe=16, growth=0.4)
+    asked = wanted(nprobe=16, exponent=0.4)
     assert widths(thinned, in_order(20), asked).lists.tolist() == [17]
     untouched = occupancy([1_000] * 16 + [900] * 4, [1_000] * 16 + [300] * 4)
     assert widths(untouched, in_order(20), asked).lists.tolist() == [16]
@@ -110,13 +114,13 @@ def test_long_lists_show_a_shallower_hole_than_short_ones_whose_rows_die_unevenl
 ) -> None:
     others = [rows] * 1_000, [rows // 2] * 1_000
     lists = occupancy([rows, *others[0]], [left, *others[1]])
-    found = widths(lists, np.arange(100)[None], wanted(nprobe=1, trained=1_001 * rows))
+    found = widths(lists, np.arange(100)[None], wanted(nprobe=1, calibrated=1_001 * rows))
     assert found.in_hole.tolist() == [in_hole]
 
 
 def test_lists_that_were_always_empty_are_not_counted() -> None:
     twins = occupancy([0, 0, 100, 100, 100], [0, 0, 100, 100, 100])
-    found = widths(twins, in_order(5), wanted(trained=300))
+    found = widths(twins, in_order(5), wanted(calibrated=300))
     assert found.lists.tolist() == [4]
     assert not found.widened.any()
 
@@ -132,7 +136,7 @@ def test_rows_that_replaced_others_elsewhere_do_not_widen() -> None:
     # All rows were replaced once: as many live as at the training, in other lists.
     moved = occupancy([100, 100, 100, 100], [0, 0, 100, 100])
     order = np.array([[2, 3, 0, 1]])
-    found = widths(moved, order, wanted(trained=200))
+    found = widths(moved, order, wanted(calibrated=200))
     assert found.lists.tolist() == [2]
     assert not found.widened.any()
 
@@ -146,7 +150,7 @@ def test_a_query_alone_has_the_width_that_it_has_among_others(nprobe: int) -> No
         living = random.binomial(held, share)
         living[random.random(40) < 0.1] //= 4
         lists = Occupancy(held, living)
-        asked = wanted(nprobe=nprobe, at_least=20, trained=4_000, growth=0.4)
+        asked = wanted(nprobe=nprobe, at_least=20, calibrated=4_000, exponent=0.4)
         for ranked in (24, 40):
             order = np.array([random.permutation(40)[:ranked] for _ in range(100)])
             together = widths(lists, order, asked)

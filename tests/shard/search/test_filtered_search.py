@@ -78,7 +78,7 @@ class Indexed:
                 parameters=SearchParameters(nprobe, k),
                 measured_recall=target,
             )
-            for k, nprobe in zip(CALIBRATED_K, (4, 6, 8), strict=True)
+            for k, nprobe in zip(CALIBRATED_K, (4, 5, 7, 8), strict=True)
             for target in TARGETS
         )
         self.snapshot = Snapshot(

@@ -9,8 +9,10 @@ import pytest
 
 from vectorshard.shard.index.calibration import (
     CALIBRATED_K,
+    RULE,
     TARGETS,
     Calibration,
+    CalibrationBasis,
     CalibrationPoint,
     SearchParameters,
 )
@@ -22,7 +24,7 @@ from vectorshard.shard.search.search_plan import (
     GROWTH_MAX,
     RememberedPlans,
     Scan,
-    growth_of_nprobe,
+    growth_of,
     plan_of,
     probes_of,
 )
@@ -131,14 +133,50 @@ def test_few_living_rows_among_many_dead_are_gathered() -> None:
     assert Scan.of(most_dead).cost(10) > Scan(living=200, rows=200, dim=4).cost(10)
 
 
+def exponent_of(index: TrainedIndex, effort: Effort = NO_EFFORT) -> float:
+    return growth_of(index, effort, 0.95, CALIBRATED_K[0], SearchParameters(2, 20)).exponent
+
+
 def test_growth_is_measured_between_the_first_and_the_last_calibrated_k() -> None:
     ratio = CALIBRATED_K[-1] / CALIBRATED_K[0]
-    assert growth_of_nprobe(trained(2_000, 8, 2), NO_EFFORT, 0.95) == 0
-    found = growth_of_nprobe(trained(2_000, 8, 2, wider=2), NO_EFFORT, 0.95)
+    assert exponent_of(trained(2_000, 8, 2)) == 0
     odds = (4 / 17) / (2 / 19)  # of 20 lists
+    found = exponent_of(trained(2_000, 8, 2, wider=2))
     assert found == pytest.approx(np.log(odds) / np.log(ratio))
-    assert growth_of_nprobe(trained(2_000, 8, 2, wider=9), NO_EFFORT, 0.95) == GROWTH_MAX
-    assert growth_of_nprobe(trained(2_000, 8, 2), Effort(target_recall=1.0), 0.95) == GROWTH_MAX
+    assert exponent_of(trained(2_000, 8, 2, wider=9)) == GROWTH_MAX
+    assert exponent_of(trained(2_000, 8, 2), Effort(target_recall=1.0)) == GROWTH_MAX
+
+
+def test_growth_knows_what_more_hits_need() -> None:
+    index = trained(2_000, 8, 2, wider=3, candidates=4)
+    found = growth_of(index, NO_EFFORT, 0.95, 20, SearchParameters(2, 80))
+    assert found.more_hits == ((2.5, SearchParameters(2, 200)), (5.0, SearchParameters(6, 400)))
+    assert growth_of(index, NO_EFFORT, 0.95, 100, SearchParameters(6, 400)).more_hits == ()
+
+
+@pytest.mark.parametrize(
+    ("k", "share", "lacks"),
+    [
+        (10, 0.11, 0),
+        (10, 0.09, 112),
+        (50, 0.5, 0),
+        (100, 0.81, 0),
+        (100, 0.79, 127),
+        (50, 0.4, 125),
+    ],
+)
+def test_many_hits_among_few_living_rows_need_a_calibration_for_more(
+    k: int, share: float, lacks: int
+) -> None:
+    index = trained(60_000, 32, 1)
+    index = replace(
+        index, calibration=replace(index.calibration, basis=CalibrationBasis(rule=RULE))
+    )
+    rows = int(60_000 * share)
+    scan = Scan(living=rows, rows=60_000, dim=32)
+    plan = plan_of(index, NO_EFFORT, 0.95, k, scan, FEW, share)
+    assert plan.lacks_k == lacks
+    assert plan.reason is (ExactReason.UNCALIBRATED if lacks else None)
 
 
 def test_a_plan_is_remembered_until_something_is_written() -> None:
@@ -175,11 +213,12 @@ def test_each_query_probes_what_it_would_if_all_lists_were_ranked() -> None:
     tombstones = Tombstones().with_dead(np.flatnonzero(dead))
     scan = Scan(living=1_000_000, rows=1_000_000, dim=8)  # never the cheaper
     plan = plan_of(index, NO_EFFORT, 0.95, 10, scan, FEW)
-    assert plan.growth > 0
+    assert plan.growth is not None
+    assert plan.growth.exponent > 0
     chosen = probes_of(index, plan, queries, tombstones)
 
     occupancy = ivf.occupancy(tombstones)
-    wanted = Wanted(nprobe=2, at_least=20, trained=3_000, growth=plan.growth)
+    wanted = Wanted(at_least=20, calibrated=3_000, growth=plan.growth)
     ranked = ivf.nearest_lists(queries, ivf.nlist).lists
     expected = widths(occupancy, ranked, wanted)
     assert expected.in_hole.any()
