@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vectorshard.client.metadata_arguments import Metadata
     from vectorshard.client.results import Hits, RowsView, ServerInfo
     from vectorshard.client.upload import Progress, UpsertUpload
+    from vectorshard.client.vector_arguments import Vectors
     from vectorshard.shard.descriptions import (
         CollectionDescription,
         Explanation,
@@ -184,7 +185,7 @@ def train(
 def upsert(
     name: str,
     ids: Ids,
-    vectors: npt.ArrayLike,
+    vectors: Vectors,
     metadata: Metadata | None = None,
     *,
     mode: WriteMode | str = "upsert",
@@ -200,7 +201,8 @@ def upsert(
     Parameters
     ----------
     ids
-        (rows,), each id once: integers of 64 bits, or strings; or one id. Anything with an order.
+        (rows,), each id once: integers of 64 bits, or strings; or one id. Anything with an order,
+        such as the keys of a dict, whose values may be the vectors; but no set.
     vectors
         (rows, dim), real numbers; (dim,) for one id. float16 travels as float16, everything else as
         float32. Arrays of pandas, Arrow and torch are read, too.
@@ -342,7 +344,7 @@ class SearchOptions(TypedDict, total=False):
 
 def search(
     name: str,
-    queries: npt.ArrayLike,
+    queries: Vectors,
     k: int = 10,
     *,
     filter: FilterLike | None = None,

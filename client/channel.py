@@ -46,6 +46,8 @@ _HOST_AND_PORT: Final = re.compile(r"(?:\[[^]]*\]|[^:\[\]]*):([^:]*)")
 _HOST: Final = re.compile(r"\[[^]]*\]|[^:\[\]/,]+")
 _IPV6: Final = re.compile(r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
 
+_IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?::[^:]*)?")
+
 _asyncio_in: Final[set[int]] = set()
 """The pids of this process, and of those that it was forked from, that opened an asyncio channel.
 """
@@ -65,15 +67,33 @@ def checked_target(target: str) -> str:
     address = re.sub(r"dns:(//[^/]*/)?", "", target, count=1) if target[:4] == "dns:" else target
     if _OTHER_SCHEME.match(address):
         return target
+    if "," in address:
+        return _several(target, [each.strip() for each in address.split(",")])
+    if re.search(r"\s", address):
+        raise InvalidParameter(f"target {target!r} contains white space", field="target")
     if _HOST.fullmatch(address):
         return f"{target}:{DEFAULT_PORT}"
     if _IPV6.fullmatch(address):
         return f"{target.removesuffix(address)}[{address}]:{DEFAULT_PORT}"
+    if address.startswith(":"):
+        reason = f"target {target!r} has no host; expected HOST:PORT, such as 127.0.0.1{address}"
+        raise InvalidParameter(reason, field="target")
     parts = _HOST_AND_PORT.fullmatch(address)
     if parts is not None and not (parts[1].isdecimal() and 1 <= int(parts[1]) <= 65_535):
         reason = f"target {target!r} is invalid: port {parts[1]!r} is not in 1..65,535"
         raise InvalidParameter(reason, field="target")
     return target
+
+
+def _several(target: str, addresses: list[str]) -> str:
+    """Return the target of several IPv4 addresses; gRPC has none for several names."""
+    if not all(_IPV4.fullmatch(address) for address in addresses):
+        reason = (
+            f"target {target!r} has several addresses; expected one HOST:PORT, a DNS name with "
+            "several addresses, or IPv4 addresses, such as 10.0.0.1:7700,10.0.0.2:7700"
+        )
+        raise InvalidParameter(reason, field="target")
+    return "ipv4:" + ",".join(checked_target(address) for address in addresses)
 
 
 def note_asyncio() -> None:

@@ -31,12 +31,11 @@ from vectorshard.shard.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
-
     from vectorshard.client.calls import AnswerT, Listing, SearchOptions, UnaryCall
     from vectorshard.client.results import Hits, RowsView, UpsertSummary
     from vectorshard.client.retry import Retry
     from vectorshard.client.upload import UpsertUpload
+    from vectorshard.client.vector_arguments import Vectors
     from vectorshard.shard.config import Limits
 
 P = ParamSpec("P")
@@ -83,8 +82,7 @@ class Client:
     target
         HOST:PORT, or any gRPC name; the port of HOST alone is 7700. A URL or an invalid port raises
         InvalidParameter. The client connects with its first call. Several addresses, of a name or
-        as in
-        ``ipv4:10.0.0.1:7700,10.0.0.2:7700``, are routers that are used in turn.
+        as in ``10.0.0.1:7700,10.0.0.2:7700``, are routers that are used in turn.
     timeout_s
         Longest duration of a call, and of an upload's wait for an acknowledgement.
     retry
@@ -144,7 +142,7 @@ class Client:
     def search_stream(
         self,
         name: str,
-        batches: Iterable[npt.ArrayLike],
+        batches: Iterable[Vectors],
         k: int = 10,
         *,
         in_flight: int = 16,
@@ -168,8 +166,10 @@ class Client:
         options
             As in `search`.
         """
+        reason = parts.why_not_rows(batches)
         if isinstance(batches, str | bytes) or not parts.is_listed(batches):
             reason = f"{parts.shown(batches)} is not a list of queries"
+        if reason:
             raise InvalidParameter(reason, field="batches")
         searches = (calls.search(name, queries, k, **options) for queries in batches)
         within_s = self._timeout_s if timeout_s is None else parts.seconds_of(timeout_s)

@@ -5,12 +5,12 @@ Each may be given as text, in any case, as well as by its own class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Mapping
 from dataclasses import fields, replace
 from enum import Enum
 from typing import Any, Final, TypeAlias, TypeVar
 
-from vectorshard.client.id_arguments import has_no_order, is_listed
+from vectorshard.client.id_arguments import is_listed, why_not_rows
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidConfig, InvalidParameter, InvalidRequest
 from vectorshard.shard.types import FieldType, FilterField, IndexConfig, IndexKind, NlistRule
@@ -83,7 +83,9 @@ def filter_fields_of(declared: FilterFields) -> tuple[FilterField, ...]:
         declared = [declared]
     if isinstance(declared, Mapping):
         declared = list(declared.items())
-    if isinstance(declared, str) or has_no_order(declared) or not is_listed(declared):
+    if isinstance(declared, ItemsView):
+        declared = list(declared)
+    if isinstance(declared, str) or why_not_rows(declared) or not is_listed(declared):
         reason = f"{shown(declared)} is not a list of fields, such as [('lang', 'keyword')]"
         raise InvalidConfig(reason, field="config.filter_fields")
     return tuple(_filter_field(each, row) for row, each in enumerate(declared))

@@ -1,14 +1,15 @@
 """Ids as a caller hands them over, converted to an array. Pure.
 
 Rows are matched by the order of their ids, so a container without an order is refused wherever the
-order counts: a set of strings has another order in each run.
+order counts: a set of strings has another order in each run. The keys and the values of a dict keep
+the order of insertion, and are taken; its items are ids and vectors at once.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
-from typing import Any, TypeAlias
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, Set
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,33 @@ Ids: TypeAlias = int | str | Iterable[int] | Iterable[str] | IdArray
 """Ids as a caller may pass them; a single id stands for a list of one."""
 
 
-def has_no_order(values: object) -> bool:
-    """Whether values are a set, or a mapping; the keys of a mapping have an order."""
-    if type(values) in (np.ndarray, list, tuple):  # faster than to ask an abstract class
-        return False
-    return isinstance(values, Set | Mapping) and not isinstance(values, KeysView)
+_NOTHING: Final[dict[object, object]] = {}
+_SET_ITERATOR: Final = type(iter({*_NOTHING}))
+_ITEMS: Final = (ItemsView, type(iter(_NOTHING.items())), type(reversed(_NOTHING.items())))
+
+
+def why_not_rows(values: object) -> str:
+    """Return why values are not one value for each row: they have no order, or are pairs.
+
+    Empty for values with an order, such as the keys or the values of a dict, and sorted sets.
+    """
+    kind = type(values)
+    if kind in (np.ndarray, list, tuple):  # faster than to ask an abstract class
+        return ""
+    if isinstance(values, _ITEMS):
+        return f"{kind.__name__} are pairs: pass keys() and values() as separate arguments"
+    if isinstance(values, Mapping):
+        return f"{kind.__name__} is a mapping: pass its keys() and values() as separate arguments"
+    if _is_set(values):
+        return f"{kind.__name__} has no order, and rows are matched by their order: pass a list"
+    return ""
+
+
+def _is_set(values: object) -> bool:
+    """Whether values are a set without an order, or an iterator over one."""
+    if type(values) is _SET_ITERATOR:
+        return True
+    return isinstance(values, Set) and not isinstance(values, Sequence | KeysView | ItemsView)
 
 
 def is_listed(values: object) -> bool:
@@ -72,17 +95,9 @@ def _listed(ids: Any, ordered: bool) -> list[Any]:
             "a masked array is not accepted: pass ids.compressed(), or ids.data", field="ids"
         )
     kind = type(ids).__name__
-    if isinstance(ids, Mapping):
-        raise InvalidId(
-            f"{kind} is a mapping: pass its keys, as list(...), and its values in the same order",
-            field="ids",
-        )
-    if ordered and has_no_order(ids):
-        raise InvalidId(
-            f"{kind} has no order, and rows are matched by the order of their ids: "
-            "pass a list, such as sorted(ids)",
-            field="ids",
-        )
+    if (reason := why_not_rows(ids)) and (ordered or not _is_set(ids)):
+        cure = ", such as sorted(ids)" if _is_set(ids) else ""
+        raise InvalidId(reason + cure, field="ids")
     if isinstance(ids, bytes | bytearray | memoryview):
         raise InvalidId(f"{kind} is not an id: pass a string, such as ids.decode()", field="ids")
     if not (isinstance(ids, Iterable) or hasattr(ids, "__getitem__")):

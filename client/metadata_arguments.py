@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from vectorshard.client.id_arguments import has_no_order, is_listed
+from vectorshard.client.id_arguments import is_listed, why_not_rows
 from vectorshard.client.vector_arguments import library_of
 from vectorshard.shard.errors import InvalidParameter, MalformedMessage
 from vectorshard.shard.texts import counted
@@ -59,7 +59,9 @@ def _mappings(metadata: Any, rows: int) -> Sequence[Any]:
         return list(metadata.to_dicts())
     if library == "pyarrow" and hasattr(metadata, "to_pylist"):
         return list(metadata.to_pylist())
-    if has_no_order(metadata) or isinstance(metadata, str | bytes):
+    if reason := why_not_rows(metadata):
+        raise InvalidParameter(reason, field="metadata")
+    if isinstance(metadata, str | bytes):
         reason = f"{kind} is not a sequence of mappings: pass a list with one for each row"
         raise InvalidParameter(reason, field="metadata")
     if not is_listed(metadata):

@@ -21,7 +21,7 @@ from vectorshard.client.config_arguments import (
     name_of,
     seconds_of,
 )
-from vectorshard.client.id_arguments import id_array, is_listed, one_id
+from vectorshard.client.id_arguments import id_array, is_listed, one_id, why_not_rows
 from vectorshard.client.results import ServerInfo, hits_of, rows_view
 from vectorshard.client.retry import Retry, RetrySchedule
 from vectorshard.client.streams import SearchBatches, SearchStream, UploadStream, error_of
@@ -99,4 +99,5 @@ __all__ = [
     "selection",
     "shown",
     "token_of",
+    "why_not_rows",
 ]

@@ -16,7 +16,7 @@ from vectorshard.client.config_arguments import member_of, name_of
 from vectorshard.client.id_arguments import Ids, id_array, is_one_id
 from vectorshard.client.metadata_arguments import Metadata, metadata_bytes
 from vectorshard.client.results import UpsertSummary
-from vectorshard.client.vector_arguments import row_matrix, wire_vectors
+from vectorshard.client.vector_arguments import Vectors, row_matrix, wire_vectors
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import (
     CollectionDamaged,
@@ -65,7 +65,7 @@ class UpsertUpload:
         self,
         name: str,
         ids: Ids,
-        vectors: npt.ArrayLike,
+        vectors: Vectors,
         metadata: Metadata | None = None,
         *,
         mode: WriteMode | str,

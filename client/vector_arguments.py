@@ -6,16 +6,19 @@ here, or has to be installed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, KeysView, ValuesView
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vectorshard.client.id_arguments import has_no_order
+from vectorshard.client.id_arguments import why_not_rows
 from vectorshard.shard.errors import InvalidVector, MalformedMessage
 from vectorshard.shard.types import VectorArray
 from vectorshard.shard.wire.primitives import shown
+
+Vectors: TypeAlias = npt.ArrayLike | Iterable[npt.ArrayLike]
+"""Vectors as a caller may pass them: an array, or any iterable of rows."""
 
 
 def library_of(value: object) -> str:
@@ -45,12 +48,11 @@ def _array(values: Any, field: str) -> npt.NDArray[Any]:
         raise InvalidVector(
             "a masked array is not accepted: pass .filled(0), or .data", field=field
         )
-    if has_no_order(values):
-        reason = f"{type(values).__name__} has no order, and rows are matched by order: pass a list"
+    if reason := why_not_rows(values):
         raise InvalidVector(reason, field=field)
     if library_of(values) == "pyarrow":
         return _of_arrow(values, field)
-    if isinstance(values, Iterator):
+    if isinstance(values, Iterator | KeysView | ValuesView):
         return _array(list(values), field)
     try:
         return np.asarray(values)
@@ -131,7 +133,7 @@ def wire_vectors(array: npt.NDArray[Any], field: str) -> VectorArray:
         raise InvalidVector(reason, field=field, row=row) from None
 
 
-def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
+def query_matrix(queries: Vectors, field: str) -> VectorArray:
     """Return queries (queries, dim) from that shape, or from (dim,)."""
     array = real_array(queries, field)
     if array.ndim == 1:
@@ -141,7 +143,7 @@ def query_matrix(queries: npt.ArrayLike, field: str) -> VectorArray:
     return wire_vectors(array, field)
 
 
-def row_matrix(vectors: npt.ArrayLike, *, is_one: bool = False) -> npt.NDArray[Any]:
+def row_matrix(vectors: Vectors, *, is_one: bool = False) -> npt.NDArray[Any]:
     """Return vectors (rows, dim) from that shape, or from (dim,) for a single id."""
     array = real_array(vectors, "vectors")
     if array.ndim == 1 and (is_one or not array.size):

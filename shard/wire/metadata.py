@@ -57,7 +57,9 @@ def metadata_from_mapping(
             check_depth(metadata)
             return metadata
     except (RecursionError, DecodeError):
-        raise InvalidParameter("metadata nests too deep", field=field, row=row) from None
+        cure = f"use at most {_SAFE_LEVELS} levels, or text such as JSON"
+        reason = f"key {_deep_key(mapping)}: nests too deep: {cure}"
+        raise InvalidParameter(reason, field=field, row=row) from None
     except (TypeError, ValueError) as error:
         raise InvalidParameter(str(error), field=field, row=row) from None
 
@@ -79,7 +81,7 @@ def _entry_parts(name: str) -> tuple[bytes, bytes, int, bytes, bytes, bytes, byt
     What the entries are sorted by; the key as a field with the tag of the value; its length; all of
     an entry before a double; and the entries of True, False and None as a whole.
     """
-    text = name.encode()
+    text = _utf8(name, "name")
     key = _delimited(1, text) + _tag(2)
     length = len(key)
     number = _tag(1) + _varint(length + 10) + key + b"\x09\x11"
@@ -101,8 +103,8 @@ def _struct_of(mapping: Mapping[str, Any], levels: int) -> bytes:
         if kind is str:
             try:
                 text = value.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"key {name}: {error}") from None
+            except UnicodeEncodeError:
+                raise ValueError(f"key {name}: {_not_utf8(value)}") from None
             size = len(text)
             if length + size < 123:  # all three lengths fit in a byte
                 entry = b"\n%c%b%c\x1a%c%b" % (length + size + 3, key, size + 2, size, text)
@@ -120,10 +122,36 @@ def _struct_of(mapping: Mapping[str, Any], levels: int) -> bytes:
             try:
                 entry = _delimited(1, key + _sized(_value_bytes(value, levels)))
             except (TypeError, ValueError) as error:
-                raise type(error)(*_with_key(error, name)) from None
+                raise type(error)(_with_key(error, name)) from None
         entries.append((place, entry))
     entries.sort()
     return b"".join([entry for _, entry in entries])
+
+
+def _deep_key(mapping: Mapping[str, Any]) -> str:
+    """Return the first key whose value nests too deep for a message."""
+    for name, value in mapping.items():
+        try:
+            check_depth(_struct_of({name: value}, sys.maxsize))
+        except (RecursionError, DecodeError):
+            return name
+    return ", ".join(mapping)
+
+
+def _utf8(text: str, what: str = "value") -> bytes:
+    """Return text as UTF-8; ValueError for text that UTF-8 cannot hold."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(_not_utf8(text, what)) from None
+
+
+def _not_utf8(text: str, what: str = "value") -> str:
+    """Return why a text is refused, and what to do; `what` names it."""
+    return (
+        f"{what} {shown(text)} has a lone surrogate, which UTF-8 cannot hold: "
+        f'use {what}.encode("utf-8", "replace").decode()'
+    )
 
 
 def _value_bytes(value: Any, levels: int) -> bytes:
@@ -140,7 +168,7 @@ def _value_bytes(value: Any, levels: int) -> bytes:
             raise ValueError(NOT_FINITE.format(value))
         return b"\x11" + _PACK(value)
     if isinstance(value, str):
-        return _delimited(3, value.encode())
+        return _delimited(3, _utf8(value))
     if isinstance(value, Mapping):
         return _delimited(5, _struct_of(value, levels - 1))
     if isinstance(value, list | tuple | np.ndarray):
@@ -192,15 +220,13 @@ def deepest_response(response: bytes) -> v1.SearchStreamResponse:
     return v1.SearchStreamResponse.FromString(_delimited(outer, response))
 
 
-def _with_key(error: Exception, name: str) -> tuple[object, ...]:
-    """Return the arguments of an error that also names the key, outermost first."""
-    if isinstance(error, UnicodeError):
-        return error.args  # it has no text of its own
+def _with_key(error: Exception, name: str) -> str:
+    """Return the text of an error that also names the key, outermost first."""
     text = str(error)
     inner = text.removeprefix("key ")
     if inner != text:
-        return (f"key {name}.{inner}",)
-    return (f"key {name}: {text}",)
+        return f"key {name}.{inner}"
+    return f"key {name}: {text}"
 
 
 _CURES: Final = {

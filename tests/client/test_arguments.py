@@ -10,7 +10,7 @@ import decimal
 import re
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,7 @@ def searched(filter_: Any) -> Filter | None:
     [
         ["alpha", "beta", "gamma"],
         ROWS.keys(),
+        iter(ROWS),
         (name for name in ROWS),
         deque(ROWS),
         np.array(list(ROWS)),
@@ -123,25 +124,70 @@ def test_ids_of_everything_that_has_an_order_are_taken(ids: Any) -> None:
     assert request.vectors.tolist() == list(ROWS.values())
 
 
-@pytest.mark.parametrize("unordered", [set(ROWS), frozenset(ROWS), {1, 2, 3}, ROWS, OrderedDict()])
-def test_what_has_no_order_is_refused_where_rows_are_matched_by_their_order(unordered: Any) -> None:
+@pytest.mark.parametrize(
+    "unordered",
+    [
+        lambda: set(ROWS),
+        lambda: frozenset(ROWS),
+        lambda: {1, 2, 3},
+        lambda: iter({1, 2, 3}),
+        lambda: iter(frozenset(ROWS)),
+        lambda: ROWS,
+        OrderedDict,
+        lambda: ROWS.items(),
+        lambda: iter(ROWS.items()),
+        lambda: reversed(ROWS.items()),
+    ],
+)
+def test_what_has_no_order_is_refused_where_rows_are_matched_by_their_order(
+    unordered: Callable[[], Any],
+) -> None:
     for call, field in (
-        (lambda: calls.upsert("words", unordered, np.eye(3)), "ids"),
-        (lambda: calls.get("words", unordered), "ids"),
-        (lambda: calls.upsert("words", [1, 2, 3], unordered), "vectors"),
-        (lambda: calls.upsert("words", [1, 2, 3], np.eye(3), unordered), "metadata"),
-        (lambda: calls.search("words", unordered), "queries"),
+        (lambda: calls.upsert("words", unordered(), np.eye(3)), "ids"),
+        (lambda: calls.get("words", unordered()), "ids"),
+        (lambda: calls.upsert("words", [1, 2, 3], unordered()), "vectors"),
+        (lambda: calls.upsert("words", [1, 2, 3], np.eye(3), unordered()), "metadata"),
+        (lambda: calls.search("words", unordered()), "queries"),
+        (lambda: [*ANY_CLIENT("h:1").search_stream("words", unordered())], "batches"),
     ):
-        with pytest.raises(InvalidRequest, match="list") as caught:
+        with pytest.raises(InvalidRequest, match="pass") as caught:
             call()
         assert caught.value.field == field
+
+
+def test_the_values_of_a_dict_are_in_the_order_of_its_keys() -> None:
+    described = {name: {"name": name} for name in ROWS}
+    for values in (ROWS.values(), iter(ROWS.values()), [*ROWS.values()]):
+        request = written(calls.upsert("words", ROWS.keys(), values, described.values()))
+        assert request.ids.tolist() == list(ROWS)
+        assert request.vectors.tolist() == list(ROWS.values())
+        assert request.metadata is not None
+        of_rows = [mapping_from_metadata(each) for each in request.metadata]
+        assert of_rows == [*described.values()]
+
+
+def test_a_set_that_keeps_an_order_is_taken() -> None:
+    class Ordered(Set[str], Sequence[str]):
+        """A set that is a sequence, too, as a SortedSet is."""
+
+        def __len__(self) -> int:
+            return len(ROWS)
+
+        def __contains__(self, name: object) -> bool:
+            return name in ROWS
+
+        def __getitem__(self, place: Any) -> Any:
+            return [*ROWS][place]
+
+    request = written(calls.upsert("words", Ordered(), EYE[[0, 1, 0]]))
+    assert request.ids.tolist() == list(ROWS)
 
 
 def test_a_set_of_ids_is_taken_where_no_order_counts() -> None:
     deleted = decode_delete_request(calls.delete("words", {3, 1}).payload, Limits())
     assert deleted.ids is not None
     assert sorted(deleted.ids.tolist()) == [1, 3]
-    counted = decode_count_request(calls.count("words", {3, 1}).payload, Limits())
+    counted = decode_count_request(calls.count("words", iter({3, 1})).payload, Limits())
     assert counted.ids is not None
     assert sorted(counted.ids.tolist()) == [1, 3]
     for call in (calls.delete, calls.count):
@@ -251,6 +297,7 @@ def test_a_kind_alone_is_an_index() -> None:
         [("a", "INT64")],
         (each for each in [["a", FieldType.INT64]]),
         {"a": "int64"},
+        {"a": "int64"}.items(),
         FilterField("a", FieldType.INT64),
     ],
 )
@@ -290,6 +337,16 @@ def upsert_of(ids: Any = (1, 2), vectors: Any = EYE, metadata: Any = None, **mor
     return written(calls.upsert("words", ids, vectors, metadata, **more))
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """Return mappings in mappings; for 0, one that contains itself."""
+    outer: dict[str, Any] = {}
+    inner = outer
+    for _ in range(levels):
+        inner["in"] = inner = {}
+    inner["in"] = inner if not levels else 1
+    return outer
+
+
 REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     # ids
     (
@@ -318,7 +375,7 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: upsert_of({1: 2}.items(), [[1, 0]]),
         InvalidId,
-        "ids: ItemsView|ids: dict_items has no order",
+        r"ids: dict_items are pairs: pass keys\(\) and values\(\) as separate arguments",
     ),
     (lambda: ANY.explain("words", [1, 0], True), InvalidId, "ids: row 0: True is not an integer"),
     (lambda: ANY.explain("words", [1, 0], AN_UUID), InvalidId, "pass a string, such as str"),
@@ -408,6 +465,31 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: upsert_of(metadata=[{np.int64(9): 1}, {}]),
         InvalidParameter,
         r"name 9 is not .* str\(name\)",
+    ),
+    (
+        lambda: upsert_of(metadata=[{}, {"a": "caf\udce9"}]),
+        InvalidParameter,
+        r"row 1: key a: value 'caf\\udce9' has a lone surrogate.*: use value.encode\(",
+    ),
+    (
+        lambda: upsert_of(metadata=[{}, {"a": {"b": ["\ud800"]}}]),
+        InvalidParameter,
+        r"row 1: key a\.b: value '\\ud800' has a lone surrogate",
+    ),
+    (
+        lambda: upsert_of(metadata=[{"a\ud800": 1}, {}]),
+        InvalidParameter,
+        r"row 0: name 'a\\ud800' has a lone surrogate.*: use name.encode\(",
+    ),
+    (
+        lambda: upsert_of(metadata=[{}, {"a": 1, "deep": nested(40)}]),
+        InvalidParameter,
+        "row 1: key deep: nests too deep: use at most 16 levels, or text",
+    ),
+    (
+        lambda: upsert_of(metadata=[{}, {"a": 1, "self": nested(0)}]),
+        InvalidParameter,
+        "row 1: key self: nests too deep",
     ),
     # configurations
     (

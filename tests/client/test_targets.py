@@ -23,6 +23,12 @@ from vectorshard.shard.errors import InvalidParameter
         ("a:0", "port '0' is not in"),
         ("[::1]:x", "port 'x' is not in"),
         ("dns:///a:70000", "port '70000' is not in"),
+        (":7700", "target ':7700' has no host; expected HOST:PORT, such as 127.0.0.1:7700"),
+        ("dns:///:7700", "has no host"),
+        ("a:1,b:2", "target 'a:1,b:2' has several addresses; expected one HOST:PORT, a DNS name"),
+        ("10.0.0.1:1,b", "has several addresses"),
+        ("10.0.0.1:1,10.0.0.2:0", "target '10.0.0.2:0' is invalid: port '0' is not in"),
+        (" a:1", "target ' a:1' contains white space"),
     ],
 )
 def test_a_target_that_cannot_be_reached_is_refused_at_once(
@@ -43,9 +49,11 @@ def test_a_target_that_cannot_be_reached_is_refused_at_once(
         ("dns:a", "dns:a:7700"),
         ("dns:///a.b", "dns:///a.b:7700"),
         ("a:1", "a:1"),
+        ("10.0.0.1:1,10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2"),
+        ("10.0.0.1, 10.0.0.2:2", "ipv4:10.0.0.1:7700,10.0.0.2:2"),
     ],
 )
-def test_a_target_without_a_port_gets_the_default(target: str, read: str) -> None:
+def test_a_target_without_a_port_or_a_scheme_gets_the_default(target: str, read: str) -> None:
     assert checked_target(target) == read
 
 
@@ -58,6 +66,7 @@ def test_a_target_without_a_port_gets_the_default(target: str, read: str) -> Non
         "dns:///a:1",
         "dns://8.8.8.8/a:1",
         "unix:/s.sock",
+        "unix:/a b/s.sock",
         "ipv4:10.0.0.1:1,10.0.0.2:1",
     ],
 )
