@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
+from vectorshard.cli.damaged_files import fault_of
 from vectorshard.cli.npz_files import CONFIGURATION
 from vectorshard.cli.parquet_files import (
     NotInstalled,
@@ -163,8 +164,7 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
         except (UnreadableFile, NotInstalled) as cause:
             raise UnreadableFile(f"{path}: {cause}") from cause
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as cause:
-            reason = getattr(cause, "strerror", None) or cause
-            raise UnreadableFile(f"{path}: cannot read: {reason}") from cause
+            raise UnreadableFile(f"{path}: {fault_of(path, cause)}") from cause
         yield vector_file
 
 

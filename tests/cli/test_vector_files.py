@@ -162,6 +162,55 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) 
         pass
 
 
+@pytest.mark.parametrize("kept", [6, 60, 0.5, -10])
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "hdf5"])
+def test_a_file_that_ends_too_early_is_said_to(tmp_path: Path, suffix: str, kept: float) -> None:
+    vectors = np.random.default_rng(1).random((100, 20), dtype=np.float32)
+    whole = tmp_path / f"whole.{suffix}"
+    if suffix == "npy":
+        np.save(whole, vectors)
+    elif suffix == "npz":
+        np.savez(whole, vectors=vectors)
+    elif suffix == "hdf5":
+        write_hdf5(whole, "angular", train=vectors)
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        table = arrow.table({"id": range(100), "vector": [*vectors]})
+        pytest.importorskip("pyarrow.parquet").write_table(table, whole)
+    content = whole.read_bytes()
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
+    text = r"cut.*: the file ends too early, after [\d,]+ bytes"
+    with pytest.raises(UnreadableFile, match=text), open_vectors(cut):
+        pass
+    with open_vectors(whole) as read:
+        assert read.rows == 100
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "hdf5"])
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"", "the file is empty"), (b"1,2,3\n" * 50, "it does not begin like one")],
+)
+def test_an_empty_file_and_one_of_another_kind_are_said_to_be(
+    tmp_path: Path, suffix: str, content: bytes, text: str
+) -> None:
+    path = tmp_path / f"vectors.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=text), open_vectors(path):
+        pass
+
+
+def test_a_npz_of_other_bytes_than_were_written_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.npz"
+    np.savez(path, vectors=np.random.default_rng(1).random((100, 20)))
+    content = bytearray(path.read_bytes())
+    content[5_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match="the file is damaged: Bad CRC"), open_vectors(path):
+        pass
+
+
 def test_a_npy_under_the_name_of_a_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vectors.npz"
     with path.open("wb") as file:
