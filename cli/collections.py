@@ -12,7 +12,7 @@ from vectorshard.cli.addresses import DEFAULT_ADDRESS
 from vectorshard.cli.interruption import told_when_interrupted
 from vectorshard.cli.json_output import plain, print_json
 from vectorshard.cli.output import terminal
-from vectorshard.shard.errors import VectorShardError
+from vectorshard.shard.errors import DeadlineExceeded, VectorShardError
 from vectorshard.shard.texts import counted
 from vectorshard.shard.types import CollectionConfig, FieldType, IdType, IndexKind, Metric
 
@@ -119,7 +119,11 @@ def train(
         f"the server goes on with the training; `vectorshard describe {collection}` shows its state"
     )
     with told_when_interrupted(lambda: goes_on), asking.connect(target, timeout) as client:
-        client.train(collection, wait, timeout_s=timeout)
+        try:
+            client.train(collection, wait, timeout_s=timeout)
+        except DeadlineExceeded:
+            typer.echo(f"error: not trained within {timeout:g} s: {goes_on}", err=True)
+            raise typer.Exit(1) from None
         description = client.describe(collection)
     if as_json:
         print_json(description)

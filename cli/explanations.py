@@ -12,17 +12,8 @@ from rich.table import Table
 
 from vectorshard.cli.tables import plain_table
 from vectorshard.shard.descriptions import Explanation
-from vectorshard.shard.types import ExactReason, ShardReceipt
-
-_WHY_EXACT: Final = {
-    ExactReason.REQUESTED: "as requested",
-    ExactReason.NO_INDEX: "there is no index yet",
-    ExactReason.FEW_ROWS: "there are few",
-    ExactReason.CHEAPER: "the index would take longer",
-    ExactReason.NO_PARAMETERS: "the index does not reach the target recall",
-    ExactReason.UNCALIBRATED: "the index is not calibrated for so many hits",
-    ExactReason.SHORT: "the index proposes too few",
-}
+from vectorshard.shard.texts import WHY_EXACT, explanation_rows
+from vectorshard.shard.types import ShardReceipt
 
 HITS: Final = 10
 """The default k of a search."""
@@ -104,7 +95,7 @@ def _outcome(explanation: Explanation, tried: Tried) -> str:
     lists = "lists that hold live rows" if tried.receipt.queries_widened else "lists"
     effort = f"probes {nprobe:,} {lists}" if nprobe else "scores every row"
     if reason is not None:
-        effort = f"scores every row ({_WHY_EXACT[reason]})"
+        effort = f"scores every row ({WHY_EXACT[reason.value]})"
     if tried.found:
         return f"The default search {effort} and finds it."
     nprobe = explanation.nprobe_needed
@@ -123,21 +114,9 @@ def ordinal(number: int) -> str:
 def explanation_table(explanation: Explanation, *, tried: Tried | None) -> Table:
     """Return the figures of an id that exists, and of the search that was tried."""
     table = plain_table("explanation", ["figure"], ["value"])
-    table.add_row("exact rank", f"{explanation.exact_rank:,}")
-    table.add_row("score", f"{explanation.score:.6g}")
-    table.add_row("shard", str(explanation.shard))
-    table.add_row("in the training buffer", "yes" if explanation.buffered else "no")
-    if not explanation.buffered:
-        needed = explanation.nprobe_needed
-        table.add_row("list", f"{explanation.list:,}")
-        table.add_row("rank of the list's centroid", f"{explanation.centroid_rank:,}")
-        table.add_row("nprobe needed", f"{needed:,}" if needed else "no nprobe finds it")
-    if explanation.candidates:
-        table.add_row("candidates needed at that rank", f"{explanation.candidates_needed:,}")
-        table.add_row("candidates of a search by nprobe", f"{explanation.candidates:,}")
-    if explanation.exact_reason is not None:
-        table.add_row("default search scores every row", _WHY_EXACT[explanation.exact_reason])
-    elif tried is not None and tried.receipt.nprobe:
+    for figure, value in explanation_rows(explanation):
+        table.add_row(figure, value)
+    if explanation.exact_reason is None and tried is not None and tried.receipt.nprobe:
         table.add_row("nprobe of the default search", f"{tried.receipt.nprobe:,}")
         table.add_row("candidates of the default search", f"{tried.receipt.candidates:,}")
     if tried is not None:

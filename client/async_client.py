@@ -230,7 +230,7 @@ class AsyncClient:
         try:
             answer = await rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise parts.error_of(error) from error
+            raise call.explained(parts.error_of(error), timeout_s) from error
         return call.decode(answer)
 
     async def _send(self, upload: UpsertUpload) -> UpsertSummary:

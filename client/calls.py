@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 from vectorshard.client.lazy import parts
-from vectorshard.shard.errors import InvalidConfig
+from vectorshard.shard.errors import DeadlineExceeded, InvalidConfig, VectorShardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,17 +46,31 @@ RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 
+DEADLINE_TEXT = "Deadline Exceeded"
+"""gRPC's text for a call whose deadline has passed."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnaryCall(Generic[AnswerT]):
     """A call to send: the name of the RPC, the request's bytes, and how to read the response.
 
-    Without `timeout_s`, the timeout of the client applies.
+    Without `timeout_s`, the timeout of the client applies. `goes_on` is what the server does after
+    the deadline, and how to see it.
     """
 
     rpc: str
     payload: bytes
     decode: Callable[[bytes], AnswerT]
     timeout_s: float | None = None
+    goes_on: str = ""
+
+    def explained(self, error: VectorShardError, timeout_s: float) -> VectorShardError:
+        """Return the error of a call within `timeout_s`; one for a deadline says what goes on."""
+        if isinstance(error, DeadlineExceeded):
+            text = str(error)
+            text = f"no answer within {timeout_s:g} s" if text == DEADLINE_TEXT else text
+            error.args = (f"{text}; {self.goes_on}" if self.goes_on else text,)
+        return error
 
 
 def _call(
@@ -174,9 +188,15 @@ def describe(name: str) -> UnaryCall[CollectionDescription]:
 def train(
     name: str, wait: bool = False, *, timeout_s: float | None = None
 ) -> UnaryCall[Sequence[ShardDescription]]:
-    """Train a new index on every shard. With `wait`, return after the training."""
+    """Train a new index on every shard. With `wait`, return after the training.
+
+    A training may take longer than the timeout of the client, which `timeout_s` overrides. After
+    DeadlineExceeded the training goes on: `describe` shows whether a shard is `training`.
+    """
     request = parts.TrainRequest(collection=parts.name_of(name), wait=parts.flag_of(wait, "wait"))
-    return _call(parts.rpcs.TRAIN, request, _itself, timeout_s)
+    call = _call(parts.rpcs.TRAIN, request, _itself, timeout_s)
+    goes_on = f"the training goes on, and describe({name!r}) shows when it has ended"
+    return replace(call, goes_on=goes_on if wait else "")
 
 
 # ---- rows ----------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ class Client:
         try:
             answer = rpc(call.payload, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise parts.error_of(error) from error
+            raise call.explained(parts.error_of(error), timeout_s) from error
         except ValueError:  # another thread closed the channel meanwhile
             self._open()
             raise

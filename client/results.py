@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
@@ -15,7 +15,15 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import InvalidParameter, Unsupported
 from vectorshard.shard.membership import Problem
-from vectorshard.shard.texts import Grid, Readable, counted, receipt_grid
+from vectorshard.shard.texts import (
+    Grid,
+    Readable,
+    counted,
+    metadata_text,
+    receipt_grid,
+    topology_grid,
+    vector_text,
+)
 from vectorshard.shard.types import (
     Float32Array,
     IdArray,
@@ -28,6 +36,7 @@ from vectorshard.shard.types import (
     UInt32Array,
 )
 from vectorshard.shard.wire.metadata import mappings_from_metadata
+from vectorshard.shard.wire.primitives import shown
 
 ROWS_SHOWN: Final = 20
 """The hits, or rows, that are printed; the others are counted."""
@@ -141,12 +150,11 @@ class Hits(Readable, Sequence[list[Hit]]):
     def _grids(self) -> Sequence[Grid]:
         queries, ranks = self._places()
         columns = ["query", "rank", "id", "score"]
-        columns += [] if self.metadata is None else ["metadata"]
+        columns += _columns_of(self)
         rows = []
         for hit in range(min(self.ids.size, ROWS_SHOWN)):
             row = [str(queries[hit]), str(ranks[hit] + 1), str(self.ids[hit])]
-            row.append(f"{self.scores[hit]:.6g}")
-            rows.append(row if self.metadata is None else [*row, str(self.metadata[hit])])
+            rows.append([*row, f"{self.scores[hit]:.6g}", *_cells_of(self, hit)])
         title = f"{counted(self.ids.size, 'hit')} of {counted(len(self), 'query', 'queries')}"
         return [Grid(title, columns, rows), *_further(self.ids.size), receipt_grid(self.receipt)]
 
@@ -162,7 +170,7 @@ class Hits(Readable, Sequence[list[Hit]]):
         """Return the hits of one query, or of several."""
         if isinstance(query, slice):
             return [self._of_query(number) for number in range(len(self))[query]]
-        return self._of_query(range(len(self))[query])
+        return self._of_query(_place(query, len(self), "query", "queries"))
 
     def _of_query(self, query: int) -> list[Hit]:
         flat = range(self._bounds[query], self._bounds[query + 1])
@@ -217,9 +225,15 @@ class RowsView(Readable):
         for row, id_ in enumerate(self.ids.tolist()):
             yield self._row(row, id_)
 
-    def __getitem__(self, row: int) -> Row:
-        """Return one row, by its place."""
-        row = range(len(self))[row]
+    @overload
+    def __getitem__(self, row: int) -> Row: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Row]: ...
+    def __getitem__(self, row: int | slice) -> Row | list[Row]:
+        """Return one row, by its place, or several."""
+        if isinstance(row, slice):
+            return [self[place] for place in range(len(self))[row]]
+        row = _place(row, len(self), "row")
         return self._row(row, self.ids[row : row + 1].tolist()[0])
 
     def _row(self, row: int, id_: int | str) -> Row:
@@ -227,16 +241,18 @@ class RowsView(Readable):
         return Row(id_, vector, None if self.metadata is None else self.metadata[row])
 
     def _grids(self) -> Sequence[Grid]:
-        columns = ["id", *([] if self.metadata is None else ["metadata"])]
         rows = [
-            [str(row.id), *([] if row.metadata is None else [str(row.metadata)])]
-            for row in islice(self, ROWS_SHOWN)
+            [str(id_), *_cells_of(self, row)]
+            for row, id_ in enumerate(self.ids[:ROWS_SHOWN].tolist())
         ]
-        return [Grid(counted(len(self), "row"), columns, rows), *_further(len(self))]
+        title = counted(len(self), "row")
+        if self.damaged is not None and self.damaged.size:
+            title += f", {counted(self.damaged.size, 'damaged one')} left out"
+        return [Grid(title, ["id", *_columns_of(self)], rows), *_further(len(self))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
+class ServerInfo(Readable):
     """The version of a server, the leaf shards that it reaches, and the limits it enforces.
 
     `problems` are what an operator has to look at, such as a shard that lost its disk.
@@ -246,6 +262,21 @@ class ServerInfo:
     topology: Topology
     limits: Limits
     problems: tuple[Problem, ...] = ()
+
+    def _grids(self) -> Sequence[Grid]:
+        limits = self.limits
+        problems = [
+            Grid(f"shard {each.shard}, {each.collection or 'all collections'}: {each.text}")
+            for each in self.problems
+        ]
+        return [
+            topology_grid(self.topology, f"vectorshard {self.version}"),
+            Grid(
+                f"limits: dim {limits.dim:,}, k {limits.k:,}, {limits.queries:,} queries, "
+                f"{limits.rows:,} rows, {limits.message_bytes:,} bytes of a message"
+            ),
+            *problems,
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +295,34 @@ class UpsertSummary(Readable):
         title = f"{counted(self.accepted, 'row')} accepted, {len(self.errors):,} refused"
         refused = [Grid(f"row {each.row}: {each.message}") for each in self.errors[:10]]
         return [Grid(title), *refused]
+
+
+def _columns_of(found: Hits | RowsView) -> list[str]:
+    """Return the names of what hits or rows include."""
+    included = {"vector": found.vectors, "metadata": found.metadata}
+    return [name for name, values in included.items() if values is not None]
+
+
+def _cells_of(found: Hits | RowsView, place: int) -> list[str]:
+    """Return what a hit or a row includes, as text."""
+    vector = [] if found.vectors is None else [vector_text(found.vectors[place].tolist())]
+    return [*vector, *([] if found.metadata is None else [metadata_text(found.metadata[place])])]
+
+
+class _OutOfRange(InvalidParameter, IndexError):
+    """A place beyond the last: as an IndexError, it ends an iteration."""
+
+
+def _place(place: int, count: int, one: str, several: str = "") -> int:
+    """Return a place from 0, of one that may count from the end."""
+    try:
+        return range(count)[operator.index(place)]
+    except TypeError:
+        reason = f"{shown(place)} is not the number of a {one}, or a slice"
+        raise InvalidParameter(reason, field=one) from None
+    except IndexError:
+        reason = f"{one} {place} is out of range: {counted(count, one, several)}, counted from 0"
+        raise _OutOfRange(reason, field=one) from None
 
 
 def _further(rows: int) -> list[Grid]:

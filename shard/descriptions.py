@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.texts import Grid, Readable, collection_grids, shards_grid
+from vectorshard.shard.texts import (
+    Grid,
+    Readable,
+    collection_grids,
+    explanation_grid,
+    shards_grid,
+    topology_grid,
+)
 from vectorshard.shard.types import (
     CollectionConfig,
     ExactReason,
@@ -113,7 +120,7 @@ class ExplainRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Readable):
     """Where a row is, and what a search needs in order to score it.
 
     Unknown or meaningless fields are 0: all but `shard` for a row that does not exist, and the
@@ -140,6 +147,9 @@ class Explanation:
     exact_reason: ExactReason | None = None
     """Why the default search for 10 hits scores all rows that pass; None if the index answers."""
 
+    def _grids(self) -> Sequence[Grid]:
+        return [explanation_grid(self)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlacement:
@@ -154,7 +164,7 @@ class ShardPlacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
+class Topology(Readable):
     """The role of a server, its cluster, and the leaf shards that it reaches."""
 
     role: Role
@@ -162,3 +172,6 @@ class Topology:
     placement_epoch: int
     shards_total: int  # leaf shards of the placement, reached or not; 0 while unknown
     shards: tuple[ShardPlacement, ...]
+
+    def _grids(self) -> Sequence[Grid]:
+        return [topology_grid(self, "server")]

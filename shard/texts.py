@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
+    from vectorshard.shard.descriptions import (
+        CollectionDescription,
+        Explanation,
+        ShardDescription,
+        Topology,
+    )
     from vectorshard.shard.types import CollectionConfig, Ledger, Receipt, ShardReceipt
 
 
@@ -56,6 +61,24 @@ class Grid:
 def counted(number: int, one: str, several: str = "") -> str:
     """Return a number with its noun: 1 row, 2 rows. `several` is the plural, if not with an s."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+COMPONENTS_SHOWN: Final = 4
+METADATA_CHARS: Final = 80
+"""What is printed of a vector, and of metadata."""
+
+
+def vector_text(vector: Sequence[float]) -> str:
+    """Return the first components of a vector, and how many more it has."""
+    first = " ".join(f"{component:.4g}" for component in vector[:COMPONENTS_SHOWN])
+    others = len(vector) - COMPONENTS_SHOWN
+    return f"{first} ... {others:,} more" if others > 0 else first
+
+
+def metadata_text(metadata: dict[str, Any]) -> str:
+    """Return metadata as a line of bounded length."""
+    text = str(metadata)
+    return text if len(text) <= METADATA_CHARS else f"{text[: METADATA_CHARS - 3]}..."
 
 
 class Readable:
@@ -166,3 +189,66 @@ def collection_grids(description: CollectionDescription) -> list[Grid]:
         shards_grid(ledger.title, description.shards),
         *wrong,
     ]
+
+
+WHY_EXACT: Final = {
+    "requested": "as requested",
+    "no_index": "there is no index yet",
+    "few_rows": "there are few",
+    "cheaper": "the index would take longer",
+    "no_parameters": "the index does not reach the target recall",
+    "uncalibrated": "the index is not calibrated for so many hits",
+    "short": "the index proposes too few",
+}
+"""Why a search scored every row, by the values of ExactReason."""
+
+
+def explanation_rows(explanation: Explanation) -> list[tuple[str, str]]:
+    """Return the figures of a row that exists, and their values."""
+    rows = [
+        ("exact rank", f"{explanation.exact_rank:,}"),
+        ("score", f"{explanation.score:.6g}"),
+        ("shard", str(explanation.shard)),
+        ("in the training buffer", "yes" if explanation.buffered else "no"),
+    ]
+    if not explanation.buffered:
+        needed = explanation.nprobe_needed
+        rows += [
+            ("list", f"{explanation.list:,}"),
+            ("rank of the list's centroid", f"{explanation.centroid_rank:,}"),
+            ("nprobe needed", f"{needed:,}" if needed else "no nprobe finds it"),
+        ]
+    if explanation.candidates:
+        rows += [
+            ("candidates needed at that rank", f"{explanation.candidates_needed:,}"),
+            ("candidates of a search by nprobe", f"{explanation.candidates:,}"),
+        ]
+    if explanation.exact_reason is not None:
+        reason = WHY_EXACT[explanation.exact_reason.value]
+        rows.append(("default search scores every row", reason))
+    return rows
+
+
+def explanation_grid(explanation: Explanation) -> Grid:
+    """Return an explanation as a table of its figures."""
+    if explanation.deleted:
+        return Grid(f"the row was deleted from shard {explanation.shard}: no search finds it")
+    if not explanation.exists:
+        return Grid(
+            f"there is no such row; shard {explanation.shard} would hold it. It was never written, "
+            "or deleted before that shard last restarted or compacted its rows"
+        )
+    hidden = ", hidden by the filter" if explanation.hidden_by_filter else ""
+    return Grid(f"explanation{hidden}", ("figure", "value"), explanation_rows(explanation))
+
+
+def topology_grid(topology: Topology, server: str) -> Grid:
+    """Return the leaf shards that a server reaches, and their slots; `server` names the server."""
+    reached, total = len(topology.shards), topology.shards_total
+    known = f"{reached:,} of {counted(total, 'shard')}" if total else counted(reached, "shard")
+    rows = [
+        [str(each.shard), ", ".join(f"{first}-{last}" for first, last in each.slots)]
+        for each in topology.shards
+    ]
+    title = f"{server}, {topology.role.value} of cluster {topology.cluster}, reaches {known}"
+    return Grid(title, ("shard", "slots"), rows)

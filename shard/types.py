@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorshard.shard.filters import Filter
-from vectorshard.shard.texts import Grid, Readable, ledger_grid, receipt_grid
+from vectorshard.shard.texts import Grid, Readable, config_text, ledger_grid, receipt_grid
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
@@ -138,7 +138,7 @@ class FilterField:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionConfig:
+class CollectionConfig(Readable):
     """The configuration of a collection. Only `target_recall` changes after its creation."""
 
     name: str
@@ -148,6 +148,9 @@ class CollectionConfig:
     index: IndexConfig = field(default_factory=IndexConfig)
     target_recall: float = 0.95
     filter_fields: tuple[FilterField, ...] = ()
+
+    def _grids(self) -> Sequence[Grid]:
+        return [Grid(config_text(self))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
 from vectorshard.cli import app, asking, tables
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
-from vectorshard.shard.errors import CollectionDamaged
+from vectorshard.shard.errors import CollectionDamaged, DeadlineExceeded
 from vectorshard.shard.types import (
     FieldType,
     FilterField,
@@ -258,3 +258,19 @@ def test_an_interrupted_command_says_what_is_done_and_how_to_go_on(
     assert (ended.exit_code, ended.stderr.splitlines()[-1][:9]) == (130, "stopped: ")
     assert told in ended.stderr
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.usefixtures("words")
+def test_a_wait_for_a_training_ends_without_the_training(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_too_long(*_: object, **__: object) -> None:
+        raise DeadlineExceeded("no answer within 0.5 s")
+
+    monkeypatch.setattr(ClientInMemory, "train", take_too_long)
+    ended = run("train", "w", "--wait", "--timeout", "0.5")
+    assert ended.exit_code == 1
+    assert ended.stderr == (
+        "error: not trained within 0.5 s: the server goes on with the training; "
+        "`vectorshard describe w` shows its state\n"
+    )

@@ -528,8 +528,11 @@ def test_a_silent_server_ends_in_deadline_exceeded(
         connect(target, timeout_s=0.1).count("words")
     with pytest.raises(DeadlineExceeded):
         connect(target).search("words", np.eye(3), timeout_s=0.1)
-    with pytest.raises(DeadlineExceeded):
+    goes_on = r"; the training goes on, and describe\('words'\) shows when it has ended"
+    with pytest.raises(DeadlineExceeded, match=goes_on):
         connect(target).train("words", wait=True, timeout_s=0.1)
+    with pytest.raises(DeadlineExceeded, match=r"^no answer within 0\.1 s$"):
+        connect(target).train("words", timeout_s=0.1)
 
 
 def test_a_call_has_its_own_timeout_or_the_clients(

@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vectorshard import Hits, Row, RowsView, UpsertSummary
-from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
+from vectorshard import Hits, Row, RowsView, ServerInfo, UpsertSummary
+from vectorshard.shard.config import Limits
+from vectorshard.shard.descriptions import (
+    CollectionDescription,
+    Explanation,
+    ShardDescription,
+    ShardPlacement,
+    Topology,
+)
 from vectorshard.shard.errors import InvalidParameter
+from vectorshard.shard.membership import Problem, ProblemKind
+from vectorshard.shard.texts import WHY_EXACT
 from vectorshard.shard.types import (
     CollectionConfig,
     ExactReason,
@@ -21,6 +30,7 @@ from vectorshard.shard.types import (
     Ledger,
     Metric,
     Receipt,
+    Role,
     RowError,
     ShardReceipt,
     ShardState,
@@ -110,8 +120,7 @@ def test_hits_are_an_arrow_table_with_a_row_for_each() -> None:
 def test_rows_are_iterated() -> None:
     rows = RowsView(ids=np.array([7, 8]), metadata=[{"a": 1}, {}])
     assert (rows[0], rows[-1]) == (Row(7, None, {"a": 1}), Row(8, None, {}))
-    with pytest.raises(IndexError):
-        rows[2]
+    assert rows[-1:] == [Row(8, None, {})]
     assert list(rows) == [Row(7, None, {"a": 1}), Row(8, None, {})]
     [first, _] = RowsView(ids=np.array([7, 8]), vectors=np.eye(2, dtype=np.float32))
     assert first.vector is not None
@@ -197,3 +206,128 @@ def test_hits_rows_and_summaries_read_as_what_they_are() -> None:
         accepted=2, errors=(RowError(1, 6, "exists"),), token=Token(incarnation="")
     )
     assert str(summary) == "2 rows accepted, 1 refused\nrow 1: exists"
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (2, "{} 2 is out of range: {}, counted from 0"),
+        (-3, "{} -3 is out of range: {}, counted from 0"),
+        ("a", "{0}: 'a' is not the number of a {0}, or a slice"),
+        (1.0, "{0}: 1.0 is not the number of a {0}, or a slice"),
+        (None, "{0}: None is not the number of a {0}, or a slice"),
+    ],
+)
+def test_a_place_that_there_is_not_is_an_error_of_the_tree(place: Any, text: str) -> None:
+    hits = hits_of([7, 8, 9])
+    for found, one, all_of_them in (
+        (replace(hits, counts=hits.counts[:2]), "query", "2 queries"),
+        (RowsView(ids=np.array([7, 8])), "row", "2 rows"),
+    ):
+        with pytest.raises(InvalidParameter) as caught:
+            found[place]
+        assert str(caught.value) == text.format(one, all_of_them)
+        assert caught.value.field == one
+        assert isinstance(caught.value, IndexError) == isinstance(place, int)
+        assert len([*found]) == 2
+
+
+WORDS = CollectionConfig(name="words", dim=2, metric=Metric.L2, id_type=IdType.INT64)
+INFO = ServerInfo(
+    version="1.2.3",
+    topology=Topology(
+        role=Role.ROUTER,
+        cluster="c",
+        placement_epoch=1,
+        shards_total=2,
+        shards=(ShardPlacement(shard=1, slots=((0, 9), (20, 29))),),
+    ),
+    limits=Limits(dim=99),
+    problems=(Problem(shard=0, kind=ProblemKind.MISSING, text="its disk was lost"),),
+)
+FOUND = Explanation(exists=True, shard=1, buffered=True, exact_rank=3, score=0.5)
+INDEXED = Explanation(
+    exists=True, shard=1, list=17, centroid_rank=5, nprobe_needed=5, exact_rank=1_200, score=0.25
+)
+
+
+@pytest.mark.parametrize(
+    ("described", "lines"),
+    [
+        (WORDS, ["words: dim 2, l2, int64 ids, ivf_pq, target recall 0.95"]),
+        (
+            INFO,
+            [
+                "vectorshard 1.2.3, router of cluster c, reaches 1 of 2 shards",
+                "shard  slots",
+                "1      0-9, 20-29",
+                "limits: dim 99, k 10,000, 10,000 queries, 100,000 rows, 67,108,864 bytes of a "
+                "message",
+                "shard 0, all collections: its disk was lost",
+            ],
+        ),
+        (
+            FOUND,
+            [
+                "explanation",
+                "figure                  value",
+                "exact rank              3",
+                "score                   0.5",
+                "shard                   1",
+                "in the training buffer  yes",
+            ],
+        ),
+        (
+            replace(FOUND, hidden_by_filter=True, exact_reason=ExactReason.NO_INDEX),
+            [
+                "explanation, hidden by the filter",
+                "figure                           value",
+                "exact rank                       3",
+                "score                            0.5",
+                "shard                            1",
+                "in the training buffer           yes",
+                "default search scores every row  there is no index yet",
+            ],
+        ),
+        (
+            INDEXED,
+            [
+                "explanation",
+                "figure                       value",
+                "exact rank                   1,200",
+                "score                        0.25",
+                "shard                        1",
+                "in the training buffer       no",
+                "list                         17",
+                "rank of the list's centroid  5",
+                "nprobe needed                5",
+            ],
+        ),
+        (Explanation(shard=1, deleted=True), ["the row was deleted from shard 1: no search"]),
+        (Explanation(shard=1), ["there is no such row; shard 1 would hold it. It was never "]),
+    ],
+)
+def test_every_description_reads_as_a_person_expects(described: Any, lines: list[str]) -> None:
+    read = str(described).splitlines()
+    assert [line[: len(start)] for line, start in zip(read, lines, strict=True)] == lines
+    assert described._repr_html_().startswith("<p>")
+    assert repr(described).startswith(type(described).__name__ + "(")
+
+
+def test_every_reason_for_an_exact_search_has_a_text() -> None:
+    assert WHY_EXACT.keys() == {reason.value for reason in ExactReason}
+
+
+def test_printed_vectors_and_metadata_are_cut() -> None:
+    vectors = (np.arange(300) / 7).astype(np.float32).reshape(3, 100)
+    metadata = [{"text": "x" * 500}, {}, {}]
+    rows = RowsView(ids=np.array([7, 8, 9]), vectors=vectors, metadata=metadata)
+    for shown in (rows, hits_of([7, 8, 9], vectors=vectors, metadata=metadata)):
+        lines = str(shown).splitlines()
+        assert lines[1].split()[-2:] == ["vector", "metadata"]
+        assert "0 0.1429 0.2857 0.4286 ... 96 more" in lines[2]
+        assert max(map(len, lines)) < 160
+    [short] = str(RowsView(ids=np.array([7]), vectors=vectors[:1, :4])).splitlines()[2:]
+    assert short == "7   0 0.1429 0.2857 0.4286"
+    damaged = RowsView(ids=np.array([7]), damaged=np.array([8]))
+    assert str(damaged).startswith("1 row, 1 damaged one left out")
