@@ -113,6 +113,7 @@ async def _send(
         answer = await send(start.number)
     except grpc.aio.AioRpcError as error:
         code = error.code().name
+        record.reasons.setdefault(code, error.details() or "")
     except asyncio.CancelledError:
         record.note_unfinished(start)
         raise

@@ -56,6 +56,8 @@ class Record:
         self.lag = Times()
         self.wait = Times()
         self.codes: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
+        """The text of the first failure of each code."""
         self.answers: dict[int, bytes] = {}
         self.unfinished = 0
         self.sent = 0

@@ -149,6 +149,9 @@ def elapsed_of(plan: Plan, record: Record, ran_s: float, interrupted: bool) -> f
 def _warnings(plan: Plan, record: Record, lag: Times, cores: float) -> Iterator[str]:
     if failed := record.codes.total() - record.codes["OK"]:
         yield f"{counted(failed, 'call')} failed; the latencies are those of all calls"
+        for code in record.codes:
+            if reason := record.reasons.get(code):
+                yield f"the first {code}: {reason}"
     if waited := len(record.wait) if plan.rate_per_s is not None else 0:
         yield (
             f"{counted(waited, 'call')} waited because {plan.concurrency:,} were in flight "

@@ -65,7 +65,11 @@ def run(plan: Plan) -> Result:
         If the run does not begin. A call that fails is counted, not raised.
     """
     console = Console(stderr=True, highlight=False)
-    prepared = prepare(plan, console)
+    try:
+        prepared = prepare(plan, console)
+    except KeyboardInterrupt:
+        print(f"stopped: {_not_measured(plan)}", file=sys.stderr)
+        raise
     schedule = Schedule(
         None if plan.rate_per_s is None else starts_of(plan.arrivals, plan.rate_per_s, plan.seed),
         warmup_s=plan.warmup_s,
@@ -87,6 +91,16 @@ def run(plan: Plan) -> Result:
         interrupted=ran.interrupted,
         recall=recall,
         why_no_recall=prepared.why_no_recall,
+    )
+
+
+def _not_measured(plan: Plan) -> str:
+    """Return what an interruption before the first call leaves behind."""
+    if not plan.ingest:
+        return "nothing was measured"
+    return (
+        f"nothing was measured; the rows that are written stay, and a training goes on: "
+        f"`vectorshard drop {plan.collection}` removes them"
     )
 
 

@@ -140,7 +140,9 @@ def test_calls_that_all_fail_end_in_1_with_their_statuses(
     options = ["--collection", name, "--rows", "20", "--k", "10001", "--total", "5"]
     ended = bench(shared_server, *options, "--warmup", "0", "--format", "json")
     assert ended.returncode == 1
-    assert json.loads(ended.stdout)["codes"] == {"INVALID_ARGUMENT": 5}
+    result = json.loads(ended.stdout)
+    assert result["codes"] == {"INVALID_ARGUMENT": 5}
+    assert "the first INVALID_ARGUMENT: k: 10,001 is not in 1..10,000" in result["warnings"]
 
 
 def test_a_collection_that_is_not_there_is_one_line(shared_server: ServerProcess) -> None:
