@@ -59,6 +59,8 @@ def main() -> None:
         from vectorshard.cli.app import app
 
         app()
+    except KeyboardInterrupt:  # while modules are loaded; a command ends so, too
+        os._exit(130)
     except ModuleNotFoundError as missing:
         if missing.name not in MODULES_OF_SERVER:
             raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import vectorshard
 from vectorshard.backup.failures import BackupDamaged
@@ -104,7 +104,33 @@ def one_line_errors(code_of: Callable[[Exception], int] = lambda _: 1) -> Iterat
         raise typer.Exit(130) from None
 
 
-class Commands(TyperGroup):
+def _without_types(params: list[Any]) -> list[Any]:
+    """Return parameters whose flags have no type in the help: ``--exact <bool>`` reads as if
+    ``--exact true`` were right.
+    """
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help shows no types of flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, as the help shows them."""
+        return _without_types(super().get_params(ctx))
+
+
+class PlainGroup(TyperGroup):
+    """A group of commands whose help shows no types of flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, as the help shows them."""
+        return _without_types(super().get_params(ctx))
+
+
+class Commands(PlainGroup):
     """The registered commands, and `bench`, which only a checkout has."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -116,7 +142,7 @@ class Commands(TyperGroup):
         if cmd_name != "bench":
             return super().get_command(ctx, cmd_name)
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(cmd_name)(one_line_errors()(bench_command()))
+        alone.command(cmd_name, cls=PlainCommand)(one_line_errors()(bench_command()))
         return typer.main.get_command(alone)
 
 
@@ -145,9 +171,9 @@ app = typer.Typer(
     help="A distributed vector search service over gRPC.",
 )
 for _command in serve.COMMANDS:
-    app.command(epilog=explained())(one_line_errors(exit_code)(_command))
+    app.command(cls=PlainCommand, epilog=explained())(one_line_errors(exit_code)(_command))
 for _repair in repair.COMMANDS:
-    app.command(epilog=repair.explained())(one_line_errors(exit_code)(_repair))
+    app.command(cls=PlainCommand, epilog=repair.explained())(one_line_errors(exit_code)(_repair))
 _OTHERS = (
     *collections.COMMANDS,
     *ingest.COMMANDS,
@@ -158,17 +184,22 @@ _OTHERS = (
     export.export,
 )
 for _other in _OTHERS:
-    app.command(_other.__name__.strip("_").replace("_", "-"))(one_line_errors()(_other))
-app.command("import", help="The same as `ingest`.")(one_line_errors()(ingest.ingest))
+    _name = _other.__name__.strip("_").replace("_", "-")
+    app.command(_name, cls=PlainCommand)(one_line_errors()(_other))
+app.command("import", cls=PlainCommand, help="The same as `ingest`.")(
+    one_line_errors()(ingest.ingest)
+)
 for _restore in restore.COMMANDS:
-    app.command(epilog=restore.explained())(one_line_errors(restore.exit_code)(_restore))
+    app.command(cls=PlainCommand, epilog=restore.explained())(
+        one_line_errors(restore.exit_code)(_restore)
+    )
 
-_backups = typer.Typer(help=backups.backup.__doc__, epilog=backups.explained())
+_backups = typer.Typer(cls=PlainGroup, help=backups.backup.__doc__, epilog=backups.explained())
 _backups.callback(invoke_without_command=True, epilog=backups.explained())(
     one_line_errors(backups.exit_code)(backups.backup)
 )
 for _name, _other in backups.COMMANDS.items():
-    _backups.command(_name)(one_line_errors(backups.exit_code)(_other))
+    _backups.command(_name, cls=PlainCommand)(one_line_errors(backups.exit_code)(_other))
 app.add_typer(_backups, name="backup")
 
 

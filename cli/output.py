@@ -5,6 +5,7 @@ Nothing here asks a server. The tables are in `tables` and `explanations`.
 
 from __future__ import annotations
 
+import shutil
 from typing import Final
 
 from rich.console import Console
@@ -24,13 +25,13 @@ LOG_WIDTH: Final = 132
 
 
 def terminal(*, silent: bool = False) -> Console:
-    """Return stdout's console: as wide as the terminal, or LOG_WIDTH without one.
+    """Return stdout's console: as wide as the terminal or COLUMNS, or LOG_WIDTH without both.
 
     A `silent` one prints nothing, for a command that prints JSON instead.
     """
     console = Console(highlight=False, quiet=silent)
     if not console.is_terminal:
-        console.width = LOG_WIDTH
+        console.width = shutil.get_terminal_size((LOG_WIDTH, 0)).columns  # it reads COLUMNS
     return console
 
 

@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 class FittedTable(Table):
     """A table that never breaks a word: its columns of prose are folded between words.
 
-    Where even their longest words are wider than the terminal, it is printed as records.
+    On a narrow terminal its columns move together. Where even their longest words are wider than
+    that, it is printed as records.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table, or one block of names and values for each of its rows."""
         widths = self._widths(console, options)
+        if not widths:
+            self.padding = _NO_PADDING
+            widths = self._widths(console, options)
         if widths:
             for column, width in zip(self.columns, widths, strict=True):
                 column.width = width
@@ -83,6 +87,8 @@ class FittedTable(Table):
 
 
 _ANY_WIDTH: Final = 10_000
+_NO_PADDING: Final = (0, 0, 0, 0)
+"""Columns that are apart by one blank, their border."""
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -72,6 +72,22 @@ def test_the_version_is_one_line() -> None:
     assert re.fullmatch(r"vectorshard \d+\.\d+\.\d+\n", ended.stdout)
 
 
+def test_ctrl_c_while_modules_are_loaded_prints_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "import vectorshard.cli.__main__ as start\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'vectorshard.cli.app':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "sys.argv = ['vectorshard', 'count', 'words']\n"
+        "start.main()\n"
+    )
+    ended = python("-c", program)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_the_commands_are_those_that_are_documented() -> None:
     commands = {
         command.callback.__name__ for command in app.app.registered_commands if command.callback

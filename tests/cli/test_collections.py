@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from tests.cli.client_in_memory import ClientInMemory
 from tests.cli.conftest import Run
 from vectorshard.cli import app, asking, tables
+from vectorshard.cli.output import LOG_WIDTH, terminal
 from vectorshard.shard.descriptions import CollectionDescription, ShardDescription
 from vectorshard.shard.errors import CollectionDamaged, DeadlineExceeded
 from vectorshard.shard.types import (
@@ -218,6 +219,38 @@ def test_no_table_breaks_a_word(width: int) -> None:
     assert {name, "accept", "1,234,567"} <= set(shown.split())
     assert max(map(len, shown.splitlines())) <= width
     assert ("─" in shown) is (width >= 72)
+
+
+@pytest.mark.parametrize(("width", "is_table"), [(60, True), (56, True), (55, False)])
+def test_the_columns_of_a_table_move_together_before_it_becomes_records(
+    width: int, is_table: bool
+) -> None:
+    config = ClientInMemory().create_collection(
+        "words", dim=100, metric=Metric.COSINE, id_type=IdType.STRING
+    )
+    table = tables.collections_table([(config, tables.CollectionSummary(20_000, "BUFFERING"))])
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    shown = console.export_text()
+    assert ("─" in shown) is is_table
+    assert {"BUFFERING", "20,000", "0.95"} <= set(shown.split())
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_output_without_a_terminal_is_as_wide_as_columns_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert terminal().width == LOG_WIDTH
+    monkeypatch.setenv("COLUMNS", "60")
+    assert terminal().width == 60
+
+
+def test_the_help_of_flags_names_no_type() -> None:
+    for words in ([], ["search"], ["backup"], ["backup", "list"], ["bench"], ["restore"]):
+        shown = CliRunner().invoke(app.app, [*words, "--help"], env={"COLUMNS": "120"}).stdout
+        assert "--help" in shown
+        assert "<bool>" not in shown
 
 
 def test_the_shell_completes_commands() -> None:
