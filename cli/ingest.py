@@ -222,18 +222,29 @@ class FileUpload:
                     self._written += len(ids)
                     progress.advance(task, len(ids))
                 elapsed_s = progress.tasks[0].elapsed or 0.0
-        except (VectorShardError, UnreadableFile, KeyboardInterrupt):
-            typer.echo(self._stopped(), err=True)
+        except (VectorShardError, UnreadableFile, KeyboardInterrupt) as cause:
+            typer.echo(self._stopped(cause), err=True)
             raise
         self._print_summary(console, f", {rows / elapsed_s:,.0f} rows/s" if elapsed_s else "")
         return self._ended
 
-    def _stopped(self) -> str:
-        done = f"stopped: the first {self._written:,} of {self._source.rows:,} rows are written"
-        if self._ended.refused or self._ended.skipped:
-            left_out = len(self._ended.refused) + len(self._ended.skipped)
-            done += f" but for {left_out:,}, which were refused or skipped"
-        return f"{done}; go on with --from-row {self._written} for {shlex.quote(self._name)}"
+    def _stopped(self, cause: BaseException) -> str:
+        """Return what is written, and how to go on."""
+        ways = []
+        if self._written:
+            done = f"stopped: the first {self._written:,} of {self._source.rows:,} rows are written"
+            if self._ended.refused or self._ended.skipped:
+                left_out = len(self._ended.refused) + len(self._ended.skipped)
+                done += f" but for {left_out:,}, which were refused or skipped"
+            ways.append(f"go on with --from-row {self._written} for {shlex.quote(self._name)}")
+        elif isinstance(cause, InvalidRequest | UnreadableFile):
+            done = f"stopped: none of {counted(self._source.rows, 'row')} is written"
+        else:
+            done = f"stopped: none of {counted(self._source.rows, 'row')} is acknowledged"
+            ways.append("repeat the command")
+        if not self._skips and isinstance(cause, InvalidRequest) and _is_of_a_row(cause):
+            ways.append("--skip-invalid leaves out invalid rows")
+        return "; ".join([done, *ways])
 
     def _print_summary(self, console: Console, rate: str) -> None:
         ended = self._ended
@@ -280,8 +291,7 @@ class FileUpload:
         if error.row is None:
             raise error
         row = self._written + int(places[error.row])
-        of_a_row = isinstance(error, InvalidVector | InvalidId) or error.field == "metadata"
-        if not (self._skips and of_a_row):
+        if not (self._skips and _is_of_a_row(error)):
             before = self._rows_before(places, error.acknowledged_rows or 0)
             self._written += before
             raise type(error)(error.reason, field=error.field, row=row) from error.__cause__
@@ -292,6 +302,12 @@ class FileUpload:
         self._ended.skipped += [(self._written + place, reason) for place in kept[invalid].tolist()]
         valid: Places = kept[~invalid]
         return valid
+
+
+def _is_of_a_row(error: InvalidRequest) -> bool:
+    """Whether a row's own content is invalid, and not the whole request."""
+    of_content = isinstance(error, InvalidVector | InvalidId) or error.field == "metadata"
+    return of_content and error.row is not None
 
 
 def _invalid_vectors(vectors: VectorArray, metric: Metric) -> npt.NDArray[np.bool_]:

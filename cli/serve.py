@@ -112,7 +112,7 @@ def serve(
     hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
-    """Serve a whole service in one process, until SIGTERM."""
+    """Serve a whole service in one process, until SIGTERM or Ctrl-C."""
     import uvloop
 
     from vectorshard.cli import embedded
@@ -158,7 +158,7 @@ def shard(
     hold: Hold = False,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
-    """Serve one shard of a fleet, until SIGTERM."""
+    """Serve one shard of a fleet, until SIGTERM or Ctrl-C."""
     import uvloop
 
     from vectorshard.cli import fleet
@@ -224,7 +224,7 @@ def router(
     connection_age: ConnectionAge = CONNECTION_AGE_S,
     log_format: LogFormatOption = LogFormat.console,
 ) -> None:
-    """Serve a router over the shards of a fleet, until SIGTERM."""
+    """Serve a router over the shards of a fleet, until SIGTERM or Ctrl-C."""
     from vectorshard.shard.runtime.logs import configure_logs
 
     configure_logs(log_format.value)

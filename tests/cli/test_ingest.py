@@ -31,10 +31,19 @@ def test_an_invalid_row_is_named_by_its_number_in_the_file(
     assert ended.exit_code == 1
     stopped, error = ended.stderr.splitlines()
     assert stopped == (
-        f"stopped: the first 4 of 10 rows are written; go on with --from-row 4 for {file}"
+        f"stopped: the first 4 of 10 rows are written; go on with --from-row 4 for {file}; "
+        "--skip-invalid leaves out invalid rows"
     )
     assert error == "error: vectors: row 6: contains NaN"
     assert sorted(client.rows["w"]) == [0, 1, 2, 3]
+
+
+def test_an_ingest_that_wrote_nothing_says_so(run: Run, tmp_path: Path) -> None:
+    ended = run("ingest", vectors_with(tmp_path, 0), "--collection", "w")
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[0] == (
+        "stopped: none of 10 rows is written; --skip-invalid leaves out invalid rows"
+    )
 
 
 def test_an_ingest_goes_on_from_a_row(run: Run, client: ClientInMemory, tmp_path: Path) -> None:
@@ -75,7 +84,7 @@ def test_other_errors_are_not_skipped(
     monkeypatch.setattr("time.sleep", lambda _: None)
     ended = run("ingest", vectors_with(tmp_path), "--collection", "w", "--skip-invalid")
     assert ended.exit_code == 1
-    assert "the first 0 of 10 rows are written" in ended.stderr
+    assert "none of 10 rows is acknowledged; repeat the command" in ended.stderr
 
 
 def test_ctrl_c_says_what_is_written_and_how_to_go_on(
