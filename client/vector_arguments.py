@@ -149,5 +149,6 @@ def row_matrix(vectors: Vectors, *, is_one: bool = False) -> npt.NDArray[Any]:
     if array.ndim == 1 and (is_one or not array.size):
         return array.reshape(1 if array.size else 0, array.size)
     if array.ndim != 2:
-        raise MalformedMessage(f"shape {array.shape} is not (rows, dim)", field="vectors")
+        cure = ": pass [vector] for one row" if array.ndim == 1 else ""
+        raise MalformedMessage(f"shape {array.shape} is not (rows, dim){cure}", field="vectors")
     return array

@@ -412,7 +412,11 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     ),
     (lambda: upsert_of(vectors=EYE > 0), InvalidVector, "got dtype bool: pass .astype"),
     (lambda: upsert_of(vectors=[[1, None], [1, 2]]), InvalidVector, "got dtype object"),
-    (lambda: upsert_of(vectors=[1, 0]), MalformedMessage, r"shape \(2,\) is not \(rows, dim\)"),
+    (
+        lambda: upsert_of(vectors=[1, 0]),
+        MalformedMessage,
+        r"shape \(2,\) is not \(rows, dim\): pass",
+    ),
     (lambda: upsert_of("king", EYE), MalformedMessage, "vectors: 2 rows for 1 id: give one"),
     (lambda: ANY.search("words", "king"), InvalidVector, "queries: expected real numbers"),
     # metadata
