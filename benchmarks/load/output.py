@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -29,7 +30,7 @@ def write(result: Result, form: Format) -> None:
     else:
         console = Console(highlight=False)
         if not console.is_terminal:
-            console.width = LOG_WIDTH
+            console.width = shutil.get_terminal_size((LOG_WIDTH, 0)).columns  # it reads COLUMNS
         console.print(summary(result))
         for warning in result.warnings:
             console.print(Text(f"warning: {warning}", style="yellow"))
