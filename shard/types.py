@@ -434,6 +434,8 @@ class Receipt(Readable):
 
     shards: tuple[ShardReceipt, ...]
     coverage: float  # the fraction of placement slots whose shards answered
+    encoded: bytes | None = field(init=False, default=None, compare=False, repr=False)
+    """The field of a response with it, once it was written: consecutive searches share one."""
 
     @property
     def shards_total(self) -> int:

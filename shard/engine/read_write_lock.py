@@ -10,33 +10,37 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class ReadWriteLock:
     """Shared by readers, exclusive for a writer. Not reentrant."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._readers = 0
         self._writing = False
         self._writers_waiting = 0
         self._readers_waiting = 0
         self._readers_admitted = 0
 
-    @contextmanager
-    def read(self) -> Iterator[None]:
-        """Hold the lock together with other readers."""
-        with self._changed:
+    def read(self) -> Self:
+        """Hold the lock together with other readers, as a context."""
+        return self
+
+    def __enter__(self) -> Self:
+        with self._lock:
             if self._writing or self._writers_waiting:
                 self._wait_for_turn()
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if self._readers == 0:
-                    self._changed.notify_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._changed.notify_all()
 
     def _wait_for_turn(self) -> None:
         self._readers_waiting += 1

@@ -167,18 +167,23 @@ class Reads:
         """Searches begun, counted without a lock: background work asks only whether any come."""
 
     def search(
-        self, request: SearchRequest, go_on: Callable[[], None] = lambda: None
+        self,
+        request: SearchRequest,
+        go_on: Callable[[], None] = lambda: None,
+        queries: Float32Array | None = None,
     ) -> SearchResult:
         """Search one batch of queries, which have been validated.
 
         Candidates of the index are re-ranked by their exact scores together with those of the
         buffer. The snapshot is taken under the index's lock: what the index holds then is exactly
         the rows below the snapshot's `absorbed_until`. `go_on` is called between blocks of an exact
-        scan, and may raise.
+        scan, and may raise. `queries` are those of the request as they are stored; None: they are
+        so already.
         """
         self.searches += 1
         state = self._state
-        queries = np.asarray(request.queries, dtype=np.float32)
+        if queries is None:
+            queries = np.asarray(request.queries, dtype=np.float32)
         # With an effort, a caller says what it wants; live recall is that of searches without one.
         if request.filter is None and request.effort == _DEFAULT and state.live.offer(queries):
             state.on_change()

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final
 
 from vectorshard.shard.engine.collection import Collection
@@ -119,17 +119,16 @@ class SearchThread:
 
     def _take_in(self, lanes: _Lanes) -> bool:
         """Sort what has arrived into lanes; wait if there is nothing. False after `close`."""
-        with suppress(Empty):
-            while True:
-                asked = self._arrived.get(block=not lanes)
-                if asked is None:
-                    return False
-                request = asked.request
-                lane = (asked.collection, request.queries.shape[1], *alike(request))
-                try:
-                    lanes.setdefault(lane, []).append(asked)
-                except TypeError as error:  # a value in a filter cannot be hashed
-                    _hand_back([asked], [error])
+        while not (lanes and self._arrived.empty()):
+            asked = self._arrived.get()
+            if asked is None:
+                return False
+            request = asked.request
+            lane = (asked.collection, request.queries.shape[1], *alike(request))
+            try:
+                lanes.setdefault(lane, []).append(asked)
+            except TypeError as error:  # a value in a filter cannot be hashed
+                _hand_back([asked], [error])
         return True
 
     def _batch_of(self, lane: list[Asked]) -> tuple[list[Asked], list[Asked], list[Asked]]:
@@ -195,7 +194,7 @@ def _searched(batch: Sequence[Asked], go_on: Callable[[], None]) -> Sequence[Out
         valid = [asked for asked, refused in zip(batch, alone, strict=True) if refused is None]
         answers = iter(_searched(valid, go_on) if valid else ())
         return [refused or next(answers) for refused in alone]
-    return parted(collection.reads.search(replace(request, queries=queries), go_on), requests)
+    return parted(collection.reads.search(request, go_on, queries), requests)
 
 
 def _refusal_of(asked: Asked) -> InvalidRequest | None:

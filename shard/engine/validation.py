@@ -52,7 +52,7 @@ def _norms_of_finite(vectors: VectorArray, field: str, norms_of: NormsOf) -> Flo
     """Return squared norms (rows,), or refuse the first row that is not finite or too large."""
     with np.errstate(invalid="ignore", over="ignore"):
         squared_norms = norms_of(vectors)
-    if not squared_norms.max(initial=0.0) <= SQUARED_NORM_MAX:  # NaN is the largest of all
+    if np.count_nonzero(squared_norms <= SQUARED_NORM_MAX) < len(squared_norms):  # NaN too
         row = int(np.flatnonzero(~(squared_norms <= SQUARED_NORM_MAX))[0])
         reason = "contains NaN or Inf; every component must be finite"
         if np.isfinite(vectors[row]).all():
@@ -88,7 +88,7 @@ def _checked_norms(
             f"dim is {vectors.shape[-1]:,}; the collection's dim is {config.dim:,}", field=field
         )
     squared_norms = _norms_of_finite(vectors, field, norms_of)
-    if config.metric is Metric.COSINE and not squared_norms.min(initial=1.0) > 0.0:
+    if config.metric is Metric.COSINE and np.count_nonzero(squared_norms) < len(squared_norms):
         row = int(np.flatnonzero(squared_norms == 0)[0])
         reason = "a zero vector has no direction; COSINE requires a non-zero norm"
         raise InvalidVector(reason, field=field, row=row)

@@ -72,6 +72,8 @@ class Candidates:
 
     def at(self, positions: RowMap) -> Candidates:
         """Return the pairs with row numbers replaced by positions in the row file."""
+        if positions.is_identity:
+            return self
         return Candidates(self.query_of, positions.of(self.row_of), self.each)
 
 
@@ -278,13 +280,13 @@ def rank(
 def _best_of_each(
     metric: Metric, candidates: Candidates, scores: Float32Array, k: int
 ) -> Int64Array | None:
-    """Return the places of the k best pairs of each query, best first; None if any costs tie."""
+    """Return the places of the k best pairs of each query, best first; None if costs tie there."""
     costs = costs_of(metric, scores).reshape(-1, candidates.each)
-    order = costs.argsort(axis=1, kind="stable")
+    order = costs.argsort(axis=1, kind="stable")[:, : k + 1]
     if len(costs) > 1:
         order += np.arange(0, len(scores), candidates.each)[:, None]
-    ranked = costs.ravel()[order]
-    if (ranked[:, 1:] == ranked[:, :-1]).any():
+    ranked = costs.take(order)
+    if np.count_nonzero(ranked[:, 1:] == ranked[:, :-1]):
         return None
     best: Int64Array = order[:, :k].ravel()
     return best

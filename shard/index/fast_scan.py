@@ -87,7 +87,7 @@ class NearestLists:
         self._directions = points.T
         self._largest = float(np.sqrt(np.vecdot(points, points).max(initial=0.0)))
         roundings = (points.shape[1] + _ROUNDINGS) * _UNIT_ROUNDOFF
-        self._relative = roundings / (1 - roundings)
+        self._slack = 2 * roundings / (1 - roundings) * self._largest
 
     def of(self, queries: Float32Array, n: int) -> Int64Array:
         """Return the `n` nearest lists of each of `queries` (queries, dim), by number.
@@ -105,37 +105,34 @@ class NearestLists:
         cut = nlist - n
         order = scores.argpartition((cut - 1, cut), axis=1)
         lists = np.sort(order[:, cut:], axis=1)
-        self._decide(queries, scores, lists, order[:, cut], order[:, cut - 1])
+        norms = np.sqrt(np.vecdot(queries, queries)).tolist()
+        for query, (next_, last) in enumerate(order[:, cut - 1 : cut + 1].tolist()):
+            of_query = scores[query]
+            slack = self._slack * (norms[query] + self._largest)
+            if not of_query[last] - of_query[next_] > slack:  # NaN too
+                self._decide(queries[query], of_query, lists[query], float(of_query[last]), slack)
         return lists
 
     def _decide(
         self,
-        queries: Float32Array,
+        query: Float32Array,
         scores: Float32Array,
         lists: Int64Array,
-        last: Int64Array,
-        next_: Int64Array,
+        worst: float,
+        slack: float,
     ) -> None:
-        """Replace the lists of queries for which rounding errors may have decided.
+        """Replace the lists of a query, (n,), for which rounding errors may have decided.
 
-        `last` and `next_`, int64 (queries,), are the worst of these and the best of the others.
+        `worst` is the least of their `scores`, (nlist,), whose errors `slack` bounds.
         """
-        all_ = np.arange(len(queries))
-        worst = scores[all_, last]
-        norms = np.sqrt(np.vecdot(queries, queries))
-        slack = 2 * self._relative * self._largest * (norms + self._largest)
-        clear = worst - scores[all_, next_] > slack  # false for NaN too
-        if clear.all():
-            return
-        for query in np.flatnonzero(~clear).tolist():
-            near = np.flatnonzero(~(np.abs(scores[query] - worst[query]) > 2 * slack[query]))
-            kept = np.setdiff1d(lists[query], near, assume_unique=True)
-            points = self._points[near].astype(np.float64)
-            exact = np.vecdot(points, queries[query].astype(np.float64))
-            if self._offsets is not None:
-                exact -= np.vecdot(points, points) / 2
-            best = near[np.argsort(-exact, kind="stable")[: lists.shape[1] - len(kept)]]
-            lists[query] = np.sort(np.concatenate([kept, best]))
+        near = np.flatnonzero(~(np.abs(scores - worst) > 2 * slack))
+        kept = np.setdiff1d(lists, near, assume_unique=True)
+        points = self._points[near].astype(np.float64)
+        exact = np.vecdot(points, query.astype(np.float64))
+        if self._offsets is not None:
+            exact -= np.vecdot(points, points) / 2
+        best = near[np.argsort(-exact, kind="stable")[: len(lists) - len(kept)]]
+        lists[:] = np.sort(np.concatenate([kept, best]))
 
 
 class FastScan:

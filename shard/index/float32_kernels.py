@@ -68,9 +68,9 @@ def _nearest_of(
     vectors: Float32Array,
     squared_norms: Float32Array,
 ) -> Int64Array | None:
-    """Return the same as positions, for each query as many: one call of FAISS finds them.
+    """Return the same as positions, and a few more, for each query: one call of FAISS finds them.
 
-    int64 (queries, k or more). None if a query has fewer than k, or many near its k-th.
+    int64 (queries, k + _NEAREST_SPARE). None if a query has fewer, or as many near its k-th.
     """
     number, width = at.shape
     kept = k + _NEAREST_SPARE
@@ -88,18 +88,12 @@ def _nearest_of(
         *map(faiss.swig_ptr, (scores, nearest)),
         width,  # from one query's rows to the next's
     )
-    if nearest[:, k - 1].min() < 0:
+    if np.count_nonzero(nearest[:, -1] < 0):
         return None
     costs = costs_of(metric, scores)
     largest = _largest(metric, at, squared_norms)
     limits = costs_that_tie(metric, queries, costs[:, k - 1 : k], largest)
-    near = costs[:, k:] <= limits
-    if not near.any():
-        return nearest[:, :k]
-    spare = int(np.flatnonzero(near.any(axis=0))[-1]) + 1
-    if spare == _NEAREST_SPARE or nearest[:, k + spare - 1].min() < 0:
-        return None
-    return nearest[:, : k + spare]
+    return None if np.count_nonzero(costs[:, -1:] <= limits) else nearest
 
 
 def _largest(metric: Metric, at: Int64Array, squared_norms: Float32Array) -> Float32Array:

@@ -104,8 +104,12 @@ class Snapshot:
     rows_skipped: int = 0  # rows below `absorbed_until`, dead or damaged, that it does not hold
     list_imbalance: float = 1.0  # FAISS's imbalance factor: 1 if all lists are equally long
 
+    buffer: RowRange = field(init=False)
+    """The training buffer: the visible rows that the index does not hold yet."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", self.tombstones.with_dead(self.damaged))
+        object.__setattr__(self, "buffer", self.between(self.absorbed_until, self.rows))
 
     @property
     def rows(self) -> int:
@@ -140,16 +144,6 @@ class Snapshot:
         """Return the stored content hashes of live rows, uint64 (rows, 2)."""
         hashes: UInt64Array = self.content_hashes[self.positions.of(rows)]
         return hashes
-
-    @property
-    def buffer(self) -> RowRange:
-        """The training buffer: the visible rows that the index does not hold yet."""
-        return self.between(self.absorbed_until, self.rows)
-
-    @property
-    def everything(self) -> RowRange:
-        """All visible rows, for an exact search."""
-        return self.between(0, self.rows)
 
     def between(self, first: int, last: int) -> RowRange:
         """Return the visible rows of [first, last)."""

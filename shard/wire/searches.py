@@ -277,21 +277,14 @@ def _heads(counts: tuple[int, ...], hits: int) -> tuple[bytes, bytes]:
     return payload[: len(payload) - 12 * hits - len(scores)], scores
 
 
-@lru_cache(maxsize=256)
-def _receipt_field(receipt: types.Receipt) -> bytes:
-    return twins.SearchResponseTwin(receipt=[_encode_receipt(receipt)]).SerializeToString()
-
-
 def encode_search_response(result: types.SearchResult, limits: Limits) -> bytes:
     """Answer a batch of queries. Raises LimitExceeded if it does not fit into one message."""
     if result.encoded is not None and len(result.encoded) <= limits.message_bytes:
         return result.encoded
     hits = result.hits
-    twin = twins.SearchResponseTwin(
-        counts=hits.counts.tolist(),
-        scores=np.ascontiguousarray(hits.scores, dtype="<f4").tobytes(),
-        receipt=(_encode_receipt(result.receipt),),
-    )
+    twin = twins.SearchResponseTwin.FromString(_receipt_field(result.receipt))
+    twin.counts[:] = hits.counts.tolist()
+    twin.scores = np.ascontiguousarray(hits.scores, dtype="<f4").tobytes()
     return write_answer(
         twin,
         hits.ids,
@@ -346,16 +339,19 @@ def _decode_hits(twin: twins.SearchResponseTwin) -> types.TopK:
     )
 
 
-@lru_cache(maxsize=256)
-def _encode_receipt(receipt: types.Receipt) -> bytes:
-    """Write a receipt. Cached: consecutive searches mostly have the same one."""
-    message = v1.Receipt(
-        shards_total=receipt.shards_total,
-        shards_answered=receipt.shards_answered,
-        coverage=receipt.coverage,
-        shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
-    )
-    return message.SerializeToString()
+def _receipt_field(receipt: types.Receipt) -> bytes:
+    """Return the bytes of a response that has the receipt only."""
+    if receipt.encoded is None:
+        message = v1.Receipt(
+            shards_total=receipt.shards_total,
+            shards_answered=receipt.shards_answered,
+            coverage=receipt.coverage,
+            shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
+        )
+        twin = twins.SearchResponseTwin(receipt=[message.SerializeToString()])
+        object.__setattr__(receipt, "encoded", twin.SerializeToString())
+    assert receipt.encoded is not None
+    return receipt.encoded
 
 
 def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:

@@ -349,7 +349,7 @@ def test_who_holds_a_snapshot_from_before_reads_on_in_the_old_file(
     assert not len(collection.state.mismatches(old, rows))
     metadata = collection.state.row_store.metadata(rows)
     assert metadata == [metadata_of(id_) for id_ in old.ids_of(rows).tolist()]
-    found = old.everything.candidates(collection.entry.config.metric, live.vectors, 1)
+    found = old.between(0, old.rows).candidates(collection.entry.config.metric, live.vectors, 1)
     assert set(rows.tolist()) == set(found.row_of.tolist())
     del old
     assert collection.compaction.sweep_due

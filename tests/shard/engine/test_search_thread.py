@@ -31,6 +31,7 @@ from vectorshard.shard.types import (
     CollectionConfig,
     CollectionEntry,
     Effort,
+    Float32Array,
     IdType,
     Metric,
     SearchRequest,
@@ -73,8 +74,10 @@ class Searched:
     def state(self) -> Any:
         return SimpleNamespace(noticed=Noticed(0, "words"))
 
-    def search(self, request: SearchRequest, go_on: Callable[[], None]) -> SearchResult:
-        self.asked.append(request.queries[:, 0].astype(int).tolist())
+    def search(
+        self, request: SearchRequest, go_on: Callable[[], None], queries: Float32Array
+    ) -> SearchResult:
+        self.asked.append(queries[:, 0].astype(int).tolist())
         self.ks.append(request.k)
         self.begun.release()
         assert self.may_end.acquire(timeout=TIMEOUT_S)

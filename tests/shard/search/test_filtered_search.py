@@ -98,7 +98,11 @@ class Indexed:
             trained_at=0.0,
             training_s=0.0,
             filter_margins=measured_margins(
-                metric, ivf, self.snapshot.everything, self.vectors[chosen], chosen
+                metric,
+                ivf,
+                self.snapshot.between(0, self.snapshot.rows),
+                self.vectors[chosen],
+                chosen,
             ),
         )
 
