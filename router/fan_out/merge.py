@@ -50,8 +50,6 @@ def merge_top_k(blocks: Sequence[TopK], k: int, metric: Metric) -> tuple[TopK, I
     Int64Array
         (hits,): the position of each in the concatenation of the blocks' hits.
     """
-    if len(blocks) == 1:
-        return blocks[0], np.arange(len(blocks[0].scores))
     queries = len(blocks[0].counts)
     scores = np.concatenate([block.scores for block in blocks])
     ids = np.concatenate([block.ids for block in blocks])
@@ -86,17 +84,13 @@ def merge_results(
     if len(answers) == 1:
         return replace(answers[0], receipt=receipt)
     hits, order = merge_top_k([answer.hits for answer in answers], k, config.metric)
-    included = Rows(
-        ids=np.concatenate([answer.hits.ids for answer in answers]),
-        vectors=_joined_vectors([answer.vectors for answer in answers], config.dim),
-        metadata=_joined_metadata([answer.metadata for answer in answers]),
-    )
-    chosen = reordered(included, order)
+    vectors = _joined_vectors([answer.vectors for answer in answers], config.dim)
+    metadata = _joined_metadata([answer.metadata for answer in answers])
     return SearchResult(
         hits=hits,
         receipt=receipt,
-        vectors=chosen.vectors,
-        metadata=chosen.metadata,
+        vectors=None if vectors is None else vectors[order],
+        metadata=None if metadata is None else [metadata[at] for at in order.tolist()],
         metadata_json=any(answer.metadata_json for answer in answers),
     )
 

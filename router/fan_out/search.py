@@ -80,6 +80,7 @@ class SearchFanOut:
         self._children = children
         self._examination = examination
         self._joined = SearchBatcher(children.clock, hold_up_part=HOLD_UP_PART)
+        self._last_receipt = Receipt(shards=(), coverage=0.0)
 
     async def search(
         self, request: SearchRequest, entry: CollectionEntry, call: Call
@@ -94,8 +95,55 @@ class SearchFanOut:
             deadline_class(call, self._children.clock()),
             request.queries.shape[1],
         )
-        run = partial(_fan_out, self._children, self._examination, entry)
+        run = partial(self._fan_out, entry)
         return await self._joined.search(request, call, run, kind, partial(_check, entry))
+
+    async def _fan_out(
+        self,
+        entry: CollectionEntry,
+        request: SearchRequest,
+        call: Call,
+        start_next: Callable[[], None],
+    ) -> SearchResult:
+        """Ask every known child whose shards are not absent, and merge the answers.
+
+        `_Pacing` calls `start_next`.
+        """
+        children = self._children
+        known, placement, unknown = children.known(), children.placement, children.missing()
+        if unknown is not None and (request.min_coverage == 1.0 or not known):
+            raise unknown
+        absent = self._examination.absent(entry.incarnation)
+        if absent:
+            known = [child for child in known if not children.is_absent(child, absent)]
+            if request.min_coverage == 1.0 or not known:
+                raise refusal_of(absent)
+        part = request
+        if request.min_coverage < 1.0:
+            # It applies to the whole answer, not to the part of each child.
+            part = replace(request, min_coverage=0.0)
+        # No search joins a full one: a child that has answered may start on the next.
+        pacing = _Pacing(1 if len(request.queries) >= JOINED_QUERIES else len(known), start_next)
+        outcomes = await _Outcomes(known, part, call, pacing).all()
+        answers, receipts, answered_slots = _sorted_outcomes(
+            known, placement, outcomes, absent, strict=request.min_coverage == 1.0
+        )
+        if unknown is not None or not placement.partial:
+            reason = unknown or ShardUnavailable("no downstream shard reaches it")
+            receipts = missing_receipts(placement.missing_shards, reason) | receipts
+        # A router above asks for the leaf shards that it knows here; other callers for all slots.
+        all_known = unknown is None or call.placement
+        slots = placement.slots_total if all_known else SLOTS_TOTAL
+        receipt = Receipt(
+            shards=by_shard(receipts.values()), coverage=float(answered_slots / slots)
+        )
+        if receipt == self._last_receipt:  # which has been written already
+            receipt = self._last_receipt
+        self._last_receipt = receipt
+        require_coverage(receipt, request.min_coverage)
+        if sum(len(answer.hits.scores) for answer in answers) < MERGED_ON_LOOP:
+            return merge_results(answers, receipt, request.k, entry.config)
+        return await asyncio.to_thread(merge_results, answers, receipt, request.k, entry.config)
 
 
 def _check(entry: CollectionEntry, request: SearchRequest) -> None:
@@ -111,49 +159,6 @@ def deadline_class(call: Call, now: float) -> int | None:
     if call.deadline is None:
         return None
     return math.floor(math.log(max(call.deadline - now, 1e-3), DEADLINE_STEP))
-
-
-async def _fan_out(
-    children: Children,
-    examination: Examination,
-    entry: CollectionEntry,
-    request: SearchRequest,
-    call: Call,
-    start_next: Callable[[], None],
-) -> SearchResult:
-    """Ask every known child whose shards are not absent, and merge the answers.
-
-    `_Pacing` calls `start_next`.
-    """
-    known, placement, unknown = children.known(), children.placement, children.missing()
-    if unknown is not None and (request.min_coverage == 1.0 or not known):
-        raise unknown
-    absent = examination.absent(entry.incarnation)
-    if absent:
-        known = [child for child in known if not children.is_absent(child, absent)]
-        if request.min_coverage == 1.0 or not known:
-            raise refusal_of(absent)
-    part = request
-    if request.min_coverage < 1.0:
-        # It applies to the whole answer, not to the part of each child.
-        part = replace(request, min_coverage=0.0)
-    # No search joins a full one: a child that has answered may start on the next.
-    pacing = _Pacing(1 if len(request.queries) >= JOINED_QUERIES else len(known), start_next)
-    outcomes = await _Outcomes(known, part, call, pacing).all()
-    answers, receipts, answered_slots = _sorted_outcomes(
-        known, placement, outcomes, absent, strict=request.min_coverage == 1.0
-    )
-    if unknown is not None or not placement.partial:
-        reason = unknown or ShardUnavailable("no downstream shard reaches it")
-        receipts = missing_receipts(placement.missing_shards, reason) | receipts
-    # A router above asks for the leaf shards that it knows here; other callers for all slots.
-    all_known = unknown is None or call.placement
-    slots = placement.slots_total if all_known else SLOTS_TOTAL
-    receipt = Receipt(shards=by_shard(receipts.values()), coverage=float(answered_slots / slots))
-    require_coverage(receipt, request.min_coverage)
-    if sum(len(answer.hits.scores) for answer in answers) < MERGED_ON_LOOP:
-        return merge_results(answers, receipt, request.k, entry.config)
-    return await asyncio.to_thread(merge_results, answers, receipt, request.k, entry.config)
 
 
 def _sorted_outcomes(

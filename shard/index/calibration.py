@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -72,6 +73,7 @@ _FACTOR_BY_KIND: Final = {IndexKind.IVF_FLAT: 4, IndexKind.IVF_SQ8: 4, IndexKind
 with less work, and train and fill faster (`python -m benchmarks --only codes`)."""
 
 
+@lru_cache(maxsize=4_096)
 def calibrated_k(k: int) -> int:
     """Return the calibrated number of hits that a search for k uses; k itself beyond the last."""
     return next((each for each in (*CALIBRATED_K, *LARGE_K) if k <= each), k)

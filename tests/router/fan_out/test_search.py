@@ -51,6 +51,19 @@ async def test_hits_of_all_children_are_merged_best_first(children: list[FaultyS
     assert result.receipt.coverage == 1.0
 
 
+async def test_answers_that_cover_the_same_share_a_receipt_and_others_have_their_own(
+    children: list[FaultyShard],
+) -> None:
+    router = await remembering(children)
+    first, again = await found(router), await found(router)
+    assert again.receipt is first.receipt
+    children[2].failure = ShardUnavailable("no route to host")
+    fewer = await found(router, min_coverage=0.5)
+    assert fewer.receipt.shards_answered == 2
+    children[2].failure = None
+    assert (await found(router)).receipt == first.receipt
+
+
 @pytest.mark.parametrize("hits", [MERGED_ON_LOOP - 1, MERGED_ON_LOOP, 2 * MERGED_ON_LOOP])
 async def test_many_hits_are_merged_beside_the_event_loop_and_no_differently(
     monkeypatch: pytest.MonkeyPatch, hits: int
