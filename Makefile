@@ -10,6 +10,9 @@ DATA ?= data
 
 QUICK := not deploy and not system_net and not system_long and not promises and not typescript
 
+# The tests start hundreds of processes. Without cached bytecode, each takes a second to compile.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo serve test test-net test-long test-typescript promises check check-deploy fix bench compare glove lock release-contract clean
