@@ -29,17 +29,17 @@ serve: setup ## run a server on LISTEN, with its rows in DATA
 	$(BIN)/vectorshard serve --data $(DATA) --listen $(LISTEN)
 
 test: setup ## run all tests, two files at a time; those that measure times run alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m '$(QUICK) and not alone'
-	$(BIN)/python -m pytest -m '$(QUICK) and alone'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m '$(QUICK) and not alone'
+	$(BIN)/python -m pytest -m '$(QUICK) and alone' tests/system
 
 test-net: setup ## test moving shards and lost packets; needs root, iproute2, iptables, dnsmasq
 	@.ci/prerequisites --net >/dev/null
 	tests/net/isolated $(BIN)/python -m pytest -m system_net -rP tests/net
 
-test-long: setup ## test overload, rolling restarts, cancelled calls and power cuts for an hour or two; prints measurements
+test-long: setup ## test overload, restarts, kills, restores, damage and power cuts for some hours; prints measurements
 	@.ci/prerequisites --compiler >/dev/null
-	$(BIN)/python -m pytest -m system_long -rP tests/system tests/simulation tests/model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system_long -rP tests/test_crash_states_long.py
+	$(BIN)/python -m pytest -m system_long -rP tests/system tests/simulation tests/model tests/conformance tests/backup tests/shard
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system_long -rP tests/test_crash_states_long.py tests/test_damage.py
 
 test-typescript: setup ## test examples/typescript; needs node and npm
 	@.ci/prerequisites --node >/dev/null

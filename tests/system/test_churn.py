@@ -28,7 +28,7 @@ TURNS = 50
 STORE_BYTES = 8 * 1024 * 1024
 """The row store beside the vectors: its log, and pages that wait for new rows."""
 
-KILLS = 3
+KILLS = 2
 KILLS_LONG = 12
 LATER_S = 0.1
 """How long after the begin of a rebuild a server is killed, at most."""

@@ -31,14 +31,14 @@ pytestmark = pytest.mark.system
 FLAT = IndexConfig(kind=IndexKind.IVF_FLAT)
 """Every list of it finds every row."""
 
-LONG = pytest.mark.system_long
 KILLS = 6
-"""A life costs two seconds of CPU. In `make test-long` there are more."""
-KILLS_LONG = 20
+"""A life costs two seconds of CPU. `make test-long` has more: see `test_kill_long.py`."""
 KILLS_MAX = 30
 """As many are needed on a busy machine until each kind of background work was seen."""
 ACTIVITY_S = (0.05, 0.6)
 """Between which bounds a server works before it is killed."""
+PATIENCE_S = 5.0
+"""How much longer every second life lasts at most, for background work that no life has seen."""
 
 SMALL, GROWING = "small", "growing"
 STILL = range(100)
@@ -50,6 +50,8 @@ MESSAGES = 8
 PAUSE_S = 0.005
 """Between two looks of those who only look: they leave the cores to others."""
 BACK_S = 10.0
+REST_S = 60.0
+"""What background work takes at most, also on a machine with much other work."""
 
 
 @dataclass(slots=True)
@@ -110,8 +112,8 @@ class Story:
             client.create_collection(name, dim=DIM, metric=Metric.L2, index=FLAT)
             rows.upsert(client, name, STILL)
 
-    def live_once(self, server: Server, rng: np.random.Generator) -> None:
-        """Do everything at once for a random time, and be killed."""
+    def live_once(self, server: Server, rng: np.random.Generator, patience_s: float) -> None:
+        """Do everything at once for a random time, or until all work was seen, and be killed."""
         work = Work(server)
         for half in (0, 1):
             work.repeat(
@@ -124,6 +126,9 @@ class Story:
         wait_until(lambda: bool(self.seen or work.failures))
         first_seen = self.seen
         time.sleep(rng.uniform(*ACTIVITY_S))
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline and not (work.failures or self.sees_all(first_seen)):
+            time.sleep(PAUSE_S)
         work.kill()
         self.kills_during_training += is_training(self.seen)
         self.lives_with_absorbing += has_absorbed(first_seen, self.seen)
@@ -172,7 +177,7 @@ class Story:
 
     def train(self, client: Client, _: Stub) -> None:
         """Train an index, which nothing would do without being asked."""
-        client.train(SMALL, wait=True)
+        client.train(SMALL, wait=True, timeout_s=REST_S)
 
     def search(self, client: Client, _: Stub) -> None:
         """Find the rows that nobody touches."""
@@ -192,10 +197,7 @@ class Story:
 
     def look_at_generations(self, client: Client) -> None:
         """Remember whether every shard has an index that replaced another."""
-        shards = [shard for name in (SMALL, GROWING) for shard in client.describe(name).shards]
-        self.all_retrained = all(
-            shard.state is ShardState.TRAINED and shard.generation > 1 for shard in shards
-        )
+        self.all_retrained = are_retrained([client.describe(name) for name in (SMALL, GROWING)])
 
     def note_index_files(self) -> None:
         """Remember which index files are there at this moment."""
@@ -206,13 +208,18 @@ class Story:
 
     def rest(self, client: Client) -> None:
         """Let the background work come to its end, as it does not on a busy machine."""
-        client.train(SMALL, wait=True)
-        wait_until(lambda: not is_training([client.describe(GROWING)]))
+        client.train(SMALL, wait=True, timeout_s=REST_S)
+        wait_until(lambda: is_settled(client.describe(GROWING)), REST_S)
 
     def check(self, client: Client) -> None:
         """Assert that both collections hold what they may hold."""
         self.small.check(client, SMALL)
         self.growing.check(client, GROWING)
+
+    def sees_all(self, first_seen: Sequence[CollectionDescription]) -> bool:
+        """Whether this life, or one before it, has seen each kind of background work."""
+        absorbed = self.lives_with_absorbing or has_absorbed(first_seen, self.seen)
+        return bool(absorbed and self.checkpoints() and are_retrained(self.seen))
 
     def saw_all_work(self, lives: int) -> bool:
         """Whether each kind of background work was under way in some of the lives."""
@@ -233,6 +240,24 @@ def is_training(descriptions: Sequence[CollectionDescription]) -> bool:
     return any(shard.training for each in descriptions for shard in each.shards)
 
 
+def is_settled(description: CollectionDescription) -> bool:
+    """Whether every shard that has enough rows has its index, and none is being trained."""
+    return all(
+        (shard.state is ShardState.TRAINED or shard.ledger.live < FLAT.min_training_size)
+        and not shard.training
+        for shard in description.shards
+    )
+
+
+def are_retrained(descriptions: Sequence[CollectionDescription]) -> bool:
+    """Whether every shard has an index that replaced another."""
+    return all(
+        shard.state is ShardState.TRAINED and shard.generation > 1
+        for each in descriptions
+        for shard in each.shards
+    )
+
+
 def has_absorbed(
     before: Sequence[CollectionDescription], after: Sequence[CollectionDescription]
 ) -> bool:
@@ -250,18 +275,16 @@ def has_absorbed(
     )
 
 
-@pytest.mark.parametrize("kills", [KILLS, pytest.param(KILLS_LONG, marks=LONG)])
-def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothing(
-    start_server: Starter, kills: int
-) -> None:
+def kill_a_server(start_server: Starter, kills: int, seed: int) -> int:
+    """Kill a server at least so often, until all work was seen; return how often it was."""
     server = start_server(2)
     story = Story(server.data)
-    rng = np.random.default_rng(20)
+    rng = np.random.default_rng(seed)
     with server.client() as client:
         story.begin(client)
     lives = 0
     while lives < kills or (lives < KILLS_MAX and not story.saw_all_work(lives)):
-        story.live_once(server, rng)
+        story.live_once(server, rng, PATIENCE_S if lives % 2 else 0.0)
         server.start()
         with server.client() as client:
             story.check(client)
@@ -272,6 +295,13 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
     assert "background work failed" not in server.log_text()
     server.stop()
     assert story.saw_all_work(lives)
+    return lives
+
+
+def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothing(
+    start_server: Starter,
+) -> None:
+    kill_a_server(start_server, KILLS, seed=20)
 
 
 # ---- a fleet -------------------------------------------------------------------------------------
@@ -279,7 +309,6 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing_and_revives_nothi
 
 NAME = "rows"
 FLEET_KILLS = 2
-FLEET_KILLS_LONG = 10
 FLEET_IDS = range(100, 900)
 ABSENT_IDS = range(10_000, 10_100)
 
@@ -371,13 +400,11 @@ def covers_all(client: Client) -> bool:
         return False
 
 
-@pytest.mark.parametrize("kills", [FLEET_KILLS, pytest.param(FLEET_KILLS_LONG, marks=LONG)])
-def test_a_shard_of_a_fleet_that_is_killed_is_missed_aloud_and_comes_back_with_every_row(
-    start_server: Starter, kills: int
-) -> None:
+def kill_shards(start_server: Starter, kills: int, seed: int) -> None:
+    """Kill one shard of a fleet, then the other, and hear that it is missed each time."""
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     with fleet.client() as client:
         index = IndexConfig(kind=IndexKind.IVF_FLAT, min_training_size=100)
         client.create_collection(NAME, dim=DIM, metric=Metric.L2, index=index)
@@ -418,6 +445,12 @@ def test_a_shard_of_a_fleet_that_is_killed_is_missed_aloud_and_comes_back_with_e
     fleet.stop()
 
 
+def test_a_shard_of_a_fleet_that_is_killed_is_missed_aloud_and_comes_back_with_every_row(
+    start_server: Starter,
+) -> None:
+    kill_shards(start_server, FLEET_KILLS, seed=5)
+
+
 def test_a_shard_that_hangs_is_missed_in_time_by_who_asks_for_less(start_server: Starter) -> None:
     fleet = start_server.fleet(2)
     with fleet.client() as client:
@@ -447,8 +480,8 @@ def test_a_shard_that_hangs_is_missed_in_time_by_who_asks_for_less(start_server:
     fleet.stop()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=LONG)])
-def test_a_router_that_is_killed_takes_nothing_with_it(start_server: Starter, kills: int) -> None:
+def kill_routers(start_server: Starter, kills: int) -> None:
+    """Kill the router of a fleet so often, and ask the next one, and one elsewhere."""
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
     with fleet.client() as client:
@@ -468,3 +501,7 @@ def test_a_router_that_is_killed_takes_nothing_with_it(start_server: Starter, ki
             traffic.rows.check(client, NAME)
         other.stop()
     fleet.stop()
+
+
+def test_a_router_that_is_killed_takes_nothing_with_it(start_server: Starter) -> None:
+    kill_routers(start_server, 1)
