@@ -3,11 +3,15 @@
 A test with several kinds, such as metrics, runs with each of them over `WITH_EVERY_KIND`.
 The other backends, in this process and in others, share its kinds among them: each kind runs over
 one of both sorts, and each backend runs the test.
+
+Of two backends that are `ALIKE`, `make test` runs each test over one, and `make test-long` over the
+other.
 """
 
 from __future__ import annotations
 
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -30,7 +34,35 @@ OF_BOTH_SORTS = (
 )
 
 
+ALIKE = (
+    ("router-over-5", "router-over-routers"),
+    ("router-over-2-processes", "routers-over-4-processes"),
+)
+"""Routers over more than two shards of their own process, and routers over processes."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the kinds that another backend of the same sort runs; share out those alike."""
+    leave_out_kinds(config, items)
+    leave_to_the_long_tests(items)
+
+
+def leave_to_the_long_tests(items: list[pytest.Item]) -> None:
+    """Mark each test that runs over both of two backends that are alike, over one of them."""
+    over: defaultdict[tuple[str, str], dict[str, pytest.Item]] = defaultdict(dict)
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            kinds = dict(item.callspec.params)
+            backend = str(kinds.pop("stage", ""))
+            over[item.nodeid.split("[")[0], repr(kinds)][backend] = item
+    for of_test, by_backend in over.items():
+        for pair in ALIKE:
+            if by_backend.keys() >= {*pair}:
+                left = pair[zlib.crc32(" ".join(of_test).encode()) % 2]
+                by_backend[left].add_marker(pytest.mark.system_long)
+
+
+def leave_out_kinds(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the kinds that another backend of the same sort runs."""
     kinds_of: defaultdict[str, list[str]] = defaultdict(list)
     shared_out: list[tuple[pytest.Item, int, str]] = []

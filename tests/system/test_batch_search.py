@@ -174,7 +174,7 @@ def test_the_recommended_batch_shrinks_as_vectors_grow_and_is_accepted(client: C
 @pytest.mark.parametrize(
     ("rule", "nlist", "rows"),
     [
-        (NlistRule.BY_KIND, 0, 52_000),
+        (NlistRule.BY_KIND, 0, 4_000),
         (NlistRule.SQRT_4, 0, 52_000),
         (NlistRule.SQRT_4, 0, 1_200),
         (NlistRule.SQRT_8, 0, 1_200),

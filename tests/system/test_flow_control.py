@@ -25,7 +25,7 @@ pytestmark = pytest.mark.system
 NAME = "rows"
 DIM = 1_024
 ROWS_A_MESSAGE = 1_000
-MESSAGES = 100
+MESSAGES = 60
 """Of 4 MB each: several times what may be held of them."""
 
 UPLOADS = 16
@@ -44,10 +44,10 @@ NEVER = 10_000_000
 
 QUIET_S = 0.5
 MOST_MB = 112
-"""A window of 16 MiB, and what parsing, splitting and encoding it anew takes, of 400 MB."""
+"""A window of 16 MiB, and what parsing, splitting and encoding it anew takes, of 240 MB."""
 
 MOST_WITH_SHARDS_MB = 176
-"""The same where the shards that commit it are in the process, of 800 MB."""
+"""The same where the shards that commit it are in the process, of 480 MB."""
 
 MOST_OF_MANY_MB = 768
 """A budget of 64 MiB, four times over, and what each stream has read ahead. The windows alone let

@@ -255,22 +255,18 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 @pytest.mark.parametrize(
     ("shards", "told"),
     [
-        (["1 of 2", "0 of 2"], "in the order of their numbers"),
-        (["0 of 2"], "no downstream shard is shard 1 of 2"),
-        (["1 of 2"], "no downstream shard is shard 0 of 2"),
-        (["0 of 2", "1 of 2", "another 1 of 2"], "3 downstream shards, but 2 shards"),
-        (["0 of 2", "0 of 2"], "shard 0 is reached through two downstream shards"),
-        (["0 of 2", "1 of 3"], "of 3 shards"),
-        (["0 of 2", "1 of 2, red"], "cluster red"),
-    ],
-    ids=[
-        "another order",
-        "too few",
-        "only the last",
-        "too many",
-        "one twice",
-        "another count",
-        "another cluster",
+        pytest.param(["1 of 2", "0 of 2"], "in the order of their numbers", id="another order"),
+        pytest.param(["0 of 2"], "no downstream shard is shard 1 of 2", id="too few"),
+        pytest.param(["0 of 2", "1 of 2, red"], "cluster red", id="another cluster"),
+        *(
+            pytest.param(shards, told, id=name, marks=pytest.mark.system_long)
+            for name, shards, told in (
+                ("only the last", ["1 of 2"], "no downstream shard is shard 0 of 2"),
+                ("too many", ["0 of 2", "1 of 2", "another 1 of 2"], "3 downstream shards, but 2"),
+                ("one twice", ["0 of 2", "0 of 2"], "shard 0 is reached through two downstream"),
+                ("another count", ["0 of 2", "1 of 3"], "of 3 shards"),
+            )
+        ),
     ],
 )
 def test_a_router_over_shards_that_contradict_it_ends_with_one_line(
@@ -379,32 +375,32 @@ def exchange(fleet: Fleet) -> None:
     start_all(fleet.shards)
 
 
+@pytest.mark.parametrize("first", ["Delete", pytest.param("Search", marks=pytest.mark.system_long)])
 def test_shards_that_exchange_their_addresses_under_a_router_are_never_taken_for_each_other(
-    start_server: Starter,
+    start_server: Starter, first: str
 ) -> None:
-    """Each of some calls comes upon it first: after a mismatch, the router knows."""
+    """Some call comes upon it first: after a mismatch, the router knows."""
     fleet = start_server.fleet(2)
     with fleet.client() as client, fleet.stub() as stub:
         rows = fill(client)
         expected = [rows_of(shard) for shard in fleet.shards]
-        for first in ("Delete", "Search"):
-            exchange(fleet)
+        exchange(fleet)
 
-            def is_mismatch(call: Callable[[Stub], object] = CALLS[first]) -> bool:
-                refusal = refused(lambda: call(stub))
-                if refusal.code is grpc.StatusCode.UNAVAILABLE:  # not reached again yet
-                    return False
-                assert refusal.reason == "PLACEMENT_MISMATCH"
-                return True
+        def is_mismatch(call: Callable[[Stub], object] = CALLS[first]) -> bool:
+            refusal = refused(lambda: call(stub))
+            if refusal.code is grpc.StatusCode.UNAVAILABLE:  # not reached again yet
+                return False
+            assert refusal.reason == "PLACEMENT_MISMATCH"
+            return True
 
-            wait_until(is_mismatch, BACK_S)
-            for call in CALLS.values():
-                assert is_mismatch(call)
-            with pytest.raises(PlacementMismatch):
-                client.search(NAME, vectors_of(IDS, 1), 1, min_coverage=0.1)
-            assert [rows_of(shard) for shard in fleet.shards] == expected
-            exchange(fleet)
-            wait_until(lambda: is_whole(client), BACK_S)
+        wait_until(is_mismatch, BACK_S)
+        for call in CALLS.values():
+            assert is_mismatch(call)
+        with pytest.raises(PlacementMismatch):
+            client.search(NAME, vectors_of(IDS, 1), 1, min_coverage=0.1)
+        assert [rows_of(shard) for shard in fleet.shards] == expected
+        exchange(fleet)
+        wait_until(lambda: is_whole(client), BACK_S)
         rows.check(client, NAME)
         assert [rows_of(shard) for shard in fleet.shards] == expected
     fleet.stop()

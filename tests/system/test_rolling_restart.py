@@ -27,6 +27,8 @@ TIMEOUT_S = 10.0
 CALLERS = 2
 """Of each kind: some search, some write."""
 ROWS_A_WRITE = 20
+PAUSE_S = 0.005
+"""Between two calls of a caller: without it, the callers starve the processes that start."""
 SETTLED_S = 0.5
 """How long the load goes on between two restarts, and after the last."""
 
@@ -57,6 +59,7 @@ class Load:
                     self.failures.append(f"{type(error).__name__}: {error}")
                 self.slowest_s = max(self.slowest_s, time.monotonic() - began)
                 number += 1
+                time.sleep(PAUSE_S)
 
     def search(self) -> None:
         """Search for rows that are there, again and again."""
