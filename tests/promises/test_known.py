@@ -23,13 +23,24 @@ KINDS: Final = list(IndexKind)
 METRICS: Final = (Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE)
 
 
-def dealt(*names: str, over: Sequence[Any]) -> pytest.MarkDecorator:
-    """Parametrise a test by `names`, and deal the values out over PLACES; each gets some."""
+def dealt(*names: str, over: Sequence[Any], every: int = 1) -> pytest.MarkDecorator:
+    """Parametrise a test by `names`, and deal the values out over PLACES; each gets some.
+
+    `make test` has each `every`-th case, of each place; `make promises` has the others.
+    """
     values = [each if isinstance(each, tuple) else (each,) for each in over]
     values *= -(-len(PLACES) // len(values))
-    cases = [(place, *each) for place, each in zip(cycle(PLACES), values, strict=False)]
-    ids = ["-".join(str(getattr(part, "value", part)) for part in case) for case in cases]
-    return pytest.mark.parametrize(("known", *names), cases, indirect=["known"], ids=ids)
+    cases = [
+        pytest.param(
+            *case,
+            id="-".join(str(getattr(part, "value", part)) for part in case),
+            marks=pytest.mark.promises if number % every else (),
+        )
+        for number, case in enumerate(
+            (place, *each) for place, each in zip(cycle(PLACES), values, strict=False)
+        )
+    ]
+    return pytest.mark.parametrize(("known", *names), cases, indirect=["known"])
 
 
 class Known:
@@ -159,8 +170,15 @@ async def test_any_k_gets_its_hits_and_its_recall(known: Known, kind: IndexKind)
 # ---- equal and nearly equal rows ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shards", [2, 8])
-@pytest.mark.parametrize("share", [0.05, 0.3])
+@pytest.mark.parametrize(
+    ("share", "shards"),
+    [
+        (0.05, 2),
+        (0.3, 8),
+        pytest.param(0.05, 8, marks=pytest.mark.promises),
+        pytest.param(0.3, 2, marks=pytest.mark.promises),
+    ],
+)
 async def test_rows_overwritten_by_one_vector_cost_the_others_nothing(
     tmp_path: Path, shards: int, share: float
 ) -> None:
@@ -192,7 +210,7 @@ async def test_the_rest_beside_nearly_equal_rows_is_found(known: Known, metric: 
     await known.ask(near_it, least=0.9 if all_alike else TARGET - ALWAYS)
 
 
-@dealt("distinct", "metric", over=list(product([1, 2, 3, 16], METRICS)))
+@dealt("distinct", "metric", over=list(product([1, 2, 3, 16], METRICS)), every=2)
 async def test_copies_of_few_vectors_are_found(known: Known, metric: Metric, distinct: int) -> None:
     vectors = normal(13, distinct, 32)
     cluster = await known.hold(vectors[np.arange(6_000) % distinct], metric=metric)
@@ -213,7 +231,7 @@ async def test_train_on_few_rows_loses_none(known: Known, metric: Metric, rows: 
         assert (await cluster.explain(vectors[:1], id_)).exists
 
 
-@dealt("dim", "metric", over=list(product([1, 2, 3, 6], METRICS)))
+@dealt("dim", "metric", over=list(product([1, 2, 3, 6], METRICS)), every=2)
 async def test_few_dims_lose_no_row(known: Known, metric: Metric, dim: int) -> None:
     cluster = await known.hold(normal(15, 2_500, dim), metric=metric)
     await cluster.train()
@@ -253,7 +271,8 @@ async def test_rows_of_another_model_are_found_within_a_minute(
 
 
 @pytest.mark.parametrize("known", ["routed"], indirect=True)
-async def test_a_window_that_moves_keeps_its_recall(known: Known) -> None:
+@pytest.mark.parametrize("last", [18, pytest.param(30, marks=pytest.mark.promises)])
+async def test_a_window_that_moves_keeps_its_recall(known: Known, last: int) -> None:
     """A tenth of the rows a minute, each tenth one standard deviation further."""
     random = np.random.default_rng(21)
     step_rows = 800
@@ -262,7 +281,7 @@ async def test_a_window_that_moves_keeps_its_recall(known: Known) -> None:
     rows[:, 0] += np.maximum(0, step_of - 9)
     cluster = await known.hold(rows[step_of < 10])
     cluster.rows = np.concatenate([cluster.rows, np.full((20 * step_rows, 16), np.nan, np.float32)])
-    for step in range(10, 30):
+    for step in range(10, last):
         await cluster.write(np.flatnonzero(step_of == step), rows[step_of == step])
         await cluster.delete(np.flatnonzero(step_of == step - 10))
         queries = near(random, np.zeros((1, 16), np.float32), 300)
