@@ -67,6 +67,10 @@ class Catalogue:
     async def _create(self, config: CollectionConfig, call: Call) -> tuple[CollectionEntry, bool]:
         await self._examination.examined(call)
         holders = await self._judged_holders(config.name, call)
+        if refusal_of_create(self._examination.verdicts.values()) is not None:
+            # The reports of a round are not of one moment: a drop of another collection meanwhile
+            # looks as if a shard had lost it.
+            await self._examination.again()
         decider, *others = self._children.in_order()
         if (refusal := refusal_of_create(self._examination.verdicts.values())) is not None:
             raise refusal

@@ -31,6 +31,7 @@ from tests.shard.samples import DEADLINE_S, config_of
 from vectorshard.router.fan_out.examination import WITNESS_INTERVAL_S
 from vectorshard.router.fan_out.memory import ROUND_S
 from vectorshard.router.fan_out.router import Router
+from vectorshard.router.fan_out.verdicts import Kind
 from vectorshard.shard.errors import (
     CollectionNotFound,
     ShardMissing,
@@ -561,3 +562,16 @@ async def test_metrics_tell_of_a_collection_that_no_shard_serves(
         ("missing", "1", "words"),
     ]
     assert not metrics["vectorshard_rows"].samples
+
+
+async def test_one_round_that_accuses_a_shard_by_mistake_hinders_no_create(
+    shards: list[WitnessedShard], router: Router
+) -> None:
+    """Its reports are not of one moment: a drop meanwhile looks like a loss."""
+    await rounds(router)
+    examination, incarnation = router._examination, incarnation_of(shards[0])
+    true = examination.verdicts[incarnation]
+    lost = replace(true.by_shard[0], kind=Kind.MISSING, reason="lost", whole_directory=True)
+    mistaken = replace(true, by_shard={**true.by_shard, 0: lost})
+    examination.verdicts = {**examination.verdicts, incarnation: mistaken}
+    assert (await router.create_collection(replace(config_of(), name="points")))[1]
