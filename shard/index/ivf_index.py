@@ -101,6 +101,8 @@ class IvfIndex:
         self._held_dim = int(index.d)
         self.nlist = int(index.nlist)
         """The number of inverted lists."""
+        self.rows = int(index.ntotal)
+        """The number of rows that FAISS reports; noted, as every search asks for it."""
         is_l2 = index.metric_type == faiss.METRIC_L2
         self._metric = Metric.L2 if is_l2 else Metric.INNER_PRODUCT
         self._fast_scan: FastScan | None = None
@@ -155,11 +157,6 @@ class IvfIndex:
         return self._index
 
     @property
-    def rows(self) -> int:
-        """The number of rows that FAISS reports."""
-        return int(self._index.ntotal)
-
-    @property
     def code_bytes(self) -> int:
         """Bytes of a row's code."""
         return int(self._index.code_size)
@@ -177,7 +174,10 @@ class IvfIndex:
     def add(self, rows: Int64Array, vectors: Float32Array) -> None:
         """Add `vectors` (rows, dim) under their row numbers, which must be new to the index."""
         if len(rows):
-            self._index.add_with_ids(self.as_held(vectors), rows)
+            try:
+                self._index.add_with_ids(self.as_held(vectors), rows)
+            finally:
+                self.rows = int(self._index.ntotal)
             if self._occupancy.follows_rows:
                 self._occupancy.add(rows, self.lists_of(vectors))
 
