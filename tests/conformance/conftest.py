@@ -52,9 +52,10 @@ def leave_to_the_long_tests(items: list[pytest.Item]) -> None:
     over: defaultdict[tuple[str, str], dict[str, pytest.Item]] = defaultdict(dict)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            kinds = dict(item.callspec.params)
-            backend = str(kinds.pop("stage", ""))
-            over[item.nodeid.split("[")[0], repr(kinds)][backend] = item
+            places = dict(item.callspec.indices)  # of the parameters, which may have no repr
+            places.pop("stage", None)
+            backend = str(item.callspec.params.get("stage", ""))
+            over[item.nodeid.split("[")[0], repr(places)][backend] = item
     for of_test, by_backend in over.items():
         for pair in ALIKE:
             if by_backend.keys() >= {*pair}:
