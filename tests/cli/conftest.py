@@ -21,6 +21,7 @@ def client() -> ClientInMemory:
 
 @pytest.fixture
 def run(client: ClientInMemory, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command against `client`."""
+    """Run a command against `client`, without a terminal and its width."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # a worker of pytest-xdist has one
     monkeypatch.setattr(asking, "connect", lambda target, timeout_s: client)
     return lambda *arguments: CliRunner().invoke(app.app, [str(part) for part in arguments])
