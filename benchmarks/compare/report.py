@@ -144,6 +144,9 @@ def harms(told: Mapping[str, Any]) -> str:
         again = system["harm"]["recovery"]
         if "all_found_s" in again:
             found = f"all {again['acknowledged']:,} after {number(again['all_found_s'])} s"
+        elif "error" in again:
+            started = not again["error"].startswith("it did not start")
+            found = again["error"].splitlines()[-1].strip() if started else "not measured"
         else:
             found = f"{again['count']:,} of {again['acknowledged']:,} counted, "
             found += f"{100 * again['found']:.0f} % of probes found"

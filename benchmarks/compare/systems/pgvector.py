@@ -33,6 +33,8 @@ def start(directory: Path) -> tuple[str, list[int]]:
     import pgserver
 
     is_new = not (directory / "PG_VERSION").exists()
+    # After kill -9 it names a process that is no more, and pgserver would take it for a server.
+    (directory / "postmaster.pid").unlink(missing_ok=True)
     server = pgserver.get_server(directory, cleanup_mode="stop")
     if is_new:
         server.psql(f"ALTER SYSTEM SET shared_buffers = '{SHARED_BUFFERS}';")
