@@ -199,7 +199,8 @@ def _dump(path: Path) -> object:
         with closing(sqlite3.connect(copy / "store.db")) as database:
             # SQLite reads its description of the tables in any case of letters.
             statements = [
-                text.lower() if text.startswith("CREATE") else text for text in database.iterdump()
+                text.lower() if text[:6].upper() == "CREATE" else text
+                for text in database.iterdump()
             ]
             return [*statements, *database.execute("PRAGMA integrity_check")]
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
