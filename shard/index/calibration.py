@@ -35,9 +35,9 @@ CURVE: Final = tuple(round(0.5 + step / 200, 3) for step in range(99))
 
 CALIBRATED_K: Final = (10, 20, 50, 100)
 """The numbers of hits that each calibration measures. A k between two uses the upper: search
-parameters for 10 hits find .84 of 100. They lie close together because after deletes the best 10
-rows are among the best 20, say, and rows in clusters of 15 need many more lists for 20 hits than
-for 10 (.85 of the hits were found of 8,000 such rows after 45 % of them died)."""
+parameters for 10 hits find .84 of 100. They are close together for what `shard.index.growth` takes
+from them: with half of the rows deleted, the best 10 are among the best 20 of all, and rows in
+clusters of 15 need eight times as many lists for 20 hits as for 10."""
 
 LARGE_K: Final = (300, 1_000)
 """Numbers of hits that are measured once a search asks for them, because measuring them takes as

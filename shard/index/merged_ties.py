@@ -101,11 +101,7 @@ def _chances_of_last(k: int, shards: int) -> tuple[Float64Array, Float64Array]:
     this shard, and where others have rows of the same score as the r-th.
     """
     singles = 1.0 - np.append(merged_chances(k, shards), 0.0)
-    crowds = np.zeros(k + 1)
-    if k > 1:
-        crowds[1:] = 1.0 - np.append(merged_chances(k - 1, shards), 0.0)
-    else:
-        crowds[1:] = 1.0
+    crowds = np.append(0.0, 1.0 - np.append(merged_chances(k - 1, shards), 0.0))
     return singles, crowds
 
 
@@ -116,15 +112,12 @@ def hits_taken(k: int, shards: int, rows: int) -> tuple[float, ...]:
     """
     if shards == 1:
         return (float(min(k, rows)),) * TAKES
-    spread = math.sqrt(rows * (shards - 1) * shards)
-    most = max(k, int(rows * (shards - 1) + 8 * spread) + 8)
-    others = np.arange(max(0, k - rows), most + 1)
-    inside, outside = math.log(1 / shards), math.log1p(-1 / shards)
-    logs = [
-        math.lgamma(rows + each) - math.lgamma(each + 1) + rows * inside + each * outside
-        for each in others.tolist()
-    ]
-    chances = np.exp(np.array(logs) - max(logs))
+    mean, least = rows * (shards - 1), max(0, k - rows)
+    others = np.arange(max(k, int(mean + 8 * math.sqrt(mean * shards)) + 8))
+    steps = np.log((rows + others) / (others + 1)) + math.log1p(-1 / shards)
+    logs = np.append(0.0, np.cumsum(steps))[least:]
+    others = np.arange(len(logs)) + least
+    chances = np.exp(logs - logs.max())
     below = np.cumsum(chances) / chances.sum()
     at = np.searchsorted(below, (np.arange(TAKES) + 0.5) / TAKES)
     return tuple((k * rows / (rows + others[at])).tolist())

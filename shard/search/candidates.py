@@ -131,7 +131,8 @@ def generate_candidates(
         again = chosen.widened & ~chosen.exact  # the others would be short in the same lists
     else:
         chosen = probes_of(index, plan, queries, tombstones)
-        search = replace(search, parameters=replace(plan.parameters, candidates=chosen.candidates))
+        parameters = SearchParameters(plan.parameters.nprobe, chosen.candidates)
+        search = _IndexSearch(snapshot, index, queries, request.k, parameters)
         if chosen.is_plain:
             found = search.propose(queries, search.parameters, chosen.probes, enough=plan.k)
             if not len(found.short):
