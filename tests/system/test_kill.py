@@ -276,7 +276,7 @@ def has_absorbed(
 
 
 def kill_a_server(start_server: Starter, kills: int, seed: int) -> int:
-    """Kill a server at least so often, until all work was seen; return how often it was."""
+    """Kill a server at least `kills` times, and until all work was seen; return how often."""
     server = start_server(2)
     story = Story(server.data)
     rng = np.random.default_rng(seed)
@@ -401,7 +401,7 @@ def covers_all(client: Client) -> bool:
 
 
 def kill_shards(start_server: Starter, kills: int, seed: int) -> None:
-    """Kill one shard of a fleet, then the other, and hear that it is missed each time."""
+    """Kill the shards of a fleet in turn; each kill is reported, and each shard comes back."""
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
     rng = np.random.default_rng(seed)
@@ -481,7 +481,7 @@ def test_a_shard_that_hangs_is_missed_in_time_by_who_asks_for_less(start_server:
 
 
 def kill_routers(start_server: Starter, kills: int) -> None:
-    """Kill the router of a fleet so often, and ask the next one, and one elsewhere."""
+    """Kill the router of a fleet `kills` times, and ask its successor and another router."""
     fleet = start_server.fleet(2)
     traffic = Traffic(fleet.address)
     with fleet.client() as client:

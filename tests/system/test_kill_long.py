@@ -1,37 +1,34 @@
 """Hundreds of kills, in rounds of the kill tests: a server, the shards of a fleet, a router.
 
-`make test-long` plays rounds until `--kills` are done, and resumes: rounds that ended well are in
-`build/kills.jsonl`. A round has a seed, which draws the moments.
+`make test-long` plays rounds until `--kills` are done, and resumes: see `rounds.py`. The seed of a
+round draws the moments of its kills.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from itertools import count
+from pathlib import Path
 
 import pytest
 
-from tests.source_tree import ROOT
-from tests.system import conftest
-from tests.system.conftest import Starter, servers
+from tests.system.conftest import Starter
+from tests.system.rounds import Line, resumed_rounds
 from tests.system.test_kill import kill_a_server, kill_routers, kill_shards
 
-RESULTS = ROOT / "build" / "kills.jsonl"
-SERVER_KILLS, SHARD_KILLS, ROUTER_KILLS = 10, 10, 10
-"""In a round of each kind; of a server at least so many."""
+KILLS_A_ROUND = 10
+"""Of a server at least so many, until all background work was seen."""
 
 
-def played(start_server: Starter, seed: int) -> tuple[str, int]:
-    """Play a round; return who was killed in it, and how often."""
+def played(start_server: Starter, _: Path, seed: int) -> Line:
+    """Play a round; return which process was killed in it, and how often."""
     kind = ("server", "shard", "router")[seed % 3]
+    kills = KILLS_A_ROUND
     if kind == "server":
-        return kind, kill_a_server(start_server, SERVER_KILLS, seed)
-    if kind == "shard":
-        kill_shards(start_server, SHARD_KILLS, seed)
-        return kind, SHARD_KILLS
-    kill_routers(start_server, ROUTER_KILLS)
-    return kind, ROUTER_KILLS
+        kills = kill_a_server(start_server, KILLS_A_ROUND, seed)
+    elif kind == "shard":
+        kill_shards(start_server, KILLS_A_ROUND, seed)
+    else:
+        kill_routers(start_server, KILLS_A_ROUND)
+    return {"killed": kind, "kills": kills}
 
 
 @pytest.mark.system_long
@@ -40,25 +37,8 @@ def test_hundreds_of_kills_lose_nothing_and_revive_nothing(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(conftest, "START_S", 200.0)  # it runs for an hour, and others may too
-    monkeypatch.setattr(conftest, "STOP_S", 200.0)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.touch()
-    done = {line["seed"]: line for line in map(json.loads, RESULTS.read_text().splitlines())}
+    rounds = resumed_rounds("kills", played, tmp_path_factory, monkeypatch)
     kills = 0
-    for seed in count():
-        if kills >= request.config.getoption("--kills"):
-            break
-        if seed in done:
-            kills += done[seed]["kills"]
-            continue
-        path = tmp_path_factory.mktemp(f"kills-{seed}", numbered=False)
-        begun = time.monotonic()
-        with servers(path) as starter:
-            kind, killed = played(starter, seed)
-        kills += killed
-        line = {"seed": seed, "killed": kind, "kills": killed}
-        line["seconds"] = round(time.monotonic() - begun, 1)
-        with RESULTS.open("a") as results:
-            results.write(json.dumps(line) + "\n")
+    while kills < request.config.getoption("--kills"):
+        kills += next(rounds)["kills"]
     print(f"{kills} kills")
