@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 import pytest
@@ -39,6 +40,9 @@ WRONG_S: Final = 2.0
 
 AGES: Final = 6
 """For how many ages of a connection calls go on, of a second each."""
+
+UPLOAD_PACE_S: Final = 0.1
+"""Between two messages of the upload, so that it outlives many connections."""
 
 
 def repeated_for(duration_s: float) -> Iterator[None]:
@@ -123,6 +127,7 @@ def test_no_call_fails_while_every_connection_is_replaced_each_second(
         process = fleet.router.process
         assert process is not None
         ports: set[int] = set()
+        searched = Event()
 
         def search_one_by_one() -> int:
             searches = 0
@@ -147,23 +152,27 @@ def test_no_call_fails_while_every_connection_is_replaced_each_second(
 
         def messages() -> Iterator[v1.UpsertRequest]:
             for number in count():
-                if time.monotonic() > until:
-                    return
                 rows = v1.Matrix(data=QUERIES.tobytes(), dim=DIM, dtype=v1.D_TYPE_FLOAT32)
                 ids = int64s(*range(3 * number, 3 * number + 3))
                 yield v1.UpsertRequest(collection="others", ids=ids, vectors=rows)
-                time.sleep(0.1)  # the pace of the upload
+                if searched.wait(UPLOAD_PACE_S):
+                    return
 
         def upload() -> int:
             with fleet.router.stub() as stub:
                 return sum(each.accepted for each in stub.UpsertStream(messages()))
 
         fleet.client.create_collection("others", dim=DIM)
-        work = [*[search_one_by_one] * 3, search_over_a_stream, upload]
-        with ThreadPoolExecutor(len(work)) as threads:
-            *searches, streamed, uploaded = (
-                future.result() for future in [threads.submit(each) for each in work]
-            )
+        searching = [*[search_one_by_one] * 3, search_over_a_stream]
+        with ThreadPoolExecutor(len(searching) + 1) as threads:
+            uploading = threads.submit(upload)
+            try:
+                *searches, streamed = (
+                    future.result() for future in [threads.submit(each) for each in searching]
+                )
+            finally:
+                searched.set()
+            uploaded = uploading.result()
         print(
             f"{sum(searches)} searches by call, {streamed} by a stream, {uploaded} rows by an "
             f"upload, over {len(ports)} connections to the shards: none failed"
