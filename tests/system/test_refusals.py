@@ -262,8 +262,16 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             pytest.param(shards, told, id=name, marks=pytest.mark.system_long)
             for name, shards, told in (
                 ("only the last", ["1 of 2"], "no downstream shard is shard 0 of 2"),
-                ("too many", ["0 of 2", "1 of 2", "another 1 of 2"], "3 downstream shards, but 2"),
-                ("one twice", ["0 of 2", "0 of 2"], "shard 0 is reached through two downstream"),
+                (
+                    "too many",
+                    ["0 of 2", "1 of 2", "another 1 of 2"],
+                    "3 downstream shards, but 2 shards",
+                ),
+                (
+                    "one twice",
+                    ["0 of 2", "0 of 2"],
+                    "shard 0 is reached through two downstream shards",
+                ),
                 ("another count", ["0 of 2", "1 of 3"], "of 3 shards"),
             )
         ),
