@@ -1,4 +1,4 @@
-"""Why a file of vectors is not readable: it is cut off, or of another kind.
+"""Why a file of vectors is not readable: it is cut off, damaged, or of another kind.
 
 The libraries that read the files each have their own text for a file that ends too early, and none
 of them says so.
@@ -7,7 +7,9 @@ of them says so.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Final
 
@@ -24,6 +26,25 @@ _BEGINS: Final = {
 
 _NPY_HEADER_BYTES: Final = 128
 """numpy pads the header of an ordinary array to so many bytes."""
+
+_HDF5_SIZE_AT: Final = {0: 40, 1: 44, 2: 28, 3: 28}
+"""Where an HDF5 file states its size, in 8 bytes, by the version of its superblock."""
+
+_HDF5_HEAD_BYTES: Final = 52
+
+FAULTS: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the libraries raise for files that they cannot read: numpy also TokenError, and h5py also
+RuntimeError and KeyError.
+"""
 
 CUT_OFF: Final = (
     "the file ends too early, after {:,} bytes: it was not written or copied to its end"
@@ -47,8 +68,9 @@ def fault_of(path: Path, cause: Exception) -> str:
             return f"it is not a {suffix} file: it does not begin like one"
         if head != begins or _is_cut_off(file, suffix, size):
             return CUT_OFF.format(size)
-    what = "the file is damaged" if isinstance(cause, zipfile.BadZipFile) else "cannot read"
-    return f"{what}: {cause}"
+    is_damage = isinstance(cause, zipfile.BadZipFile | zlib.error)
+    what = "the file is damaged" if is_damage else "cannot read"
+    return f"{what}: {str(cause) or type(cause).__name__}"
 
 
 def _is_cut_off(file: IO[bytes], suffix: str, size: int) -> bool:
@@ -60,11 +82,11 @@ def _is_cut_off(file: IO[bytes], suffix: str, size: int) -> bool:
     if suffix == ".parquet":
         file.seek(max(0, size - 4))
         return file.read(4) != _BEGINS[suffix]
-    return True  # HDF5 writes its size into its head, and refuses no other file that begins so
+    return size < _hdf5_bytes(file)
 
 
 def _npy_bytes(file: IO[bytes]) -> int:
-    """Return how many bytes a .npy file has, by its header; at least a header without one."""
+    """Return how many bytes a .npy file of numbers must have, by its header."""
     file.seek(0)
     try:
         version = np.lib.format.read_magic(file)
@@ -72,6 +94,18 @@ def _npy_bytes(file: IO[bytes]) -> int:
         if version != (1, 0):
             read = np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except ValueError:
+    except (ValueError, tokenize.TokenError):
         return _NPY_HEADER_BYTES
+    if dtype.hasobject:  # pickled: the header does not state its size
+        return 0
     return file.tell() + math.prod(shape) * dtype.itemsize
+
+
+def _hdf5_bytes(file: IO[bytes]) -> int:
+    """Return how many bytes an HDF5 file must have, by its superblock."""
+    file.seek(0)
+    head = file.read(_HDF5_HEAD_BYTES)
+    if len(head) < _HDF5_HEAD_BYTES:
+        return _HDF5_HEAD_BYTES
+    place = _HDF5_SIZE_AT.get(head[8], _HDF5_HEAD_BYTES)  # 0 bytes for other versions
+    return int.from_bytes(head[place : place + 8], "little")

@@ -7,7 +7,6 @@ Files in, numpy out, a batch at a time: no network and no terminal here. The vec
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
-from vectorshard.cli.damaged_files import fault_of
+from vectorshard.cli.damaged_files import FAULTS, fault_of
 from vectorshard.cli.npz_files import CONFIGURATION
 from vectorshard.cli.parquet_files import (
     NotInstalled,
@@ -163,7 +162,7 @@ def open_vectors(path: Path, *, vectors_key: str = "", ids_key: str = "") -> Ite
             vector_file = load(path, vectors_key, ids_key, stack)
         except (UnreadableFile, NotInstalled) as cause:
             raise UnreadableFile(f"{path}: {cause}") from cause
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as cause:
+        except FAULTS as cause:
             raise UnreadableFile(f"{path}: {fault_of(path, cause)}") from cause
         yield vector_file
 

@@ -201,6 +201,44 @@ def test_an_empty_file_and_one_of_another_kind_are_said_to_be(
         pass
 
 
+@pytest.mark.parametrize(
+    ("suffix", "byte", "text"),
+    [
+        ("npy", 10, "cannot read: "),
+        ("npz", 29, "cannot read: EOFError"),
+        ("npz", 62, "the file is damaged: "),
+        ("hdf5", 8, "cannot read: "),
+        ("hdf5", 16, "cannot read: "),
+        ("hdf5", 24, "cannot read: "),
+    ],
+)
+def test_a_damaged_file_that_is_whole_is_not_said_to_end_too_early(
+    tmp_path: Path, suffix: str, byte: int, text: str
+) -> None:
+    vectors = np.random.default_rng(1).random((100, 20), dtype=np.float32)
+    path = tmp_path / f"vectors.{suffix}"
+    if suffix == "npy":
+        np.save(path, vectors)
+    elif suffix == "npz":
+        np.savez_compressed(path, vectors=vectors)
+    else:
+        write_hdf5(path, "angular", train=vectors)
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=rf"vectors\.\w+: {text}"), open_vectors(path):
+        pass
+
+
+def test_a_npy_of_objects_is_not_said_to_end_too_early(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([[1, None]] * 1_000), allow_pickle=True)
+    with (
+        pytest.raises(UnreadableFile, match=r"cannot read: .*Python objects"),
+        open_vectors(tmp_path / "objects.npy"),
+    ):
+        pass
+
+
 def test_a_npz_of_other_bytes_than_were_written_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "vectors.npz"
     np.savez(path, vectors=np.random.default_rng(1).random((100, 20)))
