@@ -115,7 +115,7 @@ def _without_types(params: list[Any]) -> list[Any]:
 
 
 class PlainCommand(TyperCommand):
-    """A command whose help shows no types of flags."""
+    """A command whose help shows flags without a type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, as the help shows them."""
@@ -123,11 +123,19 @@ class PlainCommand(TyperCommand):
 
 
 class PlainGroup(TyperGroup):
-    """A group of commands whose help shows no types of flags."""
+    """A group of commands whose help shows flags without a type."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, as the help shows them."""
         return _without_types(super().get_params(ctx))
+
+
+class PlainTyper(typer.Typer):
+    """A program of plain commands."""
+
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        """Return what registers a function as a plain command."""
+        return super().command(*arguments, cls=PlainCommand, **options)
 
 
 class Commands(PlainGroup):
@@ -141,8 +149,8 @@ class Commands(PlainGroup):
         """Return the command of this name, None if it does not exist."""
         if cmd_name != "bench":
             return super().get_command(ctx, cmd_name)
-        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(cmd_name, cls=PlainCommand)(one_line_errors()(bench_command()))
+        alone = PlainTyper(add_completion=False, pretty_exceptions_enable=False)
+        alone.command(cmd_name)(one_line_errors()(bench_command()))
         return typer.main.get_command(alone)
 
 
@@ -163,7 +171,7 @@ def _bench_needs_a_checkout() -> None:
     )
 
 
-app = typer.Typer(
+app = PlainTyper(
     name="vectorshard",
     cls=Commands,
     no_args_is_help=True,
@@ -171,9 +179,9 @@ app = typer.Typer(
     help="A distributed vector search service over gRPC.",
 )
 for _command in serve.COMMANDS:
-    app.command(cls=PlainCommand, epilog=explained())(one_line_errors(exit_code)(_command))
+    app.command(epilog=explained())(one_line_errors(exit_code)(_command))
 for _repair in repair.COMMANDS:
-    app.command(cls=PlainCommand, epilog=repair.explained())(one_line_errors(exit_code)(_repair))
+    app.command(epilog=repair.explained())(one_line_errors(exit_code)(_repair))
 _OTHERS = (
     *collections.COMMANDS,
     *ingest.COMMANDS,
@@ -185,21 +193,17 @@ _OTHERS = (
 )
 for _other in _OTHERS:
     _name = _other.__name__.strip("_").replace("_", "-")
-    app.command(_name, cls=PlainCommand)(one_line_errors()(_other))
-app.command("import", cls=PlainCommand, help="The same as `ingest`.")(
-    one_line_errors()(ingest.ingest)
-)
+    app.command(_name)(one_line_errors()(_other))
+app.command("import", help="The same as `ingest`.")(one_line_errors()(ingest.ingest))
 for _restore in restore.COMMANDS:
-    app.command(cls=PlainCommand, epilog=restore.explained())(
-        one_line_errors(restore.exit_code)(_restore)
-    )
+    app.command(epilog=restore.explained())(one_line_errors(restore.exit_code)(_restore))
 
-_backups = typer.Typer(cls=PlainGroup, help=backups.backup.__doc__, epilog=backups.explained())
+_backups = PlainTyper(cls=PlainGroup, help=backups.backup.__doc__, epilog=backups.explained())
 _backups.callback(invoke_without_command=True, epilog=backups.explained())(
     one_line_errors(backups.exit_code)(backups.backup)
 )
 for _name, _other in backups.COMMANDS.items():
-    _backups.command(_name, cls=PlainCommand)(one_line_errors(backups.exit_code)(_other))
+    _backups.command(_name)(one_line_errors(backups.exit_code)(_other))
 app.add_typer(_backups, name="backup")
 
 
