@@ -71,6 +71,7 @@ class Catalogue:
             # The reports of a round are not of one moment: a drop of another collection meanwhile
             # looks as if a shard had lost it.
             await self._examination.again()
+            holders = await self._judged_holders(config.name, call)
         decider, *others = self._children.in_order()
         if (refusal := refusal_of_create(self._examination.verdicts.values())) is not None:
             raise refusal
