@@ -178,6 +178,26 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "stopped: nothing was measured\n"),
+        (["--ingest"], "`vectorshard drop bench` removes them\n"),
+    ],
+)
+def test_ctrl_c_before_the_first_call_says_what_stays(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "prepare", interrupted)
+    ended = invoke(*options)
+    assert (ended.exit_code, ended.stdout) == (130, "")
+    assert ended.stderr.startswith("stopped: nothing was measured")
+    assert ended.stderr.endswith(told)
+
+
 def test_help_lists_it_without_loading_what_measures() -> None:
     ended = python(
         "import sys\n"
