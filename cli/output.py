@@ -25,7 +25,7 @@ LOG_WIDTH: Final = 132
 
 
 def terminal(*, silent: bool = False) -> Console:
-    """Return stdout's console: as wide as the terminal or COLUMNS, or LOG_WIDTH without both.
+    """Return stdout's console: as wide as the terminal or COLUMNS, or LOG_WIDTH without either.
 
     A `silent` one prints nothing, for a command that prints JSON instead.
     """

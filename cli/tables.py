@@ -88,7 +88,7 @@ class FittedTable(Table):
 
 _ANY_WIDTH: Final = 10_000
 _NO_PADDING: Final = (0, 0, 0, 0)
-"""Columns that are apart by one blank, their border."""
+"""One blank separates the columns: their border."""
 
 
 def plain_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -46,7 +46,7 @@ RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 
-DEADLINE_TEXT = "Deadline Exceeded"
+_DEADLINE_TEXT = "Deadline Exceeded"
 """gRPC's text for a call whose deadline has passed."""
 
 
@@ -65,10 +65,10 @@ class UnaryCall(Generic[AnswerT]):
     goes_on: str = ""
 
     def explained(self, error: VectorShardError, timeout_s: float) -> VectorShardError:
-        """Return the error of a call within `timeout_s`; one for a deadline says what goes on."""
+        """Return the error; DeadlineExceeded also names the timeout, and what goes on after it."""
         if isinstance(error, DeadlineExceeded):
             text = str(error)
-            text = f"no answer within {timeout_s:g} s" if text == DEADLINE_TEXT else text
+            text = f"no answer within {timeout_s:g} s" if text == _DEADLINE_TEXT else text
             error.args = (f"{text}; {self.goes_on}" if self.goes_on else text,)
         return error
 

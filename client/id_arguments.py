@@ -22,9 +22,10 @@ Ids: TypeAlias = int | str | Iterable[int] | Iterable[str] | IdArray
 """Ids as a caller may pass them; a single id stands for a list of one."""
 
 
-_NOTHING: Final[dict[object, object]] = {}
-_SET_ITERATOR: Final = type(iter({*_NOTHING}))
-_ITEMS: Final = (ItemsView, type(iter(_NOTHING.items())), type(reversed(_NOTHING.items())))
+_SET_ITERATOR: Final = type(iter(frozenset[object]()))
+_NO_ITEMS: Final = dict[object, object]().items()
+_ITEMS: Final = (ItemsView, type(iter(_NO_ITEMS)), type(reversed(_NO_ITEMS)))
+"""The items of a mapping, and iterators over those of a dict."""
 
 
 def why_not_rows(values: object) -> str:

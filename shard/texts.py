@@ -65,7 +65,7 @@ def counted(number: int, one: str, several: str = "") -> str:
 
 COMPONENTS_SHOWN: Final = 4
 METADATA_CHARS: Final = 80
-"""What is printed of a vector, and of metadata."""
+"""How much is printed of a vector, and of metadata."""
 
 
 def vector_text(vector: Sequence[float]) -> str:
@@ -236,7 +236,7 @@ def explanation_grid(explanation: Explanation) -> Grid:
     if not explanation.exists:
         return Grid(
             f"there is no such row; shard {explanation.shard} would hold it. It was never written, "
-            "or deleted before that shard last restarted or compacted its rows"
+            "or it was deleted before that shard last restarted or compacted its rows"
         )
     hidden = ", hidden by the filter" if explanation.hidden_by_filter else ""
     return Grid(f"explanation{hidden}", ("figure", "value"), explanation_rows(explanation))

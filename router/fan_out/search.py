@@ -137,7 +137,7 @@ class SearchFanOut:
         receipt = Receipt(
             shards=by_shard(receipts.values()), coverage=float(answered_slots / slots)
         )
-        if receipt == self._last_receipt:  # which has been written already
+        if receipt == self._last_receipt:  # which keeps its bytes once it is written
             receipt = self._last_receipt
         self._last_receipt = receipt
         require_coverage(receipt, request.min_coverage)

@@ -340,8 +340,9 @@ def _decode_hits(twin: twins.SearchResponseTwin) -> types.TopK:
 
 
 def _receipt_field(receipt: types.Receipt) -> bytes:
-    """Return the bytes of a response that has the receipt only."""
-    if receipt.encoded is None:
+    """Return the bytes of a response that has the receipt only; the receipt keeps them."""
+    encoded = receipt.encoded
+    if encoded is None:
         message = v1.Receipt(
             shards_total=receipt.shards_total,
             shards_answered=receipt.shards_answered,
@@ -349,9 +350,9 @@ def _receipt_field(receipt: types.Receipt) -> bytes:
             shards=[_encode_shard_receipt(shard) for shard in receipt.shards],
         )
         twin = twins.SearchResponseTwin(receipt=[message.SerializeToString()])
-        object.__setattr__(receipt, "encoded", twin.SerializeToString())
-    assert receipt.encoded is not None
-    return receipt.encoded
+        encoded = twin.SerializeToString()
+        object.__setattr__(receipt, "encoded", encoded)
+    return encoded
 
 
 def _encode_shard_receipt(receipt: types.ShardReceipt) -> v1.ShardReceipt:
