@@ -191,6 +191,7 @@ class AsyncClient:
         if self._channel is None or self._is_left():
             parts.note_asyncio()
             self._channel = grpc.aio.insecure_channel(self._target, options=parts.client_options())
+            parts.keep_in_children(self._channel)
             self._loop, self._rpcs = loop, {}
         elif loop is not self._loop:
             raise ClientUnusable(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import threading
 from typing import Final
+from weakref import WeakSet
 
 from vectorshard.shard.errors import ClientUnusable, InvalidParameter
 from vectorshard.shard.wire.primitives import str_of
@@ -51,6 +54,10 @@ _IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?::[^:]*)?")
 _asyncio_in: Final[set[int]] = set()
 """The pids of this process, and of those that it was forked from, that opened an asyncio channel.
 """
+
+_asyncio_channels: Final[WeakSet[object]] = WeakSet()
+_held: Final[dict[int, tuple[object, ...]]] = {}
+"""The asyncio channels, while a thread forks; in a child, for good."""
 
 
 def checked_target(target: str) -> str:
@@ -99,6 +106,29 @@ def _several(target: str, addresses: list[str]) -> str:
 def note_asyncio() -> None:
     """Remember that this process opens an asyncio channel."""
     _asyncio_in.add(os.getpid())
+
+
+def keep_in_children(channel: object) -> None:
+    """Keep an asyncio channel in the children that are forked while it is open.
+
+    A child that frees it waits for ever for a thread that no child has, or crashes (grpcio 1.83).
+    """
+    _asyncio_channels.add(channel)
+
+
+def _hold() -> None:
+    if os.getpid() in _asyncio_in:
+        gc.collect()  # closed channels are in cycles, and a child may collect those at any moment
+        _held[threading.get_ident()] = tuple(_asyncio_channels)
+
+
+def _release() -> None:
+    if os.getpid() in _asyncio_in:
+        _held.pop(threading.get_ident(), None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold, after_in_parent=_release)
 
 
 def check_forked() -> None:

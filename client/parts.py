@@ -11,6 +11,7 @@ from vectorshard.client.channel import (
     check_forked,
     checked_target,
     client_options,
+    keep_in_children,
     note_asyncio,
 )
 from vectorshard.client.config_arguments import (
@@ -88,6 +89,7 @@ __all__ = [
     "include_of",
     "index_of",
     "is_listed",
+    "keep_in_children",
     "member_of",
     "name_of",
     "note_asyncio",
