@@ -57,7 +57,7 @@ _asyncio_in: Final[set[int]] = set()
 
 _asyncio_channels: Final[WeakSet[object]] = WeakSet()
 _held: Final[dict[int, tuple[object, ...]]] = {}
-"""The asyncio channels, while a thread forks; in a child, for good."""
+"""The asyncio channels that were open when a thread of this process, or of its parent, forked."""
 
 
 def checked_target(target: str) -> str:
