@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -71,16 +72,21 @@ print(os.waitpid(pid, 0)[1])
 
 def said(program: str, *arguments: str) -> str:
     """Return what a program prints. It forks: in a process that has called nothing of grpc."""
-    ended = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         env={**os.environ, "GRPC_VERBOSITY": "NONE"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+        start_new_session=True,
+    ) as running:
+        try:
+            told, errors = running.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)  # with its children, which may spin for ever
+            raise
+    assert running.returncode == 0, errors
+    return told
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
