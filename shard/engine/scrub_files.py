@@ -17,7 +17,7 @@ from vectorshard.shard.engine.state import CollectionState
 from vectorshard.shard.storage.checksum import checksum_after
 from vectorshard.shard.storage.content_hash import SUM_MODULUS, sum_bytes, sum_of
 from vectorshard.shard.storage.file_reader import FileReader
-from vectorshard.shard.storage.filter_file import has_columns_file, is_sound
+from vectorshard.shard.storage.filter_file import Origin, has_columns_file, is_sound
 from vectorshard.shard.storage.record_check import Found, RecordCheck, small_tables
 
 FILE_PIECE_BYTES: Final = 1024 * 1024
@@ -163,7 +163,8 @@ class FileScrub:
         except FileNotFoundError:
             if has_columns_file(state.directory):
                 return  # it is being replaced
-        if state.checkpoint.columns_rows == rows and not is_sound(bytes(contents), rows):
+        sound = is_sound(bytes(contents), rows, Origin.of(state.row_store))
+        if state.checkpoint.columns_rows == rows and not sound:
             self._findings.add(f"{path.name} was damaged; it is written again")
             state.checkpoint.ask_columns()
             state.on_change()

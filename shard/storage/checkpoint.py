@@ -12,7 +12,7 @@ from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.search.snapshot import Snapshot
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.filter_file import FILTER_FILE, store_columns
+from vectorshard.shard.storage.filter_file import FILTER_FILE, Origin, store_columns
 from vectorshard.shard.storage.index_file import INDEX_FILE, store_index
 from vectorshard.shard.storage.room import PutOff, Room
 from vectorshard.shard.storage.row_store import RowStore
@@ -109,10 +109,21 @@ class Checkpoint:
         columns_due = snapshot.rows != self._columns_rows or asked != self._columns_answered
         if declared and columns_due and room.is_there_for(FILTER_FILE):
             with suppress(PutOff):  # the index may have room
-                store_columns(self._disk, self._directory, self._columns, snapshot.rows, room)
+                self._store_columns(snapshot)
                 self._columns_rows, self._columns_answered = snapshot.rows, asked
         if snapshot.index is not None and room.is_there_for(INDEX_FILE):
             again = self._index_asked
             store_index(self._disk, self._directory, self._row_store, snapshot, room, again=again)
             self._index_asked = False
             self._index, self._index_rows = snapshot.index, snapshot.absorbed_until
+
+    def _store_columns(self, snapshot: Snapshot) -> None:
+        store_columns(
+            self._disk,
+            self._directory,
+            self._columns,
+            snapshot.rows,
+            snapshot.sequence,
+            Origin.of(self._row_store),
+            self._room,
+        )

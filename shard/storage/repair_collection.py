@@ -16,7 +16,7 @@ import numpy as np
 
 from vectorshard.shard.errors import CorruptData
 from vectorshard.shard.storage.checksum import checksum
-from vectorshard.shard.storage.filter_file import is_sound_columns_file
+from vectorshard.shard.storage.filter_file import Origin, is_sound_columns_file
 from vectorshard.shard.storage.log_end import FILE_NAME as MARK_FILE
 from vectorshard.shard.storage.repair_bits import slots_without_flips
 from vectorshard.shard.storage.repair_findings import METADATA, Outcome, Repair
@@ -310,7 +310,7 @@ def _look_at_derived_files(found: Examined) -> None:
     for path in sorted(found.path.iterdir()):
         if path.name.startswith("filters-"):
             assert found.config is not None
-            sound = is_sound_columns_file(path, found.config)
+            sound = is_sound_columns_file(path, found.config, _origin(found))
         elif index_file is not None and path.name == index_file.name:
             sound = checksum(bytes(contents_of(path))) == index_file.crc32c
         else:
@@ -318,6 +318,13 @@ def _look_at_derived_files(found: Examined) -> None:
         if not sound:
             found.stale_files.append(path.name)
             found.repair.add(path.name, "it is damaged", "set aside; the server makes it again")
+
+
+def _origin(found: Examined) -> Origin:
+    if found.whole is not None:
+        return Origin.of(found.whole.store)
+    assert found.salvage is not None
+    return Origin(found.salvage.entry.incarnation, found.salvage.sessions)
 
 
 def _index_file(found: Examined) -> IndexFile | None:

@@ -18,7 +18,7 @@ from vectorshard.shard.engine.commit_plan import UpsertOutcome
 from vectorshard.shard.filters import Equals, Exists, Filter, Range
 from vectorshard.shard.rows.declared_fields import declared_fields
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.types import UpsertRequest
+from vectorshard.shard.types import CollectionEntry, UpsertRequest
 
 ROWS = 200
 MAPPINGS = some_mappings(ROWS)
@@ -167,6 +167,31 @@ def test_a_file_of_more_rows_than_there_are_is_not_believed(
         assert looked_into == [50]
         check(collection, MAPPINGS[:50])
     assert files(other) == []
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "session"), [("incarnation", 8), ("another", 7)], ids=["shard", "collection"]
+)
+def test_a_sound_file_of_other_rows_is_not_believed(
+    path: Path, incarnation: str, session: int, looked_into: list[int]
+) -> None:
+    own, other = path / "own", path / "other"
+    config = replace(config_of(), filter_fields=FIELDS)
+    mappings = {own: MAPPINGS[:100], other: MAPPINGS[100:]}
+    for place, of, by in ((own, "incarnation", 7), (other, incarnation, session)):
+        place.mkdir()
+        Collection.create(Disk(), place, CollectionEntry(config=config, incarnation=of))
+        with closing(Collection.open(Disk(), place, 0, SMALL_ENGINE, by)) as collection:
+            write(collection, 0, 100, mappings[place])
+            collection.maintenance.checkpoint()
+    looked_into.clear()
+    with reopened(own):
+        assert looked_into == []
+    (other / "filters-100.columns").rename(own / "filters-100.columns")
+    with reopened(own) as collection:
+        assert looked_into == [100]
+        check(collection, mappings[own])
+    assert files(own) == []
 
 
 def test_a_collection_without_declared_fields_has_no_file(tmp_path: Path) -> None:

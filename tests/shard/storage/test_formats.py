@@ -15,14 +15,14 @@ import pytest
 import xxhash
 
 from tests.shard.storage.row_store_samples import ENTRY, commit_of, compact
-from vectorshard.shard.membership import SeenDirectory
+from vectorshard.shard.membership import SeenDirectory, Sessions
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.storage import data_directory, row_store_format
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes, sum_of
 from vectorshard.shard.storage.data_directory import DirectoryId, ShardIdentity
 from vectorshard.shard.storage.disk import Disk
-from vectorshard.shard.storage.filter_file import store_columns
+from vectorshard.shard.storage.filter_file import Origin, store_columns
 from vectorshard.shard.storage.register import RegisterEntry
 from vectorshard.shard.storage.room import Room
 from vectorshard.shard.storage.row_store import RowStore
@@ -151,12 +151,14 @@ def test_record_checksums_cover_what_the_page_says(database: sqlite3.Connection)
 def test_the_head_of_a_filter_file_is_as_the_page_says(tmp_path: Path) -> None:
     columns = FilterColumns(ENTRY.config.filter_fields)
     columns.append({0: (("en",),), 2: (("de", "en"),)}, 3)
-    store_columns(Disk(), tmp_path, columns, 3, Room("words"))
+    sessions = Sessions(first_sequences=(1, 5), sessions=(70, 71))
+    store_columns(Disk(), tmp_path, columns, 3, 4, Origin("i", sessions), Room("words"))
     contents = (tmp_path / "filters-3.columns").read_bytes()
-    assert contents[:8] == b"VSFILTR1"
-    assert "`VSFILTR1`" in SECTIONS["filters-R.columns"]
-    assert struct.unpack("<QI", contents[8:20]) == (3, checksum(contents[:16], contents[20:]))
-    parts, rest = [], contents[20:]
+    assert contents[:8] == b"VSFILTR2"
+    assert "`VSFILTR2`" in SECTIONS["filters-R.columns"]
+    crc32c = checksum(contents[:24], struct.pack("<Q", 70), b"i", contents[28:])
+    assert struct.unpack("<QQI", contents[8:28]) == (3, 4, crc32c)
+    parts, rest = [], contents[28:]
     while rest:
         length = int.from_bytes(rest[:8], "little")
         parts.append(rest[8 : 8 + length])
