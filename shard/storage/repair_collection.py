@@ -211,7 +211,9 @@ def _use_records(found: Examined, trial: StoreTrial, expected: Expected, opened:
     found.vectors = vectors = StoredVectors(found.path / last.row_file, config.dim)
     opened.callback(vectors.close)
     mark = found.mark.value if found.mark is not None else None
-    found.salvage = salvage = salvaged(records, vectors, last, mark, where)
+    found.salvage = salvage = salvaged(
+        records, vectors, last, mark, where, mark_is_sound=found.mark_is_sound
+    )
     found.config, found.rows = config, salvage.rows
     incarnation, directory = salvage.entry.incarnation, salvage.membership.directory
     _check_origin(found, expected, config.name, incarnation, directory)
@@ -220,12 +222,24 @@ def _use_records(found: Examined, trial: StoreTrial, expected: Expected, opened:
     if not salvage.whole:
         repair.whole = False
         repair.commits_lost, repair.rows_back = salvage.commits_lost, salvage.rows_back
-        repair.rows_lost = salvage.rows_lost
+        repair.rows_lost = salvage.rows_lost if salvage.end_is_known else None
+        _tell_end(repair, salvage)
 
     def metadata(rows: Int64Array) -> Sequence[bytes]:
         return [records.metadata.get(row, b"") for row in rows.tolist()]
 
     found.metadata = metadata
+
+
+def _tell_end(repair: Repair, salvage: Salvage) -> None:
+    """Say that commits of unknown numbers are gone, or may be."""
+    if not salvage.end_is_known:
+        text = f"nothing tells whether commits after {salvage.sequence} are gone"
+    elif salvage.has_more and not salvage.commits_lost:
+        text = f"commits are gone, by its ledger; the newest sound one is {salvage.sequence}"
+    else:
+        return
+    repair.add(FILE_NAME, text, "what is missing is given up")
 
 
 # ---- rows and derived files ---------------------------------------------------------------------

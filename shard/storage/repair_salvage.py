@@ -3,7 +3,8 @@
 Records that are missing leave gaps: numbers of commits, and numbers of rows. The rows in a gap are
 lost, unless a later commit says that they died. Rows that a lost commit replaced or deleted are
 back, except where a newer row of the same id is there. The ledger, if it was not damaged, proves
-that nothing is missing, or says how much. Nothing is written.
+that nothing is missing, or says how much. Without it and without a log mark, nothing tells whether
+the newest commits are gone. Nothing is written.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Salvage:
     `replaced` and `deleted` are numbers of rows; `rows_known` is how many were ever committed, as
     far as is known; `commits_lost` are the numbers of commits, `first_lost` the smallest of them,
     or None; `rows_back` is None if it is unknown. `lost_before` is what the ledger had as lost.
+    `end_is_known` is false if commits after `sequence` may be gone, and nothing says how many;
+    `has_more`: the ledger says that some are gone, whose numbers are unknown without a log mark.
     """
 
     entry: CollectionEntry
@@ -59,6 +62,8 @@ class Salvage:
     kept_lost: int
     rows_back: int | None
     lost_before: int
+    end_is_known: bool
+    has_more: bool
     whole: bool
 
     @property
@@ -71,7 +76,7 @@ class Salvage:
         """The first commit after which other shards must not take this one for whole."""
         if self.kept_lost:
             return 1
-        return min(self.commits_lost, default=None)
+        return min(self.commits_lost, default=None if self.whole else self.sequence + 1)
 
 
 def last_compaction_of(records: Records, where: str) -> LastCompaction:
@@ -90,12 +95,19 @@ def last_compaction_of(records: Records, where: str) -> LastCompaction:
 
 
 def salvaged(
-    records: Records, vectors: StoredVectors, last: LastCompaction, mark: int | None, where: str
+    records: Records,
+    vectors: StoredVectors,
+    last: LastCompaction,
+    mark: int | None,
+    where: str,
+    *,
+    mark_is_sound: bool,
 ) -> Salvage:
     """Return what can be made of sound records.
 
     `vectors` are those of the row file, `mark` the number of the last commit by the log mark, None
-    if that is unknown. RowStoreCorrupt if the records do not say what collection they are of.
+    if that is unknown; unless it is sound, there may be later ones. RowStoreCorrupt if the records
+    do not say what collection they are of.
     """
     entry = records.entry(where)
     commits = _in_a_row(records.commits, last)
@@ -108,23 +120,20 @@ def salvaged(
     live = live.take(newest)
     sequence = max([last.sequence, *commits])
     numbers = range(last.sequence + 1, max(sequence, mark or 0) + 1)
-    lost = tuple(each for each in numbers if each not in commits)
-    ends = [record[1] + record[2] for record in commits.values()]
-    rows_known = max([last.rebuilt_until, *ends, int(held.numbers.max(initial=-1)) + 1])
+    lost = tuple(sorted({*numbers} - commits.keys()))
+    rows_known = _rows_known(commits, last, held)
     ledger = _believed(records.ledger, rows_known, vectors.rows + last.rebuilt_until - last.kept)
-    if ledger is not None and lost:
-        rows_known = ledger.accepted - ledger.lost
     replaced_all = last.replaced + len(replaced) + superseded
     deleted_all = last.deleted + len(deleted)
-    is_proven = ledger is not None and (
-        (ledger.replaced, ledger.deleted, ledger.sum) == (replaced_all, deleted_all, live.sum)
-        and ledger.accepted - ledger.lost == len(live) + replaced_all + deleted_all
-    )
-    back: int | None = 0
-    if lost and not is_proven:
-        deaths = replaced_all + deleted_all
-        back = None if ledger is None else max(0, ledger.replaced + ledger.deleted - deaths)
-    nothing_missing = not lost and not kept_lost and not superseded
+    deaths = replaced_all + deleted_all
+    proof = _proof(records.ledger, (rows_known, replaced_all, deleted_all), live.sum)
+    is_proven = ledger is not None and proof == (True, True) and rows_known == len(live) + deaths
+    has_more = not mark_is_sound and not any(proof) and _has_more(ledger, rows_known, deaths)
+    end_is_known = mark_is_sound or has_more or any(proof)
+    if ledger is not None and (lost or has_more):
+        rows_known = ledger.accepted - ledger.lost
+    may_be_back = (lost or has_more or not end_is_known) and not is_proven
+    nothing_missing = not (lost or kept_lost or superseded or has_more) and end_is_known
     return Salvage(
         entry=entry,
         membership=_membership(records, where),
@@ -139,8 +148,10 @@ def salvaged(
         rows_known=rows_known,
         commits_lost=() if is_proven else lost,
         kept_lost=0 if is_proven else kept_lost,
-        rows_back=back,
+        rows_back=_rows_back(ledger, deaths) if may_be_back else 0,
         lost_before=0 if ledger is None else ledger.lost,
+        end_is_known=end_is_known,
+        has_more=has_more,
         whole=is_proven or nothing_missing,
     )
 
@@ -155,6 +166,12 @@ def _in_a_row(commits: dict[int, Record], last: LastCompaction) -> dict[int, Rec
             used[sequence] = record
             end = record[1] + record[2]
     return used
+
+
+def _rows_known(commits: dict[int, Record], last: LastCompaction, held: LiveRows) -> int:
+    """Return how many rows were ever committed, as far as the records tell."""
+    ends: list[int] = [record[1] + record[2] for record in commits.values()]
+    return max([last.rebuilt_until, *ends, int(held.numbers.max(initial=-1)) + 1])
 
 
 def _deaths(commits: Iterable[Record], column: int) -> Int64Array:
@@ -176,6 +193,31 @@ def _believed(ledger: StoredLedger | None, rows_known: int, rows_most: int) -> S
     rows = ledger.accepted - ledger.lost
     may_be = rows_known <= rows <= rows_most and ledger.replaced + ledger.deleted <= rows
     return ledger if may_be else None
+
+
+def _proof(
+    ledger: StoredLedger | None, counted: tuple[int, int, int], total: int
+) -> tuple[bool, bool]:
+    """Return whether a ledger's numbers, and its sum, are those of the rows that are there.
+
+    It has no checksum. Damage to one of them leaves the other.
+    """
+    if ledger is None:
+        return False, False
+    numbers = ledger.accepted - ledger.lost, ledger.replaced, ledger.deleted
+    return numbers == counted, ledger.sum == total
+
+
+def _has_more(ledger: StoredLedger | None, rows: int, deaths: int) -> bool:
+    """Whether a ledger has more rows, or more that died, than the records that are there."""
+    if ledger is None:
+        return False
+    return (ledger.accepted - ledger.lost, ledger.replaced + ledger.deleted) > (rows, deaths)
+
+
+def _rows_back(ledger: StoredLedger | None, deaths: int) -> int | None:
+    """Return how many rows died that the records have as live; None if that is unknown."""
+    return None if ledger is None else max(0, ledger.replaced + ledger.deleted - deaths)
 
 
 # ---- the rows of the records --------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What can be made of the database of a damaged row store, found in copies of its files.
 
 First the copy is opened as a start opens it. If it does not add up, its log is read further than
-SQLite does, and then that is opened. If that does not add up either, the sound records are taken.
+SQLite does, and then that is opened; then the database without its log, which may be an older one.
+If none adds up, the sound records are taken.
 """
 
 from __future__ import annotations
@@ -96,42 +97,62 @@ class StoreTrial:
         whole, reason = (
             _opened_whole(as_is, as_is=True) if (as_is / FILE_NAME).exists() else (None, "")
         )
+        database = contents_of(as_is / FILE_NAME)
+        alone = StorePages(database)
         if whole is not None:
             self.version = whole.store.version
-            if self._mark is None or whole.reaches(self._mark):
+            if self._is_enough(whole, alone, as_is / LOG):
                 self._use(whole)
                 return
             whole.store.close()
-        database = contents_of(as_is / FILE_NAME)
         log = read_log(bytes(contents_of(as_is / LOG)), page_bytes_of(bytes(database[:100])))
         pages = StorePages(database, log)
         self.version = pages.version
         self._note(pages, log, reason, has_base=len(database) > 0)
-        merged = self._work / "merged"
-        merged.mkdir()
-        pages.write(Disk(), merged / FILE_NAME)
-        whole, _ = _opened_whole(merged, as_is=False)
-        if whole is not None:
-            self._use(whole)
+        merged = self._tried(pages, "merged")
+        if merged is not None and self._mark is not None and merged.reaches(self._mark):
+            self._use(merged)
             return
-        found, alone = records_of(pages), records_of(StorePages(database))
-        if contradict(found, alone):
+        found, older = records_of(pages), records_of(alone)
+        without = self._tried(alone, "alone") if log.frames else None
+        if contradict(found, older):
             self._repair.add(LOG, "it is the log of another store", "left out")
-            self._go_on_without_log(StorePages(database), alone)
+            best, found = without, older
+        elif without is not None and self._has_more(without, merged):
+            self._repair.add(LOG, f"it is older than {FILE_NAME}", "left out")
+            best = without
+        else:
+            best = merged
+        for each in (merged, without):
+            if each is not None and each is not best:
+                each.store.close()
+        if best is not None:
+            self._use(best)
             return
-        self.records = with_older(found, alone)
+        self.records = with_older(*_newest_first(found, older))
         self._note_undone()
 
-    def _go_on_without_log(self, pages: StorePages, records: Records) -> None:
-        directory = self._work / "alone"
+    def _is_enough(self, whole: WholeStore, alone: StorePages, log: Path) -> bool:
+        """Whether a store that adds up has all that there was, as far as can be known."""
+        if self._mark is not None:
+            return whole.reaches(self._mark)
+        if not log.exists() or not log.stat().st_size:
+            return True
+        ledger = records_of(alone).ledger
+        return ledger is None or ledger.transactions <= whole.transactions
+
+    def _has_more(self, without: WholeStore, merged: WholeStore | None) -> bool:
+        """Whether a database has more without its log than with it."""
+        if self._mark is not None and without.reaches(self._mark):
+            return True
+        return merged is not None and without.transactions > merged.transactions
+
+    def _tried(self, pages: StorePages, name: str) -> WholeStore | None:
+        """Write pages to a database of their own, and open it; None if it does not add up."""
+        directory = self._work / name
         directory.mkdir()
         pages.write(Disk(), directory / FILE_NAME)
-        whole, _ = _opened_whole(directory, as_is=False)
-        if whole is not None:
-            self._use(whole)
-        else:
-            self.records = records
-            self._note_undone()
+        return _opened_whole(directory, as_is=False)[0]
 
     def _note_undone(self) -> None:
         for note in self.records.undone:
@@ -201,3 +222,11 @@ def live_rows_of(stored: StoredRows, id_type: IdType) -> LiveRows:
         squared_norms=stored.squared_norms,
     )
     return rows.take(~np.isin(numbers, np.concatenate([stored.replaced, stored.deleted])))
+
+
+def _newest_first(found: Records, alone: Records) -> tuple[Records, Records]:
+    """Return the records with and without the log, those of the newer ledger first."""
+    first, second = found.ledger, alone.ledger
+    if first is not None and second is not None and second.transactions > first.transactions:
+        return alone, found
+    return found, alone
