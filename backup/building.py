@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,6 @@ def building(destination: Destination) -> Iterator[None]:
     """
     disk, data = destination.disk, destination.data
     _make_durably(disk, data.absolute())
-    if not destination.marker.exists():
-        _refuse_contents(data)
     marker = _locked(disk, destination)
     try:
         content = json.dumps({"backup": destination.backup}).encode() + b"\n"
@@ -79,13 +78,27 @@ def _refuse_contents(data: Path) -> None:
 
 
 def _locked(disk: Disk, destination: Destination) -> DiskFile:
-    marker = disk.open(destination.marker)
-    try:
-        fcntl.flock(marker.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    """Open and lock the marker; a restore that had it may have ended, and removed it, between."""
+    while True:
+        if not destination.marker.exists():
+            _refuse_contents(destination.data)
+        marker = disk.open(destination.marker)
+        try:
+            fcntl.flock(marker.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            marker.close()
+            text = f"another restore into {destination.data} is running"
+            raise DataDirectoryLocked(text) from error
+        if _is_in_place(marker, destination.marker):
+            return marker
         marker.close()
-        raise DataDirectoryLocked(f"another restore into {destination.data} is running") from error
-    return marker
+
+
+def _is_in_place(file: DiskFile, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove_built(destination: Destination) -> None:

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vectorshard.backup.failures import BackupAmbiguous, BackupNotFound
+from vectorshard.backup.failures import (
+    BackupAmbiguous,
+    BackupDamaged,
+    BackupNotFound,
+    FormatUnknown,
+)
 from vectorshard.backup.fleets import Named, fleets_of
-from vectorshard.backup.layout import manifests, split_name
+from vectorshard.backup.layout import (
+    backup_names,
+    manifests,
+    newest_number,
+    number_of,
+    split_name,
+)
 from vectorshard.backup.manifest import Manifest
 from vectorshard.backup.targets import Target
 
@@ -53,6 +64,25 @@ def located(where: str, collections: Sequence[str] = ()) -> tuple[Target, str]:
     raise BackupAmbiguous(
         f"{where} has no complete backup of all collections; choose one of chosen ones: {listed}"
     )
+
+
+def unreadable_above(target: Target, name: str) -> list[BackupDamaged | FormatUnknown]:
+    """Return the errors of the backups that are newer than one, and unreadable."""
+    return [
+        each
+        for other, each in manifests(target)
+        if number_of(other) > number_of(name) and not isinstance(each, Manifest)
+    ]
+
+
+def absent_above(target: Target, name: str) -> int:
+    """Return the greatest number that a newer backup took, if no such backup is to be seen; or 0.
+
+    It is gone, or the run that took it ended before it wrote its manifest.
+    """
+    newest = newest_number(target)
+    seen = max(map(number_of, backup_names(target)), default=0)
+    return newest if newest > max(seen, number_of(name)) else 0
 
 
 def _newest_of(fleet: Sequence[Named]) -> str:

@@ -88,7 +88,11 @@ def read_manifest(target: Target, name: str) -> Manifest:
         stored = target.get(manifest_object(name))
     except ObjectNotFound:
         raise BackupNotFound(f"{target.where} has no backup {name}") from None
-    return Manifest.decode(stored, f"{target.where}/{manifest_object(name)}")
+    source = f"{target.where}/{manifest_object(name)}"
+    manifest = Manifest.decode(stored, source)
+    if manifest.number != number_of(name):
+        raise BackupDamaged(f"{source} is the manifest of backup number {manifest.number}")
+    return manifest
 
 
 def manifests(

@@ -263,7 +263,7 @@ class Restore:
     ) -> Restored:
         """Restore one collection: it appears in its directories once all its rows are there."""
         entry = self._entry_of(wanted)
-        total = 0
+        total, given = 0, 0
         with ExitStack() as made:
             paths = [
                 made.enter_context(each.creating_collection(wanted.name, entry.incarnation))
@@ -273,7 +273,9 @@ class Restore:
                 for rows in rows_of(self._backup.target, wanted.backup):
                     owners = self._owners[slots_of(rows.ids)]
                     for number, part in enumerate(parts):
-                        part.add(at_places(rows, np.flatnonzero(owners == number)))
+                        own = at_places(rows, np.flatnonzero(owners == number))
+                        given += sum_of(own.content_hashes)
+                        part.add(own)
                     total += sum_of(rows.content_hashes)
                     advance(len(rows))
                 for part in parts:
@@ -290,10 +292,11 @@ class Restore:
             sum_built=sum_bytes(built),
         )
         all_are_here = self._rejoin or len(self._places) == len(self._members)
-        if all_are_here and found.sum_read != found.sum_built:
+        expected = found.sum_read if all_are_here else sum_bytes(given)
+        if expected != found.sum_built:
             raise BackupDamaged(
                 f"collection {wanted.name!r}: the restored rows have the content sum "
-                f"{found.sum_built.hex()}, and those of the backup {found.sum_read.hex()}"
+                f"{found.sum_built.hex()}, and those of the backup {expected.hex()}"
             )
         return found
 

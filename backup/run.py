@@ -271,8 +271,12 @@ class Backup:
 
     def _compare_with_newest(self, begun: datetime) -> None:
         """Note what an operator should know of the newest backup in the target; blocking."""
-        readable = (each for _, each in manifests(self._target) if isinstance(each, Manifest))
-        newest = next(readable, None)
+        newest: Manifest | None = None
+        for name, each in manifests(self._target):
+            if isinstance(each, Manifest):
+                newest = each
+                break
+            self._notes.append(f"backup {name} is unreadable, and is not built on: {each}")
         self._newest = newest
         if newest is None:
             return

@@ -27,6 +27,7 @@ from vectorshard.shard.runtime.open_files import raise_limit
 from vectorshard.shard.texts import counted
 
 if TYPE_CHECKING:
+    from vectorshard.backup.failures import BackupDamaged, FormatUnknown
     from vectorshard.backup.restore import Backup, Restore, Restored, ShardPlace, Wanted
     from vectorshard.backup.verify import Verified
 
@@ -158,8 +159,7 @@ def restore(
     places = _places(data, shards or source.manifest.shards_total, shard_id, cluster)
     wanted = wanted_of(source.manifest, collection or [])
     absent = absences(source.manifest, wanted, everything=not collection)
-    if not collection:
-        _say_scope(console, source)
+    passed_over = _say_what_it_is(console, source, backup, chosen=bool(collection))
     if rejoin and shard_id is not None:
         wanted = part_of_shard(wanted, shard_id)
         absent = [line for line in absent if f", shard {shard_id}: " in line]
@@ -174,7 +174,8 @@ def restore(
     found = _restored(console, restoring, data, wanted, absent)
     start = _start_command(places, data)
     if as_json:
-        print_json({**_as_json(source, found), "lacks": absent, "start": f"vectorshard {start}"})
+        said = {"lacks": absent, "newer_unreadable": [str(each) for each in passed_over]}
+        print_json({**_as_json(source, found), **said, "start": f"vectorshard {start}"})
         return
     console.print(_restored_table(source, found))
     _say_what_follows(console, found, start, rejoined=shard_id if rejoin else None)
@@ -225,6 +226,36 @@ def _say_scope(console: Console, source: Backup) -> None:
     if source.manifest.scope is Scope.CHOSEN:
         names = ", ".join(each.name for each in source.manifest.collections)
         console.print(f"backup {source.name} has only chosen collections: {names}", markup=False)
+
+
+def _say_what_it_is(
+    console: Console, source: Backup, asked: str, *, chosen: bool = False
+) -> list[BackupDamaged | FormatUnknown]:
+    """Say what scope a backup has, and what is newer and unreadable, unless it was named.
+
+    Returns the errors of the newer ones. `chosen`: the operator has named collections.
+    """
+    from vectorshard.backup.choice import absent_above, unreadable_above
+
+    if not chosen:
+        _say_scope(console, source)
+    if not _is_unnamed(asked):
+        return []
+    found = unreadable_above(source.target, source.name)
+    for each in found:
+        console.print(
+            f"a newer backup than {source.name} is unreadable: {each}",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+    if number := absent_above(source.target, source.name):
+        console.print(
+            f"note: a newer backup took number {number}, and is not there: it was not finished, "
+            "or is gone",
+            soft_wrap=True,
+        )
+    return found
 
 
 def _require_open_files(shards: int) -> None:
@@ -334,7 +365,7 @@ def verify(
     console = terminal(silent=as_json)
     source = _located(backup)
     target, manifest = source.target, source.manifest
-    _say_scope(console, source)
+    passed_over = _say_what_it_is(console, source, backup)
     if quick:
         found = verify_quickly(target, manifest)
     else:
@@ -345,9 +376,15 @@ def verify(
     _say_what_was_verified(console, source, found, quick)
     if as_json:
         verified = {"backup": source.name, "sound": not found.findings, "quick": quick}
-        print_json({**verified, **plain(found), "left_out": manifest.left_out})
+        said = {
+            "left_out": manifest.left_out,
+            "newer_unreadable": [str(each) for each in passed_over],
+        }
+        print_json({**verified, **plain(found), **said})
     if found.findings:
         raise typer.Exit(RestoreExit.DAMAGED)
+    if passed_over:
+        raise typer.Exit(exit_code(passed_over[0]))
     if not manifest.complete:
         raise typer.Exit(RestoreExit.PARTIAL)
 

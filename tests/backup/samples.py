@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from vectorshard.backup.layout import manifest_object, number_of
 from vectorshard.backup.manifest import (
     NO_DEAD_ROWS,
     CollectionBackup,
@@ -10,6 +13,7 @@ from vectorshard.backup.manifest import (
     ShardBackup,
     StoredBlock,
 )
+from vectorshard.backup.targets import Target
 from vectorshard.shard.membership import Member, Stage
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -79,3 +83,9 @@ MANIFEST = Manifest(
         ),
     ),
 )
+
+
+def put_manifest(target: Target, name: str, manifest: Manifest) -> None:
+    """Store a manifest under the name of a backup, with the number of that name."""
+    numbered = replace(manifest, number=number_of(name))
+    target.put(manifest_object(name), numbered.encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.samples import MANIFEST
+from tests.backup.samples import MANIFEST, put_manifest
 from vectorshard.backup.choice import located
 from vectorshard.backup.failures import BackupAmbiguous, BackupNotFound
 from vectorshard.backup.fleets import fleets_of
@@ -49,7 +49,7 @@ def of_other_disks(manifest: Manifest) -> Manifest:
 def put(target: DirectoryTarget, number: int, manifest: Manifest = MANIFEST) -> str:
     """Store a manifest under a number, and return the name: each clock is before the last one."""
     name = f"{number:08}-202601{28 - number:02}T000000Z-0000000a"
-    target.put(manifest_object(name), manifest.encode())
+    put_manifest(target, name, manifest)
     return name
 
 

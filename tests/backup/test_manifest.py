@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.backup.samples import BLOCK, MANIFEST, SHARD
+from tests.backup.samples import BLOCK, MANIFEST, SHARD, put_manifest
 from vectorshard.backup.failures import BackupDamaged, FormatUnknown
 from vectorshard.backup.layout import (
     backup_names,
@@ -83,7 +83,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> DirectoryTarget:
 def put(target: DirectoryTarget, day: int, manifest: Manifest = MANIFEST) -> str:
     """Store a manifest under a day's name, and return the name."""
     name = f"{day:08}-202601{day:02}T000000Z-0000000a"
-    target.put(manifest_object(name), manifest.encode())
+    put_manifest(target, name, manifest)
     return name
 
 
@@ -97,11 +97,19 @@ def test_backups_are_found_the_newest_first(target: DirectoryTarget) -> None:
     assert found[names[1]] == MANIFEST
     later, of_format_1 = "100000000-20250101T000000Z-0000000a", "20990101T000000Z-0000000a"
     for name in (later, of_format_1):
-        target.put(manifest_object(name), MANIFEST.encode())
+        put_manifest(target, name, MANIFEST)
     assert backup_names(target) == [later, *sorted(names, reverse=True), of_format_1]
     assert newest_number(target) == 100_000_000
     assert unknown_names(target) == ["notes"]
     assert isinstance(found[names[0]], BackupDamaged)
+
+
+def test_a_manifest_under_the_name_of_another_backup_is_damaged(target: DirectoryTarget) -> None:
+    old, new = put(target, 1), "00000009-20270101T000000Z-0000000a"
+    target.put(manifest_object(new), target.get(manifest_object(old)))
+    found = dict(manifests(target))
+    assert isinstance(found[old], Manifest)
+    assert "is the manifest of backup number 1" in str(found[new])
 
 
 def test_a_block_is_checked_against_its_manifest(target: DirectoryTarget) -> None:

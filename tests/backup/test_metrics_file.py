@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from tests.backup.fleet import BEGUN
-from tests.backup.samples import BLOCK, MANIFEST
-from vectorshard.backup.layout import backup_name, manifest_object
+from tests.backup.samples import BLOCK, MANIFEST, put_manifest
+from vectorshard.backup.layout import backup_name
 from vectorshard.backup.manifest import LeftOut, Scope
 from vectorshard.backup.metrics_file import write_metrics
 from vectorshard.backup.targets import DirectoryTarget
@@ -46,7 +46,7 @@ def test_only_backups_of_all_collections_count_for_each_cluster_and_none_is_of_t
         replace(MANIFEST, cluster=strange, ended="2025-01-01T00:00:00Z"),
     ]
     for number, manifest in enumerate(backups, 1):
-        target.put(manifest_object(backup_name(number, BEGUN, "0000000a")), manifest.encode())
+        put_manifest(target, backup_name(number, BEGUN, "0000000a"), manifest)
     write_metrics(path, target, now=BEGUN, success=True)
     found = metrics_of(path)
     assert found["last_complete_timestamp_seconds"] == BEGUN.timestamp()
@@ -62,7 +62,7 @@ def test_the_age_of_the_last_complete_backup_survives_runs_that_fail(tmp_path: P
     partial = replace(MANIFEST, left_out=(LeftOut(collection="words", shard=0, reason="lost"),))
     for day, manifest in enumerate((MANIFEST, partial)):
         name = backup_name(day + 1, BEGUN + timedelta(days=day), "0000000a")
-        target.put(manifest_object(name), manifest.encode())
+        put_manifest(target, name, manifest)
     later = BEGUN + timedelta(days=3)
     write_metrics(path, target, now=later, success=False)
     assert metrics_of(path) == {

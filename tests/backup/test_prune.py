@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.backup.fleet import BEGUN, Fleet, rows_in
-from tests.backup.samples import MANIFEST
+from tests.backup.samples import MANIFEST, put_manifest
 from tests.backup.test_choice import of_other_disks
 from tests.backup.test_run import Between
 from vectorshard.backup import copying
@@ -68,7 +68,7 @@ def test_the_newest_complete_backups_stay_and_what_is_younger_than_they(
 ) -> None:
     for day in range(8):
         manifest = PARTIAL if day in (1, 5, 7) else MANIFEST
-        target.put(manifest_object(name_of(day)), manifest.encode())
+        put_manifest(target, name_of(day), manifest)
         age(target, 86_400, BACKUPS)
     assert pruned(target, keep=3, dry_run=True).backups == tuple(map(name_of, (2, 1, 0)))
     assert len(backup_names(target)) == 8
@@ -112,7 +112,7 @@ def test_the_newest_of_every_cluster_and_of_each_of_its_collections_stay(
     target: DirectoryTarget, backups: list[Manifest], keep: int, gone: set[int]
 ) -> None:
     for day, manifest in enumerate(backups):
-        target.put(manifest_object(name_of(day)), manifest.encode())
+        put_manifest(target, name_of(day), manifest)
     assert {*pruned(target, keep=keep).backups} == {*map(name_of, gone)}
     assert pruned(target, keep=keep).backups == ()
 
@@ -120,7 +120,7 @@ def test_the_newest_of_every_cluster_and_of_each_of_its_collections_stay(
 def test_what_is_newer_is_said_by_the_number_not_by_a_clock(target: DirectoryTarget) -> None:
     ahead = backup_name(1, BEGUN + timedelta(days=365), "0000000a")
     for name in (ahead, backup_name(2, BEGUN, "0000000a"), backup_name(3, BEGUN, "00000009")):
-        target.put(manifest_object(name), MANIFEST.encode())
+        put_manifest(target, name, MANIFEST)
     assert pruned(target, keep=2).backups == (ahead,)
 
 
@@ -135,17 +135,17 @@ def test_objects_stay_where_a_backup_is_not_to_be_seen(target: DirectoryTarget) 
     target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
     age(target, AGE_MIN_S + 1)
     assert "no backup is to be seen" in pruned(target).held
-    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    put_manifest(target, name_of(0), MANIFEST)
     target.put(number_object(2), b"")
     assert pruned(target).held == "the backup of number 2 is not to be seen"
-    target.put(manifest_object(name_of(1)), MANIFEST.encode())
+    put_manifest(target, name_of(1), MANIFEST)
     assert pruned(target).objects == 1
 
 
 def test_what_other_releases_or_people_left_stops_a_prune(target: DirectoryTarget) -> None:
     target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
     age(target, AGE_MIN_S + 1)
-    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    put_manifest(target, name_of(0), MANIFEST)
     target.put("backups/named-otherwise.json", b"{}")
     assert pruned(target).held == "backups/named-otherwise.json is no backup of this release"
     of_format_1 = json.loads(MANIFEST.encode()) | {"format_version": 1}
@@ -160,7 +160,7 @@ def test_what_other_releases_or_people_left_stops_a_prune(target: DirectoryTarge
 
 def test_only_old_objects_that_no_backup_names_go(target: DirectoryTarget) -> None:
     [needed] = MANIFEST.objects()
-    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    put_manifest(target, name_of(0), MANIFEST)
     for name in (needed, "blocks/i/0-d-1/9-10-0000000b.block", "blocks/x/0-d-1/0-1-0000000c.block"):
         target.put(name, b"rows")
     unfinished = Path(target.where) / f"{needed}{UNFINISHED}"
@@ -182,10 +182,10 @@ def test_objects_stay_while_a_backup_runs_or_a_manifest_is_damaged(
 ) -> None:
     target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
     age(target, AGE_MIN_S + 1)
-    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    put_manifest(target, name_of(0), MANIFEST)
     target.put(manifest_object(name_of(1)), b"damaged")
     assert "damaged" in pruned(target).held
-    target.put(manifest_object(name_of(2)), MANIFEST.encode())
+    put_manifest(target, name_of(2), MANIFEST)
     lease = Lease(target, Kind.BACKUP, "00000001")
     done = pruned(target)
     assert (done.backups, done.held) == ((name_of(1), name_of(0)), "a backup is being made")
@@ -196,7 +196,7 @@ def test_objects_stay_while_a_backup_runs_or_a_manifest_is_damaged(
 def test_the_lease_of_a_process_that_has_died_is_removed(target: DirectoryTarget) -> None:
     Lease(target, Kind.BACKUP, "00000001")
     target.put(f"{RUNNING}00000002.json", b"of a later version")
-    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    put_manifest(target, name_of(0), MANIFEST)
     target.put("blocks/i/0-d-1/0-1-0000000b.block", b"rows")
     age(target, AGE_MIN_S + 1)
     age(target, EXPIRED_S - 60, RUNNING)
@@ -210,10 +210,10 @@ def test_a_backup_of_a_later_version_stops_a_prune(target: DirectoryTarget) -> N
     fields = {**json.loads(MANIFEST.encode()), "format_version": 3}
     del fields["crc32c"]
     canonical = json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
-    target.put(manifest_object(name_of(0)), MANIFEST.encode())
+    put_manifest(target, name_of(0), MANIFEST)
     stored = json.dumps({**fields, "crc32c": checksum(canonical)}).encode()
     target.put(manifest_object(name_of(1)), stored)
-    target.put(manifest_object(name_of(2)), MANIFEST.encode())
+    put_manifest(target, name_of(2), MANIFEST)
     with pytest.raises(FormatUnknown):
         pruned(target)
     assert len(backup_names(target)) == 3
@@ -224,7 +224,7 @@ def test_a_process_that_was_stopped_for_long_deletes_nothing_more(
     target: DirectoryTarget,
 ) -> None:
     for day in range(4):
-        target.put(manifest_object(name_of(day)), MANIFEST.encode())
+        put_manifest(target, name_of(day), MANIFEST)
     times = itertools.chain([0.0] * 6, itertools.repeat(EXPIRED_S))
     with pytest.raises(LeaseLost, match="not renewed for 900 s"):
         pruned(target, clock=lambda: next(times))

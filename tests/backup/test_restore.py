@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.backup.made import FIRST, SECOND, Fleet, back_up, fleet
+from vectorshard.backup.building import Destination, building
 from vectorshard.backup.failures import BackupDamaged, BackupIncomplete, DirectoryNotEmpty
 from vectorshard.backup.manifest import LeftOut, Manifest
 from vectorshard.backup.restore import (
@@ -33,7 +34,7 @@ from vectorshard.shard.errors import DataDirectoryError, DataDirectoryLocked, In
 from vectorshard.shard.filters import Equals, Filter
 from vectorshard.shard.rows.slots import slots_of
 from vectorshard.shard.storage.data_directory import DataDirectory
-from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.restore_marker import RESTORING_FILE
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -369,6 +370,28 @@ def test_two_restores_do_not_build_in_one_directory(
 
     Restore(backup, places(data, 1)).run(data, wanted_of(manifest, []), advance=again)
     assert not (data / RESTORING_FILE).exists()
+
+
+class EndsMeanwhile(Disk):
+    """Another restore ends, and removes its marker, after this one has opened that."""
+
+    def open(self, path: Path) -> DiskFile:
+        """Open the file, and let the other restore end."""
+        opened = super().open(path)
+        if path.name == RESTORING_FILE:
+            path.unlink()
+        return opened
+
+
+def test_what_a_restore_has_built_stays_if_another_had_waited_for_its_end(tmp_path: Path) -> None:
+    built = tmp_path / "shard-0" / "shard.json"
+    built.parent.mkdir()
+    built.write_text("built")
+    (tmp_path / RESTORING_FILE).touch()
+    destination = Destination(disk=EndsMeanwhile(), data=tmp_path, backup=SECOND)
+    with pytest.raises(DirectoryNotEmpty, match="shard-0"), building(destination):
+        pass
+    assert built.read_text() == "built"
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "missing", "swapped"])

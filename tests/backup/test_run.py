@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.backup.fleet import BEGUN, Fleet, manifest_of, rows_in
-from tests.backup.samples import MANIFEST
+from tests.backup.samples import MANIFEST, put_manifest
 from tests.shard.samples import config_of
 from vectorshard.backup import copying
 from vectorshard.backup.failures import BackupIncomplete, TargetError
@@ -418,11 +418,20 @@ async def test_two_backups_at_once_get_two_numbers_and_none_is_used_twice(fleet:
 async def test_a_target_that_another_fleet_uses_is_said(fleet: Fleet) -> None:
     cluster = (await fleet.server.topology(call=Call())).cluster
     other = replace(MANIFEST, cluster=cluster, ended="2025-01-01T00:00:00Z")
-    fleet.target.put(f"{BACKUPS}{backup_name(7, BEGUN, '0000000a')}.json", other.encode())
+    put_manifest(fleet.target, backup_name(7, BEGUN, "0000000a"), other)
     made = await fleet.back_up(full=True)
     assert made.manifest.number == 8
     assert "is of another fleet, of cluster " in made.notes[0]
     assert (await fleet.back_up()).notes == ()
+
+
+async def test_a_backup_whose_manifest_is_damaged_is_not_built_on_and_named(fleet: Fleet) -> None:
+    first, second = await fleet.back_up(), await fleet.back_up()
+    (fleet.path / "target" / BACKUPS / f"{second.name}.json").write_bytes(b"")
+    made = await fleet.back_up()
+    assert (made.manifest.previous, len(made.notes)) == (first.name, 1)
+    assert f"backup {second.name} is unreadable, and is not built on" in made.notes[0]
+    assert rows_in(fleet.target, made.manifest) == fleet.rows
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"cut")])

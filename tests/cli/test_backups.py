@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.backup.fleet import BEGUN
-from tests.backup.samples import MANIFEST
+from tests.backup.samples import MANIFEST, put_manifest
 from tests.cli.conftest import Run
 from vectorshard.backup.failures import BackupIncomplete, ObjectNotFound, TargetError
 from vectorshard.backup.layout import backup_name, manifest_object
@@ -35,10 +35,10 @@ PARTIAL = replace(MANIFEST, left_out=(LeftOut(collection="words", shard=1, reaso
 def target(tmp_path: Path) -> Path:
     """Return a target with a complete backup, a partial one and a damaged one."""
     stored = DirectoryTarget(tmp_path / "target", create=True, paced=False)
-    for day, contents in enumerate((MANIFEST.encode(), PARTIAL.encode(), b"damaged")):
-        stored.put(
-            manifest_object(backup_name(day + 1, BEGUN + timedelta(days=day), "0000000a")), contents
-        )
+    names = [backup_name(day + 1, BEGUN + timedelta(days=day), "0000000a") for day in range(3)]
+    put_manifest(stored, names[0], MANIFEST)
+    put_manifest(stored, names[1], PARTIAL)
+    stored.put(manifest_object(names[2]), b"damaged")
     return tmp_path / "target"
 
 
@@ -67,12 +67,12 @@ def test_the_scope_and_the_clusters_are_listed_and_no_age_is_negative(
 ) -> None:
     stored = DirectoryTarget(tmp_path, paced=False)
     chosen = replace(MANIFEST, scope=Scope.CHOSEN, ended="2999-01-01T00:00:00Z")
-    stored.put(manifest_object(backup_name(1, BEGUN, "0000000a")), chosen.encode())
+    put_manifest(stored, backup_name(1, BEGUN, "0000000a"), chosen)
     [line] = run("backup", "list", tmp_path, "--json").stdout.splitlines()
     assert (json.loads(line)["scope"], json.loads(line)["age_s"]) == ("chosen", 0)
     assert "of cluster" not in run("backup", "list", tmp_path).stdout
     other = replace(MANIFEST, cluster="b")
-    stored.put(manifest_object(backup_name(2, BEGUN, "0000000a")), other.encode())
+    put_manifest(stored, backup_name(2, BEGUN, "0000000a"), other)
     assert "all of b" in run("backup", "list", tmp_path).stdout
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.made import SECOND
+from tests.backup.samples import put_manifest
 from tests.backup.test_restore import ROWS, WORDS, two_backups
 from tests.cli.conftest import Run
 from vectorshard.backup.manifest import LeftOut, Manifest, Scope
@@ -26,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     manifest = two_backups(path / "old", target, 1)
     gone = LeftOut(collection=WORDS, shard=1, reason="shard 1 does not answer")
     partial = replace(manifest, left_out=(gone,), shards_total=2)
-    target.put(f"backups/{NEWER}.json", partial.encode())
+    put_manifest(target, NEWER, partial)
     return path / "target", manifest
 
 
@@ -114,7 +115,7 @@ def test_a_backup_of_chosen_collections_says_so_and_no_shard_rejoins_with_it(
     name = "00000004-20250101T000000Z-0000dddd"
     chosen = replace(manifest, scope=Scope.CHOSEN, collections=manifest.collections[:1])
     stored = DirectoryTarget(target)
-    stored.put(f"backups/{name}.json", chosen.encode())
+    put_manifest(stored, name, chosen)
     try:
         assert f"backup {SECOND}" in run("verify", target).output
         said = f"backup {name} has only chosen collections: {chosen.collections[0].name}"
@@ -125,7 +126,7 @@ def test_a_backup_of_chosen_collections_says_so_and_no_shard_rejoins_with_it(
         rejoin = ("--data", tmp_path / "b", "--rejoin", "--shard-id", 0)
         refused = run("restore", target / name, *rejoin)
         assert (refused.exit_code, "that were not chosen" in refused.stderr) == (20, True)
-        stored.put(f"backups/{name}.json", replace(chosen, cluster="another").encode())
+        put_manifest(stored, name, replace(chosen, cluster="another"))
         refused = run("restore", target, "--data", tmp_path / "c")
         assert (refused.exit_code, "several fleets" in refused.stderr) == (22, True)
     finally:
@@ -163,3 +164,32 @@ def test_a_verification_ends_with_a_code_for_what_it_found(
     absent = run("verify", tmp_path / "nowhere")
     assert absent.exit_code == 22
     assert "there is no such directory" in absent.stderr
+
+
+def test_a_newer_backup_that_cannot_be_used_is_not_passed_over_in_silence(
+    run: Run, made: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    target, _ = made
+    name = "00000005-20261203T000000Z-0000eeee"
+    damaged, taken = target / "backups" / f"{name}.json", target / "numbers" / "00000007"
+    damaged.write_bytes(b"")
+    try:
+        ended = run("verify", target)
+        assert ended.exit_code == 23
+        assert f"a newer backup than {SECOND} is unreadable" in ended.output
+        assert ended.output.rstrip().endswith("sound"), "the one that was verified"
+        told = json.loads(run("verify", target, "--json").stdout)
+        assert name in told["newer_unreadable"][0]
+        assert run("verify", target / SECOND).exit_code == 0
+        restored = run("restore", target, "--data", tmp_path / "new")
+        assert restored.exit_code == 0
+        assert f"a newer backup than {SECOND} is unreadable" in restored.output
+        damaged.unlink()
+        taken.parent.mkdir(exist_ok=True)
+        taken.touch()
+        ended = run("verify", target)
+        assert ended.exit_code == 0
+        assert "a newer backup took number 7, and is not there" in ended.output
+    finally:
+        damaged.unlink(missing_ok=True)
+        taken.unlink(missing_ok=True)
