@@ -126,6 +126,20 @@ async def test_files_of_the_directory_are_made_again_and_nothing_is_missing(
     await fleet.close()
 
 
+@pytest.mark.parametrize("at", [b'"life": ', b'"format_version": ', b'"cluster'])
+async def test_a_flipped_bit_of_the_identity_is_undone(tmp_path: Path, at: bytes) -> None:
+    path = tmp_path / "fleet"
+    await written(path)
+    file = path / f"shard-{SHARD}" / "shard.json"
+    sound = file.read_bytes()
+    flipped = bytearray(sound)
+    flipped[sound.index(at) + len(at)] ^= 1
+    file.write_bytes(flipped)
+    found = repair(Disk(), file.parent, Wanted(write=True), Given(slots_of=slots_of_shard))
+    assert [each.outcome for each in found] == [Outcome.REPAIRED, Outcome.SOUND]
+    assert file.read_bytes() == sound
+
+
 async def test_an_identity_that_is_stored_nowhere_else_has_to_be_given(tmp_path: Path) -> None:
     path = tmp_path / "fleet"
     await written(path)

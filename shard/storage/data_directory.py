@@ -24,6 +24,7 @@ from vectorshard.shard.errors import (
     DataDirectoryTooNew,
 )
 from vectorshard.shard.storage.ballast import Ballast
+from vectorshard.shard.storage.checked_json import CRC32C, checksum_of
 from vectorshard.shard.storage.directory_lock import locked, unlock
 from vectorshard.shard.storage.disk import Disk, DiskFile
 from vectorshard.shard.storage.json_records import InvalidRecord, parsed_object, record_of
@@ -35,8 +36,8 @@ FORMAT_VERSION: Final = 2
 VERSION_WITHOUT_ID: Final = 1
 """What earlier releases wrote: no `directory`, no `life`, no register and no session file."""
 
-_IDENTITY_BYTES_MAX = 64 * 1024  # it has about 300
-IDENTITY_FILE = "shard.json"
+IDENTITY_BYTES_MAX: Final = 64 * 1024  # it has about 300
+IDENTITY_FILE: Final = "shard.json"
 _COLLECTIONS = "collections"
 _CREATING = ".creating-"
 _DROPPED = ".dropped-"
@@ -428,24 +429,35 @@ def stored_identity(path: Path) -> tuple[ShardIdentity, DirectoryId, int] | None
             )
         return None
     try:
-        stored = parsed_object(read_file(file, _IDENTITY_BYTES_MAX), str(file))
-        version = stored.pop("format_version", None)
-        if type(version) is not int:
-            raise InvalidRecord(f"{file}: format_version: expected int, found {version!r}")
-        if version > FORMAT_VERSION:
-            raise DataDirectoryTooNew(
-                f"{path} has format version {version}; this release reads up to "
-                f"{FORMAT_VERSION}: start it with the release that wrote it, or a later one"
-            )
-        own = DirectoryId()
-        if version > VERSION_WITHOUT_ID:
-            names = [field.name for field in fields(DirectoryId)]
-            of_directory = {name: stored.pop(name) for name in names if name in stored}
-            own = record_of(DirectoryId, of_directory, str(file))
-        return record_of(ShardIdentity, stored, str(file)), own, version
+        return identity_in(read_file(file, IDENTITY_BYTES_MAX), file)
     except InvalidRecord as error:
         cure = "restore the file from a copy, or see `vectorshard repair`"
         raise DataDirectoryError(f"{error}; {cure}") from error
+
+
+def identity_in(contents: bytes, file: Path) -> tuple[ShardIdentity, DirectoryId, int]:
+    """Return what the contents of an identity's file say; InvalidRecord if they are damaged.
+
+    Raises DataDirectoryTooNew for a later format version.
+    """
+    stored = parsed_object(contents, str(file))
+    is_sound = CRC32C not in stored or stored.pop(CRC32C) == checksum_of(stored)
+    version = stored.pop("format_version", None)
+    if type(version) is not int:
+        raise InvalidRecord(f"{file}: format_version: expected int, found {version!r}")
+    if version > FORMAT_VERSION:
+        raise DataDirectoryTooNew(
+            f"{file.parent} has format version {version}; this release reads up to "
+            f"{FORMAT_VERSION}: start it with the release that wrote it, or a later one"
+        )
+    if not is_sound:
+        raise InvalidRecord(f"{file}: checksum mismatch")
+    own = DirectoryId()
+    if version > VERSION_WITHOUT_ID:
+        names = [field.name for field in fields(DirectoryId)]
+        of_directory = {name: stored.pop(name) for name in names if name in stored}
+        own = record_of(DirectoryId, of_directory, str(file))
+    return record_of(ShardIdentity, stored, str(file)), own, version
 
 
 def stored_cluster(path: Path) -> str:
@@ -469,6 +481,7 @@ def stored_shards_total(path: Path) -> int:
 def store_identity(disk: Disk, path: Path, identity: ShardIdentity, own: DirectoryId) -> None:
     """Write the identity, durably."""
     stored = {"format_version": FORMAT_VERSION, **asdict(identity), **asdict(own)}
+    stored[CRC32C] = checksum_of(stored)
     disk.write_new_file(path / IDENTITY_FILE, json.dumps(stored, indent=2).encode() + b"\n")
 
 

@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vectorshard.shard.errors import DataDirectoryError, DataDirectoryForeign
+from vectorshard.shard.errors import (
+    DataDirectoryError,
+    DataDirectoryForeign,
+    DataDirectoryTooNew,
+)
 from vectorshard.shard.membership import Membership
-from vectorshard.shard.storage.checked_json import read_checked
+from vectorshard.shard.storage.checked_json import CRC32C, read_checked
 from vectorshard.shard.storage.data_directory import (
+    IDENTITY_BYTES_MAX,
     IDENTITY_FILE,
     VERSION_WITHOUT_ID,
     DirectoryId,
     ShardIdentity,
+    identity_in,
     store_identity,
     stored_identity,
 )
@@ -33,6 +40,7 @@ from vectorshard.shard.storage.register import (
 from vectorshard.shard.storage.repair_bits import slots_without_flips
 from vectorshard.shard.storage.repair_collection import START_ONCE
 from vectorshard.shard.storage.repair_findings import Outcome, Repair
+from vectorshard.shard.storage.repair_records import contents_of
 from vectorshard.shard.storage.repair_write import set_aside
 from vectorshard.shard.storage.session import SESSION_FILE
 from vectorshard.shard.storage.two_slots import Slot, TwoSlots, stored_records
@@ -86,9 +94,14 @@ class DirectoryFiles:
         try:
             stored = stored_identity(self.path)
         except (DataDirectoryForeign, DataDirectoryError) as error:
-            if type(error) not in (DataDirectoryForeign, DataDirectoryError):
+            undone = _without_flip(self.path / IDENTITY_FILE)
+            if undone is None and type(error) not in (DataDirectoryForeign, DataDirectoryError):
                 raise
             self._identity_damaged = True
+            if undone is not None:
+                self.identity, self.own, _ = undone
+                self.repair.add(IDENTITY_FILE, "a flipped bit", "undone")
+                return
             text = str(error).replace(f"{self.path / IDENTITY_FILE}: ", "")
             self.repair.add(IDENTITY_FILE, text.split(": restore")[0].split("; restore")[0])
             return
@@ -137,7 +150,7 @@ class DirectoryFiles:
 
     def find_identity(self, memberships: Iterable[Membership], given: Given) -> None:
         """Find out which shard this is, if `shard.json` is damaged; refuse if it is unknown."""
-        if not self._identity_damaged:
+        if self.identity is not None:
             return
         known = [each for each in memberships if each.directory]
         directories = {each.directory for each in known}
@@ -207,6 +220,21 @@ class DirectoryFiles:
             RegisterEntry(incarnation=incarnation, name=name, state=Registered.LIVE)
             for name, incarnation in live
         )
+
+
+def _without_flip(file: Path) -> tuple[ShardIdentity, DirectoryId, int] | None:
+    """Return the identity in a damaged file that matches its checksum once one bit is changed."""
+    contents = bytearray(contents_of(file))
+    if len(contents) > IDENTITY_BYTES_MAX:
+        return None
+    for bit in range(len(contents) * 8):
+        contents[bit // 8] ^= 1 << bit % 8
+        with suppress(InvalidRecord, DataDirectoryTooNew):
+            found = identity_in(bytes(contents), file)
+            if f'"{CRC32C}"'.encode() in contents:
+                return found
+        contents[bit // 8] ^= 1 << bit % 8
+    return None
 
 
 def _agreed(option: str, given: int | None, stored: set[int], repair: Repair) -> int | None:

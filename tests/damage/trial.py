@@ -197,13 +197,16 @@ def _dump(path: Path) -> object:
         for file in path.parent.glob("store.db*"):
             shutil.copyfile(file, copy / file.name)
         with closing(sqlite3.connect(copy / "store.db")) as database:
+            # Nobody reads the metadata of dead rows.
+            dead = [(number,) for number in _dead_rows(database)]
+            database.executemany("DELETE FROM metadata WHERE row = ?", dead)
             # SQLite reads its description of the tables in any case of letters.
             statements = [
                 text.lower() if text[:6].upper() == "CREATE" else text
                 for text in database.iterdump()
             ]
             return [*statements, *database.execute("PRAGMA integrity_check")]
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError) as error:
         return error
     finally:
         shutil.rmtree(copy)
@@ -254,10 +257,7 @@ def _proof_of_rows(harm: Harm, path: Path) -> str:
     with closing(sqlite3.connect(copy / "store.db")) as database:
         (used,) = database.execute("SELECT value FROM properties WHERE key = 'row_file'").fetchone()
         kept = _row_numbers(database, "SELECT row_numbers FROM kept ORDER BY first_row")
-        dead = [
-            *_row_numbers(database, "SELECT replaced FROM commits"),
-            *_row_numbers(database, "SELECT deleted FROM commits"),
-        ]
+        dead = _dead_rows(database)
         written = np.concatenate(
             [kept]
             + [
@@ -276,6 +276,12 @@ def _proof_of_rows(harm: Harm, path: Path) -> str:
     if harm.kind is Kind.FLIP and written[position] in dead:
         return "the row is dead"
     return ""
+
+
+def _dead_rows(database: sqlite3.Connection) -> list[int]:
+    """Return the numbers of the rows that were replaced or deleted since the last compaction."""
+    queries = ("SELECT replaced FROM commits", "SELECT deleted FROM commits")
+    return [row for query in queries for row in _row_numbers(database, query).tolist()]
 
 
 def _row_numbers(database: sqlite3.Connection, query: str) -> Int64Array:

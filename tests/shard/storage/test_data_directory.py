@@ -18,8 +18,9 @@ from vectorshard.shard.errors import (
     DataDirectoryLocked,
     DataDirectoryTooNew,
 )
-from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity
+from vectorshard.shard.storage.data_directory import DataDirectory, ShardIdentity, identity_in
 from vectorshard.shard.storage.disk import Disk
+from vectorshard.shard.storage.json_records import InvalidRecord
 
 IDENTITY = ShardIdentity(
     cluster="blue", shard=1, shards_total=2, slots=((2048, 4095),), placement_epoch=1
@@ -153,9 +154,36 @@ def test_an_identity_with_another_field_or_type_is_refused(
 ) -> None:
     opened(tmp_path).close()
     file = tmp_path / "shard.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    stored = {**json.loads(file.read_text()), field: value}
+    del stored["crc32c"]
+    file.write_text(json.dumps(stored))
     with pytest.raises(DataDirectoryError, match=rf"shard\.json: {told}"):
         opened(tmp_path)
+
+
+def test_each_flipped_bit_of_an_identity_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    file = tmp_path / "shard.json"
+    sound = file.read_bytes()
+    expected = identity_in(sound, file)
+    noticed = 0
+    for bit in range(len(sound) * 8):
+        flipped = bytearray(sound)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            assert identity_in(bytes(flipped), file) == expected, chr(sound[bit // 8])
+        except (InvalidRecord, DataDirectoryTooNew):
+            noticed += 1
+    assert noticed > len(sound) * 7
+
+
+def test_an_identity_without_a_checksum_is_that_of_an_earlier_build(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    file = tmp_path / "shard.json"
+    stored = json.loads(file.read_text())
+    del stored["crc32c"]
+    file.write_text(json.dumps(stored))
+    opened(tmp_path).close()
 
 
 def test_collections_without_an_identity_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.shard.storage.row_store_samples import ENTRY, commit_of, compact
 from vectorshard.shard.membership import SeenDirectory, Sessions
 from vectorshard.shard.rows.filter_columns import FilterColumns
 from vectorshard.shard.storage import data_directory, row_store_format
+from vectorshard.shard.storage.checked_json import CRC32C
 from vectorshard.shard.storage.checksum import checksum
 from vectorshard.shard.storage.content_hash import content_hashes, sum_bytes, sum_of
 from vectorshard.shard.storage.data_directory import DirectoryId, ShardIdentity
@@ -100,7 +101,7 @@ def test_the_fields_of_the_records_are_the_code_s() -> None:
         assert [name for name in dict.fromkeys(named) if name in expected] == expected, record
     identity = [row[0] for row in rows_of("shard.json", "field | type | meaning")][1:]
     stored = (*fields(ShardIdentity), *fields(DirectoryId))
-    assert identity == [field.name for field in stored]
+    assert identity == [*(field.name for field in stored), CRC32C]
     registered = [row[0] for row in rows_of("register.json", "field | type | meaning")]
     assert registered == [field.name for field in fields(RegisterEntry)]
     lists = dict(rows_of("witness.json", "list | fields"))

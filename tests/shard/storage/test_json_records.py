@@ -168,6 +168,7 @@ def test_an_identity_is_written_as_it_was_and_whose_it_is(
         DataDirectory.open(Disk(), path, identity, new_directory=lambda: "mine").close()
         written = json.loads((path / "shard.json").read_bytes())
         assert (written.pop("directory"), written.pop("life")) == ("mine", 1)
+        assert type(written.pop("crc32c")) is int
         assert (stored.pop("format_version"), written.pop("format_version")) == (1, 2)
         assert written == stored
         DataDirectory.open(Disk(), shard, identity).close()
