@@ -63,7 +63,7 @@ WORST_BELOW: Final = 0.20
 """The mean recall of the worst tenth of queries is at most this far below the target. So a minority
 of difficult rows is not paid for by a majority of easy ones."""
 
-RULE: Final = 2
+RULE: Final = 3
 """The version of these rules. An index that was calibrated under an earlier one is recalibrated."""
 
 _FACTOR: Final = {NlistRule.SQRT_4: 4, NlistRule.SQRT_8: 8, NlistRule.SQRT_16: 16}
@@ -77,6 +77,15 @@ with less work, and train and fill faster (`python -m benchmarks --only codes`).
 def calibrated_k(k: int) -> int:
     """Return the calibrated number of hits that a search for k uses; k itself beyond the last."""
     return next((each for each in (*CALIBRATED_K, *LARGE_K) if k <= each), k)
+
+
+def hits_beyond(k: int) -> int:
+    """Return the number of hits that is measured beyond the last of some, for deletes.
+
+    Where a fifth of the rows died, the best 100 are among the best 125 of all. Of clusters of 101
+    rows, 100 hits lie in one, and 125 in two.
+    """
+    return k * 5 // 4
 
 
 def nlist_for(
@@ -172,11 +181,19 @@ class Calibration:
 
     def point_for(self, target_recall: float, k: int) -> CalibrationPoint | None:
         """Return the calibrated point for a target; None if only an exact search reaches it."""
-        k = self._measured_k(k)
+        return self._point_at(self._measured_k(k), target_recall)
+
+    def _point_at(self, k: int, target_recall: float) -> CalibrationPoint | None:
         for point in self.points:
             if point.k == k and target_recall <= point.target_recall + 1e-6:
                 return point
         return None
+
+    def points_above(self, k: int, target_recall: float) -> list[CalibrationPoint]:
+        """Return the points for a target of each larger number of hits that was measured."""
+        larger = sorted({point.k for point in self.points if point.k > k})
+        points = [self._point_at(each, target_recall) for each in larger]
+        return [point for point in points if point is not None]
 
     def parameters_for(
         self, effort: Effort, target_recall: float, k: int
@@ -194,8 +211,8 @@ class Calibration:
         return None if point is None else point.parameters
 
     def with_large_k(self, k: int, points: Sequence[CalibrationPoint]) -> Calibration:
-        """Return this calibration with the points of one of LARGE_K, which may be none."""
-        others = [point for point in self.points if point.k != k]
+        """Return this calibration with the points of one of LARGE_K and beyond it; perhaps none."""
+        others = [point for point in self.points if point.k not in (k, hits_beyond(k))]
         measured = tuple(sorted({*self.basis.large_k, k}))
         return Calibration(
             tuple(sorted((*others, *points), key=lambda point: (point.k, point.target_recall))),
@@ -207,7 +224,8 @@ class Calibration:
         """Return this calibration with what another one of the same index has of LARGE_K."""
         kept = self
         for k in before.basis.large_k:
-            kept = kept.with_large_k(k, [point for point in before.points if point.k == k])
+            measured = [each for each in before.points if each.k in (k, hits_beyond(k))]
+            kept = kept.with_large_k(k, measured)
         return kept
 
     def _measured_k(self, k: int) -> int:

@@ -14,10 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from vectorshard.shard.index.own_rows import NO_ROW
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import Float32Array, Int32Array, Int64Array, VectorArray
-
-NO_ROW: Final = -2  # the own row of a query that is not a row
 
 POOL_ROWS_MAX: Final = 32_768
 POOL_COMPONENTS_MAX: Final = 8_388_608
@@ -41,7 +40,8 @@ class CalibrationQueries:
     """The queries of a calibration, in three parts: distinct rows, balanced rows, live queries.
 
     `vectors` float32 (queries, dim). `own_rows` int64 (queries,): the row of each query, excluded
-    from its result; NO_ROW for none. The first `distinct` and the next `balanced` queries are rows.
+    from its result with its copies; NO_ROW for none. The first `distinct` and the next `balanced`
+    queries are rows.
     """
 
     vectors: Float32Array

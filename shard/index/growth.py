@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from vectorshard.shard.index.calibration import SearchParameters
 from vectorshard.shard.types import Float64Array
+
+_MUCH: Final = 1.25  # times as many lists, or candidates: less is within a calibration's reserve
 
 
 def probed_odds(nprobe: int, nlist: int) -> float:
@@ -56,6 +59,14 @@ class Growth:
         """
         found = share * self._for_more_hits("candidates", share)
         return max(self.parameters.candidates, math.ceil(found))
+
+    def is_much(self, nlist: int, share: float) -> bool:
+        """Whether a share of the rows needs far more lists or candidates than all of them."""
+        parameters = self.parameters
+        return (
+            float(self.nprobe(nlist, share)) > _MUCH * min(parameters.nprobe, nlist)
+            or self.candidates(share) > _MUCH * parameters.candidates
+        )
 
     def _for_more_hits(self, of: str, shares: Float64Array | float) -> Float64Array:
         """Return a parameter for 1 / share times the hits, from what is calibrated.

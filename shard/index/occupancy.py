@@ -21,8 +21,9 @@ from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import BoolArray, Float64Array, Int32Array, Int64Array
 
 DEAD_SHARE_IGNORED: Final = 0.1
-"""With a smaller share of dead rows in every list, searches probe the calibrated lists. The reserve
-of a calibration covers it, and ranking lists for each query costs 5 % of a search in batches."""
+"""With a smaller share of dead rows in every list, searches probe the calibrated lists, unless a
+few rows less need far more (`Growth.is_much`). The reserve of a calibration covers it, and ranking
+lists for each query costs 5 % of a search in batches."""
 
 HOLE_CANDIDATES: Final = 4
 """The candidates of a query in a hole, relative to those of the calibration: its hits are far away,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -22,15 +22,24 @@ from vectorshard.shard.index.calibration import (
     SearchParameters,
     calibrate,
     candidates_tried,
+    hits_beyond,
     merged_chances,
     targets_reached,
     work,
 )
-from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQueries
-from vectorshard.shard.index.exact import Candidates, RankedRows, costs_of, exact_scores, rank
+from vectorshard.shard.index.calibration_sample import CalibrationQueries
+from vectorshard.shard.index.exact import (
+    Candidates,
+    RankedRows,
+    concatenate,
+    costs_of,
+    exact_scores,
+    rank,
+)
 from vectorshard.shard.index.float32_kernels import costs_that_tie, float32_costs
 from vectorshard.shard.index.ivf_index import IvfIndex
 from vectorshard.shard.index.merged_ties import Ties
+from vectorshard.shard.index.own_rows import OwnRows, no_own_rows
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.types import (
     CollectionConfig,
@@ -58,12 +67,13 @@ class Truth:
 
     `costs` are those of the 1st, 2nd .. best row, float32 (queries, k), infinite beyond the last.
     `hits` is their number, int64 (queries,). `shards` is the number of shards whose results are
-    merged.
+    merged. `own` are rows that are no hits.
     """
 
     costs: Float32Array
     hits: Int64Array
     shards: int
+    own: OwnRows = field(default_factory=no_own_rows)
 
     def ranks(self, costs: Float32Array) -> Int64Array:
         """Return the number of true hits better than each row, by cost. int64 (queries, n)."""
@@ -190,16 +200,6 @@ class FoundHits:
         places = in_lists[query_of, self.at[kept]].astype(np.int64)  # from 1
         found = {}
         for k, tried in tried_of_k.items():
-            if self.ties is not None:
-                tied = self.ties.merged(k, self.shards)
-                found[k] = tied.recalls(
-                    query_of,
-                    self.ranks[kept],
-                    ordinals,
-                    np.searchsorted(tried, places),
-                    len(tried),
-                )
-                continue
             hits = np.minimum(self.hits, k)
             good = ordinals < hits[query_of]
             weights = merged_chances(k, self.shards)
@@ -212,17 +212,41 @@ class FoundHits:
             recalls = np.ones_like(reached)
             np.divide(reached, total, out=recalls, where=total > 0)
             found[k] = np.minimum(recalls, 1.0)
+            if self.ties is not None:
+                crowded = np.unique(self.ties.query_of)
+                of_these = np.isin(query_of, crowded)
+                tied = self.ties.merged(k, self.shards).recalls(
+                    query_of[of_these],
+                    self.ranks[kept][of_these],
+                    ordinals[of_these],
+                    np.searchsorted(tried, places[of_these]),
+                    len(tried),
+                )
+                found[k][crowded] = tied[crowded]
         return found
 
 
 def exact_hits(
     metric: Metric, held: RowRange, queries: Float32Array, own_rows: Int64Array, k: int
-) -> RankedRows:
-    """Search `held` exactly, excluding each query's own row. Equal scores rank by row."""
+) -> tuple[RankedRows, OwnRows]:
+    """Search `held` exactly, without each query's own rows, and return these too.
+
+    Equal scores rank by row.
+    """
     candidates = held.candidates(metric, queries, k + 1)
-    others = candidates.where(candidates.row_of != own_rows[candidates.query_of])
+    own = OwnRows.among(candidates, held, queries, own_rows)
+    more = np.flatnonzero(own.counts > 1)
+    if len(more):
+        found = held.candidates(metric, queries[more], k + own.most)
+        candidates = concatenate(
+            [
+                candidates.where(own.counts[candidates.query_of] <= 1),
+                Candidates(more[found.query_of], found.row_of),
+            ]
+        )
+    others = own.left_out_of(candidates)
     scores = exact_scores(metric, queries, held.vectors, others.at(held.positions))
-    return rank(metric, others, scores, lambda rows: rows, len(queries), k)
+    return rank(metric, others, scores, lambda rows: rows, len(queries), k), own
 
 
 def truth_of(
@@ -238,11 +262,11 @@ def truth_of(
     `queries` float32 (queries, dim) with their `own_rows` int64 (queries,), NO_ROW for none;
     `shards` as for `merged_chances`.
     """
-    best = exact_hits(metric, held, queries, own_rows, k)
+    best, own = exact_hits(metric, held, queries, own_rows, k)
     counts = best.counts.astype(np.int64)
     costs = np.full((len(queries), k), np.inf, np.float32)
     costs[np.arange(k) < counts[:, None]] = costs_of(metric, best.scores)
-    return Truth(costs, counts, shards)
+    return Truth(costs, counts, shards, own)
 
 
 def recalls_of(
@@ -250,28 +274,22 @@ def recalls_of(
     held: RowRange,
     queries: Float32Array,
     candidates: Int64Array,
-    k: int,
-    shards: int,
-    own_rows: Int64Array | None = None,
+    truth: Truth,
 ) -> Float64Array:
-    """Return the recall of each query for k hits. float64 (queries,).
+    """Return the recall of each query for as many hits as the truth has. float64 (queries,).
 
     Parameters
     ----------
     candidates
         int64 (queries, candidates): from the index while it held exactly `held`.
-    shards
-        The number of shards whose results are merged: `merged_chances`.
-    own_rows
-        int64 (queries,): the row of each query, which is no candidate and no hit; None: no rows.
+    truth
+        Of `held`.
     """
-    if own_rows is None:
-        own_rows = np.full(len(queries), NO_ROW)
-    truth = truth_of(metric, held, queries, own_rows, shards, k)
-    older = _older(candidates, held.last)
+    older, are_own = truth.own.set_back(_older(candidates, held.last), 0)
     costs = truth.costs_of(metric, held, queries, older, 0)
+    costs[are_own] = np.inf
     found = truth.found(truth.ranks(costs), np.where(older >= 0, 0, _NOWHERE).astype(np.int32))
-    everything = np.array([candidates.shape[1]])
+    everything, k = np.array([candidates.shape[1]]), truth.costs.shape[1]
     return found.recalls(1, {k: everything})[k][:, 0]
 
 
@@ -290,11 +308,13 @@ class _Searches:
 
     def costs_and_list_ranks(self, nprobe: int, piece: slice) -> tuple[Float32Array, Int32Array]:
         """Search for some queries: the costs and list ranks of the candidates."""
-        queries, held = self.sample.vectors[piece], self.held
+        queries, held, own = self.sample.vectors[piece], self.held, self.truth.own
+        wanted = self.candidates + max(1, own.most)
         with self.locked():
-            rows = self.ivf.nearest(queries, self.candidates + 1, nprobe, held.tombstones)
-        rows = _older(without(rows, self.sample.own_rows[piece]), held.last)
+            rows = self.ivf.nearest(queries, wanted, nprobe, held.tombstones)
+        rows, is_own = own.set_back(_older(rows, held.last), piece.start)
         costs = self.truth.costs_of(self.metric, held, queries, rows, piece.start)
+        costs[is_own] = np.inf
         ranks = np.take_along_axis(self.ivf.centroid_ranks(queries), self.lists[rows], axis=1)
         return costs, np.where(rows >= 0, ranks, _NOWHERE)
 
@@ -321,7 +341,7 @@ def measured_calibration(
     go_on
         Called before each search of the index. It may raise to end the calibration.
     ks
-        The numbers of hits, ascending.
+        The numbers of hits, ascending; `hits_beyond` the last are measured too.
     shards
         The number of shards whose results are merged: `merged_chances`.
     locked
@@ -330,11 +350,12 @@ def measured_calibration(
         Queries in one call of FAISS.
     """
     metric, queries = config.metric, sample.vectors
+    ks = (*ks, hits_beyond(ks[-1]))
     truth = truth_of(metric, held, queries, sample.own_rows, shards, ks[-1])
     tried = _tried(ivf.kind, ks)
-    candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     with locked():
         lists = ivf.lists_of_rows(held.last)
+    candidates = min(int(tried[ks[-1]][-1]), max(1, ivf.rows))
     searches = _Searches(metric, ivf, held, sample, truth, candidates, lists, locked)
 
     def look(nprobe: int) -> FoundHits:
@@ -353,8 +374,8 @@ def measured_calibration(
         if nprobe > looked:
             looked = min(nprobe * NPROBES_A_LOOK, ivf.nlist)
             found = look(looked)
-        recalls = found.recalls(nprobe, tried)
-        return {k: _reach(sample, tried[k], recalls[k], shards) for k in ks}
+        recalls, more = found.recalls(nprobe, tried), truth.own.more_candidates(ivf.kind)
+        return {k: _reach(sample, tried[k] + more, recalls[k], shards) for k in ks}
 
     work_of = _work_of(ivf, queries.shape[1], candidate_price)
     return replace(calibrate(reach_at, ivf.nlist, work_of, ks), candidate_price=candidate_price)
@@ -369,7 +390,7 @@ def _tried(kind: IndexKind, ks: Sequence[int]) -> dict[int, Int64Array]:
     """Return the numbers of candidates to try for each k; IVF_FLAT ranks by exact scores."""
     if kind is IndexKind.IVF_FLAT:
         return {k: np.array([k]) for k in ks}
-    most = CANDIDATES_MAX if ks[-1] > CALIBRATED_K[-1] else CANDIDATES_MAX_SMALL_K
+    most = CANDIDATES_MAX if ks[0] > CALIBRATED_K[-1] else CANDIDATES_MAX_SMALL_K
     return {k: candidates_tried(k, most) for k in ks}
 
 
@@ -398,17 +419,6 @@ def _mean(recalls: Float64Array) -> Float64Array:
     """Return the mean of the queries, 1 without queries. float64 (n,)."""
     mean: Float64Array = recalls.mean(axis=0) if len(recalls) else np.ones(recalls.shape[1])
     return mean
-
-
-def without(rows: Int64Array, own_rows: Int64Array) -> Int64Array:
-    """Return `rows` (queries, n) without each query's own row, else without its last: n - 1 each.
-
-    `own_rows` is int64 (queries,), NO_ROW for a query that is not a row.
-    """
-    kept = rows != own_rows[:, None]
-    kept[kept.all(axis=1), -1] = False
-    others: Int64Array = rows[kept].reshape(len(rows), rows.shape[1] - 1)
-    return others
 
 
 def _older(rows: Int64Array, last: int) -> Int64Array:

@@ -122,7 +122,7 @@ def generate_candidates(
     if not plan.widens:
         return search.answer(search.propose(queries, plan.parameters, enough=0).candidates)
     tombstones = snapshot.hidden
-    if index.ivf.is_even(tombstones):
+    if not plan.grows and index.ivf.is_even(tombstones):
         found = search.propose(queries, plan.parameters, enough=plan.k)
         if not len(found.short):
             return search.answer(found.candidates)

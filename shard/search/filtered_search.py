@@ -367,10 +367,10 @@ def measured_margins(
     queries
         float32 (queries, dim); at most MARGIN_QUERIES are used.
     own_rows
-        int64 (queries,): the row of each query, excluded from its result.
+        int64 (queries,): the row of each query, excluded from its result with its copies.
     """
     queries, own_rows = queries[:MARGIN_QUERIES], own_rows[:MARGIN_QUERIES]
-    hits = exact_hits(metric, held, queries, own_rows, MARGIN_K)
+    hits, _ = exact_hits(metric, held, queries, own_rows, MARGIN_K)
     if not len(hits.rows):
         return ()
     query_of = np.repeat(np.arange(len(queries)), hits.counts)

@@ -23,7 +23,8 @@ import numpy as np
 
 from vectorshard.shard.config import TrainingConfig
 from vectorshard.shard.index.calibration import CALIBRATED_K, Calibration
-from vectorshard.shard.index.recall import recalls_of, without
+from vectorshard.shard.index.own_rows import NO_ROW
+from vectorshard.shard.index.recall import recalls_of, truth_of
 from vectorshard.shard.search.live_sample import LiveSample
 from vectorshard.shard.search.search_plan import Scan, plan_of, proposals_of
 from vectorshard.shard.search.snapshot import Snapshot, TrainedIndex
@@ -207,21 +208,24 @@ class LiveRecall:
         plan = plan_of(index, Effort(), config.target_recall, k, scan, self._few_rows_work)
         if plan.parameters is None or not len(queries):
             return np.ones(max(1, len(queries)))
-        if own_rows is not None:  # one more candidate in place of the own row
-            one_more = replace(plan.parameters, candidates=plan.parameters.candidates + 1)
-            plan = replace(plan, parameters=one_more)
+        if own_rows is None:
+            own_rows = np.full(len(queries), NO_ROW)
         recalls = []
         for first in range(0, len(queries), ASKED_AT_ONCE):
             go_on()
-            piece = slice(first, first + ASKED_AT_ONCE)
+            piece = queries[first : first + ASKED_AT_ONCE]
+            with published() as snapshot:
+                held = snapshot.between(0, snapshot.absorbed_until)
+            these = own_rows[first : first + ASKED_AT_ONCE]
+            truth = truth_of(config.metric, held, piece, these, self._shards, k)
+            own = truth.own.most - truth.own.more_candidates(index.ivf.kind)
+            candidates = plan.parameters.candidates + own
+            more = replace(plan, parameters=replace(plan.parameters, candidates=candidates))
             with published() as snapshot:
                 if snapshot.index is not index:
                     return None
-                rows, exact = proposals_of(index, plan, queries[piece], snapshot.hidden)
-            held = snapshot.between(0, snapshot.absorbed_until)
-            own = None if own_rows is None else own_rows[piece]
-            rows = rows if own is None else without(rows, own)
-            found = recalls_of(config.metric, held, queries[piece], rows, k, self._shards, own)
+                rows, exact = proposals_of(index, more, piece, snapshot.hidden)
+            found = recalls_of(config.metric, held, piece, rows, truth)
             recalls.append(np.where(exact, 1.0, found))
         return np.concatenate(recalls)
 

@@ -56,7 +56,7 @@ GROWTH_MAX: Final = 0.6  # largest exponent by which the odds of nprobe grow wit
 
 _DEAD_UNCALIBRATED: Final = 0.2
 """With a larger share of dead rows, a search needs the calibration for k / share hits, although
-that is one of LARGE_K. With a smaller one, the reserve of a calibration for k covers it."""
+that is one of LARGE_K. With a smaller one, what `hits_beyond` measures suffices."""
 
 _REMEMBERED_PLANS: Final = 64
 _HIT_COST: Final = 170
@@ -112,6 +112,7 @@ class SearchPlan:
     too few rows: not if the caller chose an nprobe. `k` is the calibrated number of hits, which
     each query must find as far as there are so many. `scan` answers it otherwise. `growth` says
     what is searched where fewer rows live than at the calibration; None without parameters.
+    `grows` says whether that is much more although no list lost much.
     """
 
     k: int
@@ -121,6 +122,7 @@ class SearchPlan:
     lacks_k: int = 0
     widens: bool = True
     growth: Growth | None = None
+    grows: bool = False
 
 
 def plan_of(
@@ -167,7 +169,8 @@ def plan_of(
     if index.calibration.lacks(more) or more > LARGE_K[-1]:
         return SearchPlan(k=hits, scan=scan, reason=ExactReason.UNCALIBRATED, lacks_k=more)
     growth = growth_of(index, effort, target_recall, hits, parameters)
-    return SearchPlan(k=hits, scan=scan, parameters=parameters, growth=growth)
+    grows = share < 1 and growth.is_much(index.ivf.nlist, share)
+    return SearchPlan(k=hits, scan=scan, parameters=parameters, growth=growth, grows=grows)
 
 
 class RememberedPlans:
@@ -231,12 +234,8 @@ def growth_of(
     if few is not None and many is not None:
         few_odds, many_odds = (probed_odds(each.nprobe, index.ivf.nlist) for each in (few, many))
         exponent = math.log(many_odds / few_odds) / math.log(many_k / few_k)
-    more_hits = [
-        (each / k, more)
-        for each in (*CALIBRATED_K, *LARGE_K)
-        if each > k and not index.calibration.lacks(each)
-        if (more := index.parameters_for(effort, target_recall, each)) is not None
-    ]
+    wanted = effort.target_recall or target_recall
+    more_hits = [(each / k, more) for each, more in index.parameters_above(k, wanted)]
     return Growth(parameters, min(max(exponent, 0.0), GROWTH_MAX), tuple(more_hits))
 
 
@@ -345,7 +344,7 @@ def proposals_of(
     ivf, parameters = index.ivf, plan.parameters
     assert parameters is not None
     nprobe = parameters.nprobe
-    if ivf.is_even(tombstones):
+    if not plan.grows and ivf.is_even(tombstones):
         rows = ivf.nearest(queries, max(plan.k, parameters.candidates), nprobe, tombstones)
         exact = np.zeros(len(queries), np.bool_)
     else:

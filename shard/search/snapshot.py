@@ -65,8 +65,14 @@ class TrainedIndex:
         grown threefold since then finds half of the neighbours (`tests/promises`).
         """
         found = self.calibration.parameters_for(effort, target_recall, k)
-        if found is None:
-            return None
+        return None if found is None else self._grown(found)
+
+    def parameters_above(self, k: int, target_recall: float) -> list[tuple[int, SearchParameters]]:
+        """Return each larger number of hits that was measured, ascending, and its parameters."""
+        points = self.calibration.points_above(k, target_recall)
+        return [(point.k, self._grown(point.parameters)) for point in points]
+
+    def _grown(self, found: SearchParameters) -> SearchParameters:
         held = max(1, self.ivf.rows)
         candidates = max(found.candidates, -(-found.candidates * held // self.calibrated_rows))
         return SearchParameters(min(found.nprobe, self.ivf.nlist), min(candidates, held))

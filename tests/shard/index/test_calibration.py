@@ -322,6 +322,11 @@ def test_a_large_k_takes_all_rows_until_it_is_measured() -> None:
     again = replace(POINTS, points=POINTS.points[:1]).keeping_large_k_of(measured)
     assert again.points == (POINTS.points[0], point)
     assert not again.lacks(300)
+    beyond = replace(point, k=375)
+    both = POINTS.with_large_k(300, [point, beyond])
+    assert both.points_above(100, 0.95) == [point, beyond]
+    assert both.with_large_k(300, [point]).points_above(100, 0.95) == [point]
+    assert again.keeping_large_k_of(both).points == (POINTS.points[0], point, beyond)
     unreachable = POINTS.with_large_k(1_000, [])
     assert not unreachable.lacks(1_000)
     assert unreachable.parameters_for(Effort(), 0.9, 1_000) is None

@@ -10,11 +10,11 @@ import pytest
 from tests.shard.samples import some_vectors
 from vectorshard.shard.index.calibration_sample import (
     BALANCED_SHARE,
-    NO_ROW,
     CalibrationQueries,
     calibration_rows,
     first_of_each,
 )
+from vectorshard.shard.index.own_rows import NO_ROW
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import Float32Array, Int32Array

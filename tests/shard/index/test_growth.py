@@ -39,6 +39,15 @@ def test_of_the_candidates_for_more_hits_only_a_share_lives(share: float, candid
     assert IN_CLUSTERS.candidates(share) == candidates
 
 
+def test_few_deletes_need_much_more_where_a_cluster_ends_soon() -> None:
+    soon = Growth(SearchParameters(2, 20), more_hits=((1.25, SearchParameters(12, 20)),))
+    later = Growth(SearchParameters(2, 20), more_hits=((2.0, SearchParameters(4, 30)),))
+    for growth, much in ((soon, [0.9]), (later, [])):
+        assert [share for share in (0.998, 0.9) if growth.is_much(NLIST, share)] == much
+    re_ranked = Growth(SearchParameters(2, 20), more_hits=((1.25, SearchParameters(2, 60)),))
+    assert re_ranked.is_much(NLIST, 0.9)
+
+
 def test_nprobe_grows_by_the_exponent_where_that_is_more() -> None:
     growth = Growth(SearchParameters(10, 20), 1.0, ((2.0, SearchParameters(11, 20)),))
     odds = 2 * 10 / 91

@@ -18,10 +18,10 @@ from vectorshard.shard.index.calibration import (
     merged_chances,
     work,
 )
-from vectorshard.shard.index.calibration_sample import NO_ROW, CalibrationQueries
+from vectorshard.shard.index.calibration_sample import CalibrationQueries
 from vectorshard.shard.index.exact import exact_scores, rank
 from vectorshard.shard.index.ivf_index import IvfIndex
-from vectorshard.shard.index.recall import Truth, measured_calibration, without
+from vectorshard.shard.index.recall import Truth, measured_calibration
 from vectorshard.shard.index.row_range import RowRange
 from vectorshard.shard.rows.tombstones import Tombstones
 from vectorshard.shard.types import (
@@ -50,12 +50,6 @@ def measured(
     config = config_of(dim=held.vectors.shape[1], metric=metric, kind=kind)
     sample = CalibrationQueries.of_rows(held, queries)
     return measured_calibration(config, ivf, held, sample, lambda: None)
-
-
-def test_a_query_is_left_out_of_its_own_answer_and_each_answer_is_one_shorter() -> None:
-    rows = np.array([[4, 1, 2], [1, 4, 2], [1, 2, 4], [1, 2, 3], [1, 2, -1]])
-    own = np.array([4, 4, 4, 4, NO_ROW])
-    assert without(rows, own).tolist() == [[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize("kind", list(IndexKind))
@@ -379,14 +373,44 @@ def test_copies_of_one_vector_do_not_weigh_a_query_by_the_number_of_shards(shard
     assert with_copies.parameters == without_copies.parameters
 
 
-def test_a_large_k_is_measured_alone() -> None:
+def test_a_large_k_is_measured_alone_and_what_it_takes_after_deletes() -> None:
     vectors = some_vectors(1_200, dim=8)
     ivf, held = held_by_an_index(vectors, IndexKind.IVF_FLAT, Metric.L2, Tombstones())
     sample = CalibrationQueries.of_rows(held, np.arange(0, 1_200, 60))
     config = config_of(dim=8)
     found = measured_calibration(config, ivf, held, sample, lambda: None, ks=(300,))
-    assert {point.k for point in found.points} == {300}
+    assert {point.k for point in found.points} == {300, 375}
     point = found.point_for(0.95, 300)
     assert point is not None
     assert point.parameters.candidates == 300
     assert 4 < point.parameters.nprobe <= 16
+
+
+@pytest.mark.parametrize("copies", [3, 20])
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_where_all_rows_have_copies_the_recall_is_that_of_queries_that_have_none(
+    kind: IndexKind, copies: int
+) -> None:
+    contents = np.repeat(some_vectors(600 // copies, dim=8), copies, axis=0)
+    ivf, held = held_by_an_index(contents, kind, Metric.L2, Tombstones())
+    calibration = measured(kind, Metric.L2, ivf, held, np.arange(0, 600, copies))
+    point = calibration.point_for(0.9, 10)
+    assert point is not None
+    parameters, queries = point.parameters, some_vectors(500, dim=8, seed=2)
+    found = ivf.nearest(queries, parameters.candidates, parameters.nprobe, Tombstones())
+    distances = ((queries[:, None] - contents) ** 2).sum(axis=2)
+    furthest = np.sort(distances, axis=1)[:, 9:10]
+    hits = (np.take_along_axis(distances, found, axis=1) <= furthest) & (found >= 0)
+    recall = np.minimum(hits.sum(axis=1) / 10, 1).mean()
+    assert recall == pytest.approx(point.measured_recall, abs=0.07)
+
+
+def test_as_many_candidates_as_a_neighborhood_has_rows_are_re_ranked() -> None:
+    random = np.random.default_rng(3)
+    centers = 20 * random.normal(size=(100, 8))
+    vectors = (np.repeat(centers, 12, axis=0) + random.normal(size=(1_200, 8))).astype(np.float32)
+    ivf, held = held_by_an_index(vectors, IndexKind.IVF_PQ, Metric.L2, Tombstones())
+    calibration = measured(IndexKind.IVF_PQ, Metric.L2, ivf, held, np.arange(0, 1_200, 6))
+    point = calibration.point_for(0.95, 10)
+    assert point is not None
+    assert point.parameters.candidates >= 12

@@ -350,3 +350,18 @@ def test_the_receipt_says_why_all_rows_were_scored(tmp_path: Path) -> None:
     assert receipt_of(asked(index, queries, 1_001))[0] is ExactReason.NO_PARAMETERS
     unreached = asked(index, queries, effort=Effort(target_recall=1.0))
     assert receipt_of(unreached)[0] is ExactReason.NO_PARAMETERS
+
+
+@pytest.mark.parametrize("dead", [0.08, 0.17])
+def test_clusters_that_fall_below_k_by_few_deletes_are_found(tmp_path: Path, dead: float) -> None:
+    random = np.random.default_rng(1)
+    centres = random.standard_normal((40, 16))
+    cluster = np.repeat(np.arange(40), 101)
+    rows = (centres[cluster] + 0.1 * random.standard_normal((4_040, 16))).astype(np.float32)
+    order = random.permutation(4_040)
+    collection = trained(tmp_path, rows[order], Metric.L2)
+    count = int(dead * 101)  # of every cluster: no list loses much more than others
+    gone = np.flatnonzero(np.arange(4_040) % 101 < count)
+    delete(collection, np.argsort(order)[gone])
+    queries = centres[random.integers(0, 40, 200)] + 0.1 * random.standard_normal((200, 16))
+    assert recall_of(collection, queries.astype(np.float32), 100) >= 0.95

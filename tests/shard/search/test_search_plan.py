@@ -179,6 +179,18 @@ def test_many_hits_among_few_living_rows_need_a_calibration_for_more(
     assert plan.reason is (ExactReason.UNCALIBRATED if lacks else None)
 
 
+def test_few_deletes_widen_a_search_where_a_little_more_than_k_hits_need_many_lists() -> None:
+    index = trained(60_000, 32, 1)
+    point = CalibrationPoint(
+        k=125, target_recall=0.95, parameters=SearchParameters(9, 250), measured_recall=0.95
+    )
+    points = (*index.calibration.points, point)
+    index = replace(index, calibration=Calibration(points, CalibrationBasis(rule=RULE)))
+    for k, share, grows in ((100, 1.0, False), (100, 0.92, True), (50, 0.92, False)):
+        scan = Scan(living=int(60_000 * share), rows=60_000, dim=32)
+        assert plan_of(index, NO_EFFORT, 0.95, k, scan, FEW, share).grows is grows
+
+
 def test_a_plan_is_remembered_until_something_is_written() -> None:
     index = trained(6_000, 100, 1)
     snapshot = Snapshot(
