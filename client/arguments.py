@@ -11,7 +11,13 @@ from typing import Any, TypeAlias
 
 from vectorshard.client.config_arguments import flag_of
 from vectorshard.client.filter_text import filter_from_text
-from vectorshard.client.id_arguments import Ids, id_array, is_listed, plain_list
+from vectorshard.client.id_arguments import (
+    Ids,
+    id_array,
+    is_listed,
+    plain_list,
+    why_not_one_axis,
+)
 from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter
 from vectorshard.shard.filters import And, Equals, Filter, In
@@ -46,6 +52,8 @@ def _condition(name: Any, value: Any) -> Filter:
     if isinstance(value, Mapping):
         reason = f"the value of {shown(name)} is a mapping: pass text such as '{name} >= 1990'"
         raise InvalidParameter(reason, field="filter")
+    if reason := why_not_one_axis(value):
+        raise InvalidParameter(f"the values of {shown(name)}: {reason}", field="filter")
     if isinstance(value, str | bytes | bytearray | memoryview) or not is_listed(value):
         return Equals(name, value)
     return In(name, tuple(plain_list(value)))

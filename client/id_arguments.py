@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from vectorshard.shard.errors import InvalidId
 from vectorshard.shard.types import IdArray
-from vectorshard.shard.wire.primitives import shown
+from vectorshard.shard.wire.primitives import TIMES, is_table, shown
 
 Ids: TypeAlias = int | str | Iterable[int] | Iterable[str] | IdArray
 """Ids as a caller may pass them; a single id stands for a list of one."""
@@ -52,6 +52,20 @@ def _is_set(values: object) -> bool:
     return isinstance(values, Set) and not isinstance(values, Sequence | KeysView | ItemsView)
 
 
+def why_not_one_axis(values: object) -> str:
+    """Return why values are not a single axis of ids or values; empty if they may be one.
+
+    A table would be read as the names of its columns, and a date as a number of its unit.
+    """
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind in "mM":
+            return f"dtype {values.dtype} is a time: pass .astype(str)"
+        return ""
+    if is_table(values):
+        return f"{type(values).__name__} has columns: pass one of them"
+    return ""
+
+
 def is_listed(values: object) -> bool:
     """Whether values can be iterated; an array without an axis looks as if, and cannot."""
     return isinstance(values, Iterable) and getattr(values, "ndim", 1) != 0
@@ -59,7 +73,9 @@ def is_listed(values: object) -> bool:
 
 def is_one_id(ids: object) -> bool:
     """Whether `ids` is a single id, and not a container of ids."""
-    return isinstance(ids, int | np.integer | str | np.str_) and not isinstance(ids, bool)
+    return isinstance(ids, int | np.integer | str | np.str_) and not isinstance(
+        ids, bool | np.timedelta64
+    )
 
 
 def id_array(ids: Ids | npt.NDArray[Any], *, ordered: bool = True) -> IdArray:
@@ -70,6 +86,8 @@ def id_array(ids: Ids | npt.NDArray[Any], *, ordered: bool = True) -> IdArray:
     Names the first other row.
     """
     if isinstance(ids, np.ndarray) and not isinstance(ids, np.ma.MaskedArray):
+        if reason := why_not_one_axis(ids):
+            raise InvalidId(reason, field="ids")
         if ids.ndim > 1:
             raise InvalidId(f"shape {ids.shape} is not (rows,)", field="ids")
         if ids.dtype.kind == "i" and ids.ndim == 1:
@@ -99,9 +117,12 @@ def _listed(ids: Any, ordered: bool) -> list[Any]:
     if (reason := why_not_rows(ids)) and (ordered or not _is_set(ids)):
         cure = ", such as sorted(ids)" if _is_set(ids) else ""
         raise InvalidId(reason + cure, field="ids")
+    if reason := why_not_one_axis(ids):
+        raise InvalidId(reason, field="ids")
     if isinstance(ids, bytes | bytearray | memoryview):
         raise InvalidId(f"{kind} is not an id: pass a string, such as ids.decode()", field="ids")
-    if not (isinstance(ids, Iterable) or hasattr(ids, "__getitem__")):
+    is_container = isinstance(ids, Iterable) or hasattr(ids, "__getitem__")
+    if not is_container or isinstance(ids, TIMES):
         cure = _cure(ids) or ": pass integers or strings"
         raise InvalidId(f"{shown(ids)} is not an id{cure}", field="ids")
     return plain_list(ids)
@@ -113,7 +134,10 @@ def plain_list(values: Any) -> list[Any]:
         if callable(convert := getattr(values, method, None)):
             listed = convert()
             return listed if isinstance(listed, list) else [listed]
-    return list(values)
+    listed = list(values)
+    if listed and hasattr(listed[0], "as_py"):  # scalars of Arrow
+        return [each.as_py() if hasattr(each, "as_py") else each for each in listed]
+    return listed
 
 
 def _string_ids(ids: Sequence[Any]) -> npt.NDArray[np.object_]:

@@ -54,10 +54,12 @@ def _mappings(metadata: Any, rows: int) -> Sequence[Any]:
         return [metadata]
     library, kind = library_of(metadata), type(metadata).__name__
     if library == "pandas" and kind == "DataFrame":
+        _check_names(metadata.columns)
         return _of_frame(metadata)
     if library == "polars" and kind == "DataFrame":
         return list(metadata.to_dicts())
     if library == "pyarrow" and hasattr(metadata, "to_pylist"):
+        _check_names(getattr(metadata, "column_names", ()))
         return list(metadata.to_pylist())
     if reason := why_not_rows(metadata):
         raise InvalidParameter(reason, field="metadata")
@@ -68,6 +70,15 @@ def _mappings(metadata: Any, rows: int) -> Sequence[Any]:
         reason = f"{shown(metadata)} is not a mapping, or a sequence of one for each row"
         raise InvalidParameter(reason, field="metadata")
     return list(metadata)
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    """Raise InvalidParameter for two columns of one name: a row could keep only one of them."""
+    found = set()
+    for name in names:
+        if name in found:
+            raise InvalidParameter(f"column {shown(name)} occurs twice", field="metadata")
+        found.add(name)
 
 
 def _of_frame(frame: Any) -> list[dict[str, Any]]:

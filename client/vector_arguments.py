@@ -52,6 +52,8 @@ def _array(values: Any, field: str) -> npt.NDArray[Any]:
         raise InvalidVector(reason, field=field)
     if library_of(values) == "pyarrow":
         return _of_arrow(values, field)
+    if any(hasattr(each, "as_py") for each in rows):
+        return _array([_array(each, field) for each in values], field)
     if isinstance(values, Iterator | KeysView | ValuesView):
         return _array(list(values), field)
     try:
@@ -97,6 +99,8 @@ def _stacked(rows: npt.NDArray[np.object_], field: str) -> npt.NDArray[Any]:
 
 def _of_arrow(values: Any, field: str) -> npt.NDArray[Any]:
     """Return the matrix of an Arrow array of lists, or the vector of an array of numbers."""
+    if hasattr(values, "as_py"):  # one value of an array
+        return _array(values.as_py(), field)
     if hasattr(values, "combine_chunks"):
         values = values.combine_chunks()
     if hasattr(values, "column_names"):

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from vectorshard.shard.errors import InvalidParameter
+
 FilterValue: TypeAlias = str | float | bool
 """The value that a field is compared with. Numbers are float, as in metadata."""
 
@@ -35,6 +37,11 @@ class Filter:
     def __invert__(self) -> Not:
         """Return a filter that passes when this one does not."""
         return Not(self)
+
+    def __bool__(self) -> bool:
+        """Raise InvalidParameter: `a and b` would return b alone, and `not a` would be False."""
+        reason = "a filter is neither true nor false: use & for and, | for or, ~ for not"
+        raise InvalidParameter(reason, field="filter")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ the collection declares its fields, and with which type, is validated in shard.e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf import struct_pb2
@@ -18,7 +18,7 @@ from vectorshard.shard.config import Limits
 from vectorshard.shard.errors import InvalidParameter, LimitExceeded
 from vectorshard.shard.filters import And, Equals, Exists, Filter, FilterValue, In, Not, Or, Range
 from vectorshard.shard.wire.metadata import check_exact
-from vectorshard.shard.wire.primitives import shown
+from vectorshard.shard.wire.primitives import TIMES, is_table, shown
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _BOUNDS: Final = ("gt", "gte", "lt", "lte")
@@ -73,31 +73,49 @@ def _check_shape(filter_: Filter) -> None:
     field = getattr(filter_, "field", "")
     if not isinstance(field, str):
         raise TypeError(f"field {shown(field)} is not a string")
+    _utf8(field, "field")
     if isinstance(filter_, And | Or) and not isinstance(filter_.filters, tuple | list):
         raise TypeError(f"filters {shown(filter_.filters)} is not a tuple of filters")
-    if isinstance(filter_, In) and (
-        isinstance(filter_.values, str | bytes) or not isinstance(filter_.values, Iterable)
-    ):
+    if isinstance(filter_, In) and not _has_values(filter_.values):
         raise TypeError(f"values {shown(filter_.values)} of {field!r} is not a tuple of values")
+
+
+def _has_values(values: object) -> bool:
+    """Whether values are a container of values, and not text, a mapping or a table."""
+    if isinstance(values, str | bytes | bytearray | memoryview | Mapping):
+        return False
+    return isinstance(values, Iterable) and not is_table(values)
 
 
 def _checked_number(value: float, field: str) -> float:
     """Return a number; raise TypeError for another type, ValueError for an integer that rounds."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"bound {shown(value)} of {field!r} is not a number: ranges are of numbers")
     check_exact(value)
     return value
 
 
+def _plain(value: Any) -> Any:
+    """Return a scalar of numpy as Python's; a time stays what it is, also where it is a number."""
+    return value.item() if isinstance(value, np.generic) and not isinstance(value, TIMES) else value
+
+
+def _utf8(text: str, what: str) -> str:
+    """Return text that a message can hold; raise ValueError for other text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} {shown(text)} has a lone surrogate") from None
+    return text
+
+
 def _write_value(value: FilterValue, target: struct_pb2.Value) -> None:
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = _plain(value)
     if isinstance(value, bool):
         target.bool_value = value
     elif isinstance(value, str):
-        target.string_value = value
+        target.string_value = _utf8(value, "value")
     elif isinstance(value, int | float):
         check_exact(value)
         target.number_value = value

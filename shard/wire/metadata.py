@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from vectorshard.internal.v1 import internal_pb2 as twins
 from vectorshard.shard.errors import InvalidParameter, MalformedMessage
-from vectorshard.shard.wire.primitives import shown
+from vectorshard.shard.wire.primitives import TIMES, shown
 from vectorshard.v1 import vectorshard_pb2 as v1
 
 _DEEP_METADATA_BYTES = 190  # shorter metadata never nests too deep: 2 bytes a level, 100 levels
@@ -156,7 +156,7 @@ def _not_utf8(text: str, what: str = "value") -> str:
 
 def _value_bytes(value: Any, levels: int) -> bytes:
     """Return a Value; `levels` of nesting are left."""
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and not isinstance(value, TIMES):
         value = value.item()
     if value is None:
         return b"\x08\x00"
@@ -174,7 +174,8 @@ def _value_bytes(value: Any, levels: int) -> bytes:
     if isinstance(value, list | tuple | np.ndarray):
         if levels <= 1:
             raise _NestsDeep
-        values = [_delimited(1, _value_bytes(element, levels - 1)) for element in value]
+        elements = value if not isinstance(value, np.ndarray) or value.ndim else [value[()]]
+        values = [_delimited(1, _value_bytes(element, levels - 1)) for element in elements]
         return _delimited(6, b"".join(values))
     raise TypeError(f"type {type(value).__name__} is not supported in metadata{_cure(value)}")
 
@@ -235,6 +236,9 @@ _CURES: Final = {
     "time": ".isoformat()",
     "timedelta": ".total_seconds()",
     "Timestamp": ".isoformat()",
+    "Timedelta": ".total_seconds()",
+    "datetime64": ".astype(str)",
+    "timedelta64": ".astype(str)",
     "bytes": ".decode()",
 }
 """What makes text or a number of a value, by the name of its type."""
@@ -249,6 +253,9 @@ def _cure(value: object) -> str:
         return ": use a list, such as sorted(value)"
     if kind == "Decimal":
         return ": use float(value), or str(value) to keep all digits"
+    for method in ("as_py", "to_pylist", "tolist"):  # of Arrow; of pandas and torch
+        if hasattr(value, method):
+            return f": use value.{method}()"
     return ": use str(value)" if kind == "UUID" else ""
 
 

@@ -23,11 +23,22 @@ _MessageT = TypeVar("_MessageT", bound=Message)
 _EnumT = TypeVar("_EnumT", bound=Enum)
 
 
+TIMES: Final = (np.datetime64, np.timedelta64)
+"""Times of numpy, whose units decide whether numpy converts them to a date or to a bare number."""
+
+
+def is_table(value: object) -> bool:
+    """Whether a value has columns, as a DataFrame or a table of Arrow: iterated, it is names."""
+    return hasattr(type(value), "columns") or hasattr(type(value), "column_names")
+
+
 class _Shown(reprlib.Repr):
     """Bounds the length of a text, and writes the numbers of numpy as Python's."""
 
     def repr1(self, x: Any, level: int) -> str:
         """Return the text of a value, or of one inside of it."""
+        if isinstance(x, TIMES):
+            return f"{type(x).__name__}({str(x)!r})"
         return super().repr1(x.item() if isinstance(x, np.generic) else x, level)
 
 
@@ -87,7 +98,7 @@ def str_of(value: str, field: str, refuse: type[InvalidRequest]) -> str:
 def float_of(value: float, field: str, refuse: type[InvalidRequest]) -> float:
     """Return a number as a float; raise `refuse` for anything else, also for a bool."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool | np.timedelta64):
             raise TypeError
         return float(operator.pos(value))  # without it, float would parse a string
     except (TypeError, ValueError, OverflowError):

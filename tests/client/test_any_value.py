@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas
+import pyarrow as arrow
 import pytest
 
 from vectorshard.client import calls
@@ -42,6 +44,11 @@ ANYTHING: list[Any] = [
     *(np.arange(2), np.eye(2), np.zeros((0, 2)), np.zeros((2, 0)), np.array(1), np.array(["a"])),
     *(np.array([None]), np.array([1, "a"], dtype=object), np.zeros(1, dtype="M8[s]")),
     *(np.zeros(2, dtype=complex), np.zeros(2, dtype=[("a", "i4")]), np.ma.array([1, 2])),
+    *(np.datetime64(5, "ns"), np.timedelta64(5, "ns"), np.array([5], dtype="m8[ns]")),
+    *(pandas.DataFrame({"a": [1]}), pandas.DataFrame([[1, 2]], columns=["a", "a"]), pandas.NA),
+    *(pandas.Series([1, 2]), pandas.Series([[1, 2]]), pandas.Timestamp(5), pandas.Timedelta(5)),
+    *(arrow.array([1, 2]), arrow.scalar(1), arrow.scalar([1, 2]), arrow.table({"a": [1]})),
+    *(arrow.array([[1, 2]], arrow.list_(arrow.int64(), 2))[0], arrow.array([{"a": 1}])),
     *(object(), object, len, iter([1]), (each for each in "ab"), range(2), {"a": 1}.keys()),
     *(decimal.Decimal(1), uuid.UUID(int=1), datetime.datetime.min, datetime.timedelta(1), 1j),
     *(Equals("a", 1), Equals(ANY, ANY), In("a", ANY), Range("a", gt=ANY), Not(ANY), And(ANY)),
