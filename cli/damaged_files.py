@@ -68,6 +68,8 @@ def fault_of(path: Path, cause: Exception) -> str:
             return f"it is not a {suffix} file: it does not begin like one"
         if head != begins or _is_cut_off(file, suffix, size):
             return CUT_OFF.format(size)
+    if "allow_pickle" in str(cause) or "Python objects" in str(cause):
+        return "it holds Python objects: save arrays of numbers or of text, such as ids.astype(str)"
     is_damage = isinstance(cause, zipfile.BadZipFile | zlib.error)
     what = "the file is damaged" if is_damage else "cannot read"
     return f"{what}: {str(cause) or type(cause).__name__}"

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import Float32Array, IdArray, IdType
 
 INSTALL: Final = "pyarrow is required: pip install 'vectorshard[parquet]'"
@@ -65,6 +66,8 @@ class ParquetReader:
     def ids(self, key: str) -> npt.NDArray[Any]:
         """Return a whole column of integers or strings."""
         column = self.file.read(columns=[key]).column(key)
+        if column.null_count:
+            raise ValueError(f"row {first_true(column.is_null()):,}: its id is null")
         return np.asarray(column.to_numpy())
 
     def parts(self, key: str, rows: slice) -> list[Any]:
@@ -84,6 +87,11 @@ class ParquetReader:
         return self._kept[1]
 
 
+def first_true(flags: Any) -> int:
+    """Return the place of the first true value of an array of Arrow that has one."""
+    return int(flags.to_numpy(zero_copy_only=False).argmax())
+
+
 class ParquetVectors:
     """A column of lists of numbers as a matrix (rows, dim)."""
 
@@ -99,22 +107,33 @@ class ParquetVectors:
             raise ValueError(f"column {key!r} is {field}, not a list of numbers")
         dim = field.list_size if self._fixed else 0
         if not self._fixed and reader.rows:
-            dim = len(reader.parts(key, slice(0, 1))[0][0])
+            vector = reader.parts(key, slice(0, 1))[0][0].as_py()
+            if vector is None:
+                raise ValueError("row 0: its vector is null")
+            dim = len(vector)
         self.shape: tuple[int, ...] = (reader.rows, dim)
         self.dtype: np.dtype[Any] = np.dtype(field.value_type.to_pandas_dtype())
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
-        """Return these rows, in memory; ValueError if one is null or of another length."""
+        """Return these rows, in memory; ValueError for one that is null or of another length."""
         dim = self.shape[1]
         matrices = [np.zeros((0, dim), dtype=self.dtype)]
+        first = rows.start
         for part in self._reader.parts(self._key, rows):
+            if part.null_count:
+                raise ValueError(f"row {first + first_true(part.is_null()):,}: its vector is null")
+            if not self._fixed:
+                lengths = part.value_lengths().to_numpy()
+                if (others := lengths != dim).any():
+                    row = int(others.argmax())
+                    reason = f"{counted(int(lengths[row]), 'component')}, not {dim:,}"
+                    raise ValueError(f"row {first + row:,}: its vector has {reason}")
             numbers = part.flatten()
-            lengths = len(numbers) == len(part) * dim
-            if part.null_count or numbers.null_count or not lengths:
-                raise ValueError(f"column {self._key!r} has vectors that are null or not of {dim}")
-            if not self._fixed and len({len(each) for each in part}) > 1:
-                raise ValueError(f"column {self._key!r} has vectors of several lengths")
+            if numbers.null_count:
+                row = first + first_true(numbers.is_null()) // dim
+                raise ValueError(f"row {row:,}: its vector has a component that is null")
             matrices.append(numbers.to_numpy(zero_copy_only=False).reshape(-1, dim))
+            first += len(part)
         return np.concatenate(matrices)
 
 
@@ -122,6 +141,11 @@ class ParquetTexts:
     """A column of text; None where a row has no text."""
 
     def __init__(self, reader: ParquetReader, key: str) -> None:
+        types, field = pyarrow().types, reader.file.schema_arrow.field(key).type
+        text = field.value_type if types.is_dictionary(field) else field
+        kinds = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+        if not any(is_kind(text) for is_kind in (*kinds, types.is_null)):
+            raise ValueError(f"column {key!r} is {field}, not text: JSON, such as of json.dumps")
         self._reader = reader
         self._key = key
         self.shape: tuple[int, ...] = (reader.rows,)

@@ -102,7 +102,11 @@ class VectorFile:
         for first in range(first_row, self.rows, batch_rows):
             span = slice(first, min(first + batch_rows, self.rows))
             ids = np.arange(span.start, span.stop) if self.ids is None else self.ids[span]
-            yield ids, as_vectors(self.vectors[span])
+            try:
+                block = self.vectors[span]
+            except FAULTS as cause:  # a row of another length, or a damaged part of the file
+                raise UnreadableFile(str(cause) or type(cause).__name__) from cause
+            yield ids, as_vectors(block)
 
     def metadata(self, first: int, rows: int) -> list[dict[str, Any]] | None:
         """Return the metadata of some rows; None if the file has none.
@@ -195,6 +199,8 @@ def load(path: Path, vectors_key: str, ids_key: str, stack: ExitStack) -> Vector
     if suffix in {".hdf5", ".h5"}:
         datasets = stack.enter_context(open_hdf5(path))
         vectors = datasets[existing_key(datasets, vectors_key or "train")]
+        if not getattr(vectors, "shape", None):
+            raise UnreadableFile(f"{vectors.name[1:]!r} is not an array, but {_what(vectors)}")
         ids_key = default_ids_key(datasets, ids_key)
         ids = hdf5_column(datasets[ids_key]) if ids_key else None
         return checked(vectors, ids, stated_metric(datasets.attrs.get("distance")))
@@ -204,6 +210,9 @@ def load(path: Path, vectors_key: str, ids_key: str, stack: ExitStack) -> Vector
 def load_parquet(reader: ParquetReader, vectors_key: str, ids_key: str) -> VectorFile:
     """Return the columns of an open Parquet file."""
     names = dict.fromkeys(reader.names)
+    for key in (vectors_key or "vector", ids_key or "id", "metadata"):
+        if reader.names.count(key) > 1:
+            raise UnreadableFile(f"column {key!r} occurs twice")
     vectors = ParquetVectors(reader, existing_key(names, vectors_key or "vector"))
     ids_key = existing_key(names, ids_key) if ids_key else ("id" if "id" in names else "")
     texts = ParquetTexts(reader, "metadata") if "metadata" in names else None
@@ -229,6 +238,14 @@ def open_hdf5(path: Path) -> Any:
     return h5py.File(path, "r")
 
 
+def _what(found: Any) -> str:
+    """Return what is in the place of an array: a group of arrays, or a single value or none."""
+    if hasattr(found, "keys"):
+        inside = ", ".join(f"{found.name[1:]}/{name}" for name in sorted(found))
+        return f"a group; it contains: {inside or 'nothing'}"
+    return "a single value or none"
+
+
 def hdf5_column(dataset: Any) -> npt.NDArray[Any]:
     """Return a dataset in memory, with strings as `str`."""
     import h5py
@@ -241,7 +258,8 @@ def hdf5_column(dataset: Any) -> npt.NDArray[Any]:
 def existing_key(arrays: Mapping[str, Any], key: str) -> str:
     """Return `key`; raise UnreadableFile with the existing names if it is not one of them."""
     if key not in arrays:
-        raise UnreadableFile(f"no array {key!r}; the file contains: {', '.join(sorted(arrays))}")
+        names = ", ".join(sorted(arrays)) or "nothing"
+        raise UnreadableFile(f"no array {key!r}; the file contains: {names}")
     return key
 
 
@@ -274,6 +292,9 @@ def checked(
             f"vectors must be a (rows, dim) matrix of real numbers, not "
             f"{vectors.dtype} of shape {vectors.shape}"
         )
+    if not vectors.shape[1]:
+        none = "have no components" if vectors.shape[0] else "have no dim: there are no rows"
+        raise UnreadableFile(f"the vectors {none}")
     if ids is not None and ids.shape != vectors.shape[:1]:
         raise UnreadableFile(f"ids must have shape {vectors.shape[:1]}, not {ids.shape}")
     if texts is not None and (texts.shape != vectors.shape[:1] or texts.dtype.kind not in "OSU"):

@@ -135,7 +135,7 @@ def test_the_words_are_twenty_thousand_vectors_with_their_words() -> None:
         ({"vectors": np.eye(2), "ids": np.arange(3)}, {}, "ids must have shape (2,), not (3,)"),
         ({"vectors": np.eye(2), "ids": np.ones(2)}, {}, "ids must be int64 or strings"),
         ({"vectors": np.eye(1), "ids": np.array([2**63], dtype=np.uint64)}, {}, "int64"),
-        ({"vectors": np.eye(1), "ids": np.array([None])}, {}, "pickle"),
+        ({"vectors": np.eye(1), "ids": np.array([None])}, {}, "Python objects"),
     ],
 )
 def test_a_npz_that_holds_no_vectors_is_refused_with_the_reason(
@@ -233,7 +233,7 @@ def test_a_damaged_file_that_is_whole_is_not_said_to_end_too_early(
 def test_a_npy_of_objects_is_not_said_to_end_too_early(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([[1, None]] * 1_000), allow_pickle=True)
     with (
-        pytest.raises(UnreadableFile, match=r"cannot read: .*Python objects"),
+        pytest.raises(UnreadableFile, match="it holds Python objects"),
         open_vectors(tmp_path / "objects.npy"),
     ):
         pass
