@@ -150,7 +150,10 @@ class Commands(PlainGroup):
         if cmd_name != "bench":
             return super().get_command(ctx, cmd_name)
         alone = PlainTyper(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(cmd_name)(one_line_errors()(bench_command()))
+        anything = {"ignore_unknown_options": True}  # of the command that a checkout has
+        command = bench_command()
+        settings = anything if command is _bench_needs_a_checkout else {}
+        alone.command(cmd_name, context_settings=settings)(one_line_errors()(command))
         return typer.main.get_command(alone)
 
 
@@ -163,7 +166,9 @@ def bench_command() -> Callable[..., None]:
     return command
 
 
-def _bench_needs_a_checkout() -> None:
+def _bench_needs_a_checkout(
+    options: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+) -> None:
     """Load a server and measure it; needs a checkout of vectorshard."""
     raise errors.InvalidParameter(
         "this command needs a checkout of vectorshard, with the extra `bench` installed",

@@ -118,6 +118,8 @@ def _writer(path: Path, config: CollectionConfig) -> Iterator[RowWriter]:
         raise InvalidParameter("the suffix must be .parquet or .npz", field="to")
     if path.exists():
         raise InvalidParameter(f"{path} exists already", field="to")
+    if not path.parent.is_dir():
+        raise InvalidParameter(f"{path.parent}: there is no such directory", field="to")
     unfinished = path.with_name(path.name + _UNFINISHED)
     try:
         writer = kind(unfinished, config.dim, config.id_type, to_json(config))

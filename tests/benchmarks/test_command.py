@@ -231,12 +231,13 @@ def test_outside_a_checkout_it_says_so_in_a_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(app, "CHECKOUT", tmp_path)
-    ended = invoke()
-    assert ended.exit_code == 1
-    assert not ended.stdout
-    assert ended.stderr == (
-        "error: bench: this command needs a checkout of vectorshard, with the extra `bench` "
-        "installed\n"
-    )
+    for options in ((), ("--ingest", "--rps", "200", "--fail-if", "p99>20ms")):
+        ended = CliRunner().invoke(app.app, ["bench", *options])
+        assert ended.exit_code == 1
+        assert not ended.stdout
+        assert ended.stderr == (
+            "error: bench: this command needs a checkout of vectorshard, with the extra `bench` "
+            "installed\n"
+        )
     listed = CliRunner().invoke(app.app, ["--help"], env={"COLUMNS": "200"})
     assert "needs a checkout of vectorshard" in listed.stdout

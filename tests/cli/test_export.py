@@ -94,6 +94,10 @@ def test_an_export_says_that_vectors_are_unit_vectors_and_replaces_no_file(
     assert "the vectors have norm 1" in run("export", "w", "--to", file).output
     assert "exists already" in run("export", "w", "--to", file).stderr
     assert "must be .parquet or .npz" in run("export", "w", "--to", tmp_path / "rows.csv").stderr
+    absent = tmp_path / "absent"
+    for name in ("rows.npz", "rows.parquet"):
+        refused = run("export", "w", "--to", absent / name)
+        assert refused.stderr.splitlines()[-1] == f"error: to: {absent}: there is no such directory"
 
 
 def test_an_empty_collection_is_exported_too(

@@ -9,7 +9,7 @@ import pytest
 from vectorshard.cli.embedded import open_embedded
 from vectorshard.cli.fleet import serve_shard
 from vectorshard.shard.config import EngineConfig, ServerConfig
-from vectorshard.shard.errors import DataDirectoryError
+from vectorshard.shard.errors import DataDirectoryError, DataDirectoryForeign
 from vectorshard.shard.storage.restore_marker import RESTORING_FILE
 
 
@@ -32,3 +32,20 @@ async def test_no_server_starts_on_a_restore_that_has_not_ended(tmp_path: Path) 
                 server=ServerConfig(listen="127.0.0.1:0"),
             )
     assert made_in(tmp_path) == [RESTORING_FILE], "it made a directory"
+
+
+async def test_no_server_starts_on_backups(tmp_path: Path) -> None:
+    for name in ("backups", "numbers"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataDirectoryForeign, match="holds backups: `vectorshard restore"):
+        await open_embedded(tmp_path, None, EngineConfig())
+    with pytest.raises(DataDirectoryForeign, match="holds backups"):
+        await serve_shard(
+            shard=0,
+            shards_total=1,
+            data=tmp_path,
+            cluster=None,
+            cores=1,
+            server=ServerConfig(listen="127.0.0.1:0"),
+        )
+    assert sorted(made_in(tmp_path)) == ["backups", "numbers"], "it made a directory"
