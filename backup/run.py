@@ -248,7 +248,10 @@ class Backup:
         while True:
             try:
                 entries = await self._server.list_collections(call=self._call())
-                return {Known(each.config.name, each.incarnation) for each in entries}
+                found = {Known(each.config.name, each.incarnation) for each in entries}
+                if not self._wanted.collections:
+                    await self._look_for_unlisted(found)
+                return found
             except TRANSIENT as error:
                 lasting = isinstance(error, ShardMissing)
                 if lasting or self._around.clock() >= until:
@@ -268,6 +271,19 @@ class Backup:
             for each in report.collections
             if each.state is CollectionState.LIVE
         }
+
+    async def _look_for_unlisted(self, listed: set[Known]) -> None:
+        """Refuse, or leave out, what no shard can list: its files are gone, or unreadable."""
+        reports = await self._server.exchange(ExchangeRequest(), call=self._call())
+        every = [(report.shard, each) for report in reports for each in report.collections]
+        known = {each.incarnation for each in listed}
+        known |= {each.incarnation for _, each in every if each.state is CollectionState.DROPPED}
+        for shard, each in every:
+            if each.state is CollectionState.LIVE or each.incarnation in known:
+                continue
+            if not self._wanted.partial:
+                raise BackupIncomplete(f"collection {each.name!r}, shard {shard}: {each.reason}")
+            self._leave_out(Known(each.name, each.incarnation), shard, each.reason)
 
     def _compare_with_newest(self, begun: datetime) -> None:
         """Note what an operator should know of the newest backup in the target; blocking."""

@@ -27,6 +27,7 @@ from vectorshard.backup.manifest import Scope
 from vectorshard.backup.targets import DirectoryTarget, Target
 from vectorshard.shard.errors import (
     CollectionNotFound,
+    CorruptData,
     InvalidParameter,
     ShardMissing,
     ShardUnavailable,
@@ -304,6 +305,30 @@ async def test_a_missing_shard_is_refused_at_once(fleet: Fleet) -> None:
         await fleet.back_up(server=server)
     made = await fleet.back_up(server=server, partial=True)
     assert made.manifest.left_out[0].reason == "shard 1: its disk was lost"
+
+
+@pytest.mark.parametrize("harm", [shutil.rmtree, lambda path: (path / "store.db").write_bytes(b"")])
+async def test_a_collection_that_no_shard_can_list_is_not_left_out_in_silence(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    fleet = await Fleet(tmp_path, shards_total=1).open()
+    try:
+        await fleet.create()
+        await fleet.create(config_of("other"))
+        await fleet.put(range(20))
+        await fleet.server.close()
+        harm(tmp_path / "shard-0" / "collections" / "words")
+        await fleet.open()
+        with pytest.raises((BackupIncomplete, CorruptData), match="'words'"):
+            await fleet.back_up()
+        made = (await fleet.back_up(partial=True)).manifest
+        assert [(each.collection, each.shard) for each in made.left_out] == [("words", 0)]
+        assert [each.name for each in made.collections] == ["other"]
+        assert (await fleet.back_up(collections=("other",))).manifest.complete
+        await fleet.server.drop_collection("words")
+        assert (await fleet.back_up()).manifest.whole
+    finally:
+        await fleet.server.close()
 
 
 async def test_a_shard_whose_disk_was_lost_is_refused_by_the_router(fleet: Fleet) -> None:
