@@ -130,7 +130,8 @@ class DirectoryTarget:
                 _refuse_data_directory(path.resolve())
                 self._make_directory(path.absolute())
             if not path.is_dir():
-                raise TargetError(f"{path}: there is no such directory")
+                reason = "it is not a directory" if path.exists() else "there is no such directory"
+                raise TargetError(f"{path}: {reason}")
         except OSError as error:
             raise TargetError(f"{path}: {error.strerror or error}") from error
 

@@ -78,12 +78,15 @@ def checked_target(target: str) -> str:
         return _several(target, [each.strip() for each in address.split(",")])
     if re.search(r"\s", address):
         raise InvalidParameter(f"target {target!r} contains white space", field="target")
+    if not address.isprintable():
+        raise InvalidParameter(f"target {target!r} contains a control character", field="target")
     if _HOST.fullmatch(address):
         return f"{target}:{DEFAULT_PORT}"
     if _IPV6.fullmatch(address):
         return f"{target.removesuffix(address)}[{address}]:{DEFAULT_PORT}"
-    if address.startswith(":"):
-        reason = f"target {target!r} has no host; expected HOST:PORT, such as 127.0.0.1{address}"
+    if not address or address.startswith(":"):
+        example = f"127.0.0.1{address or f':{DEFAULT_PORT}'}"
+        reason = f"target {target!r} has no host; expected HOST:PORT, such as {example}"
         raise InvalidParameter(reason, field="target")
     parts = _HOST_AND_PORT.fullmatch(address)
     if parts is not None and not (parts[1].isdecimal() and 1 <= int(parts[1]) <= 65_535):

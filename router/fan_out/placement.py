@@ -15,6 +15,7 @@ from vectorshard.shard.config import SLOTS_TOTAL
 from vectorshard.shard.descriptions import Topology
 from vectorshard.shard.errors import PlacementMismatch, ShardUnavailable
 from vectorshard.shard.rows.slots import slots_of
+from vectorshard.shard.texts import counted
 from vectorshard.shard.types import IdArray, Int64Array, Role
 
 NO_CHILD = -1
@@ -118,8 +119,8 @@ class Placement:
     def _require_all_shards(self, children: int, leaves: Sequence[tuple[int, Topology]]) -> None:
         if children > self.shards_total:
             raise PlacementMismatch(
-                f"there are {children} downstream shards, but {self.shards_total} shards in the "
-                "placement"
+                f"there are {counted(children, 'downstream shard')}, but "
+                f"{counted(self.shards_total, 'shard')} in the placement"
             )
         for child, topology in leaves:
             shard = topology.shards[0].shard

@@ -168,6 +168,8 @@ def test_a_target_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match=f"write ./{where} for a directory"):
             open_target(where, create=True)
     (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(TargetError, match="file: it is not a directory"):
+        open_target(str(tmp_path / "file"))
     for where in ("file", "file/deeper", "x" * 300):
         with pytest.raises(TargetError, match=where):
             open_target(str(tmp_path / where), create=True)

@@ -25,6 +25,8 @@ from vectorshard.shard.errors import InvalidParameter
         ("dns:///a:70000", "port '70000' is not in"),
         (":7700", "target ':7700' has no host; expected HOST:PORT, such as 127.0.0.1:7700"),
         ("dns:///:7700", "has no host"),
+        ("dns:///", "target 'dns:///' has no host; expected HOST:PORT, such as 127.0.0.1:7700"),
+        ("a\0", r"target 'a\x00' contains a control character"),
         ("a:1,b:2", "target 'a:1,b:2' has several addresses; expected one HOST:PORT, a DNS name"),
         ("10.0.0.1:1,b", "has several addresses"),
         ("10.0.0.1:1,10.0.0.2:0", "target '10.0.0.2:0' is invalid: port '0' is not in"),

@@ -145,7 +145,7 @@ def test_leaf_shards_in_another_order_than_their_numbers_are_refused(
     [
         ([topology_of(0), topology_of(1), topology_of(2)], "no downstream shard is shard 3 of 4"),
         ([topology_of(0), topology_of(3)], "no downstream shard is shard 1, 2 of 4"),
-        ([topology_of(0, of=1), None], "2 downstream shards, but 1 shards"),
+        ([topology_of(0, of=1), None], "2 downstream shards, but 1 shard in"),
         ([topology_of(0, of=2), topology_of(1, of=2), None], "3 downstream shards, but 2 shards"),
         # Of four children the second is shard 1, and nothing else, whatever the others will say.
         ([None, topology_of(2), None, None], "downstream shard 1 of 4 is shard 2 of 4"),
