@@ -47,6 +47,17 @@ SOCKET_PATH_BYTES: Final = 100
 """The longest path of a socket: Linux takes 107 bytes."""
 
 
+def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what failed in a loop, except that a call of another loop ended after that loop.
+
+    gRPC hands over what ends in whichever loop is awake: here, also for the clients of a program
+    whose `asyncio.run` is over. What it cannot hand over, no caller waits for.
+    """
+    is_closed = isinstance(context.get("exception"), RuntimeError)
+    if not (is_closed and "PollerCompletionQueue" in repr(context.get("handle"))):
+        loop.default_exception_handler(context)
+
+
 class _Loop:
     """An event loop in a thread."""
 
@@ -54,6 +65,7 @@ class _Loop:
         import uvloop
 
         self._loop = uvloop.new_event_loop()
+        self._loop.set_exception_handler(report)
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vectorshard-local", daemon=True
         )

@@ -193,3 +193,32 @@ def test_a_program_forks_and_ends_without_a_close(tmp_path: Path) -> None:
     with open_local(tmp_path / "rows") as client:
         assert client.count("words") == 20
     assert isinstance(client, Client)
+
+
+class PollerCompletionQueue:
+    """What hands over the ends of calls in gRPC, by its name; the loop that it has is closed."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.close()
+
+    def hand_over(self) -> None:
+        """Fail as gRPC's does."""
+        self.loop.call_soon_threadsafe(print)
+
+
+def test_what_ends_after_its_own_loop_is_not_reported_by_that_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hand_over() -> None:
+        running = asyncio.get_running_loop()
+        running.call_soon(PollerCompletionQueue().hand_over)
+        running.call_soon(int, "not a number")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    with open_local(tmp_path / "rows"):
+        local._servers.loop().run(hand_over())
+    reported = caplog.text
+    assert "invalid literal for int" in reported
+    assert "Event loop is closed" not in reported
