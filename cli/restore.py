@@ -373,6 +373,8 @@ def verify(
         with told_when_interrupted(lambda: state), rows_progress(console) as progress:
             task = progress.add_task("verifying", total=manifest.live)
             found = verify_all(target, manifest, lambda rows: progress.advance(task, rows))
+    if found.findings:
+        _require_there(source)
     _say_what_was_verified(console, source, found, quick)
     if as_json:
         verified = {"backup": source.name, "sound": not found.findings, "quick": quick}
@@ -387,6 +389,18 @@ def verify(
         raise typer.Exit(exit_code(passed_over[0]))
     if not manifest.complete:
         raise typer.Exit(RestoreExit.PARTIAL)
+
+
+def _require_there(source: Backup) -> None:
+    """Raise BackupNotFound if a prune has deleted a backup, whose objects are gone then."""
+    from vectorshard.backup.failures import BackupNotFound
+    from vectorshard.backup.layout import backup_names
+
+    if source.name not in backup_names(source.target):
+        raise BackupNotFound(
+            f"{source.target.where}/{source.name} was deleted while it was verified: it is pruned, "
+            "not damaged. Repeat the command"
+        )
 
 
 def _say_what_was_verified(console: Console, source: Backup, found: Verified, quick: bool) -> None:

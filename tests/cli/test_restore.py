@@ -14,6 +14,7 @@ from tests.backup.test_restore import ROWS, WORDS, two_backups
 from tests.cli.conftest import Run
 from vectorshard.backup.manifest import LeftOut, Manifest, Scope
 from vectorshard.backup.targets import DirectoryTarget
+from vectorshard.backup.verify import Verified, verify_quickly
 from vectorshard.cli import restore
 
 NEWER = "00000003-20261202T020000Z-0000cccc"
@@ -193,3 +194,20 @@ def test_a_newer_backup_that_cannot_be_used_is_not_passed_over_in_silence(
     finally:
         damaged.unlink(missing_ok=True)
         taken.unlink(missing_ok=True)
+
+
+def test_a_backup_that_is_pruned_while_it_is_verified_is_not_called_damaged(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = DirectoryTarget(tmp_path / "target", create=True, paced=False)
+    two_backups(tmp_path / "old", target, 1)
+
+    def pruned(where: DirectoryTarget, manifest: Manifest) -> Verified:
+        for each in [*where.list("backups/"), *where.list("blocks/")]:
+            where.delete(each.name)
+        return verify_quickly(where, manifest)
+
+    monkeypatch.setattr("vectorshard.backup.verify.verify_quickly", pruned)
+    ended = run("verify", tmp_path / "target", "--quick")
+    assert ended.exit_code == 22
+    assert "was deleted while it was verified" in ended.stderr
