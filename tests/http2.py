@@ -401,4 +401,6 @@ def offer_all(loads: list[Load]) -> Iterator[Told]:
 if __name__ == "__main__":
     import uvloop
 
-    print(json.dumps(asdict(uvloop.run(run(Load(**json.load(sys.stdin)))))))
+    ended = json.dumps(asdict(uvloop.run(run(Load(**json.load(sys.stdin))))))
+    with open(1, "w", closefd=False) as out:  # under PYTHONUNBUFFERED, print may write only a part
+        out.write(ended)
