@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 import vectorshard
+from tests.program_logs import default_logs
 from vectorshard import AsyncClient, Client
 from vectorshard.cli import local
 from vectorshard.cli.local import open_local
@@ -62,6 +64,12 @@ threading.Thread(target=write).start()
 cycle = [vectorshard.open_local()]
 cycle.append(cycle)
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logs() -> Iterator[None]:
+    with default_logs():
+        yield
 
 
 @pytest.fixture(autouse=True)

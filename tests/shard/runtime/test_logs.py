@@ -9,6 +9,7 @@ import sys
 import pytest
 import structlog
 
+from tests.program_logs import default_logs
 from vectorshard.shard.runtime.logs import quiet_logs
 
 PROGRAM = """
@@ -47,9 +48,7 @@ def test_the_log_goes_to_stderr_with_tracebacks_and_no_local_variables(log_forma
 def test_in_a_program_that_is_not_ours_only_our_events_go_to_logging(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    configured = structlog.get_config() if structlog.is_configured() else None
-    structlog.reset_defaults()
-    try:
+    with default_logs():
         quiet_logs()
         structlog.get_logger("service").info("of the program")
         structlog.get_logger("vectorshard.shard").info("unseen")
@@ -58,10 +57,6 @@ def test_in_a_program_that_is_not_ours_only_our_events_go_to_logging(
             raise ValueError
         except ValueError:
             structlog.get_logger("vectorshard.shard").exception("failed at 5%", shard=len(hidden))
-    finally:
-        structlog.reset_defaults()
-        if configured is not None:
-            structlog.configure(**configured)
     assert [record.getMessage() for record in caplog.records] == ["failed at 5% shard=6"]
     assert "ValueError" in caplog.text
     assert "hidden" not in caplog.text
