@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vectorshard.cli.vector_files import UnreadableFile, VectorFile, open_vectors
-from vectorshard.shard.types import IdType, Metric
+from vectorshard.shard.types import Float32Array, IdType, Metric
 
 WORDS = Path(__file__).parents[2] / "examples" / "words-20k.npz"
 
@@ -162,21 +162,26 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str, content: bytes) 
         pass
 
 
+def store(path: Path, vectors: Float32Array, *, compressed: bool = False) -> None:
+    """Write vectors to a file of the kind that its name says."""
+    if path.suffix == ".npy":
+        np.save(path, vectors)
+    elif path.suffix == ".npz":
+        (np.savez_compressed if compressed else np.savez)(path, vectors=vectors)
+    elif path.suffix == ".hdf5":
+        write_hdf5(path, "angular", train=vectors)
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        table = arrow.table({"id": range(len(vectors)), "vector": [*vectors]})
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+
+
 @pytest.mark.parametrize("kept", [6, 60, 0.5, -10])
 @pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "hdf5"])
 def test_a_file_that_ends_too_early_is_said_to(tmp_path: Path, suffix: str, kept: float) -> None:
     vectors = np.random.default_rng(1).random((100, 20), dtype=np.float32)
     whole = tmp_path / f"whole.{suffix}"
-    if suffix == "npy":
-        np.save(whole, vectors)
-    elif suffix == "npz":
-        np.savez(whole, vectors=vectors)
-    elif suffix == "hdf5":
-        write_hdf5(whole, "angular", train=vectors)
-    else:
-        arrow = pytest.importorskip("pyarrow")
-        table = arrow.table({"id": range(100), "vector": [*vectors]})
-        pytest.importorskip("pyarrow.parquet").write_table(table, whole)
+    store(whole, vectors)
     content = whole.read_bytes()
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
@@ -217,12 +222,7 @@ def test_a_damaged_file_that_is_whole_is_not_said_to_end_too_early(
 ) -> None:
     vectors = np.random.default_rng(1).random((100, 20), dtype=np.float32)
     path = tmp_path / f"vectors.{suffix}"
-    if suffix == "npy":
-        np.save(path, vectors)
-    elif suffix == "npz":
-        np.savez_compressed(path, vectors=vectors)
-    else:
-        write_hdf5(path, "angular", train=vectors)
+    store(path, vectors, compressed=True)
     content = bytearray(path.read_bytes())
     content[byte] ^= 0xFF
     path.write_bytes(content)
